@@ -1,0 +1,1 @@
+"""One YAML file per experiment, found by name: `pivl-distill teach --config quick`."""

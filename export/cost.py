@@ -1,0 +1,139 @@
+"""What a network costs, counted twice: from torch modules and from the exported graph.
+
+Both counts follow the same rules, so that equality proves that nothing of the training is left in
+the graph, nor anything lost from it:
+
+- parameters are float tensors of more than one element, counted where they are used; single numbers
+  (an attention scale, the bounds of a ReLU6) are settings. A batch norm directly after a
+  convolution is folded into it and leaves a bias; any other holds scale, bias, mean and variance.
+  A convolution's bias of zeros, as in an untrained network, is dropped by the exporter and here.
+- multiply-adds (MACs) are those of convolutions, linear layers and attention products at batch 1;
+  additions of biases, norms, activations and pooling are not counted.
+
+Left out on purpose: tied weights, and tables the exporter computes and stores, such as Swin's
+relative positions and rotary embeddings: the counts differ there, and the export is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode
+
+from pivl_distill.errors import PivlError, VerificationError
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Deployed parameters, and multiply-adds for one image."""
+
+    parameters: int
+    macs: int
+
+
+def network_cost(network: nn.Module, size_hw: tuple[int, int]) -> Cost:
+    """The cost of a bare network in evaluation mode, for one image of `size_hw` pixels."""
+    image = torch.zeros(1, 3, *size_hw, device=next(network.parameters()).device)
+    network.eval()
+    # The plain attention is made of matrix products, which are what the counter counts.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
+        norm_after = _run_and_pair(network, image)
+    convolutions = [m for m in network.modules() if isinstance(m, _ConvNd)]
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+    apart = {id(c.bias) for c in convolutions} | {id(p) for n in norms for p in n.parameters()}
+    parameters = sum(
+        p.numel() for p in network.parameters() if p.numel() > 1 and id(p) not in apart
+    )
+    for convolution in convolutions:
+        bias = _deployed_bias(convolution, norm_after.get(convolution))
+        parameters += int(bias.numel() if bias.any() else 0)
+    unfolded = set(norms) - set(norm_after.values())
+    parameters += sum(4 * norm.num_features for norm in unfolded)
+    return Cost(parameters, flops.get_total_flops() // 2)
+
+
+def graph_cost(onnx_path: Path) -> Cost:
+    """The cost of an ONNX file, for one image. Raises PivlError if its shapes are not known."""
+    model = onnx.load(onnx_path)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    del model.graph.value_info[:]  # they name the batch that is now fixed
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    sizes = {i.name: math.prod(i.dims) for i in graph.initializer if i.data_type in floats}
+    shapes: dict[str, list[int]] = {i.name: list(i.dims) for i in graph.initializer}
+    for value in [*graph.input, *graph.value_info, *graph.output]:
+        shapes[value.name] = [d.dim_value for d in value.type.tensor_type.shape.dim]
+    # The exporter stores equal tensors once, so they are counted per use, not per initialiser.
+    used = (sizes.get(name, 0) for node in graph.node for name in node.input)
+    return Cost(sum(n for n in used if n > 1), sum(_node_macs(n, shapes) for n in graph.node))
+
+
+def check_no_teaching(onnx_path: Path, network: nn.Module, size_hw: tuple[int, int]) -> Cost:
+    """The graph's cost; VerificationError unless it is exactly that of the bare `network`."""
+    bare, exported = network_cost(network, size_hw), graph_cost(onnx_path)
+    if exported != bare:
+        raise VerificationError(
+            f"{onnx_path} holds {exported.parameters:,} parameters and {exported.macs:,} "
+            f"multiply-adds, but the bare network {bare.parameters:,} and {bare.macs:,}. Something "
+            "of the training was exported or part of the network is missing: do not ship it. "
+            "(Networks with stored position tables, as Swin and EVA, cannot be proven this way.)"
+        )
+    return exported
+
+
+def _run_and_pair(network: nn.Module, image: Tensor) -> dict[nn.Module, _BatchNorm]:
+    """Run once; which batch norm takes which convolution's output directly."""
+    made_by: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is kept so its id stays its own
+    pairs: dict[nn.Module, _BatchNorm] = {}
+
+    def after_convolution(module: nn.Module, _: object, output: Tensor) -> None:
+        made_by[id(output)] = (module, output)
+
+    def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if isinstance(module, _BatchNorm) and id(inputs[0]) in made_by:
+            pairs[made_by[id(inputs[0])][0]] = module
+
+    hooks = [
+        m.register_forward_hook(after_convolution)
+        if isinstance(m, _ConvNd)
+        else m.register_forward_pre_hook(before_norm)
+        for m in network.modules()
+        if isinstance(m, (_ConvNd, _BatchNorm))
+    ]
+    try:
+        network(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return pairs
+
+
+def _deployed_bias(convolution: _ConvNd, norm: _BatchNorm | None) -> Tensor:
+    """The convolution's bias once `norm` is folded into it; zeros if it has none."""
+    bias = torch.zeros(convolution.out_channels) if convolution.bias is None else convolution.bias
+    bias = bias.detach().cpu()
+    if norm is None:
+        return bias
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.detach().cpu() / (norm.running_var.cpu() + norm.eps).sqrt()
+    return norm.bias.detach().cpu() + (bias - norm.running_mean.cpu()) * scale
+
+
+def _node_macs(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
+    if node.op_type not in {"Conv", "Gemm", "MatMul"}:
+        return 0
+    left, right, output = (shapes.get(n, [0]) for n in (*node.input[:2], node.output[0]))
+    if 0 in (*left, *right, *output):
+        raise PivlError(f"The shapes at {node.op_type} '{node.name}' are not known; cannot count.")
+    if node.op_type == "Conv":
+        return math.prod(output) * math.prod(right[1:])
+    return math.prod(output) * left[-1]

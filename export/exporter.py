@@ -1,0 +1,113 @@
+"""The export as a whole: write, prove, measure, describe, and only then build an engine.
+
+The manifest is written whatever happens after the graph exists; a failed check leaves its reason
+in it and raises. Printing is left to the command line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.cost import check_no_teaching
+from export.graph import INPUT, OUTPUT, write_onnx
+from export.latency import measure_latency
+from export.manifest import (
+    InputSpec,
+    Manifest,
+    OutputSpec,
+    installed_versions,
+    sha256,
+    write_manifest,
+)
+from export.session import open_session
+from export.trt import ENGINE_NAMES, build_engine, find_tensorrt
+from export.verify import Budget, check_budget, compare_retrieval, verify
+from pivl_distill.data.store import CropStore
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import VerificationError
+
+PARITY_CROPS = 256
+LATENCY_BATCHES = (1, 32)
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """Where the files are and what was measured."""
+
+    onnx_path: Path
+    manifest_path: Path
+    engine_path: Path | None
+    manifest: Manifest
+
+
+def export_model(
+    model: EmbeddingModel,
+    out_dir: Path,
+    *,
+    query: CropStore,
+    gallery: CropStore,
+    normalize: bool = False,
+    budget: Budget | None = None,
+    source: Path | None = None,
+    threads: int | None = None,
+) -> ExportReport:
+    """Export `model` into `out_dir` and prove it on `query` and `gallery`.
+
+    `normalize` puts L2 normalisation into the graph, `source` is the checkpoint the manifest
+    names. `threads` limits the CPU threads while latency is measured. Raises VerificationError,
+    with the files and a manifest kept, if the graph is not the bare network or loses more than
+    `budget`.
+    """
+    budget = budget or Budget()
+    onnx_path = write_onnx(model, out_dir / "model.onnx", normalize=normalize)
+    manifest = _describe(model, onnx_path, normalize, budget, source)
+    try:
+        manifest = _with(manifest, cost=check_no_teaching(onnx_path, model.network, model.size_hw))
+        parity = verify(model, onnx_path, query.crops[:PARITY_CROPS], normalize=normalize)
+        manifest = _with(manifest, parity=parity)
+        retrieval = compare_retrieval(model, onnx_path, query, gallery)
+        manifest = _with(manifest, retrieval=retrieval)
+        check_budget(onnx_path, parity, retrieval, budget)
+    except VerificationError as error:
+        write_manifest(out_dir, _with(manifest, failure=str(error)))
+        raise
+    timed = open_session(onnx_path, threads=threads)
+    latency = tuple(measure_latency(timed, model.size_hw, batch) for batch in LATENCY_BATCHES)
+    manifest = _with(manifest, latency=latency)
+    manifest_path = write_manifest(out_dir, manifest)
+    return ExportReport(onnx_path, manifest_path, None, manifest)
+
+
+def add_engine(report: ExportReport) -> ExportReport:
+    """Build an engine beside an export's ONNX file and name it in the manifest.
+
+    Raises PivlError, with the ONNX export complete, if no engine can be built here.
+    """
+    module, library = find_tensorrt(report.onnx_path)
+    engine_path = report.onnx_path.with_name(ENGINE_NAMES[library])
+    engine = build_engine(report.onnx_path, engine_path, module)
+    artifacts = report.manifest.artifacts | {engine_path.name: engine.engine_sha256}
+    manifest = _with(report.manifest, artifacts=artifacts)
+    manifest_path = write_manifest(engine_path.parent, manifest)
+    return ExportReport(report.onnx_path, manifest_path, engine_path, manifest)
+
+
+def _describe(
+    model: EmbeddingModel, onnx_path: Path, normalize: bool, budget: Budget, source: Path | None
+) -> Manifest:
+    output = open_session(onnx_path).get_outputs()[0]
+    return Manifest(
+        name=model.name,
+        input=InputSpec(name=INPUT, size_hw=model.size_hw, mean=model.mean, std=model.std),
+        output=OutputSpec(name=OUTPUT, dim=output.shape[1], l2_normalised=normalize),
+        artifacts={onnx_path.name: sha256(onnx_path)},
+        source={source.name: sha256(source)} if source else {},
+        budget=budget,
+        versions=installed_versions(),
+    )
+
+
+def _with(manifest: Manifest, **fields: Any) -> Manifest:
+    return manifest.model_copy(update=fields)

@@ -1,0 +1,113 @@
+"""The prompt bank: CLIP's texts of every identity and body part, the only thing a student needs.
+
+One safetensors file of a few megabytes. Rows are found by pid, never by position, so a student may
+train on a subset of the identities; an identity without a row is an error that names it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pivl_distill.checkpoint import load_tensors, save_tensors
+from pivl_distill.data.vocabulary import Vocabulary, get_vocabulary
+from pivl_distill.errors import PivlError
+
+KIND = "prompt bank"
+_TENSORS = ("identity", "part", "label", "present")
+
+
+@dataclass(frozen=True)
+class PromptBank:
+    """Text features of C identities and P parts in CLIP's joint space of dimension D."""
+
+    identity: Tensor
+    """[C, D] the identity prompt, "a photo of a X X X X person" (Eq. 1)."""
+    part: Tensor
+    """[C, P, D] the part prompt, "a photo of a X X X X person <part>" (Eq. 6)."""
+    label: Tensor
+    """[P, D] the part's word alone, "a photo of a person <part>" (row H of Table 3)."""
+    present: Tensor
+    """bool [C, P] whether the part was seen on any training crop of the identity."""
+    pids: tuple[int, ...]
+    """The identity of each row."""
+    vocabulary: Vocabulary
+    provenance: dict[str, Any]
+    """CLIP and weight hash, templates, data set and fingerprint, version, date, read-out."""
+
+    def __post_init__(self) -> None:
+        identities, parts, dim = self.part.shape
+        expected = {
+            "identity": (identities, dim),
+            "label": (parts, dim),
+            "present": (identities, parts),
+        }
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"{name} is {tuple(getattr(self, name).shape)}, not {shape}")
+        if len(self.pids) != identities or len(set(self.pids)) != identities:
+            raise ValueError(f"{len(set(self.pids))} distinct pids for {identities} rows")
+        if parts != len(self.vocabulary):
+            raise ValueError(f"{parts} parts for the {len(self.vocabulary)} of the vocabulary")
+
+    @property
+    def dim(self) -> int:
+        """D, the joint dimension."""
+        return self.identity.shape[1]
+
+    def select(self, pids: Iterable[int]) -> PromptBank:
+        """The bank with one row per pid, in that order; PivlError names pids without a row."""
+        pids = tuple(pids)
+        row = {pid: number for number, pid in enumerate(self.pids)}
+        if unknown := [pid for pid in pids if pid not in row]:
+            shown = ", ".join(map(str, unknown[:10])) + (", …" if len(unknown) > 10 else "")
+            raise PivlError(
+                f"The prompt bank has no text for {len(unknown)} of {len(pids)} identities"
+                f" (pid {shown}). It was made from {self.provenance.get('dataset', 'other data')};"
+                " teach on this data set, or pass the data set it belongs to."
+            )
+        return self._reordered(torch.tensor([row[pid] for pid in pids], dtype=torch.long), pids)
+
+    def label_only(self) -> PromptBank:
+        """A control: every identity's part text is the bare label text (row B+H of Table 3)."""
+        return dataclasses.replace(self, part=self.label.expand_as(self.part).contiguous())
+
+    def permuted(self, seed: int) -> PromptBank:
+        """A control: each identity gets the texts of another one, as one shuffled cycle."""
+        order = torch.randperm(len(self.pids), generator=torch.Generator().manual_seed(seed))
+        other = torch.empty_like(order)
+        other[order] = order.roll(1)
+        return self._reordered(other, self.pids)
+
+    def _reordered(self, rows: Tensor, pids: tuple[int, ...]) -> PromptBank:
+        return dataclasses.replace(
+            self,
+            identity=self.identity[rows],
+            part=self.part[rows],
+            present=self.present[rows],
+            pids=pids,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write atomically."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        tensors["pids"] = torch.tensor(self.pids, dtype=torch.long)
+        facts = {"vocabulary": self.vocabulary.name, "provenance": self.provenance}
+        save_tensors(path, KIND, tensors, facts)
+
+    @classmethod
+    def load(cls, path: Path) -> PromptBank:
+        """Read a bank; PivlError when the file is missing, damaged or something else."""
+        _, tensors, facts = load_tensors(path, KIND)
+        return cls(
+            **{name: tensors[name] for name in _TENSORS},
+            pids=tuple(tensors["pids"].tolist()),
+            vocabulary=get_vocabulary(facts["vocabulary"]),
+            provenance=facts["provenance"],
+        )

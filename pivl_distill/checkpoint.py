@@ -1,0 +1,49 @@
+"""Tensors on disk: safetensors files that say what they are. Nothing is ever unpickled.
+
+Every file of ours — prompt banks, teachers, students, embedded weights — holds named tensors, its
+kind, and facts as JSON, so that one file is enough to know how to use it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from pivl_distill.errors import PivlError
+from pivl_distill.files import write_bytes
+
+FORMAT = 1
+
+
+def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write `tensors` atomically as a file of this `kind`."""
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    metadata = {"format": str(FORMAT), "kind": kind, "facts": json.dumps(facts)}
+    write_bytes(path, to_safetensors(tensors, metadata))
+
+
+def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+    """Kind, tensors and facts of a file that must be of one of `kinds`.
+
+    Raises PivlError when it is missing, damaged or something else.
+    """
+    expected = " or ".join(kinds)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise PivlError(f"No {expected} at {path}.") from error
+    except (SafetensorError, OSError) as error:
+        raise PivlError(f"{path} is not a {expected}: {error}") from error
+    if metadata.get("kind") not in kinds or metadata.get("format") != str(FORMAT):
+        raise PivlError(
+            f"{path} is not a {expected} of format {FORMAT}, but of kind"
+            f" {metadata.get('kind')!r} and format {metadata.get('format')!r}."
+        )
+    return metadata["kind"], tensors, json.loads(metadata["facts"])

@@ -1,0 +1,238 @@
+"""The command line. Each command imports its stage inside itself, so that --help is instant."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pivl_distill import __version__
+from pivl_distill.errors import PivlError
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+class Commands(click.Group):
+    """Commands in the order of the work; what the user can mend is printed without traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PivlError as error:
+            click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
+            click.echo(str(error), err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("Stopped; what was finished is kept.", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="pivl-distill")
+def main() -> None:
+    """Teach light person re-identification networks from a text prompt bank.
+
+    \b
+    pivl-distill teach      CLIP → prompt bank and teacher
+    pivl-distill student    prompt bank → light network
+    pivl-distill export     network → verified ONNX (and TensorRT)
+
+    Each runs without arguments: on synthetic people, from the latest run.
+    """
+
+
+def settings_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that fill a command's settings: --data, --parsing, --config, --set, --out."""
+
+    @click.option("--data", "spec", metavar="KIND:PATH", help="Data set, e.g. market1501:/data.")
+    @click.option("--parsing", type=FOLDER, help="Folder of parsing maps of the training images.")
+    @click.option("--config", metavar="NAME|FILE", help="A YAML file, or one of configs/ by name.")
+    @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting.")
+    @click.option("--out", "-o", type=FOLDER, help="Run folder; default: the next in runs/.")
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any,
+        spec: str | None,
+        parsing: Path | None,
+        assignments: tuple[str, ...],
+        **kwargs: Any,
+    ) -> None:
+        from pivl_distill.config import parse_override
+
+        overrides = dict(parse_override(text) for text in assignments)
+        if spec is not None:
+            overrides["data.spec"] = spec
+        if parsing is not None:
+            overrides["data.parsing"] = str(parsing)
+        command(*args, overrides=overrides, **kwargs)
+
+    return wrapped
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  pivl-distill synth
+  pivl-distill synth --tier hard --seed 3 --out /data/people --sheet people.png
+"""
+)
+@click.option("--tier", default="default", show_default=True, help="tiny, default, medium or hard.")
+@click.option("--seed", default=0, show_default=True, help="Other people, other cameras.")
+@click.option("--out", "-o", type=FOLDER, help="Folder to make; default: the cache.")
+@click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Contact sheet PNG.")
+def synth(tier: str, seed: int, out: Path | None, sheet: Path | None) -> None:
+    """Make a data set of synthetic people in Market-1501 form, with exact parsing maps."""
+    from pivl_distill.console import summary
+    from pivl_distill.data.datasets import load_market1501, with_maps
+    from pivl_distill.data.synthetic.cache import cached_dataset
+    from pivl_distill.data.synthetic.dataset import write_dataset
+    from pivl_distill.data.synthetic.sheet import contact_sheet
+    from pivl_distill.data.synthetic.tiers import get_tier
+
+    chosen = get_tier(tier)
+    if out is None:
+        root = cached_dataset(tier, seed)
+    else:
+        write_dataset(out, chosen, seed)
+        root = out
+    dataset = with_maps(load_market1501(root), root / "parsing")
+    facts: dict[str, object] = {"folder": root}
+    for split, (images, identities, cameras) in dataset.summary().items():
+        facts[split] = f"{images} images, {identities} identities, {cameras} cameras"
+    if sheet is not None:
+        contact_sheet(root, sheet)
+        facts["sheet"] = sheet
+    summary(f"Synthetic people, tier {tier}, seed {seed}", facts)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  pivl-distill teach
+  pivl-distill teach --data market1501:/data/market --parsing /data/market_maps
+  pivl-distill teach --config literal --set tuning.part_epochs=30
+"""
+)
+@settings_options
+def teach(config: str | None, overrides: dict[str, Any], out: Path | None) -> None:
+    """Tune prompts with CLIP, write the prompt bank, train the teacher."""
+    from pivl_distill.cli.report import print_teach
+    from pivl_distill.config import TeachConfig, load_config
+    from teachers.teach import teach as run_teach
+
+    print_teach(run_teach(load_config(TeachConfig, "teach", config, overrides), out))
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  pivl-distill student
+  pivl-distill student --arch resnet18 --bank runs/teach-1
+  pivl-distill student --bank none                     the plain baseline
+  pivl-distill student --set supervision=identity      identity texts only (CLIP-ReID)
+"""
+)
+@click.option("--arch", help="mobilenetv2_025 (default) or any timm model with feature stages.")
+@click.option("--bank", metavar="RUN|FILE|none", help="Teach run or bank; default: the latest.")
+@click.option("--pretrained", metavar="FILE|timm|none", help="Weights to start from.")
+@settings_options
+def student(
+    arch: str | None,
+    bank: str | None,
+    pretrained: str | None,
+    config: str | None,
+    overrides: dict[str, Any],
+    out: Path | None,
+) -> None:
+    """Train a light network on the texts of a prompt bank."""
+    from pivl_distill.cli.report import print_student
+    from pivl_distill.cli.sources import find_bank
+    from pivl_distill.config import StudentConfig, load_config
+    from students.distill import distill
+
+    chosen = {"arch": arch, "pretrained": pretrained}
+    overrides |= {key: value for key, value in chosen.items() if value is not None}
+    if bank == "none":
+        overrides["supervision"] = "none"
+    settings = load_config(StudentConfig, "student", config, overrides)
+    bank_file, data = find_bank(bank, settings.supervision)
+    if config is None and not any(key.startswith("data.") for key in overrides):
+        settings = settings.model_copy(update={"data": data})
+    print_student(distill(settings, bank_file, out))
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  pivl-distill export
+  pivl-distill export runs/student-2 --normalize
+  pivl-distill export runs/teach-1 --trt -o deploy/
+"""
+)
+@click.argument("source", required=False, type=click.Path(path_type=Path))
+@click.option("--trt", is_flag=True, help="Also build a TensorRT (or TensorRT-RTX) engine.")
+@click.option("--normalize", is_flag=True, help="Put L2 normalisation into the graph.")
+@click.option("--data", "spec", metavar="KIND:PATH", help="Verify on this data set instead.")
+@click.option("--out", "-o", type=FOLDER, help="Folder; default: the next in runs/.")
+def export(
+    source: Path | None, trt: bool, normalize: bool, spec: str | None, out: Path | None
+) -> None:
+    """Write a student or teacher as ONNX, without any of its teaching, and verify it.
+
+    SOURCE is a run folder or a checkpoint; default: the latest student run.
+    """
+    from export.exporter import add_engine
+    from pivl_distill.cli.report import print_engine, print_export
+    from pivl_distill.cli.sources import export_checkpoint
+    from pivl_distill.runs import Run
+
+    report = export_checkpoint(source or Run.latest("student").path, spec, normalize, out)
+    print_export(report)
+    if trt:
+        print_engine(add_engine(report))
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  pivl-distill evaluate
+  pivl-distill evaluate runs/export-1/model.onnx
+  pivl-distill evaluate runs/teach-1 --data market1501:/data/market
+"""
+)
+@click.argument("target", required=False, type=click.Path(path_type=Path))
+@click.option("--data", "spec", metavar="KIND:PATH", help="Data set; default: the run's own.")
+def evaluate(target: Path | None, spec: str | None) -> None:
+    """Score a run, a checkpoint or an exported ONNX file by the Market-1501 protocol.
+
+    TARGET is a run folder or a file; default: the latest student run.
+    """
+    from pivl_distill.cli.report import print_retrieval
+    from pivl_distill.cli.sources import evaluate_target
+    from pivl_distill.runs import Run
+
+    print_retrieval(*evaluate_target(target or Run.latest("student").path, spec))
+
+
+@main.command(
+    epilog="""\b
+Example:
+  pivl-distill demo
+"""
+)
+def demo() -> None:
+    """Run the whole job on synthetic people and compare the students (about ten CPU minutes)."""
+    from pivl_distill.cli.demo import run_demo
+
+    run_demo()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""What each command prints at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from export.exporter import ExportReport
+from pivl_distill.console import note, summary, table
+from pivl_distill.retrieval import RetrievalResult
+from students.distill import StudentReport
+from teachers.teach import TeachReport
+
+
+def percent(share: float) -> str:
+    """A share of 1 in percent, as the field writes it."""
+    return f"{100 * share:.1f} %"
+
+
+def retrieval_facts(result: RetrievalResult) -> dict[str, object]:
+    """mAP, ranks and mINP in percent, and the queries that could not be scored."""
+    facts: dict[str, object] = {
+        "mAP": percent(result.mAP),
+        "Rank-1 / 5 / 10": " / ".join(percent(result.rank(k)) for k in (1, 5, 10)),
+        "mINP": percent(result.mINP),
+        "queries": result.valid_queries,
+    }
+    if result.skipped_queries:
+        facts["queries without a match"] = result.skipped_queries
+    return facts
+
+
+def print_teach(report: TeachReport) -> None:
+    """The bank's read-out and the teacher's retrieval."""
+    readout = report.readout
+    facts: dict[str, object] = {
+        "prompt bank": report.bank,
+        "image → own identity text": percent(readout.own_identity),
+        "part text → own part word": percent(readout.nearest_label),
+    }
+    if readout.colour is not None:
+        facts["part text → true colour"] = ", ".join(
+            f"{name} {percent(value)}" for name, value in readout.colour.items()
+        )
+    facts |= {"teacher": report.teacher, **retrieval_facts(report.retrieval)}
+    facts["time"] = ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())
+    summary(f"Taught in {report.run}", facts)
+    _warn_missing_maps(report.missing_maps)
+
+
+def print_student(report: StudentReport) -> None:
+    """The student's retrieval."""
+    facts = {
+        "student": report.student,
+        "started from": report.start,
+        **retrieval_facts(report.retrieval),
+        "training time": f"{report.seconds:.0f} s",
+    }
+    summary(f"Student in {report.run}", facts)
+    _warn_missing_maps(report.missing_maps)
+
+
+def print_retrieval(path: Path, spec: str, result: RetrievalResult) -> None:
+    """The figures of one evaluation."""
+    summary(f"{path} on {spec}", retrieval_facts(result))
+
+
+def print_export(report: ExportReport) -> None:
+    """Parity, retrieval before and after, cost and latency of an export."""
+    manifest = report.manifest
+    retrieval, parity, cost = manifest.retrieval, manifest.parity, manifest.cost
+    if retrieval is None or parity is None or cost is None:
+        raise ValueError("only a verified export has a report")
+    table(
+        f"Exported {report.onnx_path}",
+        ("", "mAP", "Rank-1"),
+        [
+            ("checkpoint", percent(retrieval.checkpoint_mAP), percent(retrieval.checkpoint_rank1)),
+            ("ONNX file", percent(retrieval.exported_mAP), percent(retrieval.exported_rank1)),
+        ],
+    )
+    facts: dict[str, object] = {
+        "least / mean cosine": f"{parity.min_cosine:.7f} / {parity.mean_cosine:.7f}",
+        "largest difference": f"{parity.max_abs_difference:.1e}",
+        "parameters": f"{cost.parameters:,}",
+        "multiply-adds": f"{cost.macs:,}",
+        "file": f"{report.onnx_path.stat().st_size / 1e6:.2f} MB",
+    }
+    for latency in manifest.latency:
+        facts[f"latency, batch {latency.batch}"] = f"{latency.median_ms:.2f} ms (ONNX Runtime, CPU)"
+    facts["manifest"] = report.manifest_path
+    summary("Verified", facts)
+
+
+def print_engine(report: ExportReport) -> None:
+    """Where the engine is; nothing has run it yet."""
+    summary("Engine", {"file": report.engine_path, "verified": "no, it was only built"})
+
+
+def _warn_missing_maps(missing: int) -> None:
+    if missing:
+        note(f"{missing} training images have no parsing map; their parts were left out.")

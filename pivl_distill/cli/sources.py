@@ -1,0 +1,100 @@
+"""From what the user names — a run, a checkpoint, an export, nothing — to what a command needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from export.exporter import ExportReport, export_model
+from export.loading import load_exported
+from pivl_distill.checkpoint import load_tensors
+from pivl_distill.config import DataSettings
+from pivl_distill.data.datasets import load_dataset
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import PivlError
+from pivl_distill.evaluation import TestCrops, evaluate_model
+from pivl_distill.retrieval import RetrievalResult
+from pivl_distill.runs import Run, data_of
+from students.student import load_student
+from teachers.teacher import load_teacher
+
+LOADERS = {"student": load_student, "teacher": load_teacher}
+CHECKPOINTS = ("student.safetensors", "teacher.safetensors")
+ONNX_FILE = "model.onnx"
+BANK_FILE = "prompt_bank.safetensors"
+
+
+def find_bank(named: str | None, supervision: str) -> tuple[Path | None, DataSettings]:
+    """The bank file of a run or path, the latest teach run's by default, and its data settings.
+
+    Without a bank ("none") the data are still those of the latest teach run, so that a baseline
+    sees what its rivals see.
+    """
+    if supervision == "none":
+        try:
+            return None, Run.latest("teach").data
+        except PivlError:
+            return None, DataSettings()
+    path = Run.latest("teach").path if named is None else Path(named)
+    file = path / BANK_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise PivlError(f"No prompt bank at {file}; name a teach run, a bank file, or 'none'.")
+    return file, data_of(file.parent)
+
+
+def export_checkpoint(
+    source: Path, spec: str | None, normalize: bool, out: Path | None
+) -> ExportReport:
+    """Export the checkpoint of a run or path into a run folder of its own, verified on its data."""
+    path = _find_checkpoint(source)
+    data = _data_settings(path.parent, spec)
+    model = load_checkpoint(path)
+    config = {"export": {"source": str(path), "data": data.model_dump(mode="json")}}
+    run = Run.create("export", yaml.safe_dump(config, sort_keys=False), out)
+    test = _load_test(data, model.size_hw)
+    report = export_model(
+        model,
+        run.path,
+        query=test.query,
+        gallery=test.gallery,
+        normalize=normalize,
+        source=path,
+    )
+    run.finish("export", source=str(path))
+    return report
+
+
+def evaluate_target(target: Path, spec: str | None) -> tuple[Path, str, RetrievalResult]:
+    """Score a run, a checkpoint or an exported file: what was scored, on what, the figures."""
+    if target.suffix == ".onnx" or (target / ONNX_FILE).is_file():
+        path = target if target.suffix == ".onnx" else target / ONNX_FILE
+        model, forward = load_exported(path)
+    else:
+        path = _find_checkpoint(target)
+        model, forward = load_checkpoint(path), None
+    data = _data_settings(path.parent, spec)
+    return path, data.spec, evaluate_model(model, _load_test(data, model.size_hw), forward)
+
+
+def load_checkpoint(path: Path) -> EmbeddingModel:
+    """The bare network in a student's or teacher's checkpoint."""
+    kind, _, _ = load_tensors(path, *LOADERS)
+    return LOADERS[kind](path)
+
+
+def _find_checkpoint(source: Path) -> Path:
+    if source.is_file():
+        return source
+    for name in CHECKPOINTS:
+        if (Run.open(source).path / name).is_file():
+            return source / name
+    raise PivlError(f"{source} holds none of {', '.join(CHECKPOINTS)}.")
+
+
+def _data_settings(folder: Path, spec: str | None) -> DataSettings:
+    return data_of(folder) if spec is None else DataSettings(spec=spec)
+
+
+def _load_test(data: DataSettings, size_hw: tuple[int, int]) -> TestCrops:
+    return TestCrops.load(load_dataset(data.spec), size_hw)

@@ -1,0 +1,102 @@
+"""What the user sees while the tool works: progress with rate and time left, summary tables, notes.
+
+Progress goes to standard error and results to standard output, so that results can be piped. On a
+terminal progress is one live line; elsewhere it is a plain line about every ten seconds, so that a
+log file stays readable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+T = TypeVar("T")
+
+LOG_PERIOD_S = 10.0
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class _RateColumn(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.1f} {self.unit}/s", style="dim")
+
+
+def track(
+    items: Iterable[T], description: str, *, total: int | None = None, unit: str = "steps"
+) -> Iterator[T]:
+    """Yield `items`; show how many are done, the rate in `unit`s per second and the time left."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    yield from (_bar if err.is_terminal else _lines)(items, description, total, unit)
+
+
+def _bar(items: Iterable[T], description: str, total: int | None, unit: str) -> Iterator[T]:
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _RateColumn(unit),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=err) as progress:
+        yield from progress.track(items, total=total, description=description)
+
+
+def _lines(items: Iterable[T], description: str, total: int | None, unit: str) -> Iterator[T]:
+    start = last = time.monotonic()
+    done = 0
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LOG_PERIOD_S:
+            rate, last = done / (now - start), now
+            left = "" if total is None else f", {(total - done) / rate:.0f} s left"
+            err.print(f"{description}: {done}/{total or '?'} {unit}, {rate:,.1f}/s{left}")
+    seconds = time.monotonic() - start
+    err.print(f"{description}: {done} {unit} in {seconds:.1f} s")
+
+
+def note(message: str) -> None:
+    """Say something the user should know but need not act on."""
+    err.print(message, style="yellow")
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a result table; the first column is left-aligned, the others right-aligned."""
+    grid = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        grid.add_column(column, justify="right" if number else "left")
+    for row in rows:
+        grid.add_row(*(str(cell) for cell in row))
+    out.print(grid)
+
+
+def summary(title: str, facts: Mapping[str, object]) -> None:
+    """Print name–value pairs under a title, one a line."""
+    grid = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    grid.add_column(style="dim")
+    grid.add_column()
+    for name, value in facts.items():
+        grid.add_row(name, str(value))
+    out.print(grid)

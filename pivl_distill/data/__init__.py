@@ -1,0 +1,1 @@
+"""Re-identification data: records, datasets on disk, parsing maps, sampling and augmentation."""

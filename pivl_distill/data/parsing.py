@@ -1,0 +1,124 @@
+"""Part maps: how they lie on disk, how one is read, and how a batch comes down to the feature grid.
+
+A map is a single-channel PNG whose pixel values are class ids of a vocabulary, 255 where the class
+is unknown; `parsing.json` beside the maps names the vocabulary, for the values cannot. π-VL writes
+one label per feature (P in Eq. 5–7) while its maps have image resolution: the grid takes the
+majority label of each cell, because nearest sampling loses glasses, gloves and socks.
+Running a human parser is left out on purpose: its maps are input.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
+from pivl_distill.errors import PivlError
+
+MANIFEST = "parsing.json"
+
+
+def folder_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary that `parsing.json` in a folder of maps names."""
+    manifest = folder / MANIFEST
+    remedy = f'write {{"vocabulary": "lip20"}} into {manifest} (or the vocabulary your parser uses)'
+    if not manifest.is_file():
+        raise PivlError(
+            f"The parsing maps in {folder} do not say what their values mean: {remedy}."
+        )
+    try:
+        name = json.loads(manifest.read_text(encoding="utf-8"))["vocabulary"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PivlError(f"{manifest} names no vocabulary: {remedy}.") from error
+    return get_vocabulary(name)
+
+
+def find_maps(folder: Path, split: str) -> dict[str, Path]:
+    """Image stem → map file of one split (a folder name of the dataset).
+
+    Layouts, the first that holds a stem wins: `<split>/<stem>.png` (mirrored tree),
+    `<split>_parsing_pgt/<stem>.png` (ISP-reID) and `<stem>.png` (flat, as SCHP writes).
+    """
+    maps: dict[str, Path] = {}
+    for place in (folder / split, folder / f"{split}_parsing_pgt", folder):
+        for path in place.glob("*.png"):
+            maps.setdefault(path.stem, path)
+    return maps
+
+
+def read_map(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> np.ndarray:
+    """Class ids uint8 [H, W] of one map, resized by nearest neighbour.
+
+    Raises PivlError if the file is not a palette or grey PNG or holds values that the vocabulary
+    does not have.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.format != "PNG" or image.mode not in ("P", "L"):
+                raise PivlError(
+                    f"{path} is a {image.format} of mode {image.mode}, not a part map. Class ids "
+                    "need a single-channel 8-bit PNG (palette or grey): JPEG changes them, and a "
+                    "colour image is only a picture of them. Save the parser's raw output."
+                )
+            values = np.asarray(image)
+            resized = image.resize(size_hw[::-1], Image.Resampling.NEAREST)
+    except (OSError, UnidentifiedImageError) as error:
+        raise PivlError(f"Cannot read the part map {path}: {error}.") from error
+    unknown = values[(values >= len(vocabulary)) & (values != IGNORE)]
+    if unknown.size:
+        raise PivlError(
+            f"{path} holds the value {unknown[0]}, but '{vocabulary.name}' ends at "
+            f"{len(vocabulary) - 1} ({IGNORE} means unknown). Name the parser's own vocabulary in "
+            f"{MANIFEST}, or map its labels to this one."
+        )
+    return np.array(resized)
+
+
+def to_grid(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:
+    """Majority label of each cell: uint8 [B, H, W] → long [B, h, w].
+
+    A cell is IGNORE where fewer than half of its pixels have a known class; of equally frequent
+    classes the lowest id wins.
+    """
+    counts = _label_counts(maps, grid_hw, num_parts)
+    labels = counts[:, :num_parts].argmax(dim=1)
+    unknown = 2 * counts[:, num_parts] > counts.sum(dim=1)
+    return labels.masked_fill(unknown, IGNORE)
+
+
+def part_shares(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:
+    """Share of each cell's pixels that has each label: uint8 [B, H, W] → float [B, P, h, w].
+
+    Shares sum to one, less the share of IGNORE pixels.
+    """
+    counts = _label_counts(maps, grid_hw, num_parts).float()
+    return counts[:, :num_parts] / counts.sum(dim=1, keepdim=True)
+
+
+def _label_counts(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:
+    """Pixels per label and cell, long [B, P + 1, h, w]; the last row counts pixels without a class.
+
+    A pixel belongs to the cell that holds its centre, so any map at least as large as the grid
+    comes down without interpolation.
+    """
+    (batch, *size_hw), (grid_h, grid_w), labels = maps.shape, grid_hw, num_parts + 1
+    if size_hw[0] < grid_h or size_hw[1] < grid_w:
+        raise ValueError(f"maps of {tuple(size_hw)} pixels are smaller than the grid {grid_hw}")
+    row, column = (
+        torch.arange(1, 2 * pixels, 2, dtype=torch.int32, device=maps.device)
+        * cells
+        // (2 * pixels)
+        for pixels, cells in zip(size_hw, grid_hw, strict=True)
+    )
+    image = torch.arange(batch, dtype=torch.int32, device=maps.device)
+    # One narrow buffer, added to in place: fresh pages cost more than the counting.
+    bins = maps.clamp(max=num_parts).int()
+    bins += (row[:, None] * grid_w + column) * labels
+    bins += (image * grid_h * grid_w * labels)[:, None, None]
+    counts = torch.bincount(bins.flatten(), minlength=batch * grid_h * grid_w * labels)
+    return counts.view(batch, grid_h, grid_w, labels).permute(0, 3, 1, 2)

@@ -1,0 +1,83 @@
+"""What a re-identification dataset is: crops with an identity and a camera, in three splits.
+
+The classes hold names and labels, never pixels; `store.CropStore` reads those. The protocol is
+Market-1501's (Zheng et al., ICCV 2015): identities of `train` never occur in `query` and `gallery`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pivl_distill.data.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Record:
+    """One person crop: its file, identity, camera (counted from 0) and part map, if it has one."""
+
+    path: Path
+    pid: int
+    camid: int
+    parsing: Path | None = None
+
+
+@dataclass(frozen=True)
+class ReIDDataset:
+    """The three splits under one folder, and what the part maps of the training images mean.
+
+    `people` describes each identity (attribute → value); only rendered datasets know it.
+    """
+
+    name: str
+    root: Path
+    train: tuple[Record, ...]
+    query: tuple[Record, ...]
+    gallery: tuple[Record, ...]
+    vocabulary: Vocabulary | None = None
+    people: Mapping[int, Mapping[str, str | None]] | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the people are rendered rather than photographed."""
+        return self.people is not None
+
+    @property
+    def train_pids(self) -> tuple[int, ...]:
+        """The training identities in ascending order; a position in it is a class label."""
+        return tuple(sorted({record.pid for record in self.train}))
+
+    @property
+    def cameras(self) -> int:
+        """Rows that a table indexed by `camid` needs: the highest camera id plus one."""
+        return 1 + max(record.camid for split in self._splits().values() for record in split)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the training split: relative names, file sizes, pids and camids.
+
+        It does not depend on where the dataset lies or on the order of its records.
+        """
+        lines = sorted(
+            f"{record.path.relative_to(self.root).as_posix()}\t{record.path.stat().st_size}"
+            f"\t{record.pid}\t{record.camid}\n"
+            for record in self.train
+        )
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def summary(self) -> dict[str, tuple[int, int, int]]:
+        """Split → (images, identities, cameras), as the tables of the field count them."""
+        return {
+            name: (
+                len(split),
+                len({record.pid for record in split}),
+                len({record.camid for record in split}),
+            )
+            for name, split in self._splits().items()
+        }
+
+    def _splits(self) -> dict[str, tuple[Record, ...]]:
+        return {"train": self.train, "query": self.query, "gallery": self.gallery}

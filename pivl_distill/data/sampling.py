@@ -1,0 +1,48 @@
+"""P×K batches: P identities with K crops each, so that every batch holds positives and negatives.
+
+The scheme is Hermans et al. (arXiv 1703.07737, 2017) with the epoch of `RandomIdentitySampler` in
+CLIP-ReID: an epoch is a random partition of each identity's crops into groups of K, and every batch
+takes one group of P random identities that have one left. One difference: an identity with fewer
+than K crops shows each of them before any repeats. Left out on purpose: camera-aware sampling.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pivl_distill.errors import PivlError
+
+
+def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
+    """An independent generator for one epoch: the data depend on nothing but seed and epoch."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+
+
+def pk_batches(pids: np.ndarray, p: int, k: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """One epoch of batches, each int64 [p · k]: indices into `pids`, grouped by identity.
+
+    What fills no group of K, and groups left when fewer than P identities remain, wait for another
+    epoch. Raises PivlError if there are fewer than `p` identities.
+    """
+    identities = np.unique(pids)
+    if len(identities) < p:
+        raise PivlError(
+            f"A batch takes {p} identities, but the training split has {len(identities)}. "
+            "Lower the number of identities per batch or add people."
+        )
+    groups = [_groups(np.flatnonzero(pids == pid), k, rng) for pid in identities]
+    left = np.array([len(of_identity) for of_identity in groups])
+    batches = []
+    while np.count_nonzero(left) >= p:
+        chosen = rng.choice(np.flatnonzero(left), size=p, replace=False)
+        left[chosen] -= 1
+        batches.append(np.concatenate([groups[identity][left[identity]] for identity in chosen]))
+    return batches
+
+
+def _groups(crops: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """[n, k]: the shuffled crops of one identity in full groups of K, at least one."""
+    shuffled = rng.permutation(crops)
+    if len(shuffled) < k:
+        shuffled = np.concatenate([shuffled, rng.choice(crops, k - len(crops))])
+    return shuffled[: len(shuffled) // k * k].reshape(-1, k)

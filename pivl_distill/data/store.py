@@ -1,0 +1,84 @@
+"""Decoded crops in memory, so that no epoch decodes an image twice.
+
+A crop of 256×128 takes 96 KiB and its map 32 KiB: Market-1501's training split fits in 1.6 GiB.
+Resizing is bilinear and smooths when it shrinks (Pillow), as torchvision does for every codebase
+of the field and as the deployed runtime does. Datasets larger than memory are left out on purpose.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pivl_distill.console import track
+from pivl_distill.data.parsing import read_map
+from pivl_distill.data.records import Record
+from pivl_distill.data.vocabulary import IGNORE, Vocabulary
+from pivl_distill.errors import PivlError
+
+
+@dataclass(frozen=True)
+class CropStore:
+    """N crops with their labels, in the order of the records they were read from.
+
+    `crops` uint8 RGB [N, H, W, 3]; `maps` uint8 [N, H, W] or None if no vocabulary was given;
+    `pids` and `camids` int64 [N]. `missing_maps` images had no map: theirs is IGNORE throughout.
+    """
+
+    crops: np.ndarray
+    maps: np.ndarray | None
+    pids: np.ndarray
+    camids: np.ndarray
+    missing_maps: int = 0
+
+    def __len__(self) -> int:
+        return len(self.pids)
+
+    @classmethod
+    def load(
+        cls,
+        records: Sequence[Record],
+        size_hw: tuple[int, int],
+        vocabulary: Vocabulary | None = None,
+        description: str = "Reading crops",
+    ) -> CropStore:
+        """Read the records' images and, with a vocabulary, their part maps.
+
+        Raises PivlError naming the first file that cannot be read.
+        """
+        crops = np.empty((len(records), *size_hw, 3), dtype=np.uint8)
+        maps = np.full((len(records), *size_hw), IGNORE, np.uint8) if vocabulary else None
+
+        def read(number: int) -> None:
+            record = records[number]
+            crops[number] = read_crop(record.path, size_hw)
+            if vocabulary and maps is not None and record.parsing is not None:
+                maps[number] = read_map(record.parsing, size_hw, vocabulary)
+
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            done = pool.map(read, range(len(records)))
+            for _ in track(done, description, total=len(records), unit="crops"):
+                pass
+        return cls(
+            crops=crops,
+            maps=maps,
+            pids=np.array([record.pid for record in records], dtype=np.int64),
+            camids=np.array([record.camid for record in records], dtype=np.int64),
+            missing_maps=sum(record.parsing is None for record in records) if vocabulary else 0,
+        )
+
+
+def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
+    """One image as uint8 RGB [H, W, 3]; raises PivlError if it cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            resized = image.convert("RGB").resize(size_hw[::-1], Image.Resampling.BILINEAR)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise PivlError(f"Cannot read the image {path}: {error}.") from error
+    return np.array(resized)

@@ -1,0 +1,23 @@
+"""Synthetic people: procedural pedestrians with exact part maps, so that everything runs offline.
+
+`person` and `camera` are drawn from seeds, `render` pictures one by the other, `phrases` and
+`caption` say what is to be seen; `cached_dataset` gives a whole Market-1501 tree of them.
+"""
+
+from pivl_distill.data.synthetic.cache import cached_dataset
+from pivl_distill.data.synthetic.cameras import Camera, camera
+from pivl_distill.data.synthetic.people import (
+    COLOURS,
+    Person,
+    attributes,
+    caption,
+    person,
+    phrases,
+)
+from pivl_distill.data.synthetic.render import Rendering, render
+from pivl_distill.data.synthetic.tiers import TIERS, Tier
+
+__all__ = [
+    "COLOURS", "TIERS", "Camera", "Person", "Rendering", "Tier", "attributes", "cached_dataset",
+    "camera", "caption", "person", "phrases", "render",
+]  # fmt: skip

@@ -1,0 +1,34 @@
+"""Synthetic datasets on first use: rendered once, then found in the user's cache folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pivl_distill.data.synthetic.dataset import GENERATOR_VERSION, write_dataset
+from pivl_distill.data.synthetic.tiers import get_tier
+
+
+def cache_folder() -> Path:
+    """$PIVL_DISTILL_CACHE, else $XDG_CACHE_HOME/pivl-distill, else ~/.cache/pivl-distill."""
+    if own := os.environ.get("PIVL_DISTILL_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "pivl-distill"
+
+
+def cached_dataset(tier_name: str, seed: int = 0) -> Path:
+    """Root of the Market-1501 tree of a tier; made now if it is not there yet.
+
+    Raises PivlError if there is no such tier.
+    """
+    tier = get_tier(tier_name)
+    root = cache_folder() / "synthetic" / f"{tier.name}-seed{seed}-v{GENERATOR_VERSION}"
+    if root.exists():
+        return root
+    try:
+        write_dataset(root, tier, seed)
+    except OSError:
+        if not root.exists():  # else another process has finished the same tree first
+            raise
+    return root

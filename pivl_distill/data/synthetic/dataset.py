@@ -1,0 +1,166 @@
+"""Write a synthetic dataset as a Market-1501 tree (Zheng et al., ICCV 2015) with part maps.
+
+    <root>/bounding_box_train, query, bounding_box_test   0002_c1s1_000451_00.jpg
+    <root>/parsing/<the same folders>                     0002_c1s1_000451_00.png, parsing.json
+    <root>/synthetic.json                                 who the people are; marks the tree
+
+Train and test people differ and their cameras are the same. Of each test person's crops by a camera
+the first is a query and the others are gallery. The tree appears at once when it is complete.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import chain, groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+from PIL import Image
+
+from pivl_distill import console, files
+from pivl_distill.data.synthetic import labels
+from pivl_distill.data.synthetic.cameras import camera
+from pivl_distill.data.synthetic.people import attributes, person
+from pivl_distill.data.synthetic.render import Rendering, render, render_empty
+from pivl_distill.data.synthetic.tiers import Tier
+from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.errors import PivlError
+
+GENERATOR_VERSION = 1
+"""Raised whenever a tier and a seed give other bytes than before."""
+
+TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
+DISTRACTOR_PID, JUNK_PID = 0, -1
+_JPEG_QUALITY = 92
+_CROPS_PER_WORKER = 500
+"""A process takes longer to start than this many crops take to render on one more core."""
+
+
+class Crop(NamedTuple):
+    """One picture to make; `person` and `camera` count from 0, `person` None: nobody is there."""
+
+    split: str
+    pid: int
+    person: int | None
+    camera: int
+    number: int
+
+    @property
+    def stem(self) -> str:
+        pid = f"{self.pid:04d}" if self.pid >= 0 else str(self.pid)
+        return f"{pid}_c{self.camera + 1}s1_{self.number:06d}_00"
+
+
+def plan(tier: Tier) -> list[Crop]:
+    """Every crop of a tier, those of a person together; `number` is its place in the list."""
+    known = tier.train_pids + tier.test_pids
+    crops: list[Crop] = []
+    for index in range(known):
+        for camera_index in range(tier.cameras):
+            for shot in range(tier.shots):
+                test_split = GALLERY if shot else QUERY
+                split = TRAIN if index < tier.train_pids else test_split
+                crops.append(Crop(split, index + 1, index, camera_index, len(crops)))
+    for extra in range(tier.distractors + tier.junk):
+        pid = DISTRACTOR_PID if extra < tier.distractors else JUNK_PID
+        nobody = pid == DISTRACTOR_PID and extra % 3 == 0
+        stranger = None if nobody else known + extra
+        crops.append(Crop(GALLERY, pid, stranger, extra % tier.cameras, len(crops)))
+    return crops
+
+
+def write_dataset(root: Path, tier: Tier, seed: int, workers: int | None = None) -> None:
+    """Render `tier`, with the people and cameras of `seed` (≥ 0), into the new folder `root`.
+
+    `workers` is the number of processes (None: what the cores and the size of the tier suggest);
+    the files do not depend on it. Raises PivlError if `root` exists.
+    """
+    if root.exists():
+        raise PivlError(f"{root} exists already: remove it or choose another folder.")
+    staging = root.with_name(f".{root.name}.{os.getpid()}.part")
+    try:
+        _write_tree(staging, tier, seed, workers)
+        staging.rename(root)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _write_tree(root: Path, tier: Tier, seed: int, workers: int | None) -> None:
+    crops = plan(tier)
+    for split in (TRAIN, QUERY, GALLERY):
+        (root / split).mkdir(parents=True)
+        (root / "parsing" / split).mkdir(parents=True)
+    written = _write_crops(root, tier, seed, crops, workers)
+    progress = console.track(
+        written, f"Rendering '{tier.name}' people", total=len(crops), unit="crops"
+    )
+    for _ in progress:
+        pass
+    parsing = {
+        "format": 1,
+        "vocabulary": LIP20.name,
+        "labels": LIP20.labels,
+        "parser": "synthetic renderer",
+        "version": GENERATOR_VERSION,
+        "maps": len(crops),
+    }
+    people = {
+        str(index + 1): attributes(person(seed, index, tier.family_size))
+        for index in range(tier.train_pids + tier.test_pids)
+    }
+    files.write_json(root / "parsing" / "parsing.json", parsing)
+    description = {
+        "format": 1,
+        "generator_version": GENERATOR_VERSION,
+        "tier": asdict(tier),
+        "seed": seed,
+        "size_hw": tier.size_hw,
+        "people": people,
+    }
+    files.write_json(root / "synthetic.json", description)
+
+
+def _write_crops(
+    root: Path, tier: Tier, seed: int, crops: list[Crop], workers: int | None
+) -> Iterator[Crop]:
+    """Write all crops and yield each when it is done, a person at a time."""
+    write = partial(_write_group, root, tier, seed)
+    groups = [list(group) for _, group in groupby(crops, key=lambda crop: crop.person)]
+    if workers is None:
+        workers = min(os.cpu_count() or 1, 1 + len(crops) // _CROPS_PER_WORKER)
+    if workers == 1:
+        yield from chain.from_iterable(map(write, groups))
+        return
+    with ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        yield from chain.from_iterable(pool.map(write, groups))
+
+
+def _write_group(root: Path, tier: Tier, seed: int, crops: Sequence[Crop]) -> Sequence[Crop]:
+    for crop in crops:
+        image, part_map = render_crop(tier, seed, crop)
+        _, jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))
+        (root / crop.split / f"{crop.stem}.jpg").write_bytes(jpeg.tobytes())
+        palette = Image.fromarray(part_map).convert("P")
+        palette.putpalette(labels.colours().tobytes())
+        palette.save(root / "parsing" / crop.split / f"{crop.stem}.png")
+    return crops
+
+
+def render_crop(tier: Tier, seed: int, crop: Crop) -> Rendering:
+    """The picture of one line of the plan."""
+    view = camera(seed, crop.camera, tier.cast)
+    accidents = (seed, crop.number, 31)
+    if crop.person is None:
+        return render_empty(view, accidents, tier.size_hw)
+    if crop.pid == JUNK_PID:  # a box that the detector got wrong
+        view = replace(view, truncation=1.0, occlusion=1.0, crowding=1.0)
+    return render(person(seed, crop.person, tier.family_size), view, accidents, tier.size_hw)

@@ -1,0 +1,93 @@
+"""A posed person on a canvas: the solid shapes that bodies and clothes are painted with.
+
+Radii and widths are in body heights, so a figure looks the same at any image size. A shape is
+painted dark to its edges and lighter inside, shifted to where the light comes from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pivl_distill.data.synthetic.canvas import Canvas, Paint, capsule
+from pivl_distill.data.synthetic.people import Person
+from pivl_distill.data.synthetic.skeleton import Joint, Skeleton
+
+# The trunk's cross-sections: level (0 chest, 1 hips), half its width and half its depth.
+_LEVELS = np.array((-0.12, -0.06, 0.0, 0.08, 0.3, 0.65, 1.0, 1.2, 1.7))
+_WIDTHS = np.array((0.034, 0.075, 0.112, 0.122, 0.118, 0.102, 0.112, 0.118, 0.118))
+_DEPTHS = np.array((0.034, 0.045, 0.060, 0.070, 0.084, 0.078, 0.086, 0.088, 0.085))
+_CLOTHED = 1.07
+"""Clothes make every outline wider than the body."""
+_EDGE_LIGHT = 0.8
+
+
+@dataclass(frozen=True)
+class Figure:
+    """`light` is the side that the light comes from, -1 (left) to 1 (right)."""
+
+    canvas: Canvas
+    person: Person
+    bones: Skeleton
+    light: float
+
+    @property
+    def girth_px(self) -> float:
+        """What a width in body heights is in pixels on this body."""
+        return self.bones.height_px * self.person.girth * _CLOTHED
+
+    def depth_light(self, joint: Joint) -> float:
+        """How bright a joint is: the far side of the body lies in its shadow."""
+        behind = (joint.depth - self.bones.hips.depth) / self.bones.height_px
+        return float(np.clip(0.97 + 0.9 * behind, 0.72, 1.05))
+
+    def limb(self, a: Joint, b: Joint, radius_a: float, radius_b: float, paint: Paint) -> None:
+        """Paint a round, tapered limb."""
+        radius_a, radius_b = radius_a * self.girth_px, radius_b * self.girth_px
+        light = self.depth_light(b)
+        self.canvas.fill(capsule(a.at, b.at, radius_a, radius_b), paint, light * _EDGE_LIGHT)
+        shift = 0.35 * self.light
+        lit = capsule(
+            a.at + shift * radius_a, b.at + shift * radius_b, 0.62 * radius_a, 0.62 * radius_b
+        )
+        self.canvas.fill(lit, paint, light)
+
+    def trunk(
+        self, paint: Paint, levels: tuple[float, float], loose: float = 1.0, hem: float = 1.0
+    ) -> None:
+        """Paint the trunk between two levels (0 chest, 1 hips), `hem` times as wide at the end."""
+        self.canvas.fill(self.trunk_outline(levels, -loose, loose, hem), paint, _EDGE_LIGHT)
+        lit = 0.3 * self.light
+        inner = self.trunk_outline(levels, lit - 0.66 * loose, lit + 0.66 * loose, hem)
+        self.canvas.fill(inner, paint)
+
+    def trunk_outline(
+        self, levels: tuple[float, float], left: float, right: float, hem: float = 1.0
+    ) -> np.ndarray:
+        """Outline on the trunk; `left`, `right` in half widths (-1 and 1 are its edges)."""
+        steps = np.linspace(*levels, 9)
+        flare = np.linspace(1, hem, 9)
+        edges = [self.trunk_point(steps, side * flare) for side in (left, right)]
+        return np.concatenate((edges[0], edges[1][::-1]))
+
+    def trunk_point(self, level: np.ndarray, across: np.ndarray | float) -> np.ndarray:
+        """Points at `across` half widths of the trunk's middle line, complex pixels."""
+        person, bones = self.person, self.bones
+        body = person.shoulders + np.clip(level, 0, 1) * (person.hips - person.shoulders)
+        width = np.interp(level, _LEVELS, _WIDTHS) * body * bones.facing
+        depth = np.interp(level, _LEVELS, _DEPTHS) * bones.turn
+        half = np.hypot(width, depth)
+        middle = bones.chest.at + level * (bones.hips.at - bones.chest.at)
+        return middle + across * half * self.girth_px
+
+    def front(self, level: float) -> float:
+        """Where the middle of the chest or belly shows, in half widths; seen if `facing` > 0."""
+        width = float(np.interp(level, _LEVELS, _WIDTHS)) * self.bones.facing
+        depth = float(np.interp(level, _LEVELS, _DEPTHS)) * self.bones.turn
+        return depth / max(float(np.hypot(width, depth)), 1e-6)
+
+
+def between(a: Joint, b: Joint, share: float) -> Joint:
+    """The point `share` of the way from `a` to `b`."""
+    return Joint(a.at + share * (b.at - a.at), a.depth + share * (b.depth - a.depth))

@@ -1,0 +1,59 @@
+"""Ready-made difficulties of the synthetic benchmark.
+
+Two knobs make it hard: how many people share their large garments, and how far the cameras are from
+neutral. `tiny` is for tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pivl_distill.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Tier:
+    """How large and how hard a synthetic dataset is.
+
+    `family_size` people share body, top and bottom; `cast` 0–1 is how much cameras differ; every
+    camera sees every person `shots` times. `distractors` (pid 0, a third of them without anybody)
+    and `junk` (pid −1) join the gallery folder, as in Market-1501.
+    """
+
+    name: str
+    family_size: int
+    cast: float
+    train_pids: int
+    test_pids: int
+    cameras: int
+    shots: int
+    distractors: int
+    junk: int
+    size_hw: tuple[int, int] = (128, 64)
+
+
+TIERS: dict[str, Tier] = {
+    "tiny": Tier(
+        "tiny", family_size=2, cast=0.25, train_pids=8, test_pids=8, cameras=3, shots=2,
+        distractors=6, junk=3,
+    ),
+    "default": Tier(
+        "default", family_size=1, cast=0.25, train_pids=128, test_pids=128, cameras=6, shots=2,
+        distractors=192, junk=48,
+    ),
+    "medium": Tier(
+        "medium", family_size=2, cast=0.5, train_pids=128, test_pids=128, cameras=6, shots=2,
+        distractors=192, junk=48,
+    ),
+    "hard": Tier(
+        "hard", family_size=4, cast=1.0, train_pids=128, test_pids=128, cameras=6, shots=2,
+        distractors=192, junk=48,
+    ),
+}  # fmt: skip
+
+
+def get_tier(name: str) -> Tier:
+    """The tier called `name`; raises PivlError naming the known ones."""
+    if name not in TIERS:
+        raise unknown_name("synthetic tier", name, TIERS)
+    return TIERS[name]

@@ -1,0 +1,73 @@
+"""From crops to retrieval vectors: the one thing every stage hands to evaluation and to export.
+
+An `EmbeddingModel` is a network with nothing of its training left — no classifier, no fusion head —
+and the facts a caller needs to feed it. Vectors are returned as the network gives them; retrieval
+normalises them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pivl_distill.console import track
+
+Forward = Callable[[Tensor], Tensor]
+"""Normalised images [B, 3, H, W] → features [B, F]."""
+
+
+@dataclass(frozen=True)
+class EmbeddingModel:
+    """A bare network in evaluation mode and its preprocessing.
+
+    `network` maps normalised images [B, 3, H, W] to features [B, F]; crops are RGB in 0..255,
+    divided by 255, then normalised by `mean` and `std` per channel.
+    """
+
+    name: str
+    network: nn.Module
+    size_hw: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def preprocess(self, crops: np.ndarray) -> Tensor:
+        """uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W]."""
+        return normalize_crops(torch.from_numpy(crops), self.mean, self.std)
+
+
+def normalize_crops(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W], (x / 255 − mean) / std per channel."""
+    images = crops.permute(0, 3, 1, 2).float() / 255
+    shape = (1, 3, 1, 1)
+    mean_t = torch.tensor(mean, device=images.device).view(shape)
+    std_t = torch.tensor(std, device=images.device).view(shape)
+    return (images - mean_t) / std_t
+
+
+def embed(
+    model: EmbeddingModel,
+    crops: np.ndarray,
+    *,
+    forward: Forward | None = None,
+    batch_size: int = 128,
+    description: str = "Embedding crops",
+) -> np.ndarray:
+    """Features float32 [N, F] of uint8 RGB crops [N, H, W, 3], in order.
+
+    `forward` replaces the network, to run an exported artifact through the same preprocessing.
+    """
+    parameter = next(model.network.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    starts = range(0, len(crops), batch_size)
+    batches = []
+    model.network.eval()
+    with torch.inference_mode():
+        for start in track(starts, description, unit="batches"):
+            images = model.preprocess(crops[start : start + batch_size])
+            features = (forward or model.network)(images.to(device))
+            batches.append(features.float().cpu().numpy())
+    return np.concatenate(batches)

@@ -1,0 +1,53 @@
+"""Retrieval of a model on a data set's query and gallery, by the Market-1501 protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pivl_distill.config import Device
+from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.store import CropStore
+from pivl_distill.embedding import EmbeddingModel, Forward, embed
+from pivl_distill.errors import PivlError
+from pivl_distill.retrieval import RetrievalResult, evaluate
+
+
+@dataclass(frozen=True)
+class TestCrops:
+    """The decoded test split."""
+
+    query: CropStore
+    gallery: CropStore
+
+    @classmethod
+    def load(cls, dataset: ReIDDataset, size_hw: tuple[int, int]) -> TestCrops:
+        """Read both sets; maps are not needed to embed."""
+        return cls(
+            CropStore.load(dataset.query, size_hw, description="Reading query"),
+            CropStore.load(dataset.gallery, size_hw, description="Reading gallery"),
+        )
+
+
+def evaluate_model(
+    model: EmbeddingModel, test: TestCrops, forward: Forward | None = None
+) -> RetrievalResult:
+    """mAP, CMC and mINP; `forward` stands in for the network, e.g. an exported file."""
+    query, gallery = test.query, test.gallery
+    return evaluate(
+        embed(model, query.crops, forward=forward, description="Embedding query"),
+        embed(model, gallery.crops, forward=forward, description="Embedding gallery"),
+        query.pids,
+        gallery.pids,
+        query.camids,
+        gallery.camids,
+    )
+
+
+def pick_device(wanted: Device) -> torch.device:
+    """The device to run on; PivlError when CUDA is asked for and absent."""
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise PivlError("No CUDA device is available here; set device to 'auto' or 'cpu'.")
+    return torch.device("cuda" if wanted != "cpu" and available else "cpu")

@@ -1,0 +1,119 @@
+"""The losses of π-VL and CLIP-ReID as pure functions of tensors, one named function per equation.
+
+Contrastive terms take each distinct text once, with the number of rows that own it, instead of one
+text per row: the same value and gradients as the printed sums for a fraction of the work.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pivl_distill.data.vocabulary import IGNORE
+
+
+def identity_contrast(images: Tensor, texts: Tensor, owner: Tensor, temperature: float) -> Tensor:
+    """L_stage1 = L_i2t + L_t2i over a batch (Eq. 2), supervised-contrastive as in CLIP-ReID.
+
+    images [B, D] and texts [U, D] are compared as they are, so normalise them first where wanted;
+    owner [B] says which text is each image's own. Every image brings its text along: the
+    denominator of L_i2t holds each text as often as it is owned.
+    """
+    logits = images @ texts.T / temperature  # [B, U]
+    count = torch.bincount(owner, minlength=len(texts)).to(logits.dtype)
+    return (
+        _rows_to_texts(logits + count.log(), owner).sub(count.log()[owner]).mean()
+        + (_texts_to_rows(logits, owner) * count / len(images)).sum()
+    )
+
+
+def part_contrast(
+    cells: Tensor,
+    texts: Tensor,
+    owner: Tensor,
+    temperature: float,
+    weighting: Literal["area", "class_balanced"],
+) -> Tensor:
+    """L_part = L_part_t2i + L_part_i2t over the cells of a batch (Eq. 7, with its minus sign).
+
+    cells [S, D] are grid positions of all images, texts [U, D] the distinct (identity, part) texts
+    among them, owner [S] the text of each cell; both L2-normalised. Positives are all cells of the
+    same identity and part in the batch. "area" averages over cells, as printed; "class_balanced"
+    averages over cells within a text first, so that clothes do not swamp shoes.
+    """
+    logits = cells @ texts.T / temperature  # [S, U]
+    count = torch.bincount(owner, minlength=len(texts)).to(logits.dtype)
+    weight = count / count.sum() if weighting == "area" else torch.full_like(count, 1 / len(texts))
+    i2t = (_rows_to_texts(logits, owner) * (weight / count)[owner]).sum()
+    t2i = (_texts_to_rows(logits, owner) * weight).sum()
+    return t2i + i2t
+
+
+def _rows_to_texts(logits: Tensor, owner: Tensor) -> Tensor:
+    """−log softmax over texts at each row's own text: [S]."""
+    return F.cross_entropy(logits, owner, reduction="none")
+
+
+def _texts_to_rows(logits: Tensor, owner: Tensor) -> Tensor:
+    """−log softmax over rows, averaged over the rows that each text owns: [U]."""
+    log_share = logits.log_softmax(dim=0)
+    own = log_share.gather(1, owner[:, None]).squeeze(1)
+    total = torch.zeros(logits.shape[1], dtype=own.dtype, device=own.device)
+    count = torch.bincount(owner, minlength=logits.shape[1])
+    return -total.index_add(0, owner, own) / count
+
+
+def identity_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """L_id: label-smoothed cross-entropy of logits [B, C] (Luo et al. 2019)."""
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+
+def triplet_loss(features: Tensor, labels: Tensor, margin: float, normalize: bool) -> Tensor:
+    """L_tri: batch-hard triplet loss on Euclidean distances of [B, F] (Hermans et al. 2017).
+
+    The farthest crop of the same identity should be nearer than the nearest of another by `margin`.
+    """
+    if normalize:
+        features = F.normalize(features, dim=1)
+    distance = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    same = labels[:, None] == labels[None, :]
+    hardest_positive = distance.masked_fill(~same, -torch.inf).amax(1)
+    hardest_negative = distance.masked_fill(same, torch.inf).amin(1)
+    return F.relu(hardest_positive - hardest_negative + margin).mean()
+
+
+def image_to_text_loss(
+    projected: Tensor, identity_texts: Tensor, labels: Tensor, label_smoothing: float
+) -> Tensor:
+    """L_i2tce (Eq. 3): the identity texts [C, D] as classifier of projected images [B, D].
+
+    Raw dot products with a label-smoothed target q_k, as in CLIP-ReID's code.
+    """
+    return F.cross_entropy(projected @ identity_texts.T, labels, label_smoothing=label_smoothing)
+
+
+def alignment_loss(
+    aligned: Tensor,
+    part_texts: Tensor,
+    labels: Tensor,
+    parts: Tensor,
+    distance: Literal["cosine", "mse"],
+) -> Tensor:
+    """L_align (Eq. 11): fused features [B, D, h, w] against the text of their identity and part.
+
+    part_texts [C, P, D], labels [B] rows of it, parts [B, h, w] part ids or IGNORE. "cosine" is the
+    squared distance of unit vectors, 2 − 2·cos, averaged over valid cells; "mse" the plain mean
+    squared error. Zero when no cell is valid.
+    """
+    valid = parts != IGNORE
+    image, row, column = valid.nonzero(as_tuple=True)
+    if len(image) == 0:
+        return aligned.sum() * 0.0
+    features = aligned[image, :, row, column]  # [S, D]
+    targets = part_texts[labels[image], parts[image, row, column].long()]
+    if distance == "cosine":
+        return (2 - 2 * F.cosine_similarity(features, targets, dim=1)).mean()
+    return F.mse_loss(features, targets)

@@ -1,0 +1,101 @@
+"""Run folders: `runs/<kind>-<number>/` with config.yaml, metrics.jsonl, artifacts and run.json.
+
+`run.json` is written last, so its presence means the run is complete; the latest complete run of a
+kind is what a later command takes when none is named.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pivl_distill.config import DataSettings
+from pivl_distill.errors import PivlError
+from pivl_distill.files import write_json, write_text
+
+RUNS_DIR = Path("runs")
+Kind = Literal["teach", "student", "export"]
+
+
+class Run:
+    """One run's folder; writes are atomic except metrics.jsonl, which is appended line by line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, kind: Kind, config_yaml: str, path: Path | None = None) -> Run:
+        """A fresh folder: `path`, or the next free `runs/<kind>-<number>`.
+
+        An existing folder is never written over: PivlError.
+        """
+        if path is None:
+            numbers = [_number(p) for p in RUNS_DIR.glob(f"{kind}-*")]
+            path = RUNS_DIR / f"{kind}-{max(numbers, default=0) + 1}"
+        if path.exists() and any(path.iterdir()):
+            raise PivlError(f"{path} already holds a run; name another folder with --out.")
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(path / "config.yaml", config_yaml)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> Run:
+        """An existing complete run; PivlError when it is missing or unfinished."""
+        if not path.is_dir():
+            raise PivlError(f"No run folder at {path}.")
+        if not (path / "run.json").is_file():
+            raise PivlError(f"{path} holds no finished run (no run.json); run it again.")
+        return cls(path)
+
+    @classmethod
+    def latest(cls, kind: Kind) -> Run:
+        """The complete run of this kind that finished last; PivlError when there is none."""
+        finished = [p.parent for p in RUNS_DIR.glob("*/run.json") if Run(p.parent).kind == kind]
+        if not finished:
+            raise PivlError(
+                f"No finished {kind} run in {RUNS_DIR.resolve()}; run `pivl-distill {kind}` first"
+                " or name a folder."
+            )
+        return cls(max(finished, key=lambda path: (path / "run.json").stat().st_mtime_ns))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `finish` wrote."""
+        facts: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        return facts
+
+    @property
+    def kind(self) -> str:
+        """teach, student or export."""
+        return str(self.facts["kind"])
+
+    @property
+    def data(self) -> DataSettings:
+        """The data settings of the run's configuration."""
+        return data_of(self.path)
+
+    def log(self, **metrics: Any) -> None:
+        """Append one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def finish(self, kind: Kind, **facts: Any) -> None:
+        """Mark the run complete with its summary."""
+        write_json(self.path / "run.json", {"kind": kind, **facts})
+
+
+def data_of(folder: Path) -> DataSettings:
+    """The data settings in a folder's config.yaml; the defaults where there is none."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return DataSettings()
+    (section,) = yaml.safe_load(path.read_text()).values()
+    return DataSettings.model_validate(section["data"])
+
+
+def _number(path: Path) -> int:
+    suffix = path.name.rsplit("-", 1)[-1]
+    return int(suffix) if suffix.isdigit() else 0

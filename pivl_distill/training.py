@@ -1,0 +1,213 @@
+"""Stage 2: the one training loop, for teacher and student alike (π-VL §3.4, Eq. 12).
+
+Crops and maps are augmented together; the bank gives the texts. Order and augmentation of the data
+depend on the seed and the epoch alone, so runs that differ only in their losses see the same data.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pivl_distill.bank import PromptBank
+from pivl_distill.config import LossSettings, Stage2Settings
+from pivl_distill.console import track
+from pivl_distill.data.parsing import to_grid
+from pivl_distill.data.sampling import epoch_rng, pk_batches
+from pivl_distill.data.store import CropStore
+from pivl_distill.data.transforms import Augmentation, augment
+from pivl_distill.data.vocabulary import IGNORE, Vocabulary
+from pivl_distill.embedding import normalize_crops
+from pivl_distill.losses import alignment_loss, identity_loss, image_to_text_loss, triplet_loss
+from pivl_distill.reid import ReIDNetwork, ReIDOutput
+from pivl_distill.runs import Run
+
+WARMUP_START = 0.02
+"""Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What stage 2 takes from a bank; row c belongs to training identity c."""
+
+    identity: Tensor
+    """[C, D] classifier of Eq. 3, of norm `text_scale`."""
+    part: Tensor
+    """[C, P, D] targets of Eq. 11."""
+    present: Tensor
+    """bool [C, P]; cells of a part never seen on the identity have no target."""
+    vocabulary: Vocabulary
+
+    @classmethod
+    def of(cls, bank: PromptBank, text_scale: float) -> Texts:
+        """The texts of a bank whose rows are in the order of the training identities."""
+        identity = F.normalize(bank.identity, dim=1) * text_scale
+        return cls(identity, bank.part, bank.present, bank.vocabulary)
+
+    def to(self, device: torch.device) -> Texts:
+        """The same texts on another device."""
+        return Texts(
+            self.identity.to(device),
+            self.part.to(device),
+            self.present.to(device),
+            self.vocabulary,
+        )
+
+
+def train(
+    network: ReIDNetwork,
+    store: CropStore,
+    texts: Texts | None,
+    settings: Stage2Settings,
+    seed: int,
+    run: Run,
+    description: str,
+) -> None:
+    """Train `network` in place by Eq. 12; one line of metrics per epoch goes to the run."""
+    stage = Stage2(network, store, texts, settings)
+    start, crops_seen = time.monotonic(), 0
+    network.train()
+    for epoch in track(range(settings.epochs), description, unit="epochs"):
+        rng = epoch_rng(seed, epoch)
+        batches = pk_batches(
+            store.pids, settings.identities_per_batch, settings.crops_per_identity, rng
+        )
+        totals = Totals()
+        for number, batch in enumerate(batches):
+            set_rate(stage.optimizer, settings, epoch + number / len(batches))
+            totals.add(stage.step(batch, rng))
+        crops_seen += sum(map(len, batches))
+        rate = crops_seen / (time.monotonic() - start)
+        run.log(stage="reid", epoch=epoch + 1, crops_per_s=round(rate, 1), **totals.mean())
+    network.eval()
+
+
+class Stage2:
+    """One step of training: augment, forward, Eq. 12, update."""
+
+    def __init__(
+        self,
+        network: ReIDNetwork,
+        store: CropStore,
+        texts: Texts | None,
+        settings: Stage2Settings,
+    ) -> None:
+        self.network = network
+        self.store = store
+        self.texts = texts
+        self.settings = settings
+        self.device = next(network.parameters()).device
+        self.labels = torch.from_numpy(np.unique(store.pids, return_inverse=True)[1])
+        self.optimizer = make_optimizer(network, settings)
+        self.augmentation = Augmentation(**settings.augment.model_dump())
+        red, green, blue = (round(255 * channel) for channel in network.mean)
+        self.fill_rgb = (red, green, blue)
+
+    def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
+        """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
+        crops, maps = self._augmented(batch, rng)
+        images = torch.from_numpy(crops).to(self.device)
+        labels = self.labels[batch].to(self.device)
+        output = self.network(normalize_crops(images, self.network.mean, self.network.std))
+        terms = loss_terms(output, labels, maps, self.texts, self.settings.loss)
+        loss = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        accuracy = (output.logits[0].argmax(1) == labels).float().mean()
+        return {**terms, "accuracy": accuracy}
+
+    def _augmented(
+        self, batch: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        crops, maps, mirror = self.store.crops[batch], None, None
+        if self.texts is not None and self.store.maps is not None:
+            maps, mirror = self.store.maps[batch], self.texts.vocabulary.mirror
+        return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng)
+
+
+def loss_terms(
+    output: ReIDOutput,
+    labels: Tensor,
+    maps: np.ndarray | None,
+    texts: Texts | None,
+    settings: LossSettings,
+) -> dict[str, Tensor]:
+    """The weighted terms of Eq. 12: L_id + L_tri + L_i2tce + L_align."""
+    smoothing = settings.label_smoothing
+    identity = [identity_loss(logits, labels, smoothing) for logits in output.logits]
+    triplet = [
+        triplet_loss(features, labels, settings.triplet_margin, settings.triplet_normalize)
+        for features in output.metric
+    ]
+    terms = {
+        "identity": settings.identity * torch.stack(identity).sum(),
+        "triplet": settings.triplet * torch.stack(triplet).sum(),
+    }
+    if texts is not None and output.projected is not None:
+        terms["image_to_text"] = settings.image_to_text * image_to_text_loss(
+            output.projected, texts.identity, labels, smoothing
+        )
+    if texts is not None and output.aligned is not None and maps is not None:
+        parts = target_parts(maps, labels, output.aligned, texts, settings)
+        terms["align"] = settings.align * alignment_loss(
+            output.aligned, texts.part, labels, parts, settings.align_distance
+        )
+    return terms
+
+
+def target_parts(
+    maps: np.ndarray, labels: Tensor, aligned: Tensor, texts: Texts, settings: LossSettings
+) -> Tensor:
+    """The part of each cell [B, h, w], IGNORE where Eq. 11 has no target."""
+    vocabulary = texts.vocabulary
+    grid = (aligned.shape[2], aligned.shape[3])
+    parts = to_grid(torch.from_numpy(maps), grid, len(vocabulary)).to(aligned.device)
+    known = parts != IGNORE
+    seen = texts.present[labels[:, None, None], parts.where(known, torch.zeros_like(parts)).long()]
+    keep = known & seen
+    if settings.align_background == "ignore":
+        keep &= parts != vocabulary.background
+    return parts.where(keep, torch.full_like(parts, IGNORE))
+
+
+def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.optim.Optimizer:
+    """Adam; weight decay on matrices and kernels, not on biases and norms."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, settings: Stage2Settings, epoch: float) -> None:
+    """A cosine over all epochs after a linear warm-up; `epoch` counts from 0, with its fraction."""
+    warm = (epoch + WARMUP_START) / settings.warmup_epochs if settings.warmup_epochs else 1.0
+    cosine = 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate * min(1.0, warm) * max(settings.min_lr_ratio, cosine)
+
+
+class Totals:
+    """Running means of one epoch's loss terms and training accuracy."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Count one step; nothing leaves the device."""
+        for name, value in terms.items():
+            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach()
+        self.count += 1
+
+    def mean(self) -> dict[str, float]:
+        """Means over the steps counted."""
+        return {name: round((total / self.count).item(), 5) for name, total in self.sums.items()}

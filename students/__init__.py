@@ -1,0 +1,1 @@
+"""Stage two of the pipeline: light networks taught by a prompt bank."""

@@ -1,0 +1,207 @@
+"""The student networks: any timm model with feature stages, and MobileNetV2 at width 0.25.
+
+Table 5 of the paper distils into MobileNetV2 ×0.25, which timm does not hold; importing this file
+adds it to timm's registry under `mobilenetv2_025`, with the published ImageNet weights' address.
+`create_backbone` makes the bare network that is trained and later exported; `Backbone` shows its
+maps to the fusion head, which Eq. 9–10 attach to strides 4, 8 and 16 (to the last block's patch
+tokens of a ViT).
+
+Left out on purpose: heads and necks. A student's retrieval vector is what the bare network returns.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+)
+from timm.models.efficientnet import EfficientNet, decode_arch_def, round_channels
+from torch import Tensor, nn
+
+from pivl_distill.errors import PivlError
+from students.pretrained import in_timm_names, load_network
+
+LastStride = Literal["auto", 1, 2]
+PYRAMID_STRIDES = (4, 8, 16)
+
+default_cfgs = generate_default_cfgs(
+    {
+        "mobilenetv2_025.in1k": {
+            "url": "https://github.com/d-li14/mobilenetv2.pytorch/raw/master/pretrained/"
+            "mobilenetv2_0.25-b61d2159.pth",
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "pool_size": (7, 7),
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "first_conv": "conv_stem",
+            "classifier": "classifier",
+            "license": "apache-2.0",
+        }
+    }
+)
+
+
+@register_model
+def mobilenetv2_025(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
+    """MobileNetV2 (Sandler et al. 2018) with 0.25 times the channels; 1,519,112 parameters.
+
+    The last convolution keeps its 1280 channels, as in the paper: only widths above 1 scale it.
+    """
+    stages = [
+        ["ds_r1_k3_s1_c16"],
+        ["ir_r2_k3_s2_e6_c24"],
+        ["ir_r3_k3_s2_e6_c32"],
+        ["ir_r4_k3_s2_e6_c64"],
+        ["ir_r3_k3_s1_e6_c96"],
+        ["ir_r3_k3_s2_e6_c160"],
+        ["ir_r1_k3_s1_e6_c320"],
+    ]
+    settings = {
+        "block_args": decode_arch_def(stages),
+        "num_features": 1280,
+        "stem_size": 32,
+        "round_chs_fn": partial(round_channels, multiplier=0.25),
+        "act_layer": nn.ReLU6,
+    }
+    return build_model_with_cfg(
+        EfficientNet,
+        "mobilenetv2_025",
+        pretrained,
+        pretrained_filter_fn=in_timm_names,
+        **settings | kwargs,
+    )
+
+
+@dataclass(frozen=True)
+class BackboneOutput:
+    """`feature` [B, F], the network's own output; `pyramid` the maps [B, C, h, w], finest first."""
+
+    feature: Tensor
+    pyramid: tuple[Tensor, ...]
+
+
+class Backbone(nn.Module):
+    """A bare timm network that also shows the maps the fusion head reads.
+
+    A CNN shows strides 4, 8 and 16; a ViT the patch tokens of its last block, before the final
+    norm, as one map. `network` is what gets exported and holds every parameter.
+    """
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network: Any = network
+        self.kind, self._stages = _pyramid_stages(network)
+        channels = [stage["num_chs"] for stage in _feature_stages(network)]
+        self.pyramid_channels: tuple[int, ...] = tuple(channels[i] for i in self._stages)
+        self.feature_dim: int = network.head_hidden_size or network.num_features
+
+    def forward(self, images: Tensor) -> BackboneOutput:
+        """Normalised images [B, 3, H, W] → feature and pyramid."""
+        last, pyramid = self.network.forward_intermediates(
+            images, indices=self._stages, output_fmt="NCHW"
+        )
+        feature = self.network.forward_head(last, pre_logits=True)
+        return BackboneOutput(feature, tuple(pyramid))
+
+
+def create_backbone(
+    name: str,
+    *,
+    image_size_hw: tuple[int, int],
+    pretrained: str = "none",
+    last_stride: LastStride = "auto",
+) -> nn.Module:
+    """The bare timm network `name`: normalised images [B, 3, H, W] → features [B, F].
+
+    `pretrained` is "none", "timm" (downloads timm's published weights) or a .safetensors or .pth
+    file. `last_stride` 1 keeps the final stage at stride 16, as is usual in re-identification (Sun
+    et al. 2018, PCB); "auto" does so wherever the network allows it.
+
+    Raises PivlError for a name, weights, size or stride that does not fit.
+    """
+    if not timm.is_model(name):
+        known = timm.list_models()
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"; did you mean '{near[0]}'?" if near else "."
+        raise PivlError(
+            f"Unknown architecture '{name}'{hint} timm.list_models() holds {len(known)}."
+        )
+    network = load_network(name, image_size_hw, pretrained)
+    kind, _ = _pyramid_stages(network)
+    if not _map_sizes(network, image_size_hw):
+        raise PivlError(
+            f"{name} cannot take images of {image_size_hw[0]}x{image_size_hw[1]} pixels; "
+            "set a larger size_hw, or one that its patch size divides."
+        )
+    if last_stride == 2:
+        return network
+    finer = _with_last_stride_1(network, image_size_hw) if kind == "cnn" else None
+    if finer is None and last_stride == 1:
+        raise PivlError(f"{name} cannot be run with last_stride 1; set last_stride to 2 or auto.")
+    return finer or network
+
+
+def _feature_stages(network: Any) -> list[dict[str, Any]]:
+    info = getattr(network, "feature_info", [])
+    return list(getattr(info, "info", info))
+
+
+def _pyramid_stages(network: Any) -> tuple[Literal["cnn", "vit"], list[int]]:
+    """Which feature stages form the pyramid; PivlError for a network that has none."""
+    reductions = [stage["reduction"] for stage in _feature_stages(network)]
+    if hasattr(network, "forward_intermediates") and reductions:
+        if set(PYRAMID_STRIDES) <= set(reductions):
+            return "cnn", [reductions.index(stride) for stride in PYRAMID_STRIDES]
+        if len(set(reductions)) == 1:
+            return "vit", [len(reductions) - 1]
+    name = network.pretrained_cfg["architecture"]
+    raise PivlError(
+        f"{name} shows neither maps of strides 4, 8 and 16 nor one grid of patches, so nothing can "
+        "be aligned with the text; choose another arch, for example mobilenetv2_025 or resnet18."
+    )
+
+
+def _map_sizes(network: Any, image_size_hw: tuple[int, int]) -> list[tuple[int, int]]:
+    """(h, w) of every feature stage; empty when the network cannot run at this size."""
+    training = network.training
+    try:
+        with torch.no_grad():
+            last, maps = network.eval().forward_intermediates(torch.zeros(1, 3, *image_size_hw))
+            network.forward_head(last)
+    except (RuntimeError, AssertionError):
+        return []
+    finally:
+        network.train(training)
+    return [(m.shape[-2], m.shape[-1]) for m in maps]
+
+
+def _with_last_stride_1(network: nn.Module, image_size_hw: tuple[int, int]) -> nn.Module | None:
+    """A copy whose strided layers between the stride-16 and stride-32 features have stride 1."""
+    stages = {stage["reduction"]: stage["module"] for stage in _feature_stages(network)}
+    if 32 not in stages:
+        return None
+    finer = copy.deepcopy(network)
+    names = [name for name, _ in finer.named_modules()]
+    ends = [
+        max(i for i, n in enumerate(names) if f"{n}.".startswith(f"{stages[s]}.")) for s in (16, 32)
+    ]
+    for name in names[ends[0] + 1 : ends[1] + 1]:
+        layer = finer.get_submodule(name)
+        if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
+            layer.stride = (1, 1)
+        elif isinstance(layer, nn.AvgPool2d | nn.MaxPool2d) and layer.stride in (2, (2, 2)):
+            # A pool that only halves the map becomes the identity; an overlapping one only slides.
+            layer.kernel_size = 1 if layer.kernel_size == layer.stride else layer.kernel_size
+            layer.stride = 1
+    sizes = _map_sizes(finer, image_size_hw)
+    return finer if sizes and sizes[-1] == sizes[-2] else None

@@ -1,0 +1,134 @@
+"""`pivl-distill student`: a bank teaches a light network. No CLIP runs, none need be installed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+
+from pivl_distill.bank import PromptBank
+from pivl_distill.config import StudentConfig, dump_config
+from pivl_distill.console import note
+from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.store import CropStore
+from pivl_distill.errors import PivlError
+from pivl_distill.evaluation import TestCrops, evaluate_model, pick_device
+from pivl_distill.retrieval import RetrievalResult
+from pivl_distill.runs import Run
+from pivl_distill.training import Texts, train
+from students.archs import create_backbone
+from students.student import Student, save_student
+
+STUDENT_FILE = "student.safetensors"
+WEIGHTS_DIR = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class StudentReport:
+    """What a student run made and how good it is."""
+
+    run: Path
+    student: Path
+    start: str
+    retrieval: RetrievalResult
+    missing_maps: int
+    seconds: float
+
+
+def distill(
+    config: StudentConfig, bank_file: Path | None, out: Path | None = None
+) -> StudentReport:
+    """Train a student under `config.supervision`; `bank_file` is None exactly for "none"."""
+    dataset = load_dataset(config.data.spec, config.data.parsing)
+    bank = None if bank_file is None else chosen_bank(config, PromptBank.load(bank_file), dataset)
+    align = config.supervision in ("part", "label", "permuted")
+    if bank is not None and align:
+        check_vocabulary(bank, dataset)
+    start = starting_point(config.arch, config.pretrained, dataset)
+    torch.manual_seed(config.seed)
+    network = create_backbone(
+        config.arch,
+        image_size_hw=config.data.size_hw,
+        pretrained=start,
+        last_stride=config.last_stride,
+    )
+    identities = len(dataset.train_pids)
+    dim = bank.dim if bank else None
+    device = pick_device(config.device)
+    student = Student(
+        config.arch, network, config.data.size_hw, identities, dim, align, config.stage2.head
+    ).to(device)
+    run = Run.create("student", dump_config(config, "student"), out)
+    store = CropStore.load(dataset.train, config.data.size_hw, bank.vocabulary if bank else None)
+    texts = Texts.of(bank, config.stage2.loss.text_scale).to(device) if bank else None
+    clock = time.monotonic()
+    train(student, store, texts, config.stage2, config.seed, run, "Training the student")
+    seconds = time.monotonic() - clock
+    model = student.embedding_model()
+    save_student(model, run.path / STUDENT_FILE, config.last_stride)
+    retrieval = evaluate_model(model, TestCrops.load(dataset, config.data.size_hw))
+    run.finish(
+        "student",
+        retrieval=retrieval.summary(),
+        start=start,
+        bank=None if bank is None else {"file": str(bank_file), **bank.provenance},
+        missing_maps=store.missing_maps,
+        seconds=seconds,
+    )
+    return StudentReport(
+        run=run.path,
+        student=run.path / STUDENT_FILE,
+        start=start,
+        retrieval=retrieval,
+        missing_maps=store.missing_maps,
+        seconds=seconds,
+    )
+
+
+def chosen_bank(config: StudentConfig, bank: PromptBank, dataset: ReIDDataset) -> PromptBank:
+    """The bank's rows for the training identities, in the form that the supervision asks for."""
+    bank = bank.select(dataset.train_pids)
+    if config.supervision == "label":
+        return bank.label_only()
+    if config.supervision == "permuted":
+        return bank.permuted(config.seed)
+    return bank
+
+
+def check_vocabulary(bank: PromptBank, dataset: ReIDDataset) -> None:
+    """PivlError unless the data set has maps in the bank's own vocabulary."""
+    if dataset.vocabulary is None:
+        raise PivlError(
+            f"{dataset.name} has no parsing maps to align parts by; name their folder with"
+            " --parsing, or learn from identity texts alone with --set supervision=identity."
+        )
+    if dataset.vocabulary != bank.vocabulary:
+        raise PivlError(
+            f"The bank speaks of {bank.vocabulary.name} parts but the maps are in"
+            f" {dataset.vocabulary.name}; teach with these maps, or use the maps it was made from."
+        )
+
+
+def starting_point(arch: str, pretrained: str, dataset: ReIDDataset) -> str:
+    """What `pretrained` means here: "timm", "none" or a file.
+
+    "auto" is the embedded start on synthetic people where there is one for this arch, else timm's
+    published weights where there are any, else random weights, which is said.
+    """
+    embedded = WEIGHTS_DIR / f"{arch}.safetensors"
+    if pretrained == "embedded" and not embedded.is_file():
+        raise PivlError(f"There is no embedded start for {arch}; set pretrained to timm or none.")
+    if pretrained == "embedded" or (
+        pretrained == "auto" and dataset.synthetic and embedded.is_file()
+    ):
+        return str(embedded)
+    if pretrained != "auto":
+        return pretrained
+    if not dataset.synthetic and timm.is_model(arch) and timm.is_model_pretrained(arch):
+        return "timm"
+    note(f"{arch} starts from random weights; name a file with --pretrained for a better start.")
+    return "none"

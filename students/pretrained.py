@@ -1,0 +1,90 @@
+"""ImageNet weights for a bare backbone: timm's published ones, or a file.
+
+Files are read without unpickling. The classifier is ignored, present or not; anything else that
+does not fit is an error, for a network half loaded trains without complaint.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.layers import resample_abs_pos_embed
+from timm.models import load_state_dict
+from timm.models.efficientnet import EfficientNet
+from torch import Tensor
+
+from pivl_distill.errors import PivlError
+
+
+def load_network(name: str, image_size_hw: tuple[int, int], pretrained: str) -> Any:
+    """The timm network `name` without its classifier, as `create_backbone` describes it."""
+    settings: dict[str, Any] = {"num_classes": 0}
+    if timm.get_pretrained_cfg(name).fixed_input_size:
+        settings["img_size"] = image_size_hw
+    if pretrained == "timm":
+        try:
+            return timm.create_model(name, pretrained=True, **settings)
+        except Exception as error:  # whatever the download libraries raise
+            raise PivlError(
+                f"No published weights of {name} could be loaded ({error}). Set pretrained to a "
+                ".safetensors or .pth file that holds them, or to none."
+            ) from error
+    network = timm.create_model(name, **settings)
+    if pretrained != "none":
+        _load_file(network, Path(pretrained))
+    return network
+
+
+def _load_file(network: Any, path: Path) -> None:
+    if not path.is_file():
+        raise PivlError(
+            f"There are no weights at '{path}'; set pretrained to none, timm or a file."
+        )
+    try:
+        published = load_state_dict(str(path), weights_only=True)
+    except Exception as error:  # torch and safetensors each have their own
+        raise PivlError(f"'{path}' is not a readable weights file: {error}") from error
+    state = in_timm_names(published, network)
+    own = network.state_dict()
+    classifier = network.pretrained_cfg["classifier"]
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    ignored = tuple(f"{head}." for head in heads)
+    wrong = [f"no {key}" for key in own.keys() - state.keys() if "num_batches" not in key]
+    wrong += [f"extra {key}" for key in state.keys() - own.keys() if not key.startswith(ignored)]
+    wrong += [
+        f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
+        for key in own.keys() & state.keys()
+        if state[key].shape != own[key].shape
+    ]
+    if wrong:
+        raise PivlError(
+            f"'{path}' does not fit the architecture in {len(wrong)} places: "
+            f"{'; '.join(sorted(wrong)[:5])}. Set arch to the one that the file was made for."
+        )
+    network.load_state_dict(state, strict=False)
+
+
+def in_timm_names(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
+    """Published weights as `network` names and shapes them; what is not known stays as it is.
+
+    d-li14's MobileNetV2 files list the same tensors in the same order under other names. Position
+    embeddings of a square image are interpolated to the network's grid, as timm does.
+    """
+    if "features.0.0.weight" in state and isinstance(network, EfficientNet):
+        theirs = {k: v for k, v in state.items() if "num_batches" not in k}
+        ours = [k for k in network.state_dict() if "num_batches" not in k]
+        heads = {k: v for k, v in theirs.items() if k.startswith("classifier.")}
+        body = [v for k, v in theirs.items() if k not in heads]
+        return dict(zip((k for k in ours if k not in heads), body, strict=False)) | heads
+    position, ours_position = state.get("pos_embed"), getattr(network, "pos_embed", None)
+    if position is None or ours_position is None or position.shape == ours_position.shape:
+        return state
+    grid, prefix = network.patch_embed.grid_size, network.num_prefix_tokens
+    patches = position.shape[1] - prefix
+    if math.isqrt(patches) ** 2 != patches:
+        return state  # the file does not say which grid it was made for
+    resized = resample_abs_pos_embed(position, list(grid), num_prefix_tokens=prefix)
+    return state | {"pos_embed": resized}

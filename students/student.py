@@ -1,0 +1,78 @@
+"""The student network: a timm backbone inside the ReID shell, supervised by texts alone.
+
+A linear layer takes the retrieval vector into the joint space for Eq. 3 and the fusion head takes
+the maps of strides 4, 8 and 16 there for Eq. 11; both exist in training only. Without a bank
+neither exists, and what remains is the plain baseline.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from pivl_distill.checkpoint import load_tensors, save_tensors
+from pivl_distill.config import HeadSettings
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.fusion import build_fusion_head
+from pivl_distill.reid import Neck, ReIDNetwork, ReIDOutput
+from students.archs import Backbone, LastStride, create_backbone
+
+KIND = "student"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Student(ReIDNetwork):
+    """`dim` is D of the bank, None without one; `align` whether Eq. 11 is used."""
+
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
+    def __init__(
+        self,
+        arch: str,
+        network: nn.Module,
+        size_hw: tuple[int, int],
+        identities: int,
+        dim: int | None,
+        align: bool,
+        head: HeadSettings,
+    ) -> None:
+        super().__init__()
+        self.arch, self.size_hw = arch, size_hw
+        self.backbone = Backbone(network)
+        self.neck = Neck(self.backbone.feature_dim, identities)
+        self.project = nn.Linear(self.backbone.feature_dim, dim) if dim else None
+        self.fusion = None
+        if dim and align:
+            channels = self.backbone.pyramid_channels
+            self.fusion = build_fusion_head(self.backbone.kind, channels, dim, size_hw, head)
+
+    def forward(self, images: Tensor) -> ReIDOutput:
+        out = self.backbone(images)
+        return ReIDOutput(
+            metric=(out.feature,),
+            logits=(self.neck(out.feature),),
+            projected=self.project(out.feature) if self.project else None,
+            aligned=self.fusion(out.pyramid) if self.fusion else None,
+        )
+
+    def embedding_model(self) -> EmbeddingModel:
+        network = self.backbone.network.eval()
+        return EmbeddingModel(self.arch, network, self.size_hw, self.mean, self.std)
+
+
+def save_student(model: EmbeddingModel, path: Path, last_stride: LastStride) -> None:
+    """Write the bare backbone's weights with what is needed to rebuild it."""
+    facts = {"arch": model.name, "size_hw": model.size_hw, "last_stride": last_stride}
+    save_tensors(path, KIND, model.network.state_dict(), facts)
+
+
+def load_student(path: Path) -> EmbeddingModel:
+    """The bare backbone in a checkpoint."""
+    _, state, facts = load_tensors(path, KIND)
+    size_hw: tuple[int, int] = tuple(facts["size_hw"])
+    network = create_backbone(
+        facts["arch"], image_size_hw=size_hw, last_stride=facts["last_stride"]
+    )
+    network.load_state_dict(state)
+    return EmbeddingModel(facts["arch"], network.eval(), size_hw, IMAGENET_MEAN, IMAGENET_STD)

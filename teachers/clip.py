@@ -1,0 +1,176 @@
+"""Loading a CLIP: the embedded tiny ones, or any open_clip ResNet or ViT with their weights.
+
+The tiny models are ordinary open_clip `CLIP`s with small configurations. `tiny_rn` is shipped with
+weights (made by `teachers/pretrain.py` on synthetic people); it plays the part that OpenAI's RN50
+plays on photographs, on synthetic people only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CLIP
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from pivl_distill.checkpoint import load_tensors, save_tensors
+from pivl_distill.errors import PivlError, unknown_name
+from teachers.language import vocabulary_texts
+from teachers.text import TextTower, Tokenizer, token_rows
+from teachers.towers import ImageTower, ResNetTower, ViTTower
+
+WEIGHTS_DIR = Path(__file__).parent / "weights"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TINY_SIZE_HW = (128, 64)
+TINY_OUTPUT_STRIDE = 8
+TINY_DIM = 96
+KIND = "tiny CLIP"
+_TINY_TEXT = {"context_length": 77, "width": 96, "heads": 4, "layers": 2}
+
+TINY: dict[str, dict[str, Any]] = {
+    "tiny_rn": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 12, "head_width": 48},
+    "tiny_vit": {
+        "image_size": TINY_SIZE_HW,
+        "patch_size": 8,
+        "width": 96,
+        "layers": 4,
+        "head_width": 32,
+    },
+}
+"""open_clip vision configurations of the embedded models."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP split into its towers, and how its images are prepared."""
+
+    name: str
+    image: ImageTower
+    text: TextTower
+    logit_scale: Tensor
+    size_hw: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    weights_sha256: str
+
+    def to(self, device: torch.device) -> Clip:
+        """Both towers moved to a device, in place."""
+        self.image.to(device)
+        self.text.to(device)
+        return self
+
+    def freeze(self) -> Clip:
+        """Put both towers in evaluation mode without gradients: stage 1 trains tokens only."""
+        for tower in (self.image, self.text):
+            tower.eval().requires_grad_(False)
+        return self
+
+
+def load_clip(name: str, weights: str, size_hw: tuple[int, int]) -> Clip:
+    """CLIP `name` with `weights` at crop size `size_hw`.
+
+    `weights` is "embedded" (tiny models), an open_clip tag such as "openai", a local file, or
+    "none" for random weights. Raises PivlError for unknown names and for weights that cannot be
+    had.
+    """
+    if name in TINY:
+        return _load_tiny(name, weights, size_hw)
+    if name not in open_clip.list_models():
+        raise unknown_name("CLIP", name, [*TINY, *open_clip.list_models()])
+    return _load_open_clip(name, weights, size_hw)
+
+
+def build_tiny(name: str, rows: list[int]) -> Clip:
+    """An embedded architecture with random weights and a token table of BPE ids `rows`."""
+    text = {**_TINY_TEXT, "vocab_size": len(rows) + 1}
+    clip = CLIP(TINY_DIM, vision_cfg=TINY[name], text_cfg=text)
+    return _split(name, clip, Tokenizer(rows), TINY_SIZE_HW, TINY_OUTPUT_STRIDE)
+
+
+def save_tiny(clip: Clip, path: Path, rows: list[int], facts: dict[str, Any]) -> None:
+    """Write an embedded model in half precision, with its token table and `facts` about it."""
+    state = {key: value.half() for key, value in _towers(clip).state_dict().items()}
+    save_tensors(path, KIND, state, {"clip": clip.name, "rows": rows, **facts})
+
+
+def _load_tiny(name: str, weights: str, size_hw: tuple[int, int]) -> Clip:
+    if size_hw != TINY_SIZE_HW:
+        raise PivlError(
+            f"{name} reads crops of {TINY_SIZE_HW[0]}×{TINY_SIZE_HW[1]} only, not"
+            f" {size_hw[0]}×{size_hw[1]}; leave the size as it is or choose another CLIP."
+        )
+    if weights == "none":
+        return _hashed(build_tiny(name, token_rows(vocabulary_texts())))
+    path = WEIGHTS_DIR / f"{name}.safetensors" if weights == "embedded" else Path(weights)
+    if not path.is_file():
+        raise PivlError(
+            f"No weights for {name} at {path}. Name a file, or make one with"
+            f" `python -m teachers.pretrain --clip {name}`."
+        )
+    _, state, facts = load_tensors(path, KIND)
+    if facts["clip"] != name:
+        raise PivlError(f"{path} holds {facts['clip']}, not {name}.")
+    clip = build_tiny(name, facts["rows"])
+    _towers(clip).load_state_dict(state)
+    return _hashed(clip)
+
+
+def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int]) -> Clip:
+    if weights == "embedded":
+        raise PivlError(
+            f"{name} is not embedded; set clip.weights to an open_clip tag such as 'openai',"
+            " to a local file, or to 'none' for random weights."
+        )
+    is_resnet = "layers" in open_clip.get_model_config(name)["vision_cfg"] and isinstance(
+        open_clip.get_model_config(name)["vision_cfg"]["layers"], list
+    )
+    try:
+        clip = open_clip.create_model(
+            name,
+            pretrained=None if weights == "none" else weights,
+            force_image_size=None if is_resnet else size_hw,
+        )
+    except (RuntimeError, OSError) as error:
+        raise PivlError(
+            f"Could not load {name} with weights '{weights}': {error}. Name one of"
+            f" {open_clip.list_pretrained_tags_by_model(name)}, a local file, or 'none'."
+        ) from error
+    return _hashed(_split(name, clip, Tokenizer(), size_hw, output_stride=16))
+
+
+def _split(
+    name: str, clip: CLIP, tokenizer: Tokenizer, size_hw: tuple[int, int], output_stride: int
+) -> Clip:
+    if isinstance(clip.visual, ModifiedResNet):
+        image: ImageTower = ResNetTower(clip.visual, size_hw, output_stride)
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    elif isinstance(clip.visual, VisionTransformer):
+        image = ViTTower(clip.visual, size_hw)
+        mean = std = (0.5, 0.5, 0.5)
+    else:
+        raise PivlError(
+            f"{name} has a {type(clip.visual).__name__} image tower; only open_clip's"
+            " ModifiedResNet and VisionTransformer can be teachers."
+        )
+    text = TextTower(clip, tokenizer)
+    return Clip(name, image, text, clip.logit_scale, size_hw, mean, std, weights_sha256="")
+
+
+def _towers(clip: Clip) -> nn.Module:
+    towers = nn.ModuleDict({"image": clip.image, "text": clip.text})
+    towers.register_parameter("logit_scale", nn.Parameter(clip.logit_scale.data))
+    return towers
+
+
+def _hashed(clip: Clip) -> Clip:
+    digest = hashlib.sha256()
+    for key, value in sorted(_towers(clip).state_dict().items()):
+        digest.update(key.encode())
+        digest.update(value.detach().to(torch.float32).contiguous().numpy().tobytes())
+    return Clip(**{**clip.__dict__, "weights_sha256": digest.hexdigest()})

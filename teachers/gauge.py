@@ -1,0 +1,149 @@
+"""Gauges that say whether texts mean anything: nearest-text read-outs of a CLIP and of a bank.
+
+A prompt bank can have perfect identity retrieval and still say nothing about parts. On synthetic
+people the truth is known, so the colour that a part text is nearest to tells what it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pivl_distill.bank import PromptBank
+from pivl_distill.console import track
+from pivl_distill.data.parsing import part_shares
+from pivl_distill.data.synthetic.crops import render_crops
+from pivl_distill.data.synthetic.people import COLOURS, attributes, caption
+from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.embedding import normalize_crops
+from teachers.clip import Clip
+from teachers.text import TextTower
+
+UNSEEN_SEED = 9_000_011
+"""People and cameras that no pretraining and no benchmark uses."""
+
+MIN_PIXELS = 6
+"""A part counts as visible from this many pixels on."""
+
+COLOUR_READOUTS = {
+    "hat": ("Hat", "{} hat"),
+    "shoes": ("Left-shoe", "{} shoes"),
+    "socks": ("Socks", "{} socks"),
+    "pants": ("Pants", "{} pants"),
+    "coat": ("Coat", "{} coat"),
+    "upper": ("Upper-clothes", "{} shirt"),
+    "scarf": ("Scarf", "{} scarf"),
+}
+"""Attribute → the part that shows it and how its colour is said."""
+
+
+@dataclass(frozen=True)
+class ClipFigures:
+    """What a tiny CLIP knows about unseen people under unseen cameras; shares of 1."""
+
+    people: int
+    colour: dict[str, float]
+    """Attribute → accuracy of the nearest of 14 colours to the mask-pooled part."""
+    part_naming: float
+    """20-way accuracy of the nearest part word to the mask-pooled part."""
+    caption_rank1: float
+    """Image → its own caption among all."""
+
+
+@dataclass(frozen=True)
+class BankReadout:
+    """What a prompt bank says; shares of 1."""
+
+    own_identity: float
+    """Crop → its identity's prompt among all identities."""
+    nearest_label: float
+    """Present part texts whose nearest bare part word is their own."""
+    colour: dict[str, float] | None
+    """Attribute → accuracy of the nearest colour to the part text; None where truth is unknown."""
+
+
+def read_colours(features: Tensor, text: TextTower, wording: str) -> Tensor:
+    """Index into `COLOURS` of the nearest colour text to each of `features` [N, D]."""
+    texts = text.encode([f"a photo of a person {wording.format(c)}" for c in COLOURS])
+    return (F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1).T).argmax(1)
+
+
+@torch.inference_mode()
+def measure_clip(clip: Clip, people: int = 800, cameras: int = 64) -> ClipFigures:
+    """`ClipFigures` of a frozen CLIP."""
+    crops = render_crops(UNSEEN_SEED, people, cameras)
+    projected, pooled, seen = [], [], []
+    for start in track(range(0, people, 100), "Measuring on unseen people", unit="batches"):
+        images = torch.from_numpy(crops.images[start : start + 100])
+        tokens = clip.image.joint_tokens(normalize_crops(images, clip.mean, clip.std))
+        labels = torch.from_numpy(crops.labels[start : start + 100])
+        shares = part_shares(labels, clip.image.grid_hw, len(LIP20)).flatten(2)
+        projected.append(F.normalize(tokens[:, 0], dim=-1))
+        pooled.append(shares @ tokens[:, 1:])
+        seen.append(F.one_hot(labels.long(), len(LIP20)).sum((1, 2)) >= MIN_PIXELS)
+    parts, visible = F.normalize(torch.cat(pooled), dim=-1), torch.cat(seen)
+    words = F.normalize(clip.text.encode([f"a photo of a person {w}" for w in LIP20.words]), dim=-1)
+    naming = (parts @ words.T).argmax(-1) == torch.arange(len(LIP20))
+    rng = np.random.default_rng(UNSEEN_SEED)
+    captions = clip.text.encode(
+        [
+            caption(who, visible[i].nonzero().flatten().tolist(), rng)
+            for i, who in enumerate(crops.people)
+        ]
+    )
+    similarity = torch.cat(projected) @ F.normalize(captions, dim=-1).T
+    truth = dict(enumerate(map(attributes, crops.people)))
+    return ClipFigures(
+        people=people,
+        colour=colour_accuracy(parts, visible, truth, clip.text),
+        part_naming=naming[visible].float().mean().item(),
+        caption_rank1=(similarity.argmax(1) == torch.arange(people)).float().mean().item(),
+    )
+
+
+def colour_accuracy(
+    parts: Tensor,
+    present: Tensor,
+    truth: Mapping[int, Mapping[str, str | None]],
+    text: TextTower,
+) -> dict[str, float]:
+    """Per attribute, how often features `parts` [N, P, D] are nearest to the true colour.
+
+    `truth` maps rows to attributes; rows that lack the attribute or the part are left out.
+    """
+    accuracy = {}
+    for attribute, (label, wording) in COLOUR_READOUTS.items():
+        part = LIP20.index(label)
+        rows = [r for r, person in truth.items() if person[attribute] and present[r, part]]
+        if rows:
+            expected = torch.tensor([COLOURS.index(str(truth[r][attribute])) for r in rows])
+            hits = read_colours(parts[rows, part], text, wording) == expected
+            accuracy[attribute] = hits.float().mean().item()
+    return accuracy
+
+
+@torch.inference_mode()
+def read_bank(
+    bank: PromptBank,
+    text: TextTower,
+    projected: Tensor,
+    pids: Tensor,
+    people: Mapping[int, Mapping[str, str | None]] | None,
+) -> BankReadout:
+    """`BankReadout` against crops' projected features [N, D] with identities `pids` [N]."""
+    similarity = F.normalize(projected, dim=-1) @ F.normalize(bank.identity, dim=-1).T
+    own = torch.tensor(bank.pids)[similarity.argmax(1)] == pids
+    words = F.normalize(bank.label, dim=-1)
+    nearest = (F.normalize(bank.part, dim=-1) @ words.T).argmax(-1)
+    right = (nearest == torch.arange(len(words)))[bank.present]
+    truth = None if people is None else {row: people[pid] for row, pid in enumerate(bank.pids)}
+    return BankReadout(
+        own_identity=own.float().mean().item(),
+        nearest_label=right.float().mean().item(),
+        colour=None if truth is None else colour_accuracy(bank.part, bank.present, truth, text),
+    )

@@ -1,0 +1,168 @@
+"""CLIP's image towers with their stages named: what prompts, losses and the fusion head look at.
+
+One output type serves the ResNet form (RN50 and the tiny CLIP) and the ViT form. The names follow
+CLIP-ReID (Li et al., AAAI 2023), which trains on the last stage but one, the last stage and the
+projection into the joint space:
+
+    ResNet   previous = GAP(layer3)   feature = GAP(layer4)          projected = attention pooling
+    ViT      previous = CLS(block−1)  feature = CLS(ln_post(last))   projected = feature @ proj
+
+`joint_tokens` gives what `projected` is at every grid position (Eq. 5–7).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from pivl_distill.errors import PivlError
+
+
+@dataclass(frozen=True)
+class TowerOutput:
+    """Features of one forward pass."""
+
+    previous: Tensor
+    """[B, C] the last stage but one, pooled."""
+    feature: Tensor
+    """[B, F] the last stage, pooled."""
+    projected: Tensor
+    """[B, D] the image in the joint space."""
+    pyramid: tuple[Tensor, ...]
+    """Maps [B, C_i, h_i, w_i] for the fusion head (Eq. 9), finest first."""
+
+
+class ResNetTower(nn.Module):
+    """open_clip's `ModifiedResNet` on an H × W crop with a chosen output stride.
+
+    Output stride 16 is the "last stride 1" of ReID; the tiny CLIP uses 8 so that a 64-pixel-wide
+    crop still has an eight-column grid.
+    """
+
+    kind: Literal["cnn", "vit"] = "cnn"
+
+    def __init__(
+        self, visual: ModifiedResNet, size_hw: tuple[int, int], output_stride: int
+    ) -> None:
+        super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise PivlError(f"A ResNet tower has output stride 8, 16 or 32, not {output_stride}.")
+        self.visual = visual
+        self.grid_hw = (size_hw[0] // output_stride, size_hw[1] // output_stride)
+        for stride, layer in ((8, visual.layer3), (16, visual.layer4)):
+            if output_stride <= stride:
+                layer[0].avgpool = nn.Identity()
+                layer[0].downsample[0] = nn.Identity()
+        pool = visual.attnpool
+        side = round((len(pool.positional_embedding) - 1) ** 0.5)
+        pool.positional_embedding = nn.Parameter(
+            resize_position_embedding(pool.positional_embedding.data, (side, side), self.grid_hw)
+        )
+        self.pyramid_channels = tuple(
+            layer[-1].conv3.out_channels for layer in (visual.layer1, visual.layer2, visual.layer3)
+        )
+        self.previous_dim = self.pyramid_channels[-1]
+        self.feature_dim: int = visual.layer4[-1].conv3.out_channels
+        self.dim: int = pool.c_proj.out_features
+
+    def forward(self, images: Tensor) -> TowerOutput:
+        """Images [B, 3, H, W], normalised → `TowerOutput`."""
+        conv2, conv3, conv4, conv5 = self._stages(images)
+        pooled = attention_pool(self.visual.attnpool, conv5, every_token=False)
+        return TowerOutput(
+            previous=conv4.mean((2, 3)),
+            feature=conv5.mean((2, 3)),
+            projected=pooled[:, 0],
+            pyramid=(conv2, conv3, conv4),
+        )
+
+    def joint_tokens(self, images: Tensor) -> Tensor:
+        """[B, 1 + h·w, D]: the image, then every position of `grid_hw`, in the joint space."""
+        *_, conv5 = self._stages(images)
+        return attention_pool(self.visual.attnpool, conv5, every_token=True)
+
+    def _stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        visual = self.visual
+        conv2 = visual.layer1(visual.stem(images))
+        conv3 = visual.layer2(conv2)
+        conv4 = visual.layer3(conv3)
+        return conv2, conv3, conv4, visual.layer4(conv4)
+
+
+class ViTTower(nn.Module):
+    """open_clip's `VisionTransformer` with a class token."""
+
+    kind: Literal["cnn", "vit"] = "vit"
+
+    def __init__(self, visual: VisionTransformer, size_hw: tuple[int, int]) -> None:
+        super().__init__()
+        self.visual = visual
+        patch_h, patch_w = visual.patch_size
+        self.grid_hw = (size_hw[0] // patch_h, size_hw[1] // patch_w)
+        width: int = visual.positional_embedding.shape[1]
+        self.pyramid_channels = (width,)
+        self.previous_dim = self.feature_dim = width
+        self.dim: int = visual.proj.shape[1]
+
+    def forward(self, images: Tensor) -> TowerOutput:
+        """Images [B, 3, H, W], normalised → `TowerOutput`."""
+        visual = self.visual
+        out = visual.forward_intermediates(
+            images, indices=2, intermediates_only=True, output_fmt="NLC", output_extra_tokens=True
+        )
+        previous_class, last_class = out["image_intermediates_prefix"]
+        last = visual.ln_post(torch.cat([last_class, out["image_intermediates"][1]], dim=1))
+        return TowerOutput(
+            previous=previous_class[:, 0],
+            feature=last[:, 0],
+            projected=last[:, 0] @ visual.proj,
+            pyramid=(last[:, 1:].transpose(1, 2).unflatten(2, self.grid_hw),),
+        )
+
+    def joint_tokens(self, images: Tensor) -> Tensor:
+        """[B, 1 + h·w, D]: the image, then every position of `grid_hw`, in the joint space."""
+        visual = self.visual
+        tokens: Tensor = visual.ln_post(visual.transformer(visual._embeds(images))) @ visual.proj
+        return tokens
+
+
+ImageTower = ResNetTower | ViTTower
+
+
+def attention_pool(pool: AttentionPool2d, x: Tensor, *, every_token: bool) -> Tensor:
+    """CLIP's attention pooling: [B, C, h, w] → [B, 1 + h·w, D], the pooled token first.
+
+    CLIP-ReID and π-VL read every token; an embedding needs the first alone ([B, 1, D]).
+    """
+    tokens = x.flatten(2).transpose(1, 2)
+    tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
+    tokens = tokens + pool.positional_embedding
+    asking = tokens if every_token else tokens[:, :1]
+    query, key, value = (
+        projection(these).unflatten(2, (pool.num_heads, -1)).transpose(1, 2)
+        for projection, these in (
+            (pool.q_proj, asking),
+            (pool.k_proj, tokens),
+            (pool.v_proj, tokens),
+        )
+    )
+    attended = F.scaled_dot_product_attention(query, key, value)
+    return pool.c_proj(attended.transpose(1, 2).flatten(2))
+
+
+def resize_position_embedding(
+    embedding: Tensor, old_hw: tuple[int, int], new_hw: tuple[int, int]
+) -> Tensor:
+    """Resample [1 + h·w, C] (class token first) to another grid, bilinearly as CLIP-ReID does."""
+    if old_hw == new_hw:
+        return embedding
+    token, grid = embedding[:1], embedding[1:]
+    grid = grid.T.unflatten(1, old_hw)[None]
+    grid = F.interpolate(grid, size=new_hw, mode="bilinear", align_corners=False)
+    return torch.cat([token, grid[0].flatten(1).T])

@@ -1,0 +1,79 @@
+"""Small networks and their exported graphs, made once: an export takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from export.graph import write_onnx
+from pivl_distill.data.store import CropStore
+from pivl_distill.embedding import EmbeddingModel
+from students.archs import create_backbone
+
+SIZE_HW = (64, 32)
+
+
+def randomised(network: nn.Module) -> nn.Module:
+    """Norms and biases as a trained network has them, not the ones and zeros of a new one."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5) if "weight" in name else nn.init.normal_(
+                parameter
+            )
+    for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.normal_(norm.running_mean, std=0.1)
+        nn.init.uniform_(norm.running_var, 0.5, 1.5)
+    return network.eval()
+
+
+def embedding_model(name: str) -> EmbeddingModel:
+    torch.manual_seed(0)
+    network = randomised(create_backbone(name, image_size_hw=SIZE_HW))
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    return EmbeddingModel(name, network, SIZE_HW, mean, std)
+
+
+@pytest.fixture(scope="session")
+def exported(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], tuple[EmbeddingModel, Path]]:
+    """`exported(name)` is an embedding model of that architecture and its ONNX file."""
+    made: dict[str, tuple[EmbeddingModel, Path]] = {}
+
+    def make(name: str) -> tuple[EmbeddingModel, Path]:
+        if name not in made:
+            model = embedding_model(name)
+            path = tmp_path_factory.mktemp(name) / "model.onnx"
+            made[name] = model, write_onnx(model, path)
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def mobilenet(exported) -> tuple[EmbeddingModel, Path]:
+    return exported("mobilenetv2_025")
+
+
+def crop_store(seed: int, camid: int, identities: int = 6) -> CropStore:
+    """Two random crops of each identity; crops of one identity share their pattern."""
+    pids = np.repeat(np.arange(identities), 2)
+    patterns = np.random.default_rng(0).integers(0, 200, (identities, *SIZE_HW, 3))
+    noise = np.random.default_rng(seed).integers(0, 56, (len(pids), *SIZE_HW, 3))
+    crops = (patterns[pids] + noise).astype(np.uint8)
+    return CropStore(crops, None, pids, np.full(len(pids), camid))
+
+
+@pytest.fixture(scope="session")
+def query() -> CropStore:
+    return crop_store(seed=1, camid=0)
+
+
+@pytest.fixture(scope="session")
+def gallery() -> CropStore:
+    return crop_store(seed=2, camid=1)

@@ -1,0 +1,87 @@
+"""Costs counted from modules and from the graph are equal, and right where they can be derived."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from export.cost import Cost, check_no_teaching, graph_cost, network_cost
+from export.graph import write_onnx
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import PivlError, VerificationError
+from students.archs import create_backbone
+
+
+class Small(nn.Module):
+    """A folded norm, an unfolded one, and a linear layer: countable by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.folded = nn.BatchNorm2d(4)
+        self.unfolded = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4, 5)
+        for norm in (self.folded, self.unfolded):
+            nn.init.normal_(norm.bias)
+
+    def forward(self, images):
+        maps = self.unfolded(self.folded(self.conv(images)).relu())
+        return self.linear(maps.mean((2, 3)))
+
+
+SMALL_COST = Cost(parameters=3 * 4 * 9 + 4 + 4 * 4 + 4 * 5 + 5, macs=8 * 6 * 3 * 4 * 9 + 4 * 5)
+
+
+def small_model(network: nn.Module) -> EmbeddingModel:
+    return EmbeddingModel("small", network.eval(), (8, 6), (0.5,) * 3, (0.5,) * 3)
+
+
+def test_costs_counted_by_hand(tmp_path):
+    network = Small()
+    path = write_onnx(small_model(network), tmp_path / "small.onnx")
+    assert network_cost(network, (8, 6)) == SMALL_COST
+    assert graph_cost(path) == SMALL_COST
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_025", "resnet18", "vit_tiny_patch16_224"])
+def test_graph_and_network_agree_exactly(exported, name):
+    model, path = exported(name)
+    cost = network_cost(model.network, model.size_hw)
+    assert graph_cost(path) == cost
+    assert check_no_teaching(path, model.network, model.size_hw) == cost
+    assert cost.macs > 0
+
+
+def test_an_untrained_network_agrees_too(tmp_path):
+    """Its norms are all ones and zeros, which the exporter stores once or not at all."""
+    network = create_backbone("mobilenetv2_025", image_size_hw=(64, 32))
+    model = EmbeddingModel("new", network, (64, 32), (0.5,) * 3, (0.5,) * 3)
+    path = write_onnx(model, tmp_path / "new.onnx")
+    assert graph_cost(path) == network_cost(network, (64, 32))
+
+
+def test_the_cost_does_not_depend_on_the_modules_mode():
+    network = Small().train()
+    assert network_cost(network, (8, 6)) == SMALL_COST
+
+
+@pytest.mark.parametrize("extra", ["layer", "norm"])
+def test_a_graph_with_more_than_the_network_is_refused(tmp_path, extra):
+    bare = Small()
+    addition = nn.Linear(5, 5) if extra == "layer" else nn.LayerNorm(5)
+    path = write_onnx(small_model(nn.Sequential(bare, addition)), tmp_path / "taught.onnx")
+    with pytest.raises(VerificationError, match="but the bare network"):
+        check_no_teaching(path, bare, (8, 6))
+
+
+def test_unknown_shapes_are_an_error_not_zero(tmp_path):
+    images = onnx.helper.make_tensor_value_info("images", 1, ["batch", 3, "H", "W"])
+    features = onnx.helper.make_tensor_value_info("features", 1, None)
+    weight = onnx.numpy_helper.from_array(torch.zeros(4, 3, 1, 1).numpy(), "weight")
+    conv = onnx.helper.make_node("Conv", ["images", "weight"], ["features"])
+    graph = onnx.helper.make_graph([conv], "g", [images], [features], [weight])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "free.onnx")
+    with pytest.raises(PivlError, match="shapes at Conv"):
+        graph_cost(tmp_path / "free.onnx")

@@ -1,0 +1,67 @@
+"""The cache: where it lies, made once, never half."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pivl_distill.data.synthetic import cache
+from pivl_distill.data.synthetic.cache import cache_folder, cached_dataset
+from pivl_distill.data.synthetic.dataset import GENERATOR_VERSION
+from pivl_distill.data.synthetic.tiers import Tier
+from pivl_distill.errors import PivlError
+
+
+def test_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PIVL_DISTILL_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "pivl-distill"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "pivl-distill"
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+
+
+def test_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path))
+    made: list[tuple[str, int]] = []
+
+    def write(root: Path, tier: Tier, seed: int) -> None:
+        made.append((tier.name, seed))
+        root.mkdir(parents=True)
+
+    monkeypatch.setattr(cache, "write_dataset", write)
+    first = cached_dataset("tiny", 4)
+    assert cached_dataset("tiny", 4) == first
+    assert cached_dataset("tiny", 5) != first
+    assert made == [("tiny", 4), ("tiny", 5)]
+    assert first.name == f"tiny-seed4-v{GENERATOR_VERSION}"
+
+
+def test_another_process_may_finish_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path))
+
+    def lose_the_race(root: Path, tier: Tier, seed: int) -> None:
+        root.mkdir(parents=True)
+        raise OSError("Directory not empty")
+
+    monkeypatch.setattr(cache, "write_dataset", lose_the_race)
+    assert cached_dataset("tiny").is_dir()
+
+
+def test_other_failures_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path))
+
+    def fail(root: Path, tier: Tier, seed: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(cache, "write_dataset", fail)
+    with pytest.raises(OSError, match="disk full"):
+        cached_dataset("tiny")
+
+
+def test_unknown_tier() -> None:
+    with pytest.raises(PivlError, match="Known: default, hard, medium, tiny"):
+        cached_dataset("gigantic")

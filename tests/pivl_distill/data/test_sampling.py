@@ -1,0 +1,68 @@
+"""P×K batches: what every batch and every epoch must hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from pivl_distill.data.sampling import epoch_rng, pk_batches
+from pivl_distill.errors import PivlError
+
+PIDS = np.random.default_rng(0).permutation(np.repeat([3, 8, 9, 20, 21, 40], [9, 8, 4, 2, 7, 12]))
+
+
+def test_each_batch_holds_p_identities_with_k_crops() -> None:
+    batches = pk_batches(PIDS, 3, 4, epoch_rng(0, 0))
+    assert batches
+    for batch in batches:
+        assert batch.shape == (12,)
+        groups = PIDS[batch].reshape(3, 4)
+        assert (groups == groups[:, :1]).all()
+        assert len(set(groups[:, 0])) == 3
+
+
+def test_a_crop_shows_at_most_once_unless_its_identity_is_short() -> None:
+    for epoch in range(20):
+        shown = Counter(np.concatenate(pk_batches(PIDS, 3, 4, epoch_rng(0, epoch))).tolist())
+        assert {PIDS[crop] for crop, times in shown.items() if times > 1} <= {20}
+
+
+def test_a_short_identity_shows_all_its_crops() -> None:
+    pids = np.array([1, 1, 2, 2, 2, 2])
+    (batch,) = pk_batches(pids, 2, 4, epoch_rng(0, 0))
+    assert set(batch.tolist()) == {0, 1, 2, 3, 4, 5}
+
+
+def test_an_epoch_runs_until_fewer_than_p_identities_have_a_group() -> None:
+    groups = {3: 2, 8: 2, 9: 1, 20: 1, 21: 1, 40: 3}
+    for epoch in range(20):
+        batches = pk_batches(PIDS, 3, 4, epoch_rng(1, epoch))
+        used = Counter(np.concatenate([PIDS[batch[::4]] for batch in batches]).tolist())
+        left = [pid for pid, count in groups.items() if count > used[pid]]
+        assert all(used[pid] <= count for pid, count in groups.items())
+        assert len(left) < 3
+
+
+def test_every_crop_has_its_turn() -> None:
+    seen: set[int] = set()
+    for epoch in range(30):
+        seen.update(np.concatenate(pk_batches(PIDS, 3, 4, epoch_rng(0, epoch))).tolist())
+    assert seen == set(range(len(PIDS)))
+
+
+def test_order_depends_on_seed_and_epoch_alone() -> None:
+    def epoch(seed: int, number: int) -> np.ndarray:
+        return np.concatenate(pk_batches(PIDS, 3, 4, epoch_rng(seed, number)))
+
+    np.testing.assert_array_equal(epoch(5, 2), epoch(5, 2))
+    streams = [
+        epoch_rng(seed, number).integers(1 << 62) for seed in range(9) for number in range(9)
+    ]
+    assert len(set(streams)) == 81
+
+
+def test_too_few_identities() -> None:
+    with pytest.raises(PivlError, match="takes 7 identities, but the training split has 6"):
+        pk_batches(PIDS, 7, 4, epoch_rng(0, 0))

@@ -1,0 +1,181 @@
+"""Retrieval: golden figures, a naive recomputation, and the protocol's rules one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pivl_distill.errors import PivlError
+from pivl_distill.retrieval import RetrievalResult, evaluate
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "retrieval.npz"
+
+
+def random_task(seed: int, queries: int = 30, gallery: int = 200) -> list[np.ndarray]:
+    """query, gallery, query_pids, gallery_pids, query_camids, gallery_camids."""
+    rng = np.random.default_rng(seed)
+    return [
+        rng.standard_normal((queries, 16)).astype(np.float32),
+        rng.standard_normal((gallery, 16)).astype(np.float32),
+        rng.integers(1, 12, queries),
+        rng.integers(-1, 10, gallery),
+        rng.integers(0, 3, queries),
+        rng.integers(0, 3, gallery),
+    ]
+
+
+def naive(task: list[np.ndarray], max_rank: int = 50) -> tuple[float, np.ndarray, float, int]:
+    """mAP, CMC, mINP and number of valid queries, walking down each sorted gallery."""
+    query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = task
+    query = query / np.linalg.norm(query.astype(float), axis=1, keepdims=True)
+    gallery = gallery / np.linalg.norm(gallery.astype(float), axis=1, keepdims=True)
+    precisions, curves, penalties = [], [], []
+    for feature, pid, camid in zip(query, query_pids, query_camids, strict=True):
+        distance = ((gallery - feature) ** 2).sum(axis=1)
+        ranked, found_at = 0, []
+        for index in sorted(range(len(gallery)), key=lambda index: (distance[index], index)):
+            same = gallery_pids[index] == pid
+            if gallery_pids[index] == -1 or (same and gallery_camids[index] == camid):
+                continue
+            ranked += 1
+            if same:
+                found_at.append(ranked)
+        if found_at:
+            hits = enumerate(found_at, start=1)
+            precisions.append(np.mean([number / rank for number, rank in hits]))
+            curves.append([float(found_at[0] <= k) for k in range(1, max_rank + 1)])
+            penalties.append(len(found_at) / found_at[-1])
+    mean_curve = np.mean(curves, axis=0)
+    return float(np.mean(precisions)), mean_curve, float(np.mean(penalties)), len(precisions)
+
+
+def assert_same(result: RetrievalResult, other: RetrievalResult) -> None:
+    assert result.mAP == pytest.approx(other.mAP, abs=1e-12)
+    assert result.mINP == pytest.approx(other.mINP, abs=1e-12)
+    np.testing.assert_allclose(result.cmc, other.cmc, atol=1e-12)
+
+
+def test_reproduces_the_reference_implementations() -> None:
+    golden = np.load(GOLDEN, allow_pickle=False)
+    result = evaluate(
+        *(golden[key] for key in ("qf", "gf", "q_pids", "g_pids", "q_cams", "g_cams"))
+    )
+    np.testing.assert_allclose(result.cmc, golden["cmc"], atol=1e-6)
+    assert result.mAP == pytest.approx(float(golden["mAP"]), abs=1e-6)
+    assert result.mINP == pytest.approx(float(golden["mINP"]), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_walking_down_each_gallery(seed: int) -> None:
+    task = random_task(seed)
+    mean_precision, curve, penalty, valid = naive(task)
+    result = evaluate(*task)
+    assert result.mAP == pytest.approx(mean_precision, abs=1e-12)
+    assert result.mINP == pytest.approx(penalty, abs=1e-12)
+    np.testing.assert_allclose(result.cmc, curve, atol=1e-12)
+    assert (result.valid_queries, result.skipped_queries) == (valid, 30 - valid)
+
+
+def test_one_query_by_hand() -> None:
+    angles = np.radians([5, 10, 20, 30, 40])  # hit, junk, miss, hit, distractor
+    gallery = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    pids, camids = np.array([7, 7, 8, 7, 0]), np.array([1, 0, 0, 2, 1])
+    query = np.array([[3.0, 0.0]])
+    result = evaluate(query, gallery, np.array([7]), pids, np.array([0]), camids, max_rank=3)
+    assert result.mAP == pytest.approx((1 / 1 + 2 / 3) / 2)
+    assert result.mINP == pytest.approx(2 / 3)
+    assert result.cmc.tolist() == [1, 1, 1]
+
+
+def test_rank_reads_the_curve() -> None:
+    result = evaluate(*random_task(0))
+    assert result.rank(1) == result.cmc[0]
+    assert result.rank(5) == result.cmc[4] >= result.rank(1)
+
+
+def test_order_of_queries_and_of_a_gallery_without_ties_does_not_matter() -> None:
+    query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = random_task(1)
+    rng = np.random.default_rng(0)
+    q, g = rng.permutation(len(query)), rng.permutation(len(gallery))
+    shuffled = evaluate(
+        query[q], gallery[g], query_pids[q], gallery_pids[g], query_camids[q], gallery_camids[g]
+    )
+    assert_same(shuffled, evaluate(*random_task(1)))
+
+
+def test_chunks_and_lengths_of_features_do_not_matter() -> None:
+    query, gallery, *labels = random_task(2)
+    whole = evaluate(query, gallery, *labels)
+    assert_same(evaluate(query, gallery, *labels, chunk=7), whole)
+    assert_same(evaluate(3 * query, gallery * np.arange(1, 201)[:, None], *labels), whole)
+
+
+@pytest.mark.parametrize("hit", [0, 1, 2])
+def test_ties_keep_the_order_of_the_gallery(hit: int) -> None:
+    gallery = np.array([[0.6, 0.8]] * 3 + [[0.0, 1.0]])
+    pids = np.where(np.arange(4) == hit, 5, 6)
+    one, many = np.array([5]), np.ones(4, int)
+    result = evaluate(np.array([[1.0, 0.0]]), gallery, one, pids, np.array([0]), many)
+    assert result.mAP == pytest.approx(1 / (hit + 1))
+
+
+def test_a_collapsed_network_is_ranked_by_gallery_order() -> None:
+    # Without tolerance a matrix product tells copies of one vector apart by their place.
+    rng = np.random.default_rng(0)
+    gallery = np.repeat(rng.standard_normal((1, 512)), 1003, axis=0)
+    pids = np.repeat([2, 1], [1000, 3])
+    query = rng.standard_normal((61, 512))
+    one, zero = np.ones(61, int), np.zeros(61, int)
+    result = evaluate(query, gallery, one, pids, zero, np.ones(1003, int))
+    assert result.mAP == pytest.approx(np.mean([1 / 1001, 2 / 1002, 3 / 1003]))
+
+
+@pytest.mark.parametrize("extra_pid", [-1, 0])
+def test_junk_does_not_count_and_distractors_do(extra_pid: int) -> None:
+    query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = random_task(3)
+    # A copy of each query stands first, labelled as junk or as a distractor.
+    result = evaluate(
+        query,
+        np.concatenate([gallery, query]),
+        query_pids,
+        np.concatenate([gallery_pids, np.full(len(query), extra_pid)]),
+        query_camids,
+        np.concatenate([gallery_camids, query_camids + 1]),
+    )
+    base = evaluate(*random_task(3))
+    if extra_pid == -1:
+        assert_same(result, base)
+    else:
+        assert result.rank(1) == 0
+        assert result.mAP < base.mAP
+
+
+def test_a_gallery_shorter_than_the_curve_ends_at_its_last_value() -> None:
+    task = random_task(4, gallery=30)
+    result = evaluate(*task, max_rank=100)
+    assert result.cmc.shape == (100,)
+    assert (result.cmc[30:] == 1).all()
+
+
+def test_a_single_camera_leaves_nothing_to_measure() -> None:
+    query, gallery, query_pids, gallery_pids, _, _ = random_task(0)
+    cameras = np.zeros(30, int), np.zeros(200, int)
+    with pytest.raises(PivlError, match="camera"):
+        evaluate(query, gallery, query_pids, gallery_pids, *cameras)
+
+
+@pytest.mark.parametrize(("broken", "name"), [(0, "query"), (1, "gallery")])
+def test_features_must_be_finite(broken: int, name: str) -> None:
+    task = random_task(0)
+    kept = int(np.flatnonzero(task[3] != -1)[2])
+    task[broken][kept if broken else 3, 5] = np.nan
+    with pytest.raises(PivlError, match=f"{name} features are not finite"):
+        evaluate(*task)
+
+
+def test_a_zero_feature_is_merely_unlike_everything() -> None:
+    task = random_task(0)
+    task[1][:] = 0
+    assert 0 < evaluate(*task).mAP < 1

@@ -1,0 +1,148 @@
+"""Weights files: everything is loaded or nothing, under timm's names or the publisher's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pivl_distill.errors import PivlError
+from students.archs import create_backbone
+
+SIZE_HW = (64, 32)
+MOBILENET = "mobilenetv2_025"
+
+
+@pytest.fixture(scope="module")
+def classifier() -> nn.Module:
+    """A network with its 1000-way classifier and batch statistics that are not the default."""
+    torch.manual_seed(0)
+    network = timm.create_model(MOBILENET)
+    for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.normal_(norm.bias)
+        nn.init.normal_(norm.running_mean)
+    return network.eval()
+
+
+def load(path: Path | str, name: str = MOBILENET) -> nn.Module:
+    return create_backbone(name, image_size_hw=SIZE_HW, pretrained=str(path), last_stride=2).eval()
+
+
+def assert_same_features(backbone: nn.Module, classifier: nn.Module) -> None:
+    images = torch.randn(2, 3, *SIZE_HW)
+    expected = classifier.forward_head(classifier.forward_features(images), pre_logits=True)
+    assert torch.equal(backbone(images), expected)
+
+
+def test_safetensors_with_and_without_classifier(classifier, tmp_path):
+    state = classifier.state_dict()
+    save_file(state, tmp_path / "with.safetensors")
+    body = {k: v for k, v in state.items() if not k.startswith("classifier.")}
+    save_file(body, tmp_path / "without.safetensors")
+    for file in ("with.safetensors", "without.safetensors"):
+        assert_same_features(load(tmp_path / file), classifier)
+
+
+def published_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Renames as in d-li14/mobilenetv2.pytorch: features.N.conv.M, then conv, then classifier."""
+    theirs = {}
+    for key, value in state.items():
+        module, _, field = key.rpartition(".")
+        *block, layer = module.split(".")
+        if module in ("conv_stem", "bn1"):
+            new = f"features.0.{int(layer == 'bn1')}"
+        elif module in ("conv_head", "bn2"):
+            new = f"conv.{int(layer == 'bn2')}"
+        elif module == "classifier":
+            new = module
+        else:
+            first = block == ["blocks", "0", "0"]
+            layers = (
+                ["conv_dw", "bn1", "", "conv_pw", "bn2"]
+                if first
+                else ["conv_pw", "bn1", "", "conv_dw", "bn2", "", "conv_pwl", "bn3"]
+            )
+            blocks_before = sum((1, 2, 3, 4, 3, 3, 1)[: int(block[1])])
+            number = 1 + blocks_before + int(block[2])
+            new = f"features.{number}.conv.{layers.index(layer)}"
+        theirs[f"{new}.{field}"] = value
+    return theirs
+
+
+def test_the_published_mobilenet_file_loads_under_its_own_names(classifier, tmp_path):
+    path = tmp_path / "published.pth"
+    torch.save(published_names(classifier.state_dict()), path)
+    assert_same_features(load(path), classifier)
+
+
+def test_position_embeddings_are_interpolated(tmp_path):
+    network = timm.create_model("vit_tiny_patch16_224", img_size=64)
+    path = tmp_path / "vit.safetensors"
+    save_file(network.state_dict(), path)
+    loaded = load(path, "vit_tiny_patch16_224")
+    assert loaded.pos_embed.shape == (1, 1 + 4 * 2, 192)
+    assert torch.equal(loaded.pos_embed[:, 0], network.pos_embed[:, 0])
+    assert torch.equal(loaded.blocks[3].attn.qkv.weight, network.blocks[3].attn.qkv.weight)
+
+
+def test_position_embeddings_of_an_unknown_grid_are_refused(tmp_path):
+    network = timm.create_model("vit_tiny_patch16_224", img_size=(128, 64))
+    path = tmp_path / "vit.safetensors"
+    save_file(network.state_dict(), path)
+    with pytest.raises(PivlError, match=r"pos_embed is \(1, 33, 192\), not \(1, 9, 192\)"):
+        load(path, "vit_tiny_patch16_224")
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_any_other_difference_is_named(classifier, tmp_path, change):
+    state = dict(classifier.state_dict())
+    if change == "missing":
+        del state["conv_stem.weight"]
+    elif change == "extra":
+        state["conv_stem_2.weight"] = torch.zeros(1)
+    else:
+        state["conv_stem.weight"] = torch.zeros(9, 3, 3, 3)
+    path = tmp_path / "weights.safetensors"
+    save_file(state, path)
+    with pytest.raises(PivlError, match=r"in 1 places: .*conv_stem"):
+        load(path)
+
+
+def test_a_file_of_another_network_names_only_the_first_few(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("resnet18").state_dict(), path)
+    with pytest.raises(PivlError) as error:
+        load(path)
+    assert str(error.value).count(";") == 4
+
+
+def test_missing_and_unreadable_files(tmp_path):
+    with pytest.raises(PivlError, match="There are no weights at"):
+        load(tmp_path / "none.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(PivlError, match="not a readable weights file"):
+        load(tmp_path / "text.pth")
+
+
+def test_pickled_objects_are_never_run(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "harmed",))
+
+    torch.save({"state_dict": Harmful()}, tmp_path / "harmful.pth")
+    with pytest.raises(PivlError, match="not a readable weights file"):
+        load(tmp_path / "harmful.pth")
+    assert not (tmp_path / "harmed").exists()
+
+
+def test_a_failed_download_says_to_pass_a_file(monkeypatch):
+    def offline(*_args, **_kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    with pytest.raises(PivlError, match=r"Set pretrained to a \.safetensors or \.pth file"):
+        load("timm")
