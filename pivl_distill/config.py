@@ -9,11 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 import configs
 from pivl_distill.errors import PivlError, unknown_name
@@ -55,6 +64,15 @@ class PromptSettings(Settings):
     label: str = Field("a photo of a person {part}", description="part prompt without identity")
     learned_tokens: PositiveInt = Field(4, description="M; CLIP-ReID uses 4")
     init_std: float = Field(0.02, gt=0, description="standard deviation of the first tokens")
+
+    @field_validator("identity", "part", "label")
+    @classmethod
+    def _check_slots(cls, template: str, info: ValidationInfo) -> str:
+        slots = {"identity": ["{X}"], "part": ["{X}", "{part}"], "label": ["{part}"]}
+        wanted = slots[str(info.field_name)]
+        if re.findall(r"{\w*}|[{}]", template) != wanted:
+            raise ValueError(f"must hold {' and then '.join(wanted)} once and no other braces")
+        return template
 
 
 class TuningSettings(Settings):
@@ -103,7 +121,10 @@ class LossSettings(Settings):
         True, description="mine on unit vectors; raw features (CLIP-ReID) collapse weak starts"
     )
     text_scale: float = Field(
-        10.0, gt=0, description="norm that identity texts are given in Eq. 3; CLIP-ReID uses raw"
+        10.0,
+        gt=0,
+        description="norm that identity texts are given in Eq. 3; CLIP-ReID keeps CLIP's own."
+        " Logits much wider than CLIP's own scale turn label smoothing into a pull to zero",
     )
     align_background: Literal["include", "ignore"] = Field(
         "ignore", description="whether background cells take part in Eq. 11 (literal: include)"
@@ -144,7 +165,7 @@ class TeachConfig(Settings):
     prompts: PromptSettings = PromptSettings()
     tuning: TuningSettings = TuningSettings()
     stage2: Stage2Settings = Stage2Settings(
-        epochs=6, learning_rate=1e-4, loss=LossSettings(align=1.0)
+        epochs=6, learning_rate=5e-4, loss=LossSettings(align=1.0, text_scale=2.0)
     )
     device: Device = Field("auto", description="auto takes a CUDA device where there is one")
     seed: int = Field(0, ge=0, description="of tokens, data order and augmentation")
@@ -199,9 +220,13 @@ def dump_config(config: Settings, section: str) -> str:
 def parse_override(text: str) -> tuple[str, Any]:
     """Split `a.b=value`; the value is read as YAML: `3`, `1e-3`, `true`, `[256, 128]`."""
     key, separator, value = text.partition("=")
+    mistake = PivlError(f"--set takes key=value, such as stage2.epochs=30; got '{text}'.")
     if not separator or not key:
-        raise PivlError(f"--set takes key=value, such as stage2.epochs=30; got '{text}'.")
-    parsed = yaml.safe_load(value)
+        raise mistake
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise mistake from error
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
             parsed = float(parsed)
@@ -217,15 +242,17 @@ def _find_config(source: str) -> Path:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PivlError(f"{path} is not readable YAML: {error}") from error
     sections = {"teach", "student"}
     if not isinstance(content, dict):
         raise PivlError(f"{path} must hold sections {' and '.join(sorted(sections))}.")
-    for key in content:
+    for key, section in content.items():
         if key not in sections:
             raise unknown_name(f"section of {path}", str(key), sections)
+        if not isinstance(section, dict | None):
+            raise PivlError(f"The section '{key}' of {path} must hold settings, not {section!r}.")
     return content
 
 

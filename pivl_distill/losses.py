@@ -25,7 +25,7 @@ def identity_contrast(images: Tensor, texts: Tensor, owner: Tensor, temperature:
     logits = images @ texts.T / temperature  # [B, U]
     count = torch.bincount(owner, minlength=len(texts)).to(logits.dtype)
     return (
-        _rows_to_texts(logits + count.log(), owner).sub(count.log()[owner]).mean()
+        _rows_to_texts(logits + count.log(), owner).add(count.log()[owner]).mean()
         + (_texts_to_rows(logits, owner) * count / len(images)).sum()
     )
 

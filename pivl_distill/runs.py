@@ -64,7 +64,7 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """What `finish` wrote."""
-        facts: dict[str, Any] = json.loads((self.path / "run.json").read_text())
+        facts: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         return facts
 
     @property
@@ -92,7 +92,7 @@ def data_of(folder: Path) -> DataSettings:
     path = folder / "config.yaml"
     if not path.is_file():
         return DataSettings()
-    (section,) = yaml.safe_load(path.read_text()).values()
+    (section,) = yaml.safe_load(path.read_text(encoding="utf-8")).values()
     return DataSettings.model_validate(section["data"])
 
 

@@ -98,7 +98,8 @@ class Stage2:
         texts: Texts | None,
         settings: Stage2Settings,
     ) -> None:
-        self.network = network
+        # Crops arrive as [B, H, W, 3]; convolutions on a CPU are about twice as fast that way.
+        self.network = network.to(memory_format=torch.channels_last)
         self.store = store
         self.texts = texts
         self.settings = settings

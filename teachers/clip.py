@@ -127,6 +127,9 @@ def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int]) -> Clip:
             f"{name} is not embedded; set clip.weights to an open_clip tag such as 'openai',"
             " to a local file, or to 'none' for random weights."
         )
+    quick, known = f"{name}-quickgelu", open_clip.list_models()
+    if open_clip.get_pretrained_cfg(name, weights).get("quick_gelu") and quick in known:
+        name = quick  # these weights were made with that activation, as all of OpenAI's were
     is_resnet = "layers" in open_clip.get_model_config(name)["vision_cfg"] and isinstance(
         open_clip.get_model_config(name)["vision_cfg"]["layers"], list
     )
@@ -147,6 +150,11 @@ def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int]) -> Clip:
 def _split(
     name: str, clip: CLIP, tokenizer: Tokenizer, size_hw: tuple[int, int], output_stride: int
 ) -> Clip:
+    if not isinstance(clip, CLIP) or clip.text_pool_type != "argmax":
+        raise PivlError(
+            f"{name} does not read its text as CLIP does, causally and up to an end-of-text token;"
+            " choose another CLIP, such as RN50 or ViT-B-16."
+        )
     if isinstance(clip.visual, ModifiedResNet):
         image: ImageTower = ResNetTower(clip.visual, size_hw, output_stride)
         mean, std = IMAGENET_MEAN, IMAGENET_STD

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +17,7 @@ from pivl_distill.bank import PromptBank
 from pivl_distill.console import track
 from pivl_distill.data.parsing import part_shares
 from pivl_distill.data.synthetic.crops import render_crops
-from pivl_distill.data.synthetic.people import COLOURS, attributes, caption
+from pivl_distill.data.synthetic.people import COLOURS, attributes, full_caption
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.embedding import normalize_crops
 from teachers.clip import Clip
@@ -52,7 +51,7 @@ class ClipFigures:
     part_naming: float
     """20-way accuracy of the nearest part word to the mask-pooled part."""
     caption_rank1: float
-    """Image → its own caption among all."""
+    """Image → its own caption among all; a caption names every garment that shows."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,8 @@ class BankReadout:
 def read_colours(features: Tensor, text: TextTower, wording: str) -> Tensor:
     """Index into `COLOURS` of the nearest colour text to each of `features` [N, D]."""
     texts = text.encode([f"a photo of a person {wording.format(c)}" for c in COLOURS])
-    return (F.normalize(features, dim=-1) @ F.normalize(texts, dim=-1).T).argmax(1)
+    texts = F.normalize(texts, dim=-1).to(features.device)
+    return (F.normalize(features, dim=-1) @ texts.T).argmax(1)
 
 
 @torch.inference_mode()
@@ -89,11 +89,10 @@ def measure_clip(clip: Clip, people: int = 800, cameras: int = 64) -> ClipFigure
     parts, visible = F.normalize(torch.cat(pooled), dim=-1), torch.cat(seen)
     words = F.normalize(clip.text.encode([f"a photo of a person {w}" for w in LIP20.words]), dim=-1)
     naming = (parts @ words.T).argmax(-1) == torch.arange(len(LIP20))
-    rng = np.random.default_rng(UNSEEN_SEED)
     captions = clip.text.encode(
         [
-            caption(who, visible[i].nonzero().flatten().tolist(), rng)
-            for i, who in enumerate(crops.people)
+            full_caption(who, shown.nonzero().flatten().tolist())
+            for who, shown in zip(crops.people, visible, strict=True)
         ]
     )
     similarity = torch.cat(projected) @ F.normalize(captions, dim=-1).T
@@ -136,7 +135,7 @@ def read_bank(
     people: Mapping[int, Mapping[str, str | None]] | None,
 ) -> BankReadout:
     """`BankReadout` against crops' projected features [N, D] with identities `pids` [N]."""
-    similarity = F.normalize(projected, dim=-1) @ F.normalize(bank.identity, dim=-1).T
+    similarity = F.normalize(projected.cpu(), dim=-1) @ F.normalize(bank.identity, dim=-1).T
     own = torch.tensor(bank.pids)[similarity.argmax(1)] == pids
     words = F.normalize(bank.label, dim=-1)
     nearest = (F.normalize(bank.part, dim=-1) @ words.T).argmax(-1)

@@ -48,7 +48,7 @@ class Recipe:
     seed: int = 7_000_001
     crops: int = 20_000
     cameras: int = 192
-    passes: float = 4.0
+    passes: float = 5.0
     batch_size: int = 96
     learning_rate: float = 2e-3
     weight_decay: float = 0.02

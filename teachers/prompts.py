@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from pivl_distill.config import PromptSettings
 from pivl_distill.data.vocabulary import Vocabulary
-from pivl_distill.errors import PivlError
 from teachers.text import TextTower
 
 
@@ -21,12 +20,8 @@ class Sentence:
     """A template around the learned tokens, for one or several endings."""
 
     def __init__(self, text: TextTower, template: str, fillings: Sequence[str]) -> None:
-        """`template` holds {X} once and, where `fillings` differ, {part}."""
-        if template.count("{X}") != 1:
-            raise PivlError(f"The prompt '{template}' must hold {{X}} exactly once.")
+        """`template` holds {X} once and, where `fillings` differ, {part} after it."""
         before, after = template.split("{X}")
-        if "{part}" in before:
-            raise PivlError(f"The prompt '{template}' must name {{part}} after {{X}}.")
         ids = text.tokenizer
         prefix = torch.tensor([ids.start, *ids.encode(before)])
         suffixes = [[*ids.encode(after.format(part=part)), ids.end] for part in fillings]

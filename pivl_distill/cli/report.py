@@ -1,14 +1,20 @@
-"""What each command prints at its end."""
+"""What each command prints at its end.
+
+The stages are imported for their types only: reporting a student must not load CLIP.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from export.exporter import ExportReport
 from pivl_distill.console import note, summary, table
 from pivl_distill.retrieval import RetrievalResult
-from students.distill import StudentReport
-from teachers.teach import TeachReport
+
+if TYPE_CHECKING:
+    from export.exporter import ExportReport
+    from students.distill import StudentReport
+    from teachers.teach import TeachReport
 
 
 def percent(share: float) -> str:

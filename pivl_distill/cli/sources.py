@@ -1,13 +1,15 @@
-"""From what the user names — a run, a checkpoint, an export, nothing — to what a command needs."""
+"""From what the user names — a run, a checkpoint, an export, nothing — to what a command needs.
+
+Stages are imported where they are used: a student must not load CLIP, nor a teacher ONNX.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 
-from export.exporter import ExportReport, export_model
-from export.loading import load_exported
 from pivl_distill.checkpoint import load_tensors
 from pivl_distill.config import DataSettings
 from pivl_distill.data.datasets import load_dataset
@@ -16,10 +18,10 @@ from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import TestCrops, evaluate_model
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs import Run, data_of
-from students.student import load_student
-from teachers.teacher import load_teacher
 
-LOADERS = {"student": load_student, "teacher": load_teacher}
+if TYPE_CHECKING:
+    from export.exporter import ExportReport
+
 CHECKPOINTS = ("student.safetensors", "teacher.safetensors")
 ONNX_FILE = "model.onnx"
 BANK_FILE = "prompt_bank.safetensors"
@@ -47,6 +49,8 @@ def export_checkpoint(
     source: Path, spec: str | None, normalize: bool, out: Path | None
 ) -> ExportReport:
     """Export the checkpoint of a run or path into a run folder of its own, verified on its data."""
+    from export.exporter import export_model
+
     path = _find_checkpoint(source)
     data = _data_settings(path.parent, spec)
     model = load_checkpoint(path)
@@ -68,6 +72,8 @@ def export_checkpoint(
 def evaluate_target(target: Path, spec: str | None) -> tuple[Path, str, RetrievalResult]:
     """Score a run, a checkpoint or an exported file: what was scored, on what, the figures."""
     if target.suffix == ".onnx" or (target / ONNX_FILE).is_file():
+        from export.loading import load_exported
+
         path = target if target.suffix == ".onnx" else target / ONNX_FILE
         model, forward = load_exported(path)
     else:
@@ -79,8 +85,14 @@ def evaluate_target(target: Path, spec: str | None) -> tuple[Path, str, Retrieva
 
 def load_checkpoint(path: Path) -> EmbeddingModel:
     """The bare network in a student's or teacher's checkpoint."""
-    kind, _, _ = load_tensors(path, *LOADERS)
-    return LOADERS[kind](path)
+    kind, _, _ = load_tensors(path, "student", "teacher")
+    if kind == "student":
+        from students.student import load_student
+
+        return load_student(path)
+    from teachers.teacher import load_teacher
+
+    return load_teacher(path)
 
 
 def _find_checkpoint(source: Path) -> Path:

@@ -172,18 +172,26 @@ def phrases(person: Person) -> dict[int, str]:
     return dict(sorted(said.items()))
 
 
-def caption(person: Person, visible: Collection[int], rng: np.random.Generator) -> str:
-    """A sentence about 2 to 6 (fewer if fewer are visible) of the visible things, in random order.
-
-    `visible` holds label ids. Skin is never mentioned and shoes are mentioned once.
-    """
+def garments(person: Person, visible: Collection[int]) -> list[str]:
+    """The phrases of the label ids in `visible`, each once; skin is never mentioned."""
     said = phrases(person)
-    shown = sorted(said.keys() & set(visible) - labels.SKIN_LABELS)
-    garments = dict.fromkeys(said[label] for label in shown)  # both shoes are one
-    if not garments:
-        return "a photo of a person"
-    order = rng.permutation(list(garments)).tolist()
-    return f"a photo of a person wearing {', '.join(order[: rng.integers(2, 7)])}"
+    named = sorted(said.keys() & set(visible) - labels.SKIN_LABELS)
+    return list(dict.fromkeys(said[label] for label in named))
+
+
+def caption(person: Person, visible: Collection[int], rng: np.random.Generator) -> str:
+    """A sentence about 2 to 6 (fewer if fewer are visible) of the visible things, shuffled."""
+    shuffled = rng.permutation(garments(person, visible))
+    return _sentence([str(phrase) for phrase in shuffled[: rng.integers(2, 7)]])
+
+
+def full_caption(person: Person, visible: Collection[int]) -> str:
+    """A sentence about every visible thing, from head to foot as the labels go."""
+    return _sentence(garments(person, visible))
+
+
+def _sentence(said: list[str]) -> str:
+    return f"a photo of a person wearing {', '.join(said)}" if said else "a photo of a person"
 
 
 def attributes(person: Person) -> dict[str, str | None]:

@@ -1,0 +1,251 @@
+"""The commands as a user types them, on the tiny tier, and what wrong input answers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from pivl_distill.cli import main
+from pivl_distill.data.synthetic.cache import cached_dataset
+
+QUICK = ("--config", "quick")
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments: str | Path) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refuse(*arguments: str | Path) -> str:
+    """Run a command that must fail as bad input does: exit code 2, a sentence, no traceback."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the three commands have run one after the other."""
+    folder = tmp_path_factory.mktemp("workplace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        succeed("teach", *QUICK)
+        succeed("student", *QUICK)
+        succeed("export")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_workplace(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workplace)
+
+
+def metrics(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def retrieval_of(path: Path) -> dict[str, float]:
+    return json.loads((path / "run.json").read_text())["retrieval"]
+
+
+def test_the_three_commands_leave_readable_run_folders() -> None:
+    made = {p.as_posix() for p in Path("runs").rglob("*") if p.is_file()}
+    assert made == {
+        "runs/teach-1/config.yaml",
+        "runs/teach-1/metrics.jsonl",
+        "runs/teach-1/prompt_bank.safetensors",
+        "runs/teach-1/run.json",
+        "runs/teach-1/teacher.safetensors",
+        "runs/student-1/config.yaml",
+        "runs/student-1/metrics.jsonl",
+        "runs/student-1/run.json",
+        "runs/student-1/student.safetensors",
+        "runs/export-1/config.yaml",
+        "runs/export-1/manifest.json",
+        "runs/export-1/model.onnx",
+        "runs/export-1/run.json",
+    }
+    assert [line["stage"] for line in metrics(Path("runs/teach-1"))] == ["prompts"] * 3 + ["reid"]
+    assert {"identity", "triplet", "image_to_text", "align"} <= metrics(Path("runs/student-1"))[
+        0
+    ].keys()
+
+
+def test_run_checkpoint_and_exported_file_score_the_same() -> None:
+    outputs = [
+        succeed("evaluate", target).split("mAP", 1)[1]
+        for target in (
+            "runs/student-1",
+            "runs/student-1/student.safetensors",
+            "runs/export-1",
+            "runs/export-1/model.onnx",
+        )
+    ]
+    assert len(set(outputs)) == 1
+    assert outputs[0] == succeed("evaluate").split("mAP", 1)[1]
+
+
+def test_teacher_can_be_evaluated_and_exported() -> None:
+    assert "mAP" in succeed("evaluate", "runs/teach-1")
+    output = succeed("export", "runs/teach-1", "--normalize", "-o", "teacher-export")
+    assert "Verified" in output
+    assert json.loads(Path("teacher-export/manifest.json").read_text())["output"]["l2_normalised"]
+
+
+def test_baseline_sees_the_same_crops_and_has_no_text_losses() -> None:
+    succeed("student", *QUICK, "--bank", "none", "-o", "baseline")
+    assert not {"image_to_text", "align"} & metrics(Path("baseline"))[0].keys()
+    taught = succeed("student", *QUICK, "--bank", "runs/teach-1", "-o", "taught")
+    assert "mAP" in taught
+
+
+@pytest.mark.parametrize("supervision", ["identity", "label", "permuted"])
+def test_every_supervision_trains(supervision: str) -> None:
+    out = f"arm-{supervision}"
+    succeed("student", *QUICK, "--set", f"supervision={supervision}", "-o", out)
+    assert ("align" in metrics(Path(out))[0]) == (supervision != "identity")
+
+
+def test_the_same_seed_gives_the_same_student() -> None:
+    succeed("student", *QUICK, "-o", "again")
+    first, again = (
+        Path(folder, "student.safetensors").read_bytes() for folder in ("runs/student-1", "again")
+    )
+    assert first == again
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "vit_tiny_patch16_224"])
+def test_another_cnn_and_a_vit_are_students_too(arch: str) -> None:
+    output = succeed("student", *QUICK, "--arch", arch, "--pretrained", "none", "-o", arch)
+    assert "mAP" in output
+    assert "Verified" in succeed("export", arch, "-o", f"{arch}-export")
+
+
+def test_a_tiny_vit_can_teach() -> None:
+    succeed(
+        "teach", *QUICK, "--set", "clip.name=tiny_vit", "--set", "clip.weights=none", "-o", "vit"
+    )
+    assert "Verified" in succeed("export", "vit", "-o", "vit-export")
+
+
+def test_market1501_tree_and_maps_by_path(tmp_path: Path) -> None:
+    """Outside the cache, with the maps elsewhere and without the mark of synthetic people."""
+    tree, maps = tmp_path / "market", tmp_path / "maps"
+    shutil.copytree(cached_dataset("tiny"), tree)
+    shutil.move(tree / "parsing", maps)
+    (tree / "synthetic.json").unlink()
+    data = ("--data", f"market1501:{tree}", "--parsing", maps)
+    succeed("teach", *QUICK, *data, "-o", tmp_path / "teach")
+    taught = ("--bank", tmp_path / "teach", "--pretrained", "none")
+    succeed("student", *QUICK, *data, *taught, "-o", tmp_path / "student")
+    succeed("export", tmp_path / "student", "-o", tmp_path / "export")
+    assert retrieval_of(tmp_path / "student")["valid_queries"] == 24
+
+
+def test_synth_writes_a_tree_and_a_sheet(tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    output = succeed("synth", "--tier", "tiny", "-o", tmp_path / "people", "--sheet", sheet)
+    assert "48 images, 8 identities" in output
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_unknown_settings_are_refused_together_with_the_nearest_match() -> None:
+    said = refuse("student", "--set", "stage2.epoch=3", "--set", "archs=x", "--set", "seed=-1")
+    assert "stage2.epoch: unknown setting; did you mean 'epochs'?" in said
+    assert "archs: unknown setting; did you mean 'arch'?" in said
+    assert "seed: Input should be greater than or equal to 0" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("student", *QUICK, "--bank", "nowhere"), "No prompt bank at nowhere"),
+        (("student", *QUICK, "--bank", "runs/student-1/student.safetensors"), "is not a prompt"),
+        (("student", *QUICK, "--arch", "mobilenetv2_25"), "did you mean 'mobilenetv2_025'?"),
+        (("student", *QUICK, "-o", "runs/student-1"), "already holds a run"),
+        (("teach", "--data", "market:/x"), "did you mean 'market1501'?"),
+        (("teach", "--data", "market1501:/nowhere"), "/nowhere"),
+        (("teach", "--config", "quik"), "did you mean 'quick'?"),
+        (("teach", *QUICK, "--set", "clip.name=tiny_rm"), "did you mean 'tiny_rn'?"),
+        (("teach", "--set", "seed"), "--set takes key=value"),
+        (("export", "nowhere"), "No run folder at nowhere"),
+        (("evaluate", "runs/teach-1/prompt_bank.safetensors"), "is not a student or teacher"),
+        (("synth", "--tier", "easy"), "Unknown tier 'easy'"),
+    ],
+)
+def test_wrong_input_is_answered_with_what_to_do(arguments: tuple[str, ...], sentence: str) -> None:
+    assert sentence in refuse(*arguments)
+
+
+def test_a_bank_of_other_people_is_refused(tmp_path: Path) -> None:
+    tree = tmp_path / "market"
+    shutil.copytree(cached_dataset("tiny"), tree)
+    for path in sorted((tree / "bounding_box_train").glob("0001_*")):
+        path.rename(path.with_name(path.name.replace("0001_", "0900_")))
+    said = refuse("student", *QUICK, "--data", f"market1501:{tree}", "--bank", "runs/teach-1")
+    assert "pid 900" in said
+
+
+def test_without_runs_a_command_says_which_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "run `pivl-distill student` first" in refuse("export")
+    assert "run `pivl-distill teach` first" in refuse("student")
+
+
+def test_trt_without_tensorrt_keeps_the_onnx_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("tensorrt", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, module, None)
+    said = refuse("export", "--trt", "-o", "no-engine")
+    assert "pivl-distill[trt]" in said
+    assert Path("no-engine/model.onnx").is_file()
+
+
+def test_an_exported_file_that_was_changed_is_refused() -> None:
+    shutil.copytree("runs/export-1", "changed")
+    onnx = Path("changed/model.onnx")
+    data = bytearray(onnx.read_bytes())
+    data[len(data) // 2] ^= 1
+    onnx.write_bytes(data)
+    assert "is not the file its manifest describes" in refuse("evaluate", "changed")
+
+
+def test_help_loads_no_heavy_package() -> None:
+    script = (
+        "import sys; from pivl_distill.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pydantic', 'rich', 'cv2', 'onnx'} & sys.modules.keys()\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("command", list(main.commands))
+def test_every_help_has_examples(command: str) -> None:
+    assert "Example" in succeed(command, "--help")
+
+
+def test_a_student_never_loads_clip(tmp_path: Path) -> None:
+    script = (
+        "import sys; from pivl_distill.cli import main\n"
+        f"main(['student', '--config', 'quick', '-o', {str(tmp_path / 'alone')!r}],"
+        " standalone_mode=False)\n"
+        "assert not {'open_clip', 'teachers', 'onnx', 'onnxruntime'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+    assert np.isfinite(retrieval_of(tmp_path / "alone")["mAP"])

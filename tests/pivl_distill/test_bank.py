@@ -1,0 +1,134 @@
+"""The prompt bank: rows go by pid, controls change what they say they change, files are checked."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from pivl_distill.bank import KIND, PromptBank
+from pivl_distill.checkpoint import load_tensors, save_tensors
+from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.errors import PivlError
+
+TENSORS = ("identity", "part", "label", "present")
+
+
+def test_what_was_saved_is_loaded(prompt_bank, tmp_path):
+    path = tmp_path / "new folder" / "bank.safetensors"
+    prompt_bank.save(path)
+    loaded = PromptBank.load(path)
+    for name in TENSORS:
+        assert torch.equal(getattr(loaded, name), getattr(prompt_bank, name)), name
+    assert loaded.present.dtype == torch.bool
+    assert loaded.pids == prompt_bank.pids
+    assert loaded.vocabulary is LIP20
+    assert loaded.provenance == prompt_bank.provenance
+    assert loaded.dim == 16
+
+
+def test_rows_are_found_by_pid(prompt_bank):
+    chosen = prompt_bank.select([21, 3, 12])
+    assert chosen.pids == (21, 3, 12)
+    rows = [5, 0, 3]
+    for name in ("identity", "part", "present"):
+        assert torch.equal(getattr(chosen, name), getattr(prompt_bank, name)[rows]), name
+    assert torch.equal(chosen.label, prompt_bank.label)
+
+
+def test_select_takes_any_iterable_and_changes_nothing_for_its_own_pids(prompt_bank):
+    same = prompt_bank.select(pid for pid in prompt_bank.pids)
+    assert same.pids == prompt_bank.pids
+    assert torch.equal(same.part, prompt_bank.part)
+
+
+def test_unknown_identities_are_named(prompt_bank):
+    with pytest.raises(PivlError, match=r"2 of 3 identities \(pid 5, 99\).*made from bands"):
+        prompt_bank.select([5, 7, 99])
+
+
+def test_of_many_unknown_identities_ten_are_named(prompt_bank):
+    with pytest.raises(PivlError, match=r"50 of 50 .*\(pid 100, .*, 109, …\)"):
+        prompt_bank.select(range(100, 150))
+
+
+def test_label_only_says_the_same_of_everyone(prompt_bank):
+    control = prompt_bank.label_only()
+    assert control.part.shape == prompt_bank.part.shape
+    for row in range(len(prompt_bank.pids)):
+        assert torch.equal(control.part[row], prompt_bank.label)
+    assert torch.equal(control.identity, prompt_bank.identity)
+    assert torch.equal(control.present, prompt_bank.present)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_permuted_gives_everyone_the_texts_of_another(prompt_bank, seed):
+    control = prompt_bank.permuted(seed)
+    assert control.pids == prompt_bank.pids
+    sources = []
+    for row in range(len(prompt_bank.pids)):
+        (source,) = (prompt_bank.identity == control.identity[row]).all(1).nonzero().tolist()
+        sources += source
+        assert torch.equal(control.part[row], prompt_bank.part[source[0]])
+        assert torch.equal(control.present[row], prompt_bank.present[source[0]])
+    assert sorted(sources) == list(range(len(prompt_bank.pids)))
+    assert all(source != row for row, source in enumerate(sources))
+
+
+def test_permuted_depends_on_the_seed_alone(prompt_bank):
+    assert torch.equal(prompt_bank.permuted(1).part, prompt_bank.permuted(1).part)
+    different = [prompt_bank.permuted(seed).identity for seed in range(6)]
+    assert any(not torch.equal(different[0], other) for other in different)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"identity": torch.zeros(6, 15)}, r"identity is \(6, 15\), not \(6, 16\)"),
+        ({"label": torch.zeros(19, 16)}, r"label is \(19, 16\), not \(20, 16\)"),
+        ({"present": torch.zeros(5, 20)}, r"present is \(5, 20\), not \(6, 20\)"),
+        ({"pids": (1, 2, 3)}, "3 distinct pids for 6 rows"),
+        ({"pids": (1, 1, 2, 3, 4, 5)}, "5 distinct pids for 6 rows"),
+        (
+            {
+                "part": torch.zeros(6, 3, 16),
+                "label": torch.zeros(3, 16),
+                "present": torch.zeros(6, 3),
+            },
+            "3 parts for the 20 of the vocabulary",
+        ),
+    ],
+)
+def test_shapes_that_do_not_fit_together(prompt_bank, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(prompt_bank, **change)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(PivlError, match=r"No prompt bank at .*none"):
+        PromptBank.load(tmp_path / "none.safetensors")
+
+
+def test_a_damaged_file(prompt_bank, tmp_path):
+    path = tmp_path / "bank.safetensors"
+    prompt_bank.save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(PivlError, match="is not a prompt bank"):
+        PromptBank.load(path)
+
+
+def test_a_file_of_another_kind(tmp_path):
+    path = tmp_path / "student.safetensors"
+    save_tensors(path, "student", {"weight": torch.zeros(2)}, {})
+    with pytest.raises(PivlError, match="not a prompt bank of format 1, but of kind 'student'"):
+        PromptBank.load(path)
+
+
+def test_an_unknown_vocabulary_is_named(prompt_bank, tmp_path):
+    path = tmp_path / "bank.safetensors"
+    prompt_bank.save(path)
+    _, tensors, facts = load_tensors(path, KIND)
+    save_tensors(path, KIND, tensors, facts | {"vocabulary": "lip21"})
+    with pytest.raises(PivlError, match="Unknown part vocabulary 'lip21'; did you mean 'lip20'"):
+        PromptBank.load(path)

@@ -1,0 +1,81 @@
+"""Tensor files: what was saved comes back, and anything else is refused by name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from pivl_distill.checkpoint import load_tensors, save_tensors
+from pivl_distill.errors import PivlError
+
+
+def test_tensors_of_every_type_and_facts_come_back(tmp_path):
+    tensors = {
+        "float": torch.randn(3, 4),
+        "half": torch.randn(2).half(),
+        "bool": torch.tensor([[True, False]]),
+        "scalar": torch.tensor(7),
+        "empty": torch.zeros(0, 3),
+        "transposed": torch.randn(3, 4).T,
+        "parameter": nn.Parameter(torch.randn(2)),
+    }
+    facts = {"size_hw": [128, 64], "name": "π", "nested": {"none": None, "rate": 0.1}}
+    save_tensors(tmp_path / "file.safetensors", "student", tensors, facts)
+    kind, loaded, loaded_facts = load_tensors(tmp_path / "file.safetensors", "teacher", "student")
+    assert kind == "student"
+    assert loaded_facts == facts
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(loaded[name], tensor), name
+        assert loaded[name].dtype == tensor.dtype
+        assert not loaded[name].requires_grad
+
+
+def test_a_whole_network_comes_back(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    network(torch.randn(2, 3, 8, 8))
+    save_tensors(tmp_path / "file", "student", network.state_dict(), {})
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    other.load_state_dict(load_tensors(tmp_path / "file", "student")[1])
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(other.eval()(images), network.eval()(images))
+
+
+def test_a_missing_file_says_what_was_expected(tmp_path):
+    with pytest.raises(PivlError, match=r"No teacher or student at .*none\.safetensors"):
+        load_tensors(tmp_path / "none.safetensors", "teacher", "student")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x80\x04\x95" + b"pickle" * 9])
+def test_a_file_that_holds_no_tensors(tmp_path, content):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(PivlError, match=r"file is not a student: "):
+        load_tensors(tmp_path / "file", "student")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(PivlError, match="is not a student"):
+        load_tensors(tmp_path, "student")
+
+
+def test_a_truncated_file(tmp_path):
+    path = tmp_path / "file"
+    save_tensors(path, "student", {"weight": torch.zeros(100)}, {})
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(PivlError, match="is not a student"):
+        load_tensors(path, "student")
+
+
+def test_a_file_of_another_kind_or_format_is_named(tmp_path):
+    path = tmp_path / "file"
+    save_tensors(path, "prompt bank", {"weight": torch.zeros(1)}, {})
+    with pytest.raises(PivlError, match="not a student of format 1, but of kind 'prompt bank'"):
+        load_tensors(path, "student")
+    save_file({"weight": torch.zeros(1)}, path, {"kind": "student", "format": "2"})
+    with pytest.raises(PivlError, match="kind 'student' and format '2'"):
+        load_tensors(path, "student")
+    save_file({"weight": torch.zeros(1)}, path)
+    with pytest.raises(PivlError, match="kind None and format None"):
+        load_tensors(path, "student")

@@ -1,0 +1,73 @@
+"""From crops to vectors: preprocessing, order, and what stands in for the network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pivl_distill.embedding import EmbeddingModel, embed, normalize_crops
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture
+def model() -> EmbeddingModel:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(8 * 4 * 3, 5), nn.BatchNorm1d(5), nn.Dropout())
+    return EmbeddingModel("linear", network, (8, 4), MEAN, STD)
+
+
+@pytest.fixture
+def crops() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (11, 8, 4, 3), dtype=np.uint8)
+
+
+def test_crops_are_scaled_then_normalised_per_channel(model, crops):
+    images = model.preprocess(crops)
+    assert images.shape == (11, 3, 8, 4)
+    assert images.dtype == torch.float32
+    for channel in range(3):
+        expected = (crops[..., channel] / 255 - MEAN[channel]) / STD[channel]
+        np.testing.assert_allclose(images[:, channel].numpy(), expected, atol=1e-6)
+    assert torch.equal(images, normalize_crops(torch.from_numpy(crops), MEAN, STD))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 128])
+def test_features_keep_the_order_of_the_crops_whatever_the_batch(model, crops, batch_size):
+    features = embed(model, crops, batch_size=batch_size)
+    assert features.shape == (11, 5)
+    assert features.dtype == np.float32
+    for number, crop in enumerate(crops):
+        expected = model.network.eval()(model.preprocess(crop[None]))[0].detach()
+        np.testing.assert_allclose(features[number], expected, atol=1e-5)
+
+
+def test_embedding_does_not_train(model, crops):
+    model.network.train()
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    features = embed(model, crops)
+    np.testing.assert_array_equal(features, embed(model, crops))
+    assert not model.network.training
+    for name, value in model.network.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_an_exported_artifact_gets_the_same_preprocessing(model, crops):
+    seen = []
+
+    def artifact(images):
+        seen.append(images)
+        return images.mean((2, 3)).half()
+
+    features = embed(model, crops, forward=artifact, batch_size=6)
+    assert [len(images) for images in seen] == [6, 5]
+    assert torch.equal(torch.cat(seen), model.preprocess(crops))
+    assert features.shape == (11, 3)
+    assert features.dtype == np.float32
+
+
+def test_a_network_without_parameters_will_do(crops):
+    model = EmbeddingModel("pixels", nn.Flatten(), (8, 4), MEAN, STD)
+    assert embed(model, crops).shape == (11, 96)

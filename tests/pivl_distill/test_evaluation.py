@@ -1,0 +1,70 @@
+"""Retrieval of a model on a data set, and the choice of a device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from pivl_distill import evaluation
+from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import PivlError
+from pivl_distill.evaluation import evaluate_model, pick_device
+
+SIZE_HW = (16, 8)
+
+
+@pytest.fixture
+def test_crops(tmp_path: Path):
+    """Four people, each of one colour, queried under camera 0 and sought under camera 1."""
+    colours = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10)]
+    splits: list[list[Record]] = [[], []]
+    for camid, split in enumerate(splits):
+        for pid, colour in enumerate(colours):
+            path = tmp_path / f"{camid}_{pid}.png"
+            Image.new("RGB", (8, 16), tuple(value - camid for value in colour)).save(path)
+            split.append(Record(path, pid, camid))
+    query, gallery = map(tuple, splits)
+    dataset = ReIDDataset("colours", tmp_path, train=query, query=query, gallery=gallery)
+    return evaluation.TestCrops.load(dataset, SIZE_HW)
+
+
+def test_both_sets_are_read_without_maps(test_crops):
+    for camid, store in enumerate((test_crops.query, test_crops.gallery)):
+        assert store.crops.shape == (4, *SIZE_HW, 3)
+        assert store.maps is None
+        np.testing.assert_array_equal(store.camids, camid)
+
+
+def test_a_model_that_sees_colour_finds_everyone(test_crops):
+    model = EmbeddingModel("pixels", nn.Flatten(), SIZE_HW, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert evaluate_model(model, test_crops).summary()["mAP"] == pytest.approx(1)
+
+
+def test_what_stands_in_for_the_network_is_what_is_measured(test_crops):
+    model = EmbeddingModel("pixels", nn.Flatten(), SIZE_HW, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    query = model.preprocess(test_crops.query.crops)
+
+    def wrong_answers(images: torch.Tensor) -> torch.Tensor:
+        return torch.eye(4) if torch.equal(images, query) else torch.eye(4).roll(1, dims=0)
+
+    result = evaluate_model(model, test_crops, forward=wrong_answers)
+    assert result.summary()["mAP"] < 0.6
+
+
+def test_a_missing_cuda_device_is_told_with_what_to_set(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(PivlError, match="No CUDA device .* set device to 'auto' or 'cpu'"):
+        pick_device("cuda")
+    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
+
+
+def test_auto_takes_cuda_where_it_is_and_cpu_never_does(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    assert pick_device("cpu") == torch.device("cpu")

@@ -1,0 +1,71 @@
+"""Atomic writes: the old file or the new one, and nothing else in the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from pivl_distill.files import write_bytes, write_json, write_text
+
+
+def test_bytes_are_written_into_a_new_folder(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    write_bytes(path, b"\x00\xff")
+    assert path.read_bytes() == b"\x00\xff"
+    assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_an_old_file_is_replaced_not_written_into(tmp_path):
+    path, link = tmp_path / "file", tmp_path / "other name of the old file"
+    path.write_text("old")
+    os.link(path, link)
+    write_text(path, "new")
+    assert (path.read_text(), link.read_text()) == ("new", "old")
+
+
+@pytest.mark.parametrize("step", ["chmod", "replace"])
+def test_a_failing_write_leaves_the_old_file_alone(tmp_path, monkeypatch, step):
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail(*_args, **_kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.chmod" if step == "chmod" else "os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_text(path, "new")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_text() == "old"
+
+
+def test_an_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):
+    def interrupt(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_text(tmp_path / "file", "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_others_may_read_what_is_written(tmp_path):
+    write_text(tmp_path / "file", "text")
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
+
+
+def test_json_is_indented_utf8_with_a_final_newline(tmp_path):
+    write_json(tmp_path / "file.json", {"π": [1, None], "path": "ü"})
+    raw = (tmp_path / "file.json").read_bytes()
+    assert raw.endswith(b"}\n")
+    assert "π".encode() in raw
+    assert raw.count(b"\n  ") > 1
+    assert json.loads(raw) == {"π": [1, None], "path": "ü"}
+
+
+def test_json_that_cannot_be_written_changes_nothing(tmp_path):
+    write_json(tmp_path / "file.json", 1)
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "file.json", {"tensor": object()})
+    assert json.loads((tmp_path / "file.json").read_text()) == 1

@@ -1,0 +1,95 @@
+"""Run folders: numbered, never written over, and finished only when they say so."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from pivl_distill.config import DataSettings, StudentConfig, dump_config
+from pivl_distill.errors import PivlError
+from pivl_distill.runs import Run, data_of
+
+
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_runs_of_a_kind_are_numbered():
+    paths = [Run.create(kind, "a: 1\n").path for kind in ("teach", "teach", "student", "teach")]
+    assert [str(path) for path in paths] == [
+        os.path.join("runs", name) for name in ("teach-1", "teach-2", "student-1", "teach-3")
+    ]
+    assert (paths[0] / "config.yaml").read_text() == "a: 1\n"
+
+
+def test_numbers_are_compared_as_numbers_and_other_folders_are_passed_over(tmp_path):
+    for name in ("teach-9", "teach-10", "teach-best"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert Run.create("teach", "").path.name == "teach-11"
+
+
+def test_a_named_folder_may_exist_but_not_hold_anything(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    assert Run.create("teach", "", folder).path == folder
+    with pytest.raises(PivlError, match=r"mine already holds a run; name another .* --out"):
+        Run.create("teach", "", folder)
+
+
+def test_metrics_are_appended_line_by_line():
+    run = Run.create("teach", "")
+    run.log(epoch=1, loss=0.5)
+    run.log(epoch=2, loss=0.25)
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"epoch": 1, "loss": 0.5},
+        {"epoch": 2, "loss": 0.25},
+    ]
+
+
+def test_only_a_finished_run_can_be_opened(tmp_path):
+    with pytest.raises(PivlError, match=r"No run folder at .*none"):
+        Run.open(tmp_path / "none")
+    run = Run.create("student", "")
+    with pytest.raises(PivlError, match=r"student-1 holds no finished run .*run it again"):
+        Run.open(run.path)
+    run.finish("student", mAP=0.5, name="π")
+    opened = Run.open(run.path)
+    assert opened.kind == "student"
+    assert opened.facts == {"kind": "student", "mAP": 0.5, "name": "π"}
+
+
+def finish_at(run: Run, kind: str, second: int) -> None:
+    run.finish(kind)
+    os.utime(run.path / "run.json", (second, second))
+
+
+def test_latest_is_the_run_that_finished_last():
+    first, second, other = (Run.create(kind, "") for kind in ("teach", "teach", "student"))
+    Run.create("teach", "")  # never finished
+    finish_at(second, "teach", 1000)
+    finish_at(first, "teach", 2000)
+    finish_at(other, "student", 3000)
+    assert Run.latest("teach").path == first.path
+    assert Run.latest("student").path == other.path
+
+
+def test_latest_without_a_finished_run_says_what_to_do():
+    Run.create("teach", "")
+    with pytest.raises(PivlError, match="No finished teach run .*run `pivl-distill teach` first"):
+        Run.latest("teach")
+
+
+def test_the_data_settings_of_a_run_are_read_from_its_configuration(tmp_path):
+    settings = DataSettings(spec="market1501:data", parsing=tmp_path, size_hw=(256, 128))
+    config = dump_config(StudentConfig(data=settings), "student")
+    run = Run.create("student", config)
+    assert run.data == settings == data_of(run.path)
+
+
+def test_a_folder_without_a_configuration_has_the_default_data(tmp_path):
+    assert data_of(tmp_path) == DataSettings()

@@ -1,0 +1,274 @@
+"""The loop of stage 2 on a stub network: what it learns, sees, decays and writes down."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pivl_distill.bank import PromptBank
+from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
+from pivl_distill.data.store import CropStore
+from pivl_distill.data.vocabulary import IGNORE, LIP20
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import PivlError
+from pivl_distill.losses import identity_loss, triplet_loss
+from pivl_distill.reid import Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.runs import Run
+from pivl_distill.training import (
+    Texts,
+    Totals,
+    loss_terms,
+    make_optimizer,
+    set_rate,
+    target_parts,
+    train,
+)
+
+IDENTITIES, DIM = 6, 16
+SETTINGS = Stage2Settings(
+    epochs=4,
+    identities_per_batch=3,
+    crops_per_identity=2,
+    learning_rate=5e-3,
+    augment=AugmentSettings(erase_probability=0.2),
+)
+TERMS = {"identity", "triplet", "image_to_text", "align"}
+
+
+class Stub(ReIDNetwork):
+    """One convolution of stride 8; remembers the images it was fed."""
+
+    size_hw = (128, 64)
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 32, 8, stride=8)
+        self.neck = Neck(32, IDENTITIES)
+        self.project = nn.Linear(32, DIM)
+        self.align = nn.Conv2d(32, DIM, 1)
+        self.fed: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> ReIDOutput:
+        self.fed.append(images.clone())
+        maps = self.patches(images).relu()
+        feature = maps.mean((2, 3))
+        return ReIDOutput(
+            metric=(feature,),
+            logits=(self.neck(feature),),
+            projected=self.project(feature),
+            aligned=self.align(maps),
+        )
+
+    def embedding_model(self) -> EmbeddingModel:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def texts(prompt_bank: PromptBank) -> Texts:
+    return Texts.of(prompt_bank, text_scale=10.0)
+
+
+def trained(
+    store: CropStore, texts: Texts | None, folder: Path, seed: int = 0, **changes: object
+) -> tuple[Stub, list[dict[str, float]]]:
+    """A stub after training and the lines of its metrics."""
+    network, run = Stub(), Run.create("student", "", folder / "run")
+    train(network, store, texts, SETTINGS.model_copy(update=changes), seed, run, "Training")
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    return network, [json.loads(line) for line in lines]
+
+
+def test_every_term_falls(band_store, texts, tmp_path):
+    _, metrics = trained(band_store, texts, tmp_path, epochs=12)
+    for term in TERMS:
+        assert metrics[-1][term] < 0.9 * metrics[0][term], term
+    assert metrics[-1]["accuracy"] > 0.9
+
+
+def test_each_epoch_writes_one_line(band_store, texts, tmp_path):
+    network, metrics = trained(band_store, texts, tmp_path)
+    assert [line["epoch"] for line in metrics] == [1, 2, 3, 4]
+    for line in metrics:
+        assert line.keys() == TERMS | {"stage", "epoch", "crops_per_s", "accuracy"}
+        assert line["stage"] == "reid"
+        assert line["crops_per_s"] > 0
+    assert not network.training
+
+
+def test_without_texts_only_the_labels_teach(band_store, tmp_path):
+    network, metrics = trained(band_store, None, tmp_path, epochs=1)
+    assert metrics[0].keys() & TERMS == {"identity", "triplet"}
+    untouched = Stub()
+    assert torch.equal(network.project.weight, untouched.project.weight)
+    assert torch.equal(network.align.weight, untouched.align.weight)
+
+
+def test_without_maps_nothing_is_aligned(band_store, texts, tmp_path):
+    store = CropStore(band_store.crops, None, band_store.pids, band_store.camids)
+    _, metrics = trained(store, texts, tmp_path, epochs=1)
+    assert metrics[0].keys() & TERMS == TERMS - {"align"}
+
+
+def test_the_same_seed_gives_the_same_weights(band_store, texts, tmp_path):
+    first, second, other = (
+        trained(band_store, texts, tmp_path / str(n), seed=seed)[0].state_dict()
+        for n, seed in enumerate((5, 5, 6))
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["patches.weight"], other["patches.weight"])
+
+
+def test_texts_change_nothing_about_the_images(band_store, texts, tmp_path):
+    with_texts, _ = trained(band_store, texts, tmp_path / "with")
+    without, _ = trained(band_store, None, tmp_path / "without")
+    assert len(with_texts.fed) == len(without.fed) > SETTINGS.epochs
+    for one, other in zip(with_texts.fed, without.fed, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_epochs_see_different_images(band_store, tmp_path):
+    network, _ = trained(band_store, None, tmp_path, epochs=2)
+    first, second = torch.cat(network.fed).chunk(2)
+    assert not torch.equal(first, second)
+
+
+def test_padding_has_the_mean_colour(band_store, tmp_path):
+    augment = AugmentSettings(pad_px=20, flip_probability=0, erase_probability=0)
+    network, _ = trained(band_store, None, tmp_path, epochs=1, augment=augment)
+    images = torch.cat(network.fed)
+    corners = images[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].abs().amax(1)  # [B, 4]
+    assert (corners < 0.01).any(1).float().mean() > 0.5
+
+
+def test_too_few_people_are_told(band_store, tmp_path):
+    with pytest.raises(PivlError, match="takes 7 identities, but the training split has 6"):
+        trained(band_store, None, tmp_path, identities_per_batch=7)
+
+
+def test_identity_texts_get_the_norm_that_is_asked_for(prompt_bank):
+    texts = Texts.of(prompt_bank, text_scale=7.0)
+    torch.testing.assert_close(texts.identity.norm(dim=1), torch.full((IDENTITIES,), 7.0))
+    cosine = F.cosine_similarity(texts.identity, prompt_bank.identity)
+    torch.testing.assert_close(cosine, torch.ones(IDENTITIES))
+    assert texts.part is prompt_bank.part
+    assert texts.to(torch.device("cpu")).vocabulary is LIP20
+
+
+def cells(*rows: list[int]) -> np.ndarray:
+    """A map uint8 [1, H, W] of 8-pixel cells."""
+    return np.kron(np.array(rows, np.uint8), np.ones((8, 8), np.uint8))[None]
+
+
+@pytest.mark.parametrize("background", ["ignore", "include"])
+def test_a_cell_has_a_target_where_its_part_was_seen(texts, background):
+    hat, face, glove = (LIP20.index(label) for label in ("Hat", "Face", "Glove"))
+    maps = np.concatenate([cells([0, hat, IGNORE], [face, glove, 0])] * 2)
+    labels = torch.tensor([1, 2])  # nobody has gloves; person 2 was never seen with a hat
+    settings = LossSettings(align_background=background)
+    parts = target_parts(maps, labels, torch.zeros(2, DIM, 2, 3), texts, settings)
+    ground = 0 if background == "include" else IGNORE
+    expected = [
+        [[ground, hat, IGNORE], [face, IGNORE, ground]],
+        [[ground, IGNORE, IGNORE], [face, IGNORE, ground]],
+    ]
+    assert parts.tolist() == expected
+
+
+def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0, 0, 1, 1])
+    metric = tuple(torch.randn(4, dim, generator=generator) for dim in (5, 8))
+    logits = tuple(torch.randn(4, IDENTITIES, generator=generator) for _ in range(2))
+    projected = torch.randn(4, DIM, generator=generator)
+    aligned = torch.randn(4, DIM, 16, 8, generator=generator)
+    output = ReIDOutput(metric, logits, projected, aligned)
+    maps = band_store.maps[:4]
+
+    def terms(**weights: float) -> dict[str, Tensor]:
+        return loss_terms(output, labels, maps, texts, LossSettings(**weights))
+
+    once = terms(identity=1, triplet=1, image_to_text=1, align=1)
+    assert once.keys() == TERMS
+    identity = sum(identity_loss(scores, labels, 0.1) for scores in logits)
+    triplet = sum(triplet_loss(features, labels, 0.3, normalize=True) for features in metric)
+    torch.testing.assert_close(once["identity"], identity)
+    torch.testing.assert_close(once["triplet"], triplet)
+    expected = F.cross_entropy(projected @ texts.identity.T, labels, label_smoothing=0.1)
+    torch.testing.assert_close(once["image_to_text"], expected)
+    weighted = terms(identity=0.25, triplet=2, image_to_text=3, align=5)
+    for name, weight in {"identity": 0.25, "triplet": 2, "image_to_text": 3, "align": 5}.items():
+        torch.testing.assert_close(weighted[name], weight * once[name])
+
+
+def test_alignment_pulls_each_cell_to_its_own_text(texts, band_store):
+    labels = torch.tensor([0, 1, 3, 4])
+    maps = band_store.maps[:4]
+    parts = torch.from_numpy(maps)[:, 4::8, 4::8].long()
+    own = texts.part[labels[:, None, None], parts].permute(0, 3, 1, 2)
+    output = ReIDOutput((torch.eye(4),), (torch.zeros(4, 6),), None, own)
+    perfect = loss_terms(output, labels, maps, texts, LossSettings())
+    swapped = loss_terms(output, labels.flip(0), maps, texts, LossSettings())
+    assert perfect["align"].item() == pytest.approx(0, abs=1e-5)
+    assert swapped["align"].item() > 1
+
+
+def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not():
+    network = Stub()
+    decayed, free = make_optimizer(network, SETTINGS).param_groups
+    names = {id(p): name for name, p in network.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {
+        "patches.weight",
+        "neck.classifier.weight",
+        "project.weight",
+        "align.weight",
+    }
+    assert {names[id(p)] for p in free["params"]} == {
+        "patches.bias",
+        "neck.norm.weight",
+        "project.bias",
+        "align.bias",
+    }
+    assert (decayed["weight_decay"], free["weight_decay"]) == (SETTINGS.weight_decay, 0)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "share"),
+    [
+        (0.0, 0.02 / 2),  # the first step is not lost
+        (1.0, 1.02 / 2 * 0.5 * (1 + math.cos(math.pi / 20))),
+        (2.0, 0.5 * (1 + math.cos(math.pi * 2 / 20))),
+        (10.0, 0.5),
+        (19.9, 0.01),  # the floor
+    ],
+)
+def test_the_rate_warms_up_then_falls_as_a_cosine_to_its_floor(epoch, share):
+    settings = SETTINGS.model_copy(
+        update={"epochs": 20, "warmup_epochs": 2.0, "min_lr_ratio": 0.01}
+    )
+    optimizer = make_optimizer(Stub(), settings)
+    set_rate(optimizer, settings, epoch)
+    for group in optimizer.param_groups:
+        assert group["lr"] == pytest.approx(settings.learning_rate * share)
+
+
+def test_without_warm_up_the_first_rate_is_the_full_one():
+    settings = SETTINGS.model_copy(update={"warmup_epochs": 0.0})
+    optimizer = make_optimizer(Stub(), settings)
+    set_rate(optimizer, settings, 0.0)
+    assert optimizer.param_groups[0]["lr"] == settings.learning_rate
+
+
+def test_totals_are_means_over_steps():
+    totals = Totals()
+    for value in (1.0, 2.0, 6.0):
+        totals.add({"loss": torch.tensor(value, requires_grad=True)})
+    assert totals.mean() == {"loss": 3.0}

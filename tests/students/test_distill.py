@@ -1,0 +1,122 @@
+"""What a student starts from and learns from, decided before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pivl_distill.config import StudentConfig
+from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.errors import PivlError
+from students import distill
+from students.distill import check_vocabulary, chosen_bank, starting_point
+
+MOBILENET = "mobilenetv2_025"
+STUDENT_WITHOUT_CLIP = """
+import sys
+sys.modules["open_clip"] = None  # importing it would fail
+import students.distill
+from pivl_distill.config import HeadSettings
+from students.archs import create_backbone
+from students.student import Student
+network = create_backbone("mobilenetv2_025", image_size_hw=(64, 32))
+Student("mobilenetv2_025", network, (64, 32), 4, 16, True, HeadSettings())
+print(sorted({name.split(".")[0] for name in sys.modules} & {"teachers", "export", "onnx"}))
+"""
+
+
+def dataset_of(pids: tuple[int, ...] = (3, 7), *, synthetic: bool = False) -> ReIDDataset:
+    records = tuple(Record(Path(f"{pid}.png"), pid, 0) for pid in pids)
+    people = {} if synthetic else None
+    return ReIDDataset("somewhere", Path(), records, records, records, LIP20, people)
+
+
+def test_a_student_needs_no_clip():
+    command = [sys.executable, "-c", STUDENT_WITHOUT_CLIP]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("supervision", ["identity", "part"])
+def test_a_bank_is_cut_to_the_training_identities(prompt_bank, supervision):
+    config = StudentConfig(supervision=supervision)
+    bank = chosen_bank(config, prompt_bank, dataset_of((12, 3, 3, 21)))
+    assert bank.pids == (3, 12, 21)
+    assert torch.equal(bank.part, prompt_bank.part[[0, 3, 5]])
+    assert torch.equal(bank.identity, prompt_bank.identity[[0, 3, 5]])
+
+
+def test_the_label_control_knows_parts_but_nobody(prompt_bank):
+    bank = chosen_bank(StudentConfig(supervision="label"), prompt_bank, dataset_of((8, 20)))
+    assert torch.equal(bank.part, prompt_bank.label.expand(2, -1, -1))
+    assert torch.equal(bank.identity, prompt_bank.identity[[2, 4]])
+
+
+def test_the_permuted_control_stays_within_the_training_identities(prompt_bank):
+    config = StudentConfig(supervision="permuted", seed=3)
+    bank = chosen_bank(config, prompt_bank, dataset_of((8, 20)))
+    assert bank.pids == (8, 20)
+    assert torch.equal(bank.part, prompt_bank.part[[4, 2]])
+    again = chosen_bank(config, prompt_bank, dataset_of((8, 20)))
+    assert torch.equal(bank.identity, again.identity)
+
+
+def test_identities_without_a_text_are_named(prompt_bank):
+    with pytest.raises(PivlError, match=r"1 of 2 identities \(pid 99\)"):
+        chosen_bank(StudentConfig(), prompt_bank, dataset_of((7, 99)))
+
+
+def test_the_bank_and_the_maps_speak_of_the_same_parts(prompt_bank):
+    check_vocabulary(prompt_bank, dataset_of())
+    with pytest.raises(PivlError, match=r"somewhere has no parsing maps .*supervision=identity"):
+        check_vocabulary(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=None))
+    other = dataclasses.replace(LIP20, name="cihp20")
+    with pytest.raises(PivlError, match="speaks of lip20 parts but the maps are in cihp20"):
+        check_vocabulary(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=other))
+
+
+@pytest.fixture
+def embedded(tmp_path, monkeypatch) -> str:
+    """A folder of embedded starts that holds one for the small MobileNet only."""
+    path = tmp_path / f"{MOBILENET}.safetensors"
+    path.touch()
+    monkeypatch.setattr(distill, "WEIGHTS_DIR", tmp_path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arch", "pretrained", "synthetic", "start"),
+    [
+        (MOBILENET, "auto", True, "embedded"),
+        (MOBILENET, "embedded", True, "embedded"),
+        (MOBILENET, "embedded", False, "embedded"),
+        (MOBILENET, "auto", False, "timm"),
+        (MOBILENET, "timm", True, "timm"),
+        (MOBILENET, "none", True, "none"),
+        (MOBILENET, "my/weights.pth", True, "my/weights.pth"),
+        ("resnet18", "auto", False, "timm"),
+    ],
+)
+def test_where_a_student_starts(embedded, capsys, arch, pretrained, synthetic, start):
+    found = starting_point(arch, pretrained, dataset_of(synthetic=synthetic))
+    assert found == (embedded if start == "embedded" else start)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("arch", "synthetic"), [("resnet18", True), ("efficientnet_cc_b0_4e", False)])
+def test_a_random_start_that_nobody_asked_for_is_said(embedded, capsys, arch, synthetic):
+    assert starting_point(arch, "auto", dataset_of(synthetic=synthetic)) == "none"
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith(f"{arch} starts from random weights")
+
+
+def test_an_embedded_start_that_does_not_exist(embedded):
+    with pytest.raises(PivlError, match="no embedded start for resnet18; set pretrained to"):
+        starting_point("resnet18", "embedded", dataset_of(synthetic=True))

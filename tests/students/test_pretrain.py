@@ -1,0 +1,64 @@
+"""The script that makes a student's start, in small, and the start in the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from click.testing import CliRunner
+
+from pivl_distill.checkpoint import load_tensors
+from pivl_distill.data.synthetic.people import person
+from students.archs import create_backbone
+from students.distill import WEIGHTS_DIR
+from students.pretrain import (
+    ATTRIBUTES,
+    KIND,
+    Recipe,
+    attribute_classes,
+    attribute_labels,
+    attribute_loss,
+    main,
+    rate,
+)
+
+SHIPPED = WEIGHTS_DIR / "mobilenetv2_025.safetensors"
+
+
+def test_the_script_writes_a_start_that_a_student_can_take(tmp_path: Path) -> None:
+    out = tmp_path / "start.safetensors"
+    result = CliRunner().invoke(main, ["--crops", "64", "--passes", "1", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    _, tensors, facts = load_tensors(out, KIND)
+    assert facts["unseen_people"].keys() == ATTRIBUTES.keys()
+    network = create_backbone("mobilenetv2_025", image_size_hw=(128, 64), pretrained=str(out))
+    assert torch.equal(network.conv_stem.weight.half(), tensors["conv_stem.weight"])
+
+
+def test_labels_name_the_attributes() -> None:
+    people = tuple(person(3, index, 1) for index in range(40))
+    classes = attribute_classes(people)
+    labels = attribute_labels(people, classes)
+    for row, who in zip(labels.tolist(), people, strict=True):
+        for number, (name, value) in zip(row, ATTRIBUTES.items(), strict=True):
+            assert classes[name][number] == value(who)
+
+
+def test_loss_is_the_mean_over_attributes() -> None:
+    logits = torch.tensor([[2.0, 0.0, 1.0, 1.0, 1.0]])
+    expected = (torch.log1p(torch.tensor(-2.0).exp()) + torch.log(torch.tensor(3.0))) / 2
+    assert torch.allclose(attribute_loss(logits, torch.tensor([[0, 2]]), [2, 3]), expected)
+
+
+def test_rate_warms_up_and_decays_to_a_hundredth() -> None:
+    recipe = Recipe()
+    assert rate(recipe, 0, 1000) == recipe.learning_rate / recipe.warmup_steps
+    assert rate(recipe, 999, 1000) == recipe.learning_rate * 0.01
+
+
+def test_shipped_start_is_small_and_better_than_chance() -> None:
+    assert SHIPPED.stat().st_size <= 600_000
+    _, _, facts = load_tensors(SHIPPED, KIND)
+    accuracy = facts["unseen_people"]
+    assert accuracy["upper"] > 0.3
+    assert accuracy["lower colour"] > 0.3

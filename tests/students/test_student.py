@@ -1,0 +1,99 @@
+"""The student: a plain baseline without a bank, and a bare backbone whatever taught it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from pivl_distill.checkpoint import load_tensors
+from pivl_distill.config import HeadSettings
+from pivl_distill.embedding import embed
+from pivl_distill.reid import ReIDOutput
+from students.archs import create_backbone
+from students.student import KIND, Student, load_student, save_student
+
+SIZE_HW, DIM = (128, 64), 16
+ARCHS = ("mobilenetv2_025", "vit_tiny_patch16_224")
+
+
+def make_student(arch: str = ARCHS[0], dim: int | None = DIM, align: bool = True) -> Student:
+    torch.manual_seed(0)
+    network = create_backbone(arch, image_size_hw=SIZE_HW)
+    for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.normal_(norm.running_mean, std=0.1)
+    return Student(arch, network, SIZE_HW, 6, dim, align, HeadSettings())
+
+
+def images(batch: int = 3) -> torch.Tensor:
+    return torch.randn(batch, 3, *SIZE_HW, generator=torch.Generator().manual_seed(1))
+
+
+def shapes(output: ReIDOutput) -> dict[str, object]:
+    return {
+        "metric": [tuple(m.shape) for m in output.metric],
+        "logits": [tuple(scores.shape) for scores in output.logits],
+        "projected": None if output.projected is None else tuple(output.projected.shape),
+        "aligned": None if output.aligned is None else tuple(output.aligned.shape),
+    }
+
+
+@pytest.mark.parametrize(("arch", "dim"), [(ARCHS[0], 1280), (ARCHS[1], 192)])
+@pytest.mark.parametrize(("bank_dim", "align"), [(DIM, True), (DIM, False), (None, False)])
+def test_the_losses_see_what_the_supervision_needs(arch, dim, bank_dim, align):
+    student = make_student(arch, bank_dim, align)
+    assert shapes(student(images())) == {
+        "metric": [(3, dim)],
+        "logits": [(3, 6)],
+        "projected": None if bank_dim is None else (3, DIM),
+        "aligned": (3, DIM, 16, 8) if align else None,
+    }
+
+
+def test_without_a_bank_there_is_neither_projection_nor_fusion():
+    student = make_student(dim=None, align=True)
+    assert student.project is None
+    assert student.fusion is None
+    assert {name.split(".")[0] for name in student.state_dict()} == {"backbone", "neck"}
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_every_parameter_learns(arch):
+    student = make_student(arch)
+    out = student.train()(images(4))
+    terms = (*out.metric, *out.logits, out.projected, out.aligned)
+    sum(term.square().mean() for term in terms).backward()
+    idle = {name for name, p in student.named_parameters() if p.requires_grad and p.grad is None}
+    assert idle == set()
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_nothing_of_the_teaching_is_in_the_embedding_model(arch):
+    student = make_student(arch)
+    model = student.embedding_model()
+    bare = create_backbone(arch, image_size_hw=SIZE_HW)
+    assert model.network.state_dict().keys() == bare.state_dict().keys()
+    assert not model.network.training
+    assert torch.equal(model.network(images()), student.eval()(images()).metric[0])
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_what_was_saved_embeds_the_same(arch, band_store, tmp_path):
+    model = make_student(arch).embedding_model()
+    save_student(model, tmp_path / "student.safetensors", "auto")
+    loaded = load_student(tmp_path / "student.safetensors")
+    assert dataclasses.replace(loaded, network=model.network) == model
+    assert (embed(loaded, band_store.crops) == embed(model, band_store.crops)).all()
+    _, state, _ = load_tensors(tmp_path / "student.safetensors", KIND)
+    assert state.keys() == model.network.state_dict().keys()
+
+
+def test_the_last_stride_is_kept_with_the_weights(tmp_path):
+    network = create_backbone("resnet18", image_size_hw=SIZE_HW, last_stride=2)
+    student = Student("resnet18", network, SIZE_HW, 6, None, False, HeadSettings())
+    save_student(student.embedding_model(), tmp_path / "student.safetensors", 2)
+    loaded = load_student(tmp_path / "student.safetensors")
+    assert loaded.network.forward_features(images(1)).shape[2:] == (4, 2)
+    assert torch.equal(loaded.network(images()), network.eval()(images()))

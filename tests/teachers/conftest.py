@@ -1,0 +1,61 @@
+"""Small random CLIPs: the embedded architectures with a token table of a few hundred words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from pivl_distill.data.synthetic.people import COLOURS
+from pivl_distill.data.vocabulary import LIP20
+from teachers.clip import Clip, build_tiny
+from teachers.text import token_rows
+
+GARMENTS = ("hat", "shoes", "socks", "pants", "coat", "shirt", "scarf")
+
+
+@pytest.fixture(scope="session")
+def table() -> list[int]:
+    """The BPE ids of a reduced token table."""
+    return token_rows(["a photo of the X person, wearing .", *LIP20.words, *COLOURS, *GARMENTS])
+
+
+@pytest.fixture(scope="session")
+def awake() -> Callable[[nn.Module], nn.Module]:
+    """Gives a network's norms the values of a trained one; open_clip's ResNet blocks start at 0."""
+
+    def wake(network: nn.Module) -> nn.Module:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.1)
+                nn.init.normal_(module.running_mean, std=0.1)
+                nn.init.uniform_(module.running_var, 0.5, 1.5)
+            elif isinstance(module, nn.LayerNorm):
+                nn.init.uniform_(module.weight, 0.5, 1.5)
+                nn.init.normal_(module.bias, std=0.1)
+        return network.eval()
+
+    return wake
+
+
+@pytest.fixture(scope="session")
+def make_clip(table, awake) -> Callable[..., Clip]:
+    """`make_clip(name, seed)` is an embedded architecture with random weights, frozen."""
+
+    def make(name: str = "tiny_rn", seed: int = 0) -> Clip:
+        torch.manual_seed(seed)
+        clip = build_tiny(name, table)
+        awake(clip.image)
+        awake(clip.text)
+        return clip.freeze()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def frozen_clip(make_clip) -> Clip:
+    """One that tests only read."""
+    return make_clip()

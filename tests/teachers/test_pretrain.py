@@ -1,0 +1,73 @@
+"""The pretraining script, in small, and the weights it left in the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pivl_distill.checkpoint import load_tensors
+from pivl_distill.data.synthetic.people import person, phrases
+from pivl_distill.data.vocabulary import LIP20
+from teachers.clip import KIND, WEIGHTS_DIR, Clip, load_clip
+from teachers.gauge import measure_clip
+from teachers.pretrain import Recipe, main, train, visible_phrases
+
+SHIPPED = WEIGHTS_DIR / "tiny_rn.safetensors"
+
+
+@pytest.mark.parametrize("name", ["tiny_rn", "tiny_vit"])
+def test_training_moves_both_towers_and_stays_finite(name: str) -> None:
+    recipe = Recipe(crops=48, passes=2, batch_size=24, cameras=4)
+    untrained = load_clip(name, "none", (128, 64))
+    clip, rows = train(name, recipe)
+    assert rows == sorted(rows)
+    for tower in (clip.image, clip.text):
+        assert all(torch.isfinite(p).all() for p in tower.parameters())
+        assert not any(p.requires_grad for p in tower.parameters())
+    assert not torch.equal(clip.text.token_embedding.weight, untrained.text.token_embedding.weight)
+
+
+def test_the_script_writes_a_loadable_file_with_its_recipe_and_figures(tmp_path: Path) -> None:
+    out = tmp_path / "tiny_rn.safetensors"
+    result = CliRunner().invoke(main, ["--crops", "48", "--passes", "0", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    _, _, facts = load_tensors(out, KIND)
+    assert facts["recipe"]["crops"] == 48
+    assert 0 <= facts["unseen_people"]["part_naming"] <= 1
+    load_clip("tiny_rn", str(out), (128, 64))
+
+
+def test_visible_phrases_are_those_of_parts_with_enough_pixels() -> None:
+    who = person(0, 0, 1)
+    labels = np.zeros((1, 8, 8), np.uint8)
+    face, shoe = LIP20.index("Face"), LIP20.index("Left-shoe")
+    labels[0, 0, :6] = face
+    labels[0, 1, :5] = shoe  # one pixel short
+    (found,) = visible_phrases([who], labels)
+    assert (found.crop, found.part, found.text) == (0, face, phrases(who)[face])
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Clip:
+    return load_clip("tiny_rn", "embedded", (128, 64)).freeze()
+
+
+def test_shipped_weights_are_small() -> None:
+    assert SHIPPED.stat().st_size <= 4_000_000
+
+
+def test_shipped_weights_know_unseen_people_as_well_as_they_say(shipped: Clip) -> None:
+    """Measured again: the stored figures, and the least that teaching needs."""
+    _, _, facts = load_tensors(SHIPPED, KIND)
+    stored = facts["unseen_people"]
+    measured = measure_clip(shipped)
+    assert measured.part_naming == pytest.approx(stored["part_naming"], abs=5e-3)
+    assert measured.caption_rank1 == pytest.approx(stored["caption_rank1"], abs=1e-2)
+    assert measured.colour == pytest.approx(stored["colour"], abs=1e-2)
+    assert min(measured.colour[name] for name in ("shoes", "hat", "socks")) >= 0.85
+    assert min(measured.colour[name] for name in ("pants", "coat")) >= 0.93
+    assert measured.caption_rank1 >= 0.5

@@ -1,0 +1,108 @@
+"""Learned prompts: with words for tokens they are plain sentences, and tokens are all they learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pivl_distill.config import PromptSettings
+from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.errors import PivlError
+from teachers.prompts import IdentityPrompts
+
+IDENTITIES = 3
+
+
+@pytest.fixture
+def prompts(frozen_clip):
+    def make(seed: int = 0, **settings: object) -> IdentityPrompts:
+        generator = torch.Generator().manual_seed(seed)
+        chosen = PromptSettings(**settings)
+        return IdentityPrompts(frozen_clip.text, chosen, IDENTITIES, LIP20, generator)
+
+    return make
+
+
+def set_words(prompts: IdentityPrompts, text, row: int, words: str) -> None:
+    """Let the learned tokens of one identity be the embeddings of words."""
+    ids = torch.tensor(text.tokenizer.encode(words))
+    with torch.no_grad():
+        prompts.tokens[row] = text.token_embedding(ids)
+
+
+def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tokens_that_are_words_make_the_plain_sentence(prompts, frozen_clip):
+    text, learned = frozen_clip.text, prompts()
+    sayings = ["X X X X", "red hat blue coat", "a person wearing shoes"]
+    for row, words in enumerate(sayings):
+        set_words(learned, text, row, words)
+    rows = torch.arange(IDENTITIES)
+    expected = text.encode([f"a photo of a {words} person" for words in sayings])
+    assert_close(learned.identity(rows), expected)
+    for part in ("Hat", "Upper-clothes", "Left-shoe"):
+        number = LIP20.index(part)
+        endings = [f"a photo of a {words} person {LIP20.words[number]}" for words in sayings]
+        ours = learned.part(rows, torch.full((IDENTITIES,), number))
+        assert_close(ours, text.encode(endings))
+
+
+def test_rows_and_parts_are_taken_in_the_order_asked_for(prompts, frozen_clip):
+    text, learned = frozen_clip.text, prompts()
+    for row, words in enumerate(["red red red red", "blue hat hat hat", "coat coat coat coat"]):
+        set_words(learned, text, row, words)
+    rows = torch.tensor([2, 0, 2])
+    parts = torch.tensor([LIP20.index(part) for part in ("Upper-clothes", "Hat", "Face")])
+    expected = text.encode(
+        [
+            "a photo of a coat coat coat coat person upper clothes",
+            "a photo of a red red red red person hat",
+            "a photo of a coat coat coat coat person face",
+        ]
+    )
+    assert_close(learned.part(rows, parts), expected)
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        (
+            "a photo of a {X} person wearing the {part}.",
+            "a photo of a red hat person wearing the hat.",
+        ),
+        ("{X} {part}", "red hat hat"),
+        ("the {X}'s {part}, a photo", "the red hat's hat, a photo"),
+    ],
+)
+def test_templates_may_say_it_in_other_words(prompts, frozen_clip, template, sentence):
+    learned = prompts(part=template, learned_tokens=2)
+    set_words(learned, frozen_clip.text, 0, "red hat")
+    ours = learned.part(torch.tensor([0]), torch.tensor([LIP20.index("Hat")]))
+    assert_close(ours, frozen_clip.text.encode([sentence]))
+
+
+def test_the_tokens_are_all_that_learns(prompts, frozen_clip):
+    learned = prompts()
+    assert [name for name, _ in learned.named_parameters()] == ["tokens"]
+    assert learned.state_dict().keys() == {"tokens"}
+    assert learned.tokens.shape == (IDENTITIES, 4, frozen_clip.text.width)
+    rows = torch.tensor([0, 2])
+    (learned.identity(rows).sum() + learned.part(rows, torch.tensor([1, 5])).sum()).backward()
+    moved = learned.tokens.grad.abs().sum((1, 2)) > 0
+    assert moved.tolist() == [True, False, True]
+    assert all(p.grad is None for p in frozen_clip.text.parameters())
+
+
+def test_the_first_tokens_depend_on_the_seed_and_have_the_spread_asked_for(prompts):
+    assert torch.equal(prompts(seed=1).tokens, prompts(seed=1).tokens)
+    assert not torch.equal(prompts(seed=1).tokens, prompts(seed=2).tokens)
+    spread = prompts(init_std=0.5, learned_tokens=40).tokens.std().item()
+    assert spread == pytest.approx(0.5, rel=0.05)
+
+
+def test_too_many_learned_tokens_are_told_when_they_are_read(prompts):
+    learned = prompts(learned_tokens=80)
+    with pytest.raises(PivlError, match="reads at most 77; shorten the template"):
+        learned.identity(torch.tensor([0]))

@@ -1,0 +1,94 @@
+"""The teacher: two heads and three metrics while it learns, one bare network when it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from pivl_distill.checkpoint import load_tensors
+from pivl_distill.config import AugmentSettings, HeadSettings, Stage2Settings
+from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.embedding import embed
+from pivl_distill.runs import Run
+from pivl_distill.training import Texts, train
+from teachers.teacher import KIND, Teacher, load_teacher, save_teacher
+
+NAMES = ("tiny_rn", "tiny_vit")
+
+
+@pytest.fixture(params=NAMES)
+def teacher(request, make_clip) -> Teacher:
+    clip = make_clip(request.param)
+    return Teacher(clip, identities=6, head=HeadSettings())
+
+
+def images(batch: int = 3) -> torch.Tensor:
+    return torch.randn(batch, 3, 128, 64, generator=torch.Generator().manual_seed(1))
+
+
+def test_the_losses_see_three_features_two_heads_and_the_map(teacher):
+    out, tower = teacher(images()), teacher.tower
+    dims = [tower.previous_dim, tower.feature_dim, tower.dim]
+    assert [tuple(m.shape) for m in out.metric] == [(3, dim) for dim in dims]
+    assert [tuple(scores.shape) for scores in out.logits] == [(3, 6), (3, 6)]
+    assert torch.equal(out.projected, out.metric[2])
+    assert out.aligned.shape == (3, tower.dim, 16, 8)
+
+
+def test_a_frozen_tower_learns_again_with_everything_around_it(teacher):
+    out = teacher.train()(images(4))
+    total = sum(m.square().mean() for m in (*out.metric, *out.logits, out.aligned))
+    total.backward()
+    idle = {name for name, p in teacher.named_parameters() if p.grad is None and p.requires_grad}
+    assert idle == set()
+
+
+def test_the_retrieval_vector_is_feature_and_projection_side_by_side(teacher):
+    model = teacher.embedding_model()
+    out = teacher.eval()(images())
+    expected = torch.cat([out.metric[1], out.metric[2]], dim=1)
+    torch.testing.assert_close(model.network(images()), expected)
+
+
+def test_nothing_of_the_teaching_is_in_the_embedding_model(teacher):
+    model = teacher.embedding_model()
+    tower = sum(p.numel() for p in teacher.tower.parameters())
+    assert sum(p.numel() for p in model.network.parameters()) == tower
+    assert not any("neck" in name or "fusion" in name for name in model.network.state_dict())
+    assert not model.network.training
+
+
+def test_what_was_saved_embeds_the_same(teacher, band_store, tmp_path):
+    model = teacher.embedding_model()
+    save_teacher(model, tmp_path / "teacher.safetensors")
+    loaded = load_teacher(tmp_path / "teacher.safetensors")
+    assert dataclasses.replace(loaded, network=model.network) == model
+    assert (embed(loaded, band_store.crops) == embed(model, band_store.crops)).all()
+    _, state, _ = load_tensors(tmp_path / "teacher.safetensors", KIND)
+    assert all(name.startswith("tower.") for name in state)
+
+
+def test_a_teacher_learns_from_a_bank(make_clip, band_store, prompt_bank, tmp_path):
+    clip = make_clip()
+    generator = torch.Generator().manual_seed(0)
+    bank = dataclasses.replace(
+        prompt_bank,
+        identity=torch.randn(6, clip.image.dim, generator=generator),
+        part=torch.randn(6, len(LIP20), clip.image.dim, generator=generator),
+        label=torch.randn(len(LIP20), clip.image.dim, generator=generator),
+    )
+    settings = Stage2Settings(
+        epochs=1,
+        identities_per_batch=3,
+        crops_per_identity=2,
+        augment=AugmentSettings(pad_px=0),
+    )
+    teacher = Teacher(clip, 6, HeadSettings())
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    run = Run.create("teach", "", tmp_path / "run")
+    train(teacher, band_store, Texts.of(bank, 10.0), settings, 0, run, "Training")
+    changed = {n for n, value in teacher.state_dict().items() if not torch.equal(value, before[n])}
+    assert {name.split(".")[0] for name in changed} == {"tower", "neck", "projected_neck", "fusion"}
+    assert not {name for name in changed if name.endswith("neck.norm.bias")}

@@ -1,0 +1,47 @@
+"""The shape of the repository: import rules cover every module, the wheel holds every file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_every_shared_module_is_under_the_import_rule() -> None:
+    modules = {path.stem for path in (ROOT / "pivl_distill").iterdir() if path.stem[0] not in "_."}
+    modules -= {"cli", "py"}  # the command line may import stages; py.typed is a marker
+    rules = (ROOT / "pyproject.toml").read_text()
+    assert {name for name in modules if f'"pivl_distill.{name}",' not in rules} == set()
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-cache-dir"]
+    command += ["--no-build-isolation", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_wheel_holds_all_code_configurations_and_weights(wheel_names: set[str]) -> None:
+    packages = ("pivl_distill", "teachers", "students", "export", "configs")
+    wanted = {
+        path.relative_to(ROOT).as_posix()
+        for package in packages
+        for pattern in ("*.py", "*.yaml", "*.safetensors", "py.typed")
+        for path in (ROOT / package).rglob(pattern)
+    }
+    assert wanted - wheel_names == set()
+
+
+def test_the_wheel_holds_nothing_else(wheel_names: set[str]) -> None:
+    tops = {name.split("/")[0] for name in wheel_names}
+    assert tops <= {"pivl_distill", "teachers", "students", "export", "configs"} | {
+        name for name in tops if name.endswith(".dist-info")
+    }
