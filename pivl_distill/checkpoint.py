@@ -18,13 +18,16 @@ from pivl_distill.errors import PivlError
 from pivl_distill.files import write_bytes
 
 FORMAT = 1
+_ENTRY = "pivl-distill"
+"""The only metadata entry: safetensors writes several in no fixed order, and the same tensors
+should be the same bytes."""
 
 
 def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write `tensors` atomically as a file of this `kind`."""
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    metadata = {"format": str(FORMAT), "kind": kind, "facts": json.dumps(facts)}
-    write_bytes(path, to_safetensors(tensors, metadata))
+    metadata = {"format": FORMAT, "kind": kind, "facts": facts}
+    write_bytes(path, to_safetensors(tensors, {_ENTRY: json.dumps(metadata)}))
 
 
 def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
@@ -35,15 +38,15 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[
     expected = " or ".join(kinds)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise PivlError(f"No {expected} at {path}.") from error
     except (SafetensorError, OSError) as error:
         raise PivlError(f"{path} is not a {expected}: {error}") from error
-    if metadata.get("kind") not in kinds or metadata.get("format") != str(FORMAT):
+    if metadata.get("kind") not in kinds or metadata.get("format") != FORMAT:
         raise PivlError(
             f"{path} is not a {expected} of format {FORMAT}, but of kind"
             f" {metadata.get('kind')!r} and format {metadata.get('format')!r}."
         )
-    return metadata["kind"], tensors, json.loads(metadata["facts"])
+    return metadata["kind"], tensors, metadata["facts"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from pivl_distill.config import Device
@@ -30,19 +31,40 @@ class TestCrops:
         )
 
 
-def evaluate_model(
+@dataclass(frozen=True)
+class TestFeatures:
+    """Features of the test split, float32 [Q, F] and [G, F]."""
+
+    query: np.ndarray
+    gallery: np.ndarray
+
+
+def embed_test(
     model: EmbeddingModel, test: TestCrops, forward: Forward | None = None
-) -> RetrievalResult:
-    """mAP, CMC and mINP; `forward` stands in for the network, e.g. an exported file."""
+) -> TestFeatures:
+    """Features of both sets; `forward` stands in for the network, e.g. an exported file."""
+    return TestFeatures(
+        embed(model, test.query.crops, forward=forward, description="Embedding query"),
+        embed(model, test.gallery.crops, forward=forward, description="Embedding gallery"),
+    )
+
+
+def score(features: TestFeatures, test: TestCrops) -> RetrievalResult:
+    """mAP, CMC and mINP of the test split."""
     query, gallery = test.query, test.gallery
     return evaluate(
-        embed(model, query.crops, forward=forward, description="Embedding query"),
-        embed(model, gallery.crops, forward=forward, description="Embedding gallery"),
+        features.query,
+        features.gallery,
         query.pids,
         gallery.pids,
         query.camids,
         gallery.camids,
     )
+
+
+def evaluate_model(model: EmbeddingModel, test: TestCrops) -> RetrievalResult:
+    """`score` of what a network embeds."""
+    return score(embed_test(model, test), test)
 
 
 def pick_device(wanted: Device) -> torch.device:

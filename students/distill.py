@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import timm
 import torch
+from torch import nn
 
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig, dump_config
@@ -48,14 +50,8 @@ def distill(
     align = config.supervision in ("part", "label", "permuted")
     if bank is not None and align:
         check_vocabulary(bank, dataset)
-    start = starting_point(config.arch, config.pretrained, dataset)
     torch.manual_seed(config.seed)
-    network = create_backbone(
-        config.arch,
-        image_size_hw=config.data.size_hw,
-        pretrained=start,
-        last_stride=config.last_stride,
-    )
+    network, start = starting_network(config, dataset)
     identities = len(dataset.train_pids)
     dim = bank.dim if bank else None
     device = pick_device(config.device)
@@ -113,6 +109,28 @@ def check_vocabulary(bank: PromptBank, dataset: ReIDDataset) -> None:
         )
 
 
+def starting_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Module, str]:
+    """The bare network to train and what it starts from.
+
+    Weights that "auto" chose but that cannot be downloaded are told and done without; weights that
+    were asked for by name are an error then.
+    """
+    start = starting_point(config.arch, config.pretrained, dataset)
+    build = partial(
+        create_backbone,
+        config.arch,
+        image_size_hw=config.data.size_hw,
+        last_stride=config.last_stride,
+    )
+    try:
+        return build(pretrained=start), start
+    except PivlError as error:
+        if start != "timm" or config.pretrained != "auto":
+            raise
+        note(f"{error} Training starts from random weights.")
+        return build(pretrained="none"), "none"
+
+
 def starting_point(arch: str, pretrained: str, dataset: ReIDDataset) -> str:
     """What `pretrained` means here: "timm", "none" or a file.
 
@@ -122,12 +140,10 @@ def starting_point(arch: str, pretrained: str, dataset: ReIDDataset) -> str:
     embedded = WEIGHTS_DIR / f"{arch}.safetensors"
     if pretrained == "embedded" and not embedded.is_file():
         raise PivlError(f"There is no embedded start for {arch}; set pretrained to timm or none.")
-    if pretrained == "embedded" or (
-        pretrained == "auto" and dataset.synthetic and embedded.is_file()
-    ):
-        return str(embedded)
-    if pretrained != "auto":
+    if pretrained not in ("auto", "embedded"):
         return pretrained
+    if embedded.is_file() and (pretrained == "embedded" or dataset.synthetic):
+        return str(embedded)
     if not dataset.synthetic and timm.is_model(arch) and timm.is_model_pretrained(arch):
         return "timm"
     note(f"{arch} starts from random weights; name a file with --pretrained for a better start.")

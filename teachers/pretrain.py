@@ -37,6 +37,7 @@ from teachers.gauge import MIN_PIXELS, measure_clip
 from teachers.language import vocabulary_texts
 from teachers.text import token_rows
 
+TEMPLATES = ("a photo of a {context} person {part}", "a photo of a person wearing {context} {part}")
 SOFT_SLOTS = 4
 """Learned tokens of the default prompt; a composition offers its phrases in as many soft tokens."""
 
@@ -110,7 +111,7 @@ class Pretraining:
             _subset(self.rng, _garments(visible, crop), least=2, most=6)
             for crop in range(len(projected))
         ]
-        texts = self._contexts(contexts, ending="person")
+        texts = self._described(contexts, [""] * len(contexts))
         logits = scale * F.normalize(projected, dim=-1) @ texts.T
         own = torch.arange(len(logits))
         return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
@@ -149,51 +150,48 @@ class Pretraining:
             known = asked.text in context
             targets.append(texts.index(asked.text) if known else len(texts) + asked.part)
         answers = torch.cat([phrase_texts, part_texts]).detach()
-        composed = self._contexts(contexts, ending="person {part}", parts=parts)
+        composed = self._described(contexts, parts)
         target = torch.tensor(targets)
         pull = (2 - 2 * (composed * answers[target]).sum(-1)).mean()
         return F.cross_entropy(scale * composed @ answers.T, target) + pull
 
-    def _contexts(
-        self, contexts: list[list[str]], ending: str, parts: list[str] | None = None
-    ) -> Tensor:
-        """Encode "a photo of a <context> <ending>", at random as words or as soft tokens."""
-        endings = [ending.format(part=part) for part in parts or [""] * len(contexts)]
+    def _described(self, contexts: list[list[str]], parts: list[str]) -> Tensor:
+        """Unit features [B, D] of people described by phrases and asked for a part, or for "".
+
+        At random in words, or with the phrases as soft tokens.
+        """
         if self.rng.random() < 0.5:
             joiner = ", " if self.rng.random() < 0.5 else " "
-            verbs = self.rng.choice(["a photo of a {c} {e}", "a photo of a person wearing {c} {e}"])
-            if "wearing" in verbs:
-                endings = [text.removeprefix("person").strip() for text in endings]
-            texts = [
-                str(verbs).format(c=joiner.join(c), e=e).strip()
-                for c, e in zip(contexts, endings, strict=True)
-            ]
-            return self._encode(texts)
-        return self._encode_soft(contexts, endings)
+            template = str(self.rng.choice(TEMPLATES))
+            return self._encode(
+                [
+                    template.format(context=joiner.join(context), part=part).strip()
+                    for context, part in zip(contexts, parts, strict=True)
+                ]
+            )
+        return self._soft(contexts, parts)
 
-    def _encode_soft(self, contexts: list[list[str]], endings: list[str]) -> Tensor:
+    def _soft(self, contexts: list[list[str]], parts: list[str]) -> Tensor:
+        """`_described` with each phrase added up into one of the `SOFT_SLOTS` learned tokens."""
         text = self.clip.text
         slots = " ".join(["X"] * SOFT_SLOTS)
-        ids, ends = text.tokenizer([f"a photo of a {slots} {ending}" for ending in endings])
-        embeddings = text.token_embedding(ids)
-        soft = torch.zeros(len(contexts), SOFT_SLOTS, text.width)
-        owners, slot_of, tokens = [], [], []
+        ids, ends = text.tokenizer([f"a photo of a {slots} person {part}" for part in parts])
+        owners, places, tokens = [], [], []
         for row, context in enumerate(contexts):
-            for place, phrase in enumerate(context):
+            for number, phrase in enumerate(context):
                 for token in text.tokenizer.encode(phrase):
                     owners.append(row)
-                    slot_of.append(place % SOFT_SLOTS)
+                    places.append(number % SOFT_SLOTS)
                     tokens.append(token)
-        soft = soft.index_put(
-            (torch.tensor(owners), torch.tensor(slot_of)),
+        soft = torch.zeros(len(contexts), SOFT_SLOTS, text.width).index_put(
+            (torch.tensor(owners), torch.tensor(places)),
             text.token_embedding(torch.tensor(tokens)),
             accumulate=True,
         )
         first = int((ids[0] == text.tokenizer.encode("X")[0]).nonzero()[0])
-        embeddings = torch.cat(
-            [embeddings[:, :first], soft, embeddings[:, first + SOFT_SLOTS :]], dim=1
-        )
-        return F.normalize(text(embeddings, ends), dim=-1)
+        words = text.token_embedding(ids)
+        prompt = torch.cat([words[:, :first], soft, words[:, first + SOFT_SLOTS :]], dim=1)
+        return F.normalize(text(prompt, ends), dim=-1)
 
 
 def visible_phrases(people: Sequence, maps: np.ndarray) -> list[Phrase]:

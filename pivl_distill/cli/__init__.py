@@ -14,6 +14,7 @@ from pivl_distill import __version__
 from pivl_distill.errors import PivlError
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
+PICTURE = click.Path(dir_okay=False, path_type=Path)
 
 
 class Commands(click.Group):
@@ -86,7 +87,7 @@ Examples:
 @click.option("--tier", default="default", show_default=True, help="tiny, default, medium or hard.")
 @click.option("--seed", default=0, show_default=True, help="Other people, other cameras.")
 @click.option("--out", "-o", type=FOLDER, help="Folder to make; default: the cache.")
-@click.option("--sheet", type=click.Path(dir_okay=False, path_type=Path), help="Contact sheet PNG.")
+@click.option("--sheet", type=PICTURE, help="Also draw some of the people and their maps, as PNG.")
 def synth(tier: str, seed: int, out: Path | None, sheet: Path | None) -> None:
     """Make a data set of synthetic people in Market-1501 form, with exact parsing maps."""
     from pivl_distill.console import summary
@@ -203,22 +204,27 @@ def export(
     epilog="""\b
 Examples:
   pivl-distill evaluate
-  pivl-distill evaluate runs/export-1/model.onnx
+  pivl-distill evaluate runs/export-1/model.onnx --sheet found.png
   pivl-distill evaluate runs/teach-1 --data market1501:/data/market
 """
 )
 @click.argument("target", required=False, type=click.Path(path_type=Path))
 @click.option("--data", "spec", metavar="KIND:PATH", help="Data set; default: the run's own.")
-def evaluate(target: Path | None, spec: str | None) -> None:
+@click.option("--sheet", type=PICTURE, help="Also draw what was found for some queries, as PNG.")
+def evaluate(target: Path | None, spec: str | None, sheet: Path | None) -> None:
     """Score a run, a checkpoint or an exported ONNX file by the Market-1501 protocol.
 
     TARGET is a run folder or a file; default: the latest student run.
     """
+    from pivl_distill.cli.ranking import ranking_sheet
     from pivl_distill.cli.report import print_retrieval
     from pivl_distill.cli.sources import evaluate_target
     from pivl_distill.runs import Run
 
-    print_retrieval(*evaluate_target(target or Run.latest("student").path, spec))
+    evaluation = evaluate_target(target or Run.latest("student").path, spec)
+    print_retrieval(evaluation)
+    if sheet is not None:
+        ranking_sheet(evaluation.features, evaluation.test, sheet)
 
 
 @main.command(

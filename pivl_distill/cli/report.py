@@ -5,7 +5,6 @@ The stages are imported for their types only: reporting a student must not load 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pivl_distill.console import note, summary, table
@@ -13,6 +12,7 @@ from pivl_distill.retrieval import RetrievalResult
 
 if TYPE_CHECKING:
     from export.exporter import ExportReport
+    from pivl_distill.cli.sources import Evaluation
     from students.distill import StudentReport
     from teachers.teach import TeachReport
 
@@ -65,9 +65,9 @@ def print_student(report: StudentReport) -> None:
     _warn_missing_maps(report.missing_maps)
 
 
-def print_retrieval(path: Path, spec: str, result: RetrievalResult) -> None:
+def print_retrieval(evaluation: Evaluation) -> None:
     """The figures of one evaluation."""
-    summary(f"{path} on {spec}", retrieval_facts(result))
+    summary(f"{evaluation.path} on {evaluation.spec}", retrieval_facts(evaluation.result))
 
 
 def print_export(report: ExportReport) -> None:

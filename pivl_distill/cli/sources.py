@@ -5,6 +5,7 @@ Stages are imported where they are used: a student must not load CLIP, nor a tea
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from pivl_distill.config import DataSettings
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.evaluation import TestCrops, evaluate_model
+from pivl_distill.evaluation import TestCrops, TestFeatures, embed_test, score
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs import Run, data_of
 
@@ -69,8 +70,19 @@ def export_checkpoint(
     return report
 
 
-def evaluate_target(target: Path, spec: str | None) -> tuple[Path, str, RetrievalResult]:
-    """Score a run, a checkpoint or an exported file: what was scored, on what, the figures."""
+@dataclass(frozen=True)
+class Evaluation:
+    """What was scored, on which data, and how it did."""
+
+    path: Path
+    spec: str
+    result: RetrievalResult
+    features: TestFeatures
+    test: TestCrops
+
+
+def evaluate_target(target: Path, spec: str | None) -> Evaluation:
+    """Score a run, a checkpoint or an exported file."""
     if target.suffix == ".onnx" or (target / ONNX_FILE).is_file():
         from export.loading import load_exported
 
@@ -80,7 +92,9 @@ def evaluate_target(target: Path, spec: str | None) -> tuple[Path, str, Retrieva
         path = _find_checkpoint(target)
         model, forward = load_checkpoint(path), None
     data = _data_settings(path.parent, spec)
-    return path, data.spec, evaluate_model(model, _load_test(data, model.size_hw), forward)
+    test = _load_test(data, model.size_hw)
+    features = embed_test(model, test, forward)
+    return Evaluation(path, data.spec, score(features, test), features, test)
 
 
 def load_checkpoint(path: Path) -> EmbeddingModel:

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from pivl_distill import checkpoint
 from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.errors import PivlError
 
@@ -68,14 +69,27 @@ def test_a_truncated_file(tmp_path):
         load_tensors(path, "student")
 
 
-def test_a_file_of_another_kind_or_format_is_named(tmp_path):
+def test_the_same_tensors_and_facts_are_the_same_bytes(tmp_path):
+    tensors = {name: torch.arange(4.0) for name in "badc"}
+    for name in ("one", "other"):
+        save_tensors(tmp_path / name, "student", tensors, {"b": 1, "a": [2]})
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+def test_a_file_of_another_kind_or_format_is_named(tmp_path, monkeypatch):
     path = tmp_path / "file"
     save_tensors(path, "prompt bank", {"weight": torch.zeros(1)}, {})
     with pytest.raises(PivlError, match="not a student of format 1, but of kind 'prompt bank'"):
         load_tensors(path, "student")
-    save_file({"weight": torch.zeros(1)}, path, {"kind": "student", "format": "2"})
-    with pytest.raises(PivlError, match="kind 'student' and format '2'"):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", 2)
+        save_tensors(path, "student", {"weight": torch.zeros(1)}, {})
+    with pytest.raises(PivlError, match="kind 'student' and format 2"):
         load_tensors(path, "student")
-    save_file({"weight": torch.zeros(1)}, path)
-    with pytest.raises(PivlError, match="kind None and format None"):
-        load_tensors(path, "student")
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_a_file_that_is_not_ours_is_refused(tmp_path, metadata):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "file", metadata)
+    with pytest.raises(PivlError, match=r"is not a student .* of kind None and format None"):
+        load_tensors(tmp_path / "file", "student")

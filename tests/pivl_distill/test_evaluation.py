@@ -14,7 +14,7 @@ from pivl_distill import evaluation
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.evaluation import evaluate_model, pick_device
+from pivl_distill.evaluation import embed_test, evaluate_model, pick_device, score
 
 SIZE_HW = (16, 8)
 
@@ -53,13 +53,15 @@ def test_what_stands_in_for_the_network_is_what_is_measured(test_crops):
     def wrong_answers(images: torch.Tensor) -> torch.Tensor:
         return torch.eye(4) if torch.equal(images, query) else torch.eye(4).roll(1, dims=0)
 
-    result = evaluate_model(model, test_crops, forward=wrong_answers)
-    assert result.summary()["mAP"] < 0.6
+    features = embed_test(model, test_crops, forward=wrong_answers)
+    np.testing.assert_array_equal(features.query, np.eye(4))
+    np.testing.assert_array_equal(features.gallery, np.eye(4)[[3, 0, 1, 2]])
+    assert score(features, test_crops).summary()["mAP"] < 0.6
 
 
 def test_a_missing_cuda_device_is_told_with_what_to_set(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(PivlError, match="No CUDA device .* set device to 'auto' or 'cpu'"):
+    with pytest.raises(PivlError, match=r"No CUDA device .* set device to 'auto' or 'cpu'"):
         pick_device("cuda")
     assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -20,9 +21,8 @@ def working_folder(tmp_path, monkeypatch):
 
 def test_runs_of_a_kind_are_numbered():
     paths = [Run.create(kind, "a: 1\n").path for kind in ("teach", "teach", "student", "teach")]
-    assert [str(path) for path in paths] == [
-        os.path.join("runs", name) for name in ("teach-1", "teach-2", "student-1", "teach-3")
-    ]
+    names = ("teach-1", "teach-2", "student-1", "teach-3")
+    assert paths == [Path("runs") / name for name in names]
     assert (paths[0] / "config.yaml").read_text() == "a: 1\n"
 
 
@@ -80,7 +80,7 @@ def test_latest_is_the_run_that_finished_last():
 
 def test_latest_without_a_finished_run_says_what_to_do():
     Run.create("teach", "")
-    with pytest.raises(PivlError, match="No finished teach run .*run `pivl-distill teach` first"):
+    with pytest.raises(PivlError, match=r"No finished teach run .*run `pivl-distill teach` first"):
         Run.latest("teach")
 
 

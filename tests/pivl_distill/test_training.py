@@ -87,10 +87,10 @@ def trained(
     return network, [json.loads(line) for line in lines]
 
 
-def test_every_term_falls(band_store, texts, tmp_path):
-    _, metrics = trained(band_store, texts, tmp_path, epochs=12)
-    for term in TERMS:
-        assert metrics[-1][term] < 0.9 * metrics[0][term], term
+def test_a_network_learns_from_labels_and_texts(band_store, texts, tmp_path):
+    _, metrics = trained(band_store, texts, tmp_path, epochs=30)
+    for term in TERMS - {"triplet"}:  # people of plain colours are beyond its margin from the start
+        assert metrics[-1][term] < 0.7 * metrics[0][term], term
     assert metrics[-1]["accuracy"] > 0.9
 
 

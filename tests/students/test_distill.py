@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from pivl_distill.config import StudentConfig
@@ -15,7 +16,7 @@ from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from students import distill
-from students.distill import check_vocabulary, chosen_bank, starting_point
+from students.distill import check_vocabulary, chosen_bank, starting_network, starting_point
 
 MOBILENET = "mobilenetv2_025"
 STUDENT_WITHOUT_CLIP = """
@@ -110,11 +111,42 @@ def test_where_a_student_starts(embedded, capsys, arch, pretrained, synthetic, s
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("arch", "synthetic"), [("resnet18", True), ("efficientnet_cc_b0_4e", False)])
+@pytest.mark.parametrize(
+    ("arch", "synthetic"), [("resnet18", True), ("efficientnet_cc_b0_4e", False)]
+)
 def test_a_random_start_that_nobody_asked_for_is_said(embedded, capsys, arch, synthetic):
     assert starting_point(arch, "auto", dataset_of(synthetic=synthetic)) == "none"
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith(f"{arch} starts from random weights")
+
+
+@pytest.fixture
+def offline(embedded, monkeypatch) -> None:
+    """Published weights cannot be had."""
+    create_model = timm.create_model
+
+    def unreachable(*args, pretrained: bool = False, **settings):
+        if pretrained:
+            raise OSError("no network")
+        return create_model(*args, **settings)
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+
+
+def test_weights_that_only_auto_asked_for_are_done_without(offline, capsys):
+    config = StudentConfig(data={"size_hw": (64, 32)})
+    network, start = starting_network(config, dataset_of())
+    assert start == "none"
+    assert network(torch.zeros(1, 3, 64, 32)).shape == (1, 1280)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "no network" in said
+    assert said.endswith("Training starts from random weights.")
+
+
+def test_weights_that_were_asked_for_by_name_are_not(offline):
+    config = StudentConfig(pretrained="timm", data={"size_hw": (64, 32)})
+    with pytest.raises(PivlError, match=r"No published weights of mobilenetv2_025 .*no network"):
+        starting_network(config, dataset_of())
 
 
 def test_an_embedded_start_that_does_not_exist(embedded):

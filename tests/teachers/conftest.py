@@ -1,4 +1,4 @@
-"""Small random CLIPs: the embedded architectures with a token table of a few hundred words."""
+"""Small random CLIPs: the embedded architectures with a token table of a few dozen words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learned prompts: with words for tokens they are plain sentences, and tokens are all they learn."""
+"""Learned prompts: with words for tokens they are plain sentences; tokens are all they learn."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def reduced(table) -> tuple[CLIP, TextTower]:
 
 
 def padded_ids(texts: list[str], table: list[int] | None) -> Tensor:
-    """open_clip's own [B, 77] ids, mapped to table of a reduced table one by one."""
+    """open_clip's own [B, 77] ids, mapped to rows of a reduced table one by one."""
     ids = SimpleTokenizer()(texts)
     if table is None:
         return ids
@@ -92,7 +92,7 @@ def test_every_token_up_to_the_end_matters(reduced):
     assert (embeddings.grad[0].abs().sum(1) > 0).tolist() == [True] * int(ends[0] + 1)
 
 
-def test_learned_tokens_get_the_gradients_of_the_padded_prompt(reduced, table):
+def test_learned_tokens_get_the_gradients_of_the_padded_prompt(reduced):
     clip, tower = reduced
     ids, ends = tower.tokenizer(TEXTS)
     tokens = torch.randn(len(TEXTS), 2, tower.width, requires_grad=True)

@@ -146,22 +146,36 @@ def tuned(clip, features, rows, folder, seed: int = 0) -> tuple[IdentityPrompts,
     return learned, [json.loads(line) for line in lines]
 
 
-def test_prompts_learn_and_clip_does_not(frozen_clip, features, rows, tmp_path):
+@pytest.fixture(scope="module")
+def spoken(frozen_clip, features, rows) -> FrozenFeatures:
+    """Features that a prompt can reach: the texts of hidden prompts, with some noise."""
+    generator = torch.Generator().manual_seed(1)
+    loud = PROMPTS.model_copy(update={"init_std": 1.0})
+    hidden = IdentityPrompts(frozen_clip.text, loud, 6, LIP20, generator)
+    with torch.no_grad():
+        identity, part = bank_texts(hidden, 6, len(LIP20))
+        projected, cells = identity[rows], part[rows[:, None], features.parts]
+        for texts in (projected, cells):
+            texts += 0.1 * texts.std() * torch.randn(texts.shape, generator=generator)
+    return FrozenFeatures(F.normalize(projected, dim=1), F.normalize(cells, dim=2), features.parts)
+
+
+def test_prompts_learn_and_clip_does_not(frozen_clip, spoken, rows, tmp_path):
     towers = frozen_clip.image, frozen_clip.text
     before = [copy.deepcopy(tower.state_dict()) for tower in towers]
-    learned, metrics = tuned(frozen_clip, features, rows, tmp_path / "run")
+    learned, metrics = tuned(frozen_clip, spoken, rows, tmp_path / "run")
     assert [line["epoch"] for line in metrics] == list(range(1, 13))
     assert all(line["stage"] == "prompts" for line in metrics)
     assert metrics[5]["identity"] < 0.9 * metrics[0]["identity"]
     assert all(line["part"] == 0 for line in metrics[:6])
-    assert 0 < metrics[-1]["part"] < 0.97 * metrics[6]["part"]
+    assert 0 < metrics[-1]["part"] < 0.95 * metrics[6]["part"]
     for tower, state in zip(towers, before, strict=True):
         for name, value in tower.state_dict().items():
             assert torch.equal(value, state[name]), name
     assert all(p.grad is None for tower in towers for p in tower.parameters())
     texts = F.normalize(learned.identity(torch.arange(6)), dim=1)
-    own = (features.projected @ texts.T).argmax(1) == rows
-    assert own.float().mean() > 0.5
+    own = (spoken.projected @ texts.T).argmax(1) == rows
+    assert own.float().mean() > 0.9
 
 
 def test_tuning_depends_on_the_seed_alone(frozen_clip, features, rows, tmp_path):

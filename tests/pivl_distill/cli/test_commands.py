@@ -183,7 +183,7 @@ def test_unknown_settings_are_refused_together_with_the_nearest_match() -> None:
         (("teach", "--set", "seed"), "--set takes key=value"),
         (("export", "nowhere"), "No run folder at nowhere"),
         (("evaluate", "runs/teach-1/prompt_bank.safetensors"), "is not a student or teacher"),
-        (("synth", "--tier", "easy"), "Unknown tier 'easy'"),
+        (("synth", "--tier", "easy"), "Unknown synthetic tier 'easy'"),
     ],
 )
 def test_wrong_input_is_answered_with_what_to_do(arguments: tuple[str, ...], sentence: str) -> None:

@@ -1,0 +1,48 @@
+"""A picture of what a network finds: each row a query and its first matches, right or wrong."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pivl_distill.evaluation import TestCrops, TestFeatures
+from pivl_distill.files import write_bytes
+
+RIGHT_RGB, WRONG_RGB, QUERY_RGB = (40, 160, 70), (200, 50, 40), (90, 90, 90)
+_BORDER_PX = 3
+
+
+def ranking_sheet(
+    features: TestFeatures, test: TestCrops, out: Path, rows: int = 8, matches: int = 8
+) -> None:
+    """Write a PNG of `rows` evenly spaced queries and their `matches` nearest gallery crops.
+
+    Green frames are the query's identity, red ones are not; its own camera's crops of it are left
+    out, as in scoring.
+    """
+    chosen = np.linspace(0, len(test.query) - 1, min(rows, len(test.query))).astype(int)
+    gallery = features.gallery / np.linalg.norm(features.gallery, axis=1, keepdims=True)
+    pictures = []
+    for query in chosen:
+        same = test.gallery.pids == test.query.pids[query]
+        junk = same & (test.gallery.camids == test.query.camids[query])
+        similarity = np.where(junk, -np.inf, gallery @ features.query[query])
+        row = [_framed(test.query.crops[query], QUERY_RGB)]
+        for found in np.argsort(-similarity, kind="stable")[:matches]:
+            colour = RIGHT_RGB if same[found] else WRONG_RGB
+            row.append(_framed(test.gallery.crops[found], colour))
+        pictures.append(np.concatenate(row, axis=1))
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(pictures)).save(buffer, "PNG")
+    write_bytes(out, buffer.getvalue())
+
+
+def _framed(crop: np.ndarray, rgb: tuple[int, int, int]) -> np.ndarray:
+    height, width, _ = crop.shape
+    framed = np.empty((height + 2 * _BORDER_PX, width + 2 * _BORDER_PX, 3), np.uint8)
+    framed[:] = rgb
+    framed[_BORDER_PX:-_BORDER_PX, _BORDER_PX:-_BORDER_PX] = crop
+    return framed
