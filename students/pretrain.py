@@ -1,7 +1,8 @@
 """Pretrain a student's start on synthetic people: `python -m students.pretrain`.
 
-It plays the part of ImageNet weights: whole-image attribute classification of people, seeds and
-cameras that no benchmark uses, without identities, maps or texts. From random weights a run of CPU
+It plays the part of ImageNet weights, which know kinds of things and not the colours of clothes: it
+classifies, from whole images, which kinds of garments people wear — people, seeds and cameras that
+no benchmark uses, without colours, identities, maps or texts. From random weights a run of CPU
 minutes learns nothing that could be compared; every arm of a comparison starts from this file.
 """
 
@@ -31,22 +32,23 @@ from students.student import IMAGENET_MEAN, IMAGENET_STD
 KIND = "student start"
 UNSEEN_SEED, UNSEEN_PEOPLE, UNSEEN_CAMERAS = 9_000_011, 800, 64
 
-ATTRIBUTES: dict[str, Callable[[Person], str | None]] = {
-    "upper": lambda person: person.upper,
+ATTRIBUTES: dict[str, Callable[[Person], str | bool | None]] = {
     "pattern": lambda person: person.pattern,
-    "coat": lambda person: person.coat,
-    "lower type": lambda person: person.lower,
-    "lower colour": lambda person: person.lower_colour,
-    "sleeves": lambda person: "long" if person.covered_arms else "short",
-    "shoes": lambda person: person.shoes,
-    "hat": lambda person: person.hat,
-    "hair": lambda person: None if person.hair_length == "bald" else person.hair,
+    "lower garment": lambda person: person.lower,
+    "sleeves": lambda person: person.covered_arms,
+    "coat": lambda person: person.coat is not None,
+    "hat": lambda person: person.hat is not None,
     "hair length": lambda person: person.hair_length,
-    "skin": lambda person: person.skin,
-    "scarf": lambda person: person.scarf,
-    "bag": lambda person: person.bag and person.bag_colour,
+    "sunglasses": lambda person: person.sunglasses,
+    "scarf": lambda person: person.scarf is not None,
+    "gloves": lambda person: person.gloves is not None,
+    "socks": lambda person: person.shows_socks,
+    "bag": lambda person: person.bag,
 }
-"""What is classified; None is a class too."""
+"""What is classified: kinds, never colours."""
+
+Classes = dict[str, list[str | bool | None]]
+"""The values of each attribute, in a fixed order."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +58,22 @@ class Recipe:
     seed: int = 8_000_009
     crops: int = 20_000
     cameras: int = 192
-    passes: int = 6
+    passes: int = 3
     batch_size: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 0.02
     warmup_steps: int = 100
 
 
-def attribute_classes(people: tuple[Person, ...]) -> dict[str, list[str | None]]:
-    """The values of each attribute, in a fixed order."""
+def attribute_classes(people: tuple[Person, ...]) -> Classes:
+    """`Classes` of the values that occur."""
     return {
         name: sorted({value(person) for person in people}, key=str)
         for name, value in ATTRIBUTES.items()
     }
 
 
-def attribute_labels(people: tuple[Person, ...], classes: dict[str, list[str | None]]) -> Tensor:
+def attribute_labels(people: tuple[Person, ...], classes: Classes) -> Tensor:
     """Class numbers [N, attributes]."""
     rows = [[classes[name].index(of(who)) for name, of in ATTRIBUTES.items()] for who in people]
     return torch.tensor(rows)
@@ -135,7 +137,7 @@ def rate(recipe: Recipe, step: int, steps: int) -> float:
 
 
 @torch.inference_mode()
-def measure(model: nn.Module, classes: dict[str, list[str | None]]) -> dict[str, float]:
+def measure(model: nn.Module, classes: Classes) -> dict[str, float]:
     """Accuracy per attribute on people and cameras never trained on."""
     crops = render_crops(UNSEEN_SEED, UNSEEN_PEOPLE, UNSEEN_CAMERAS)
     labels = attribute_labels(crops.people, classes)

@@ -60,5 +60,5 @@ def test_shipped_start_is_small_and_better_than_chance() -> None:
     assert SHIPPED.stat().st_size <= 600_000
     _, _, facts = load_tensors(SHIPPED, KIND)
     accuracy = facts["unseen_people"]
-    assert accuracy["upper"] > 0.3
-    assert accuracy["lower colour"] > 0.3
+    assert accuracy["lower garment"] > 0.45  # the commonest is worn by 40 %
+    assert accuracy["sleeves"] > 0.7
