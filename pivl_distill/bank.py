@@ -105,6 +105,8 @@ class PromptBank:
     def load(cls, path: Path) -> PromptBank:
         """Read a bank; PivlError when the file is missing, damaged or something else."""
         _, tensors, facts = load_tensors(path, KIND)
+        if missing := {*_TENSORS, "pids"} - tensors.keys():
+            raise PivlError(f"{path} is a damaged prompt bank: it lacks {sorted(missing)}.")
         return cls(
             **{name: tensors[name] for name in _TENSORS},
             pids=tuple(tensors["pids"].tolist()),

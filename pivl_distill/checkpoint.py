@@ -42,7 +42,7 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise PivlError(f"No {expected} at {path}.") from error
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise PivlError(f"{path} is not a {expected}: {error}") from error
     if metadata.get("kind") not in kinds or metadata.get("format") != FORMAT:
         raise PivlError(
