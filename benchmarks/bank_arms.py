@@ -4,23 +4,25 @@
     python benchmarks/bank_arms.py --bank runs/teach-1
 
 Start weights, budget, data order and augmentation are the same in every arm of a seed; nothing was
-chosen on the test identities. Rows are written to `benchmarks/results/bank_arms.json` as they come,
-and a run that was interrupted goes on from there.
+chosen on the test identities (settings were chosen on `synthetic:default:1`, which has other people
+and other cameras). Rows are written to `runs/bank_arms.json` as they come, and an interrupted run
+goes on from there.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from pathlib import Path
 
 import click
 
-from pivl_distill.bank import PromptBank
 from pivl_distill.cli.sources import find_bank
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
 from pivl_distill.console import table
 from pivl_distill.files import write_json
+from pivl_distill.runs import RUNS_DIR
 from students.distill import distill
 from teachers.teach import teach
 
@@ -31,7 +33,7 @@ ARMS = {
     "label": "label-only part bank",
     "permuted": "part bank, rows permuted over identities",
 }
-RESULTS = Path(__file__).parent / "results" / "bank_arms.json"
+RESULTS = RUNS_DIR / "bank_arms.json"
 
 
 @click.command()
@@ -42,41 +44,27 @@ RESULTS = Path(__file__).parent / "results" / "bank_arms.json"
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 def main(bank: Path | None, arch: str, epochs: int, seeds: int, out: Path) -> None:
     """Train every arm with every seed and print mAP and Rank-1 with their spread."""
-    bank_file, data = find_bank(str(bank or teach(TeachConfig()).run), "part")
-    if bank_file is None:
-        raise click.UsageError("name a bank")
-    setting = {
-        "arch": arch,
-        "epochs": epochs,
-        "data": data.model_dump(mode="json"),
-        "bank": PromptBank.load(bank_file).provenance,
-    }
-    results = json.loads(out.read_text()) if out.is_file() else {"setting": setting, "rows": []}
-    if results["setting"] != setting:
+    results = json.loads(out.read_text()) if out.is_file() else {"rows": []}
+    bank = bank or Path(results["bank"] if "bank" in results else teach(TeachConfig()).run)
+    setting = {"bank": str(bank), "arch": arch, "epochs": epochs}
+    if any(results.setdefault(key, value) != value for key, value in setting.items()):
         raise click.UsageError(f"{out} holds another experiment; name another file with --out.")
-    for seed in range(seeds):
-        for arm in ARMS:
-            if any((row["arm"], row["seed"]) == (arm, seed) for row in results["rows"]):
-                continue
-            config = load_config(
-                StudentConfig,
-                "student",
-                None,
-                {
-                    "arch": arch,
-                    "data": data.model_dump(),
-                    "supervision": arm,
-                    "seed": seed,
-                    "stage2.epochs": epochs,
-                },
-            )
-            report = distill(config, None if arm == "none" else bank_file)
-            figures = report.retrieval.summary()
-            results["rows"].append(
-                {"arm": arm, "seed": seed, "seconds": round(report.seconds, 1), **figures}
-            )
+    rows = results["rows"]
+    for seed, arm in itertools.product(range(seeds), ARMS):
+        if not any((row["arm"], row["seed"]) == (arm, seed) for row in rows):
+            rows.append({"arm": arm, "seed": seed, **train_arm(arm, seed, bank, arch, epochs)})
             write_json(out, results)
-    print_table(results["rows"], seeds)
+    print_table(rows, seeds)
+
+
+def train_arm(arm: str, seed: int, bank: Path, arch: str, epochs: int) -> dict[str, float]:
+    """Figures of one student."""
+    bank_file, data = find_bank(str(bank), "part")
+    overrides = {"arch": arch, "supervision": arm, "seed": seed, "stage2.epochs": epochs}
+    config = load_config(StudentConfig, "student", None, overrides)
+    config = config.model_copy(update={"data": data})
+    report = distill(config, None if arm == "none" else bank_file)
+    return {"seconds": round(report.seconds, 1), **report.retrieval.summary()}
 
 
 def print_table(rows: list[dict[str, float]], seeds: int) -> None:

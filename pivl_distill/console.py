@@ -7,10 +7,12 @@ log file stays readable.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TypeVar
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,7 +30,10 @@ T = TypeVar("T")
 
 LOG_PERIOD_S = 10.0
 
-out = Console(highlight=False)
+WIDTH_IN_FILES = 160
+"""Columns where the output is no terminal, so that paths and tables are not folded."""
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
 err = Console(stderr=True, highlight=False)
 
 
@@ -79,12 +84,12 @@ def _lines(items: Iterable[T], description: str, total: int | None, unit: str) -
 
 def note(message: str) -> None:
     """Say something the user should know but need not act on."""
-    err.print(message, style="yellow")
+    err.print(message, style="yellow", soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a result table; the first column is left-aligned, the others right-aligned."""
-    grid = Table(title=title, title_justify="left", title_style="bold")
+    grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     for number, column in enumerate(columns):
         grid.add_column(column, justify="right" if number else "left")
     for row in rows:
@@ -94,7 +99,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 def summary(title: str, facts: Mapping[str, object]) -> None:
     """Print name–value pairs under a title, one a line."""
-    grid = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    grid = Table(title=title, title_justify="left", title_style="bold", box=None)
+    grid.show_header = False
     grid.add_column(style="dim")
     grid.add_column()
     for name, value in facts.items():

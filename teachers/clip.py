@@ -7,6 +7,7 @@ plays on photographs, on synthetic people only.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,9 +131,7 @@ def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int]) -> Clip:
     quick, known = f"{name}-quickgelu", open_clip.list_models()
     if open_clip.get_pretrained_cfg(name, weights).get("quick_gelu") and quick in known:
         name = quick  # these weights were made with that activation, as all of OpenAI's were
-    is_resnet = "layers" in open_clip.get_model_config(name)["vision_cfg"] and isinstance(
-        open_clip.get_model_config(name)["vision_cfg"]["layers"], list
-    )
+    is_resnet = isinstance(open_clip.get_model_config(name)["vision_cfg"]["layers"], list)
     try:
         clip = open_clip.create_model(
             name,
@@ -181,4 +180,4 @@ def _hashed(clip: Clip) -> Clip:
     for key, value in sorted(_towers(clip).state_dict().items()):
         digest.update(key.encode())
         digest.update(value.detach().to(torch.float32).contiguous().numpy().tobytes())
-    return Clip(**{**clip.__dict__, "weights_sha256": digest.hexdigest()})
+    return dataclasses.replace(clip, weights_sha256=digest.hexdigest())
