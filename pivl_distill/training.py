@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,21 +72,45 @@ def train(
 ) -> None:
     """Train `network` in place by Eq. 12; one line of metrics per epoch goes to the run."""
     stage = Stage2(network, store, texts, settings)
-    start, crops_seen = time.monotonic(), 0
+    expected = settings.epochs * len(epoch_batches(store, settings, epoch_rng(seed, 0)))
+    start, crops_seen, totals = time.monotonic(), 0, Totals()
     network.train()
-    for epoch in track(range(settings.epochs), description, unit="epochs"):
-        rng = epoch_rng(seed, epoch)
-        batches = pk_batches(
-            store.pids, settings.identities_per_batch, settings.crops_per_identity, rng
-        )
-        totals = Totals()
-        for number, batch in enumerate(batches):
-            set_rate(stage.optimizer, settings, epoch + number / len(batches))
-            totals.add(stage.step(batch, rng))
-        crops_seen += sum(map(len, batches))
-        rate = crops_seen / (time.monotonic() - start)
-        run.log(stage="reid", epoch=epoch + 1, crops_per_s=round(rate, 1), **totals.mean())
+    for step in track(schedule(store, settings, seed), description, total=expected):
+        set_rate(stage.optimizer, settings, step.epoch + step.number / step.of)
+        totals.add(stage.step(step.batch, step.rng))
+        crops_seen += len(step.batch)
+        if step.number == step.of - 1:
+            rate = crops_seen / (time.monotonic() - start)
+            run.log(stage="reid", epoch=step.epoch + 1, crops_per_s=rate, **totals.mean())
+            totals = Totals()
     network.eval()
+
+
+@dataclass(frozen=True)
+class Step:
+    """Batch `number` (from 0) `of` its epoch: crop indices, and the epoch's random numbers."""
+
+    epoch: int
+    number: int
+    of: int
+    batch: np.ndarray
+    rng: np.random.Generator
+
+
+def schedule(store: CropStore, settings: Stage2Settings, seed: int) -> Iterator[Step]:
+    """Every step of a run; batches and augmentation of an epoch come from its own generator."""
+    for epoch in range(settings.epochs):
+        rng = epoch_rng(seed, epoch)
+        batches = epoch_batches(store, settings, rng)
+        for number, batch in enumerate(batches):
+            yield Step(epoch, number, len(batches), batch, rng)
+
+
+def epoch_batches(
+    store: CropStore, settings: Stage2Settings, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """P×K batches of one epoch."""
+    return pk_batches(store.pids, settings.identities_per_batch, settings.crops_per_identity, rng)
 
 
 class Stage2:
