@@ -72,10 +72,11 @@ def train(
 ) -> None:
     """Train `network` in place by Eq. 12; one line of metrics per epoch goes to the run."""
     stage = Stage2(network, store, texts, settings)
-    expected = settings.epochs * len(epoch_batches(store, settings, epoch_rng(seed, 0)))
+    epochs = range(settings.epochs)
+    steps = sum(len(epoch_batches(store, settings, epoch_rng(seed, epoch))) for epoch in epochs)
     start, crops_seen, totals = time.monotonic(), 0, Totals()
     network.train()
-    for step in track(schedule(store, settings, seed), description, total=expected):
+    for step in track(schedule(store, settings, seed), description, total=steps):
         set_rate(stage.optimizer, settings, step.epoch + step.number / step.of)
         totals.add(stage.step(step.batch, step.rng))
         crops_seen += len(step.batch)

@@ -131,7 +131,7 @@ def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int]) -> Clip:
     quick, known = f"{name}-quickgelu", open_clip.list_models()
     if open_clip.get_pretrained_cfg(name, weights).get("quick_gelu") and quick in known:
         name = quick  # these weights were made with that activation, as all of OpenAI's were
-    is_resnet = isinstance(open_clip.get_model_config(name)["vision_cfg"]["layers"], list)
+    is_resnet = isinstance(open_clip.get_model_config(name)["vision_cfg"].get("layers"), list)
     try:
         clip = open_clip.create_model(
             name,

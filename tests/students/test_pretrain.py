@@ -60,5 +60,4 @@ def test_shipped_start_is_small_and_better_than_chance() -> None:
     assert SHIPPED.stat().st_size <= 600_000
     _, _, facts = load_tensors(SHIPPED, KIND)
     accuracy = facts["unseen_people"]
-    assert accuracy["lower garment"] > 0.45  # the commonest is worn by 40 %
-    assert accuracy["sleeves"] > 0.7
+    assert accuracy["lower garment"] > 0.5  # the commonest is worn by 40 %
