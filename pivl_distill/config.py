@@ -148,7 +148,7 @@ class Stage2Settings(Settings):
     epochs: PositiveInt = Field(20, description="paper: 120 CNN, 60 ViT")
     identities_per_batch: PositiveInt = Field(8, description="P of P×K; paper 16")
     crops_per_identity: PositiveInt = Field(4, description="K of P×K")
-    learning_rate: float = Field(1e-3, gt=0, description="Adam; paper 3.5e-4 (CNN)")
+    learning_rate: float = Field(3e-3, gt=0, description="Adam; paper 3.5e-4 (CNN)")
     weight_decay: float = Field(5e-4, ge=0, description="of Adam, on weights and not on biases")
     warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up, in epochs")
     min_lr_ratio: float = Field(0.01, ge=0, le=1, description="end of the cosine, times the rate")

@@ -58,7 +58,7 @@ class Recipe:
     seed: int = 8_000_009
     crops: int = 20_000
     cameras: int = 192
-    passes: int = 3
+    passes: int = 1
     batch_size: int = 64
     learning_rate: float = 4e-3
     weight_decay: float = 0.02
