@@ -1,9 +1,10 @@
 """Pretrain a student's start on synthetic people: `python -m students.pretrain`.
 
-It plays the part of ImageNet weights, which know kinds of things and not the colours of clothes: it
-classifies, from whole images, which kinds of garments people wear — people, seeds and cameras that
-no benchmark uses, without colours, identities, maps or texts. From random weights a run of CPU
-minutes learns nothing that could be compared; every arm of a comparison starts from this file.
+It plays the part of ImageNet weights: filters and batch statistics to begin with, from classifying
+which kinds of garments people wear, on whole images of people, seeds and cameras that no benchmark
+uses, without colours, identities, maps or texts. One pass is short on purpose: it does not yet tell
+kinds better than the commonest class, and README.md says what a longer start does to the comparison
+of banks. Every arm of a comparison starts from this file.
 """
 
 from __future__ import annotations
