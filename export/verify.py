@@ -30,12 +30,16 @@ class Parity:
 
 @dataclass(frozen=True)
 class RetrievalComparison:
-    """mAP and Rank-1 in 0..1 of the checkpoint and of the exported file."""
+    """mAP and Rank-1 in 0..1 of the checkpoint and of the exported file.
+
+    `camera_rule` is False if cameras are unknown, as in `RetrievalResult`.
+    """
 
     checkpoint_mAP: float  # noqa: N815
     exported_mAP: float  # noqa: N815
     checkpoint_rank1: float
     exported_rank1: float
+    camera_rule: bool = True
 
     @property
     def mAP_change_points(self) -> float:  # noqa: N802
@@ -73,7 +77,7 @@ def compare_retrieval(
         query,
         gallery,
     )
-    return RetrievalComparison(ours.mAP, theirs.mAP, ours.rank(1), theirs.rank(1))
+    return RetrievalComparison(ours.mAP, theirs.mAP, ours.rank(1), theirs.rank(1), ours.camera_rule)
 
 
 def check_budget(

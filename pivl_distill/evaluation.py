@@ -50,7 +50,7 @@ def embed_test(
 
 
 def score(features: TestFeatures, test: TestCrops) -> RetrievalResult:
-    """mAP, CMC and mINP of the test split."""
+    """mAP, CMC and mINP of the test split; without the same-camera rule if cameras are unknown."""
     query, gallery = test.query, test.gallery
     return evaluate(
         features.query,

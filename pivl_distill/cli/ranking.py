@@ -21,15 +21,16 @@ def ranking_sheet(
     """Write a PNG of `rows` evenly spaced queries and their `matches` nearest gallery crops.
 
     Green frames are the query's identity, red ones are not; its own camera's crops of it are left
-    out, as in scoring.
+    out, as in scoring, where cameras are known.
     """
     chosen = np.linspace(0, len(test.query) - 1, min(rows, len(test.query))).astype(int)
     gallery = features.gallery / np.linalg.norm(features.gallery, axis=1, keepdims=True)
     pictures = []
     for query in chosen:
         same = test.gallery.pids == test.query.pids[query]
-        junk = same & (test.gallery.camids == test.query.camids[query])
-        similarity = np.where(junk, -np.inf, gallery @ features.query[query])
+        similarity = gallery @ features.query[query]
+        if test.query.camids is not None and test.gallery.camids is not None:
+            similarity[same & (test.gallery.camids == test.query.camids[query])] = -np.inf
         row = [_framed(test.query.crops[query], QUERY_RGB)]
         for found in np.argsort(-similarity, kind="stable")[:matches]:
             colour = RIGHT_RGB if same[found] else WRONG_RGB

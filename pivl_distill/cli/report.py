@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from teachers.teach import TeachReport
 
 
+NO_CAMERA_RULE = "unknown: crops of the query's own camera count as hits (not the usual protocol)"
+
+
 def percent(share: float) -> str:
     """A share of 1 in percent, as the field writes it."""
     return f"{100 * share:.1f} %"
@@ -32,6 +35,8 @@ def retrieval_facts(result: RetrievalResult) -> dict[str, object]:
     }
     if result.skipped_queries:
         facts["queries without a match"] = result.skipped_queries
+    if not result.camera_rule:
+        facts["cameras"] = NO_CAMERA_RULE
     return facts
 
 
@@ -93,6 +98,8 @@ def print_export(report: ExportReport) -> None:
     }
     for latency in manifest.latency:
         facts[f"latency, batch {latency.batch}"] = f"{latency.median_ms:.2f} ms (ONNX Runtime, CPU)"
+    if not retrieval.camera_rule:
+        facts["cameras"] = NO_CAMERA_RULE
     facts["manifest"] = report.manifest_path
     summary("Verified", facts)
 

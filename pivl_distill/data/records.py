@@ -17,11 +17,14 @@ from pivl_distill.data.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Record:
-    """One person crop: its file, identity, camera (counted from 0) and part map, if it has one."""
+    """One person crop: its file, identity, camera and part map, if it has one.
+
+    `camid` counts from 0 and is None where nobody knows the camera.
+    """
 
     path: Path
     pid: int
-    camid: int
+    camid: int | None
     parsing: Path | None = None
 
 
@@ -51,9 +54,24 @@ class ReIDDataset:
         return tuple(sorted({record.pid for record in self.train}))
 
     @property
+    def has_cameras(self) -> bool:
+        """Whether the camera of every crop is known, so that the same-camera rule can be kept."""
+        return all(record.camid is not None for split in self.splits.values() for record in split)
+
+    @property
     def cameras(self) -> int:
-        """Rows that a table indexed by `camid` needs: the highest camera id plus one."""
-        return 1 + max(record.camid for split in self._splits().values() for record in split)
+        """Rows that a table indexed by `camid` needs: the highest camera id plus one, or 0."""
+        records = (record for split in self.splits.values() for record in split)
+        return 1 + max((r.camid for r in records if r.camid is not None), default=-1)
+
+    @property
+    def splits(self) -> dict[str, tuple[Record, ...]]:
+        """The three splits by name."""
+        return {"train": self.train, "query": self.query, "gallery": self.gallery}
+
+    def relative(self, path: Path) -> Path:
+        """`path` below the root; the bare name of an image that lies elsewhere."""
+        return path.relative_to(self.root) if path.is_relative_to(self.root) else Path(path.name)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -62,7 +80,7 @@ class ReIDDataset:
         It does not depend on where the dataset lies or on the order of its records.
         """
         lines = sorted(
-            f"{record.path.relative_to(self.root).as_posix()}\t{record.path.stat().st_size}"
+            f"{self.relative(record.path).as_posix()}\t{record.path.stat().st_size}"
             f"\t{record.pid}\t{record.camid}\n"
             for record in self.train
         )
@@ -74,10 +92,7 @@ class ReIDDataset:
             name: (
                 len(split),
                 len({record.pid for record in split}),
-                len({record.camid for record in split}),
+                len({record.camid for record in split} - {None}),
             )
-            for name, split in self._splits().items()
+            for name, split in self.splits.items()
         }
-
-    def _splits(self) -> dict[str, tuple[Record, ...]]:
-        return {"train": self.train, "query": self.query, "gallery": self.gallery}

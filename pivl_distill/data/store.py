@@ -28,13 +28,14 @@ class CropStore:
     """N crops with their labels, in the order of the records they were read from.
 
     `crops` uint8 RGB [N, H, W, 3]; `maps` uint8 [N, H, W] or None if no vocabulary was given;
-    `pids` and `camids` int64 [N]. `missing_maps` images had no map: theirs is IGNORE throughout.
+    `pids` int64 [N]; `camids` int64 [N] or None if a camera is unknown. `missing_maps` images had
+    no map: theirs is IGNORE throughout.
     """
 
     crops: np.ndarray
     maps: np.ndarray | None
     pids: np.ndarray
-    camids: np.ndarray
+    camids: np.ndarray | None
     missing_maps: int = 0
 
     def __len__(self) -> int:
@@ -69,9 +70,14 @@ class CropStore:
             crops=crops,
             maps=maps,
             pids=np.array([record.pid for record in records], dtype=np.int64),
-            camids=np.array([record.camid for record in records], dtype=np.int64),
+            camids=_camids(records),
             missing_maps=sum(record.parsing is None for record in records) if vocabulary else 0,
         )
+
+
+def _camids(records: Sequence[Record]) -> np.ndarray | None:
+    camids = [record.camid for record in records]
+    return None if None in camids else np.array(camids, dtype=np.int64)
 
 
 def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:

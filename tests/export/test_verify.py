@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,12 @@ def test_figures_are_those_of_a_plain_computation(exported, query, gallery):
     assert comparison.checkpoint_rank1 == pytest.approx(ours.rank(1))
     assert comparison.exported_rank1 == pytest.approx(theirs.rank(1))
     assert other.name == "resnet18"
+
+
+def test_unknown_cameras_are_told(mobilenet, query, gallery):
+    model, path = mobilenet
+    assert compare_retrieval(model, path, query, gallery).camera_rule
+    assert not compare_retrieval(model, path, replace(query, camids=None), gallery).camera_rule
 
 
 def test_a_graph_with_other_weights_is_noticed(mobilenet, query, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,18 @@ def test_what_stands_in_for_the_network_is_what_is_measured(test_crops):
     np.testing.assert_array_equal(features.query, np.eye(4))
     np.testing.assert_array_equal(features.gallery, np.eye(4)[[3, 0, 1, 2]])
     assert score(features, test_crops).summary()["mAP"] < 0.6
+
+
+def test_unknown_cameras_are_scored_and_told(test_crops):
+    model = EmbeddingModel("pixels", nn.Flatten(), SIZE_HW, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    gallery = replace(test_crops.gallery, camids=test_crops.query.camids)
+    one_camera = evaluation.TestCrops(test_crops.query, gallery)
+    with pytest.raises(PivlError, match="under another camera"):
+        evaluate_model(model, one_camera)
+    unknown = evaluation.TestCrops(replace(test_crops.query, camids=None), gallery)
+    result = evaluate_model(model, unknown)
+    assert result.mAP == pytest.approx(1)
+    assert not result.camera_rule
 
 
 def test_a_missing_cuda_device_is_told_with_what_to_set(monkeypatch):

@@ -166,6 +166,25 @@ def test_a_single_camera_leaves_nothing_to_measure() -> None:
         evaluate(query, gallery, query_pids, gallery_pids, *cameras)
 
 
+@pytest.mark.parametrize("known", [None, np.zeros(200, int)])
+def test_without_cameras_every_crop_of_the_person_counts_and_the_result_says_so(known) -> None:
+    query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = random_task(0)
+    apart = np.zeros(30, int), np.ones(200, int)
+    expected, *_, valid = naive((query, gallery, query_pids, gallery_pids, *apart))
+    result = evaluate(query, gallery, query_pids, gallery_pids, None, known)
+    assert result.mAP == pytest.approx(expected)
+    assert result.valid_queries == valid
+    assert result.summary()["camera_rule"] is False
+    ruled = evaluate(query, gallery, query_pids, gallery_pids, query_camids, gallery_camids)
+    assert ruled.summary()["camera_rule"] is True
+
+
+def test_without_cameras_strangers_still_leave_nothing_to_measure() -> None:
+    query, gallery, query_pids, _, _, _ = random_task(0)
+    with pytest.raises(PivlError, match="person in the gallery, so there is nothing"):
+        evaluate(query, gallery, query_pids, np.full(200, 999), None, None)
+
+
 @pytest.mark.parametrize(("broken", "name"), [(0, "query"), (1, "gallery")])
 def test_features_must_be_finite(broken: int, name: str) -> None:
     task = random_task(0)

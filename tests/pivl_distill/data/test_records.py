@@ -9,6 +9,8 @@ import pytest
 
 from pivl_distill.data.records import Record, ReIDDataset
 
+SPLITS = ("train", "query", "gallery")
+
 
 def make_dataset(root: Path) -> ReIDDataset:
     def record(split: str, pid: int, camid: int) -> Record:
@@ -31,6 +33,28 @@ def test_labels_and_counts(tmp_path: Path) -> None:
     assert dataset.train_pids == (2, 9)
     assert dataset.cameras == 4
     assert dataset.summary() == {"train": (3, 2, 2), "query": (1, 1, 1), "gallery": (2, 2, 2)}
+
+
+def test_cameras_may_be_unknown(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    assert dataset.has_cameras
+    without = {name: tuple(replace(r, camid=None) for r in dataset.splits[name]) for name in SPLITS}
+    unknown = replace(dataset, **without)
+    assert not unknown.has_cameras
+    assert unknown.cameras == 0
+    assert unknown.summary() == {"train": (3, 2, 0), "query": (1, 1, 0), "gallery": (2, 2, 0)}
+    assert not replace(dataset, query=without["query"]).has_cameras
+
+
+def test_an_image_outside_the_root_is_called_by_its_name(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "here")
+    outside = tmp_path / "elsewhere" / "1.jpg"
+    assert dataset.relative(outside) == Path("1.jpg")
+    assert dataset.relative(dataset.train[0].path) == Path("train", dataset.train[0].path.name)
+    outside.parent.mkdir()
+    outside.write_bytes(b"x")
+    moved = replace(dataset, train=(replace(dataset.train[0], path=outside),))
+    assert len(moved.fingerprint) == 64
 
 
 def test_a_dataset_with_described_people_is_synthetic(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,12 @@ def test_without_a_vocabulary_there_are_no_maps(tmp_path: Path) -> None:
     store = CropStore.load(make_records(tmp_path), (6, 4))
     assert store.maps is None
     assert store.missing_maps == 0
+
+
+def test_one_unknown_camera_leaves_none(tmp_path: Path) -> None:
+    records = make_records(tmp_path)
+    records[3] = replace(records[3], camid=None)
+    assert CropStore.load(records, (6, 4)).camids is None
 
 
 def test_grey_images_become_rgb(tmp_path: Path) -> None:
