@@ -91,7 +91,7 @@ Examples:
 def synth(tier: str, seed: int, out: Path | None, sheet: Path | None) -> None:
     """Make a data set of synthetic people in Market-1501 form, with exact parsing maps."""
     from pivl_distill.console import summary
-    from pivl_distill.data.datasets import load_market1501, with_maps
+    from pivl_distill.data.datasets import load_dataset
     from pivl_distill.data.synthetic.cache import cached_dataset
     from pivl_distill.data.synthetic.dataset import write_dataset
     from pivl_distill.data.synthetic.sheet import contact_sheet
@@ -103,7 +103,7 @@ def synth(tier: str, seed: int, out: Path | None, sheet: Path | None) -> None:
     else:
         write_dataset(out, chosen, seed)
         root = out
-    dataset = with_maps(load_market1501(root), root / "parsing")
+    dataset = load_dataset(f"market1501:{root}")
     facts: dict[str, object] = {"folder": root}
     for split, (images, identities, cameras) in dataset.summary().items():
         facts[split] = f"{images} images, {identities} identities, {cameras} cameras"

@@ -38,17 +38,19 @@ def folder_vocabulary(folder: Path) -> Vocabulary:
     return get_vocabulary(name)
 
 
-def find_maps(folder: Path, split: str) -> dict[str, Path]:
-    """Image stem → map file of one split (a folder name of the dataset).
+def find_map(folder: Path, image: Path, *, flat: bool = True) -> Path | None:
+    """The map of `image`, a path below its dataset's root, in a folder of maps; None without one.
 
-    Layouts, the first that holds a stem wins: `<split>/<stem>.png` (mirrored tree),
-    `<split>_parsing_pgt/<stem>.png` (ISP-reID) and `<stem>.png` (flat, as SCHP writes).
+    Layouts, the first that holds it wins: `<split>/.../<stem>.png` (mirrored tree), and if `flat`
+    `<split>_parsing_pgt/<stem>.png` (ISP-reID), `<split>/<stem>.png` and `<stem>.png` (flat, as
+    SCHP writes).
     """
-    maps: dict[str, Path] = {}
-    for place in (folder / split, folder / f"{split}_parsing_pgt", folder):
-        for path in place.glob("*.png"):
-            maps.setdefault(path.stem, path)
-    return maps
+    split = image.parts[0]
+    places = [image.parent, Path(f"{split}_parsing_pgt"), Path(split), Path()]
+    for place in places if flat else places[:1]:
+        if (path := folder / place / f"{image.stem}.png").is_file():
+            return path
+    return None
 
 
 def read_map(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> np.ndarray:
@@ -57,6 +59,18 @@ def read_map(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> np
     Raises PivlError if the file is not a palette or grey PNG or holds values that the vocabulary
     does not have.
     """
+    values = map_values(path)
+    if (unknown := unknown_value(values, vocabulary)) is not None:
+        raise PivlError(
+            f"{path} holds the value {unknown}, but '{vocabulary.name}' ends at "
+            f"{len(vocabulary) - 1} ({IGNORE} means unknown). Name the parser's own vocabulary in "
+            f"{MANIFEST}, or map its labels to this one."
+        )
+    return np.array(Image.fromarray(values).resize(size_hw[::-1], Image.Resampling.NEAREST))
+
+
+def map_values(path: Path) -> np.ndarray:
+    """Class ids uint8 [H, W] as stored; PivlError if the file is not a palette or grey PNG."""
     try:
         with Image.open(path) as image:
             if image.format != "PNG" or image.mode not in ("P", "L"):
@@ -65,18 +79,15 @@ def read_map(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> np
                     "need a single-channel 8-bit PNG (palette or grey): JPEG changes them, and a "
                     "colour image is only a picture of them. Save the parser's raw output."
                 )
-            values = np.asarray(image)
-            resized = image.resize(size_hw[::-1], Image.Resampling.NEAREST)
+            return np.asarray(image)
     except (OSError, UnidentifiedImageError) as error:
         raise PivlError(f"Cannot read the part map {path}: {error}.") from error
+
+
+def unknown_value(values: np.ndarray, vocabulary: Vocabulary) -> int | None:
+    """The first value that is neither a class of the vocabulary nor IGNORE, if there is one."""
     unknown = values[(values >= len(vocabulary)) & (values != IGNORE)]
-    if unknown.size:
-        raise PivlError(
-            f"{path} holds the value {unknown[0]}, but '{vocabulary.name}' ends at "
-            f"{len(vocabulary) - 1} ({IGNORE} means unknown). Name the parser's own vocabulary in "
-            f"{MANIFEST}, or map its labels to this one."
-        )
-    return np.array(resized)
+    return int(unknown[0]) if unknown.size else None
 
 
 def to_grid(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:

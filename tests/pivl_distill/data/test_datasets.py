@@ -1,15 +1,14 @@
-"""Datasets: the Market-1501 rules, the layouts of part maps, and the errors that help."""
+"""From a spec to a dataset: kinds, options, the layouts of part maps, and the errors that help."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.datasets import KINDS, load_dataset
 from pivl_distill.errors import PivlError
 
 NAMES = {
@@ -17,15 +16,19 @@ NAMES = {
     "query": ("0011_c2s1_000001_00.jpg",),
     "bounding_box_test": ("-1_c1s1_000401_03.jpg", "0000_c1s1_000151_01.jpg", "0011_c1s1_0.jpg"),
 }
+MSMT17 = {
+    "list_train.txt": "train/0000_000_01_x.jpg",
+    "list_val.txt": "train/0000_001_02_x.jpg",
+    "list_query.txt": "test/0000_000_01_x.jpg",
+    "list_gallery.txt": "test/0000_001_02_x.jpg",
+}
 
 
-def make_tree(root: Path) -> Path:
-    """Empty files with Market-1501 names: loading a dataset reads no pixels."""
-    for split, names in NAMES.items():
-        (root / split).mkdir(parents=True)
-        for name in (*names, "Thumbs.db"):
-            (root / split / name).touch()
-    return root
+@pytest.fixture
+def tree(tmp_path: Path, plant) -> Path:
+    return plant(
+        tmp_path / "tree", (f"{split}/{n}" for split, names in NAMES.items() for n in names)
+    )
 
 
 def make_maps(folder: Path, subfolder: str = "bounding_box_train") -> Path:
@@ -36,61 +39,84 @@ def make_maps(folder: Path, subfolder: str = "bounding_box_train") -> Path:
     return folder
 
 
-def test_market_rules(tmp_path: Path) -> None:
-    dataset = load_dataset(f"market1501:{make_tree(tmp_path)}")
-    assert dataset.name == "market1501"
-    train = [(record.path.name, record.pid, record.camid) for record in dataset.train]
-    # Sorted by name; c10 is the tenth camera, not the first.
-    assert train == [
-        ("0002_c10s2_000001_01.jpg", 2, 9),
-        ("0002_c1s1_000451_03.jpg", 2, 0),
-        ("0007_c3.jpg", 7, 2),
-    ]
-    assert [(record.pid, record.camid) for record in dataset.query] == [(11, 1)]
-    # The distractor stays, the junk does not.
-    assert [record.pid for record in dataset.gallery] == [0, 11]
-    assert dataset.vocabulary is None
-    assert not dataset.synthetic
-
-
-@pytest.mark.parametrize(
-    "below", ["Market-1501-v15.09.15", "market1501", "market1501/Market-1501-v15.09.15"]
-)
-def test_the_tree_may_lie_in_its_usual_subfolders(tmp_path: Path, below: str) -> None:
-    tree = make_tree(tmp_path / below)
-    assert load_dataset(f"market1501:{tmp_path}").root == tree
-
-
-def test_labels_come_from_the_file_name_alone(tmp_path: Path) -> None:
-    dataset = load_dataset(f"market1501:{make_tree(tmp_path / '0099_c9_run')}")
+@pytest.mark.parametrize("kind", ["market1501", "dukemtmc", "occluded_duke"])
+def test_datasets_in_market_form(tree: Path, kind: str) -> None:
+    dataset = load_dataset(f"{kind}:{tree}")
+    assert dataset.name == kind
     assert dataset.train_pids == (2, 7)
+    assert dataset.vocabulary is None
 
 
-def test_an_image_without_a_label_is_named(tmp_path: Path) -> None:
-    (make_tree(tmp_path) / "query" / "holiday_0011_c2.jpg").touch()
-    with pytest.raises(PivlError, match=r"holiday_0011_c2\.jpg.*pattern"):
-        load_dataset(f"market1501:{tmp_path}")
+def test_msmt17_and_its_protocols(tmp_path: Path, plant) -> None:
+    plant(tmp_path, MSMT17.values())
+    for name, image in MSMT17.items():
+        (tmp_path / name).write_text(f"{image.partition('/')[2]} 0\n")
+    assert len(load_dataset(f"msmt17:{tmp_path}").train) == 2
+    assert len(load_dataset(f"msmt17:{tmp_path}?val=yes").train) == 2
+    assert len(load_dataset(f"msmt17:{tmp_path}?val=no").train) == 1
+    with pytest.raises(PivlError, match=r"val of msmt17 is yes .* or no, not 'off'"):
+        load_dataset(f"msmt17:{tmp_path}?val=off")
 
 
-def test_missing_folders_and_images(tmp_path: Path) -> None:
-    with pytest.raises(PivlError, match="bounding_box_train, query, bounding_box_test"):
-        load_dataset(f"market1501:{tmp_path}")
-    tree = make_tree(tmp_path)
-    (tree / "query" / NAMES["query"][0]).unlink()
-    with pytest.raises(PivlError, match="query holds no images"):
+def test_patterns_are_options_and_may_hold_question_marks(tmp_path: Path, plant) -> None:
+    plant(tmp_path, [f"{split}/5/5_c1.jpg" for split in ("train", "query", "gallery")])
+    assert not load_dataset(f"folders:{tmp_path}").has_cameras
+    dataset = load_dataset(rf"folders:{tmp_path}?pattern=_c(?P<cam>\d+)=?")
+    assert dataset.has_cameras
+    plant(tmp_path, [f"{split}/5_c1.jpg" for split in ("train", "query", "gallery")])
+    dataset = load_dataset(rf"regex:{tmp_path}?pattern=(?P<pid>\d+)_c(?P<cam>\d+)")
+    assert [(record.pid, record.camid) for record in dataset.train] == [(5, 0)]
+    with pytest.raises(PivlError, match="must hold the named group"):
+        load_dataset(f"regex:{tmp_path}")
+
+
+def test_a_manifest_by_spec(tmp_path: Path, plant) -> None:
+    plant(tmp_path, ["a.jpg"])
+    rows = "".join(f"a.jpg,1,{split}\n" for split in ("train", "query", "gallery"))
+    (tmp_path / "m.csv").write_text(f"path,pid,split\n{rows}")
+    assert load_dataset(f"manifest:{tmp_path / 'm.csv'}").name == "manifest"
+
+
+def test_spec_errors(tree: Path) -> None:
+    with pytest.raises(PivlError, match="did you mean 'market1501'"):
+        load_dataset("market-1501:/data")
+    with pytest.raises(PivlError, match=f"takes no options.*|dataset like '{tree}'"):
+        load_dataset(f"market1501:{tree}?val=no")
+    with pytest.raises(PivlError, match="did you mean 'val'"):
+        load_dataset(f"msmt17:{tree}?vall=no")
+    for text in ("val", "val="):
+        with pytest.raises(PivlError, match=r"Option val .* has no value: write \?val="):
+            load_dataset(f"msmt17:{tree}?{text}")
+    with pytest.raises(PivlError, match="Write the path in full"):
+        load_dataset("market1501:~no-such-user-here/data")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_alone_is_answered_with_an_example(kind: str) -> None:
+    for spec in (kind, f"{kind}:"):
+        with pytest.raises(PivlError) as caught:
+            load_dataset(spec)
+        assert f"write '{KINDS[kind].example}'" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind].on_disk])
+def test_what_is_not_there_is_told(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(PivlError, match="nowhere"):
+        load_dataset(f"{kind}:{tmp_path / 'nowhere.csv'}")
+
+
+def test_a_folder_that_cannot_be_read_is_told(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(PivlError, match=r"Cannot read the dataset 'market1501.*Permission denied"):
         load_dataset(f"market1501:{tree}")
 
 
-def test_spec_errors() -> None:
-    with pytest.raises(PivlError, match="did you mean 'market1501'"):
-        load_dataset("market-1501:/data")
-    with pytest.raises(PivlError, match="market1501:/path/to/dataset"):
-        load_dataset("market1501")
-
-
 @pytest.mark.parametrize("subfolder", ["bounding_box_train", "bounding_box_train_parsing_pgt", "."])
-def test_maps_are_found_in_every_layout(tmp_path: Path, subfolder: str) -> None:
-    tree, maps = make_tree(tmp_path / "tree"), make_maps(tmp_path / "maps", subfolder)
+def test_maps_are_found_in_every_layout(tree: Path, tmp_path: Path, subfolder: str) -> None:
+    maps = make_maps(tmp_path / "maps", subfolder)
     dataset = load_dataset(f"market1501:{tree}", parsing=maps)
     assert dataset.vocabulary is not None
     assert dataset.vocabulary.name == "lip20"
@@ -104,14 +130,39 @@ def test_maps_are_found_in_every_layout(tmp_path: Path, subfolder: str) -> None:
     assert all(record.parsing is None for record in (*dataset.query, *dataset.gallery))
 
 
-def test_maps_beside_the_images_are_taken_unasked(tmp_path: Path) -> None:
-    make_maps(make_tree(tmp_path) / "parsing")
-    dataset = load_dataset(f"market1501:{tmp_path}")
+def test_images_of_one_name_never_share_a_map(tmp_path: Path, plant) -> None:
+    names = ("train/1/a.jpg", "train/2/a.jpg", "train/2/b.jpg", "query/3/a.jpg", "gallery/3/b.jpg")
+    plant(tmp_path, names)
+    maps = plant(tmp_path / "maps", ["a.png", "b.png", "train/2/a.png"])
+    (maps / "parsing.json").write_text('{"vocabulary": "lip20"}')
+    dataset = load_dataset(f"folders:{tmp_path}", parsing=maps)
+    assert [record.parsing for record in dataset.train] == [
+        None,
+        maps / "train/2/a.png",
+        maps / "b.png",
+    ]
+
+
+def test_maps_beside_the_images_are_taken_unasked(tree: Path) -> None:
+    make_maps(tree / "parsing")
+    dataset = load_dataset(f"market1501:{tree}")
     assert sum(record.parsing is not None for record in dataset.train) == 2
 
 
-def test_map_folder_errors(tmp_path: Path) -> None:
-    spec = f"market1501:{make_tree(tmp_path / 'tree')}"
+def test_maps_that_a_manifest_names_go_before_those_beside_it(tmp_path: Path, plant) -> None:
+    plant(tmp_path, ["a.jpg", "own/a.png", "parsing/a.png", "asked/a.png"])
+    rows = [f"a.jpg,1,{split},own/a.png\n" for split in ("train", "query", "gallery")]
+    (tmp_path / "m.csv").write_text("path,pid,split,parsing\n" + "".join(rows))
+    for folder in ("own", "parsing", "asked"):
+        (tmp_path / folder / "parsing.json").write_text('{"vocabulary": "lip20"}')
+    spec = f"manifest:{tmp_path / 'm.csv'}"
+    assert load_dataset(spec).train[0].parsing == tmp_path / "own/a.png"
+    asked = load_dataset(spec, parsing=tmp_path / "asked")
+    assert asked.train[0].parsing == tmp_path / "asked/a.png"
+
+
+def test_map_folder_errors(tree: Path, tmp_path: Path) -> None:
+    spec = f"market1501:{tree}"
     with pytest.raises(PivlError, match="does not exist"):
         load_dataset(spec, parsing=tmp_path / "nowhere")
     maps = make_maps(tmp_path / "maps", "test_only")
@@ -122,20 +173,8 @@ def test_map_folder_errors(tmp_path: Path) -> None:
         load_dataset(spec, parsing=maps)
 
 
-def test_people_of_a_rendered_tree(tmp_path: Path) -> None:
-    people = {"2": {"hat": "red", "scarf": None}}
-    manifest = make_tree(tmp_path) / "synthetic.json"
-    manifest.write_text(json.dumps({"people": people}))
-    dataset = load_dataset(f"market1501:{tmp_path}")
-    assert dataset.people == {2: {"hat": "red", "scarf": None}}
-    for broken in ("{", "[]", '{"people": {"two": {}}}', '{"people": 3}'):
-        manifest.write_text(broken)
-        with pytest.raises(PivlError, match="does not describe people"):
-            load_dataset(f"market1501:{tmp_path}")
-
-
-def test_synthetic_takes_tier_and_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree, asked = make_tree(tmp_path), []
+def test_synthetic_takes_tier_and_seed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
 
     def cached_dataset(tier: str, seed: int) -> Path:
         asked.append((tier, seed))

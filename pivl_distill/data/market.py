@@ -1,0 +1,104 @@
+"""Market-1501 and the datasets in its form: DukeMTMC-reID and Occluded-Duke.
+
+Market-1501 (Zheng et al., ICCV 2015), DukeMTMC-reID (Zheng et al., ICCV 2017) and Occluded-Duke
+(Miao et al., ICCV 2019) are read as published and with the field's rules: junk (pid −1) is dropped,
+distractors (pid 0) stay in the gallery, cameras count from 0.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pivl_distill.data.listing import JUNK_PID, find_tree, image_files, require_images
+from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.errors import PivlError
+
+# Held against the file name only: a folder called `run1_c3` must not pass for a label. Cameras are
+# published counting from 1.
+MARKET_NAME = re.compile(r"^(-?\d+)_c0*([1-9]\d*)")
+MARKET_SPLITS = ("bounding_box_train", "query", "bounding_box_test")
+
+
+@dataclass(frozen=True)
+class MarketForm:
+    """A dataset in Market-1501's form: its title and where people keep it below a data folder."""
+
+    title: str
+    places: tuple[str, ...]
+
+
+MARKET_FORMS = {
+    "market1501": MarketForm(
+        "Market-1501",
+        (
+            ".",
+            "Market-1501-v15.09.15",
+            "Market-1501",
+            "market1501",
+            "market1501/Market-1501-v15.09.15",
+        ),
+    ),
+    "dukemtmc": MarketForm(
+        "DukeMTMC-reID",
+        (
+            ".",
+            "DukeMTMC-reID",
+            "dukemtmcreid/DukeMTMC-reID",
+            "dukemtmc-reid/DukeMTMC-reID",
+            "dukemtmc-reid",
+        ),
+    ),
+    "occluded_duke": MarketForm(
+        "Occluded-Duke",
+        (
+            ".",
+            "Occluded_Duke",
+            "Occluded-Duke",
+            "Occluded-DukeMTMC",
+            "dukemtmcreid/Occluded_Duke",
+        ),
+    ),
+}
+
+
+def load_market(kind: str, root: Path) -> ReIDDataset:
+    """The dataset `kind` of `MARKET_FORMS` at `root` or where people keep it, without part maps.
+
+    `synthetic.json` at the top of a rendered tree describes its people.
+    """
+    form = MARKET_FORMS[kind]
+    root, _ = find_tree(root, form.title, [MARKET_SPLITS], form.places)
+    train, query, gallery = (_read_folder(root / split) for split in MARKET_SPLITS)
+    return ReIDDataset(kind, root, train, query, gallery, people=_read_people(root))
+
+
+def _read_folder(folder: Path) -> tuple[Record, ...]:
+    records = []
+    for path in image_files(folder):
+        match = MARKET_NAME.match(path.name)
+        if match is None:
+            raise PivlError(
+                f"{path} does not say who is on it and which camera saw it: names look like "
+                f"0002_c1s1_000451_03.jpg (pattern {MARKET_NAME.pattern}). Rename or remove it, "
+                "or give your own pattern with regex:FOLDER?pattern=..."
+            )
+        pid, camera = int(match[1]), int(match[2])
+        if pid != JUNK_PID:
+            records.append(Record(path, pid, camera - 1))
+    require_images(len(records), folder)
+    return tuple(records)
+
+
+def _read_people(root: Path) -> Mapping[int, Mapping[str, str | None]] | None:
+    path = root / "synthetic.json"
+    if not path.is_file():
+        return None
+    try:
+        people = json.loads(path.read_text(encoding="utf-8"))["people"]
+        return {int(pid): attributes for pid, attributes in people.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PivlError(f"{path} does not describe people: remove or render it again.") from error

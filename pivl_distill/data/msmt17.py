@@ -1,0 +1,58 @@
+"""MSMT17 (Wei et al., CVPR 2018), versions 1 and 2, by its own lists.
+
+CLIP-ReID trains on the training and the validation list together (32,621 images), and so does this
+loader unless told otherwise; Torchreid and FastReID leave validation out (30,248). Pids of the
+training and the test lists both count from 0 but are different people, so test pids are moved up by
+`TEST_PID_OFFSET`. Version 2 has faces blurred and other folder names.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pivl_distill.data.listing import find_tree, read_text, require_files, whole_number
+from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.errors import PivlError
+
+TEST_PID_OFFSET = 10_000
+PLACES = (
+    ".", "MSMT17", "MSMT17_V1", "MSMT17_V2", "msmt17", "msmt17/MSMT17_V1", "msmt17/MSMT17_V2",
+)  # fmt: skip
+FOLDERS = [("train", "test"), ("mask_train_v2", "mask_test_v2")]
+NAME = re.compile(r"^\d+_\d+_0*([1-9]\d*)_")
+
+
+def load_msmt17(root: Path, *, val: bool = True) -> ReIDDataset:
+    """The dataset at `root` or where people keep it; `val` adds the validation list to training."""
+    root, (train_folder, test_folder) = find_tree(root, "MSMT17", FOLDERS, PLACES)
+    train = _read_list(root, "list_train.txt", train_folder)
+    if val:
+        train += _read_list(root, "list_val.txt", train_folder)
+    query, gallery = (
+        _read_list(root, name, test_folder, TEST_PID_OFFSET)
+        for name in ("list_query.txt", "list_gallery.txt")
+    )
+    return ReIDDataset("msmt17" if val else "msmt17-no-val", root, train, query, gallery)
+
+
+def _read_list(root: Path, name: str, folder: str, offset: int = 0) -> tuple[Record, ...]:
+    """The images of one list, in its order."""
+    source = root / name
+    records = []
+    for number, line in enumerate(read_text(source).splitlines(), start=1):
+        if not line.strip():
+            continue
+        image, _, label = line.strip().rpartition(" ")
+        match = NAME.match(image.rpartition("/")[2])
+        pid = whole_number(label)
+        if match is None or pid is None:
+            raise PivlError(
+                f"Line {number} of {source} is '{line}', not an image and its person such as "
+                "'0000/0000_000_01_0303morning_0015_0.jpg 0'. Take the list as published."
+            )
+        records.append(Record(root / folder / image, pid + offset, int(match[1]) - 1))
+    if not records:
+        raise PivlError(f"{source} names no images. Take the list as published.")
+    require_files((record.path for record in records), source)
+    return tuple(records)

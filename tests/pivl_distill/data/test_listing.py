@@ -1,0 +1,78 @@
+"""What every layout shares: finding trees, images and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pivl_distill.data.listing import (
+    find_tree,
+    image_files,
+    read_text,
+    require_files,
+    require_images,
+    whole_number,
+)
+from pivl_distill.errors import PivlError
+
+
+def test_images_are_sorted_and_other_files_passed_over(
+    tmp_path: Path, reversed_listing: None
+) -> None:
+    for name in ("b.jpg", "a.jpeg", "C.PNG", "._b.jpg", "Thumbs.db", ".DS_Store", "b.txt", "d.bmp"):
+        (tmp_path / name).touch()
+    assert [path.name for path in image_files(tmp_path)] == ["C.PNG", "a.jpeg", "b.jpg", "d.bmp"]
+
+
+def test_the_first_place_with_all_folders_of_a_form_is_the_tree(tmp_path: Path) -> None:
+    forms = [("train", "test"), ("learn", "prove")]
+    (tmp_path / "train").mkdir()
+    for folder in forms[1]:
+        (tmp_path / "inner" / folder).mkdir(parents=True)
+    found = find_tree(tmp_path, "Some", forms, (".", "inner"))
+    assert found == (tmp_path / "inner", forms[1])
+    with pytest.raises(PivlError, match="looked for the folders train, test or learn, prove there"):
+        find_tree(tmp_path, "Some", forms)
+    with pytest.raises(PivlError, match="there is no such folder"):
+        find_tree(tmp_path / "nowhere", "Some", forms)
+    with pytest.raises(PivlError, match="one split of a Some dataset; name the folder above"):
+        find_tree(tmp_path / "train", "Some", forms)
+
+
+def test_missing_files_and_empty_splits_are_told(tmp_path: Path) -> None:
+    here = tmp_path / "here.jpg"
+    here.touch()
+    require_files([here], Path("list.txt"))
+    with pytest.raises(PivlError, match=r"list\.txt names 2 files .*first: .*gone\.jpg"):
+        require_files([here, tmp_path / "gone.jpg", tmp_path], Path("list.txt"))
+    require_images(1, tmp_path)
+    with pytest.raises(PivlError, match="holds no images"):
+        require_images(0, tmp_path)
+
+
+def test_texts_may_have_a_byte_order_mark_but_must_be_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    with pytest.raises(PivlError, match="There is no file"):
+        read_text(path)
+    path.write_bytes("\ufeffzwölf".encode())
+    assert read_text(path) == "zwölf"
+    path.write_bytes("zwölf".encode("latin-1"))
+    with pytest.raises(PivlError, match="not UTF-8"):
+        read_text(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("0007", 7),
+        ("-1", -1),
+        ("", None),
+        ("1.0", None),
+        ("²", None),
+        ("٣", None),
+        ("1" * 30, None),
+    ],
+)
+def test_whole_numbers(text: str, number: int | None) -> None:
+    assert whole_number(text) == number

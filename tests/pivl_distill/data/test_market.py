@@ -1,0 +1,128 @@
+"""Market-1501 and the datasets in its form, planted with every pitfall of the real ones."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pivl_distill.data.market import MARKET_FORMS, load_market
+from pivl_distill.errors import PivlError
+
+NAMES = (
+    "bounding_box_train/0002_c1s1_000451_03.jpg",
+    "bounding_box_train/0002_c10s2_000001_01.jpeg",
+    "bounding_box_train/0007_c3.JPG",
+    "bounding_box_train/Thumbs.db",
+    "bounding_box_train/._0007_c3.jpg",
+    "query/0011_c2s1_000001_00.jpg",
+    "query/Thumbs.db",
+    "bounding_box_test/-1_c1s1_000401_03.jpg",
+    "bounding_box_test/0000_c1s1_000151_01.jpg",
+    "bounding_box_test/0011_c1s1_0.jpg",
+    "bounding_box_test/Thumbs.db",
+)
+
+
+def test_rules_of_the_field(tmp_path: Path, plant, reversed_listing: None) -> None:
+    dataset = load_market("market1501", plant(tmp_path, NAMES))
+    train = [(record.path.name, record.pid, record.camid) for record in dataset.train]
+    # By name whatever the file system says; c10 is the tenth camera, not the first.
+    assert train == [
+        ("0002_c10s2_000001_01.jpeg", 2, 9),
+        ("0002_c1s1_000451_03.jpg", 2, 0),
+        ("0007_c3.JPG", 7, 2),
+    ]
+    assert [(record.pid, record.camid) for record in dataset.query] == [(11, 1)]
+    # The distractor stays, the junk does not.
+    assert [record.pid for record in dataset.gallery] == [0, 11]
+    assert dataset.train_pids == (2, 7)
+    assert dataset.has_cameras
+    assert not dataset.synthetic
+
+
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [(kind, place) for kind, form in MARKET_FORMS.items() for place in form.places],
+)
+def test_trees_are_found_where_people_keep_them(
+    tmp_path: Path, plant, kind: str, place: str
+) -> None:
+    plant(tmp_path / place, NAMES)
+    dataset = load_market(kind, tmp_path)
+    assert dataset.name == kind
+    assert dataset.root.resolve() == (tmp_path / place).resolve()
+
+
+def test_duke_and_occluded_duke_side_by_side_are_told_apart(tmp_path: Path, plant) -> None:
+    folder = tmp_path / "dukemtmcreid"
+    plant(folder / "DukeMTMC-reID", [name.replace("0011", "0012") for name in NAMES])
+    plant(folder / "Occluded_Duke", NAMES)
+    assert load_market("dukemtmc", tmp_path).query[0].pid == 12
+    assert load_market("occluded_duke", tmp_path).query[0].pid == 11
+    assert load_market("dukemtmc", folder).root != load_market("occluded_duke", folder).root
+
+
+# Images, identities and cameras of each split; a hundredth of the published images.
+SCALED = {
+    "market1501": {"train": (129, 7, 6), "query": (33, 7, 6), "gallery": (159, 8, 6)},
+    "dukemtmc": {"train": (165, 7, 8), "query": (22, 7, 8), "gallery": (176, 11, 8)},
+    "occluded_duke": {"train": (156, 7, 8), "query": (22, 5, 8), "gallery": (176, 11, 8)},
+}
+
+
+@pytest.mark.parametrize("kind", SCALED)
+def test_counts_are_those_of_the_files(tmp_path: Path, plant, kind: str) -> None:
+    folders = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+    for split, (images, people, cameras) in SCALED[kind].items():
+        first = 100 if split == "train" else 0  # the gallery's first identity is the distractor
+        plant(
+            tmp_path / folders[split],
+            (f"{first + n % people:04}_c{n % cameras + 1}_f{n:07}.jpg" for n in range(images)),
+        )
+    plant(tmp_path, [f"bounding_box_test/-1_c1_f{n}.jpg" for n in range(38)])
+    assert load_market(kind, tmp_path).summary() == SCALED[kind]
+
+
+def test_labels_come_from_the_file_name_alone(tmp_path: Path, plant) -> None:
+    dataset = load_market("market1501", plant(tmp_path / "0099_c9_run", NAMES))
+    assert dataset.train_pids == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["holiday_0011_c2.jpg", "0011_c0s1.jpg", "0011.jpg"])
+def test_an_image_without_a_label_is_named(tmp_path: Path, plant, name: str) -> None:
+    plant(tmp_path, [*NAMES, f"query/{name}"])
+    with pytest.raises(PivlError, match=rf"query/{name}.*pattern.*regex:") as caught:
+        load_market("market1501", tmp_path)
+    assert caught.value.exit_code == 2
+
+
+def test_missing_folders_and_images(tmp_path: Path, plant) -> None:
+    with pytest.raises(PivlError, match="bounding_box_train, query, bounding_box_test"):
+        load_market("market1501", tmp_path)
+    plant(tmp_path, NAMES)
+    with pytest.raises(PivlError, match="name the folder above"):
+        load_market("market1501", tmp_path / "bounding_box_train")
+    (tmp_path / NAMES[5]).unlink()
+    with pytest.raises(PivlError, match="query holds no images"):
+        load_market("market1501", tmp_path)
+
+
+def test_a_split_of_nothing_but_junk_is_empty(tmp_path: Path, plant) -> None:
+    plant(tmp_path, ["query/-1_c1.jpg", *(name for name in NAMES if "query" not in name)])
+    with pytest.raises(PivlError, match="pid -1 does not count"):
+        load_market("market1501", tmp_path)
+
+
+def test_people_of_a_rendered_tree(tmp_path: Path, plant) -> None:
+    people = {"2": {"hat": "red", "scarf": None}}
+    manifest = plant(tmp_path, NAMES) / "synthetic.json"
+    manifest.write_text(json.dumps({"people": people}))
+    dataset = load_market("market1501", tmp_path)
+    assert dataset.people == {2: {"hat": "red", "scarf": None}}
+    assert dataset.synthetic
+    for broken in ("{", "[]", '{"people": {"two": {}}}', '{"people": 3}'):
+        manifest.write_text(broken)
+        with pytest.raises(PivlError, match="does not describe people"):
+            load_market("market1501", tmp_path)
