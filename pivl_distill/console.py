@@ -93,7 +93,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for number, column in enumerate(columns):
         grid.add_column(column, justify="right" if number else "left")
     for row in rows:
-        grid.add_row(*(str(cell) for cell in row))
+        grid.add_row(*(Text(str(cell)) for cell in row))
     out.print(grid)
 
 
@@ -104,5 +104,5 @@ def summary(title: str, facts: Mapping[str, object]) -> None:
     grid.add_column(style="dim")
     grid.add_column()
     for name, value in facts.items():
-        grid.add_row(name, str(value))
+        grid.add_row(name, Text(str(value)))
     out.print(grid)

@@ -229,6 +229,55 @@ def evaluate(target: Path | None, spec: str | None, sheet: Path | None) -> None:
 
 @main.command(
     epilog="""\b
+Examples:
+  pivl-distill check market1501:/data --parsing /data/market_maps
+  pivl-distill check "msmt17:/data?val=no"
+  pivl-distill check manifest:crops.csv
+"""
+)
+@click.argument("spec", metavar="KIND:PATH")
+@click.option("--parsing", type=FOLDER, help="Folder of parsing maps of the training images.")
+@click.pass_context
+def check(ctx: click.Context, spec: str, parsing: Path | None) -> None:
+    """Look for what spoils training or figures in a data set; exit code 3 if there is any.
+
+    Counts beside the published ones, damaged and repeated images, leakage between training and
+    test, queries without a match, parsing maps that do not fit.
+    """
+    from pivl_distill.cli.report import print_check
+    from pivl_distill.data.check import check_dataset
+    from pivl_distill.data.datasets import load_dataset
+    from pivl_distill.errors import VerificationError
+
+    report = check_dataset(load_dataset(spec, parsing))
+    print_check(report)
+    if report.problems:
+        ctx.exit(VerificationError.exit_code)
+
+
+@main.command(
+    epilog="""\b
+Example:
+  pivl-distill occluded-duke /data/DukeMTMC-reID lists/Occluded_Duke /data/Occluded_Duke
+"""
+)
+@click.argument("duke", type=FOLDER)
+@click.argument("lists", type=FOLDER)
+@click.argument("out", type=FOLDER)
+@click.option("--link", is_flag=True, help="Hard-link the images instead of copying them.")
+def occluded_duke(duke: Path, lists: Path, out: Path, link: bool) -> None:
+    """Make Occluded-Duke from DukeMTMC-reID and the name lists that its authors publish.
+
+    LISTS holds train.list, query.list and gallery.list; OUT is made.
+    """
+    from pivl_distill.cli.report import print_made
+    from pivl_distill.data.occluded_duke import rebuild_occluded_duke
+
+    print_made(rebuild_occluded_duke(duke, lists, out, link=link))
+
+
+@main.command(
+    epilog="""\b
 Example:
   pivl-distill demo
 """

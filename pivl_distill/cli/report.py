@@ -8,6 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pivl_distill.console import note, summary, table
+from pivl_distill.data.check import CheckReport
+from pivl_distill.data.published import PUBLISHED, Counts, Published
+from pivl_distill.data.records import ReIDDataset
 from pivl_distill.retrieval import RetrievalResult
 
 if TYPE_CHECKING:
@@ -107,6 +110,45 @@ def print_export(report: ExportReport) -> None:
 def print_engine(report: ExportReport) -> None:
     """Where the engine is; nothing has run it yet."""
     summary("Engine", {"file": report.engine_path, "verified": "no, it was only built"})
+
+
+def print_check(report: CheckReport) -> None:
+    """Counts, findings with an example each, and the verdict."""
+    _print_counts(report.name, report.counts, report.published)
+    rows = [
+        (finding.subject, f"{len(finding.found):,}", finding.verdict, next(iter(finding.found), ""))
+        for finding in report.findings
+    ]
+    table("Looked for", ("", "found", "verdict", "first"), rows)
+    images = report.counts["train"][0]
+    share = percent(report.mapped / images)
+    facts: dict[str, object] = {
+        "folder": report.root,
+        "parsing maps": f"{report.mapped:,} of {images:,} training images ({share})",
+    }
+    if not report.has_cameras:
+        facts["cameras"] = NO_CAMERA_RULE
+    if report.published is not None:
+        facts["protocol"] = report.published.protocol
+    facts["verdict"] = f"{report.problems or 'no'} problem{'s' * (report.problems != 1)}"
+    summary("Checked", facts)
+
+
+def print_made(dataset: ReIDDataset) -> None:
+    """The counts of a dataset that was made beside the published ones, and where it is."""
+    published = PUBLISHED.get(dataset.name)
+    _print_counts(dataset.name, dataset.summary(), published)
+    summary("Made", {"folder": dataset.root})
+
+
+def _print_counts(title: str, counts: Counts, published: Published | None) -> None:
+    columns = ["", "images", "identities", "cameras"]
+    rows = [[split, *(f"{number:,}" for number in count)] for split, count in counts.items()]
+    if published is not None:
+        columns += ["published images", "identities", "cameras"]
+        for row in rows:
+            row += [f"{number:,}" for number in published.counts[row[0]]]
+    table(title, columns, rows)
 
 
 def _warn_missing_maps(missing: int) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from pivl_distill.data.generic import load_folders, load_manifest, load_regex
+from pivl_distill.data.generic import load_folders, load_regex
+from pivl_distill.data.manifest import load_manifest
 from pivl_distill.data.market import load_market
 from pivl_distill.data.msmt17 import load_msmt17
 from pivl_distill.data.parsing import find_map, folder_vocabulary

@@ -1,14 +1,12 @@
-"""Anyone's crops: folders of identities, names under a pattern, manifests; cameras or none."""
+"""Anyone's crops: folders of identities, names under a pattern; cameras or none."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from pivl_distill.data.generic import load_folders, load_manifest, load_regex
+from pivl_distill.data.generic import load_folders, load_regex
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.errors import PivlError
 
@@ -104,127 +102,3 @@ def test_pattern_errors(tmp_path: Path, plant, pattern: str, sentence: str) -> N
 def test_a_folder_pattern_finds_no_identities(tmp_path: Path, plant) -> None:
     with pytest.raises(PivlError, match="Unknown group"):
         load_folders(plant(tmp_path, FOLDERS), r"(?P<cam>\d+)_(?P<pid>\d+)")
-
-
-ROWS = [
-    {"path": "a/1.jpg", "pid": 3, "cam": "c2", "split": "train"},
-    {"path": "a/2.jpg", "pid": "0012", "cam": 10, "split": "train"},
-    {"path": "a/3.jpg", "pid": 7, "cam": "10", "split": "query"},
-    {"path": "a/4.jpg", "pid": 7, "cam": 9, "split": "gallery"},
-    {"path": "a/5.jpg", "pid": -1, "cam": 9, "split": "gallery"},
-]
-
-
-def write_manifest(path: Path, rows: list[dict[str, object]]) -> Path:
-    if path.suffix == ".jsonl":
-        text = "\n".join(json.dumps(row) for row in rows) + "\n\n"
-    else:
-        columns = list(rows[0])
-        lines = [columns, *([row[column] for column in columns] for row in rows)]
-        text = "\ufeff" + "".join(",".join(map(str, line)) + "\r\n" for line in lines)
-    path.write_text(text, encoding="utf-8", newline="")
-    return path
-
-
-@pytest.mark.parametrize("name", ["crops.csv", "crops.jsonl"])
-def test_manifests(tmp_path: Path, plant, name: str) -> None:
-    plant(tmp_path, (str(row["path"]) for row in ROWS))
-    dataset = load_manifest(write_manifest(tmp_path / name, ROWS))
-    assert (dataset.name, dataset.root) == ("manifest", tmp_path)
-    # Cameras that are numbers come first and in their order: 9, 10, c2.
-    assert labels(dataset) == {"train": [(3, 2), (12, 1)], "query": [(7, 1)], "gallery": [(7, 0)]}
-    assert dataset.vocabulary is None
-
-
-@pytest.mark.parametrize("cam", ["absent", "", None])
-@pytest.mark.parametrize("name", ["crops.csv", "crops.jsonl"])
-def test_manifests_without_cameras(tmp_path: Path, plant, name: str, cam: str | None) -> None:
-    plant(tmp_path, (str(row["path"]) for row in ROWS))
-    rows = [{key: value for key, value in row.items() if key != "cam"} for row in ROWS]
-    if cam != "absent":
-        empty = "" if name == "crops.csv" else cam
-        rows = [{**row, "cam": empty} for row in rows]
-    assert not load_manifest(write_manifest(tmp_path / name, rows)).has_cameras
-
-
-def test_absolute_paths(tmp_path: Path, plant) -> None:
-    images = plant(tmp_path / "images", (str(row["path"]) for row in ROWS))
-    rows = [{**row, "path": images / str(row["path"])} for row in ROWS]
-    (tmp_path / "lists").mkdir()
-    dataset = load_manifest(write_manifest(tmp_path / "lists" / "crops.csv", rows))
-    assert dataset.train[0].path == images / "a" / "1.jpg"
-    assert len(dataset.fingerprint) == 64
-
-
-@pytest.mark.parametrize("place", [".", "maps"])
-def test_maps_that_a_manifest_names(tmp_path: Path, plant, place: str) -> None:
-    plant(tmp_path, (str(row["path"]) for row in ROWS))
-    maps = ["maps/x/1.png", "", "", "", ""]
-    (tmp_path / "maps/x").mkdir(parents=True)
-    Image.new("L", (8, 16)).save(tmp_path / maps[0])
-    rows = [{**row, "parsing": file} for row, file in zip(ROWS, maps, strict=True)]
-    manifest = write_manifest(tmp_path / "crops.csv", rows)
-    with pytest.raises(PivlError, match=r"parsing\.json"):
-        load_manifest(manifest)
-    (tmp_path / place / "parsing.json").write_text('{"vocabulary": "lip20"}')
-    dataset = load_manifest(manifest)
-    assert dataset.vocabulary is not None
-    assert dataset.vocabulary.name == "lip20"
-    assert [record.parsing for record in dataset.train] == [tmp_path / maps[0], None]
-    (tmp_path / maps[0]).unlink()
-    with pytest.raises(PivlError, match=r"crops\.csv names 1 files .*1\.png"):
-        load_manifest(manifest)
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"split": "test"}, "Unknown split on line 2 of .*'test'"),
-        ({"split": ""}, "Unknown split on line 2"),
-        ({"split": None}, "Unknown split on line 2"),
-        ({"pid": "anna"}, "Line 2 of .* has the pid 'anna'; identities are whole numbers"),
-        ({"pid": None}, "Line 2 .* has the pid None"),
-        ({"pid": True}, "Line 2 .* has True for pid"),
-        ({"pid": 3.0}, "Line 2 .* has 3.0 for pid"),
-        ({"pid": 10**20}, "identities are whole numbers"),
-        ({"cam": False}, "Line 2 .* has False for cam"),
-        ({"cam": ["c1"]}, r"has \['c1'\] for cam"),
-        ({"cam": None}, r"2\.jpg has no camera while others have one"),
-        ({"path": ""}, "Line 2 .* names no image"),
-        ({"path": "a/gone.jpg"}, r"names 1 files that are not there .*a/gone\.jpg"),
-        ({"camera": 1}, "Unknown column .*'camera'; did you mean 'cam'"),
-    ],
-)
-def test_wrong_rows_are_told_by_line(tmp_path: Path, plant, change, sentence: str) -> None:
-    plant(tmp_path, (str(row["path"]) for row in ROWS))
-    rows = [ROWS[0], {**ROWS[1], **change}, *ROWS[2:]]
-    with pytest.raises(PivlError, match=sentence):
-        load_manifest(write_manifest(tmp_path / "crops.jsonl", rows))
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "sentence"),
-    [
-        ("crops.csv", "", "has no column path, pid, split; it has none"),
-        ("crops.csv", "path,pid\n", "has no column split; it has path, pid"),
-        ("crops.csv", "path;pid;cam;split\n", "Unknown column"),
-        ("crops.csv", "path,pid,camm,split\n", "did you mean 'cam'"),
-        ("crops.csv", "path,pid,split\na.jpg,1\n", "Line 2 .* not as many fields as the header"),
-        ("crops.csv", "path,pid,split\na.jpg,1,train,x\n", "not as many fields as the header"),
-        ("crops.csv", 'path,pid,split\n"a.jpg,1,train\n', "is no CSV"),
-        ("crops.csv", "path,pid,split\n", "'train' of .*crops.csv holds no images"),
-        ("crops.csv", b"path,pid,split\n\xff,1,train\n", "not UTF-8"),
-        ("crops.jsonl", "{\n", "Line 1 of .* is no JSON"),
-        ("crops.jsonl", "[1]\n", "Line 1 of .* is no JSON object"),
-        ("crops.jsonl", '{"path": "a.jpg"}\n', "has no column pid, split"),
-        ("crops.jsonl", "", "'train' of .*crops.jsonl holds no images"),
-        ("crops.txt", "", "is no manifest: write a table as .csv or JSON lines as .jsonl"),
-    ],
-)
-def test_files_that_are_no_manifest(tmp_path: Path, name: str, content, sentence: str) -> None:
-    text = content if isinstance(content, bytes) else content.encode()
-    (tmp_path / name).write_bytes(text)
-    with pytest.raises(PivlError, match=sentence):
-        load_manifest(tmp_path / name)
-    with pytest.raises(PivlError, match=r"There is no file|is no manifest"):
-        load_manifest(tmp_path / f"gone{name}")

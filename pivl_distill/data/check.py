@@ -1,0 +1,156 @@
+"""What spoils training or figures, looked for before either: labels, files, leakage, part maps.
+
+A finding is a problem if figures could not be trusted with it (test people or images in training,
+counts other than the published ones) or training would stop at it (unreadable files). Anything
+else, such as an identity with one image, is a note: published datasets have it too. Images are
+compared byte by byte; near-duplicates are left out on purpose.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pivl_distill.data.published import PUBLISHED, Counts, Published
+from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.scan import MAP_FAULTS, ScannedCrop, copies, scan_files
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked for, and what was found of it: images, identities or splits."""
+
+    subject: str
+    found: tuple[str, ...]
+    problem: bool
+
+    @property
+    def verdict(self) -> str:
+        """ok, note or PROBLEM."""
+        if not self.found:
+            return "ok"
+        return "PROBLEM" if self.problem else "note"
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """A dataset's counts beside the published ones, if it has any, and all that was looked for."""
+
+    name: str
+    root: Path
+    counts: Counts
+    published: Published | None
+    has_cameras: bool
+    mapped: int
+    findings: tuple[Finding, ...]
+
+    @property
+    def problems(self) -> int:
+        """How many findings are problems; a dataset without any is fit for use."""
+        return sum(finding.verdict == "PROBLEM" for finding in self.findings)
+
+
+def check_dataset(dataset: ReIDDataset) -> CheckReport:
+    """Look at every label and every file of `dataset`; reading the files takes the time."""
+    counts = dataset.summary()
+    published = None if dataset.synthetic else PUBLISHED.get(dataset.name)
+    findings = [] if published is None else [compare_counts(counts, published.counts)]
+    findings += check_labels(dataset)
+    findings += check_files(scan_files(dataset))
+    return CheckReport(
+        name=dataset.name,
+        root=dataset.root,
+        counts=counts,
+        published=published,
+        has_cameras=dataset.has_cameras,
+        mapped=sum(record.parsing is not None for record in dataset.train),
+        findings=tuple(findings),
+    )
+
+
+def compare_counts(counts: Counts, published: Counts) -> Finding:
+    """Splits whose images, identities or cameras are not as many as published."""
+    wrong = [split for split in counts if counts[split] != published[split]]
+    return _finding("splits with other counts than published", wrong, problem=True)
+
+
+def check_labels(dataset: ReIDDataset) -> list[Finding]:
+    """What identities, cameras and the names of maps tell, without opening a file."""
+    train, gallery = _cameras_by_pid(dataset.train), _cameras_by_pid(dataset.gallery)
+    shared = train.keys() & {*gallery, *(record.pid for record in dataset.query)}
+    images = Counter(record.pid for record in dataset.train)
+    single = [pid for pid in train if images[pid] == 1]
+    lost = [
+        record
+        for record in dataset.query
+        if not any(camid is None or camid != record.camid for camid in gallery.get(record.pid, ()))
+    ]
+    findings = [
+        _finding("identities in both training and test", sorted(shared), problem=True),
+        _finding("training identities with one image", single),
+        _finding(
+            "queries without a match in the gallery",
+            (dataset.relative(record.path) for record in lost),
+            problem=len(lost) == len(dataset.query),
+        ),
+    ]
+    if dataset.has_cameras:
+        lonely = [pid for pid, camids in train.items() if len(camids) == 1]
+        findings.append(_finding("training identities under one camera", lonely))
+    if dataset.vocabulary is not None:
+        bare = (dataset.relative(r.path) for r in dataset.train if r.parsing is None)
+        findings.append(_finding("training images without a map", bare))
+    return findings
+
+
+def check_files(scanned: Sequence[ScannedCrop]) -> list[Finding]:
+    """What the files' contents tell: damage, copies of one image, maps that do not fit."""
+    train = [crop for crop in scanned if crop.split == "train"]
+    test = [crop for crop in scanned if crop.split != "train"]
+    query, gallery = (
+        [crop for crop in test if crop.split == split] for split in ("query", "gallery")
+    )
+    renamed = [*copies(train, train, _other_person), *copies(test, test, _other_person)]
+    repeated = [
+        name for split in (train, query, gallery) for name in copies(split, split, _same_person)
+    ]
+    unreadable = [crop.name for crop in scanned if crop.digest is None]
+    findings = [
+        _finding("images that cannot be read", unreadable, problem=True),
+        _finding("test images also in training", copies(test, train), problem=True),
+        _finding("queries that find themselves", copies(query, gallery, _is_hit), problem=True),
+        _finding("images under two identities", renamed, problem=True),
+        _finding("images with a copy in their split", repeated),
+    ]
+    if any(crop.record.parsing for crop in scanned):
+        for fault in MAP_FAULTS:
+            names = [crop.name for crop in scanned if crop.map_fault == fault]
+            findings.append(_finding(fault, names, problem=True))
+    return findings
+
+
+def _finding(subject: str, found: Iterable[object], *, problem: bool = False) -> Finding:
+    return Finding(subject, tuple(map(str, found)), problem)
+
+
+def _cameras_by_pid(records: Iterable[Record]) -> dict[int, set[int | None]]:
+    cameras = defaultdict(set)
+    for record in records:
+        cameras[record.pid].add(record.camid)
+    return dict(cameras)
+
+
+def _same_person(crop: ScannedCrop, other: ScannedCrop) -> bool:
+    return crop.record.pid == other.record.pid
+
+
+def _other_person(crop: ScannedCrop, other: ScannedCrop) -> bool:
+    return crop.record.pid != other.record.pid
+
+
+def _is_hit(query: ScannedCrop, found: ScannedCrop) -> bool:
+    """Whether scoring would count the copy as a hit: it is no junk of the query's own camera."""
+    camid = query.record.camid
+    return _same_person(query, found) and (camid is None or camid != found.record.camid)

@@ -1,0 +1,116 @@
+"""Anyone's crops by a manifest: a row each of path, pid, split and maybe cam and parsing."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pivl_distill.data.generic import SPLITS, Crop, assemble, camera_name
+from pivl_distill.data.listing import read_text, require_files, whole_number
+from pivl_distill.data.parsing import MANIFEST, folder_vocabulary
+from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.vocabulary import Vocabulary
+from pivl_distill.errors import PivlError, unknown_name
+
+COLUMNS = ("path", "pid", "cam", "split", "parsing")
+REQUIRED_COLUMNS = ("path", "pid", "split")
+
+
+def load_manifest(path: Path) -> ReIDDataset:
+    """The rows of a CSV (with a header) or JSONL file: path, pid, split and maybe cam and parsing.
+
+    Paths are relative to the manifest. The vocabulary of named part maps is in the nearest
+    `parsing.json` beside or above them.
+    """
+    rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows}.get(path.suffix.lower())
+    if rows is None:
+        raise PivlError(f"{path} is no manifest: write a table as .csv or JSON lines as .jsonl.")
+    crops: dict[str, list[Crop]] = {split: [] for split in SPLITS}
+    for line, row in rows(path):
+        where = f"Line {line} of {path}"
+        split = _cell(row, "split", where)
+        if split not in crops:
+            raise unknown_name(f"split on line {line} of {path}", split, SPLITS)
+        crops[split].append(_manifest_crop(row, path.parent, where))
+    everything = [crop for split in crops.values() for crop in split]
+    maps = [crop.parsing for crop in everything if crop.parsing is not None]
+    require_files([*(crop.path for crop in everything), *maps], path)
+    dataset = assemble("manifest", path.parent, crops, path)
+    return replace(dataset, vocabulary=_vocabulary(maps)) if maps else dataset
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    try:
+        _check_columns(path, reader.fieldnames or ())
+        for row in reader:
+            if None in row or None in row.values():
+                raise PivlError(
+                    f"Line {reader.line_num} of {path} has not as many fields as the header."
+                )
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise PivlError(f"Line {reader.line_num} of {path} is no CSV: {error}.") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise PivlError(f"Line {number} of {path} is no JSON: {error}.") from error
+        if not isinstance(row, dict):
+            raise PivlError(f"Line {number} of {path} is no JSON object with {COLUMNS}.")
+        _check_columns(path, row)
+        yield number, row
+
+
+def _check_columns(path: Path, columns: Iterable[str]) -> None:
+    found = list(columns)
+    for column in found:
+        if column not in COLUMNS:  # a misspelt `cam` must not pass for no cameras
+            raise unknown_name(f"column of {path}", column, COLUMNS)
+    if missing := [column for column in REQUIRED_COLUMNS if column not in found]:
+        raise PivlError(
+            f"{path} has no column {', '.join(missing)}; it has {', '.join(found) or 'none'}."
+        )
+
+
+def _manifest_crop(row: Mapping[str, Any], folder: Path, where: str) -> Crop:
+    image, pid = _cell(row, "path", where), whole_number(_cell(row, "pid", where))
+    if not image:
+        raise PivlError(f"{where} names no image in its column path.")
+    if pid is None:
+        raise PivlError(f"{where} has the pid {row['pid']!r}; identities are whole numbers.")
+    parsing = _cell(row, "parsing", where)
+    camera = camera_name(_cell(row, "cam", where))
+    return Crop(folder / image, pid, camera, folder / parsing if parsing else None)
+
+
+def _cell(row: Mapping[str, Any], column: str, where: str) -> str:
+    """The text in a column, empty where there is none; JSON may also hold whole numbers there."""
+    value = row.get(column)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise PivlError(f"{where} has {value!r} for {column}; write text or a whole number.")
+    return str(value).strip()
+
+
+def _vocabulary(maps: Iterable[Path]) -> Vocabulary:
+    """The one vocabulary of all maps, from the nearest parsing.json of each map's folder."""
+    found = {}
+    for folder in sorted({path.parent for path in maps}):
+        above = (place for place in (folder, *folder.parents) if (place / MANIFEST).is_file())
+        vocabulary = folder_vocabulary(next(above, folder))
+        found[vocabulary.name] = vocabulary
+    if len(found) > 1:
+        raise PivlError(f"The part maps speak different vocabularies: {', '.join(found)}.")
+    return found.popitem()[1]

@@ -1,0 +1,46 @@
+"""What the owners of the public datasets count, and by which protocol each is read here.
+
+Images are those that the loaders of CLIP-ReID, Torchreid and FastReID state; Occluded-Duke is
+counted from its lists of names. Galleries are counted without junk, with their distractors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Counts = dict[str, tuple[int, int, int]]
+"""Split → (images, identities, cameras), as `ReIDDataset.summary` gives them."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The counts of a dataset, and what to say about its protocol."""
+
+    counts: Counts
+    protocol: str
+
+
+_MSMT17_TEST = {"query": (11_659, 3_060, 15), "gallery": (82_161, 3_060, 15)}
+
+PUBLISHED = {
+    "market1501": Published(
+        {"train": (12_936, 751, 6), "query": (3_368, 750, 6), "gallery": (15_913, 751, 6)},
+        "junk (-1) left out, distractors (0000) kept as one identity of the gallery",
+    ),
+    "msmt17": Published(
+        {"train": (32_621, 1_041, 15), **_MSMT17_TEST},
+        "trained on train + val, as CLIP-ReID (?val=no leaves val out)",
+    ),
+    "msmt17-no-val": Published(
+        {"train": (30_248, 1_041, 15), **_MSMT17_TEST},
+        "trained on train without val, as Torchreid and FastReID",
+    ),
+    "dukemtmc": Published(
+        {"train": (16_522, 702, 8), "query": (2_228, 702, 8), "gallery": (17_661, 1_110, 8)},
+        "408 identities of the gallery are distractors",
+    ),
+    "occluded_duke": Published(
+        {"train": (15_618, 702, 8), "query": (2_210, 519, 8), "gallery": (17_661, 1_110, 8)},
+        "all queries are occluded",
+    ),
+}

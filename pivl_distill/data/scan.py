@@ -1,0 +1,88 @@
+"""What the files of a dataset hold: which are damaged, which are copies, which maps do not fit."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from pivl_distill.console import track
+from pivl_distill.data.parsing import map_values, unknown_value
+from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.vocabulary import Vocabulary
+from pivl_distill.errors import PivlError
+
+WRONG_KIND = "maps that are no readable single-channel 8-bit PNG"
+UNKNOWN_VALUES = "maps with values that the vocabulary lacks"
+OTHER_SIZE = "maps of another size than their image"
+MAP_FAULTS = (WRONG_KIND, UNKNOWN_VALUES, OTHER_SIZE)
+
+
+@dataclass(frozen=True)
+class ScannedCrop:
+    """One image file: SHA-256 of its bytes, or None if it cannot be decoded; its map's fault."""
+
+    name: str
+    split: str
+    record: Record
+    digest: bytes | None
+    map_fault: str | None = None
+
+
+def scan_files(dataset: ReIDDataset) -> list[ScannedCrop]:
+    """Read every image of the dataset and every map that belongs to one."""
+    crops = [(split, record) for split, records in dataset.splits.items() for record in records]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        scanned = pool.map(partial(_scan, dataset), *zip(*crops, strict=True))
+        return list(track(scanned, "Checking files", total=len(crops), unit="images"))
+
+
+def copies(
+    crops: Iterable[ScannedCrop],
+    others: Iterable[ScannedCrop],
+    counts: Callable[[ScannedCrop, ScannedCrop], bool] = lambda crop, other: True,
+) -> list[str]:
+    """Each of `crops` that has the bytes of one of `others`, where that `counts`, with its name."""
+    by_digest: defaultdict[bytes | None, list[ScannedCrop]] = defaultdict(list)
+    for other in others:
+        if other.digest is not None:
+            by_digest[other.digest].append(other)
+    pairs = (
+        (crop, next((o for o in by_digest[crop.digest] if o is not crop and counts(crop, o)), None))
+        for crop in crops
+        if crop.digest in by_digest
+    )
+    return [f"{crop.name} = {other.name}" for crop, other in pairs if other is not None]
+
+
+def _scan(dataset: ReIDDataset, split: str, record: Record) -> ScannedCrop:
+    name = dataset.relative(record.path).as_posix()
+    try:
+        data = record.path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            size_hw = image.size[::-1]
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow, on damage
+        return ScannedCrop(name, split, record, None)
+    fault = None
+    if record.parsing is not None and dataset.vocabulary is not None:
+        fault = _map_fault(record.parsing, size_hw, dataset.vocabulary)
+    return ScannedCrop(name, split, record, hashlib.sha256(data).digest(), fault)
+
+
+def _map_fault(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> str | None:
+    try:
+        values = map_values(path)
+    except PivlError:
+        return WRONG_KIND
+    if unknown_value(values, vocabulary) is not None:
+        return UNKNOWN_VALUES
+    return None if values.shape == size_hw else OTHER_SIZE

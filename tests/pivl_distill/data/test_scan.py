@@ -1,0 +1,104 @@
+"""What files hold: damage, copies and maps that do not fit."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.scan import (
+    OTHER_SIZE,
+    UNKNOWN_VALUES,
+    WRONG_KIND,
+    ScannedCrop,
+    copies,
+    scan_files,
+)
+from pivl_distill.data.vocabulary import LIP20
+
+
+def dataset_of(root: Path, *train: Record) -> ReIDDataset:
+    test = (Record(root / "test.jpg", 9, 0),)
+    return ReIDDataset("some", root, train, test, test, LIP20)
+
+
+def test_every_image_is_read_in_order(tmp_path: Path, plant) -> None:
+    plant(tmp_path, ["a/1.jpg", "a/2.png", "test.jpg"])
+    train = [Record(tmp_path / name, 1, 0) for name in ("a/2.png", "a/1.jpg")]
+    scanned = scan_files(dataset_of(tmp_path, *train))
+    assert [(crop.split, crop.name) for crop in scanned] == [
+        ("train", "a/2.png"),
+        ("train", "a/1.jpg"),
+        ("query", "test.jpg"),
+        ("gallery", "test.jpg"),
+    ]
+    for crop in scanned:
+        assert crop.digest == hashlib.sha256(crop.record.path.read_bytes()).digest()
+        assert crop.map_fault is None
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
+@pytest.mark.parametrize("keep", [None, 0, 20, 200])
+def test_damaged_images_have_no_digest(
+    tmp_path: Path, plant, suffix: str, keep: int | None
+) -> None:
+    plant(tmp_path, [f"broken{suffix}", "test.jpg"])
+    path = tmp_path / f"broken{suffix}"
+    path.unlink() if keep is None else path.write_bytes(path.read_bytes()[:keep])
+    scanned = scan_files(dataset_of(tmp_path, Record(path, 1, 0)))
+    assert [crop.digest is None for crop in scanned] == [True, False, False]
+
+
+def test_what_is_wrong_with_maps(tmp_path: Path, plant) -> None:
+    plant(tmp_path, ["image.jpg", "test.jpg", "colour.png"])
+    values = np.zeros((16, 8), np.uint8)
+    values[0, 0] = 255
+    Image.fromarray(values).save(tmp_path / "good.png")
+    Image.fromarray(values).save(tmp_path / "grey.jpg")
+    Image.fromarray(values.T).save(tmp_path / "turned.png")
+    values[1, 1] = 20
+    Image.fromarray(values).save(tmp_path / "unknown.png")
+    faults = {
+        "good.png": None,
+        "colour.png": WRONG_KIND,
+        "grey.jpg": WRONG_KIND,
+        "gone.png": WRONG_KIND,
+        "turned.png": OTHER_SIZE,
+        "unknown.png": UNKNOWN_VALUES,
+    }
+    image = tmp_path / "image.jpg"
+    train = [Record(image, 1, 0, tmp_path / name) for name in faults]
+    scanned = scan_files(dataset_of(tmp_path, *train))
+    assert [crop.map_fault for crop in scanned[:-2]] == list(faults.values())
+
+
+def test_copies_agree_with_comparing_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    crops = [
+        ScannedCrop(
+            str(number),
+            "train",
+            Record(Path(), int(rng.integers(3)), 0),
+            None if (byte := int(rng.integers(8))) == 0 else bytes([byte]),
+        )
+        for number in range(24)
+    ]
+
+    def same_person(crop: ScannedCrop, other: ScannedCrop) -> bool:
+        return crop.record.pid == other.record.pid
+
+    expected = []
+    for crop in crops:
+        for other in crops:
+            same = crop.digest is not None and crop.digest == other.digest
+            if same and crop is not other and same_person(crop, other):
+                expected.append(f"{crop.name} = {other.name}")
+                break
+    assert expected
+    assert copies(crops, crops, same_person) == expected
+    known = [crop for crop in crops[:12] if crop.digest in {other.digest for other in crops[12:]}]
+    assert len(copies(crops[:12], crops[12:])) == sum(crop.digest is not None for crop in known)
