@@ -48,6 +48,7 @@ MARKET_FORMS = {
             ".",
             "DukeMTMC-reID",
             "dukemtmcreid/DukeMTMC-reID",
+            "dukemtmcreid",
             "dukemtmc-reid/DukeMTMC-reID",
             "dukemtmc-reid",
         ),

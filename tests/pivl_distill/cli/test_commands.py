@@ -155,6 +155,29 @@ def test_market1501_tree_and_maps_by_path(tmp_path: Path) -> None:
     assert retrieval_of(tmp_path / "student")["valid_queries"] == 24
 
 
+def test_crops_without_cameras_are_scored_and_the_figures_say_so(tmp_path: Path) -> None:
+    splits = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
+    rows = [
+        f"{path},{path.name.partition('_')[0]},{split}"
+        for folder, split in splits.items()
+        for path in sorted((cached_dataset("tiny") / folder).glob("*.jpg"))
+    ]
+    manifest = tmp_path / "crops.csv"
+    manifest.write_text("\n".join(["path,pid,split", *rows]))
+    data = ("--data", f"manifest:{manifest}")
+    baseline = ("--bank", "none", "--pretrained", "none")
+    said = succeed("student", *QUICK, *data, *baseline, "-o", tmp_path / "student")
+    assert "not the usual protocol" in said
+    assert retrieval_of(tmp_path / "student")["camera_rule"] is False
+    assert "not the usual protocol" in succeed("export", tmp_path / "student", "-o", "no-cameras")
+    manifest_json = json.loads(Path("no-cameras/manifest.json").read_text())
+    assert manifest_json["retrieval"]["camera_rule"] is False
+    said = succeed("evaluate", tmp_path / "student", "--sheet", tmp_path / "sheet.png")
+    assert "not the usual protocol" in said
+    known = succeed("evaluate", tmp_path / "student", "--data", "synthetic:tiny")
+    assert "not the usual protocol" not in known
+
+
 def test_synth_writes_a_tree_and_a_sheet(tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     output = succeed("synth", "--tier", "tiny", "-o", tmp_path / "people", "--sheet", sheet)
