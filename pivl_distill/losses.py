@@ -19,15 +19,28 @@ def identity_contrast(images: Tensor, texts: Tensor, owner: Tensor, temperature:
     """L_stage1 = L_i2t + L_t2i over a batch (Eq. 2), supervised-contrastive as in CLIP-ReID.
 
     images [B, D] and texts [U, D] are compared as they are, so normalise them first where wanted;
-    owner [B] says which text is each image's own. Every image brings its text along: the
-    denominator of L_i2t holds each text as often as it is owned.
+    owner [B] says which text is each image's own.
+    """
+    return images_to_texts(images, texts, owner, temperature) + texts_to_images(
+        images, texts, owner, temperature
+    )
+
+
+def images_to_texts(images: Tensor, texts: Tensor, owner: Tensor, temperature: float) -> Tensor:
+    """L_i2t of Eq. 2; shapes as in `identity_contrast`.
+
+    Every image brings its text along: the denominator holds each text as often as it is owned.
     """
     logits = images @ texts.T / temperature  # [B, U]
     count = torch.bincount(owner, minlength=len(texts)).to(logits.dtype)
-    return (
-        _rows_to_texts(logits + count.log(), owner).add(count.log()[owner]).mean()
-        + (_texts_to_rows(logits, owner) * count / len(images)).sum()
-    )
+    return _rows_to_texts(logits + count.log(), owner).add(count.log()[owner]).mean()
+
+
+def texts_to_images(images: Tensor, texts: Tensor, owner: Tensor, temperature: float) -> Tensor:
+    """L_t2i of Eq. 2: each text once per image that owns it; shapes as in `identity_contrast`."""
+    logits = images @ texts.T / temperature  # [B, U]
+    count = torch.bincount(owner, minlength=len(texts)).to(logits.dtype)
+    return (_texts_to_rows(logits, owner) * count / len(images)).sum()
 
 
 def part_contrast(

@@ -23,15 +23,20 @@ from torch import Tensor, nn
 from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.errors import PivlError, unknown_name
 from teachers.language import vocabulary_texts
+from teachers.published import HUB, Published, misfits, read_file, read_hub
 from teachers.text import TextTower, Tokenizer, token_rows
-from teachers.towers import ImageTower, ResNetTower, ViTTower
+from teachers.towers import ImageTower, ResNetTower, ViTOptions, ViTTower
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+"""Mean and standard deviation that CLIP-ReID gives its ViT; its ResNet gets ImageNet's."""
 TINY_SIZE_HW = (128, 64)
 TINY_OUTPUT_STRIDE = 8
 TINY_DIM = 96
 KIND = "tiny CLIP"
+QUICK = "-quickgelu"
+"""What open_clip appends to the name of an architecture with OpenAI's activation."""
 _TINY_TEXT = {"context_length": 77, "width": 96, "heads": 4, "layers": 2}
 
 TINY: dict[str, dict[str, Any]] = {
@@ -73,25 +78,35 @@ class Clip:
         return self
 
 
-def load_clip(name: str, weights: str, size_hw: tuple[int, int]) -> Clip:
+def load_clip(
+    name: str,
+    weights: str,
+    size_hw: tuple[int, int],
+    options: ViTOptions = ViTOptions(),  # noqa: B008  (frozen)
+) -> Clip:
     """CLIP `name` with `weights` at crop size `size_hw`.
 
-    `weights` is "embedded" (tiny models), an open_clip tag such as "openai", a local file, or
-    "none" for random weights. Raises PivlError for unknown names and for weights that cannot be
-    had.
+    `weights` is "embedded" (tiny models), an open_clip tag such as "openai", a Hugging Face id
+    "hf-hub:…", a local file, or "none" for random weights. `options` are for ViTs. Raises PivlError
+    for unknown names and for weights that cannot be had.
     """
     if name in TINY:
-        return _load_tiny(name, weights, size_hw)
-    if name not in open_clip.list_models():
-        raise unknown_name("CLIP", name, [*TINY, *open_clip.list_models()])
-    return _load_open_clip(name, weights, size_hw)
+        return _load_tiny(name, weights, size_hw, options)
+    known = open_clip.list_models()
+    if name.removesuffix(QUICK) not in known:
+        raise unknown_name("CLIP", name, [*TINY, *known])
+    return _load_open_clip(name, weights, size_hw, options)
 
 
-def build_tiny(name: str, rows: list[int]) -> Clip:
+def build_tiny(
+    name: str,
+    rows: list[int],
+    options: ViTOptions = ViTOptions(),  # noqa: B008  (frozen)
+) -> Clip:
     """An embedded architecture with random weights and a token table of BPE ids `rows`."""
     text = {**_TINY_TEXT, "vocab_size": len(rows) + 1}
     clip = CLIP(TINY_DIM, vision_cfg=TINY[name], text_cfg=text)
-    return _split(name, clip, Tokenizer(rows), TINY_SIZE_HW, TINY_OUTPUT_STRIDE)
+    return _split(name, clip, Tokenizer(rows), TINY_SIZE_HW, TINY_OUTPUT_STRIDE, options)
 
 
 def save_tiny(clip: Clip, path: Path, rows: list[int], facts: dict[str, Any]) -> None:
@@ -100,14 +115,14 @@ def save_tiny(clip: Clip, path: Path, rows: list[int], facts: dict[str, Any]) ->
     save_tensors(path, KIND, state, {"clip": clip.name, "rows": rows, **facts})
 
 
-def _load_tiny(name: str, weights: str, size_hw: tuple[int, int]) -> Clip:
+def _load_tiny(name: str, weights: str, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
     if size_hw != TINY_SIZE_HW:
         raise PivlError(
             f"{name} reads crops of {TINY_SIZE_HW[0]}×{TINY_SIZE_HW[1]} only, not"
             f" {size_hw[0]}×{size_hw[1]}; leave the size as it is or choose another CLIP."
         )
     if weights == "none":
-        return _hashed(build_tiny(name, token_rows(vocabulary_texts())))
+        return hashed(build_tiny(name, token_rows(vocabulary_texts()), options))
     path = WEIGHTS_DIR / f"{name}.safetensors" if weights == "embedded" else Path(weights)
     if not path.is_file():
         raise PivlError(
@@ -119,54 +134,95 @@ def _load_tiny(name: str, weights: str, size_hw: tuple[int, int]) -> Clip:
         raise PivlError(f"{path} holds {facts['clip']}, not {name}.")
     clip = build_tiny(name, facts["rows"])
     _towers(clip).load_state_dict(state)
-    return _hashed(clip)
+    if options != ViTOptions():
+        image = _image_tower(name, clip.image.visual, size_hw, TINY_OUTPUT_STRIDE, options)
+        clip = dataclasses.replace(clip, image=image)
+    return hashed(clip)
 
 
-def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int]) -> Clip:
+def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
     if weights == "embedded":
         raise PivlError(
             f"{name} is not embedded; set clip.weights to an open_clip tag such as 'openai',"
-            " to a local file, or to 'none' for random weights."
+            " to a Hugging Face id hf-hub:…, to a local file, or to 'none' for random weights."
         )
-    quick, known = f"{name}-quickgelu", open_clip.list_models()
-    if open_clip.get_pretrained_cfg(name, weights).get("quick_gelu") and quick in known:
-        name = quick  # these weights were made with that activation, as all of OpenAI's were
-    is_resnet = isinstance(open_clip.get_model_config(name)["vision_cfg"].get("layers"), list)
-    try:
-        clip = open_clip.create_model(
-            name,
-            pretrained=None if weights == "none" else weights,
-            force_image_size=None if is_resnet else size_hw,
-        )
-    except (RuntimeError, OSError) as error:
+    if weights.startswith(HUB) or Path(weights).is_file():
+        published = read_hub(weights) if weights.startswith(HUB) else read_file(Path(weights))
+        name = f"{name.removesuffix(QUICK)}{QUICK}" if published.quick_gelu else name
+        clip = _build(name, None)
+        _fill(clip, name, weights, published)
+    else:
+        if open_clip.get_pretrained_cfg(name, weights).get("quick_gelu"):
+            name = f"{name.removesuffix(QUICK)}{QUICK}"  # as all of OpenAI's were made
+        try:
+            clip = _build(name, None if weights == "none" else weights)
+        except (RuntimeError, OSError) as error:
+            raise PivlError(
+                f"Could not load {name} with weights '{weights}': {error}. Name one of"
+                f" {open_clip.list_pretrained_tags_by_model(name)}, hf-hub:…, a local file, or"
+                " 'none'."
+            ) from error
+    return hashed(_split(name, clip, Tokenizer(), size_hw, 16, options))
+
+
+def _build(name: str, tag: str | None) -> CLIP:
+    """open_clip's model at its own size, whose position embeddings the towers resample."""
+    if name in open_clip.list_models():
+        return open_clip.create_model(name, pretrained=tag)
+    return open_clip.create_model(name.removesuffix(QUICK), pretrained=tag, force_quick_gelu=True)
+
+
+def _fill(clip: CLIP, name: str, weights: str, published: Published) -> None:
+    if wrong := misfits(clip.state_dict(), published.state):
         raise PivlError(
-            f"Could not load {name} with weights '{weights}': {error}. Name one of"
-            f" {open_clip.list_pretrained_tags_by_model(name)}, a local file, or 'none'."
-        ) from error
-    return _hashed(_split(name, clip, Tokenizer(), size_hw, output_stride=16))
+            f"'{weights}' does not fit {name}{wrong}. Set clip.name to the model it was made for."
+        )
+    clip.load_state_dict(published.state)
 
 
 def _split(
-    name: str, clip: CLIP, tokenizer: Tokenizer, size_hw: tuple[int, int], output_stride: int
+    name: str,
+    clip: CLIP,
+    tokenizer: Tokenizer,
+    size_hw: tuple[int, int],
+    output_stride: int,
+    options: ViTOptions,
 ) -> Clip:
     if not isinstance(clip, CLIP) or clip.text_pool_type != "argmax":
         raise PivlError(
             f"{name} does not read its text as CLIP does, causally and up to an end-of-text token;"
             " choose another CLIP, such as RN50 or ViT-B-16."
         )
-    if isinstance(clip.visual, ModifiedResNet):
-        image: ImageTower = ResNetTower(clip.visual, size_hw, output_stride)
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
-    elif isinstance(clip.visual, VisionTransformer):
-        image = ViTTower(clip.visual, size_hw)
-        mean = std = (0.5, 0.5, 0.5)
-    else:
-        raise PivlError(
-            f"{name} has a {type(clip.visual).__name__} image tower; only open_clip's"
-            " ModifiedResNet and VisionTransformer can be teachers."
-        )
+    image = _image_tower(name, clip.visual, size_hw, output_stride, options)
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if image.kind == "cnn" else (HALF, HALF)
     text = TextTower(clip, tokenizer)
     return Clip(name, image, text, clip.logit_scale, size_hw, mean, std, weights_sha256="")
+
+
+def _image_tower(
+    name: str,
+    visual: nn.Module,
+    size_hw: tuple[int, int],
+    output_stride: int,
+    options: ViTOptions,
+) -> ImageTower:
+    if isinstance(visual, ModifiedResNet):
+        if options != ViTOptions():
+            raise PivlError(
+                f"{name} is a ResNet; overlapping patches (stride) and camera vectors are for ViTs."
+            )
+        return ResNetTower(visual, size_hw, output_stride)
+    if not isinstance(visual, VisionTransformer):
+        raise PivlError(
+            f"{name} has a {type(visual).__name__} image tower; only open_clip's"
+            " ModifiedResNet and VisionTransformer can be teachers."
+        )
+    if visual.pool_type != "tok" or visual.attn_pool is not None or visual.final_ln_after_pool:
+        raise PivlError(
+            f"{name} does not read its image from the class token as CLIP does; choose another"
+            " CLIP, such as ViT-B-16."
+        )
+    return ViTTower(visual, size_hw, options)
 
 
 def _towers(clip: Clip) -> nn.Module:
@@ -175,9 +231,12 @@ def _towers(clip: Clip) -> nn.Module:
     return towers
 
 
-def _hashed(clip: Clip) -> Clip:
+def hashed(clip: Clip) -> Clip:
+    """The CLIP with the digest of the weights it now holds."""
     digest = hashlib.sha256()
     for key, value in sorted(_towers(clip).state_dict().items()):
+        if key == "image.camera":  # drawn anew, hence no part of what was published
+            continue
         digest.update(key.encode())
         digest.update(value.detach().to(torch.float32).contiguous().numpy().tobytes())
     return dataclasses.replace(clip, weights_sha256=digest.hexdigest())

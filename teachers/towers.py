@@ -8,6 +8,9 @@ projection into the joint space:
     ViT      previous = CLS(block−1)  feature = CLS(ln_post(last))   projected = feature @ proj
 
 `joint_tokens` gives what `projected` is at every grid position (Eq. 5–7).
+
+A ViT may take CLIP-ReID's two additions: overlapping patches (OLP) and camera vectors (SIE, He et
+al., TransReID, ICCV 2021).
 """
 
 from __future__ import annotations
@@ -95,41 +98,100 @@ class ResNetTower(nn.Module):
         return conv2, conv3, conv4, visual.layer4(conv4)
 
 
+@dataclass(frozen=True)
+class ViTOptions:
+    """What CLIP-ReID may add to CLIP's ViT; the defaults add nothing."""
+
+    stride: int | None = None
+    """Step between patches in pixels; below the patch size they overlap (OLP takes 12)."""
+    cameras: int = 0
+    """Cameras that have a learned vector (SIE); 0 for none."""
+    sie_coefficient: float = 1.0
+    """What a camera's vector is multiplied by; CLIP-ReID trains on people with 1."""
+
+
 class ViTTower(nn.Module):
-    """open_clip's `VisionTransformer` with a class token."""
+    """open_clip's `VisionTransformer` with a class token, on an H × W crop.
+
+    Position embeddings are resampled to the grid as CLIP-ReID does. `camera` [cameras, C] holds the
+    vectors of SIE, or is None.
+    """
 
     kind: Literal["cnn", "vit"] = "vit"
 
-    def __init__(self, visual: VisionTransformer, size_hw: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        visual: VisionTransformer,
+        size_hw: tuple[int, int],
+        options: ViTOptions = ViTOptions(),
+    ) -> None:
         super().__init__()
         self.visual = visual
-        patch_h, patch_w = visual.patch_size
-        self.grid_hw = (size_hw[0] // patch_h, size_hw[1] // patch_w)
-        width: int = visual.positional_embedding.shape[1]
-        self.pyramid_channels = (width,)
-        self.previous_dim = self.feature_dim = width
+        (height, width), (patch_h, patch_w) = size_hw, visual.patch_size
+        stride_h, stride_w = (options.stride or patch for patch in (patch_h, patch_w))
+        self.grid_hw = ((height - patch_h) // stride_h + 1, (width - patch_w) // stride_w + 1)
+        visual.conv1.stride = (stride_h, stride_w)
+        positions = visual.positional_embedding
+        visual.positional_embedding = nn.Parameter(
+            resize_position_embedding(positions.data, visual.grid_size, self.grid_hw)
+        )
+        channels: int = positions.shape[1]
+        self.options = options
+        self.camera: nn.Parameter | None = None
+        if options.cameras:
+            self.camera = nn.Parameter(torch.randn(options.cameras, channels) * 0.02)
+        self.pyramid_channels = (channels,)
+        self.previous_dim = self.feature_dim = channels
         self.dim: int = visual.proj.shape[1]
 
-    def forward(self, images: Tensor) -> TowerOutput:
-        """Images [B, 3, H, W], normalised → `TowerOutput`."""
-        visual = self.visual
-        out = visual.forward_intermediates(
-            images, indices=2, intermediates_only=True, output_fmt="NLC", output_extra_tokens=True
-        )
-        previous_class, last_class = out["image_intermediates_prefix"]
-        last = visual.ln_post(torch.cat([last_class, out["image_intermediates"][1]], dim=1))
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> TowerOutput:
+        """Images [B, 3, H, W], normalised → `TowerOutput`.
+
+        `cameras` int64 [B] adds each image's camera vector; without it none is added, which is how
+        CLIP-ReID's stage 1 sees its images.
+        """
+        *blocks, last_block = self.visual.transformer.resblocks
+        previous = self._embedded(images, cameras)
+        for block in blocks:
+            previous = block(previous)
+        last = self.visual.ln_post(last_block(previous))
         return TowerOutput(
-            previous=previous_class[:, 0],
+            previous=previous[:, 0],
             feature=last[:, 0],
-            projected=last[:, 0] @ visual.proj,
+            projected=last[:, 0] @ self.visual.proj,
             pyramid=(last[:, 1:].transpose(1, 2).unflatten(2, self.grid_hw),),
         )
 
     def joint_tokens(self, images: Tensor) -> Tensor:
         """[B, 1 + h·w, D]: the image, then every position of `grid_hw`, in the joint space."""
         visual = self.visual
-        tokens: Tensor = visual.ln_post(visual.transformer(visual._embeds(images))) @ visual.proj
+        hidden = visual.transformer(self._embedded(images, None))
+        tokens: Tensor = visual.ln_post(hidden) @ visual.proj
         return tokens
+
+    def fix_camera(self, camera: int | Literal["mean"]) -> None:
+        """Take every image as one camera's, or the mean camera's: its vector joins the class token.
+
+        Afterwards the tower takes images alone.
+        """
+        assert self.camera is not None
+        with torch.no_grad():
+            vector = self.camera.mean(0) if camera == "mean" else self.camera[camera]
+            self.visual.class_embedding += self.options.sie_coefficient * vector
+        self.camera = None
+        self.options = ViTOptions(self.options.stride)
+
+    def _embedded(self, images: Tensor, cameras: Tensor | None) -> Tensor:
+        """What the first block reads: [B, 1 + h·w, C]."""
+        visual = self.visual
+        patches = visual.conv1(images).flatten(2).transpose(1, 2)
+        token = visual.class_embedding.expand(len(patches), 1, -1)
+        if cameras is not None:
+            assert self.camera is not None, "this tower has no camera vectors"
+            token = token + self.options.sie_coefficient * self.camera[cameras][:, None]
+        x = torch.cat([token, patches], dim=1) + visual.positional_embedding
+        embedded: Tensor = visual.ln_pre(visual.patch_dropout(x))
+        return embedded
 
 
 ImageTower = ResNetTower | ViTTower
