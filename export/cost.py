@@ -17,6 +17,8 @@ relative positions and rotary embeddings: the counts differ there, and the expor
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
+from export.graph import example_inputs
 from pivl_distill.errors import PivlError, VerificationError
 
 
@@ -39,13 +42,21 @@ class Cost:
     macs: int
 
 
-def network_cost(network: nn.Module, size_hw: tuple[int, int]) -> Cost:
-    """The cost of a bare network in evaluation mode, for one image of `size_hw` pixels."""
-    image = torch.zeros(1, 3, *size_hw, device=next(network.parameters()).device)
+def network_cost(network: nn.Module, size_hw: tuple[int, int], cameras: int = 0) -> Cost:
+    """The cost of a bare network in evaluation mode, for one image of `size_hw` pixels.
+
+    With `cameras` it takes the image's camera too.
+    """
+    inputs = example_inputs(1, size_hw, cameras, next(network.parameters()).device)
     network.eval()
     # The plain attention is made of matrix products, which are what the counter counts.
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
-        norm_after = _run_and_pair(network, image)
+    with (
+        torch.no_grad(),
+        _no_fast_path(),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as flops,
+    ):
+        norm_after = _run_and_pair(network, inputs)
     convolutions = [m for m in network.modules() if isinstance(m, _ConvNd)]
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
     apart = {id(c.bias) for c in convolutions} | {id(p) for n in norms for p in n.parameters()}
@@ -63,7 +74,8 @@ def network_cost(network: nn.Module, size_hw: tuple[int, int]) -> Cost:
 def graph_cost(onnx_path: Path) -> Cost:
     """The cost of an ONNX file, for one image. Raises PivlError if its shapes are not known."""
     model = onnx.load(onnx_path)
-    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    for taken in model.graph.input:
+        taken.type.tensor_type.shape.dim[0].dim_value = 1
     del model.graph.value_info[:]  # they name the batch that is now fixed
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
@@ -76,9 +88,11 @@ def graph_cost(onnx_path: Path) -> Cost:
     return Cost(sum(n for n in used if n > 1), sum(_node_macs(n, shapes) for n in graph.node))
 
 
-def check_no_teaching(onnx_path: Path, network: nn.Module, size_hw: tuple[int, int]) -> Cost:
+def check_no_teaching(
+    onnx_path: Path, network: nn.Module, size_hw: tuple[int, int], cameras: int = 0
+) -> Cost:
     """The graph's cost; VerificationError unless it is exactly that of the bare `network`."""
-    bare, exported = network_cost(network, size_hw), graph_cost(onnx_path)
+    bare, exported = network_cost(network, size_hw, cameras), graph_cost(onnx_path)
     if exported != bare:
         raise VerificationError(
             f"{onnx_path} holds {exported.parameters:,} parameters and {exported.macs:,} "
@@ -89,7 +103,18 @@ def check_no_teaching(onnx_path: Path, network: nn.Module, size_hw: tuple[int, i
     return exported
 
 
-def _run_and_pair(network: nn.Module, image: Tensor) -> dict[nn.Module, _BatchNorm]:
+@contextmanager
+def _no_fast_path() -> Iterator[None]:
+    """Without the fused operator that torch's attention module takes in evaluation mode."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _run_and_pair(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[nn.Module, _BatchNorm]:
     """Run once; which batch norm takes which convolution's output directly."""
     made_by: dict[int, tuple[nn.Module, Tensor]] = {}  # the tensor is kept so its id stays its own
     pairs: dict[nn.Module, _BatchNorm] = {}
@@ -109,7 +134,7 @@ def _run_and_pair(network: nn.Module, image: Tensor) -> dict[nn.Module, _BatchNo
         if isinstance(m, (_ConvNd, _BatchNorm))
     ]
     try:
-        network(image)
+        network(*inputs)
     finally:
         for hook in hooks:
             hook.remove()

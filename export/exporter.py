@@ -64,8 +64,12 @@ def export_model(
     onnx_path = write_onnx(model, out_dir / "model.onnx", normalize=normalize)
     manifest = _describe(model, onnx_path, normalize, budget, source)
     try:
-        manifest = _with(manifest, cost=check_no_teaching(onnx_path, model.network, model.size_hw))
-        parity = verify(model, onnx_path, query.crops[:PARITY_CROPS], normalize=normalize)
+        cost = check_no_teaching(onnx_path, model.network, model.size_hw, model.cameras)
+        manifest = _with(manifest, cost=cost)
+        some = slice(PARITY_CROPS)
+        parity = verify(
+            model, onnx_path, query.crops[some], query.camids[some], normalize=normalize
+        )
         manifest = _with(manifest, parity=parity)
         retrieval = compare_retrieval(model, onnx_path, query, gallery)
         manifest = _with(manifest, retrieval=retrieval)
@@ -100,7 +104,13 @@ def _describe(
     output = open_session(onnx_path).get_outputs()[0]
     return Manifest(
         name=model.name,
-        input=InputSpec(name=INPUT, size_hw=model.size_hw, mean=model.mean, std=model.std),
+        input=InputSpec(
+            name=INPUT,
+            size_hw=model.size_hw,
+            mean=model.mean,
+            std=model.std,
+            cameras=model.cameras,
+        ),
         output=OutputSpec(name=OUTPUT, dim=output.shape[1], l2_normalised=normalize),
         artifacts={onnx_path.name: sha256(onnx_path)},
         source={source.name: sha256(source)} if source else {},

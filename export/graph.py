@@ -1,6 +1,7 @@
 """An embedding model as one ONNX file with a dynamic batch.
 
-The graph takes normalised images and returns features; whatever preprocessing needs to know stands
+The graph takes normalised images, and the camera of each where the network has vectors for its
+cameras, and returns features; whatever preprocessing needs to know stands
 in the file's metadata. Batch norms are folded by the exporter's own optimiser.
 
 Left out on purpose: external data. One file is easier to ship and to hash, and the models exported
@@ -20,7 +21,7 @@ import pivl_distill
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.files import write_bytes
 
-INPUT, OUTPUT = "images", "features"
+INPUT, CAMERAS, OUTPUT = "images", "cameras", "features"
 
 
 class _Normalized(nn.Module):
@@ -30,8 +31,9 @@ class _Normalized(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> Tensor:
-        return F.normalize(self.network(images))
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+        inputs = (images,) if cameras is None else (images, cameras)
+        return F.normalize(self.network(*inputs))
 
 
 def write_onnx(
@@ -39,19 +41,20 @@ def write_onnx(
 ) -> Path:
     """Write `images` float32 [batch, 3, H, W] → `features` float32 [batch, F]; batch is 1 or more.
 
-    `normalize` puts the L2 normalisation into the graph. The file appears whole or not at all.
+    A model with cameras also takes `cameras` int64 [batch]. `normalize` puts the L2 normalisation
+    into the graph. The file appears whole or not at all.
     """
     network = _Normalized(model.network) if normalize else model.network
     network.eval()
     device = next(network.parameters()).device
     # A batch of two: an example of one could be taken for a constant.
-    example = torch.zeros(2, 3, *model.size_hw, device=device)
+    example = example_inputs(2, model.size_hw, model.cameras, device)
     program = torch.onnx.export(
         network,
-        (example,),
-        input_names=[INPUT],
+        example,
+        input_names=[INPUT, CAMERAS][: len(example)],
         output_names=[OUTPUT],
-        dynamic_shapes=({0: "batch"},),
+        dynamic_shapes=({0: "batch"}, {0: torch.export.Dim.DYNAMIC})[: len(example)],
         opset_version=opset,
         verbose=False,
     )
@@ -63,6 +66,14 @@ def write_onnx(
     return path
 
 
+def example_inputs(
+    batch: int, size_hw: tuple[int, int], cameras: int, device: torch.device
+) -> tuple[Tensor, ...]:
+    """What a network takes: `batch` images of zeros, all of camera 0 where it has cameras."""
+    images = torch.zeros(batch, 3, *size_hw, device=device)
+    return (images, torch.zeros(batch, dtype=torch.long, device=device)) if cameras else (images,)
+
+
 def _metadata(model: EmbeddingModel, normalize: bool) -> dict[str, str]:
     facts = {
         "name": model.name,
@@ -70,6 +81,7 @@ def _metadata(model: EmbeddingModel, normalize: bool) -> dict[str, str]:
         "mean": model.mean,
         "std": model.std,
         "normalised": normalize,
+        "cameras": model.cameras,
         "version": pivl_distill.__version__,
     }
     return {key: v if isinstance(v, str) else json.dumps(v) for key, v in facts.items()}

@@ -32,9 +32,13 @@ def measure_latency(
     max_repeats: int = 100,
     max_seconds: float = 5.0,
 ) -> Latency:
-    """Time runs on random images until `max_repeats` or `max_seconds`, but at least three."""
+    """Time runs on random images until `max_repeats` or `max_seconds`, but at least three.
+
+    A graph that takes cameras gets camera 0.
+    """
     images = np.random.default_rng(0).standard_normal((batch, 3, *size_hw), dtype=np.float32)
-    inputs = {session.get_inputs()[0].name: images}
+    names = [taken.name for taken in session.get_inputs()]
+    inputs = {names[0]: images} | {name: np.zeros(batch, np.int64) for name in names[1:]}
     for _ in range(warmup):
         session.run(None, inputs)
     times_ms: list[float] = []

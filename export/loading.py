@@ -22,5 +22,7 @@ def load_exported(onnx_path: Path) -> tuple[EmbeddingModel, Forward]:
     if manifest.artifacts.get(onnx_path.name) != sha256(onnx_path):
         raise PivlError(f"{onnx_path} is not the file its manifest describes; export it again.")
     spec = manifest.input
-    model = EmbeddingModel(manifest.name, nn.Identity(), spec.size_hw, spec.mean, spec.std)
+    model = EmbeddingModel(
+        manifest.name, nn.Identity(), spec.size_hw, spec.mean, spec.std, spec.cameras
+    )
     return model, partial(run, open_session(onnx_path))

@@ -36,7 +36,10 @@ class _Section(BaseModel):
 
 
 class InputSpec(_Section):
-    """Crops are resized to `size_hw` pixels, divided by 255, then (x − mean) / std per channel."""
+    """Crops are resized to `size_hw` pixels, divided by 255, then (x − mean) / std per channel.
+
+    Where `cameras` is not 0, a second input int64 [batch] takes each crop's camera, from 0 on.
+    """
 
     name: str
     size_hw: tuple[int, int]
@@ -46,6 +49,7 @@ class InputSpec(_Section):
     layout: Literal["NCHW"] = "NCHW"
     min_batch: int = 1
     max_batch: int | None = None
+    cameras: int = 0
 
 
 class OutputSpec(_Section):

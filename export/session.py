@@ -44,10 +44,14 @@ def open_session(
     return session
 
 
-def run(session: ort.InferenceSession, images: Tensor) -> Tensor:
-    """Normalised images float32 [B, 3, H, W] → features float32 [B, F]."""
-    name = session.get_inputs()[0].name
-    (features,) = session.run(None, {name: images.cpu().contiguous().numpy()})
+def run(session: ort.InferenceSession, *inputs: Tensor) -> Tensor:
+    """Normalised images float32 [B, 3, H, W], and cameras int64 [B] if the graph takes them →
+    features float32 [B, F]."""
+    feed = {
+        info.name: value.cpu().contiguous().numpy()
+        for info, value in zip(session.get_inputs(), inputs, strict=True)
+    }
+    (features,) = session.run(None, feed)
     return torch.from_numpy(features)
 
 

@@ -94,10 +94,10 @@ def build_engine(
         raise PivlError(f"TensorRT cannot read '{onnx_path}': {errors}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-    images = network.get_input(0)
     profile = builder.create_optimization_profile()
-    shapes = [(batch, *images.shape[1:]) for batch in (min_batch, opt_batch, max_batch)]
-    profile.set_shape(images.name, *shapes)
+    for taken in (network.get_input(number) for number in range(network.num_inputs)):
+        shapes = [(batch, *taken.shape[1:]) for batch in (min_batch, opt_batch, max_batch)]
+        profile.set_shape(taken.name, *shapes)
     config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:

@@ -55,10 +55,17 @@ class Budget:
     max_mAP_change_points: float = 0.1  # noqa: N815
 
 
-def verify(model: EmbeddingModel, onnx_path: Path, crops: np.ndarray, *, normalize: bool) -> Parity:
+def verify(
+    model: EmbeddingModel,
+    onnx_path: Path,
+    crops: np.ndarray,
+    camids: np.ndarray | None = None,
+    *,
+    normalize: bool,
+) -> Parity:
     """Compare features of uint8 RGB crops [N, H, W, 3]; `normalize` as given to `write_onnx`."""
-    ours = embed(model, crops, description="Features, checkpoint")
-    theirs = _embed_exported(model, onnx_path, crops)
+    ours = embed(model, crops, camids, description="Features, checkpoint")
+    theirs = _embed_exported(model, onnx_path, crops, camids)
     if normalize:
         ours = ours / np.linalg.norm(ours, axis=1, keepdims=True)
     lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
@@ -70,10 +77,15 @@ def compare_retrieval(
     model: EmbeddingModel, onnx_path: Path, query: CropStore, gallery: CropStore
 ) -> RetrievalComparison:
     """Evaluate the checkpoint and the exported file on the same query and gallery."""
-    ours = _evaluate(embed(model, query.crops), embed(model, gallery.crops), query, gallery)
+    ours = _evaluate(
+        embed(model, query.crops, query.camids),
+        embed(model, gallery.crops, gallery.camids),
+        query,
+        gallery,
+    )
     theirs = _evaluate(
-        _embed_exported(model, onnx_path, query.crops),
-        _embed_exported(model, onnx_path, gallery.crops),
+        _embed_exported(model, onnx_path, query.crops, query.camids),
+        _embed_exported(model, onnx_path, gallery.crops, gallery.camids),
         query,
         gallery,
     )
@@ -108,6 +120,8 @@ def _evaluate(
     )
 
 
-def _embed_exported(model: EmbeddingModel, onnx_path: Path, crops: np.ndarray) -> np.ndarray:
+def _embed_exported(
+    model: EmbeddingModel, onnx_path: Path, crops: np.ndarray, camids: np.ndarray | None
+) -> np.ndarray:
     forward = partial(run, open_session(onnx_path))
-    return embed(model, crops, forward=forward, description="Features, exported")
+    return embed(model, crops, camids, forward=forward, description="Features, exported")

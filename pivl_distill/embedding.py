@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from pivl_distill.console import track
+from pivl_distill.errors import PivlError
 
-Forward = Callable[[Tensor], Tensor]
-"""Normalised images [B, 3, H, W] → features [B, F]."""
+Forward = Callable[..., Tensor]
+"""Normalised images [B, 3, H, W], and cameras int64 [B] where wanted → features [B, F]."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class EmbeddingModel:
     """A bare network in evaluation mode and its preprocessing.
 
     `network` maps normalised images [B, 3, H, W] to features [B, F]; crops are RGB in 0..255,
-    divided by 255, then normalised by `mean` and `std` per channel.
+    divided by 255, then normalised by `mean` and `std` per channel. Where `cameras` is not 0, the
+    network also takes the camera of each image, int64 [B] in 0..cameras−1.
     """
 
     name: str
@@ -33,6 +35,7 @@ class EmbeddingModel:
     size_hw: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    cameras: int = 0
 
     def preprocess(self, crops: np.ndarray) -> Tensor:
         """uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W]."""
@@ -51,6 +54,7 @@ def normalize_crops(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ..
 def embed(
     model: EmbeddingModel,
     crops: np.ndarray,
+    camids: np.ndarray | None = None,
     *,
     forward: Forward | None = None,
     batch_size: int = 128,
@@ -58,8 +62,10 @@ def embed(
 ) -> np.ndarray:
     """Features float32 [N, F] of uint8 RGB crops [N, H, W, 3], in order.
 
+    `camids` int64 [N], counted from 0, are for networks that take cameras; the others ignore them.
     `forward` replaces the network, to run an exported artifact through the same preprocessing.
     """
+    cameras = _cameras_for(model, camids)
     parameter = next(model.network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     starts = range(0, len(crops), batch_size)
@@ -67,7 +73,25 @@ def embed(
     model.network.eval()
     with torch.inference_mode():
         for start in track(starts, description, unit="batches"):
-            images = model.preprocess(crops[start : start + batch_size])
-            features = (forward or model.network)(images.to(device))
+            stop = start + batch_size
+            inputs = [model.preprocess(crops[start:stop]).to(device)]
+            if cameras is not None:
+                inputs.append(cameras[start:stop].to(device))
+            features = (forward or model.network)(*inputs)
             batches.append(features.float().cpu().numpy())
     return np.concatenate(batches)
+
+
+def _cameras_for(model: EmbeddingModel, camids: np.ndarray | None) -> Tensor | None:
+    if not model.cameras:
+        return None
+    if camids is None:
+        raise PivlError(
+            f"{model.name} takes the camera of each crop; give the camera ids, or fix one camera."
+        )
+    if len(camids) and not 0 <= camids.min() <= camids.max() < model.cameras:
+        raise PivlError(
+            f"{model.name} knows cameras 0 to {model.cameras - 1}, but these crops come from"
+            f" cameras {camids.min()} to {camids.max()}; use --camera mean, or the number of one."
+        )
+    return torch.from_numpy(camids)

@@ -43,9 +43,12 @@ def embed_test(
     model: EmbeddingModel, test: TestCrops, forward: Forward | None = None
 ) -> TestFeatures:
     """Features of both sets; `forward` stands in for the network, e.g. an exported file."""
+    query, gallery = test.query, test.gallery
     return TestFeatures(
-        embed(model, test.query.crops, forward=forward, description="Embedding query"),
-        embed(model, test.gallery.crops, forward=forward, description="Embedding gallery"),
+        embed(model, query.crops, query.camids, forward=forward, description="Embedding query"),
+        embed(
+            model, gallery.crops, gallery.camids, forward=forward, description="Embedding gallery"
+        ),
     )
 
 

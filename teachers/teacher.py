@@ -6,7 +6,10 @@ features, and the retrieval vector is `feature` and `projected` side by side, be
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,23 +17,27 @@ from torch import Tensor, nn
 from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.config import HeadSettings
 from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import PivlError
 from pivl_distill.fusion import build_fusion_head
 from pivl_distill.reid import Neck, ReIDNetwork, ReIDOutput
 from teachers.clip import Clip, load_clip
-from teachers.towers import ImageTower
+from teachers.towers import ImageTower, ViTOptions, ViTTower
 
 KIND = "teacher"
 
 
 class TeacherEmbedding(nn.Module):
-    """The bare teacher: images [B, 3, H, W] → `feature` and `projected` [B, F + D]."""
+    """The bare teacher: images [B, 3, H, W] → `feature` and `projected` [B, F + D].
+
+    With camera vectors it also takes the cameras int64 [B].
+    """
 
     def __init__(self, tower: ImageTower) -> None:
         super().__init__()
         self.tower = tower
 
-    def forward(self, images: Tensor) -> Tensor:
-        out = self.tower(images)
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+        out = self.tower(images) if cameras is None else self.tower(images, cameras)
         return torch.cat([out.feature, out.projected], dim=1)
 
 
@@ -48,8 +55,8 @@ class Teacher(ReIDNetwork):
             clip.image.kind, clip.image.pyramid_channels, clip.image.dim, clip.size_hw, head
         )
 
-    def forward(self, images: Tensor) -> ReIDOutput:
-        out = self.tower(images)
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
+        out = self.tower(images) if cameras is None else self.tower(images, cameras)
         return ReIDOutput(
             metric=(out.previous, out.feature, out.projected),
             logits=(self.neck(out.feature), self.projected_neck(out.projected)),
@@ -59,19 +66,58 @@ class Teacher(ReIDNetwork):
 
     def embedding_model(self) -> EmbeddingModel:
         network = TeacherEmbedding(self.tower).eval()
-        return EmbeddingModel(self.name, network, self.size_hw, self.mean, self.std)
+        cameras = vit_options(self.tower).cameras
+        return EmbeddingModel(self.name, network, self.size_hw, self.mean, self.std, cameras)
+
+
+def bare_teacher(clip: Clip) -> EmbeddingModel:
+    """A CLIP's image tower as the network that a teacher leaves behind."""
+    network, cameras = TeacherEmbedding(clip.image).eval(), vit_options(clip.image).cameras
+    return EmbeddingModel(clip.name, network, clip.size_hw, clip.mean, clip.std, cameras)
+
+
+def tower_of(network: nn.Module) -> Any:
+    """The image tower inside a `TeacherEmbedding`."""
+    return network.tower
+
+
+def vit_options(tower: ImageTower) -> ViTOptions:
+    """Stride and cameras of a tower; the defaults for a ResNet."""
+    return tower.options if isinstance(tower, ViTTower) else ViTOptions()
+
+
+def with_camera(model: EmbeddingModel, camera: str) -> EmbeddingModel:
+    """A teacher that takes images alone: all as of one camera, a number from 0, or of "mean".
+
+    "input" leaves the camera of each image an input. Raises PivlError for anything else, and for a
+    network without camera vectors.
+    """
+    if not model.cameras:
+        raise PivlError(f"{model.name} has no camera vectors; leave --camera away.")
+    if camera == "input":
+        return model
+    number = int(camera) if camera.isdecimal() else None
+    if camera != "mean" and (number is None or number >= model.cameras):
+        raise PivlError(
+            f"--camera takes input, mean, or a number from 0 to {model.cameras - 1}, not '{camera}'"
+        )
+    network = copy.deepcopy(model.network)
+    tower_of(network).fix_camera("mean" if number is None else number)
+    return dataclasses.replace(model, network=network, cameras=0)
 
 
 def save_teacher(model: EmbeddingModel, path: Path) -> None:
     """Write the bare teacher's weights with what is needed to rebuild it."""
-    facts = {"clip": model.name, "size_hw": model.size_hw}
+    options = dataclasses.asdict(vit_options(tower_of(model.network)))
+    facts = {"clip": model.name, "size_hw": model.size_hw, "vit": options}
     save_tensors(path, KIND, model.network.state_dict(), facts)
 
 
 def load_teacher(path: Path) -> EmbeddingModel:
     """The bare teacher in a checkpoint."""
     _, state, facts = load_tensors(path, KIND)
-    clip = load_clip(facts["clip"], "none", tuple(facts["size_hw"]))
-    network = TeacherEmbedding(clip.image)
-    network.load_state_dict(state)
-    return EmbeddingModel(clip.name, network.eval(), clip.size_hw, clip.mean, clip.std)
+    options = ViTOptions(**facts.get("vit", {}))
+    clip = load_clip(facts["clip"], "none", tuple(facts["size_hw"]), options)
+    model = bare_teacher(clip)
+    model.network.load_state_dict(state)
+    return model

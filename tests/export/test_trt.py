@@ -53,7 +53,7 @@ class FakeTensorRT:
 
         def create_network(flags):
             self.calls["flags"] = flags
-            return SimpleNamespace(get_input=lambda number: images)
+            return SimpleNamespace(num_inputs=1, get_input=lambda number: images)
 
         return SimpleNamespace(
             create_network=create_network,
