@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from pivl_distill.bank import PromptBank
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20
 
+GOLDEN = Path(__file__).parent / "golden"
 SIZE_HW = (128, 64)
 PIDS = (3, 7, 8, 12, 20, 21)
 BANDS = ("Hat", "Face", "Upper-clothes", "Pants", "Left-shoe")
@@ -62,3 +66,100 @@ def prompt_bank() -> PromptBank:
         vocabulary=LIP20,
         provenance={"clip": "none", "dataset": "bands", "prompts": {"learned_tokens": 4}},
     )
+
+
+def named_normal(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal numbers that depend on a name and a shape alone."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+
+
+def named_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
+    """The golden weight of this name: small, norms near 1, variances positive."""
+    kind = name.rpartition(".")[2]
+    if kind == "num_batches_tracked":
+        return torch.zeros(shape, dtype=torch.long)
+    normal = named_normal(name, shape)
+    if kind == "running_var":
+        return 1 + 0.1 * normal.abs()
+    if kind == "running_mean":
+        return 0.1 * normal
+    if kind == "weight" and len(shape) == 1:
+        return 1 + 0.1 * normal
+    if kind == "weight" and len(shape) == 4:
+        return normal * (2 / normal[0].numel()) ** 0.5
+    return 0.02 * normal
+
+
+@pytest.fixture(scope="session")
+def golden_shapes() -> dict[str, dict[str, list[int]]]:
+    """Names and shapes of CLIP-ReID's checkpoints `vit` and `rn50` with 10 identities."""
+    shapes: dict[str, dict[str, list[int]]] = json.loads(
+        (GOLDEN / "clipreid_shapes.json").read_text()
+    )
+    return shapes
+
+
+@pytest.fixture(scope="session")
+def golden_state() -> Callable[[dict[str, list[int]]], dict[str, Tensor]]:
+    """`golden_state(shapes)` rebuilds a checkpoint from names and shapes."""
+    return lambda shapes: {name: named_tensor(name, tuple(s)) for name, s in shapes.items()}
+
+
+@pytest.fixture(scope="session")
+def golden_images() -> Tensor:
+    """The eight images [8, 3, 256, 128] that golden features belong to."""
+    return named_normal("images", (8, 3, 256, 128))
+
+
+@pytest.fixture(scope="session")
+def golden_figures() -> dict[str, Tensor]:
+    """What CLIP-ReID's official code (eb1898b) gives, as `<model>__<what>`."""
+    with np.load(GOLDEN / "clipreid_model.npz") as file:
+        return {name: torch.from_numpy(file[name]) for name in file.files}
+
+
+SMALL_REID = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 64, "layers": 2, "width": 32, "patch_size": 16, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+SMALL_SIZES = {
+    "image_encoder.": {768: 32, 2304: 96, 3072: 128, 512: 24},
+    "text_encoder.text_projection": {512: 16},
+    "text_encoder.": {512: 16, 1536: 48, 2048: 64},
+    "prompt_learner.": {512: 16},
+    "classifier_proj.": {512: 24},
+    "bottleneck_proj.": {512: 24},
+    "classifier.": {768: 32},
+    "bottleneck.": {768: 32},
+}
+
+
+@pytest.fixture
+def small_released(golden_shapes, golden_state, monkeypatch) -> Callable[..., dict[str, Tensor]]:
+    """`small_released(cameras=…)` is a checkpoint as `vit`, but of two narrow blocks.
+
+    With cameras its patches overlap too, as in the published SIE+OLP files.
+    """
+    import open_clip
+
+    import teachers.released
+
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small-reid", SMALL_REID)
+    monkeypatch.setattr(teachers.released, "ARCHITECTURES", ("small-reid",))
+
+    def make(cameras: int = 0, identities: int = 10) -> dict[str, Tensor]:
+        shapes = {}
+        for name, shape in golden_shapes["vit"].items():
+            block = name.partition("resblocks.")[2].partition(".")[0]
+            if block and int(block) >= (2 if name.startswith("image") else 1):
+                continue
+            sizes = next(s for prefix, s in SMALL_SIZES.items() if name.startswith(prefix))
+            sizes = {10: identities, **({129: 211} if cameras else {}), **sizes}
+            shapes[name] = [sizes.get(size, size) for size in shape]
+        shapes["text_encoder.text_projection"] = [16, 24]
+        if cameras:
+            shapes["cv_embed"] = [cameras, 32]
+        return golden_state(shapes)
+
+    return make

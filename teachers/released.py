@@ -1,0 +1,199 @@
+"""CLIP-ReID's published checkpoints (Li et al., AAAI 2023), recognised from names and shapes alone.
+
+The official code saves one state dict: image tower, necks and classifiers, camera vectors where it
+was trained with them (SIE), the text tower and the learned tokens of every identity. What was
+chosen on its command line — architecture, crop size, stride, cameras, identities — is not stored
+but follows from shapes. The coefficient of SIE leaves no trace; CLIP-ReID trains people with 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from pivl_distill.config import HeadSettings
+from pivl_distill.console import track
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import PivlError
+from pivl_distill.reid import Neck
+from teachers.clip import QUICK, Clip, hashed, load_clip
+from teachers.published import misfits, read_tensors
+from teachers.teacher import Teacher, bare_teacher
+from teachers.towers import ViTOptions
+
+ARCHITECTURES = ("ViT-B-16", "RN50")
+SIZES_HW = ((256, 128), (384, 128), (256, 256))
+"""Crop sizes in pixels that a grid is looked for in; no two give the same number of cells."""
+OVERLAPPING_STRIDE = 12
+RESNET_STRIDE = 16
+END = 2
+"""Where the end-of-text token stands in a prompt's suffix: after "person" and "."."""
+
+_NAMES = {
+    "tower.visual.": "image_encoder.",
+    "tower.camera": "cv_embed",
+    "neck.norm.": "bottleneck.",
+    "neck.classifier.": "classifier.",
+    "projected_neck.norm.": "bottleneck_proj.",
+    "projected_neck.classifier.": "classifier_proj.",
+    "text.": "text_encoder.",
+}
+"""How our names begin, and how CLIP-ReID's do."""
+
+_TOKENS, _PREFIX, _SUFFIX = (
+    f"prompt_learner.{name}" for name in ("cls_ctx", "token_prefix", "token_suffix")
+)
+_TELLING = ("image_encoder.conv1.weight", "classifier.weight", "text_encoder.text_projection")
+_VIT_PROJECTION = "image_encoder.proj"
+_VIT_POSITIONS = "image_encoder.positional_embedding"
+_RESNET_POSITIONS = "image_encoder.attnpool.positional_embedding"
+
+
+@dataclass(frozen=True)
+class LearnedPrompts:
+    """The words "a photo of a X X X X person." of every identity, as embeddings of width W."""
+
+    prefix: Tensor
+    """[L1, W] the start token and the words before the learned ones."""
+    tokens: Tensor
+    """[C, M, W] the learned tokens."""
+    suffix: Tensor
+    """[L2, W] the words behind them, up to and with the end-of-text token."""
+
+
+@dataclass(frozen=True)
+class Released:
+    """One checkpoint, taken apart. Its text tower knows no words: the file holds no token table."""
+
+    clip: Clip
+    neck: Neck
+    projected_neck: Neck
+    prompts: LearnedPrompts
+
+    @property
+    def identities(self) -> int:
+        """C, the training identities."""
+        return len(self.prompts.tokens)
+
+    def embedding_model(self) -> EmbeddingModel:
+        """The bare image tower; with SIE it takes the camera of each image too."""
+        return bare_teacher(self.clip)
+
+    def teacher(self, head: HeadSettings) -> Teacher:
+        """The tower with its trained necks and classifiers, and a new fusion head."""
+        teacher = Teacher(self.clip, self.identities, head)
+        teacher.neck, teacher.projected_neck = self.neck, self.projected_neck
+        return teacher
+
+    @torch.inference_mode()
+    def identity_texts(self) -> Tensor:
+        """[C, D] the prompt of each identity, read through the file's own text tower."""
+        prompts, texts = self.prompts, []
+        for tokens in track(prompts.tokens.split(64), "Encoding identity texts", unit="batches"):
+            prefix, suffix = (
+                part.expand(len(tokens), -1, -1) for part in (prompts.prefix, prompts.suffix)
+            )
+            embeddings = torch.cat([prefix, tokens, suffix], dim=1)
+            ends = torch.full((len(tokens),), embeddings.shape[1] - 1)
+            texts.append(self.clip.text(embeddings, ends))
+        return torch.cat(texts)
+
+
+def load_released(path: Path, sie_coefficient: float = 1.0) -> Released:
+    """The checkpoint in a .pth or .safetensors file; PivlError names what is missing or misfits."""
+    return from_state(read_tensors(path), str(path), sie_coefficient)
+
+
+def from_state(state: dict[str, Tensor], source: str, sie_coefficient: float = 1.0) -> Released:
+    """The checkpoint in a state dict that was read from `source`."""
+    positions = _VIT_POSITIONS if _VIT_PROJECTION in state else _RESNET_POSITIONS
+    telling = (*_TELLING, positions, _TOKENS, _PREFIX, _SUFFIX)
+    if missing := [key for key in telling if key not in state]:
+        raise PivlError(f"'{source}' is no checkpoint of CLIP-ReID: it lacks {', '.join(missing)}.")
+    name = _architecture(state, source)
+    size_hw, stride = _grid(state, len(state[positions]) - 1, source)
+    cameras = len(state["cv_embed"]) if "cv_embed" in state else 0
+    options = ViTOptions(stride, cameras, sie_coefficient) if cameras else ViTOptions(stride)
+    clip = load_clip(f"{name}{QUICK}", "none", size_hw, options)
+    clip.text.token_embedding = nn.Embedding.from_pretrained(torch.empty(0, clip.text.width))
+    identities = len(state[_TOKENS])
+    neck = Neck(clip.image.feature_dim, identities)
+    projected_neck = Neck(clip.image.dim, identities)
+    shell = nn.ModuleDict({"tower": clip.image, "text": clip.text})
+    shell.update({"neck": neck, "projected_neck": projected_neck})
+    _load(shell, state, source)
+    prompts = LearnedPrompts(state[_PREFIX][0], state[_TOKENS], state[_SUFFIX][0, : END + 1])
+    return Released(hashed(clip), neck, projected_neck, prompts)
+
+
+def _load(shell: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Fill the modules; PivlError unless they and the prompts take every tensor of the file."""
+    own = {_published_name(key): v for key, v in shell.state_dict().items() if v.numel()}
+    prompts = {key: state[key] for key in (_TOKENS, _PREFIX, _SUFFIX)}
+    if wrong := misfits(own | prompts, state):
+        raise PivlError(f"'{source}' is not what CLIP-ReID saves{wrong}.")
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(state[name])
+
+
+def _published_name(name: str) -> str:
+    ours, theirs = next((o, t) for o, t in _NAMES.items() if name.startswith(o))
+    return theirs + name.removeprefix(ours)
+
+
+def _architecture(state: dict[str, Tensor], source: str) -> str:
+    """The name of the CLIP whose image tower has these widths and depths."""
+    shape = _shape_in_file(state)
+    for name in ARCHITECTURES:
+        if shape == _shape_in_config(open_clip.get_model_config(name)):
+            return name
+    raise PivlError(
+        f"'{source}' holds an image tower of {shape}, which none of {', '.join(ARCHITECTURES)} has."
+    )
+
+
+def _shape_in_file(state: dict[str, Tensor]) -> dict[str, object]:
+    """Width, blocks, patch and joint dimension, as open_clip's configurations name them."""
+    stem = state["image_encoder.conv1.weight"]
+    blocks = "image_encoder.transformer.resblocks."
+    if _VIT_PROJECTION in state:
+        layers: object = _count(state, blocks)
+        width, patch, dim = stem.shape[0], stem.shape[2], state[_VIT_PROJECTION].shape[1]
+    else:
+        layers = [_count(state, f"image_encoder.layer{number}.") for number in (1, 2, 3, 4)]
+        width, patch = 2 * stem.shape[0], None
+        dim = state["text_encoder.text_projection"].shape[1]
+    return {"width": width, "layers": layers, "patch_size": patch, "embed_dim": dim}
+
+
+def _shape_in_config(config: dict[str, Any]) -> dict[str, object]:
+    vision = config["vision_cfg"]
+    shape = {key: vision.get(key) for key in ("width", "layers", "patch_size")}
+    return shape | {"embed_dim": config["embed_dim"]}
+
+
+def _count(state: dict[str, Tensor], prefix: str) -> int:
+    """How many numbered blocks follow `prefix`."""
+    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
+
+
+def _grid(state: dict[str, Tensor], cells: int, source: str) -> tuple[tuple[int, int], int | None]:
+    """Crop size and, of a ViT, the step between patches where they overlap."""
+    patch = state["image_encoder.conv1.weight"].shape[2]
+    is_vit = _VIT_PROJECTION in state
+    strides = (patch, OVERLAPPING_STRIDE) if is_vit else (RESNET_STRIDE,)
+    for (height, width), stride in itertools.product(SIZES_HW, strides):
+        field = patch if is_vit else stride
+        if cells == ((height - field) // stride + 1) * ((width - field) // stride + 1):
+            return (height, width), None if stride == field else stride
+    raise PivlError(
+        f"'{source}' has {cells} grid positions, which no stride of {strides} gives on"
+        f" crops of {', '.join(f'{h}×{w}' for h, w in SIZES_HW)} pixels."
+    )

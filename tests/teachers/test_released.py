@@ -1,0 +1,221 @@
+"""Published checkpoints as files: what is recognised, what cameras do, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
+
+from export.cost import check_no_teaching
+from export.graph import write_onnx
+from export.session import open_session, run
+from pivl_distill.config import HeadSettings
+from pivl_distill.embedding import embed
+from pivl_distill.errors import PivlError
+from teachers.released import load_released
+from teachers.teacher import load_teacher, save_teacher, with_camera
+
+CAMERAS, COEFFICIENT, STRIDE, HEADS = 6, 1.5, 12, 2
+
+
+def plain_features(state: dict[str, Tensor], images: Tensor, camera: Tensor) -> Tensor:
+    """CLIP-ReID's evaluation features with SIE and OLP, from the bare tensors; camera [B, C]."""
+
+    def of(name: str) -> Tensor:
+        return state[f"image_encoder.{name}"]
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], of(f"{name}.weight"), of(f"{name}.bias"))
+
+    patches = F.conv2d(images, of("conv1.weight"), stride=STRIDE).flatten(2).mT
+    token = of("class_embedding") + COEFFICIENT * camera
+    x = norm(torch.cat([token[:, None], patches], 1) + of("positional_embedding"), "ln_pre")
+    for block in ("transformer.resblocks.0", "transformer.resblocks.1"):
+        joined = norm(x, f"{block}.ln_1") @ of(f"{block}.attn.in_proj_weight").T
+        joined = joined + of(f"{block}.attn.in_proj_bias")
+        query, key, value = (
+            part.unflatten(2, (HEADS, -1)).transpose(1, 2) for part in joined.chunk(3, dim=2)
+        )
+        share = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+        seen = (share @ value).transpose(1, 2).flatten(2)
+        x = x + F.linear(
+            seen, of(f"{block}.attn.out_proj.weight"), of(f"{block}.attn.out_proj.bias")
+        )
+        hidden = F.linear(
+            norm(x, f"{block}.ln_2"), of(f"{block}.mlp.c_fc.weight"), of(f"{block}.mlp.c_fc.bias")
+        )
+        hidden = hidden * torch.sigmoid(1.702 * hidden)
+        x = x + F.linear(hidden, of(f"{block}.mlp.c_proj.weight"), of(f"{block}.mlp.c_proj.bias"))
+    feature = norm(x, "ln_post")[:, 0]
+    return torch.cat([feature, feature @ of("proj")], 1)
+
+
+def close(actual: Tensor, expected: Tensor) -> None:
+    """Equal to 1e-4 of the largest value."""
+    assert (actual - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.fixture
+def camera_state(small_released) -> dict[str, Tensor]:
+    state = small_released(cameras=CAMERAS)
+    state["cv_embed"] *= 50  # as far apart as class tokens are
+    return state
+
+
+@pytest.fixture
+def camera_file(camera_state, tmp_path):
+    torch.save(camera_state, tmp_path / "sie_olp.pth")
+    return tmp_path / "sie_olp.pth"
+
+
+@pytest.fixture
+def some(golden_images) -> tuple[Tensor, Tensor]:
+    """Three images and their cameras."""
+    return golden_images[:3], torch.tensor([0, 5, 2])
+
+
+def test_cameras_and_overlapping_patches_follow_from_shapes(camera_file):
+    released = load_released(camera_file, COEFFICIENT)
+    tower = released.clip.image
+    assert dataclasses.astuple(tower.options) == (STRIDE, CAMERAS, COEFFICIENT)
+    assert tower.grid_hw == (21, 10)
+    assert released.clip.size_hw == (256, 128)
+    assert released.identities == 10
+    assert released.embedding_model().cameras == CAMERAS
+    assert tower.joint_tokens(torch.zeros(1, 3, 256, 128)).shape == (1, 1 + 21 * 10, 24)
+
+
+@torch.inference_mode()
+def test_features_are_those_of_a_plain_computation(camera_file, camera_state, some):
+    images, cameras = some
+    network = load_released(camera_file, COEFFICIENT).embedding_model().network
+    table = camera_state["cv_embed"]
+    close(network(images, cameras), plain_features(camera_state, images, table[cameras]))
+    close(network(images), plain_features(camera_state, images, 0 * table[cameras]))
+    assert (network(images, cameras) - network(images)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("choice", ["input", "4", "mean"])
+@torch.inference_mode()
+def test_the_exported_graph_takes_cameras_or_has_one_fixed(
+    camera_file, camera_state, some, tmp_path, choice
+):
+    images, cameras = some
+    model = with_camera(load_released(camera_file, COEFFICIENT).embedding_model(), choice)
+    path = write_onnx(model, tmp_path / "model.onnx")
+    session, table = open_session(path), camera_state["cv_embed"]
+    taken = {info.name: (info.type, info.shape) for info in session.get_inputs()}
+    assert taken["images"] == ("tensor(float)", ["batch", 3, 256, 128])
+    if choice == "input":
+        assert taken["cameras"] == ("tensor(int64)", ["batch"])
+        inputs, camera = (images, cameras), table[cameras]
+    else:
+        assert list(taken) == ["images"]
+        inputs, camera = (images,), table[4] if choice == "4" else table.mean(0)
+    close(run(session, *inputs), plain_features(camera_state, images, camera.expand(3, -1)))
+    assert check_no_teaching(path, model.network, model.size_hw, model.cameras).macs > 0
+
+
+def test_a_fixed_camera_leaves_the_model_it_came_from_alone(camera_file, some):
+    model = load_released(camera_file).embedding_model()
+    before = model.network(*some)
+    assert with_camera(model, "mean").cameras == 0
+    assert torch.equal(model.network(*some), before)
+
+
+@pytest.mark.parametrize("choice", ["6", "-1", "all"])
+def test_other_cameras_are_refused(camera_file, choice):
+    model = load_released(camera_file).embedding_model()
+    with pytest.raises(PivlError, match="--camera takes input, mean, or a number from 0 to 5"):
+        with_camera(model, choice)
+
+
+def test_a_camera_without_vectors_is_refused(small_released, tmp_path):
+    torch.save(small_released(), tmp_path / "plain.pth")
+    model = load_released(tmp_path / "plain.pth").embedding_model()
+    with pytest.raises(PivlError, match="has no camera vectors"):
+        with_camera(model, "mean")
+
+
+def test_crops_bring_their_cameras_along(camera_file):
+    model = load_released(camera_file).embedding_model()
+    crops = np.random.default_rng(0).integers(0, 256, (4, 256, 128, 3), dtype=np.uint8)
+    together = embed(model, crops, np.array([0, 1, 2, 5]), batch_size=3)
+    with torch.inference_mode():
+        alone = model.network(model.preprocess(crops[3:]), torch.tensor([5]))
+    close(torch.from_numpy(together[3:]), alone)
+    with pytest.raises(PivlError, match=r"knows cameras 0 to 5, .* cameras 0 to 6; use --camera"):
+        embed(model, crops, np.array([0, 1, 2, 6]))
+    with pytest.raises(PivlError, match="takes the camera of each crop"):
+        embed(model, crops)
+
+
+def test_it_can_be_kept_as_a_teacher_of_ours(camera_file, some, tmp_path):
+    model = load_released(camera_file, COEFFICIENT).embedding_model()
+    save_teacher(model, tmp_path / "teacher.safetensors")
+    loaded = load_teacher(tmp_path / "teacher.safetensors")
+    assert loaded.cameras == CAMERAS
+    assert torch.equal(loaded.network(*some), model.network(*some))
+
+
+def test_a_teacher_has_the_necks_of_the_file(camera_file, camera_state, some):
+    teacher = load_released(camera_file).teacher(HeadSettings()).eval()
+    assert torch.equal(teacher.neck.classifier.weight, camera_state["classifier.weight"])
+    running = camera_state["bottleneck_proj.running_mean"]
+    assert torch.equal(teacher.projected_neck.norm.running_mean, running)
+    out = teacher(*some)
+    assert out.logits[0].shape == (3, 10)
+    assert out.aligned.shape[:2] == (3, 24)
+
+
+@pytest.mark.parametrize("form", ["module.", "safetensors", "state_dict"])
+def test_other_forms_of_the_same_file(camera_state, camera_file, some, tmp_path, form):
+    path = tmp_path / ("other.safetensors" if form == "safetensors" else "other.pth")
+    if form == "safetensors":
+        save_file(camera_state, path)
+    elif form == "module.":
+        torch.save({f"module.{name}": value for name, value in camera_state.items()}, path)
+    else:
+        torch.save({"state_dict": camera_state, "epoch": 60}, path)
+    ours, theirs = (load_released(p).embedding_model().network for p in (path, camera_file))
+    assert torch.equal(ours(*some), theirs(*some))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt_learner.cls_ctx": None}, "it lacks prompt_learner.cls_ctx"),
+        ({"image_encoder.conv1.weight": None}, "it lacks image_encoder.conv1.weight"),
+        ({"image_encoder.ln_pre.bias": None}, "in 1 places: no image_encoder.ln_pre.bias"),
+        ({"head.weight": torch.zeros(2)}, "in 1 places: extra head.weight"),
+        ({"bottleneck.bias": torch.zeros(2)}, r"bottleneck.bias is \(2,\), not \(32,\)"),
+        (
+            {"image_encoder.positional_embedding": torch.zeros(100, 32)},
+            r"99 grid positions, which no stride of \(16, 12\) gives on crops of 256×128",
+        ),
+        ({"image_encoder.conv1.weight": torch.zeros(48, 3, 16, 16)}, "which none of small-reid"),
+    ],
+)
+def test_what_is_missing_or_misfits_is_named(small_released, tmp_path, change, message):
+    state = {
+        name: value for name, value in (small_released() | change).items() if value is not None
+    }
+    torch.save(state, tmp_path / "changed.pth")
+    with pytest.raises(PivlError, match=message):
+        load_released(tmp_path / "changed.pth")
+
+
+def test_files_that_hold_no_tensors(tmp_path):
+    with pytest.raises(PivlError, match="There are no weights at"):
+        load_released(tmp_path / "none.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    with pytest.raises(PivlError, match="is not a readable weights file"):
+        load_released(tmp_path / "text.pth")
+    torch.save({"epoch": 3}, tmp_path / "numbers.pth")
+    with pytest.raises(PivlError, match="holds no state dict"):
+        load_released(tmp_path / "numbers.pth")

@@ -1,0 +1,115 @@
+"""CLIP-ReID's checkpoints at full size against the figures of its official code (eb1898b)."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from export.cost import check_no_teaching
+from export.graph import write_onnx
+from export.session import open_session, run
+from pivl_distill.config import HeadSettings, LossSettings
+from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.losses import identity_contrast, images_to_texts, texts_to_images
+from pivl_distill.reid import ReIDOutput
+from pivl_distill.training import Texts, loss_terms
+from teachers.released import Released, from_state
+
+LABELS = torch.tensor([0, 0, 3, 3, 7, 7, 9, 9])
+IDENTITY_WEIGHT = {"vit": 0.25, "rn50": 1.0}
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What our network says about the golden images, in evaluation and in training mode."""
+
+    model: str
+    released: Released
+    evaluated: Tensor
+    trained: ReIDOutput
+    texts: Tensor
+
+
+@pytest.fixture(scope="module", params=["vit", "rn50"])
+def answers(request, golden_shapes, golden_state, golden_images) -> Answers:
+    released = from_state(golden_state(golden_shapes[request.param]), request.param)
+    teacher = released.teacher(HeadSettings())
+    teacher.fusion = torch.nn.Identity()  # not of CLIP-ReID, and slow at this size
+    with torch.inference_mode():
+        evaluated = released.embedding_model().network(golden_images)
+        trained = copy.deepcopy(teacher).train()(golden_images)  # running statistics change
+    return Answers(request.param, released, evaluated, trained, released.identity_texts())
+
+
+@pytest.fixture
+def golden(answers, golden_figures):
+    """`golden(what)` are the reference's figures for the model at hand."""
+    return lambda what: golden_figures[f"{answers.model}__{what}"]
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """Largest difference relative to the largest value."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def test_everything_follows_from_names_and_shapes(answers):
+    clip = answers.released.clip
+    assert answers.released.identities == 10
+    assert clip.size_hw == (256, 128)
+    assert clip.image.grid_hw == (16, 8)
+    if answers.model == "vit":
+        assert (clip.name, clip.mean, clip.std) == ("ViT-B-16-quickgelu", (0.5,) * 3, (0.5,) * 3)
+    else:
+        assert (clip.name, clip.mean) == ("RN50-quickgelu", (0.485, 0.456, 0.406))
+
+
+def test_evaluation_features(answers, golden):
+    assert difference(answers.evaluated, golden("eval_feature")) < TOLERANCE
+
+
+def test_text_features(answers, golden):
+    assert difference(answers.texts, golden("text_feature")) < TOLERANCE
+
+
+def test_features_and_scores_in_training_mode(answers, golden):
+    out = answers.trained
+    for ours, what in zip(out.metric, ("feat_last", "feat", "feat_proj"), strict=True):
+        assert difference(ours, golden(what)) < TOLERANCE, what
+    for ours, what in zip(out.logits, ("score", "score_proj"), strict=True):
+        assert difference(ours, golden(what)) < TOLERANCE, what
+    assert difference(out.projected @ answers.texts.T, golden("logits_i2t")) < TOLERANCE
+
+
+def test_losses_of_stage_2(answers, golden):
+    settings = LossSettings(
+        identity=IDENTITY_WEIGHT[answers.model], triplet=1, image_to_text=1, triplet_normalize=False
+    )
+    # CLIP-ReID keeps the norms of its texts.
+    none = torch.zeros(10, 20, dtype=torch.bool)
+    texts = Texts(answers.texts, torch.zeros(10, 20, 1), none, LIP20)
+    terms = loss_terms(answers.trained, LABELS, None, texts, settings)
+    ours = [*terms.values(), sum(terms.values())]
+    ours[0] = ours[0] / settings.identity
+    assert list(terms) == ["identity", "triplet", "image_to_text"]
+    assert torch.stack(ours).tolist() == pytest.approx(golden("losses")[:4].tolist(), rel=TOLERANCE)
+
+
+def test_losses_of_stage_1(answers, golden):
+    owned, owner = LABELS.unique(return_inverse=True)
+    batch = (answers.trained.projected, answers.texts[owned], owner, 1.0)
+    i2t, t2i = golden("losses")[4:].tolist()
+    assert images_to_texts(*batch).item() == pytest.approx(i2t, rel=TOLERANCE)
+    assert texts_to_images(*batch).item() == pytest.approx(t2i, rel=TOLERANCE)
+    assert identity_contrast(*batch).item() == pytest.approx(i2t + t2i, rel=TOLERANCE)
+
+
+def test_exported_features(answers, golden, golden_images, tmp_path):
+    model = answers.released.embedding_model()
+    path = write_onnx(model, tmp_path / "model.onnx")
+    assert difference(run(open_session(path), golden_images), golden("eval_feature")) < TOLERANCE
+    assert check_no_teaching(path, model.network, model.size_hw).parameters > 38e6
