@@ -30,6 +30,17 @@ def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], facts: dict[
     write_bytes(path, to_safetensors(tensors, {_ENTRY: json.dumps(metadata)}))
 
 
+def is_foreign(path: Path) -> bool:
+    """Whether a file, by its ending or its metadata, was not written by `save_tensors`."""
+    if path.suffix != ".safetensors":
+        return True
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _ENTRY not in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False  # `load_tensors` says what is wrong with it
+
+
 def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     """Kind, tensors and facts of a file that must be of one of `kinds`.
 

@@ -49,7 +49,7 @@ def distill(
     bank = None if bank_file is None else chosen_bank(config, PromptBank.load(bank_file), dataset)
     align = config.supervision in ("part", "label", "permuted")
     if bank is not None and align:
-        check_vocabulary(bank, dataset)
+        check_parts(bank, dataset)
     torch.manual_seed(config.seed)
     network, start = starting_network(config, dataset)
     identities = len(dataset.train_pids)
@@ -95,8 +95,13 @@ def chosen_bank(config: StudentConfig, bank: PromptBank, dataset: ReIDDataset) -
     return bank
 
 
-def check_vocabulary(bank: PromptBank, dataset: ReIDDataset) -> None:
-    """PivlError unless the data set has maps in the bank's own vocabulary."""
+def check_parts(bank: PromptBank, dataset: ReIDDataset) -> None:
+    """PivlError unless the bank has part texts and the data set maps in the same vocabulary."""
+    if not bank.present.any():
+        raise PivlError(
+            "The bank holds no part texts; learn from its identity texts alone with"
+            " --set supervision=identity, or make it again with --words."
+        )
     if dataset.vocabulary is None:
         raise PivlError(
             f"{dataset.name} has no parsing maps to align parts by; name their folder with"

@@ -127,7 +127,7 @@ def make_bank(
         identity=identity.cpu(),
         part=part.cpu(),
         label=label.cpu(),
-        present=present_parts(features, rows, len(pids), len(vocabulary)),
+        present=present_parts(features.parts, rows, len(pids), len(vocabulary)),
         pids=tuple(pids.tolist()),
         vocabulary=vocabulary,
         provenance=provenance(clip, config, dataset),

@@ -59,12 +59,15 @@ def encode_crops(clip: Clip, store: CropStore, vocabulary: Vocabulary) -> Frozen
     return FrozenFeatures(torch.cat(projected), dense, torch.cat(parts) if parts else unknown)
 
 
-def present_parts(features: FrozenFeatures, rows: Tensor, identities: int, parts: int) -> Tensor:
-    """bool [C, P]: whether a part fills a cell of any crop of the identity; rows [N] in 0..C−1."""
+def present_parts(cells: Tensor, rows: Tensor, identities: int, parts: int) -> Tensor:
+    """bool [C, P]: whether a part fills a cell of any crop of the identity.
+
+    cells [N, h·w] hold part ids or IGNORE, rows [N] the identity of each crop in 0..C−1.
+    """
     present = torch.zeros(identities, parts, dtype=torch.bool)
-    known = features.parts != IGNORE
+    known = cells != IGNORE
     of_cell = rows[:, None].expand_as(known)
-    present[of_cell[known].cpu(), features.parts[known].cpu()] = True
+    present[of_cell[known].cpu(), cells[known].cpu()] = True
     return present
 
 

@@ -6,12 +6,15 @@ import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pivl_distill import __version__
 from pivl_distill.errors import PivlError
+
+if TYPE_CHECKING:
+    from pivl_distill.cli.sources import Cameras
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PICTURE = click.Path(dir_okay=False, path_type=Path)
@@ -169,32 +172,87 @@ def student(
     print_student(distill(settings, bank_file, out))
 
 
+def camera_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--camera and --sie-coefficient, for networks with a learned vector for each camera."""
+
+    @click.option("--camera", metavar="input|N|mean", help="Camera vectors (SIE); default: input.")
+    @click.option("--sie-coefficient", default=1.0, show_default=True, help="As it was trained.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, camera: str | None, sie_coefficient: float, **kwargs: Any) -> None:
+        from pivl_distill.cli.sources import Cameras
+
+        command(*args, cameras=Cameras(camera, sie_coefficient), **kwargs)
+
+    return wrapped
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  pivl-distill bank Market_ViT-B-16_60.pth --data market1501:/data/market
+  pivl-distill bank Market_RN50_120.pth --data market1501:/data/market --words openai
+"""
+)
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--data", "spec", required=True, metavar="KIND:PATH", help="What it was trained on.")
+@click.option("--parsing", type=FOLDER, help="Folder of parsing maps of the training images.")
+@click.option("--words", metavar="TAG|FILE|hf-hub:ID", help="Its CLIP; makes part texts too.")
+@click.option("--sie-coefficient", default=1.0, show_default=True, help="As it was trained.")
+@click.option("--out", "-o", type=FOLDER, help="Run folder; default: the next in runs/.")
+def bank(
+    source: Path,
+    spec: str,
+    parsing: Path | None,
+    words: str | None,
+    sie_coefficient: float,
+    out: Path | None,
+) -> None:
+    """Take bank and teacher from a published CLIP-ReID checkpoint instead of teaching.
+
+    SOURCE is the .pth file as CLIP-ReID saves it, or the same tensors as .safetensors.
+    """
+    from pivl_distill.cli.report import print_released_bank
+    from pivl_distill.config import DataSettings
+    from teachers.released_bank import released_bank
+
+    data = DataSettings(spec=spec, parsing=parsing)
+    print_released_bank(released_bank(source, data, words, out, sie_coefficient))
+
+
 @main.command(
     epilog="""\b
 Examples:
   pivl-distill export
   pivl-distill export runs/student-2 --normalize
   pivl-distill export runs/teach-1 --trt -o deploy/
+  pivl-distill export Market_ViT-B-16_60.pth --camera mean -o deploy/
 """
 )
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @click.option("--trt", is_flag=True, help="Also build a TensorRT (or TensorRT-RTX) engine.")
 @click.option("--normalize", is_flag=True, help="Put L2 normalisation into the graph.")
 @click.option("--data", "spec", metavar="KIND:PATH", help="Verify on this data set instead.")
+@camera_options
 @click.option("--out", "-o", type=FOLDER, help="Folder; default: the next in runs/.")
 def export(
-    source: Path | None, trt: bool, normalize: bool, spec: str | None, out: Path | None
+    source: Path | None,
+    trt: bool,
+    normalize: bool,
+    spec: str | None,
+    cameras: Cameras,
+    out: Path | None,
 ) -> None:
     """Write a student or teacher as ONNX, without any of its teaching, and verify it.
 
-    SOURCE is a run folder or a checkpoint; default: the latest student run.
+    SOURCE is a run folder or a checkpoint, also one that CLIP-ReID published; default: the latest
+    student run.
     """
     from export.exporter import add_engine
     from pivl_distill.cli.report import print_engine, print_export
     from pivl_distill.cli.sources import export_checkpoint
     from pivl_distill.runs import Run
 
-    report = export_checkpoint(source or Run.latest("student").path, spec, normalize, out)
+    report = export_checkpoint(source or Run.latest("student").path, spec, normalize, out, cameras)
     print_export(report)
     if trt:
         print_engine(add_engine(report))
@@ -206,22 +264,25 @@ Examples:
   pivl-distill evaluate
   pivl-distill evaluate runs/export-1/model.onnx --sheet found.png
   pivl-distill evaluate runs/teach-1 --data market1501:/data/market
+  pivl-distill evaluate Market_ViT-B-16_60.pth --data market1501:/data/market
 """
 )
 @click.argument("target", required=False, type=click.Path(path_type=Path))
 @click.option("--data", "spec", metavar="KIND:PATH", help="Data set; default: the run's own.")
+@camera_options
 @click.option("--sheet", type=PICTURE, help="Also draw what was found for some queries, as PNG.")
-def evaluate(target: Path | None, spec: str | None, sheet: Path | None) -> None:
+def evaluate(target: Path | None, spec: str | None, cameras: Cameras, sheet: Path | None) -> None:
     """Score a run, a checkpoint or an exported ONNX file by the Market-1501 protocol.
 
-    TARGET is a run folder or a file; default: the latest student run.
+    TARGET is a run folder or a file, also a checkpoint that CLIP-ReID published; default: the
+    latest student run.
     """
     from pivl_distill.cli.ranking import ranking_sheet
     from pivl_distill.cli.report import print_retrieval
     from pivl_distill.cli.sources import evaluate_target
     from pivl_distill.runs import Run
 
-    evaluation = evaluate_target(target or Run.latest("student").path, spec)
+    evaluation = evaluate_target(target or Run.latest("student").path, spec, cameras)
     print_retrieval(evaluation)
     if sheet is not None:
         ranking_sheet(evaluation.features, evaluation.test, sheet)

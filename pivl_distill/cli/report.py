@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from export.exporter import ExportReport
     from pivl_distill.cli.sources import Evaluation
     from students.distill import StudentReport
+    from teachers.released_bank import ReleasedBankReport
     from teachers.teach import TeachReport
 
 
@@ -59,6 +60,20 @@ def print_teach(report: TeachReport) -> None:
     facts["time"] = ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())
     summary(f"Taught in {report.run}", facts)
     _warn_missing_maps(report.missing_maps)
+
+
+def print_released_bank(report: ReleasedBankReport) -> None:
+    """What a published checkpoint gave, and whether it belongs to the data."""
+    facts = {
+        "prompt bank": report.bank,
+        "identities": report.identities,
+        "part texts": "yes" if report.parts else "no; --words makes them",
+        "image → own identity text": percent(report.agreement),
+        "teacher": report.teacher,
+    }
+    summary(f"Taken over in {report.run}", facts)
+    if report.agreement < 0.5:
+        note("Crops are far from their own texts: is this the data the file was trained on?")
 
 
 def print_student(report: StudentReport) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from pivl_distill.checkpoint import load_tensors
+from pivl_distill.checkpoint import is_foreign, load_tensors
 from pivl_distill.config import DataSettings
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.embedding import EmbeddingModel
@@ -22,6 +22,9 @@ from pivl_distill.runs import Run, data_of
 
 if TYPE_CHECKING:
     from export.exporter import ExportReport
+
+UNSEEN = DataSettings(spec="synthetic:tiny")
+"""What the export of a published checkpoint is verified on where no data set is named."""
 
 CHECKPOINTS = ("student.safetensors", "teacher.safetensors")
 ONNX_FILE = "model.onnx"
@@ -46,15 +49,28 @@ def find_bank(named: str | None, supervision: str) -> tuple[Path | None, DataSet
     return file, data_of(file.parent)
 
 
+@dataclass(frozen=True)
+class Cameras:
+    """How a network with camera vectors (SIE) is used; None leaves each crop's camera an input."""
+
+    choice: str | None = None
+    coefficient: float = 1.0
+
+
 def export_checkpoint(
-    source: Path, spec: str | None, normalize: bool, out: Path | None
+    source: Path,
+    spec: str | None,
+    normalize: bool,
+    out: Path | None,
+    cameras: Cameras = Cameras(),
 ) -> ExportReport:
     """Export the checkpoint of a run or path into a run folder of its own, verified on its data."""
     from export.exporter import export_model
 
     path = _find_checkpoint(source)
-    data = _data_settings(path.parent, spec)
-    model = load_checkpoint(path)
+    foreign = is_foreign(path) and spec is None
+    data = UNSEEN if foreign else _data_settings(path.parent, spec)
+    model = load_checkpoint(path, cameras)
     config = {"export": {"source": str(path), "data": data.model_dump(mode="json")}}
     run = Run.create("export", yaml.safe_dump(config, sort_keys=False), out)
     test = _load_test(data, model.size_hw)
@@ -81,7 +97,11 @@ class Evaluation:
     test: TestCrops
 
 
-def evaluate_target(target: Path, spec: str | None) -> Evaluation:
+def evaluate_target(
+    target: Path,
+    spec: str | None,
+    cameras: Cameras = Cameras(),
+) -> Evaluation:
     """Score a run, a checkpoint or an exported file."""
     if target.suffix == ".onnx" or (target / ONNX_FILE).is_file():
         from export.loading import load_exported
@@ -90,15 +110,33 @@ def evaluate_target(target: Path, spec: str | None) -> Evaluation:
         model, forward = load_exported(path)
     else:
         path = _find_checkpoint(target)
-        model, forward = load_checkpoint(path), None
+        if is_foreign(path) and spec is None:
+            raise PivlError(f"Name the data set to score {path} on with --data.")
+        model, forward = load_checkpoint(path, cameras), None
     data = _data_settings(path.parent, spec)
     test = _load_test(data, model.size_hw)
     features = embed_test(model, test, forward)
     return Evaluation(path, data.spec, score(features, test), features, test)
 
 
-def load_checkpoint(path: Path) -> EmbeddingModel:
-    """The bare network in a student's or teacher's checkpoint."""
+def load_checkpoint(
+    path: Path,
+    cameras: Cameras = Cameras(),
+) -> EmbeddingModel:
+    """The bare network in a student's, a teacher's or a published checkpoint."""
+    model = _bare_network(path, cameras.coefficient)
+    if cameras.choice is None:
+        return model
+    from teachers.teacher import with_camera
+
+    return with_camera(model, cameras.choice)
+
+
+def _bare_network(path: Path, sie_coefficient: float) -> EmbeddingModel:
+    if is_foreign(path):
+        from teachers.released import load_released
+
+        return load_released(path, sie_coefficient).embedding_model()
     kind, _, _ = load_tensors(path, "student", "teacher")
     if kind == "student":
         from students.student import load_student

@@ -16,7 +16,7 @@ from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from students import distill
-from students.distill import check_vocabulary, chosen_bank, starting_network, starting_point
+from students.distill import check_parts, chosen_bank, starting_network, starting_point
 
 MOBILENET = "mobilenetv2_025"
 STUDENT_WITHOUT_CLIP = """
@@ -75,12 +75,12 @@ def test_identities_without_a_text_are_named(prompt_bank):
 
 
 def test_the_bank_and_the_maps_speak_of_the_same_parts(prompt_bank):
-    check_vocabulary(prompt_bank, dataset_of())
+    check_parts(prompt_bank, dataset_of())
     with pytest.raises(PivlError, match=r"somewhere has no parsing maps .*supervision=identity"):
-        check_vocabulary(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=None))
+        check_parts(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=None))
     other = dataclasses.replace(LIP20, name="cihp20")
     with pytest.raises(PivlError, match="speaks of lip20 parts but the maps are in cihp20"):
-        check_vocabulary(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=other))
+        check_parts(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=other))
 
 
 @pytest.fixture

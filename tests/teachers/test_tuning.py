@@ -76,8 +76,7 @@ def test_more_crops_than_a_batch_and_no_maps(frozen_clip, band_store):
 
 def test_a_part_is_present_where_any_crop_of_the_identity_shows_it():
     parts = torch.tensor([[0, 1], [5, IGNORE], [IGNORE, IGNORE], [9, 9]])
-    features = FrozenFeatures(torch.zeros(4, 3), torch.zeros(4, 2, 3), parts)
-    present = present_parts(features, torch.tensor([1, 1, 0, 2]), identities=4, parts=20)
+    present = present_parts(parts, torch.tensor([1, 1, 0, 2]), identities=4, parts=20)
     found = {row: present[row].nonzero().flatten().tolist() for row in range(4)}
     assert found == {0: [], 1: [0, 1, 5], 2: [9], 3: []}
 

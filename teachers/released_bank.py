@@ -1,0 +1,187 @@
+"""A prompt bank, and a teacher, out of a published CLIP-ReID checkpoint, without any training.
+
+Identity texts are the file's own. Part texts put its learned tokens into our part prompt (Eq. 6),
+which takes words, and the file holds no token table: it comes from the CLIP that CLIP-ReID started
+from, whose text tower stayed frozen. Without one the bank speaks of identities alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+import pivl_distill
+from pivl_distill.bank import PromptBank
+from pivl_distill.config import DataSettings, PromptSettings
+from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.parsing import to_grid
+from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.store import CropStore
+from pivl_distill.data.vocabulary import LIP20, Vocabulary
+from pivl_distill.embedding import embed
+from pivl_distill.errors import PivlError
+from pivl_distill.runs import Run
+from teachers.clip import load_clip
+from teachers.prompts import IdentityPrompts
+from teachers.released import Released, load_released
+from teachers.teach import BANK_FILE, TEACHER_FILE
+from teachers.teacher import save_teacher
+from teachers.tuning import bank_texts, present_parts
+
+PROMPTS = PromptSettings()
+"""Part prompts are our own; CLIP-ReID has none."""
+
+ASKED_IDENTITIES = 64
+"""How many identities one crop each is shown of, to see whether rows and identities agree."""
+
+
+@dataclass(frozen=True)
+class ReleasedBankReport:
+    """What was made, and whether it fits the data."""
+
+    run: Path
+    bank: Path
+    teacher: Path
+    identities: int
+    parts: bool
+    agreement: float
+    """Share of identities whose crop is nearest to its own text; near 1 on the file's own data."""
+
+
+def released_bank(
+    source: Path,
+    data: DataSettings,
+    words: str | None = None,
+    out: Path | None = None,
+    sie_coefficient: float = 1.0,
+) -> ReleasedBankReport:
+    """Leave a bank and a teacher in a run folder, as `teach` does, from the checkpoint `source`.
+
+    `data` must be the training data of the checkpoint. `words` are the weights of the CLIP it was
+    fine-tuned from: an open_clip tag ("openai"), a Hugging Face id or a file.
+    """
+    dataset = load_dataset(data.spec, data.parsing)
+    released = load_released(source, sie_coefficient)
+    pids = row_pids(dataset, released.identities, source)
+    bank = make_released_bank(released, dataset, pids, words)
+    settings = {"source": str(source), "words": words, "data": data.model_dump(mode="json")}
+    run = Run.create("teach", yaml.safe_dump({"bank": settings}, sort_keys=False), out)
+    agreement = text_agreement(released, bank, dataset)
+    bank.provenance["agreement"] = agreement
+    bank.save(run.path / BANK_FILE)
+    save_teacher(released.embedding_model(), run.path / TEACHER_FILE)
+    run.finish("teach", source=str(source), agreement=agreement)
+    return ReleasedBankReport(
+        run=run.path,
+        bank=run.path / BANK_FILE,
+        teacher=run.path / TEACHER_FILE,
+        identities=released.identities,
+        parts=words is not None,
+        agreement=agreement,
+    )
+
+
+def row_pids(dataset: ReIDDataset, identities: int, source: Path) -> tuple[int, ...]:
+    """The identity of each of the checkpoint's rows; PivlError if their numbers differ.
+
+    The official code numbers identities by walking through a Python set of them: ascending on
+    Market-1501 and MSMT17, scattered where ids are large, as on DukeMTMC-reID.
+    """
+    records = sorted(dataset.train, key=lambda record: record.path.name)
+    pids = tuple(set([record.pid for record in records]))  # noqa: C403  (the order of insertion)
+    if len(pids) != identities:
+        raise PivlError(
+            f"{source} was trained on {identities} identities, but {dataset.name} has"
+            f" {len(pids)}; name the data set it was trained on with --data."
+        )
+    return pids
+
+
+def make_released_bank(
+    released: Released, dataset: ReIDDataset, pids: tuple[int, ...], words: str | None
+) -> PromptBank:
+    """The bank with one row per row of the checkpoint.
+
+    Without `words` no part counts as seen, so that nothing is ever aligned with its empty texts.
+    """
+    vocabulary = dataset.vocabulary or LIP20
+    identity = released.identity_texts()
+    shape, dim = (len(pids), len(vocabulary)), identity.shape[1]
+    present = torch.zeros(shape, dtype=torch.bool)
+    part, label = torch.zeros(*shape, dim), torch.zeros(len(vocabulary), dim)
+    if words is not None:
+        part, label = part_texts(released, vocabulary, words)
+        present = seen_parts(released, dataset, pids, vocabulary)
+    provenance = {
+        "version": pivl_distill.__version__,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "clip": released.clip.name,
+        "clip_sha256": released.clip.weights_sha256,
+        "words": words,
+        "prompts": PROMPTS.model_dump(mode="json"),
+        "dataset": dataset.name,
+        "fingerprint": dataset.fingerprint,
+    }
+    return PromptBank(identity, part, label, present, pids, vocabulary, provenance)
+
+
+def part_texts(released: Released, vocabulary: Vocabulary, words: str) -> tuple[Tensor, Tensor]:
+    """Part texts [C, P, D] and bare label texts [P, D], with the token table of the CLIP `words`.
+
+    Raises PivlError if that CLIP says "a photo of a" otherwise than the checkpoint does.
+    """
+    clip, prompts = released.clip, released.prompts
+    text = clip.text
+    table = load_clip(clip.name, words, clip.size_hw).freeze().text.token_embedding
+    opening = torch.tensor([text.tokenizer.start, *text.tokenizer.encode("a photo of a")])
+    same_length = len(opening) == len(prompts.prefix)
+    # The official code may have kept its token table in half precision.
+    if not same_length or not torch.allclose(table(opening), prompts.prefix, rtol=0.01, atol=1e-4):
+        raise PivlError(
+            f"The words of '{words}' are not the checkpoint's: \"a photo of a\" differs. Name the"
+            " CLIP it was fine-tuned from; for CLIP-ReID that is 'openai'."
+        )
+    text.token_embedding = table
+    learned = IdentityPrompts(text, PROMPTS, released.identities, vocabulary, torch.Generator())
+    learned.tokens = nn.Parameter(prompts.tokens, requires_grad=False)
+    _, part = bank_texts(learned, released.identities, len(vocabulary))
+    with torch.inference_mode():
+        label = text.encode([PROMPTS.label.format(part=word) for word in vocabulary.words])
+    return part, label
+
+
+def seen_parts(
+    released: Released, dataset: ReIDDataset, pids: tuple[int, ...], vocabulary: Vocabulary
+) -> Tensor:
+    """bool [C, P]: parts that fill a cell of any crop of the identity; all where no map says so."""
+    shape = (len(pids), len(vocabulary))
+    if dataset.vocabulary is None:
+        return torch.ones(shape, dtype=torch.bool)
+    image, row = released.clip.image, {pid: number for number, pid in enumerate(pids)}
+    store = CropStore.load(dataset.train, released.clip.size_hw, vocabulary)
+    assert store.maps is not None
+    parts = to_grid(torch.from_numpy(store.maps), image.grid_hw, len(vocabulary)).flatten(1)
+    rows = torch.tensor([row[pid] for pid in store.pids.tolist()])
+    return present_parts(parts, rows, *shape)
+
+
+def text_agreement(released: Released, bank: PromptBank, dataset: ReIDDataset) -> float:
+    """Share of identities whose first crop is nearest to its own text (raw products, as trained).
+
+    Asks at most `ASKED_IDENTITIES` of them. Low on the checkpoint's own data means that rows and
+    identities are not in the order assumed.
+    """
+    model = released.embedding_model()
+    first = {record.pid: record for record in reversed(dataset.train)}
+    step = -(-len(bank.pids) // ASKED_IDENTITIES)
+    rows = range(0, len(bank.pids), step)
+    store = CropStore.load([first[bank.pids[row]] for row in rows], model.size_hw)
+    camids = store.camids.clip(max=max(model.cameras - 1, 0))
+    projected = torch.from_numpy(embed(model, store.crops, camids))[:, -bank.dim :]
+    nearest = (projected @ bank.identity.T).argmax(1)
+    return (nearest == torch.tensor(list(rows))).float().mean().item()
