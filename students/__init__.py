@@ -1,1 +1,8 @@
-"""Stage two of the pipeline: light networks taught by a prompt bank."""
+"""Students: light timm backbones taught by a prompt bank. Only this package imports timm.
+
+`create_backbone` makes the bare network; start reading at `distill.py`.
+"""
+
+from students.archs import create_backbone
+
+__all__ = ["create_backbone"]

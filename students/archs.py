@@ -15,6 +15,7 @@ import copy
 import difflib
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import timm
@@ -117,11 +118,13 @@ class Backbone(nn.Module):
 def create_backbone(
     name: str,
     *,
-    image_size_hw: tuple[int, int],
-    pretrained: str = "none",
+    image_size_hw: tuple[int, int] = (256, 128),
+    pretrained: str | Path = "none",
     last_stride: LastStride = "auto",
 ) -> nn.Module:
     """The bare timm network `name`: normalised images [B, 3, H, W] → features [B, F].
+
+    `image_size_hw` in pixels decides grids and strides; a CNN takes other sizes too.
 
     `pretrained` is "none", "timm" (downloads timm's published weights) or a .safetensors or .pth
     file. `last_stride` 1 keeps the final stage at stride 16, as is usual in re-identification (Sun

@@ -19,7 +19,7 @@ from torch import Tensor
 from pivl_distill.errors import PivlError
 
 
-def load_network(name: str, image_size_hw: tuple[int, int], pretrained: str) -> Any:
+def load_network(name: str, image_size_hw: tuple[int, int], pretrained: str | Path) -> Any:
     """The timm network `name` without its classifier, as `create_backbone` describes it."""
     settings: dict[str, Any] = {"num_classes": 0}
     if timm.get_pretrained_cfg(name).fixed_input_size:
@@ -70,15 +70,16 @@ def _load_file(network: Any, path: Path) -> None:
 def in_timm_names(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
     """Published weights as `network` names and shapes them; what is not known stays as it is.
 
-    d-li14's MobileNetV2 files list the same tensors in the same order under other names. Position
-    embeddings of a square image are interpolated to the network's grid, as timm does.
+    d-li14's MobileNetV2 files number the same layers in the same order. Position embeddings of a
+    square image are interpolated to the network's grid, as timm does.
     """
     if "features.0.0.weight" in state and isinstance(network, EfficientNet):
-        theirs = {k: v for k, v in state.items() if "num_batches" not in k}
-        ours = [k for k in network.state_dict() if "num_batches" not in k]
-        heads = {k: v for k, v in theirs.items() if k.startswith("classifier.")}
-        body = [v for k, v in theirs.items() if k not in heads]
-        return dict(zip((k for k in ours if k not in heads), body, strict=False)) | heads
+        theirs = sorted({key.rpartition(".")[0] for key in state}, key=_place)
+        ours = dict.fromkeys(key.rpartition(".")[0] for key in network.state_dict())
+        names = dict(zip(theirs, (n for n in ours if n != "classifier"), strict=False))
+        names["classifier"] = "classifier"
+        parts = [(key.rpartition("."), value) for key, value in state.items()]
+        return {f"{names.get(m, m)}.{leaf}": value for (m, _, leaf), value in parts}
     position, ours_position = state.get("pos_embed"), getattr(network, "pos_embed", None)
     if position is None or ours_position is None or position.shape == ours_position.shape:
         return state
@@ -88,3 +89,11 @@ def in_timm_names(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
         return state  # the file does not say which grid it was made for
     resized = resample_abs_pos_embed(position, list(grid), num_prefix_tokens=prefix)
     return state | {"pos_embed": resized}
+
+
+def _place(layer: str) -> tuple[int, list[int]]:
+    """Where d-li14's `features.2.conv.0`, `conv.1` or `classifier` stands in the network."""
+    stage, *numbers = layer.split(".")
+    order = ("features", "conv", "classifier")
+    known = order.index(stage) if stage in order else len(order)
+    return known, [int(number) for number in numbers if number.isdigit()]

@@ -8,8 +8,10 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 
+import students
 from pivl_distill.errors import PivlError
 from students.archs import create_backbone
 
@@ -77,6 +79,31 @@ def test_the_published_mobilenet_file_loads_under_its_own_names(classifier, tmp_
     path = tmp_path / "published.pth"
     torch.save(published_names(classifier.state_dict()), path)
     assert_same_features(load(path), classifier)
+
+
+def test_the_published_file_loads_whatever_the_order_of_its_names(classifier, tmp_path):
+    path = tmp_path / "published.safetensors"
+    save_file(dict(sorted(published_names(classifier.state_dict()).items())), path)
+    assert_same_features(load(path), classifier)
+
+
+def test_it_loads_from_python_as_it_is(classifier, tmp_path):
+    path = tmp_path / "mobilenetv2_0.25-b61d2159.pth"
+    torch.save(published_names(classifier.state_dict()), path)
+    network = students.create_backbone(MOBILENET, pretrained=path)
+    assert isinstance(network, EfficientNet)
+    assert torch.equal(
+        network.blocks[6][0].bn3.running_mean, classifier.blocks[6][0].bn3.running_mean
+    )
+    assert network.eval()(torch.zeros(1, 3, 256, 128)).shape == (1, 1280)
+
+
+def test_what_the_published_file_has_too_much_is_named(classifier, tmp_path):
+    state = published_names(classifier.state_dict())
+    state["features.18.conv.0.weight"] = torch.zeros(3, 3, 1, 1)
+    torch.save(state, tmp_path / "more.pth")
+    with pytest.raises(PivlError, match="does not fit the architecture"):
+        load(tmp_path / "more.pth")
 
 
 def test_position_embeddings_are_interpolated(tmp_path):
