@@ -73,7 +73,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Where names and shapes of `state` differ from `own`, as " in N places: …"; empty if nowhere."""
+    """Where names and shapes of `state` differ from `own`: " in N places: …", or nothing."""
     wrong = [f"no {key}" for key in own.keys() - state.keys()]
     wrong += [f"extra {key}" for key in state.keys() - own.keys()]
     wrong += [

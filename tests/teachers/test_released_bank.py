@@ -1,0 +1,130 @@
+"""A bank out of a published checkpoint: whose row is whose, and where the words come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from pivl_distill.config import DataSettings
+from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.records import Record
+from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.errors import PivlError
+from teachers.clip import load_clip
+from teachers.released import from_state
+from teachers.released_bank import (
+    make_released_bank,
+    part_texts,
+    released_bank,
+    row_pids,
+    text_agreement,
+)
+from teachers.text import Tokenizer
+
+SIZE_HW = (256, 128)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return load_dataset("synthetic:tiny", None)
+
+
+@pytest.fixture
+def with_words(small_released, tmp_path):
+    """A checkpoint and the file of the CLIP whose words it was made with."""
+    torch.manual_seed(0)
+    clip = open_clip.create_model("small-reid", force_quick_gelu=True)
+    torch.nn.init.normal_(clip.token_embedding.weight, std=0.5)
+    path = tmp_path / "clip.pt"
+    torch.save(clip.state_dict(), path)
+    ids = Tokenizer()
+    words = torch.tensor([ids.start, *ids.encode("a photo of a"), *ids.encode("person."), ids.end])
+    state = small_released(identities=8)
+    embedded = clip.token_embedding(words).detach()
+    state["prompt_learner.token_prefix"] = embedded[None, :5]
+    state["prompt_learner.token_suffix"][0, :3] = embedded[5:]
+    return from_state(state, "checkpoint"), path
+
+
+def of_pids(dataset, pids):
+    records = tuple(Record(Path(f"{pid:05d}_c1.jpg"), pid, 0) for pid in pids)
+    return dataclasses.replace(dataset, train=records)
+
+
+def test_rows_are_numbered_as_a_set_of_ids_is_walked_through(dataset):
+    assert row_pids(of_pids(dataset, [7, 2, 2, 5]), 3, Path("x")) == (2, 5, 7)
+    # A set of three looks at ids modulo 8: 33 is 1, 70 is 6.
+    assert row_pids(of_pids(dataset, [2, 33, 70]), 3, Path("x")) == (33, 2, 70)
+    assert sorted(row_pids(dataset, 8, Path("x"))) == list(dataset.train_pids)
+
+
+def test_another_number_of_identities_is_refused(dataset):
+    with pytest.raises(PivlError, match=r"x\.pth was trained on 10 identities, but .* has 8"):
+        row_pids(dataset, 10, Path("x.pth"))
+
+
+def test_without_words_the_bank_speaks_of_identities_alone(with_words, dataset):
+    released, _ = with_words
+    bank = make_released_bank(released, dataset, dataset.train_pids, None)
+    assert torch.equal(bank.identity, released.identity_texts())
+    assert not bank.present.any()
+    assert not bank.part.any()
+    assert bank.provenance["clip_sha256"] == released.clip.weights_sha256
+
+
+def test_part_texts_hold_the_learned_tokens_and_the_words_of_its_clip(with_words):
+    released, path = with_words
+    part, label = part_texts(released, LIP20, str(path))
+    assert part.shape == (8, len(LIP20), 24)
+    text, tokens = released.clip.text, released.prompts.tokens
+    ids = Tokenizer()
+    hat = torch.tensor([*ids.encode("person hat"), ids.end])
+    prompt = torch.cat([released.prompts.prefix, tokens[5], text.token_embedding(hat)])[None]
+    expected = text(prompt, torch.tensor([prompt.shape[1] - 1]))[0]
+    torch.testing.assert_close(part[5, LIP20.index("Hat")], expected, rtol=1e-4, atol=1e-5)
+    own = load_clip("small-reid-quickgelu", str(path), SIZE_HW).text.token_embedding
+    assert torch.equal(text.token_embedding.weight, own.weight)
+    torch.testing.assert_close(label[1], text.encode(["a photo of a person hat"])[0])
+
+
+def test_words_of_another_clip_are_refused(with_words, tmp_path):
+    released, _ = with_words
+    other = open_clip.create_model("small-reid", force_quick_gelu=True)
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    with pytest.raises(PivlError, match=r"The words of '.*other\.pt' are not the checkpoint's"):
+        part_texts(released, LIP20, str(tmp_path / "other.pt"))
+
+
+def test_seen_parts_come_from_the_maps(with_words, dataset):
+    released, path = with_words
+    bank = make_released_bank(released, dataset, dataset.train_pids, str(path))
+    assert bank.present[:, LIP20.background].all()
+    assert 0.1 < bank.present.float().mean() < 0.9
+    without = make_released_bank(
+        released, dataclasses.replace(dataset, vocabulary=None), dataset.train_pids, str(path)
+    )
+    assert without.present.all()
+
+
+def test_agreement_is_the_share_of_crops_nearest_to_their_own_text(with_words, dataset):
+    released, _ = with_words
+    bank = make_released_bank(released, dataset, dataset.train_pids, None)
+    same = dataclasses.replace(bank, identity=torch.ones_like(bank.identity))
+    assert text_agreement(released, same, dataset) == pytest.approx(1 / 8)
+
+
+def test_the_run_folder_is_one_of_teach(small_released, tmp_path):
+    torch.save(small_released(cameras=6, identities=8), tmp_path / "sie_olp.pth")
+    data = DataSettings(spec="synthetic:tiny")
+    report = released_bank(tmp_path / "sie_olp.pth", data, out=tmp_path / "run")
+    assert {path.name for path in report.run.iterdir()} == {
+        "config.yaml",
+        "prompt_bank.safetensors",
+        "run.json",
+        "teacher.safetensors",
+    }
+    assert (report.identities, report.parts) == (8, False)
