@@ -87,6 +87,10 @@ class TuningSettings(Settings):
     )
     min_learning_rate: float = Field(4e-4, ge=0, description="end of the cosine")
     warmup_epochs: float = Field(2.0, ge=0, description="linear warm-up, in epochs")
+    schedule: Literal["smooth", "per_epoch"] = Field(
+        "smooth", description="cosine step by step, or one rate per epoch as CLIP-ReID's"
+    )
+    warmup_rate: float = Field(1e-5, ge=0, description="start of the warm-up, per_epoch only")
     identity_temperature: float = Field(0.07, gt=0, description="τ of Eq. 2 on unit vectors")
     part_temperature: float = Field(0.07, gt=0, description="τ of Eq. 7 on unit vectors")
     part_weighting: Literal["area", "class_balanced"] = Field(
@@ -151,7 +155,20 @@ class Stage2Settings(Settings):
     learning_rate: float = Field(3e-3, gt=0, description="Adam; paper 3.5e-4 (CNN)")
     weight_decay: float = Field(5e-4, ge=0, description="of Adam, on weights and not on biases")
     warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up, in epochs")
+    schedule: Literal["cosine", "steps"] = Field(
+        "cosine", description="cosine step by step, or CLIP-ReID's steps, one rate per epoch"
+    )
     min_lr_ratio: float = Field(0.01, ge=0, le=1, description="end of the cosine, times the rate")
+    warmup_factor: float = Field(
+        0.01, ge=0, le=1, description="start of the warm-up of steps; CLIP-ReID's ViT 0.1"
+    )
+    milestones: tuple[PositiveInt, ...] = Field(
+        (40, 70), description="epochs from which steps are lower; CLIP-ReID's ViT 30 and 50"
+    )
+    gamma: float = Field(0.1, gt=0, le=1, description="factor of each of the steps")
+    bias_lr_factor: float = Field(
+        1.0, gt=0, description="rate of biases, times that of weights; CLIP-ReID 2"
+    )
     head: HeadSettings = HeadSettings()
     loss: LossSettings = LossSettings()
     augment: AugmentSettings = AugmentSettings()

@@ -6,7 +6,6 @@ depend on the seed and the epoch alone, so runs that differ only in their losses
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from pivl_distill.embedding import normalize_crops
 from pivl_distill.losses import alignment_loss, identity_loss, image_to_text_loss, triplet_loss
 from pivl_distill.reid import ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
+from pivl_distill.schedules import floored_cosine, steps
 
 WARMUP_START = 0.02
 """Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
@@ -205,21 +205,47 @@ def target_parts(
 
 
 def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.optim.Optimizer:
-    """Adam; weight decay on matrices and kernels, not on biases and norms."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    """Adam; weight decay on matrices and kernels, not on biases and norms.
+
+    Each group's `lr_factor` is what `set_rate` multiplies the rate by.
+    """
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    biases = [p for name, p in named if name.endswith("bias")]
+    others = [p for name, p in named if not name.endswith("bias")]
+    decayed, norms = [p for p in others if p.ndim > 1], [p for p in others if p.ndim <= 1]
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": settings.weight_decay, "lr_factor": 1.0},
+        {"params": norms, "weight_decay": 0.0, "lr_factor": 1.0},
+        {"params": biases, "weight_decay": 0.0, "lr_factor": settings.bias_lr_factor},
     ]
     return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, settings: Stage2Settings, epoch: float) -> None:
-    """A cosine over all epochs after a linear warm-up; `epoch` counts from 0, with its fraction."""
-    warm = (epoch + WARMUP_START) / settings.warmup_epochs if settings.warmup_epochs else 1.0
-    cosine = 0.5 * (1 + math.cos(math.pi * epoch / settings.epochs))
+    """The rate that the settings' schedule has at `epoch`, counted from 0, with its fraction."""
     for group in optimizer.param_groups:
-        group["lr"] = settings.learning_rate * min(1.0, warm) * max(settings.min_lr_ratio, cosine)
+        group["lr"] = rate_at(settings, epoch) * group["lr_factor"]
+
+
+def rate_at(settings: Stage2Settings, epoch: float) -> float:
+    """The learning rate of weights at `epoch`, counted from 0, with its fraction."""
+    if settings.schedule == "steps":
+        return steps(
+            int(epoch) + 1,
+            settings.learning_rate,
+            settings.milestones,
+            settings.gamma,
+            settings.warmup_epochs,
+            settings.warmup_factor,
+        )
+    return floored_cosine(
+        epoch,
+        settings.epochs,
+        settings.learning_rate,
+        settings.min_lr_ratio * settings.learning_rate,
+        settings.warmup_epochs,
+        WARMUP_START,
+    )
 
 
 class Totals:

@@ -6,7 +6,6 @@ Eq. 8, which adds the contrast of grid cells with the texts of their identity an
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +22,12 @@ from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.embedding import normalize_crops
 from pivl_distill.losses import identity_contrast, part_contrast
 from pivl_distill.runs import Run
+from pivl_distill.schedules import cosine_per_epoch, smooth_cosine
 from teachers.clip import Clip
 from teachers.prompts import IdentityPrompts
+
+WARMUP_START = 0.05
+"""Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +157,21 @@ def part_loss(
 def set_rate(
     optimizer: torch.optim.Optimizer, settings: TuningSettings, epoch: float, epochs: int
 ) -> None:
-    """One cosine over both parts of stage 1 (readings 10), after a linear warm-up."""
-    warmup = min(1.0, (epoch + 0.05) / settings.warmup_epochs) if settings.warmup_epochs else 1.0
-    cosine = 0.5 * (1 + math.cos(math.pi * epoch / epochs))
-    span = settings.learning_rate - settings.min_learning_rate
+    """The rate that the settings' schedule has at `epoch`, counted from 0, with its fraction."""
     for group in optimizer.param_groups:
-        group["lr"] = warmup * (settings.min_learning_rate + span * cosine)
+        group["lr"] = rate_at(settings, epoch, epochs)
+
+
+def rate_at(settings: TuningSettings, epoch: float, epochs: int) -> float:
+    """One cosine over both parts of stage 1 (readings 10), after a linear warm-up."""
+    rate, minimum, warmup = (
+        settings.learning_rate,
+        settings.min_learning_rate,
+        settings.warmup_epochs,
+    )
+    if settings.schedule == "per_epoch":
+        return cosine_per_epoch(int(epoch) + 1, epochs, rate, minimum, warmup, settings.warmup_rate)
+    return smooth_cosine(epoch, epochs, rate, minimum, warmup, WARMUP_START)
 
 
 @torch.inference_mode()

@@ -112,6 +112,13 @@ def golden_images() -> Tensor:
 
 
 @pytest.fixture(scope="session")
+def golden_rates() -> dict[str, list[float]]:
+    """The learning rate of each epoch of CLIP-ReID's stages, `stage1_vit` to `stage2_cnn`."""
+    rates: dict[str, list[float]] = json.loads((GOLDEN / "lr_schedules.json").read_text())
+    return rates
+
+
+@pytest.fixture(scope="session")
 def golden_figures() -> dict[str, Tensor]:
     """What CLIP-ReID's official code (eb1898b) gives, as `<model>__<what>`."""
     with np.load(GOLDEN / "clipreid_model.npz") as file:

@@ -223,7 +223,7 @@ def test_alignment_pulls_each_cell_to_its_own_text(texts, band_store):
 
 def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not():
     network = Stub()
-    decayed, free = make_optimizer(network, SETTINGS).param_groups
+    decayed, norms, biases = make_optimizer(network, SETTINGS).param_groups
     names = {id(p): name for name, p in network.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {
         "patches.weight",
@@ -231,13 +231,40 @@ def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not():
         "project.weight",
         "align.weight",
     }
-    assert {names[id(p)] for p in free["params"]} == {
+    assert {names[id(p)] for p in norms["params"]} == {"neck.norm.weight"}
+    assert {names[id(p)] for p in biases["params"]} == {
         "patches.bias",
-        "neck.norm.weight",
         "project.bias",
         "align.bias",
     }
-    assert (decayed["weight_decay"], free["weight_decay"]) == (SETTINGS.weight_decay, 0)
+    assert [g["weight_decay"] for g in (decayed, norms, biases)] == [SETTINGS.weight_decay, 0, 0]
+
+
+def test_biases_may_learn_faster():
+    settings = SETTINGS.model_copy(update={"bias_lr_factor": 2.0, "warmup_epochs": 0})
+    optimizer = make_optimizer(Stub(), settings)
+    set_rate(optimizer, settings, 0.0)
+    rate = settings.learning_rate
+    assert [group["lr"] for group in optimizer.param_groups] == [rate, rate, 2 * rate]
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("cnn", {"learning_rate": 3.5e-4}),
+        ("vit", {"learning_rate": 5e-6, "warmup_factor": 0.1, "milestones": (30, 50)}),
+    ],
+)
+def test_steps_are_the_rates_of_clip_reids_stage_2(golden_rates, model, changes):
+    expected = golden_rates[f"stage2_{model}"]
+    settings = Stage2Settings(schedule="steps", epochs=len(expected), warmup_epochs=10, **changes)
+    optimizer = make_optimizer(Stub(), settings)
+    for inside in (0.0, 0.9):  # one rate for all of an epoch
+        rates = []
+        for epoch in range(settings.epochs):
+            set_rate(optimizer, settings, epoch + inside)
+            rates.append(optimizer.param_groups[0]["lr"])
+        assert rates == pytest.approx(expected, rel=1e-9, abs=0)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from teachers.tuning import (
     identity_loss,
     part_loss,
     present_parts,
+    rate_at,
     set_rate,
     tune_prompts,
 )
@@ -209,3 +210,14 @@ def test_the_rate_is_one_cosine_after_a_warm_up(learned):
         rates.append(optimizer.param_groups[0]["lr"])
     cosine = 0.2 + 0.8 * 0.5 * (1 + np.cos(np.pi / 80))
     assert rates == pytest.approx([0.05 / 4, 1.05 / 4 * cosine, 0.6, 0.2])
+
+
+@pytest.mark.parametrize("model", ["vit", "cnn"])
+def test_one_rate_per_epoch_is_clip_reids_stage_1(golden_rates, model):
+    expected = golden_rates[f"stage1_{model}"]
+    settings = TuningSettings(
+        schedule="per_epoch", learning_rate=3.5e-4, min_learning_rate=1e-6, warmup_epochs=5
+    )
+    epochs = len(expected)
+    rates = [rate_at(settings, epoch + 0.5, epochs) for epoch in range(epochs)]
+    assert rates == pytest.approx(expected, rel=1e-9, abs=0)

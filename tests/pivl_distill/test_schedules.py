@@ -1,0 +1,35 @@
+"""The shape of each schedule: where it starts, bends and ends."""
+
+from __future__ import annotations
+
+import pytest
+
+from pivl_distill.schedules import cosine_per_epoch, floored_cosine, smooth_cosine, steps
+
+
+def test_the_smooth_cosine_ends_at_its_minimum_and_the_floored_one_stays_there():
+    assert smooth_cosine(0, 10, 1.0, 0.1, 0, 0.0) == 1.0
+    assert smooth_cosine(5, 10, 1.0, 0.1, 0, 0.0) == pytest.approx(0.55)
+    assert smooth_cosine(10, 10, 1.0, 0.1, 0, 0.0) == pytest.approx(0.1)
+    assert floored_cosine(5, 10, 1.0, 0.1, 0, 0.0) == pytest.approx(0.5)
+    assert floored_cosine(9, 10, 1.0, 0.1, 0, 0.0) == 0.1
+
+
+def test_both_warm_up_from_almost_nothing():
+    for schedule in (smooth_cosine, floored_cosine):
+        first, full = schedule(0, 1000, 1.0, 0.0, 2, 0.02), schedule(2, 1000, 1.0, 0.0, 2, 0.02)
+        assert first == pytest.approx(0.01)
+        assert full == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_cosine_per_epoch_joins_a_line_to_a_cosine_that_runs_from_the_start():
+    rates = [cosine_per_epoch(epoch, 10, 1.0, 0.0, 2, 0.2) for epoch in range(1, 11)]
+    assert rates[0] == pytest.approx(0.6)
+    assert rates[4] == pytest.approx(0.5)
+    assert rates[9] == pytest.approx(0.0)
+
+
+def test_steps_fall_at_the_milestones_themselves():
+    rates = [steps(epoch, 1.0, (4, 6), 0.1, 2, 0.5) for epoch in range(1, 8)]
+    assert rates == pytest.approx([0.75, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert steps(1, 1.0, (), 0.1, 0, 0.5) == 1.0
