@@ -12,13 +12,38 @@ from open_clip.model import CLIP
 from pivl_distill.checkpoint import save_tensors
 from pivl_distill.errors import PivlError
 from teachers.clip import KIND, TINY, Clip, load_clip, save_tiny
-from teachers.towers import ResNetTower, ViTTower
+from teachers.towers import ResNetTower, ViTOptions, ViTTower
 
 SIZE_HW = (128, 64)
 SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 SMALL = {
     "small-rn": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
     "small-vit": {"image_size": 64, "layers": 2, "width": 16, "patch_size": 16, "head_width": 8},
+    "small-rn101": {"image_size": 64, "layers": [1, 1, 3, 1], "width": 8, "head_width": 32},
+    "small-vit-l-14": {
+        "image_size": 56,
+        "layers": 3,
+        "width": 24,
+        "patch_size": 14,
+        "head_width": 8,
+    },
+    "small-average": {
+        "image_size": 64,
+        "layers": 1,
+        "width": 16,
+        "patch_size": 16,
+        "head_width": 8,
+        "pool_type": "avg",
+    },
+    "small-attentional": {
+        "image_size": 64,
+        "layers": 1,
+        "width": 16,
+        "patch_size": 16,
+        "head_width": 8,
+        "attentional_pool": True,
+        "attn_pooler_heads": 4,
+    },
     "small-timm": {
         "image_size": 64,
         "timm_model_name": "resnet10t",
@@ -166,6 +191,35 @@ def test_an_open_clip_model_takes_its_weights_from_a_file(open_clip_models, tmp_
         clip.image.visual.conv1.parameters(), published.visual.conv1.parameters(), strict=True
     ):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("name", "grid_hw"), [("small-rn101", (8, 4)), ("small-vit-l-14", (9, 4))])
+def test_other_depths_and_patches_fit_too(open_clip_models, name, grid_hw):
+    clip = load_clip(name, "none", SIZE_HW).freeze()
+    assert clip.image.grid_hw == grid_hw
+    projected, tokens, _ = answers(clip)
+    assert tokens.shape == (2, 1 + grid_hw[0] * grid_hw[1], 12)
+    torch.testing.assert_close(tokens[:, 0], projected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["small-average", "small-attentional"])
+def test_an_image_that_is_not_read_from_the_class_token_is_refused(open_clip_models, name):
+    with pytest.raises(PivlError, match=f"{name} does not read its image from the class token"):
+        load_clip(name, "none", SIZE_HW)
+
+
+def test_a_resnet_takes_neither_stride_nor_cameras(open_clip_models):
+    with pytest.raises(PivlError, match="small-rn is a ResNet; overlapping patches"):
+        load_clip("small-rn", "none", SIZE_HW, ViTOptions(stride=12))
+
+
+def test_a_vit_may_overlap_its_patches_and_know_cameras(open_clip_models):
+    clip = load_clip("small-vit", "none", SIZE_HW, ViTOptions(12, 3)).freeze()
+    assert clip.image.grid_hw == (10, 5)
+    plain, seen = clip.image(images()), clip.image(images(), torch.tensor([0, 2]))
+    assert not torch.equal(plain.projected, seen.projected)
+    other = load_clip("small-vit", "none", SIZE_HW)
+    assert len({clip.weights_sha256, other.weights_sha256}) == 2
 
 
 def test_an_image_tower_of_another_make_is_refused(open_clip_models):

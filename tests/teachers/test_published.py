@@ -1,0 +1,154 @@
+"""Weights as they are published: OpenAI's TorchScript archives, open_clip's files, the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from open_clip.model import CLIP
+from safetensors.torch import save_file
+from torch import nn
+
+from pivl_distill.errors import PivlError
+from teachers import published
+from teachers.clip import Clip, load_clip
+
+SIZE_HW = (128, 64)
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+VISION = {
+    "small-vit": {"image_size": 32, "layers": 2, "width": 16, "patch_size": 16, "head_width": 8},
+    "small-rn": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
+}
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch):
+    for name, vision in VISION.items():
+        config = {"embed_dim": 12, "vision_cfg": vision, "text_cfg": TEXT}
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
+
+
+def make(name: str, quick: bool) -> CLIP:
+    torch.manual_seed(0)
+    return open_clip.create_model(name, force_quick_gelu=quick).eval()
+
+
+def torchscript(clip: CLIP, path: Path) -> None:
+    """Write `clip` as OpenAI does: half precision, its own names, three numbers beside them."""
+    root = nn.Module()
+    for name, child in clip.half().named_children():
+        root.add_module(name, holder(child))
+    for name in ("positional_embedding", "text_projection", "logit_scale"):
+        root.register_parameter(name, getattr(clip, name))
+    for name, number in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408)):
+        root.register_buffer(name, torch.tensor(number))
+    torch.jit.save(torch.jit.script(root), path)
+
+
+def holder(module: nn.Module) -> nn.Module:
+    """A module that only holds the tensors of another, which TorchScript could not compile."""
+    held = nn.Module()
+    for name, child in module.named_children():
+        held.add_module(name, holder(child))
+    for name, parameter in module.named_parameters(recurse=False):
+        held.register_parameter(name, parameter)
+    for name, buffer in module.named_buffers(recurse=False):
+        held.register_buffer(name, buffer)
+    return held
+
+
+def quick_gelu(clip: Clip) -> bool:
+    return any(isinstance(m, open_clip.transformer.QuickGELU) for m in clip.text.modules())
+
+
+def says(clip: Clip, original: CLIP, tolerance: float = 1e-5) -> bool:
+    """Whether a text has the features that the original gives it."""
+    expected = original.float().encode_text(open_clip.get_tokenizer("RN50")(["a red hat"]))
+    return torch.allclose(clip.text.encode(["a red hat"]), expected, rtol=1e-3, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", VISION)
+def test_an_archive_of_openais_brings_its_activation(tmp_path, name):
+    original = make(name, quick=True)
+    torchscript(original, tmp_path / "ViT-B-32.pt")
+    clip = load_clip(name, str(tmp_path / "ViT-B-32.pt"), SIZE_HW).freeze()
+    assert clip.name == f"{name}-quickgelu"
+    assert quick_gelu(clip)
+    assert says(clip, original)
+    assert {value.dtype for value in clip.image.parameters()} == {torch.float32}
+    again = load_clip(clip.name, "none", SIZE_HW)  # as a teacher's checkpoint is rebuilt
+    assert quick_gelu(again)
+
+
+@pytest.mark.parametrize("form", ["pt", "safetensors", "epoch"])
+def test_a_file_of_open_clips_has_the_activation_of_its_name(tmp_path, form):
+    original = make("small-vit", quick=False)
+    path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pt")
+    if form == "safetensors":
+        save_file(original.state_dict(), path)
+    elif form == "pt":
+        torch.save(original.state_dict(), path)
+    else:
+        state = {f"module.{name}": value for name, value in original.state_dict().items()}
+        torch.save({"epoch": 3, "state_dict": state}, path)
+    clip = load_clip("small-vit", str(path), SIZE_HW).freeze()
+    assert (clip.name, quick_gelu(clip)) == ("small-vit", False)
+    assert says(clip, original)
+    assert quick_gelu(load_clip("small-vit-quickgelu", str(path), SIZE_HW))
+
+
+def test_position_embeddings_are_resampled_bilinearly_as_clip_reid_does(tmp_path):
+    original = make("small-vit", quick=False)
+    torch.save(original.state_dict(), tmp_path / "weights.pt")
+    clip = load_clip("small-vit", str(tmp_path / "weights.pt"), SIZE_HW)
+    token, grid = original.visual.positional_embedding.detach().split([1, 4])
+    square = grid.T.reshape(1, 16, 2, 2)
+    resized = nn.functional.interpolate(square, (8, 4), mode="bilinear").reshape(16, 32).T
+    ours = clip.image.visual.positional_embedding.detach()
+    torch.testing.assert_close(ours, torch.cat([token, resized]))
+
+
+def test_a_repository_of_the_hub_brings_its_activation(monkeypatch):
+    original, asked = make("small-vit", quick=True), []
+    state = original.state_dict()
+    create = open_clip.create_model
+
+    def hub(name, **settings):
+        if not name.startswith("hf-hub:"):
+            return create(name, **settings)
+        asked.append((name, settings))
+        return original
+
+    monkeypatch.setattr(open_clip, "create_model", hub)
+    clip = load_clip("small-vit", "hf-hub:people/small", SIZE_HW).freeze()
+    assert asked == [("hf-hub:people/small", {"require_pretrained": True})]
+    assert clip.name == "small-vit-quickgelu"
+    assert torch.equal(clip.image.visual.conv1.weight, state["visual.conv1.weight"])
+
+
+def test_a_repository_that_cannot_be_had_is_named(monkeypatch):
+    def offline(*_arguments, **_settings):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(published.open_clip, "create_model", offline)
+    with pytest.raises(PivlError, match=r"from hf-hub:people/small \(no route to host\)"):
+        load_clip("small-vit", "hf-hub:people/small", SIZE_HW)
+
+
+def test_weights_of_another_architecture_are_named(tmp_path):
+    torch.save(make("small-rn", quick=False).state_dict(), tmp_path / "weights.pt")
+    with pytest.raises(PivlError, match=r"does not fit small-vit in \d+ places: .*Set clip\.name"):
+        load_clip("small-vit", str(tmp_path / "weights.pt"), SIZE_HW)
+
+
+def test_pickled_objects_are_never_run(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "harmed",))
+
+    torch.save({"state_dict": Harmful()}, tmp_path / "harmful.pt")
+    with pytest.raises(PivlError, match="is not a readable weights file"):
+        load_clip("small-vit", str(tmp_path / "harmful.pt"), SIZE_HW)
+    assert not (tmp_path / "harmed").exists()
