@@ -53,7 +53,15 @@ class ClipSettings(Settings):
     """The CLIP whose texts teach."""
 
     name: str = Field("tiny_rn", description="embedded tiny_rn, tiny_vit, or an open_clip model")
-    weights: str = Field("embedded", description="embedded, an open_clip tag, a file, or none")
+    weights: str = Field(
+        "embedded", description="embedded, an open_clip tag, hf-hub:ID, a file, or none"
+    )
+    stride_px: PositiveInt | None = Field(
+        None, description="step between a ViT's patches; 12 overlaps them (OLP), null does not"
+    )
+    sie_coefficient: float = Field(
+        0.0, ge=0, description="weight of a ViT's camera vectors (SIE), CLIP-ReID 1; 0 for none"
+    )
 
 
 class PromptSettings(Settings):

@@ -30,15 +30,19 @@ class ReIDOutput:
 
 
 class ReIDNetwork(nn.Module, ABC):
-    """A network in training. `size_hw`, `mean` and `std` say what it is fed."""
+    """A network in training. `size_hw`, `mean` and `std` say what it is fed.
+
+    Where `cameras` is not 0, it has a vector for each camera and takes the crops' own as well.
+    """
 
     size_hw: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    cameras: int = 0
 
     @abstractmethod
-    def forward(self, images: Tensor) -> ReIDOutput:
-        """Normalised images [B, 3, H, W] → `ReIDOutput`."""
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
+        """Normalised images [B, 3, H, W], and cameras int64 [B] where wanted → `ReIDOutput`."""
 
     @abstractmethod
     def embedding_model(self) -> EmbeddingModel:

@@ -141,7 +141,10 @@ class Stage2:
         crops, maps = self._augmented(batch, rng)
         images = torch.from_numpy(crops).to(self.device)
         labels = self.labels[batch].to(self.device)
-        output = self.network(normalize_crops(images, self.network.mean, self.network.std))
+        inputs = [normalize_crops(images, self.network.mean, self.network.std)]
+        if self.network.cameras:
+            inputs.append(torch.from_numpy(self.store.camids[batch]).to(self.device))
+        output = self.network(*inputs)
         terms = loss_terms(output, labels, maps, self.texts, self.settings.loss)
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)

@@ -47,7 +47,7 @@ class Student(ReIDNetwork):
             channels = self.backbone.pyramid_channels
             self.fusion = build_fusion_head(self.backbone.kind, channels, dim, size_hw, head)
 
-    def forward(self, images: Tensor) -> ReIDOutput:
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
         out = self.backbone(images)
         return ReIDOutput(
             metric=(out.feature,),

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,9 +170,22 @@ def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: 
 
 def _build(name: str, tag: str | None) -> CLIP:
     """open_clip's model at its own size, whose position embeddings the towers resample."""
-    if name in open_clip.list_models():
-        return open_clip.create_model(name, pretrained=tag)
-    return open_clip.create_model(name.removesuffix(QUICK), pretrained=tag, force_quick_gelu=True)
+    with _quiet():
+        if name in open_clip.list_models():
+            return open_clip.create_model(name, pretrained=tag)
+        base = name.removesuffix(QUICK)
+        return open_clip.create_model(base, pretrained=tag, force_quick_gelu=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's warnings of random weights, which are filled right afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _fill(clip: CLIP, name: str, weights: str, published: Published) -> None:

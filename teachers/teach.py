@@ -15,7 +15,7 @@ from torch import Tensor
 
 import pivl_distill
 from pivl_distill.bank import PromptBank
-from pivl_distill.config import TeachConfig, dump_config
+from pivl_distill.config import ClipSettings, TeachConfig, dump_config
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
@@ -29,6 +29,7 @@ from teachers.clip import Clip, load_clip
 from teachers.gauge import BankReadout, read_bank
 from teachers.prompts import IdentityPrompts
 from teachers.teacher import Teacher, save_teacher
+from teachers.towers import ViTOptions
 from teachers.tuning import FrozenFeatures, bank_texts, encode_crops, present_parts, tune_prompts
 
 BANK_FILE = "prompt_bank.safetensors"
@@ -53,8 +54,9 @@ def teach(config: TeachConfig, out: Path | None = None) -> TeachReport:
     dataset = load_dataset(config.data.spec, config.data.parsing)
     vocabulary = require_maps(dataset)
     device = pick_device(config.device)
-    clip = load_clip(config.clip.name, config.clip.weights, config.data.size_hw).freeze()
-    clip.to(device)
+    options = vit_options_of(config.clip, dataset)
+    clip = load_clip(config.clip.name, config.clip.weights, config.data.size_hw, options)
+    clip.freeze().to(device)
     run = Run.create("teach", dump_config(config, "teach"), out)
     store = CropStore.load(dataset.train, config.data.size_hw, vocabulary)
     clock = time.monotonic()
@@ -97,6 +99,13 @@ def teach(config: TeachConfig, out: Path | None = None) -> TeachReport:
         missing_maps=store.missing_maps,
         seconds=seconds,
     )
+
+
+def vit_options_of(settings: ClipSettings, dataset: ReIDDataset) -> ViTOptions:
+    """Overlapping patches, and a vector for each camera of the data set, as the settings ask."""
+    if not settings.sie_coefficient:
+        return ViTOptions(settings.stride_px)
+    return ViTOptions(settings.stride_px, dataset.cameras, settings.sie_coefficient)
 
 
 def require_maps(dataset: ReIDDataset) -> Vocabulary:

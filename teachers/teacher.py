@@ -49,6 +49,7 @@ class Teacher(ReIDNetwork):
         self.name = clip.name
         self.size_hw, self.mean, self.std = clip.size_hw, clip.mean, clip.std
         self.tower = clip.image.requires_grad_(True)
+        self.cameras = vit_options(clip.image).cameras
         self.neck = Neck(clip.image.feature_dim, identities)
         self.projected_neck = Neck(clip.image.dim, identities)
         self.fusion = build_fusion_head(
@@ -66,8 +67,7 @@ class Teacher(ReIDNetwork):
 
     def embedding_model(self) -> EmbeddingModel:
         network = TeacherEmbedding(self.tower).eval()
-        cameras = vit_options(self.tower).cameras
-        return EmbeddingModel(self.name, network, self.size_hw, self.mean, self.std, cameras)
+        return EmbeddingModel(self.name, network, self.size_hw, self.mean, self.std, self.cameras)
 
 
 def bare_teacher(clip: Clip) -> EmbeddingModel:

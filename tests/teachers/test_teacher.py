@@ -13,7 +13,9 @@ from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.embedding import embed
 from pivl_distill.runs import Run
 from pivl_distill.training import Texts, train
+from teachers.clip import build_tiny
 from teachers.teacher import KIND, Teacher, load_teacher, save_teacher
+from teachers.towers import ViTOptions
 
 NAMES = ("tiny_rn", "tiny_vit")
 
@@ -70,8 +72,9 @@ def test_what_was_saved_embeds_the_same(teacher, band_store, tmp_path):
     assert all(name.startswith("tower.") for name in state)
 
 
-def test_a_teacher_learns_from_a_bank(make_clip, band_store, prompt_bank, tmp_path):
-    clip = make_clip()
+@pytest.mark.parametrize(("name", "cameras"), [("tiny_rn", 0), ("tiny_vit", 2)])
+def test_a_teacher_learns_from_a_bank(table, band_store, prompt_bank, tmp_path, name, cameras):
+    clip = build_tiny(name, table, ViTOptions(cameras=cameras))
     generator = torch.Generator().manual_seed(0)
     bank = dataclasses.replace(
         prompt_bank,
@@ -92,3 +95,4 @@ def test_a_teacher_learns_from_a_bank(make_clip, band_store, prompt_bank, tmp_pa
     changed = {n for n, value in teacher.state_dict().items() if not torch.equal(value, before[n])}
     assert {name.split(".")[0] for name in changed} == {"tower", "neck", "projected_neck", "fusion"}
     assert not {name for name in changed if name.endswith("neck.norm.bias")}
+    assert ("tower.camera" in changed) == bool(cameras)

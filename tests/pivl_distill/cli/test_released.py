@@ -61,3 +61,15 @@ def test_other_files_are_refused_by_what_they_lack(tmp_path):
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
     said = run("export", tmp_path / "other.pth", exit_code=2)
     assert "is no checkpoint of CLIP-ReID: it lacks image_encoder.conv1.weight" in said
+
+
+def test_a_teacher_of_ours_may_know_cameras_and_overlap_patches(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clip = {"name": "tiny_vit", "weights": "none", "stride_px": "6", "sie_coefficient": "1.5"}
+    settings = [part for key, value in clip.items() for part in ("--set", f"clip.{key}={value}")]
+    run("teach", "--config", "quick", *settings)
+    seen, mean = (
+        run("evaluate", "runs/teach-1", "--camera", camera) for camera in ("input", "mean")
+    )
+    assert "mAP" in seen
+    assert "mAP" in mean
