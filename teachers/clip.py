@@ -251,7 +251,7 @@ def hashed(clip: Clip) -> Clip:
     """The CLIP with the digest of the weights it now holds."""
     digest = hashlib.sha256()
     for key, value in sorted(_towers(clip).state_dict().items()):
-        if key == "image.camera":  # drawn anew, hence no part of what was published
+        if key == "image.camera":  # may be drawn anew; the rest tells weights apart
             continue
         digest.update(key.encode())
         digest.update(value.detach().to(torch.float32).contiguous().numpy().tobytes())

@@ -122,20 +122,26 @@ def from_state(state: dict[str, Tensor], source: str, sie_coefficient: float = 1
     options = ViTOptions(stride, cameras, sie_coefficient) if cameras else ViTOptions(stride)
     clip = load_clip(f"{name}{QUICK}", "none", size_hw, options)
     clip.text.token_embedding = nn.Embedding.from_pretrained(torch.empty(0, clip.text.width))
-    identities = len(state[_TOKENS])
+    identities = len(state["classifier.weight"])
     neck = Neck(clip.image.feature_dim, identities)
     projected_neck = Neck(clip.image.dim, identities)
     shell = nn.ModuleDict({"tower": clip.image, "text": clip.text})
     shell.update({"neck": neck, "projected_neck": projected_neck})
-    _load(shell, state, source)
-    prompts = LearnedPrompts(state[_PREFIX][0], state[_TOKENS], state[_SUFFIX][0, : END + 1])
+    _load(shell, identities, clip.text.width, state, source)
+    prefix, tokens, suffix = (state[key].float() for key in (_PREFIX, _TOKENS, _SUFFIX))
+    prompts = LearnedPrompts(prefix[0], tokens, suffix[0, : END + 1])
     return Released(hashed(clip), neck, projected_neck, prompts)
 
 
-def _load(shell: nn.Module, state: dict[str, Tensor], source: str) -> None:
+def _load(
+    shell: nn.Module, identities: int, width: int, state: dict[str, Tensor], source: str
+) -> None:
     """Fill the modules; PivlError unless they and the prompts take every tensor of the file."""
     own = {_published_name(key): v for key, v in shell.state_dict().items() if v.numel()}
-    prompts = {key: state[key] for key in (_TOKENS, _PREFIX, _SUFFIX)}
+    prompts = {
+        key: torch.empty(rows, *state[key].shape[1:2], width)
+        for key, rows in ((_TOKENS, identities), (_PREFIX, 1), (_SUFFIX, 1))
+    }
     if wrong := misfits(own | prompts, state):
         raise PivlError(f"'{source}' is not what CLIP-ReID saves{wrong}.")
     with torch.no_grad():

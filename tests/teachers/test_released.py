@@ -195,6 +195,10 @@ def test_other_forms_of_the_same_file(camera_state, camera_file, some, tmp_path,
         ({"head.weight": torch.zeros(2)}, "in 1 places: extra head.weight"),
         ({"bottleneck.bias": torch.zeros(2)}, r"bottleneck.bias is \(2,\), not \(32,\)"),
         (
+            {"prompt_learner.cls_ctx": torch.zeros(9, 4, 16)},
+            r"prompt_learner.cls_ctx is \(9, 4, 16\), not \(10, 4, 16\)",
+        ),
+        (
             {"image_encoder.positional_embedding": torch.zeros(100, 32)},
             r"99 grid positions, which no stride of \(16, 12\) gives on crops of 256×128",
         ),

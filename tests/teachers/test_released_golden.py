@@ -22,6 +22,10 @@ from teachers.released import Released, from_state
 LABELS = torch.tensor([0, 0, 3, 3, 7, 7, 9, 9])
 IDENTITY_WEIGHT = {"vit": 0.25, "rn50": 1.0}
 TOLERANCE = 1e-4
+BLOWN_UP = 3e-4
+"""Batch norms over eight crops blow rounding up. In double precision our RN50 lies 1.2e-4 from the
+reference's scores, which are single precision; in single precision 2e-6 to 8e-5, by how many
+threads add up."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +80,28 @@ def test_text_features(answers, golden):
     assert difference(answers.texts, golden("text_feature")) < TOLERANCE
 
 
-def test_features_and_scores_in_training_mode(answers, golden):
+def test_features_in_training_mode(answers, golden):
     out = answers.trained
     for ours, what in zip(out.metric, ("feat_last", "feat", "feat_proj"), strict=True):
         assert difference(ours, golden(what)) < TOLERANCE, what
-    for ours, what in zip(out.logits, ("score", "score_proj"), strict=True):
-        assert difference(ours, golden(what)) < TOLERANCE, what
     assert difference(out.projected @ answers.texts.T, golden("logits_i2t")) < TOLERANCE
+
+
+def test_scores_in_training_mode(answers, golden):
+    for ours, what in zip(answers.trained.logits, ("score", "score_proj"), strict=True):
+        assert difference(ours, golden(what)) < BLOWN_UP, what
+
+
+def test_necks_alone_in_training_mode(answers, golden):
+    """The scores of the reference from its own features, where no rounding has gone before."""
+    released = answers.released
+    for neck, feature, what in (
+        (released.neck, "feat", "score"),
+        (released.projected_neck, "feat_proj", "score_proj"),
+    ):
+        with torch.inference_mode():
+            ours = copy.deepcopy(neck).train()(golden(feature))
+        assert difference(ours, golden(what)) < TOLERANCE, what
 
 
 def test_losses_of_stage_2(answers, golden):
