@@ -66,10 +66,9 @@ def export_model(
     try:
         cost = check_no_teaching(onnx_path, model.network, model.size_hw, model.cameras)
         manifest = _with(manifest, cost=cost)
-        some = slice(PARITY_CROPS)
-        parity = verify(
-            model, onnx_path, query.crops[some], query.camids[some], normalize=normalize
-        )
+        crops = query.crops[:PARITY_CROPS]
+        camids = None if query.camids is None else query.camids[:PARITY_CROPS]
+        parity = verify(model, onnx_path, crops, camids, normalize=normalize)
         manifest = _with(manifest, parity=parity)
         retrieval = compare_retrieval(model, onnx_path, query, gallery)
         manifest = _with(manifest, retrieval=retrieval)

@@ -131,6 +131,10 @@ class Stage2:
         self.settings = settings
         self.device = next(network.parameters()).device
         self.labels = torch.from_numpy(np.unique(store.pids, return_inverse=True)[1])
+        self.cameras = None
+        if network.cameras:
+            assert store.camids is not None  # whoever gave the network its cameras saw to it
+            self.cameras = torch.from_numpy(store.camids)
         self.optimizer = make_optimizer(network, settings)
         self.augmentation = Augmentation(**settings.augment.model_dump())
         red, green, blue = (round(255 * channel) for channel in network.mean)
@@ -142,8 +146,8 @@ class Stage2:
         images = torch.from_numpy(crops).to(self.device)
         labels = self.labels[batch].to(self.device)
         inputs = [normalize_crops(images, self.network.mean, self.network.std)]
-        if self.network.cameras:
-            inputs.append(torch.from_numpy(self.store.camids[batch]).to(self.device))
+        if self.cameras is not None:
+            inputs.append(self.cameras[batch].to(self.device))
         output = self.network(*inputs)
         terms = loss_terms(output, labels, maps, self.texts, self.settings.loss)
         loss = torch.stack(list(terms.values())).sum()

@@ -181,7 +181,9 @@ def text_agreement(released: Released, bank: PromptBank, dataset: ReIDDataset) -
     step = -(-len(bank.pids) // ASKED_IDENTITIES)
     rows = range(0, len(bank.pids), step)
     store = CropStore.load([first[bank.pids[row]] for row in rows], model.size_hw)
-    camids = store.camids.clip(max=max(model.cameras - 1, 0))
+    camids = store.camids
+    if camids is not None:
+        camids = camids.clip(max=max(model.cameras - 1, 0))
     projected = torch.from_numpy(embed(model, store.crops, camids))[:, -bank.dim :]
     nearest = (projected @ bank.identity.T).argmax(1)
     return (nearest == torch.tensor(list(rows))).float().mean().item()

@@ -105,6 +105,11 @@ def vit_options_of(settings: ClipSettings, dataset: ReIDDataset) -> ViTOptions:
     """Overlapping patches, and a vector for each camera of the data set, as the settings ask."""
     if not settings.sie_coefficient:
         return ViTOptions(settings.stride_px)
+    if not dataset.has_cameras:
+        raise PivlError(
+            f"{dataset.name} does not say which camera took a crop, so there is nothing to learn"
+            " camera vectors from; set clip.sie_coefficient to 0."
+        )
     return ViTOptions(settings.stride_px, dataset.cameras, settings.sie_coefficient)
 
 
