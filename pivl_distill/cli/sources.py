@@ -107,6 +107,8 @@ def evaluate_target(
         from export.loading import load_exported
 
         path = target if target.suffix == ".onnx" else target / ONNX_FILE
+        if not path.is_file():
+            raise PivlError(f"No ONNX file at {path}.")
         model, forward = load_exported(path)
     else:
         path = _find_checkpoint(target)

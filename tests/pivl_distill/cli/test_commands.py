@@ -206,6 +206,7 @@ def test_unknown_settings_are_refused_together_with_the_nearest_match() -> None:
         (("teach", "--set", "seed"), "--set takes key=value"),
         (("export", "nowhere"), "No run folder at nowhere"),
         (("evaluate", "runs/teach-1/prompt_bank.safetensors"), "is not a student or teacher"),
+        (("evaluate", "nowhere.onnx"), "No ONNX file at nowhere.onnx"),
         (("synth", "--tier", "easy"), "Unknown synthetic tier 'easy'"),
     ],
 )
