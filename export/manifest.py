@@ -6,7 +6,6 @@ whether it may be used. No dates: the same export twice gives the same manifest,
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from export.cost import Cost
 from export.latency import Latency
 from export.verify import Budget, Parity, RetrievalComparison
 from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256 as sha256  # for those who read manifests
 from pivl_distill.files import write_text
 
 FILE_NAME = "manifest.json"
@@ -95,15 +95,6 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise PivlError(f"'{path}' is not a manifest of this version: {error}") from error
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def installed_versions() -> dict[str, str]:

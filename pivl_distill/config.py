@@ -211,28 +211,36 @@ class StudentConfig(Settings):
         " without identity; permuted: texts of other identities (control)",
     )
     stage2: Stage2Settings = Stage2Settings()
+    trust_pids: bool = Field(
+        False, description="take a bank that was made from none of these images of its identities"
+    )
     device: Device = Field("auto", description="auto takes a CUDA device where there is one")
     seed: int = Field(0, ge=0, description="of new layers, data order and augmentation")
 
 
 def load_config(
-    model: type[Config], section: str, source: str | None, overrides: dict[str, Any]
+    model: type[Config],
+    section: str,
+    source: str | None,
+    overrides: dict[str, Any],
+    begun: str | None = None,
 ) -> Config:
     """Settings from defaults, then section `section` of YAML `source`, then `overrides`.
 
     `source` is a file or the name of one in `configs/`; `overrides` maps dotted keys to values.
-    Raises PivlError that lists every mistake.
+    `begun` is the config.yaml of a run to be continued, which comes before both. Raises PivlError
+    that lists every mistake.
     """
     values: dict[str, Any] = {}
-    if source is not None:
-        values = _read_yaml(_find_config(source)).get(section) or {}
+    for name in filter(None, (begun, source)):
+        values = _merge(values, _read_yaml(_find_config(name)).get(section) or {})
     for key, value in overrides.items():
         _set(values, key, value)
     defaults = model().model_dump()
     try:
         return model.model_validate(_merge(defaults, values))
     except ValidationError as error:
-        where = source or "the command line"
+        where = source or begun or "the command line"
         lines = [_explain(model, problem) for problem in error.errors()]
         raise PivlError("\n".join([f"Bad settings in {where}:", *lines])) from error
 

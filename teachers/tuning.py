@@ -16,13 +16,14 @@ from torch import Tensor
 from pivl_distill.config import PromptSettings, TuningSettings
 from pivl_distill.console import track
 from pivl_distill.data.parsing import to_grid
-from pivl_distill.data.sampling import epoch_rng, pk_batches
+from pivl_distill.data.sampling import Schedule
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.embedding import normalize_crops
 from pivl_distill.losses import identity_contrast, part_contrast
 from pivl_distill.runs import Run
 from pivl_distill.schedules import cosine_per_epoch, smooth_cosine
+from pivl_distill.training import Totals
 from teachers.clip import Clip
 from teachers.prompts import IdentityPrompts
 
@@ -94,25 +95,29 @@ def tune_prompts(
     learned.to(rows.device)
     optimizer = torch.optim.Adam(learned.parameters(), lr=settings.learning_rate)
     epochs = settings.identity_epochs + settings.part_epochs
-    for epoch in track(range(epochs), "Tuning prompts", unit="epochs"):
-        batches = pk_batches(
-            rows.cpu().numpy(),
-            settings.identities_per_batch,
-            settings.crops_per_identity,
-            epoch_rng(seed, epoch),
-        )
-        totals = {"identity": 0.0, "part": 0.0}
-        for number, batch in enumerate(batches):
-            set_rate(optimizer, settings, epoch + number / len(batches), epochs)
-            losses = {"identity": identity_loss(learned, features, rows, batch, settings)}
-            if epoch >= settings.identity_epochs:
-                losses["part"] = part_loss(learned, features, rows, batch, settings, vocabulary)
-            optimizer.zero_grad()
-            torch.stack(list(losses.values())).sum().backward()
-            optimizer.step()
-            for name, value in losses.items():
-                totals[name] += value.item() / len(batches)
-        run.log(stage="prompts", epoch=epoch + 1, **totals)
+    schedule = Schedule(
+        rows.cpu().numpy(),
+        settings.identities_per_batch,
+        settings.crops_per_identity,
+        epochs,
+        seed,
+    )
+    totals = Totals()
+    steps = run.progress.remaining(
+        "prompts", schedule, prompts=learned, optimizer=optimizer, totals=totals
+    )
+    for step in track(steps, "Tuning prompts"):
+        set_rate(optimizer, settings, step.epochs_before, epochs)
+        losses = {"identity": identity_loss(learned, features, rows, step.batch, settings)}
+        if step.epoch >= settings.identity_epochs:
+            losses["part"] = part_loss(learned, features, rows, step.batch, settings, vocabulary)
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        totals.add(losses)
+        if step.ends_epoch:
+            run.log(stage="prompts", epoch=step.epoch + 1, **totals.mean())
+            totals.clear()
     return learned
 
 

@@ -53,13 +53,20 @@ def main() -> None:
 
 
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that fill a command's settings: --data, --parsing, --config, --set, --out."""
+    """The options that fill a command's settings and place: --data to --set, --out, --resume."""
 
     @click.option("--data", "spec", metavar="KIND:PATH", help="Data set, e.g. market1501:/data.")
     @click.option("--parsing", type=FOLDER, help="Folder of parsing maps of the training images.")
     @click.option("--config", metavar="NAME|FILE", help="A YAML file, or one of configs/ by name.")
     @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting.")
     @click.option("--out", "-o", type=FOLDER, help="Run folder; default: the next in runs/.")
+    @click.option(
+        "--resume",
+        is_flag=False,
+        flag_value="",
+        metavar="[RUN]",
+        help="Continue an unfinished run; default: the latest, or --out.",
+    )
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -122,16 +129,22 @@ Examples:
   pivl-distill teach
   pivl-distill teach --data market1501:/data/market --parsing /data/market_maps
   pivl-distill teach --config literal --set tuning.part_epochs=30
+  pivl-distill teach --resume
 """
 )
 @settings_options
-def teach(config: str | None, overrides: dict[str, Any], out: Path | None) -> None:
+def teach(
+    config: str | None, overrides: dict[str, Any], out: Path | None, resume: str | None
+) -> None:
     """Tune prompts with CLIP, write the prompt bank, train the teacher."""
     from pivl_distill.cli.report import print_teach
+    from pivl_distill.cli.sources import run_place
     from pivl_distill.config import TeachConfig, load_config
     from teachers.teach import teach as run_teach
 
-    print_teach(run_teach(load_config(TeachConfig, "teach", config, overrides), out))
+    place = run_place("teach", out, resume)
+    settings = load_config(TeachConfig, "teach", config, overrides, place.begun_config)
+    print_teach(run_teach(settings, place.out, place.resume))
 
 
 @main.command(
@@ -141,6 +154,7 @@ Examples:
   pivl-distill student --arch resnet18 --bank runs/teach-1
   pivl-distill student --bank none                     the plain baseline
   pivl-distill student --set supervision=identity      identity texts only (CLIP-ReID)
+  pivl-distill student --resume runs/student-2
 """
 )
 @click.option("--arch", help="mobilenetv2_025 (default) or any timm model with feature stages.")
@@ -154,22 +168,25 @@ def student(
     config: str | None,
     overrides: dict[str, Any],
     out: Path | None,
+    resume: str | None,
 ) -> None:
     """Train a light network on the texts of a prompt bank."""
     from pivl_distill.cli.report import print_student
-    from pivl_distill.cli.sources import find_bank
+    from pivl_distill.cli.sources import find_bank, run_place
     from pivl_distill.config import StudentConfig, load_config
     from students.distill import distill
 
+    place = run_place("student", out, resume)
     chosen = {"arch": arch, "pretrained": pretrained}
     overrides |= {key: value for key, value in chosen.items() if value is not None}
     if bank == "none":
         overrides["supervision"] = "none"
-    settings = load_config(StudentConfig, "student", config, overrides)
-    bank_file, data = find_bank(bank, settings.supervision)
-    if config is None and not any(key.startswith("data.") for key in overrides):
+    settings = load_config(StudentConfig, "student", config, overrides, place.begun_config)
+    bank_file, data = find_bank(bank or place.begun_bank, settings.supervision)
+    chosen_data = config is not None or any(key.startswith("data.") for key in overrides)
+    if place.resume is None and not chosen_data:
         settings = settings.model_copy(update={"data": data})
-    print_student(distill(settings, bank_file, out))
+    print_student(distill(settings, bank_file, place.out, place.resume))
 
 
 def camera_options(command: Callable[..., None]) -> Callable[..., None]:

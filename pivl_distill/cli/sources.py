@@ -13,12 +13,13 @@ import yaml
 
 from pivl_distill.checkpoint import is_foreign, load_tensors
 from pivl_distill.config import DataSettings
+from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import TestCrops, TestFeatures, embed_test, score
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.runs import Run, data_of
+from pivl_distill.runs import CONFIG, RUNS_DIR, Kind, Run, data_of
 
 if TYPE_CHECKING:
     from export.exporter import ExportReport
@@ -29,6 +30,50 @@ UNSEEN = DataSettings(spec="synthetic:tiny")
 CHECKPOINTS = ("student.safetensors", "teacher.safetensors")
 ONNX_FILE = "model.onnx"
 BANK_FILE = "prompt_bank.safetensors"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes: `out`, else the next folder in `runs/`; or `resume`, to be continued."""
+
+    out: Path | None = None
+    resume: Path | None = None
+
+    @property
+    def begun_config(self) -> str | None:
+        """The config.yaml of the run to be continued."""
+        return None if self.resume is None else str(self.resume / CONFIG)
+
+    @property
+    def begun_bank(self) -> str | None:
+        """The bank that the run to be continued was begun with."""
+        bank = None if self.resume is None else Run(self.resume).progress.contract.get("bank")
+        return None if bank is None else str(bank["file"])
+
+
+def run_place(kind: Kind, out: Path | None, resume: str | None) -> Place:
+    """The place that --out and --resume name; --resume without a RUN is "".
+
+    With --out and --resume together the run in that folder is continued, or begun if there is none:
+    one command for a job that may be sent away and started again.
+    """
+    if resume is None:
+        latest = Run.begun(kind)[-1:]
+        if latest and latest[0].stopped:
+            path = latest[0].path
+            note(f"{path} is unfinished; `pivl-distill {kind} --resume {path}` continues it.")
+        return Place(out)
+    if resume and out:
+        raise PivlError("--resume RUN continues in its own folder; leave --out away.")
+    if out is not None:
+        begun = (out / CONFIG).is_file()
+        return Place(resume=Run.unfinished(kind, out).path) if begun else Place(out)
+    if resume:
+        return Place(resume=Run.unfinished(kind, Path(resume)).path)
+    stopped = [run.path for run in Run.begun(kind) if run.stopped]
+    if not stopped:
+        raise PivlError(f"No unfinished {kind} run in {RUNS_DIR.resolve()}; name it: --resume RUN.")
+    return Place(resume=stopped[-1])
 
 
 def find_bank(named: str | None, supervision: str) -> tuple[Path | None, DataSettings]:
