@@ -68,7 +68,10 @@ class Run:
         if not path.is_dir():
             raise PivlError(f"No run folder at {path}.")
         if not (path / FINISHED).is_file():
-            raise PivlError(f"{path} holds no finished run (no {FINISHED}); run it again.")
+            raise PivlError(
+                f"{path} holds no finished run (no {FINISHED}); continue it with --resume,"
+                " or run it again."
+            )
         return cls(path)
 
     @classmethod

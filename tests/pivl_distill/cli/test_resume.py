@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,11 +25,6 @@ from pivl_distill.data.synthetic.cache import cached_dataset
 from pivl_distill.training import Stage2
 
 QUICK = ("--config", "quick")
-TINY_BATCHES = {
-    "data.spec": "synthetic:tiny",
-    "stage2.identities_per_batch": 4,
-    "stage2.crops_per_identity": 2,
-}
 
 
 class Killed(BaseException):
@@ -224,6 +220,23 @@ def test_a_bank_serves_some_of_its_people_wherever_their_crops_lie(desk: Path) -
     succeed("student", *QUICK, "--data", "market1501:market")
 
 
+def test_ctrl_c_stops_between_steps_with_130(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, steps = Stage2.step, iter(range(1, 8))
+
+    def interrupted(self: Stage2, *args: Any) -> Any:
+        if next(steps) == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return done(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage2, "step", interrupted)
+        result = run("student", *QUICK, *EPOCHS)
+    assert result.exit_code == 130
+    assert "pivl-distill student --resume runs/student-1" in " ".join(result.output.split())
+    assert "Continuing after step 7 of 15." in succeed("student", "--resume")
+    assert_same_student(Path("runs/student-1"), Path("unstopped"))
+
+
 def start(*arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "pivl_distill", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -241,7 +254,7 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> No
 
 
 def test_sigterm_stops_a_command_between_steps_with_143(desk: Path) -> None:
-    epochs = ("--set", "tuning.identity_epochs=60")
+    epochs = ("--set", "tuning.identity_epochs=20")
     process = start("teach", *QUICK, *epochs)
     lines = Path("runs/teach-2/metrics.jsonl")
     wait_for(process, lambda: lines.is_file() and len(lines.read_text().splitlines()) >= 2)
@@ -279,12 +292,11 @@ def test_killed_again_and_again_at_random_moments(
 
     moment = random.Random(0)
     if command == "teach":
-        tuning = {"tuning.identities_per_batch": 4, "tuning.crops_per_identity": 2}
-        overrides = TINY_BATCHES | tuning | {"tuning.identity_epochs": 12, "stage2.epochs": 4}
-        config = load_config(TeachConfig, "teach", None, overrides)
+        overrides = {"tuning.identity_epochs": 6, "tuning.part_epochs": 6, "stage2.epochs": 6}
+        config = load_config(TeachConfig, "teach", "quick", overrides)
         function, arguments = teach, (config,)
     else:
-        config = load_config(StudentConfig, "student", None, {**TINY_BATCHES, "stage2.epochs": 8})
+        config = load_config(StudentConfig, "student", "quick", {"stage2.epochs": 12})
         function, arguments = distill, (config, Path("runs/teach-1/prompt_bank.safetensors"))
 
     def sit(out: Path | None, resume: Path | None, killed_after_s: float | None = None) -> None:
