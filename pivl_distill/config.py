@@ -236,11 +236,15 @@ def load_config(
         values = _merge(values, _read_yaml(_find_config(name)).get(section) or {})
     for key, value in overrides.items():
         _set(values, key, value)
-    defaults = model().model_dump()
+    merged = _merge(model().model_dump(), values)
+    return validate_settings(model, merged, source or begun or "the command line")
+
+
+def validate_settings(model: type[Config], values: dict[str, Any], where: str) -> Config:
+    """`values` as settings; PivlError that says `where` they come from and lists every mistake."""
     try:
-        return model.model_validate(_merge(defaults, values))
+        return model.model_validate(values)
     except ValidationError as error:
-        where = source or begun or "the command line"
         lines = [_explain(model, problem) for problem in error.errors()]
         raise PivlError("\n".join([f"Bad settings in {where}:", *lines])) from error
 

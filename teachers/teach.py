@@ -147,8 +147,9 @@ def require_maps(dataset: ReIDDataset) -> Vocabulary:
     """The vocabulary of the data set's maps; PivlError when it has none."""
     if dataset.vocabulary is None:
         raise PivlError(
-            f"{dataset.name} has no parsing maps, which part prompts are learned from. Put them in"
-            f" {dataset.root / 'parsing'} or name their folder with --parsing."
+            f"{dataset.name} has no parsing maps, which part prompts are learned from. Make them"
+            f" with `pivl-distill parse`, and put them in {dataset.root / 'parsing'} or name their"
+            " folder with --parsing."
         )
     return dataset.vocabulary
 

@@ -335,6 +335,44 @@ def check(ctx: click.Context, spec: str, parsing: Path | None) -> None:
 
 @main.command(
     epilog="""\b
+Examples:
+  pivl-distill parse synthetic:default
+  pivl-distill parse market1501:/data --parser schp_lip --from schp_lip.onnx
+  pivl-distill parse market1501:/data --parser segformer_clothes
+  pivl-distill parse market1501:/data --parser maps --from schp_output --set vocabulary=atr18
+  pivl-distill parse market1501:/data --parser my_parser.yaml --set to=coarse6
+"""
+)
+@click.argument("spec", metavar="KIND:PATH")
+@click.option("--parser", metavar="NAME|FILE", help="A preset or a YAML file; see docs/parsing.md.")
+@click.option("--from", "source", metavar="PATH|ID", help="The parser's model, or existing maps.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Parser settings.")
+@click.option("--all-splits", is_flag=True, help="Query and gallery too; training needs them not.")
+@click.option("--out", "-o", type=FOLDER, help="Default: parsing-<parser> in the data set.")
+def parse(
+    spec: str,
+    parser: str | None,
+    source: str | None,
+    assignments: tuple[str, ...],
+    all_splits: bool,
+    out: Path | None,
+) -> None:
+    """Write parsing maps of a data set's training images; a second run goes on where one stopped.
+
+    Synthetic people are parsed by the embedded parser, photographs by one that you name.
+    """
+    from pivl_distill.cli.report import print_parse
+    from pivl_distill.config import parse_override
+    from pivl_distill.data.datasets import load_dataset
+    from pivl_distill.parsing.writing import parse_dataset
+
+    overrides = dict(parse_override(text) for text in assignments)
+    dataset = load_dataset(spec)
+    print_parse(spec, parse_dataset(dataset, parser, source, overrides, out, all_splits))
+
+
+@main.command(
+    epilog="""\b
 Example:
   pivl-distill occluded-duke /data/DukeMTMC-reID lists/Occluded_Duke /data/Occluded_Duke
 """

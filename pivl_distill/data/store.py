@@ -82,9 +82,17 @@ def _camids(records: Sequence[Record]) -> np.ndarray | None:
 
 def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
     """One image as uint8 RGB [H, W, 3]; raises PivlError if it cannot be decoded."""
+    return np.array(_open_rgb(path).resize(size_hw[::-1], Image.Resampling.BILINEAR))
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """One image in its own size, uint8 RGB [H, W, 3]; raises PivlError if it cannot be decoded."""
+    return np.array(_open_rgb(path))
+
+
+def _open_rgb(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
-            resized = image.convert("RGB").resize(size_hw[::-1], Image.Resampling.BILINEAR)
+            return image.convert("RGB")
     except (OSError, Image.DecompressionBombError) as error:
         raise PivlError(f"Cannot read the image {path}: {error}.") from error
-    return np.array(resized)

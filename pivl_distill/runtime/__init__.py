@@ -1,0 +1,1 @@
+"""Deployment without torch: ONNX Runtime sessions, for exports and for parsers alike."""
