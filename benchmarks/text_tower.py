@@ -12,13 +12,10 @@ The limit is the time of the matrix products alone, of the shapes that the real 
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from harness import Row, interleaved, overhead, report, speedup
 from torch import Tensor
 
@@ -26,7 +23,6 @@ from pivl_distill.config import PromptSettings
 from pivl_distill.data.vocabulary import LIP20
 from teachers.prompts import IdentityPrompts
 from teachers.text import TextTower, Tokenizer
-from teachers.tuning import bank_texts
 
 THREADS, ROUNDS = 2, 3
 IDENTITIES, CROPS, PARTS = 16, 4, 12
@@ -83,7 +79,9 @@ def identity_step(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
     name = "stage-1 identity step, 16 × 4"
     return [
         speedup(f"{name}, against 64 prompts × 77 tokens", seconds["ours"], seconds["77"], "s", 15),
-        overhead(f"{name}, against its matrix products", seconds["ours"], seconds["limit"], "s", None),
+        overhead(
+            f"{name}, against its matrix products", seconds["ours"], seconds["limit"], "s", None
+        ),
     ]
 
 
@@ -106,7 +104,9 @@ def part_step(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
     return [
         speedup(f"{name}, against trimmed unshared", seconds["ours"], seconds["trimmed"], "s", 2.5),
         speedup(f"{name}, against 77 tokens", seconds["ours"], seconds["77"], "s", 12),
-        overhead(f"{name}, against its matrix products", seconds["ours"], seconds["limit"], "s", None),
+        overhead(
+            f"{name}, against its matrix products", seconds["ours"], seconds["limit"], "s", None
+        ),
     ]
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import takewhile
-from os.path import commonprefix
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +64,7 @@ class Sentence:
         room, start, end = [ROOM] * learned, text.tokenizer.start, text.tokenizer.end
         versions = [[start, *b, *room, *a, end] for b, a in zip(before, after, strict=True)]
         text.require_room(max(map(len, versions)))
-        common = commonprefix([version[:-1] for version in versions])
+        common = _common_start([version[:-1] for version in versions])
         opening = list(takewhile(lambda token: token != ROOM, common))
         shared = len(common) if len(versions) > 1 else len(opening)
         # Learned tokens are all in the stem or all in the branches.
@@ -87,6 +86,11 @@ class Sentence:
         branch = self.branch(version, tokens[rows])
         features: Tensor = self._text(branch, self.branch.ends[version], prefix)
         return features
+
+
+def _common_start(versions: Sequence[Sequence[int]]) -> list[int]:
+    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*versions, strict=False))
+    return [tokens[0] for tokens in alike]
 
 
 class IdentityPrompts(nn.Module):

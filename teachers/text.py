@@ -19,7 +19,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError
-from teachers.causal import Prefix, extend, require_known_blocks
+from teachers.causal import Prefix, extend, read, require_known_blocks
 
 UNKNOWN_ROW = 0
 """Row of a reduced token table that stands for every token it does not hold."""
@@ -85,24 +85,19 @@ class TextTower(nn.Module):
         With a `prefix`, of the B prompts or of all, they are what follows it and `ends` count from
         there. Tokens behind a prompt's end may hold anything. Not normalised, as CLIP's.
         """
-        lengths = ends + 1
-        x, _ = self._extend(embeddings[:, : int(lengths.max())], lengths, prefix)
-        x = self.ln_final(x[lengths.cumsum(0) - 1])
-        return x @ self.text_projection
+        embeddings = embeddings[:, : int(ends.max()) + 1]
+        x = read(self.transformer.resblocks, self._placed(embeddings, prefix), ends + 1, prefix)
+        return self.ln_final(x) @ self.text_projection
 
     def prefix(self, embeddings: Tensor, before: Prefix | None = None) -> Prefix:
         """What B prompts that begin with embeddings [B, L, width] share, for `forward`."""
-        lengths = torch.full(embeddings.shape[:1], embeddings.shape[1], device=embeddings.device)
-        return self._extend(embeddings, lengths, before)[1]
+        return extend(self.transformer.resblocks, self._placed(embeddings, before), before)
 
-    def _extend(
-        self, embeddings: Tensor, lengths: Tensor, prefix: Prefix | None
-    ) -> tuple[Tensor, Prefix]:
-        start = 0 if prefix is None else len(prefix)
+    def _placed(self, embeddings: Tensor, before: Prefix | None) -> Tensor:
+        start = 0 if before is None else len(before)
         end = start + embeddings.shape[1]
         self.require_room(end)
-        x = embeddings + self.positional_embedding[start:end]
-        return extend(self.transformer.resblocks, x, lengths, prefix)
+        return embeddings + self.positional_embedding[start:end]
 
     def require_room(self, length: int) -> None:
         """PivlError unless a prompt of `length` tokens can be read."""
