@@ -12,17 +12,19 @@ The limit is the time of the matrix products alone, of the shapes that the real 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import open_clip
 import torch
-from harness import Row, interleaved, overhead, report, speedup
+from harness import Row, bound, interleaved, overhead, peak_bytes, report, speedup
 from torch import Tensor
 
 from pivl_distill.config import PromptSettings
 from pivl_distill.data.vocabulary import LIP20
 from teachers.prompts import IdentityPrompts
 from teachers.text import TextTower, Tokenizer
+from teachers.tuning import bank_texts
 
 THREADS, ROUNDS = 2, 3
 IDENTITIES, CROPS, PARTS = 16, 4, 12
@@ -126,6 +128,45 @@ def matmuls(tokens: int) -> Callable[[], None]:
     return run
 
 
+def bank(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
+    """The bank's texts; the 77-token encoder takes a sample of identities, ours also all."""
+    parts = len(LIP20)
+    sample = prompts.tokens[:BASELINE_SAMPLE]
+
+    @torch.inference_mode()
+    def plain_sample() -> None:
+        plain.encode(sample, [""] * len(sample))
+        for tokens in sample.split(1):  # 20 prompts at a time
+            plain.encode(tokens.expand(parts, -1, -1), list(LIP20.words))
+
+    seconds = interleaved(
+        {"ours": lambda: bank_texts(prompts, BASELINE_SAMPLE, parts), "77": plain_sample}, ROUNDS
+    )
+    whole: list[float] = []
+    peak = peak_bytes(lambda: whole.append(bank_seconds(prompts, parts)))
+    kept = BANK_IDENTITIES * (parts + 1) * plain.clip.text_projection.shape[1] * 4
+    extrapolated = seconds["77"] * BANK_IDENTITIES / BASELINE_SAMPLE
+    name = f"bank of {BANK_IDENTITIES} × {parts} prompts"
+    sampled = f"against the 77-token encoder on {BASELINE_SAMPLE} identities"
+    return [
+        speedup(f"{name}, {sampled}, scaled up", whole[0], extrapolated, "s", 12),
+        speedup(
+            f"bank of {BASELINE_SAMPLE} × {parts} prompts, {sampled}",
+            seconds["ours"],
+            seconds["77"],
+            "s",
+            12,
+        ),
+        bound(f"{name}, memory beyond the texts", (peak - kept) / 2**20, "MiB", 256),
+    ]
+
+
+def bank_seconds(prompts: IdentityPrompts, parts: int) -> float:
+    start = time.perf_counter()
+    bank_texts(prompts, BANK_IDENTITIES, parts)
+    return time.perf_counter() - start
+
+
 def main() -> None:
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
@@ -135,7 +176,8 @@ def main() -> None:
         TextTower(clip, tokenizer), SETTINGS, BANK_IDENTITIES, LIP20, torch.Generator()
     )
     plain = Plain(clip, tokenizer)
-    report("Text tower", identity_step(prompts, plain) + part_step(prompts, plain))
+    rows = identity_step(prompts, plain) + part_step(prompts, plain) + bank(prompts, plain)
+    report("Text tower", rows)
 
 
 if __name__ == "__main__":

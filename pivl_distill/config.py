@@ -103,8 +103,8 @@ class TuningSettings(Settings):
     part_temperature: Annotated[float, Field(gt=0)] | Literal["clip"] = Field(
         0.07, description="τ of Eq. 7, a number or clip for 1 / CLIP's logit scale; MoCo 0.07"
     )
-    part_similarity: Literal["cosine", "dot"] = Field(
-        "cosine", description="Eq. 7 on unit vectors, or on CLIP's own (CLIP-ReID, τ = 1)"
+    part_normalize: bool = Field(
+        True, description="Eq. 7 on unit vectors; false takes CLIP's own (CLIP-ReID, with τ = 1)"
     )
     part_negatives: Literal["batch", "image"] = Field(
         "batch", description="whether Eq. 7 contrasts over the batch or within each image"

@@ -95,7 +95,7 @@ def part_positions(
 
 def similar(vectors: Tensor, settings: TuningSettings) -> Tensor:
     """Vectors whose dot products are what Eq. 7 compares."""
-    return F.normalize(vectors, dim=-1) if settings.part_similarity == "cosine" else vectors
+    return F.normalize(vectors, dim=-1) if settings.part_normalize else vectors
 
 
 def pool_parts(cells: Tensor, part: Tensor, size: Tensor, parts: int) -> tuple[Tensor, Tensor]:

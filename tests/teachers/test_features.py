@@ -31,11 +31,12 @@ def encoded(monkeypatch) -> list[int]:
     """Grows by the size of each batch that the image tower sees."""
     batches: list[int] = []
     normalize = module.normalize_crops
-    monkeypatch.setattr(
-        module,
-        "normalize_crops",
-        lambda crops, *rest: batches.append(len(crops)) or normalize(crops, *rest),
-    )
+
+    def count(crops: torch.Tensor, *rest: object) -> torch.Tensor:
+        batches.append(len(crops))
+        return normalize(crops, *rest)
+
+    monkeypatch.setattr(module, "normalize_crops", count)
     return batches
 
 

@@ -24,7 +24,7 @@ BATCH = np.array([2, 3, 8, 9, 0])
 READINGS = [
     dict(
         zip(
-            ("part_negatives", "part_positions", "part_weighting", "part_similarity", "background"),
+            ("part_negatives", "part_positions", "part_weighting", "part_normalize", "background"),
             reading,
             strict=True,
         )
@@ -33,7 +33,7 @@ READINGS = [
         ("batch", "image"),
         ("cells", "pooled"),
         ("area", "class_balanced"),
-        ("cosine", "dot"),
+        (True, False),
         ("include", "ignore"),
     )
 ]
@@ -69,7 +69,7 @@ def cell_by_cell(learned, features, rows, settings) -> Tensor:
     """Eq. 7 over dictionaries of cells: one contrast for the batch, or one for each image."""
 
     def unit(x: Tensor) -> Tensor:
-        return x / x.norm() if settings.part_similarity == "cosine" else x
+        return x / x.norm() if settings.part_normalize else x
 
     scopes: dict[int, dict[tuple[int, int], list[Tensor]]] = defaultdict(lambda: defaultdict(list))
     for crop in BATCH.tolist():
@@ -103,7 +103,9 @@ def cell_by_cell(learned, features, rows, settings) -> Tensor:
     return loss / weights
 
 
-@pytest.mark.parametrize("reading", READINGS, ids=lambda reading: "-".join(reading.values()))
+@pytest.mark.parametrize(
+    "reading", READINGS, ids=lambda reading: "-".join(map(str, reading.values()))
+)
 def test_the_part_loss_is_equation_7_in_each_reading(learned, exact, rows, reading):
     settings = SETTINGS.model_copy(update={**reading, "part_temperature": 0.3})
     losses = (
