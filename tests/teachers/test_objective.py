@@ -41,11 +41,14 @@ READINGS = [
 
 @pytest.fixture(scope="module")
 def exact(features) -> FrozenFeatures:
-    """Double precision, with some cells of a crop unknown and another crop all unknown."""
+    """Double precision, no two cells alike, some of a crop unknown and another crop all unknown."""
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(features.cells.shape, dtype=torch.float64, generator=generator)
     parts = features.parts.clone()
     parts[3, ::5] = IGNORE
     parts[9] = IGNORE
-    return FrozenFeatures(features.projected.double(), features.cells.double(), parts)
+    cells = features.cells.double() + 0.2 * noise
+    return FrozenFeatures(features.projected.double(), cells, parts)
 
 
 @pytest.fixture
