@@ -1,10 +1,9 @@
 """What the frozen image tower says of every crop: computed once, and kept on disk for later runs.
 
 Stage 1 trains tokens alone, on crops without augmentation (§4.2), so each crop has one global and
-h·w dense features for ever. They are kept in half precision, whose rounding (at most 2⁻¹¹ of a
-value) moves a cosine less than a thousandth of what training moves it, and mapped from the cache
-file, so that data sets larger than memory work. A file is found by what it was computed from: the
-weights, the pixels of the crops and how they are prepared.
+h·w dense features for ever. They are kept in half precision, which the learned texts do not show
+(`docs/speed.md`), and mapped from the cache file, so that data sets larger than memory work. A file
+is found by what it was computed from: weights, pixels of the crops and how they are prepared.
 """
 
 from __future__ import annotations

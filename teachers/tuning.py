@@ -23,8 +23,8 @@ from teachers.prompts import IdentityPrompts
 WARMUP_START = 0.05
 """Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
 
-CHUNK_PROMPTS = 640
-"""Part prompts of a bank encoded at a time: about 100 MiB with a text tower of width 512."""
+CHUNK_PROMPTS = 320
+"""Part prompts of a bank encoded at a time: some 150 MiB with a text tower of width 512."""
 
 
 def present_parts(cells: Tensor, rows: Tensor, identities: int, parts: int) -> Tensor:
