@@ -36,6 +36,9 @@ test: lint
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/synthetic_rate.py
 	$(BIN)/python benchmarks/exported_latency.py
+	$(BIN)/python benchmarks/text_tower.py
+	$(BIN)/python benchmarks/part_contrast.py
+	$(BIN)/python benchmarks/text_scale.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

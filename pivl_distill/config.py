@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -100,12 +100,26 @@ class TuningSettings(Settings):
     )
     warmup_rate: float = Field(1e-5, ge=0, description="start of the warm-up, per_epoch only")
     identity_temperature: float = Field(0.07, gt=0, description="τ of Eq. 2 on unit vectors")
-    part_temperature: float = Field(0.07, gt=0, description="τ of Eq. 7 on unit vectors")
+    part_temperature: Annotated[float, Field(gt=0)] | Literal["clip"] = Field(
+        0.07, description="τ of Eq. 7, a number or clip for 1 / CLIP's logit scale; MoCo 0.07"
+    )
+    part_normalize: bool = Field(
+        True, description="Eq. 7 on unit vectors; false takes CLIP's own (CLIP-ReID, with τ = 1)"
+    )
+    part_negatives: Literal["batch", "image"] = Field(
+        "batch", description="whether Eq. 7 contrasts over the batch or within each image"
+    )
+    part_positions: Literal["cells", "pooled"] = Field(
+        "cells", description="Eq. 7 on grid cells, or on their mean over each part of an image"
+    )
     part_weighting: Literal["area", "class_balanced"] = Field(
         "class_balanced", description="Eq. 7 averages over pixels (area, literal) or over texts"
     )
     background: Literal["include", "ignore"] = Field(
         "ignore", description="whether background cells take part in Eq. 7 (literal: include)"
+    )
+    feature_cache_gib: float = Field(
+        20.0, ge=0, description="disk for CLIP's features of crops, for later runs; 0 keeps none"
     )
 
 

@@ -27,11 +27,12 @@ from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs import Run
 from pivl_distill.training import Texts, train
 from teachers.clip import Clip, load_clip
+from teachers.features import FrozenFeatures, encode_crops
 from teachers.gauge import BankReadout, read_bank
 from teachers.prompts import IdentityPrompts
 from teachers.teacher import Teacher, save_teacher
 from teachers.towers import ViTOptions
-from teachers.tuning import FrozenFeatures, bank_texts, encode_crops, present_parts, tune_prompts
+from teachers.tuning import bank_texts, present_parts, tune_prompts
 
 BANK_FILE = "prompt_bank.safetensors"
 TEACHER_FILE = "teacher.safetensors"
@@ -120,7 +121,7 @@ def learn_bank(
     """Stage 1, and what the bank then says."""
     pids, row_of_crop = np.unique(store.pids, return_inverse=True)
     rows = torch.from_numpy(row_of_crop).to(clip.text.positional_embedding.device)
-    features = encode_crops(clip, store, vocabulary)
+    features = encode_crops(clip, store, vocabulary, config.tuning.feature_cache_gib)
     learned = tune_prompts(
         clip, features, rows, vocabulary, config.prompts, config.tuning, config.seed, run
     )
