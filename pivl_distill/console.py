@@ -35,8 +35,9 @@ LOG_PERIOD_S = 10.0
 WIDTH_IN_FILES = 160
 """Columns where the output is no terminal, so that paths and tables are not folded."""
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
-err = Console(stderr=True, highlight=False)
+# What is printed is meant as it stands: `pip install 'pivl-distill[trt]'` holds no markup.
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
+err = Console(stderr=True, highlight=False, markup=False)
 
 
 class _RateColumn(ProgressColumn):

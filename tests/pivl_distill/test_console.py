@@ -119,3 +119,8 @@ def test_results_go_to_standard_output_and_notes_to_standard_error(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "starts from random weights" in captured.err
+
+
+def test_brackets_are_printed_as_they_stand(capsys):
+    note("pip install 'pivl-distill[trt]'")
+    assert capsys.readouterr().err == "pip install 'pivl-distill[trt]'\n"
