@@ -6,11 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench engines clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install | demo | test | lint | bench | clean"
+	@echo "make install | demo | test | lint | bench | engines | clean"
 
 install: $(INSTALLED)
 
@@ -39,6 +39,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/text_tower.py
 	$(BIN)/python benchmarks/part_contrast.py
 	$(BIN)/python benchmarks/text_scale.py
+
+# Students and teachers as TensorRT-RTX engines, in fp32, fp16 and int8; no GPU needed.
+engines: $(INSTALLED)
+	$(BIN)/python benchmarks/engine_builds.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

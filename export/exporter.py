@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from export.cost import check_no_teaching
+from export.engines.builder import build_engine
+from export.engines.description import EngineInfo, Profile
+from export.engines.library import Library
+from export.engines.runner import read_back
 from export.graph import INPUT, OUTPUT, write_onnx
 from export.latency import measure_latency
 from export.manifest import (
@@ -18,15 +22,15 @@ from export.manifest import (
     Manifest,
     OutputSpec,
     installed_versions,
+    read_manifest,
     sha256,
     write_manifest,
 )
 from export.session import open_session
-from export.trt import ENGINE_NAMES, build_engine, find_tensorrt
 from export.verify import Budget, check_budget, compare_retrieval, verify
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel
-from pivl_distill.errors import VerificationError
+from pivl_distill.errors import PivlError, VerificationError
 
 PARITY_CROPS = 256
 LATENCY_BATCHES = (1, 32)
@@ -38,8 +42,16 @@ class ExportReport:
 
     onnx_path: Path
     manifest_path: Path
-    engine_path: Path | None
     manifest: Manifest
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """Where an engine is, what it is, and whether this machine could load it wholly."""
+
+    path: Path
+    info: EngineInfo
+    loads: bool
 
 
 def export_model(
@@ -80,21 +92,30 @@ def export_model(
     latency = tuple(measure_latency(timed, model.size_hw, batch) for batch in LATENCY_BATCHES)
     manifest = _with(manifest, latency=latency)
     manifest_path = write_manifest(out_dir, manifest)
-    return ExportReport(onnx_path, manifest_path, None, manifest)
+    return ExportReport(onnx_path, manifest_path, manifest)
 
 
-def add_engine(report: ExportReport) -> ExportReport:
-    """Build an engine beside an export's ONNX file and name it in the manifest.
+def add_engine(
+    report: ExportReport,
+    library: Library,
+    profile: Profile,
+    *,
+    workspace_bytes: int | None = None,
+) -> EngineReport:
+    """Build an engine beside an export's ONNX file, read it back, and name it in the manifest.
 
     Raises PivlError, with the ONNX export complete, if no engine can be built here.
     """
-    module, library = find_tensorrt(report.onnx_path)
-    engine_path = report.onnx_path.with_name(ENGINE_NAMES[library])
-    engine = build_engine(report.onnx_path, engine_path, module)
-    artifacts = report.manifest.artifacts | {engine_path.name: engine.engine_sha256}
-    manifest = _with(report.manifest, artifacts=artifacts)
-    manifest_path = write_manifest(engine_path.parent, manifest)
-    return ExportReport(report.onnx_path, manifest_path, engine_path, manifest)
+    onnx_path = report.onnx_path
+    try:
+        path, info = build_engine(onnx_path, library, profile, workspace_bytes=workspace_bytes)
+        loads = read_back(path)
+    except PivlError as error:
+        raise PivlError(f"{error} The ONNX file is kept: {onnx_path}.") from error
+    manifest = read_manifest(path.parent)
+    artifacts = manifest.artifacts | {path.name: info.engine_sha256}
+    write_manifest(path.parent, _with(manifest, artifacts=artifacts))
+    return EngineReport(path, info, loads)
 
 
 def _describe(

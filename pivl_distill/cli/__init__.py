@@ -14,7 +14,8 @@ from pivl_distill import __version__
 from pivl_distill.errors import PivlError
 
 if TYPE_CHECKING:
-    from pivl_distill.cli.sources import Cameras
+    from export.engines.library import Library
+    from pivl_distill.cli.sources import Cameras, Engines
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PICTURE = click.Path(dir_okay=False, path_type=Path)
@@ -236,26 +237,57 @@ def bank(
     print_released_bank(released_bank(source, data, words, out, sie_coefficient))
 
 
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--trt, --rtx, --batch and --workspace: engines to build beside the ONNX file."""
+
+    @click.option("--trt", is_flag=True, help="Also build a TensorRT engine, on its own GPU.")
+    @click.option("--rtx", is_flag=True, help="Also build a TensorRT-RTX engine, on any machine.")
+    @click.option(
+        "--batch",
+        metavar="MIN,OPT,MAX",
+        default="1,8,64",
+        show_default=True,
+        help="Batches that engines take; fastest at OPT.",
+    )
+    @click.option(
+        "--workspace",
+        metavar="MIB",
+        type=click.IntRange(min=1),
+        help="Memory that engines may work in; default: the GPU's.",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, trt: bool, rtx: bool, batch: str, workspace: int | None, **kwargs: Any
+    ) -> None:
+        from pivl_distill.cli.sources import Engines
+
+        chosen: dict[Library, bool] = {"tensorrt": trt, "tensorrt-rtx": rtx}
+        libraries = tuple(library for library, wanted in chosen.items() if wanted)
+        command(*args, engines=Engines(libraries, batch, workspace), **kwargs)
+
+    return wrapped
+
+
 @main.command(
     epilog="""\b
 Examples:
   pivl-distill export
   pivl-distill export runs/student-2 --normalize
-  pivl-distill export runs/teach-1 --trt -o deploy/
+  pivl-distill export runs/teach-1 --trt --batch 1,4,16 -o deploy/
   pivl-distill export Market_ViT-B-16_60.pth --camera mean -o deploy/
 """
 )
 @click.argument("source", required=False, type=click.Path(path_type=Path))
-@click.option("--trt", is_flag=True, help="Also build a TensorRT (or TensorRT-RTX) engine.")
+@engine_options
 @click.option("--normalize", is_flag=True, help="Put L2 normalisation into the graph.")
 @click.option("--data", "spec", metavar="KIND:PATH", help="Verify on this data set instead.")
 @camera_options
 @click.option("--out", "-o", type=FOLDER, help="Folder; default: the next in runs/.")
 def export(
     source: Path | None,
-    trt: bool,
     normalize: bool,
     spec: str | None,
+    engines: Engines,
     cameras: Cameras,
     out: Path | None,
 ) -> None:
@@ -264,15 +296,15 @@ def export(
     SOURCE is a run folder or a checkpoint, also one that CLIP-ReID published; default: the latest
     student run.
     """
-    from export.exporter import add_engine
     from pivl_distill.cli.report import print_engine, print_export
     from pivl_distill.cli.sources import export_checkpoint
     from pivl_distill.runs import Run
 
+    engines.profile()  # refused before the work, not after it
     report = export_checkpoint(source or Run.latest("student").path, spec, normalize, out, cameras)
     print_export(report)
-    if trt:
-        print_engine(add_engine(report))
+    for engine in engines.build(report):
+        print_engine(engine)
 
 
 @main.command(
@@ -289,7 +321,7 @@ Examples:
 @camera_options
 @click.option("--sheet", type=PICTURE, help="Also draw what was found for some queries, as PNG.")
 def evaluate(target: Path | None, spec: str | None, cameras: Cameras, sheet: Path | None) -> None:
-    """Score a run, a checkpoint or an exported ONNX file by the Market-1501 protocol.
+    """Score a run, a checkpoint, an exported ONNX file or an engine by the Market-1501 protocol.
 
     TARGET is a run folder or a file, also a checkpoint that CLIP-ReID published; default: the
     latest student run.

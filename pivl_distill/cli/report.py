@@ -14,7 +14,7 @@ from pivl_distill.data.records import ReIDDataset
 from pivl_distill.retrieval import RetrievalResult
 
 if TYPE_CHECKING:
-    from export.exporter import ExportReport
+    from export.exporter import EngineReport, ExportReport
     from pivl_distill.cli.sources import Evaluation
     from pivl_distill.parsing.writing import ParseReport
     from students.distill import StudentReport
@@ -128,9 +128,20 @@ def print_export(report: ExportReport) -> None:
     summary("Verified", facts)
 
 
-def print_engine(report: ExportReport) -> None:
-    """Where the engine is; nothing has run it yet."""
-    summary("Engine", {"file": report.engine_path, "verified": "no, it was only built"})
+def print_engine(report: EngineReport) -> None:
+    """What was built, and how far it was read back; nothing has run it yet."""
+    info = report.info
+    gpu = info.gpu
+    facts = {
+        "library": f"{info.library} {info.library_version}",
+        "precision": info.precision,
+        "batches": "min {}, opt {}, max {}".format(*info.profile.batches),
+        "built": f"in {info.build_seconds:.1f} s {f'on {gpu.name}' if gpu else 'without a GPU'}",
+        "file": f"{info.engine_bytes / 1e6:.2f} MB",
+        "read back": "wholly" if report.loads else "its header; the rest needs the GPU",
+        "verified": f"no; on the GPU: pivl-distill evaluate {report.path}",
+    }
+    summary(f"Engine {report.path}", facts)
 
 
 def print_check(report: CheckReport) -> None:

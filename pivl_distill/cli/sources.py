@@ -5,6 +5,7 @@ Stages are imported where they are used: a student must not load CLIP, nor a tea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,13 +23,16 @@ from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs import CONFIG, RUNS_DIR, Kind, Run, data_of
 
 if TYPE_CHECKING:
-    from export.exporter import ExportReport
+    from export.engines.description import Profile
+    from export.engines.library import Library
+    from export.exporter import EngineReport, ExportReport
 
 UNSEEN = DataSettings(spec="synthetic:tiny")
 """What the export of a published checkpoint is verified on where no data set is named."""
 
 CHECKPOINTS = ("student.safetensors", "teacher.safetensors")
 ONNX_FILE = "model.onnx"
+EXPORTED = (".onnx", ".engine")
 BANK_FILE = "prompt_bank.safetensors"
 
 
@@ -132,6 +136,29 @@ def export_checkpoint(
 
 
 @dataclass(frozen=True)
+class Engines:
+    """Which engines to build beside an exported file, for which batches, in how much memory."""
+
+    libraries: tuple[Library, ...]
+    batch: str
+    workspace_mib: int | None
+
+    def profile(self) -> Profile:
+        """The batches; PivlError if they are none."""
+        from export.engines.description import Profile
+
+        return Profile.parse(self.batch)
+
+    def build(self, report: ExportReport) -> Iterator[EngineReport]:
+        """One engine after the other."""
+        from export.exporter import add_engine
+
+        workspace_bytes = None if self.workspace_mib is None else self.workspace_mib << 20
+        for library in self.libraries:
+            yield add_engine(report, library, self.profile(), workspace_bytes=workspace_bytes)
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What was scored, on which data, and how it did."""
 
@@ -147,13 +174,14 @@ def evaluate_target(
     spec: str | None,
     cameras: Cameras = Cameras(),
 ) -> Evaluation:
-    """Score a run, a checkpoint or an exported file."""
-    if target.suffix == ".onnx" or (target / ONNX_FILE).is_file():
+    """Score a run, a checkpoint, or an exported file or engine."""
+    exported = target.suffix in EXPORTED
+    if exported or (target / ONNX_FILE).is_file():
         from export.loading import load_exported
 
-        path = target if target.suffix == ".onnx" else target / ONNX_FILE
+        path = target if exported else target / ONNX_FILE
         if not path.is_file():
-            raise PivlError(f"No ONNX file at {path}.")
+            raise PivlError(f"No ONNX file or engine at {path}.")
         model, forward = load_exported(path)
     else:
         path = _find_checkpoint(target)

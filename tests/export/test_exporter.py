@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 import export.exporter
+from export.engines.description import Profile
 from export.exporter import add_engine, export_model
 from export.manifest import read_manifest, sha256
 from export.verify import Budget
 from pivl_distill.errors import PivlError, VerificationError
+
+PROFILE = Profile.parse("1,8,16")
 
 
 @pytest.fixture
@@ -53,7 +58,6 @@ def test_a_normalised_export_end_to_end(mobilenet, query, gallery, tmp_path):
     assert manifest.parity is not None
     assert manifest.parity.min_cosine > 0.9999
     assert sorted(p.name for p in out.iterdir()) == ["manifest.json", "model.onnx"]
-    assert report.engine_path is None
 
 
 @pytest.mark.usefixtures("quick")
@@ -84,27 +88,53 @@ def test_teaching_left_in_the_graph_is_recorded(exported, query, gallery, tmp_pa
 def test_without_tensorrt_the_onnx_export_is_complete(
     mobilenet, query, gallery, tmp_path, monkeypatch
 ):
-    def none_installed(onnx_path):
-        raise PivlError("TensorRT is not installed")
-
-    monkeypatch.setattr(export.exporter, "find_tensorrt", none_installed)
+    for module in ("tensorrt", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, module, None)
     report = export_model(mobilenet[0], tmp_path, query=query, gallery=gallery)
-    with pytest.raises(PivlError, match="not installed"):
-        add_engine(report)
+    kept = re.escape(f"The ONNX file is kept: {tmp_path / 'model.onnx'}.")
+    for library in ("tensorrt", "tensorrt-rtx"):
+        with pytest.raises(PivlError, match=rf"not installed\. .*{kept}$"):
+            add_engine(report, library, PROFILE)
     assert read_manifest(tmp_path).failure is None
     assert len(read_manifest(tmp_path).latency) == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["manifest.json", "model.onnx"]
 
 
 @pytest.mark.usefixtures("quick")
-def test_an_engine_joins_the_manifest(mobilenet, query, gallery, tmp_path, monkeypatch):
-    def build(onnx_path, engine_path, trt):
-        engine_path.write_bytes(b"plan")
-        return SimpleNamespace(engine_sha256=sha256(engine_path))
+def test_engines_join_the_manifest(mobilenet, query, gallery, tmp_path, monkeypatch):
+    def build(onnx_path, library, profile, *, workspace_bytes):
+        assert (profile, workspace_bytes) == (PROFILE, 1 << 20)
+        path = onnx_path.with_name(f"model.{library}.engine")
+        path.write_bytes(library.encode())
+        return path, SimpleNamespace(engine_sha256=sha256(path))
 
-    monkeypatch.setattr(export.exporter, "find_tensorrt", lambda path: (None, "tensorrt-rtx"))
     monkeypatch.setattr(export.exporter, "build_engine", build)
-    report = add_engine(export_model(mobilenet[0], tmp_path, query=query, gallery=gallery))
-    assert report.engine_path == tmp_path / "model.rtx.engine"
+    monkeypatch.setattr(
+        export.exporter, "read_back", lambda path: path.name == "model.tensorrt.engine"
+    )
+    report = export_model(mobilenet[0], tmp_path, query=query, gallery=gallery)
+    first = add_engine(report, "tensorrt", PROFILE, workspace_bytes=1 << 20)
+    second = add_engine(report, "tensorrt-rtx", PROFILE, workspace_bytes=1 << 20)
+    assert (first.loads, second.loads) == (True, False)
     artifacts = read_manifest(tmp_path).artifacts
-    assert artifacts["model.rtx.engine"] == sha256(report.engine_path)
-    assert artifacts["model.onnx"] == sha256(report.onnx_path)
+    assert artifacts == {
+        path.name: sha256(path) for path in tmp_path.iterdir() if path.suffix != ".json"
+    }
+    assert len(artifacts) == 3
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_engine_that_does_not_read_back_stays_out_of_the_manifest(
+    mobilenet, query, gallery, tmp_path, monkeypatch
+):
+    def damaged(path):
+        raise PivlError("cannot be loaded.")
+
+    monkeypatch.setattr(
+        export.exporter, "build_engine", lambda path, *args, **kwargs: (path, SimpleNamespace())
+    )
+    monkeypatch.setattr(export.exporter, "read_back", damaged)
+    report = export_model(mobilenet[0], tmp_path, query=query, gallery=gallery)
+    with pytest.raises(PivlError, match=r"cannot be loaded\. The ONNX file is kept"):
+        add_engine(report, "tensorrt", PROFILE)
+    assert list(read_manifest(tmp_path).artifacts) == ["model.onnx"]
