@@ -10,7 +10,7 @@ import pytest
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval import RetrievalResult, evaluate
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "retrieval.npz"
+GOLDEN = Path(__file__).parents[2] / "golden" / "retrieval.npz"
 
 
 def random_task(seed: int, queries: int = 30, gallery: int = 200) -> list[np.ndarray]:
@@ -108,7 +108,7 @@ def test_order_of_queries_and_of_a_gallery_without_ties_does_not_matter() -> Non
 def test_chunks_and_lengths_of_features_do_not_matter() -> None:
     query, gallery, *labels = random_task(2)
     whole = evaluate(query, gallery, *labels)
-    assert_same(evaluate(query, gallery, *labels, chunk=7), whole)
+    assert_same(evaluate(query, gallery, *labels, memory_bytes=4 * 200 * 7), whole)
     assert_same(evaluate(3 * query, gallery * np.arange(1, 201)[:, None], *labels), whole)
 
 
