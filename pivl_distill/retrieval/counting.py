@@ -94,7 +94,11 @@ def count_above_on_device(
 
 
 def find_between_on_device(
-    similarity: Tensor, rows: Tensor, low: Tensor, high: Tensor, at_a_time_bytes: int = _DEVICE_BYTES
+    similarity: Tensor,
+    rows: Tensor,
+    low: Tensor,
+    high: Tensor,
+    at_a_time_bytes: int = _DEVICE_BYTES,
 ) -> tuple[Tensor, Tensor]:
     """`find_between` in few large steps."""
     found = [rows.new_empty(2, 0)]

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-PADDING = -1
+from pivl_distill.retrieval.similarity import chunk_rows
 
-CHUNK_QUERIES = 512
-"""At most; a matrix product gains nothing from more, and its result leaves the cache."""
+PADDING = -1
 
 
 class Matches:
@@ -59,7 +58,7 @@ class Matches:
     def chunk_queries(self, memory_bytes: int, matches: int = 0) -> int:
         """How many queries make a chunk, where each has as many `matches` at most."""
         row_bytes = 4 * len(self._order) + 64 * matches
-        return min(max(memory_bytes // row_bytes, 1), CHUNK_QUERIES, len(self._count))
+        return min(chunk_rows(memory_bytes, row_bytes), len(self._count))
 
 
 def _to_front(columns: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -23,6 +23,8 @@ from pivl_distill.retrieval.similarity import MEMORY_BYTES, Features
 
 MEMORY_BYTES = 2**28
 """Of similarities at a time, by default."""
+
+
 @dataclass(frozen=True)
 class RetrievalResult:
     """Means over the valid queries; `cmc[k − 1]` is the share that has a hit in the first k.

@@ -35,6 +35,10 @@ MAX_CONTESTED = 256
 """Of one query; above it, sorting a float64 row is cheaper than its pairs."""
 
 
+_SAMPLE = 128
+"""Hits of a chunk that tell the errors of its product."""
+
+
 def hit_ranks(
     query: Features, gallery: Features, matches: Matches, memory_bytes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -43,19 +47,15 @@ def hit_ranks(
     Rows are filled up with 0 at their end. Junk takes no rank. Queries without hits are left out.
     """
     ours, theirs = UnitFeatures.of(query, "query"), UnitFeatures.of(gallery, "gallery")
-    # Taking one vector from the whole gallery changes no order. Without what all have in common,
-    # which is much after a ReLU, the numbers are smaller, and so are the errors of their products.
-    centre = theirs.unit.mean(dim=0)
-    centred = theirs.unit.sub_(centre)
-    buffer = centred.new_empty(matches.chunk_queries(memory_bytes), len(gallery))
+    device = theirs.unit.device
+    buffer = torch.empty(matches.chunk_queries(memory_bytes), len(gallery), device=device)
     for candidates in matches.chunks(memory_bytes):
         hits, junk = matches.of(candidates)
         found = (hits != PADDING).any(axis=1)
         if found.any():
             chosen = (candidates[found], hits[found], junk[found])
-            labels = (torch.from_numpy(kept).to(centred.device) for kept in chosen)
-            chunk = _Chunk(ours, theirs, centre, *labels)
-            yield candidates[found], chunk.ranks(buffer).cpu().numpy()
+            labels = (torch.from_numpy(kept).to(device) for kept in chosen)
+            yield candidates[found], _Chunk(ours, theirs, *labels).ranks(buffer).cpu().numpy()
 
 
 def sorted_hit_ranks(similarity: np.ndarray, hits: np.ndarray) -> np.ndarray:
@@ -78,8 +78,7 @@ class _Chunk:
     """Some queries, each with a hit; their hits and junk are padded."""
 
     query: UnitFeatures
-    gallery: UnitFeatures  # centred
-    centre: Tensor  # float32 [F]
+    gallery: UnitFeatures
     queries: Tensor  # int64 [n], rows of `query`
     hits: Tensor  # int64 [n, P], rows of `gallery`
     junk: Tensor  # int64 [n, J]
@@ -92,7 +91,7 @@ class _Chunk:
         padding = self.hits == PADDING
         value = similarity.gather(1, self.hits.clamp(min=0)).masked_fill_(padding, torch.inf)
         doubt = self._tolerance(value[:, 0])
-        low, high = (value - doubt).nextafter(torch.tensor(-torch.inf)), value + doubt
+        low, high = (value - doubt).nextafter(value.new_tensor(-torch.inf)), value + doubt
         above, from_low = count_above(similarity, torch.cat([high, low], dim=1)).chunk(2, dim=1)
         contested = from_low - above - (~padding).long()  # a hit is always near itself
         crowded = contested.sum(dim=1) > MAX_CONTESTED
@@ -112,8 +111,9 @@ class _Chunk:
 
     def _tolerance(self, first: Tensor) -> float:
         """From the similarities [n] of the first hits."""
-        exact = exact_similarity(self.query, self.gallery, self.queries, self.hits[:, 0])
-        return tolerance(first, exact - self.query.exact(self.queries) @ self.centre.double())
+        some = slice(_SAMPLE)
+        pairs = self.queries[some], self.hits[some, 0]
+        return tolerance(first[some], exact_similarity(self.query, self.gallery, *pairs))
 
     def _before(self, row: Tensor, number: Tensor, rival: Tensor) -> Tensor:
         """How many rivals come before each hit [n, P], given triples of query, hit and rival."""

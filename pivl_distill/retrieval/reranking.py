@@ -1,10 +1,10 @@
 """Re-ranking with k-reciprocal encoding (Zhong et al., CVPR 2017), sparse and in chunks.
 
 Two crops are k-reciprocal neighbours if each is among the k most similar of the other, queries and
-gallery taken together. A crop is encoded by its k-reciprocal neighbours and theirs (Eq. 5), weighted
-by how near they are (Eq. 7) and averaged over its k2 nearest (Sec. 3.3); the Jaccard distance of
-two encodings (Eq. 10) is mixed with the original distance (Eq. 12). As in the authors' code the
-original distance is the squared Euclidean one, divided by the largest to the same crop.
+gallery taken together. A crop is encoded by its k1-reciprocal neighbours and by theirs, weighted by
+how near they are, and encodings are averaged over the k2 nearest; the Jaccard distance of two
+encodings is mixed with the original distance. As in the authors' code the original distance is the
+squared Euclidean one, divided by the largest from the same crop.
 
 An encoding has some dozens of entries among N, so that none of this needs an N × N matrix: only
 the nearest of a chunk of rows are kept, and encodings meet through the entries that they share.
@@ -12,7 +12,7 @@ the nearest of a chunk of rows are kept, and encodings meet through the entries 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,15 +26,18 @@ from pivl_distill.retrieval.similarity import (
     Features,
     UnitFeatures,
     blocks,
+    chunk_rows,
     exact_rows,
     exact_similarity,
     tolerance,
 )
 
 NOBODY = -1
-_CHUNK_ROWS = 512
 _ROWS = 64
 """Crops whose neighbours' neighbours are compared at a time."""
+
+_LEAST_FARTHEST = 1e-6
+"""A collapsed network's distances are all about 0, which must not divide them."""
 
 _MEETINGS = 2**21
 """Entries of queries and gallery that meet at a time."""
@@ -78,11 +81,11 @@ def reranked(
         )
     features = UnitFeatures.of(_joined(query, gallery), "query and gallery")
     nearest = _Nearest.of(features, k1, k2, memory_bytes)
-    encodings = _encodings(features, nearest, k1)
+    encodings = _Encodings.of(features, nearest, k1)
     if k2 > 1:
-        encodings = _averaged(encodings, nearest, k2)
+        encodings = encodings.averaged(nearest.crops[:, :k2])
     jaccard = _Jaccard(encodings, len(query))
-    for rows in blocks(len(query), _rows_in(memory_bytes, len(gallery))):
+    for rows in blocks(len(query), chunk_rows(memory_bytes, 4 * len(gallery))):
         similarity = features.unit[rows] @ features.unit[len(query) :].T
         original = _distance(similarity) / nearest.farthest[rows, None]
         yield (1 - lambda_value) * jaccard.distances(rows) + lambda_value * original
@@ -92,10 +95,6 @@ def _joined(query: Features, gallery: Features) -> Features:
     if isinstance(query, Tensor) and isinstance(gallery, Tensor):
         return torch.cat([query, gallery])
     return np.concatenate([query, gallery])
-
-
-def _rows_in(memory_bytes: int, columns: int) -> int:
-    return min(max(memory_bytes // (4 * columns), 1), _CHUNK_ROWS)
 
 
 def _distance(similarity: Tensor) -> Tensor:
@@ -114,21 +113,22 @@ class _Nearest:
     def of(cls, features: UnitFeatures, k1: int, k2: int, memory_bytes: int) -> _Nearest:
         """As many as k1 and k2 ask for. Only where a list is cut must the order be exact."""
         count = len(features)
-        cuts = [cut for cut in (k1 + 1, _half(k1), k2) if cut < count]
+        after = [cut for cut in (k1 + 1, _half(k1), k2) if cut < count]
+        before = [cut - 1 for cut in after]
         width = min(max(k1 + 1, k2), count)
         crops = torch.empty(count, width, dtype=torch.int64, device=features.unit.device)
         farthest = torch.empty(count, device=features.unit.device)
-        rows_in = _rows_in(memory_bytes, count)
+        rows_in = chunk_rows(memory_bytes, 4 * count)
         starts = range(0, count, rows_in)
         for start in track(starts, "Finding neighbours", unit="chunks"):
             rows = torch.arange(start, min(start + rows_in, count), device=crops.device)
             similarity = features.unit[rows] @ features.unit.T
-            farthest[rows] = _distance(similarity.amin(dim=1))
+            farthest[rows] = _distance(similarity.amin(dim=1)).clamp(min=_LEAST_FARTHEST)
             value, found = similarity.topk(min(width + 1, count))
             crops[rows] = found[:, :width]
-            sure = tolerance(value[:, -1], exact_similarity(features, features, rows, found[:, -1]))
-            doubt = torch.stack([value[:, cut - 1] - value[:, cut] <= sure for cut in cuts])
-            for some in rows[doubt.any(dim=0)].split(_ROWS):
+            exact = exact_similarity(features, features, rows, found[:, -1])
+            unclear = (value[:, before] - value[:, after]) <= tolerance(value[:, -1], exact)
+            for some in rows[unclear.any(dim=1)].split(_ROWS):
                 exact = exact_rows(features, features, some)
                 crops[some] = exact.argsort(dim=1, descending=True, stable=True)[:, :width]
         return cls(crops, farthest)
@@ -168,67 +168,88 @@ def _expanded(neighbours: Tensor, closer: Tensor) -> Iterator[tuple[Tensor, Tens
         yield crop + rows.start, members[crop, number]
 
 
-def _encodings(features: UnitFeatures, nearest: _Nearest, k1: int) -> Tensor:
-    """Sparse float32 [N, N]; a row holds the weights of a crop's neighbours, which sum to one."""
-    neighbours = _reciprocal(nearest.crops[:, : k1 + 1])
-    closer = _reciprocal(nearest.crops[:, : _half(k1)])
-    pairs, weights = [], []
-    for crop, neighbour in _expanded(neighbours, closer):
-        similarity = torch.linalg.vecdot(features.unit[crop], features.unit[neighbour])
-        weight = torch.exp(-_distance(similarity) / nearest.farthest[crop])
-        total = torch.zeros(len(features), device=crop.device).index_add_(0, crop, weight)
-        pairs.append(torch.stack([crop, neighbour]))
-        weights.append(weight / total[crop])
-    size = (len(features), len(features))
-    return torch.sparse_coo_tensor(torch.cat(pairs, dim=1), torch.cat(weights), size)
+@dataclass(frozen=True)
+class _Encodings:
+    """A sparse matrix [N, N]: by crop the weights of its neighbours, which sum to one."""
 
+    crop: Tensor  # int64 [E], ascending
+    neighbour: Tensor  # int64 [E]
+    weight: Tensor  # float32 [E]
+    start: Tensor  # int64 [N + 1], where each crop's entries begin
 
-def _averaged(encodings: Tensor, nearest: _Nearest, k2: int) -> Tensor:
-    """The means over the encodings of the `k2` nearest of each crop."""
-    crops = nearest.crops[:, :k2]
-    rows = torch.arange(len(crops), device=crops.device).repeat_interleave(crops.shape[1])
-    pairs = torch.stack([rows, crops.flatten()])
-    share = torch.full((pairs.shape[1],), 1 / crops.shape[1], device=crops.device)
-    return torch.sparse.mm(torch.sparse_coo_tensor(pairs, share, encodings.shape), encodings)
+    @classmethod
+    def joined(cls, parts: Iterable[tuple[Tensor, Tensor, Tensor]], count: int) -> _Encodings:
+        crop, neighbour, weight = (torch.cat(column) for column in zip(*parts, strict=True))
+        return cls(crop, neighbour, weight, _starts(crop, count))
+
+    @classmethod
+    def of(cls, features: UnitFeatures, nearest: _Nearest, k1: int) -> _Encodings:
+        neighbours = _reciprocal(nearest.crops[:, : k1 + 1])
+        closer = _reciprocal(nearest.crops[:, : _half(k1)])
+        parts = []
+        for crop, neighbour in _expanded(neighbours, closer):
+            similarity = torch.linalg.vecdot(features.unit[crop], features.unit[neighbour])
+            weight = torch.exp(-_distance(similarity) / nearest.farthest[crop])
+            total = weight.new_zeros(len(features)).index_add_(0, crop, weight)
+            parts.append((crop, neighbour, weight / total[crop]))
+        return cls.joined(parts, len(features))
+
+    def averaged(self, crops: Tensor) -> _Encodings:
+        """The means of the encodings of `crops` [N, k2]."""
+        count, k2 = crops.shape
+        parts = []
+        for rows in blocks(count, _ROWS):
+            some = crops[rows].flatten()
+            item, entry = _ranges(self.start[some], self.start[some + 1])
+            cell = item // k2 * count + self.neighbour[entry]
+            cells, inverse = cell.unique(return_inverse=True)
+            weight = self.weight.new_zeros(len(cells)).index_add_(0, inverse, self.weight[entry])
+            parts.append((rows.start + cells // count, cells % count, weight / k2))
+        return self.joined(parts, count)
 
 
 class _Jaccard:
-    """Jaccard distances of encodings through their common entries.
+    """Jaccard distances of queries and gallery through the entries that their encodings share.
 
     The smaller of two weights is not 0 only where both are, so a query meets those gallery crops
-    alone that stand in the columns of its own entries.
+    alone that have one of its own neighbours.
     """
 
-    def __init__(self, encodings: Tensor, queries: int) -> None:
+    def __init__(self, encodings: _Encodings, queries: int) -> None:
         """The first `queries` of the N encodings are the queries', the others the gallery's."""
-        encodings = encodings.coalesce()
-        (row, column), weight = encodings.indices(), encodings.values()
-        everyone = torch.arange(len(encodings) + 1, device=row.device)
-        self._row, self._column, self._weight = row, column, weight
-        self._row_start = torch.searchsorted(row, everyone)
-        gallery = slice(int(self._row_start[queries]), None)
-        by_column = column[gallery].argsort(stable=True)
-        self._crop = (row[gallery] - queries)[by_column]
-        self._crop_weight = weight[gallery][by_column]
-        self._column_start = torch.searchsorted(column[gallery][by_column], everyone)
-        self._gallery = len(encodings) - queries
+        count = len(encodings.start) - 1
+        gallery = slice(int(encodings.start[queries]), None)
+        neighbour, by_neighbour = encodings.neighbour[gallery].sort(stable=True)
+        self._encodings = encodings
+        self._start = _starts(neighbour, count)
+        self._crop = (encodings.crop[gallery] - queries)[by_neighbour]
+        self._weight = encodings.weight[gallery][by_neighbour]
+        self._gallery = count - queries
 
     def distances(self, queries: slice) -> Tensor:
         """float32 [n, G] of some queries."""
-        entries = slice(*self._row_start[[queries.start, queries.stop]].tolist())
-        row = self._row[entries] - queries.start
-        column, weight = self._column[entries], self._weight[entries]
-        first = self._column_start[column]
-        count = self._column_start[column + 1] - first
-        common = torch.zeros(queries.stop - queries.start, self._gallery, device=row.device)
-        at_a_time = max(_MEETINGS // max(int(count.max()), 1), 1)
-        for some in blocks(len(row), at_a_time):
-            entry = torch.arange(some.start, some.stop, device=row.device)
-            entry = entry.repeat_interleave(count[some])
-            before = count[some].cumsum(0) - count[some]
-            number = torch.arange(len(entry), device=row.device) - before[entry - some.start]
-            met = first[entry] + number
-            cell = row[entry] * self._gallery + self._crop[met]
-            smaller = torch.minimum(weight[entry], self._crop_weight[met])
-            common.view(-1).index_add_(0, cell, smaller)
+        encodings = self._encodings
+        own = slice(*encodings.start[[queries.start, queries.stop]].tolist())
+        query, weight = encodings.crop[own] - queries.start, encodings.weight[own]
+        first, end = (self._start[encodings.neighbour[own] + after] for after in (0, 1))
+        common = weight.new_zeros((queries.stop - queries.start) * self._gallery)
+        most = int((end - first).max()) if len(first) else 0
+        for some in blocks(len(query), max(_MEETINGS // max(most, 1), 1)):
+            entry, other = _ranges(first[some], end[some])
+            smaller = torch.minimum(weight[some][entry], self._weight[other])
+            common.index_add_(0, query[some][entry] * self._gallery + self._crop[other], smaller)
+        common = common.view(-1, self._gallery)
         return 1 - common / (2 - common)
+
+
+def _starts(ascending: Tensor, count: int) -> Tensor:
+    """Where each of 0..count begins [count + 1]."""
+    return torch.searchsorted(ascending, torch.arange(count + 1, device=ascending.device))
+
+
+def _ranges(first: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """All numbers in first..end−1 of each item, with the item that they come from: int64 [·]."""
+    length = end - first
+    item = torch.arange(len(first), device=first.device).repeat_interleave(length)
+    before = length.cumsum(0) - length
+    return item, torch.arange(len(item), device=first.device) + (first - before)[item]

@@ -32,6 +32,9 @@ _ROUNDING = 2.0**-24
 MEMORY_BYTES = 2**28
 """Of similarities at a time, by default."""
 
+CHUNK_ROWS = 2048
+"""At most; a matrix product gains nothing from more, and fresh memory takes its time."""
+
 _BLOCK_ROWS = 128
 """At a time, so that intermediate values stay in the processor's cache."""
 
@@ -84,8 +87,10 @@ def exact_similarity(
 def exact_rows(query: UnitFeatures, gallery: UnitFeatures, rows: Tensor) -> Tensor:
     """float64 [n, G] of the query `rows` and the whole gallery."""
     directions = query.exact(rows)
-    parts = [directions @ gallery.exact(part).T for part in blocks(len(gallery), _GALLERY_ROWS)]
-    return torch.cat(parts, dim=1).round(decimals=TIE_DECIMALS)
+    result = directions.new_empty(len(rows), len(gallery))
+    for part in blocks(len(gallery), _GALLERY_ROWS):
+        result[:, part] = directions @ gallery.exact(part).T
+    return result.round_(decimals=TIE_DECIMALS)
 
 
 def tolerance(product: Tensor, exact: Tensor) -> float:
@@ -95,6 +100,11 @@ def tolerance(product: Tensor, exact: Tensor) -> float:
     """
     error = torch.maximum((product - exact).abs().max(), _ROUNDING * exact.abs().max())
     return ERRORS_TOLERATED * float(error)
+
+
+def chunk_rows(memory_bytes: int, row_bytes: int) -> int:
+    """How many rows of a product fit, at least one."""
+    return min(max(memory_bytes // row_bytes, 1), CHUNK_ROWS)
 
 
 def blocks(count: int, size: int) -> Iterator[slice]:
