@@ -21,9 +21,6 @@ from pivl_distill.retrieval.matches import Matches
 from pivl_distill.retrieval.ranks import hit_ranks, sorted_hit_ranks
 from pivl_distill.retrieval.similarity import MEMORY_BYTES, Features
 
-MEMORY_BYTES = 2**28
-"""Of similarities at a time, by default."""
-
 
 @dataclass(frozen=True)
 class RetrievalResult:
