@@ -60,14 +60,16 @@ def score(features: TestFeatures, test: TestCrops, device: torch.device = CPU) -
 
     The result is the same on any `device`.
     """
-    return evaluate(*_on_device(features, device), *_labels(test))
+    query, gallery = _on_device(features, device)
+    return evaluate(query, gallery, *_labels(test))
 
 
 def score_reranked(
     features: TestFeatures, test: TestCrops, device: torch.device = CPU
 ) -> RetrievalResult:
     """`score` after k-reciprocal re-ranking with the parameters of its paper."""
-    distances = (rows.cpu().numpy() for rows in reranked(*_on_device(features, device)))
+    query, gallery = _on_device(features, device)
+    distances = (rows.cpu().numpy() for rows in reranked(query, gallery))
     return evaluate_distances(distances, *_labels(test))
 
 

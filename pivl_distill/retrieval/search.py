@@ -40,9 +40,7 @@ class FeatureShards:
         """One file, or a folder of `*.parquet`. Reads only what stands at their ends."""
         files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
         if not files or not all(file.is_file() for file in files):
-            raise PivlError(
-                f"There is no Parquet file at {path}; `pivl-distill embed` writes them."
-            )
+            raise PivlError(f"No Parquet file at {path}; `pivl-distill embed` writes them.")
         dims = {_dim(file): file for file in files}
         if len(dims) > 1:
             sizes = ", ".join(f"{dim} in {file}" for dim, file in sorted(dims.items()))
@@ -88,7 +86,7 @@ class FeatureShards:
             if row < rows:
                 break
             row -= rows
-        return str(file.read_row_group(group, columns=["name"]).column(0)[row])
+        return str(file.read_row_group(group, columns=["name"]).column(0)[row].as_py())
 
     def _unit(self, column: Any, file: Path) -> np.ndarray:
         features = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim)
@@ -127,13 +125,13 @@ def _dim(file: Path) -> int:
     import pyarrow
 
     schema = _parquet_file(file).schema_arrow
-    kind = schema.field("feature").type if {"name", "feature"} <= set(schema.names) else None
-    if not pyarrow.types.is_fixed_size_list(kind) or kind.value_type != pyarrow.float32():
-        raise PivlError(
-            f"{file} must have columns `name` and `feature`, a list of so many float32, as"
-            " `pivl-distill embed` writes them."
-        )
-    return int(kind.list_size)
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if name == "feature" and pyarrow.types.is_fixed_size_list(kind) and "name" in schema.names:
+            return int(kind.list_size)
+    raise PivlError(
+        f"{file} must have columns `name` and `feature`, a list of so many float32, as"
+        " `pivl-distill embed` writes them."
+    )
 
 
 def _parquet_file(file: Path) -> ParquetFile:
