@@ -312,27 +312,33 @@ def export(
 Examples:
   pivl-distill evaluate
   pivl-distill evaluate runs/export-1/model.onnx --sheet found.png
-  pivl-distill evaluate runs/teach-1 --data market1501:/data/market
+  pivl-distill evaluate runs/teach-1 --data market1501:/data/market --rerank
   pivl-distill evaluate Market_ViT-B-16_60.pth --data market1501:/data/market
 """
 )
 @click.argument("target", required=False, type=click.Path(path_type=Path))
 @click.option("--data", "spec", metavar="KIND:PATH", help="Data set; default: the run's own.")
 @camera_options
+@click.option("--rerank", is_flag=True, help="Also score after k-reciprocal re-ranking.")
 @click.option("--sheet", type=PICTURE, help="Also draw what was found for some queries, as PNG.")
-def evaluate(target: Path | None, spec: str | None, cameras: Cameras, sheet: Path | None) -> None:
+def evaluate(
+    target: Path | None, spec: str | None, cameras: Cameras, rerank: bool, sheet: Path | None
+) -> None:
     """Score a run, a checkpoint, an exported ONNX file or an engine by the Market-1501 protocol.
 
     TARGET is a run folder or a file, also a checkpoint that CLIP-ReID published; default: the
     latest student run.
     """
     from pivl_distill.cli.ranking import ranking_sheet
-    from pivl_distill.cli.report import print_retrieval
+    from pivl_distill.cli.report import print_reranked, print_retrieval
     from pivl_distill.cli.sources import evaluate_target
+    from pivl_distill.evaluation import score_reranked
     from pivl_distill.runs import Run
 
     evaluation = evaluate_target(target or Run.latest("student").path, spec, cameras)
     print_retrieval(evaluation)
+    if rerank:
+        print_reranked(score_reranked(evaluation.features, evaluation.test))
     if sheet is not None:
         ranking_sheet(evaluation.features, evaluation.test, sheet)
 

@@ -99,6 +99,11 @@ def print_retrieval(evaluation: Evaluation) -> None:
     summary(f"{evaluation.path} on {evaluation.spec}", retrieval_facts(evaluation.result))
 
 
+def print_reranked(result: RetrievalResult) -> None:
+    """The figures after re-ranking."""
+    summary("The same after k-reciprocal re-ranking", retrieval_facts(result))
+
+
 def print_export(report: ExportReport) -> None:
     """Parity, retrieval before and after, cost and latency of an export."""
     manifest = report.manifest
