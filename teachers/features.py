@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pivl_distill.cache import cache_folder
 from pivl_distill.console import note, track
 from pivl_distill.data.parsing import to_grid
 from pivl_distill.data.store import CropStore
-from pivl_distill.data.synthetic.cache import cache_folder
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.embedding import normalize_crops
 from teachers.clip import Clip
