@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
 from torch import nn
 
+from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig, dump_config
 from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
-from pivl_distill.data.store import CropStore
+from pivl_distill.data.store import load_training
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import TestCrops, evaluate_model, pick_device
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs import Run
-from pivl_distill.training import Texts, train
+from pivl_distill.training import train
+from pivl_distill.vectors import VECTORS_FILE, load_vectors
 from students.archs import create_backbone
 from students.student import Student, save_student
 
@@ -47,20 +51,18 @@ def distill(
     """Train a student under `config.supervision`; `bank_file` is None exactly for "none"."""
     dataset = load_dataset(config.data.spec, config.data.parsing)
     bank = None if bank_file is None else chosen_bank(config, PromptBank.load(bank_file), dataset)
-    align = config.supervision in ("part", "label", "permuted")
+    align = aligns(config)
     if bank is not None and align:
         check_parts(bank, dataset)
+    vectors = teacher_vectors(config, bank_file, dataset)
     torch.manual_seed(config.seed)
     network, start = starting_network(config, dataset)
-    identities = len(dataset.train_pids)
-    dim = bank.dim if bank else None
     device = pick_device(config.device)
-    student = Student(
-        config.arch, network, config.data.size_hw, identities, dim, align, config.stage2.head
-    ).to(device)
+    student = make_student(config, network, dataset, bank, vectors).to(device)
     run = Run.create("student", dump_config(config, "student"), out)
-    store = CropStore.load(dataset.train, config.data.size_hw, bank.vocabulary if bank else None)
-    texts = Texts.of(bank, config.stage2.loss.text_scale).to(device) if bank else None
+    store = load_training(dataset.train, config.data, bank.vocabulary if bank and align else None)
+    store = dataclasses.replace(store, embeddings=vectors)
+    texts = texts_of(config, bank).to(device) if bank else None
     clock = time.monotonic()
     train(student, store, texts, config.stage2, config.seed, run, "Training the student")
     seconds = time.monotonic() - clock
@@ -83,6 +85,51 @@ def distill(
         missing_maps=store.missing_maps,
         seconds=seconds,
     )
+
+
+def aligns(config: StudentConfig) -> bool:
+    """Whether part texts teach, by Eq. 11."""
+    return config.supervision in ("part", "label", "permuted")
+
+
+def make_student(
+    config: StudentConfig,
+    network: nn.Module,
+    dataset: ReIDDataset,
+    bank: PromptBank | None,
+    vectors: np.ndarray | None,
+) -> Student:
+    """The bare network inside the shell that its supervision needs."""
+    return Student(
+        config.arch,
+        network,
+        config.data.size_hw,
+        identities=len(dataset.train_pids),
+        dim=bank.dim if bank else None,
+        align=aligns(config),
+        head=config.stage2.head,
+        teacher_dim=None if vectors is None else vectors.shape[1],
+    )
+
+
+def texts_of(config: StudentConfig, bank: PromptBank) -> Texts:
+    """What the student learns from a bank."""
+    return Texts.of(bank, config.stage2.loss, config.stage2.head)
+
+
+def teacher_vectors(
+    config: StudentConfig, bank_file: Path | None, dataset: ReIDDataset
+) -> np.ndarray | None:
+    """The teacher's vectors [N, F] of the training crops, where the loss has a use for them."""
+    if not config.stage2.loss.embedding:
+        return None
+    path = config.embeddings or (bank_file.parent / VECTORS_FILE if bank_file else None)
+    if path is None or not path.is_file():
+        raise PivlError(
+            f"stage2.loss.embedding wants a teacher's vectors, but there are none at {path}; teach"
+            " with --set save_embeddings=true, or name the file with --set embeddings=FILE."
+        )
+    return load_vectors(path, dataset)
 
 
 def chosen_bank(config: StudentConfig, bank: PromptBank, dataset: ReIDDataset) -> PromptBank:

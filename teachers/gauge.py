@@ -60,8 +60,8 @@ class BankReadout:
 
     own_identity: float
     """Crop → its identity's prompt among all identities."""
-    nearest_label: float
-    """Present part texts whose nearest bare part word is their own."""
+    nearest_label: float | None
+    """Present part texts whose nearest bare part word is their own; None in a bank without any."""
     colour: dict[str, float] | None
     """Attribute → accuracy of the nearest colour to the part text; None where truth is unknown."""
 
@@ -143,6 +143,6 @@ def read_bank(
     truth = None if people is None else {row: people[pid] for row, pid in enumerate(bank.pids)}
     return BankReadout(
         own_identity=own.float().mean().item(),
-        nearest_label=right.float().mean().item(),
+        nearest_label=right.float().mean().item() if len(right) else None,
         colour=None if truth is None else colour_accuracy(bank.part, bank.present, truth, text),
     )

@@ -1,7 +1,7 @@
 """Learnable prompts: M tokens per identity inside a sentence (Eq. 1) and part prompts (Eq. 6).
 
 The learned tokens are the only parameters; words around them keep CLIP's own embeddings. `concat`
-of Eq. 6 appends the part's word before the end-of-text token.
+of Eq. 6 appends the part's word before the end-of-text token, or puts it where the template says.
 """
 
 from __future__ import annotations
@@ -17,28 +17,32 @@ from teachers.text import TextTower
 
 
 class Sentence:
-    """A template around the learned tokens, for one or several endings."""
+    """A template with room for M learned tokens, in one version for each filling of {part}."""
 
-    def __init__(self, text: TextTower, template: str, fillings: Sequence[str]) -> None:
-        """`template` holds {X} once and, where `fillings` differ, {part} after it."""
+    def __init__(
+        self, text: TextTower, template: str, fillings: Sequence[str], learned_tokens: int
+    ) -> None:
+        """`template` holds {X} once and, where `fillings` differ, {part}, in any order."""
+        ids, device = text.tokenizer, text.positional_embedding.device
         before, after = template.split("{X}")
-        ids = text.tokenizer
-        prefix = torch.tensor([ids.start, *ids.encode(before)])
-        suffixes = [[*ids.encode(after.format(part=part)), ids.end] for part in fillings]
-        longest = max(map(len, suffixes))
-        padded = torch.tensor([row + [0] * (longest - len(row)) for row in suffixes])
-        device = text.positional_embedding.device
+        heads = [[ids.start, *ids.encode(before.format(part=part))] for part in fillings]
+        tails = [[*ids.encode(after.format(part=part)), ids.end] for part in fillings]
+        room = [0] * learned_tokens
+        sentences = [[*head, *room, *tail] for head, tail in zip(heads, tails, strict=True)]
+        longest = max(map(len, sentences))
+        padded = [sentence + [0] * (longest - len(sentence)) for sentence in sentences]
         with torch.no_grad():
-            self.prefix = text.token_embedding(prefix.to(device))  # [L1, width]
-            self.suffix = text.token_embedding(padded.to(device))  # [endings, L2, width]
-        self.suffix_length = torch.tensor([len(row) for row in suffixes], device=device)
+            self.embedded = text.token_embedding(torch.tensor(padded, device=device))
+        first = torch.tensor([len(head) for head in heads], device=device)
+        self.places = first[:, None] + torch.arange(learned_tokens, device=device)
+        self.ends = torch.tensor([len(sentence) - 1 for sentence in sentences], device=device)
 
-    def __call__(self, tokens: Tensor, ending: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, M, width] and the ending of each [B] → embeddings and end positions."""
-        prefix = self.prefix.expand(len(tokens), -1, -1)
-        embeddings = torch.cat([prefix, tokens, self.suffix[ending]], dim=1)
-        ends = len(self.prefix) + tokens.shape[1] + self.suffix_length[ending] - 1
-        return embeddings, ends
+    def __call__(self, tokens: Tensor, filling: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens [B, M, width] and the filling of each [B] → embeddings and end positions."""
+        row = torch.arange(len(tokens), device=tokens.device)[:, None]
+        places = (row, self.places[filling])
+        embeddings = self.embedded[filling].index_put(places, tokens)
+        return embeddings, self.ends[filling]
 
 
 class IdentityPrompts(nn.Module):
@@ -56,8 +60,9 @@ class IdentityPrompts(nn.Module):
         shape = (identities, settings.learned_tokens, text.width)
         self.tokens = nn.Parameter(torch.randn(shape, generator=generator) * settings.init_std)
         self._text = [text]  # in a list: frozen, hence no part of this module's parameters
-        self._identity_sentence = Sentence(text, settings.identity, [""])
-        self._part_sentence = Sentence(text, settings.part, vocabulary.words)
+        tokens = settings.learned_tokens
+        self._identity_sentence = Sentence(text, settings.identity, [""], tokens)
+        self._part_sentence = Sentence(text, settings.part, vocabulary.words, tokens)
 
     def identity(self, rows: Tensor) -> Tensor:
         """Identity texts [U, D] of identities `rows` [U] (Eq. 1)."""
@@ -67,7 +72,7 @@ class IdentityPrompts(nn.Module):
         """Part texts [U, D] of identities `rows` [U] and part ids `parts` [U] (Eq. 6)."""
         return self._encode(self._part_sentence, rows, parts)
 
-    def _encode(self, sentence: Sentence, rows: Tensor, ending: Tensor) -> Tensor:
+    def _encode(self, sentence: Sentence, rows: Tensor, filling: Tensor) -> Tensor:
         (text,) = self._text
-        features: Tensor = text(*sentence(self.tokens[rows], ending))
+        features: Tensor = text(*sentence(self.tokens[rows], filling))
         return features

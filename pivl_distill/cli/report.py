@@ -50,8 +50,9 @@ def print_teach(report: TeachReport) -> None:
     facts: dict[str, object] = {
         "prompt bank": report.bank,
         "image → own identity text": percent(readout.own_identity),
-        "part text → own part word": percent(readout.nearest_label),
     }
+    if readout.nearest_label is not None:
+        facts["part text → own part word"] = percent(readout.nearest_label)
     if readout.colour is not None:
         facts["part text → true colour"] = ", ".join(
             f"{name} {percent(value)}" for name, value in readout.colour.items()

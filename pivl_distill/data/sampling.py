@@ -46,3 +46,12 @@ def _groups(crops: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     if len(shuffled) < k:
         shuffled = np.concatenate([shuffled, rng.choice(crops, k - len(crops))])
     return shuffled[: len(shuffled) // k * k].reshape(-1, k)
+
+
+def shuffled_batches(count: int, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """One epoch of all `count` crops in random order, each batch int64 [size], the last the rest.
+
+    This is how CLIP-ReID's stage 1 sees its crops.
+    """
+    order = rng.permutation(count)
+    return [order[start : start + size] for start in range(0, count, size)]
