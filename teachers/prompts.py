@@ -64,6 +64,12 @@ class IdentityPrompts(nn.Module):
         self._identity_sentence = Sentence(text, settings.identity, [""], tokens)
         self._part_sentence = Sentence(text, settings.part, vocabulary.words, tokens)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt, with start and end."""
+        sentences = (self._identity_sentence, self._part_sentence)
+        return max(sentence.embedded.shape[1] for sentence in sentences)
+
     def identity(self, rows: Tensor) -> Tensor:
         """Identity texts [U, D] of identities `rows` [U] (Eq. 1)."""
         return self._encode(self._identity_sentence, rows, torch.zeros_like(rows))

@@ -53,13 +53,14 @@ def main() -> None:
 
 
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that fill a command's settings: --data, --parsing, --config, --set, --out."""
+    """The options of a training: --data, --parsing, --config, --set, --out, --dry-run."""
 
     @click.option("--data", "spec", metavar="KIND:PATH", help="Data set, e.g. market1501:/data.")
     @click.option("--parsing", type=FOLDER, help="Folder of parsing maps of the training images.")
     @click.option("--config", metavar="NAME|FILE", help="A YAML file, or one of configs/ by name.")
     @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting.")
     @click.option("--out", "-o", type=FOLDER, help="Run folder; default: the next in runs/.")
+    @click.option("--dry-run", is_flag=True, help="Build everything, say what it takes, stop.")
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -121,17 +122,25 @@ def synth(tier: str, seed: int, out: Path | None, sheet: Path | None) -> None:
 Examples:
   pivl-distill teach
   pivl-distill teach --data market1501:/data/market --parsing /data/market_maps
-  pivl-distill teach --config literal --set tuning.part_epochs=30
+  pivl-distill teach --config paper --set tuning.part_epochs=30
+  pivl-distill teach --config paper --set device=meta --set clip.weights=none --dry-run
 """
 )
 @settings_options
-def teach(config: str | None, overrides: dict[str, Any], out: Path | None) -> None:
+def teach(config: str | None, overrides: dict[str, Any], out: Path | None, dry_run: bool) -> None:
     """Tune prompts with CLIP, write the prompt bank, train the teacher."""
-    from pivl_distill.cli.report import print_teach
+    from pivl_distill.cli.report import print_rehearsal, print_teach
     from pivl_distill.config import TeachConfig, load_config
+
+    settings = load_config(TeachConfig, "teach", config, overrides)
+    if dry_run:
+        from teachers.rehearsal import rehearse_teach
+
+        print_rehearsal(rehearse_teach(settings))
+        return
     from teachers.teach import teach as run_teach
 
-    print_teach(run_teach(load_config(TeachConfig, "teach", config, overrides), out))
+    print_teach(run_teach(settings, out))
 
 
 @main.command(
@@ -154,12 +163,12 @@ def student(
     config: str | None,
     overrides: dict[str, Any],
     out: Path | None,
+    dry_run: bool,
 ) -> None:
     """Train a light network on the texts of a prompt bank."""
-    from pivl_distill.cli.report import print_student
+    from pivl_distill.cli.report import print_rehearsal, print_student
     from pivl_distill.cli.sources import find_bank
     from pivl_distill.config import StudentConfig, load_config
-    from students.distill import distill
 
     chosen = {"arch": arch, "pretrained": pretrained}
     overrides |= {key: value for key, value in chosen.items() if value is not None}
@@ -169,6 +178,13 @@ def student(
     bank_file, data = find_bank(bank, settings.supervision)
     if config is None and not any(key.startswith("data.") for key in overrides):
         settings = settings.model_copy(update={"data": data})
+    if dry_run:
+        from students.rehearsal import rehearse_student
+
+        print_rehearsal(rehearse_student(settings, bank_file))
+        return
+    from students.distill import distill
+
     print_student(distill(settings, bank_file, out))
 
 
