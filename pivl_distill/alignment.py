@@ -139,7 +139,8 @@ def alignment_loss(
         return F.smooth_l1_loss(features, target.texts)
     assert target.pairs is not None, "cells of several parts have no text to contrast"
     distinct, owner = target.pairs.unique(return_inverse=True)
-    texts = torch.empty(len(distinct), features.shape[1], dtype=features.dtype, device=owner.device)
-    texts[owner] = target.texts
+    place = torch.arange(len(owner), device=owner.device)
+    first = torch.full_like(distinct, len(owner)).scatter_reduce(0, owner, place, "amin")
+    texts = target.texts[first]
     features, texts = F.normalize(features, dim=1), F.normalize(texts, dim=1)
     return part_contrast(features, texts, owner, temperature, "area")

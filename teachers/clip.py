@@ -176,11 +176,12 @@ def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: 
 
 def _build(name: str, tag: str | None) -> CLIP:
     """open_clip's model at its own size, whose position embeddings the towers resample."""
+    device = torch.get_default_device()
     with _quiet():
         if name in open_clip.list_models():
-            return open_clip.create_model(name, pretrained=tag)
+            return open_clip.create_model(name, pretrained=tag, device=device)
         base = name.removesuffix(QUICK)
-        return open_clip.create_model(base, pretrained=tag, force_quick_gelu=True)
+        return open_clip.create_model(base, pretrained=tag, device=device, force_quick_gelu=True)
 
 
 @contextmanager

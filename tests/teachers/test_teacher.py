@@ -7,12 +7,13 @@ import dataclasses
 import pytest
 import torch
 
+from pivl_distill.alignment import Texts
 from pivl_distill.checkpoint import load_tensors
-from pivl_distill.config import AugmentSettings, HeadSettings, Stage2Settings
+from pivl_distill.config import AugmentSettings, HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.embedding import embed
 from pivl_distill.runs import Run
-from pivl_distill.training import Texts, train
+from pivl_distill.training import train
 from teachers.clip import build_tiny
 from teachers.teacher import KIND, Teacher, load_teacher, save_teacher
 from teachers.towers import ViTOptions
@@ -91,7 +92,8 @@ def test_a_teacher_learns_from_a_bank(table, band_store, prompt_bank, tmp_path, 
     teacher = Teacher(clip, 6, HeadSettings())
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     run = Run.create("teach", "", tmp_path / "run")
-    train(teacher, band_store, Texts.of(bank, 10.0), settings, 0, run, "Training")
+    texts = Texts.of(bank, LossSettings(), HeadSettings())
+    train(teacher, band_store, texts, settings, 0, run, "Training")
     changed = {n for n, value in teacher.state_dict().items() if not torch.equal(value, before[n])}
     assert {name.split(".")[0] for name in changed} == {"tower", "neck", "projected_neck", "fusion"}
     assert not {name for name in changed if name.endswith("neck.norm.bias")}
