@@ -237,7 +237,8 @@ def bank_texts(learned: IdentityPrompts, present: Tensor) -> tuple[Tensor, Tenso
     identity = torch.cat([learned.identity(chunk) for chunk in rows.split(256)])
     part = identity.new_zeros(*present.shape, identity.shape[1])
     pairs = present.to(device).nonzero()
-    for chunk in track(pairs.split(256), "Encoding the bank", unit="batches"):
+    chunks = pairs.split(256) if len(pairs) else ()
+    for chunk in track(chunks, "Encoding the bank", unit="batches"):
         row, number = chunk.unbind(1)
         part[row, number] = learned.part(row, number)
     return identity, part

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import open_clip
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pivl_distill.data.synthetic.people import COLOURS
 from pivl_distill.data.vocabulary import LIP20
 from teachers.clip import Clip, build_tiny
-from teachers.text import token_rows
+from teachers.text import Tokenizer, token_rows
 
 GARMENTS = ("hat", "shoes", "socks", "pants", "coat", "shirt", "scarf")
 
@@ -59,3 +61,25 @@ def make_clip(table, awake) -> Callable[..., Clip]:
 def frozen_clip(make_clip) -> Clip:
     """One that tests only read."""
     return make_clip()
+
+
+@pytest.fixture
+def worded_checkpoint(small_released, tmp_path) -> Callable[..., tuple[dict[str, Tensor], Path]]:
+    """`worded_checkpoint(cameras=…)` is a checkpoint and the file of the CLIP it came from."""
+
+    def make(cameras: int = 0, identities: int = 8) -> tuple[dict[str, Tensor], Path]:
+        torch.manual_seed(0)
+        clip = open_clip.create_model("small-reid", force_quick_gelu=True)
+        nn.init.normal_(clip.token_embedding.weight, std=0.5)
+        path = tmp_path / "clip.pt"
+        torch.save(clip.state_dict(), path)
+        ids = Tokenizer()
+        person = [*ids.encode("person."), ids.end]
+        words = torch.tensor([ids.start, *ids.encode("a photo of a"), *person])
+        state = small_released(cameras=cameras, identities=identities)
+        embedded = clip.token_embedding(words).detach()
+        state["prompt_learner.token_prefix"] = embedded[None, :5]
+        state["prompt_learner.token_suffix"][0, :3] = embedded[5:]
+        return state, path
+
+    return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from pivl_distill.config import PromptSettings, TuningSettings
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, LIP20
+from pivl_distill.embedding import normalize_crops
 from pivl_distill.losses import identity_contrast, part_contrast
 from pivl_distill.runs import Run
 from teachers.prompts import IdentityPrompts
@@ -20,9 +22,11 @@ from teachers.tuning import (
     FrozenFeatures,
     bank_texts,
     encode_crops,
+    epoch_batches,
     identity_loss,
     part_loss,
     present_parts,
+    prompt_losses,
     rate_at,
     set_rate,
     tune_prompts,
@@ -36,7 +40,7 @@ PROMPTS = PromptSettings(learned_tokens=2)
 
 @pytest.fixture(scope="module")
 def features(frozen_clip, band_store) -> FrozenFeatures:
-    return encode_crops(frozen_clip, band_store, LIP20)
+    return encode_crops(frozen_clip, band_store, LIP20, SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +54,45 @@ def learned(frozen_clip) -> IdentityPrompts:
     return IdentityPrompts(frozen_clip.text, PROMPTS, 6, LIP20, generator)
 
 
-def test_crops_are_encoded_at_unit_length_in_their_order(features, frozen_clip, band_store):
+def test_crops_are_encoded_in_their_order(features, frozen_clip, band_store):
     assert features.projected.shape == (24, frozen_clip.image.dim)
     assert features.cells.shape == (24, 16 * 8, frozen_clip.image.dim)
     torch.testing.assert_close(features.cells.norm(dim=2), torch.ones(24, 128))
     crop = (torch.from_numpy(band_store.crops[17]).permute(2, 0, 1) / 255)[None]
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (frozen_clip.mean, frozen_clip.std))
-    tokens = F.normalize(frozen_clip.image.joint_tokens((crop - mean) / std)[0], dim=1)
+    tokens = frozen_clip.image.joint_tokens((crop - mean) / std)[0]
     torch.testing.assert_close(features.projected[17], tokens[0], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(features.cells[17], tokens[1:], rtol=1e-4, atol=1e-5)
+    unit = F.normalize(tokens[1:], dim=1)
+    torch.testing.assert_close(features.cells[17], unit, rtol=1e-4, atol=1e-5)
+
+
+def test_cells_may_come_by_the_value_path(features, frozen_clip, band_store):
+    settings = SETTINGS.model_copy(update={"cell_features": "value"})
+    values = encode_crops(frozen_clip, band_store, LIP20, settings)
+    torch.testing.assert_close(values.projected, features.projected)
+    crop = torch.from_numpy(band_store.crops[3:4])
+    tokens = frozen_clip.image.value_tokens(
+        normalize_crops(crop, frozen_clip.mean, frozen_clip.std)
+    )
+    unit = F.normalize(tokens[0, 1:], dim=1)
+    torch.testing.assert_close(values.cells[3], unit, rtol=1e-4, atol=1e-5)
+
+
+def test_cells_are_not_kept_where_no_part_is_tuned(features, frozen_clip, band_store):
+    settings = SETTINGS.model_copy(update={"part_epochs": 0})
+    bare = encode_crops(frozen_clip, band_store, LIP20, settings)
+    assert bare.cells.numel() == 0
+    assert torch.equal(bare.projected, features.projected)
+    assert torch.equal(bare.parts, features.parts)
+
+
+def test_the_pixel_at_its_centre_may_name_a_cell(frozen_clip, band_store):
+    noise = np.random.default_rng(0).integers(0, 20, band_store.maps.shape, dtype=np.uint8)
+    store = dataclasses.replace(band_store, maps=noise)
+    settings = SETTINGS.model_copy(update={"cell_labels": "nearest"})
+    parts = encode_crops(frozen_clip, store, LIP20, settings).parts
+    assert torch.equal(parts, torch.from_numpy(noise[:, 4::8, 4::8]).long().flatten(1))
+    assert not torch.equal(parts, encode_crops(frozen_clip, store, LIP20, SETTINGS).parts)
 
 
 def test_each_cell_has_the_part_of_its_pixels(features, band_store):
@@ -69,7 +103,7 @@ def test_each_cell_has_the_part_of_its_pixels(features, band_store):
 def test_more_crops_than_a_batch_and_no_maps(frozen_clip, band_store):
     twice = np.concatenate([band_store.crops] * 3)
     store = CropStore(twice, None, np.arange(72), np.zeros(72, int))
-    features = encode_crops(frozen_clip, store, LIP20)
+    features = encode_crops(frozen_clip, store, LIP20, SETTINGS)
     assert len(features.projected) == 72 > 64
     torch.testing.assert_close(features.projected[48:], features.projected[:24])
     assert (features.parts == IGNORE).all()
@@ -84,10 +118,42 @@ def test_a_part_is_present_where_any_crop_of_the_identity_shows_it():
 
 def test_the_identity_loss_is_equation_2_over_the_batch(learned, features, rows):
     batch = np.array([0, 1, 8, 9, 20, 22])
-    texts = F.normalize(learned.identity(torch.tensor([0, 2, 5])), dim=1)
+    images, texts = features.projected[batch], learned.identity(torch.tensor([0, 2, 5]))
     owner = torch.tensor([0, 0, 1, 1, 2, 2])
-    expected = identity_contrast(features.projected[batch], texts, owner, 0.07)
-    torch.testing.assert_close(identity_loss(learned, features, rows, batch, SETTINGS), expected)
+    unit = F.normalize(images, dim=1), F.normalize(texts, dim=1)
+    for normalize, pair in ((True, unit), (False, (images, texts))):
+        settings = SETTINGS.model_copy(update={"identity_normalize": normalize})
+        loss = identity_loss(learned, features, rows, batch, settings)
+        torch.testing.assert_close(loss, identity_contrast(*pair, owner, 0.07))
+
+
+@pytest.mark.parametrize(
+    ("part_epochs_train", "terms"), [("both", {"identity", "part"}), ("part", {"part"})]
+)
+def test_equation_8_is_the_sum_from_the_first_part_epoch_on(
+    learned, features, rows, part_epochs_train, terms
+):
+    settings = SETTINGS.model_copy(update={"part_epochs_train": part_epochs_train})
+    batch = np.array([0, 1, 8, 9])
+    args = learned, features, rows, batch, settings
+    for epoch, expected in ((0, {"identity"}), (5, {"identity"}), (6, terms), (11, terms)):
+        assert prompt_losses(*args, LIP20, epoch).keys() == expected
+    losses = prompt_losses(*args, LIP20, 6)
+    torch.testing.assert_close(losses["part"], part_loss(*args, LIP20))
+    if "identity" in terms:
+        torch.testing.assert_close(losses["identity"], identity_loss(*args))
+
+
+@pytest.mark.parametrize(("batches", "sizes"), [("pk", [8]), ("shuffle", [8, 8, 8])])
+def test_batches_are_p_times_k_or_a_permutation(rows, batches, sizes):
+    settings = SETTINGS.model_copy(update={"batches": batches})
+    rng = np.random.default_rng(0)
+    drawn = epoch_batches(rows.numpy(), settings, rng)
+    assert {len(batch) for batch in drawn} == set(sizes)
+    if batches == "shuffle":
+        assert sorted(np.concatenate(drawn)) == list(range(24))
+    else:
+        assert all(len(set(rows[batch].tolist())) == 4 for batch in drawn)
 
 
 def cell_by_cell(learned, features, rows, batch, parts_left_out: set[int]) -> torch.Tensor:
@@ -153,11 +219,11 @@ def spoken(frozen_clip, features, rows) -> FrozenFeatures:
     loud = PROMPTS.model_copy(update={"init_std": 1.0})
     hidden = IdentityPrompts(frozen_clip.text, loud, 6, LIP20, generator)
     with torch.no_grad():
-        identity, part = bank_texts(hidden, 6, len(LIP20))
+        identity, part = bank_texts(hidden, torch.ones(6, len(LIP20), dtype=torch.bool))
         projected, cells = identity[rows], part[rows[:, None], features.parts]
         for texts in (projected, cells):
             texts += 0.1 * texts.std() * torch.randn(texts.shape, generator=generator)
-    return FrozenFeatures(F.normalize(projected, dim=1), F.normalize(cells, dim=2), features.parts)
+    return FrozenFeatures(projected, F.normalize(cells, dim=2), features.parts)
 
 
 def test_prompts_learn_and_clip_does_not(frozen_clip, spoken, rows, tmp_path):
@@ -174,7 +240,7 @@ def test_prompts_learn_and_clip_does_not(frozen_clip, spoken, rows, tmp_path):
             assert torch.equal(value, state[name]), name
     assert all(p.grad is None for tower in towers for p in tower.parameters())
     texts = F.normalize(learned.identity(torch.arange(6)), dim=1)
-    own = (spoken.projected @ texts.T).argmax(1) == rows
+    own = (F.normalize(spoken.projected, dim=1) @ texts.T).argmax(1) == rows
     assert own.float().mean() > 0.9
 
 
@@ -187,18 +253,26 @@ def test_tuning_depends_on_the_seed_alone(frozen_clip, features, rows, tmp_path)
     assert not torch.equal(first, other)
 
 
-def test_the_bank_holds_each_prompt(learned):
-    identity, part = bank_texts(learned, identities=6, parts=len(LIP20))
+def test_the_bank_holds_each_prompt_of_a_part_that_was_seen(learned):
+    present = torch.rand(6, len(LIP20), generator=torch.Generator().manual_seed(0)) < 0.4
+    identity, part = bank_texts(learned, present)
     assert identity.shape == (6, learned.identity(torch.tensor([0])).shape[1])
     assert part.shape == (6, len(LIP20), identity.shape[1])
     for row in range(6):
         expected = learned.identity(torch.tensor([row]))[0]
         torch.testing.assert_close(identity[row], expected, rtol=1e-4, atol=1e-5)
-        for number in range(0, len(LIP20), 3):
+        for number in range(len(LIP20)):
             expected = learned.part(torch.tensor([row]), torch.tensor([number]))[0]
+            expected = expected * present[row, number]
             torch.testing.assert_close(part[row, number], expected, rtol=1e-4, atol=1e-5)
     assert not identity.requires_grad
     assert not part.requires_grad
+
+
+def test_a_bank_of_identities_alone_has_no_part_text(learned):
+    identity, part = bank_texts(learned, torch.zeros(6, len(LIP20), dtype=torch.bool))
+    assert identity.abs().sum(1).all()
+    assert not part.any()
 
 
 def test_the_rate_is_one_cosine_after_a_warm_up(learned):
@@ -206,18 +280,37 @@ def test_the_rate_is_one_cosine_after_a_warm_up(learned):
     optimizer = torch.optim.Adam(learned.parameters())
     rates = []
     for epoch in (0, 1, 40, 80):
-        set_rate(optimizer, settings, epoch, 80)
+        set_rate(optimizer, settings, epoch)
         rates.append(optimizer.param_groups[0]["lr"])
     cosine = 0.2 + 0.8 * 0.5 * (1 + np.cos(np.pi / 80))
     assert rates == pytest.approx([0.05 / 4, 1.05 / 4 * cosine, 0.6, 0.2])
 
 
-@pytest.mark.parametrize("model", ["vit", "cnn"])
-def test_one_rate_per_epoch_is_clip_reids_stage_1(golden_rates, model):
+@pytest.mark.parametrize(("model", "parts"), [("vit", 0), ("cnn", 0), ("cnn", 20)])
+def test_one_rate_per_epoch_is_clip_reids_stage_1(golden_rates, model, parts):
     expected = golden_rates[f"stage1_{model}"]
     settings = TuningSettings(
-        schedule="per_epoch", learning_rate=3.5e-4, min_learning_rate=1e-6, warmup_epochs=5
+        schedule="per_epoch",
+        learning_rate=3.5e-4,
+        min_learning_rate=1e-6,
+        warmup_epochs=5,
+        identity_epochs=len(expected) - parts,
+        part_epochs=parts,
     )
-    epochs = len(expected)
-    rates = [rate_at(settings, epoch + 0.5, epochs) for epoch in range(epochs)]
+    rates = [rate_at(settings, epoch + 0.5) for epoch in range(len(expected))]
     assert rates == pytest.approx(expected, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("schedule", ["smooth", "per_epoch"])
+def test_the_part_epochs_may_have_a_cosine_of_their_own(schedule):
+    settings = TuningSettings(
+        learning_rate=1.0, min_learning_rate=0.0, warmup_epochs=2, restart=True, schedule=schedule
+    )
+    last = rate_at(settings, 59.0)
+    assert last < 0.01 < 0.99 < rate_at(settings, 60.0) <= 1
+    assert rate_at(settings, 0.0) < 0.6  # the warm-up is at the very beginning alone
+    at = 69 if schedule == "per_epoch" else 70  # epochs of a rate each count from 1
+    assert rate_at(settings, at) == pytest.approx(0.5)
+    assert rate_at(settings, 79.0) < 0.02
+    once = settings.model_copy(update={"restart": False})
+    assert rate_at(once, 60.0) < 0.2

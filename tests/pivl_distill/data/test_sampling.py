@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pivl_distill.data.sampling import epoch_rng, pk_batches
+from pivl_distill.data.sampling import epoch_rng, pk_batches, shuffled_batches
 from pivl_distill.errors import PivlError
 
 PIDS = np.random.default_rng(0).permutation(np.repeat([3, 8, 9, 20, 21, 40], [9, 8, 4, 2, 7, 12]))
@@ -66,3 +66,12 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 def test_too_few_identities() -> None:
     with pytest.raises(PivlError, match="takes 7 identities, but the training split has 6"):
         pk_batches(PIDS, 7, 4, epoch_rng(0, 0))
+
+
+def test_a_shuffled_epoch_shows_every_crop_once() -> None:
+    batches = shuffled_batches(10, 4, np.random.default_rng(0))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert sorted(np.concatenate(batches)) == list(range(10))
+    again = shuffled_batches(10, 4, np.random.default_rng(1))
+    assert not np.array_equal(np.concatenate(batches), np.concatenate(again))
+    assert [len(batch) for batch in shuffled_batches(8, 4, np.random.default_rng(0))] == [4, 4]
