@@ -142,7 +142,7 @@ def part_texts(
     learned = IdentityPrompts(text, settings, released.identities, vocabulary, torch.Generator())
     learned.tokens = nn.Parameter(prompts.tokens, requires_grad=False)
     _, part = bank_texts(learned, present)
-    with torch.inference_mode():
+    with torch.no_grad():
         label = text.encode([PROMPTS.label.format(part=word) for word in vocabulary.words])
     return part, label
 

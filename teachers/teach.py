@@ -208,7 +208,7 @@ def make_bank(
     """Encode every text once and say where it all came from."""
     present = present_parts(features.parts, rows, len(pids), len(vocabulary))
     identity, part = bank_texts(learned, present)
-    with torch.inference_mode():
+    with torch.no_grad():
         label = clip.text.encode([config.prompts.label.format(part=w) for w in vocabulary.words])
     return PromptBank(
         identity=identity.cpu(),

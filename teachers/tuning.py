@@ -42,7 +42,7 @@ class FrozenFeatures:
     """[N, h·w] the part of each cell, or IGNORE."""
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_crops(
     clip: Clip, store: CropStore, vocabulary: Vocabulary, settings: TuningSettings
 ) -> FrozenFeatures:
@@ -225,7 +225,7 @@ def rate_at(settings: TuningSettings, epoch: float) -> float:
     return smooth_cosine(epoch, epochs, rate, minimum, warmup, WARMUP_START)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def bank_texts(learned: IdentityPrompts, present: Tensor) -> tuple[Tensor, Tensor]:
     """The texts of a bank, encoded once: identity [C, D] and part [C, P, D].
 

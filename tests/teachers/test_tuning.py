@@ -125,6 +125,7 @@ def test_the_identity_loss_is_equation_2_over_the_batch(learned, features, rows)
         settings = SETTINGS.model_copy(update={"identity_normalize": normalize})
         loss = identity_loss(learned, features, rows, batch, settings)
         torch.testing.assert_close(loss, identity_contrast(*pair, owner, 0.07))
+        loss.backward()
 
 
 @pytest.mark.parametrize(
@@ -267,6 +268,7 @@ def test_the_bank_holds_each_prompt_of_a_part_that_was_seen(learned):
             torch.testing.assert_close(part[row, number], expected, rtol=1e-4, atol=1e-5)
     assert not identity.requires_grad
     assert not part.requires_grad
+    assert not identity.is_inference()  # stage 2 may learn from them as they are
 
 
 def test_a_bank_of_identities_alone_has_no_part_text(learned):
