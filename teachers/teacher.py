@@ -128,7 +128,7 @@ def load_teacher(path: Path) -> EmbeddingModel:
     _, state, facts = load_tensors(path, KIND)
     options = ViTOptions(**facts.get("vit", {}))
     clip = load_clip(facts["clip"], "none", tuple(facts["size_hw"]), options)
-    pixels = {key: tuple(facts[key]) for key in ("mean", "std")}
-    model = bare_teacher(dataclasses.replace(clip, **pixels))
+    mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    model = bare_teacher(dataclasses.replace(clip, mean=mean, std=std))
     model.network.load_state_dict(state)
     return model

@@ -14,7 +14,7 @@ from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.embedding import embed
 from pivl_distill.runs import Run
 from pivl_distill.training import train
-from teachers.clip import build_tiny
+from teachers.clip import CLIP_MEAN, CLIP_STD, build_tiny
 from teachers.teacher import KIND, Teacher, load_teacher, save_teacher
 from teachers.towers import ViTOptions
 
@@ -71,6 +71,19 @@ def test_what_was_saved_embeds_the_same(teacher, band_store, tmp_path):
     assert (embed(loaded, band_store.crops) == embed(model, band_store.crops)).all()
     _, state, _ = load_tensors(tmp_path / "teacher.safetensors", KIND)
     assert all(name.startswith("tower.") for name in state)
+
+
+def test_a_teacher_fed_as_clip_was_is_fed_so_from_its_file_too(make_clip, tmp_path):
+    model = Teacher(make_clip("tiny_rn").with_clip_pixels(), 6, None).embedding_model()
+    save_teacher(model, tmp_path / "teacher.safetensors")
+    loaded = load_teacher(tmp_path / "teacher.safetensors")
+    assert (loaded.mean, loaded.std) == (CLIP_MEAN, CLIP_STD)
+
+
+def test_without_a_head_nothing_is_aligned(make_clip):
+    teacher = Teacher(make_clip("tiny_rn"), 6, None)
+    assert teacher(images()).aligned is None
+    assert not any(name.startswith("fusion") for name in teacher.state_dict())
 
 
 @pytest.mark.parametrize(("name", "cameras"), [("tiny_rn", 0), ("tiny_vit", 2)])
