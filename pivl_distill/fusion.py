@@ -110,7 +110,7 @@ class LateralFusion(nn.Module):
 
 
 class PlainFusion(nn.Module):
-    """ViT form: the last map at scales 4, 2, 1 (and ½), each 1×1 and 3×3, fused, then 1×1."""
+    """Eq. 9–10 of a ViT: its last map at scales 4, 2, 1 (and ½), each 1×1 and 3×3, fused, then 1×1."""
 
     def __init__(
         self, channels: int, dim: int, grid_hw: tuple[int, int], settings: HeadSettings
@@ -188,7 +188,7 @@ def resample(
     up: Literal["bilinear", "nearest"] = "bilinear",
     down: Literal["average", "nearest", "strided"] = "average",
 ) -> Tensor:
-    """[B, D, h', w'] to whatever grid is asked for, by interpolation and never by strides.
+    """Eq. 10: [B, D, h', w'] to whatever grid is asked for, by interpolation and never by strides.
 
     Maps at least as fine as the grid go down, the others up. What a strided convolution leaves
     over is averaged.

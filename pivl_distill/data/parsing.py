@@ -95,7 +95,7 @@ def unknown_value(values: np.ndarray, vocabulary: Vocabulary) -> int | None:
 def cell_parts(
     maps: Tensor, grid_hw: tuple[int, int], num_parts: int, rule: Literal["majority", "nearest"]
 ) -> Tensor:
-    """The part of each cell, uint8 [B, H, W] → long [B, h, w]: its majority, or its centre's."""
+    """P of Eq. 5 at the grid: uint8 [B, H, W] → long [B, h, w], a cell's majority or its centre."""
     if rule == "majority":
         return to_grid(maps, grid_hw, num_parts)
     centres = F.interpolate(maps[:, None].float(), size=grid_hw, mode="nearest-exact")
