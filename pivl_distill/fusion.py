@@ -110,7 +110,7 @@ class LateralFusion(nn.Module):
 
 
 class PlainFusion(nn.Module):
-    """Eq. 9–10 of a ViT: its last map at scales 4, 2, 1 (and ½), each 1×1 and 3×3, fused, then 1×1."""
+    """Eq. 9–10 for a ViT: the last map at scales 4, 2, 1 (and ½), each 1×1 and 3×3; then 1×1."""
 
     def __init__(
         self, channels: int, dim: int, grid_hw: tuple[int, int], settings: HeadSettings

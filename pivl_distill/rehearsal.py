@@ -116,8 +116,8 @@ def stage2_facts(
         facts["stage 2: aligned map"] = f"{grid[0]}×{grid[1]} cells of {dim} dimensions"
     batch = settings.identities_per_batch * settings.crops_per_identity
     facts["stage 2: memory"] = (
-        f"{size(trained * TRAINED_BYTES)} of weights, gradients and moments, {size(kept)} of"
-        f" activations of {batch} crops"
+        f"at least {size(trained * TRAINED_BYTES)} of weights, gradients and moments and"
+        f" {size(kept)} of activations of {batch} crops"
     )
     return facts
 

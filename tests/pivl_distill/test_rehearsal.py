@@ -80,7 +80,7 @@ def test_steps_and_parameters_are_counted(band_store, texts):
     batches = [len(epoch_batches(band_store, SETTINGS, epoch_rng(0, epoch))) for epoch in range(3)]
     first, total = batches[0], sum(batches)
     assert facts["stage 2: steps"] == f"{first} in the first of 3 epochs, {total} in all"
-    assert facts["stage 2: memory"].startswith(size(16 * weights))
+    assert facts["stage 2: memory"].startswith(f"at least {size(16 * weights)} of weights")
     assert "stage 2: aligned map" not in facts
 
 
