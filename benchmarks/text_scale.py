@@ -20,9 +20,10 @@ import torch.nn.functional as F
 from harness import Row, bound, interleaved, report
 from torch import Tensor
 
+from pivl_distill.alignment import alignment_loss, full_texts
 from pivl_distill.config import PromptSettings
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.losses import alignment_loss, identity_contrast, image_to_text_loss
+from pivl_distill.losses import identity_contrast, image_to_text_loss
 from teachers.prompts import IdentityPrompts
 from teachers.text import TextTower, Tokenizer
 
@@ -58,7 +59,8 @@ def student_texts(identities: int) -> Callable[[], None]:
     def step() -> None:
         projected.grad = aligned.grad = None
         loss = image_to_text_loss(projected, identity, labels, 0.1)
-        (loss + alignment_loss(aligned, part, labels, parts, "cosine")).backward()
+        target = full_texts(part, labels, parts)
+        (loss + alignment_loss(aligned, target, "cosine", 0.07)).backward()
 
     return step
 
