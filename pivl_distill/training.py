@@ -2,6 +2,7 @@
 
 Crops and maps are augmented together; the bank gives the texts. Order and augmentation of the data
 depend on the seed and the epoch alone, so runs that differ only in their losses see the same data.
+Several processes share the crops of a batch; its losses and their gradient stay those of one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pivl_distill import ranks
 from pivl_distill.alignment import Texts, alignment_loss, text_map
 from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
 from pivl_distill.console import track
@@ -25,6 +27,7 @@ from pivl_distill.losses import embedding_loss, identity_loss, image_to_text_los
 from pivl_distill.reid import ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
 from pivl_distill.schedules import floored_cosine, steps
+from pivl_distill.whole_batch import begin_alike, gather, mean, sum_gradients, whole_batch_norms
 
 WARMUP_START = 0.02
 """Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
@@ -49,6 +52,7 @@ def train(
         optimizer=stage.optimizer,
         totals=totals,
     )
+    begin_alike(network)
     start, crops_seen = time.monotonic(), 0
     network.train()
     for step in track(steps, description):
@@ -105,12 +109,14 @@ class Stage2:
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
         crops, maps = self._augmented(batch, rng)
-        images = torch.from_numpy(crops).to(self.device)
+        own = ranks.share(len(batch))
+        images = torch.from_numpy(crops[own]).to(self.device)
         labels = self.labels[batch].to(self.device)
         inputs = [normalize_crops(images, self.network.mean, self.network.std)]
         if self.cameras is not None:
-            inputs.append(self.cameras[batch].to(self.device))
-        output = self.network(*inputs)
+            inputs.append(self.cameras[batch[own]].to(self.device))
+        with whole_batch_norms():
+            output = self.network(*inputs).of_whole_batch(len(batch))
         terms = loss_terms(output, labels, maps, self.texts, self.settings.loss)
         if self.embeddings is not None and output.distilled is not None:
             vectors = self.embeddings[batch].to(self.device, torch.float32)
@@ -120,6 +126,7 @@ class Stage2:
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        sum_gradients(self.network.parameters())
         self.optimizer.step()
         accuracy = (output.logits[0].argmax(1) == labels).float().mean()
         return {**terms, "accuracy": accuracy}
@@ -154,7 +161,10 @@ def loss_terms(
     texts: Texts | None,
     settings: LossSettings,
 ) -> dict[str, Tensor]:
-    """The weighted terms of Eq. 12: L_id + L_tri + L_i2tce + L_align."""
+    """The weighted terms of Eq. 12: L_id + L_tri + L_i2tce + L_align.
+
+    All see the whole batch, but `output.aligned` is this process's share of it.
+    """
     smoothing = settings.label_smoothing
     identity = [identity_loss(logits, labels, smoothing) for logits in output.logits]
     triplet = [
@@ -170,12 +180,25 @@ def loss_terms(
             output.projected, texts.identity, labels, smoothing
         )
     if texts is not None and output.aligned is not None and maps is not None:
-        grid_hw = (output.aligned.shape[2], output.aligned.shape[3])
-        target = text_map(torch.from_numpy(maps), labels, grid_hw, texts, settings)
-        terms["align"] = settings.align * alignment_loss(
-            output.aligned, target, settings.align_distance, settings.align_temperature
-        )
+        terms["align"] = settings.align * align_term(output.aligned, labels, maps, texts, settings)
     return terms
+
+
+def align_term(
+    aligned: Tensor, labels: Tensor, maps: np.ndarray, texts: Texts, settings: LossSettings
+) -> Tensor:
+    """L_align (Eq. 11) of a batch; `aligned` is this process's share of it.
+
+    A mean over cells is put together from the means of all processes; only what is contrasted has
+    to be in one place, for these are by far the largest of all outputs.
+    """
+    own = ranks.share(len(labels))
+    if settings.align_distance == "contrastive":
+        aligned, own = gather(aligned, len(labels)), slice(None)
+    grid_hw = (aligned.shape[2], aligned.shape[3])
+    target = text_map(torch.from_numpy(maps[own]), labels[own], grid_hw, texts, settings)
+    loss = alignment_loss(aligned, target, settings.align_distance, settings.align_temperature)
+    return loss if settings.align_distance == "contrastive" else mean(loss, len(target.texts))
 
 
 def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.optim.Optimizer:

@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pivl_distill import ranks
 from pivl_distill.cache import cache_folder
 from pivl_distill.config import TuningSettings
 from pivl_distill.console import note, track
@@ -31,6 +32,7 @@ from pivl_distill.data.parsing import cell_parts
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.embedding import normalize_crops
+from pivl_distill.whole_batch import gather
 from teachers.clip import Clip
 
 FORMAT_VERSION = 1
@@ -67,32 +69,53 @@ def encode_crops(
 
     At most `feature_cache_gib` of features stay on disk, the least recently used go first; with 0,
     and where they do not fit, these are kept in memory instead. Cells are encoded only where part
-    prompts are tuned: they are by far the largest of all.
+    prompts are tuned: they are by far the largest of all. Several processes encode a share of each
+    batch and send it to all of them; one of each machine writes the file.
     """
     path = settings.cell_features if settings.part_epochs else None
     limit = int(settings.feature_cache_gib * 2**30)
     shapes = feature_shapes(clip, store, path)
     needed = sum(math.prod(shape) * HALF.itemsize for shape in shapes.values())
     folder = cache_folder() / "features"
-    if _has_room(folder, needed, limit):
+    full = ranks.highest(not _has_room(folder, needed, limit))
+    if not full:
         entry = folder / feature_key(clip, store, path)
-        arrays = _read(entry, shapes)
-        if arrays is None:
-            _write(entry, shapes, _batches(clip, store, path))
-            arrays = _read(entry, shapes)
-            assert arrays is not None, entry
-        os.utime(entry)
-        drop_oldest(folder, limit)
+        arrays = _cached(entry, shapes, lambda: _batches(clip, store, path))
+        if not ranks.local_rank():
+            os.utime(entry)
+            drop_oldest(folder, limit)
     else:
-        arrays = {name: np.empty(shape, HALF) for name, shape in shapes.items()}
-        for number, batch in enumerate(_batches(clip, store, path)):
+        arrays, start = {name: np.empty(shape, HALF) for name, shape in shapes.items()}, 0
+        for batch in _batches(clip, store, path):
+            stop = start + len(batch["projected"])
             for name, values in batch.items():
-                arrays[name][number * BATCH_CROPS : (number + 1) * BATCH_CROPS] = values
+                arrays[name][start:stop] = values
+            start = stop
     device = clip.text.positional_embedding.device
     projected = torch.from_numpy(arrays["projected"]).to(device, torch.float32)
     cells = arrays.get("cells", np.empty((len(store), 0, clip.image.dim), HALF))
     parts = _part_of_cells(clip, store, vocabulary, settings)
     return FrozenFeatures(projected, torch.from_numpy(cells), parts)
+
+
+def _cached(
+    entry: Path,
+    shapes: dict[str, tuple[int, ...]],
+    encoded: Callable[[], Iterator[dict[str, np.ndarray]]],
+) -> dict[str, np.ndarray]:
+    """The arrays of an entry, which is made first where a machine has none."""
+    with ranks.first_on_machine():
+        arrays = _read(entry, shapes)
+    if ranks.highest(arrays is None):
+        if arrays is None and not ranks.local_rank():
+            _write(entry, shapes, encoded())
+        else:
+            for _ in encoded():
+                pass
+        ranks.wait()
+        arrays = _read(entry, shapes)
+    assert arrays is not None, entry
+    return arrays
 
 
 def feature_shapes(
@@ -143,13 +166,15 @@ def drop_oldest(folder: Path, limit_bytes: int) -> None:
 def _batches(
     clip: Clip, store: CropStore, path: CellPath | None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The features of `BATCH_CROPS` crops after the other."""
+    """The features of `BATCH_CROPS` crops for each process, one batch after the other."""
     device = clip.text.positional_embedding.device
     tokens_of = clip.image.value_tokens if path == "value" else clip.image.joint_tokens
-    starts = range(0, len(store), BATCH_CROPS)
-    for start in track(starts, "Encoding crops with CLIP", unit="batches"):
-        crops = torch.from_numpy(store.crops[start : start + BATCH_CROPS]).to(device)
-        tokens = tokens_of(normalize_crops(crops, clip.mean, clip.std)).half().cpu().numpy()
+    size = BATCH_CROPS * ranks.size()
+    for start in track(range(0, len(store), size), "Encoding crops with CLIP", unit="batches"):
+        together = store.crops[start : start + size]
+        crops = torch.from_numpy(together[ranks.busy_share(len(together))]).to(device)
+        half = tokens_of(normalize_crops(crops, clip.mean, clip.std)).half()
+        tokens = gather(half, len(together)).cpu().numpy()
         batch = {"projected": tokens[:, 0]}
         yield batch | {"cells": tokens[:, 1:]} if path else batch
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pivl_distill import __version__
+from pivl_distill import __version__, ranks
 from pivl_distill.errors import PivlError
 
 if TYPE_CHECKING:
@@ -21,22 +21,44 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 PICTURE = click.Path(dir_okay=False, path_type=Path)
 
 
+MANY = ("teach", "student", "evaluate", "parse")
+"""What torchrun may start in several processes; the others would do the same thing twice."""
+
+
 class Commands(click.Group):
-    """Commands in the order of the work; what the user can mend is printed without traceback."""
+    """Commands in the order of the work; what the user can mend is printed without traceback.
+
+    Several processes are one command: the first of them to fail says so.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if ranks.launched() > 1 and name not in MANY:
+            raise PivlError(f"`pivl-distill {name}` is one process; start it without torchrun.")
+        return name, command, rest
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except PivlError as error:
-            click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-            click.echo(str(error), err=True)
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("Stopped; what was finished is kept.", err=True)
-            ctx.exit(130)
+        with ranks.joined():
+            try:
+                return super().invoke(ctx)
+            except PivlError as error:
+                if ranks.tells(error):
+                    click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
+                    click.echo(str(error), err=True)
+                ctx.exit(error.exit_code)
+            except click.ClickException as error:
+                if ranks.tells(error):
+                    raise
+                ctx.exit(error.exit_code)
+            except KeyboardInterrupt:
+                if not ranks.rank():
+                    click.echo("Stopped; what was finished is kept.", err=True)
+                ctx.exit(130)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

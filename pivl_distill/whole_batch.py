@@ -1,0 +1,176 @@
+"""What several processes compute together: each has a share of the batch, losses see all of it.
+
+Rank r takes `ranks.share(B)` of the B crops of a batch. What losses compare across crops — features
+for mining, logits, texts — is gathered, and every process goes on with the same computation on it.
+So the gradient with respect to what was gathered is the same everywhere: each process keeps the
+rows that are its own and nothing is sent back. The gradients of the weights then add up to those of
+one process, which `sum_gradients` does. Batch norms take the statistics of the whole batch, on any
+device; torch's SyncBatchNorm exists on GPUs alone and would replace timm's own norm layers.
+
+In a single process every function here gives back what it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.overrides import TorchFunctionMode
+
+from pivl_distill import ranks
+
+
+def gather(own: Tensor, rows: int) -> Tensor:
+    """[rows, …] of all processes, in order, from each one's `ranks.busy_share(rows)` of them."""
+    if ranks.size() == 1:
+        return own
+    gathered: Tensor = _Gather.apply(own[: ranks.shares(rows)[ranks.rank()]], rows)
+    return gathered
+
+
+def divided(work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+    """`work(*rows)` [U, …] of tensors [U, …], row by row; each process does a share of them."""
+    if ranks.size() == 1:
+        return work(*rows)
+    own = ranks.busy_share(len(rows[0]))
+    return gather(work(*(of[own] for of in rows)), len(rows[0]))
+
+
+def mean(value: Tensor, weight: int) -> Tensor:
+    """The mean of every process's scalar `value` with its `weight`; 0 where no weight is left.
+
+    Its gradient is this process's share of it.
+    """
+    if ranks.size() == 1:
+        return value
+    sums = torch.stack([value.detach() * weight, torch.full_like(value, weight)])
+    _add_up(sums)
+    own = value * (weight / sums[1].clamp(min=1))
+    return own + (sums[0] / sums[1].clamp(min=1) - own).detach()
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add up every process's gradients, in place: those of one process with the whole batch.
+
+    All at once after the backward pass, none sent while it runs.
+    """
+    if ranks.size() == 1:
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    for kind in dict.fromkeys(gradient.dtype for gradient in gradients):
+        alike = [gradient for gradient in gradients if gradient.dtype == kind]
+        flat = torch.cat([gradient.reshape(-1) for gradient in alike])
+        _add_up(flat)
+        sums = flat.split([gradient.numel() for gradient in alike])
+        for gradient, total in zip(alike, sums, strict=True):
+            gradient.copy_(total.view(gradient.shape))
+
+
+def begin_alike(network: nn.Module) -> None:
+    """Give every process the weights and buffers of process 0."""
+    if ranks.size() == 1:
+        return
+    with ranks.together(), torch.no_grad():
+        for tensor in (*network.parameters(), *network.buffers()):
+            sent = tensor.detach().contiguous()
+            dist.broadcast(sent, 0)
+            tensor.copy_(sent)
+
+
+def whole_batch_norms() -> AbstractContextManager[Any]:
+    """Inside, batch norms in training take mean and variance over the crops of all processes."""
+    return nullcontext() if ranks.size() == 1 else _WholeBatchNorms()
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """`F.batch_norm` with statistics of all processes' x [B, C, …]; running ones move by them."""
+    if not training:
+        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    values, axes = x.to(dtype), [0, *range(2, x.ndim)]
+    channels = (1, -1, *[1] * (x.ndim - 2))
+    own_number = values.new_full((1,), x.numel() // x.shape[1])
+    sums = _Total.apply(torch.cat([values.sum(axes), own_number]))
+    number = sums[-1].detach()
+    centre = sums[:-1] / number
+    centred = values - centre.view(channels)
+    variance = _Total.apply(centred.square().sum(axes)) / number
+    with torch.no_grad():
+        if running_mean is not None:
+            running_mean.lerp_(centre.to(running_mean), momentum)
+        if running_var is not None:
+            unbiased = variance * (number / (number - 1))
+            running_var.lerp_(unbiased.to(running_var), momentum)
+    scale = (variance + eps).rsqrt()
+    scale = scale if weight is None else scale * weight
+    out = centred * scale.view(channels)
+    out = out if bias is None else out + bias.view(channels)
+    return out.to(x.dtype)
+
+
+class _WholeBatchNorms(TorchFunctionMode):
+    """Layers of torch and timm alike end in `F.batch_norm`."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.batch_norm:
+            return batch_norm(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _Gather(torch.autograd.Function):
+    """All rows forward; backward each process keeps its own, which every other would send alike."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, rows: int) -> Tensor:
+        ctx.share, counts = ranks.share(rows), ranks.shares(rows)
+        longest = counts[0]
+        padded = own.contiguous()
+        if len(own) < longest:
+            padded = torch.cat([own, own.new_zeros(longest - len(own), *own.shape[1:])])
+        gathered = own.new_empty(longest * len(counts), *own.shape[1:])
+        with ranks.together():
+            dist.all_gather_into_tensor(gathered, padded)
+        if len(set(counts)) == 1:
+            return gathered
+        of_each = gathered.split(longest)
+        return torch.cat([part[:count] for part, count in zip(of_each, counts, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0][ctx.share], None
+
+
+class _Total(torch.autograd.Function):
+    """The sum over processes; what each does with it differs, so their gradients add up too."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
+        return _add_up(own.clone())
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
+        return _add_up(gradients[0].clone())
+
+
+def _add_up(tensor: Tensor) -> Tensor:
+    """The sum over processes, in place."""
+    with ranks.together():
+        dist.all_reduce(tensor)
+    return tensor
