@@ -24,10 +24,11 @@ from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE
 from pivl_distill.embedding import normalize_crops
 from pivl_distill.losses import embedding_loss, identity_loss, image_to_text_loss, triplet_loss
+from pivl_distill.norms import whole_batch_norms
 from pivl_distill.reid import ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
 from pivl_distill.schedules import floored_cosine, steps
-from pivl_distill.whole_batch import begin_alike, gather, mean, sum_gradients, whole_batch_norms
+from pivl_distill.whole_batch import begin_alike, gather, mean, sum_gradients
 
 WARMUP_START = 0.02
 """Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""

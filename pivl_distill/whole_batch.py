@@ -4,8 +4,7 @@ Rank r takes `ranks.share(B)` of the B crops of a batch. What losses compare acr
 for mining, logits, texts — is gathered, and every process goes on with the same computation on it.
 So the gradient with respect to what was gathered is the same everywhere: each process keeps the
 rows that are its own and nothing is sent back. The gradients of the weights then add up to those of
-one process, which `sum_gradients` does. Batch norms take the statistics of the whole batch, on any
-device; torch's SyncBatchNorm exists on GPUs alone and would replace timm's own norm layers.
+one process, which `sum_gradients` does.
 
 In a single process every function here gives back what it was given.
 """
@@ -13,15 +12,11 @@ In a single process every function here gives back what it was given.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
-from torch.overrides import TorchFunctionMode
 
 from pivl_distill import ranks
 
@@ -50,7 +45,7 @@ def mean(value: Tensor, weight: int) -> Tensor:
     if ranks.size() == 1:
         return value
     sums = torch.stack([value.detach() * weight, torch.full_like(value, weight)])
-    _add_up(sums)
+    add_up(sums)
     own = value * (weight / sums[1].clamp(min=1))
     return own + (sums[0] / sums[1].clamp(min=1) - own).detach()
 
@@ -66,7 +61,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     for kind in dict.fromkeys(gradient.dtype for gradient in gradients):
         alike = [gradient for gradient in gradients if gradient.dtype == kind]
         flat = torch.cat([gradient.reshape(-1) for gradient in alike])
-        _add_up(flat)
+        add_up(flat)
         sums = flat.split([gradient.numel() for gradient in alike])
         for gradient, total in zip(alike, sums, strict=True):
             gradient.copy_(total.view(gradient.shape))
@@ -81,57 +76,6 @@ def begin_alike(network: nn.Module) -> None:
             sent = tensor.detach().contiguous()
             dist.broadcast(sent, 0)
             tensor.copy_(sent)
-
-
-def whole_batch_norms() -> AbstractContextManager[Any]:
-    """Inside, batch norms in training take mean and variance over the crops of all processes."""
-    return nullcontext() if ranks.size() == 1 else _WholeBatchNorms()
-
-
-def batch_norm(
-    x: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Tensor:
-    """`F.batch_norm` with statistics of all processes' x [B, C, …]; running ones move by them."""
-    if not training:
-        return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    values, axes = x.to(dtype), [0, *range(2, x.ndim)]
-    channels = (1, -1, *[1] * (x.ndim - 2))
-    own_number = values.new_full((1,), x.numel() // x.shape[1])
-    sums = _Total.apply(torch.cat([values.sum(axes), own_number]))
-    number = sums[-1].detach()
-    centre = sums[:-1] / number
-    centred = values - centre.view(channels)
-    variance = _Total.apply(centred.square().sum(axes)) / number
-    with torch.no_grad():
-        if running_mean is not None:
-            running_mean.lerp_(centre.to(running_mean), momentum)
-        if running_var is not None:
-            unbiased = variance * (number / (number - 1))
-            running_var.lerp_(unbiased.to(running_var), momentum)
-    scale = (variance + eps).rsqrt()
-    scale = scale if weight is None else scale * weight
-    out = centred * scale.view(channels)
-    out = out if bias is None else out + bias.view(channels)
-    return out.to(x.dtype)
-
-
-class _WholeBatchNorms(TorchFunctionMode):
-    """Layers of torch and timm alike end in `F.batch_norm`."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if func is F.batch_norm:
-            return batch_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
 
 
 class _Gather(torch.autograd.Function):
@@ -157,19 +101,7 @@ class _Gather(torch.autograd.Function):
         return gradients[0][ctx.share], None
 
 
-class _Total(torch.autograd.Function):
-    """The sum over processes; what each does with it differs, so their gradients add up too."""
-
-    @staticmethod
-    def forward(ctx: FunctionCtx, own: Tensor) -> Tensor:
-        return _add_up(own.clone())
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Tensor) -> Tensor:
-        return _add_up(gradients[0].clone())
-
-
-def _add_up(tensor: Tensor) -> Tensor:
+def add_up(tensor: Tensor) -> Tensor:
     """The sum over processes, in place."""
     with ranks.together():
         dist.all_reduce(tensor)
