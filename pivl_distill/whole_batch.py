@@ -37,14 +37,15 @@ def divided(work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
     return gather(work(*(of[own] for of in rows)), len(rows[0]))
 
 
-def mean(value: Tensor, weight: int) -> Tensor:
+def mean(value: Tensor, weight: Tensor | int) -> Tensor:
     """The mean of every process's scalar `value` with its `weight`; 0 where no weight is left.
 
     Its gradient is this process's share of it.
     """
     if ranks.size() == 1:
         return value
-    sums = torch.stack([value.detach() * weight, torch.full_like(value, weight)])
+    weight = torch.full_like(value, weight) if isinstance(weight, int) else weight.to(value)
+    sums = torch.stack([value.detach() * weight, weight])
     add_up(sums)
     own = value * (weight / sums[1].clamp(min=1))
     return own + (sums[0] / sums[1].clamp(min=1) - own).detach()

@@ -42,6 +42,14 @@ class Commands(click.Group):
             raise PivlError(f"`pivl-distill {name}` is one process; start it without torchrun.")
         return name, command, rest
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            if ranks.launched() > 1:
+                ranks.leave(end.code if isinstance(end.code, int) else 0)
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         with ranks.joined():
             try:

@@ -204,6 +204,7 @@ def main(task: str, folder: Path) -> None:
             if not ranks.rank():
                 weights = {n: value.contiguous() for n, value in network.state_dict().items()}
                 save_file(weights, folder.parent / "weights.safetensors")
+        ranks.leave(0)
     elif task == "signal":
         with ranks.joined():
             sit(folder, 2, signalled)

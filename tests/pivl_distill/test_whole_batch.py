@@ -190,6 +190,7 @@ def main(out: Path) -> None:
         found = results()
         if not ranks.rank():
             save_file(found, out)
+    ranks.leave(0)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,7 @@ def main(folder: Path) -> None:
         found = results(folder)
         if not ranks.rank():
             save_file(found, folder / "results.safetensors")
+    ranks.leave(0)
 
 
 if __name__ == "__main__":
