@@ -71,8 +71,8 @@ def evaluate(
         query_camids, gallery_camids = np.zeros(len(query)), np.ones(len(gallery))
     kept = gallery_pids != -1
     gallery_pids, gallery_camids = gallery_pids[kept], gallery_camids[kept]
-    query_unit = _normalized(query, "query")
-    gallery_unit = _normalized(gallery[kept], "gallery")
+    query_unit = unit_rows(query, "query")
+    gallery_unit = unit_rows(gallery[kept], "gallery")
     hit_ranks = []
     for start in range(0, len(query), chunk):
         similarity = (query_unit[start : start + chunk] @ gallery_unit.T).round(TIE_DECIMALS)
@@ -124,8 +124,11 @@ def _ranks(similarity: np.ndarray, hits: np.ndarray) -> np.ndarray:
     return np.sort(ranks)
 
 
-def _normalized(features: np.ndarray, name: str) -> np.ndarray:
-    """float64 [N, F] with rows of length one; a zero row stays zero."""
+def unit_rows(features: np.ndarray, name: str) -> np.ndarray:
+    """float64 [N, F] with rows of length one; a zero row stays zero.
+
+    Raises PivlError, which calls the features by `name`, if some are not finite.
+    """
     broken = ~np.isfinite(features).all(axis=1)
     if broken.any():
         raise PivlError(
