@@ -1,19 +1,33 @@
-"""The export as a whole: write, prove, measure, describe, and only then build an engine.
+"""The export as a whole: write, prove, measure, describe, and only then build engines.
 
-The manifest is written whatever happens after the graph exists; a failed check leaves its reason
-in it and raises. Printing is left to the command line.
+The float32 file comes first and everything else is made from it. The manifest is written whatever
+the gate finds; a file that fails leaves its reason there, and the export raises at its end.
+Printing results is left to the command line.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from export.cost import check_no_teaching
+import torch
+
+from export.calibration import measure_ranges
+from export.cost import network_cost
+from export.fp16 import write_fp16
+from export.gate import Gate
+from export.golden import FILE_NAME as GOLDEN_CROP
+from export.golden import write_golden_crop
 from export.graph import INPUT, OUTPUT, write_onnx
+from export.int8 import FILE_NAMES, int8_within_budget
 from export.latency import measure_latency
+from export.loading import as_embedding_model
+from export.manifest import FILE_NAME as MANIFEST
 from export.manifest import (
+    Artifact,
+    GoldenCrop,
     InputSpec,
     Manifest,
     OutputSpec,
@@ -23,100 +37,173 @@ from export.manifest import (
 )
 from export.session import open_session
 from export.trt import ENGINE_NAMES, build_engine, find_tensorrt
-from export.verify import Budget, check_budget, compare_retrieval, verify
+from export.verify import BUDGETS, Budget, Precision, measure_reference
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import VerificationError
+from pivl_distill.evaluation import TestCrops
 
-PARITY_CROPS = 256
+FP32_FILE, FP16_FILE = "model.onnx", "model.fp16.onnx"
+ENGINE_SOURCES: dict[Precision, str] = {
+    "fp32": FP32_FILE,
+    "fp16": FP16_FILE,
+    "int8": FILE_NAMES["tensorrt"],
+}
+"""The ONNX file that an engine of each precision is built from."""
 LATENCY_BATCHES = (1, 32)
+RANKING_CROPS = 64
+"""Crops on which layers are compared when INT8 loses too much."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
     """Where the files are and what was measured."""
 
-    onnx_path: Path
-    manifest_path: Path
-    engine_path: Path | None
+    folder: Path
     manifest: Manifest
+
+    @property
+    def onnx_path(self) -> Path:
+        """The float32 file."""
+        return self.folder / FP32_FILE
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.folder / MANIFEST
+
+
+class ExportError(VerificationError):
+    """Some file did not pass; `report` says which, and what was measured of all."""
+
+    def __init__(self, report: ExportReport) -> None:
+        failed = [a for a in report.manifest.artifacts if a.status == "failed"]
+        reasons = " ".join(f"{artifact.file}: {artifact.failure}" for artifact in failed)
+        super().__init__(
+            f"Not everything in {report.folder} does what the checkpoint does. {reasons} The "
+            "files are kept for inspection; do not ship those that failed."
+        )
+        self.report = report
 
 
 def export_model(
     model: EmbeddingModel,
-    out_dir: Path,
+    folder: Path,
     *,
-    query: CropStore,
-    gallery: CropStore,
+    test: TestCrops,
+    calibration: CropStore | None = None,
+    precisions: Collection[Precision] = (),
     normalize: bool = False,
-    budget: Budget | None = None,
+    bake_preprocessing: bool = False,
+    budgets: dict[Precision, Budget] | None = None,
     source: Path | None = None,
     threads: int | None = None,
 ) -> ExportReport:
-    """Export `model` into `out_dir` and prove it on `query` and `gallery`.
+    """Export `model` into `folder`, in float32 and in `precisions`, each file proven on `test`.
 
-    `normalize` puts L2 normalisation into the graph, `source` is the checkpoint the manifest
-    names. `threads` limits the CPU threads while latency is measured. Raises VerificationError,
-    with the files and a manifest kept, if the graph is not the bare network or loses more than
-    `budget`.
+    INT8 needs `calibration`, crops of the training split. `normalize` puts L2 normalisation into
+    the graph, `bake_preprocessing` everything but resizing; `budgets` replace those of `BUDGETS`;
+    `source` is the checkpoint that the manifest names. `threads` limits the CPU threads while
+    latency is measured. Raises ExportError, with files and manifest kept, if a file is not the bare
+    network, cannot be run or loses more than its budget.
     """
-    budget = budget or Budget()
-    onnx_path = write_onnx(model, out_dir / "model.onnx", normalize=normalize)
-    manifest = _describe(model, onnx_path, normalize, budget, source)
-    try:
-        cost = check_no_teaching(onnx_path, model.network, model.size_hw, model.cameras)
-        manifest = _with(manifest, cost=cost)
-        crops = query.crops[:PARITY_CROPS]
-        camids = None if query.camids is None else query.camids[:PARITY_CROPS]
-        parity = verify(model, onnx_path, crops, camids, normalize=normalize)
-        manifest = _with(manifest, parity=parity)
-        retrieval = compare_retrieval(model, onnx_path, query, gallery)
-        manifest = _with(manifest, retrieval=retrieval)
-        check_budget(onnx_path, parity, retrieval, budget)
-    except VerificationError as error:
-        write_manifest(out_dir, _with(manifest, failure=str(error)))
-        raise
-    timed = open_session(onnx_path, threads=threads)
-    latency = tuple(measure_latency(timed, model.size_hw, batch) for batch in LATENCY_BATCHES)
-    manifest = _with(manifest, latency=latency)
-    manifest_path = write_manifest(out_dir, manifest)
-    return ExportReport(onnx_path, manifest_path, None, manifest)
+    if "int8" in precisions and calibration is None:
+        raise ValueError("INT8 needs crops to calibrate on")
+    options = {"normalize": normalize, "bake_preprocessing": bake_preprocessing}
+    onnx_path = write_onnx(model, folder / FP32_FILE, **options)
+    gate = Gate(
+        spec=_input_spec(model, bake_preprocessing),
+        reference=measure_reference(model, test, normalize=normalize),
+        bare=network_cost(model.network, model.size_hw, model.cameras),
+        golden_crop=write_golden_crop(folder, model.size_hw),
+        budgets=BUDGETS | (budgets or {}),
+    )
+    artifacts = [gate.judge(onnx_path, "fp32", "any")]
+    if artifacts[0].status == "verified":
+        if "fp16" in precisions:
+            artifacts.append(gate.judge(write_fp16(onnx_path, folder / FP16_FILE), "fp16", "any"))
+        if "int8" in precisions and calibration is not None:
+            artifacts.extend(_int8(gate, onnx_path, calibration))
+    manifest = Manifest(
+        name=model.name,
+        input=gate.spec,
+        output=OutputSpec(
+            name=OUTPUT,
+            dim=gate.reference.features.query.shape[1],
+            l2_normalised=normalize,
+        ),
+        golden_crop=GoldenCrop(file=GOLDEN_CROP, sha256=sha256(folder / GOLDEN_CROP)),
+        artifacts=tuple(_timed(folder, artifacts, threads)),
+        source={source.name: sha256(source)} if source else {},
+        budgets=gate.budgets,
+        cost=gate.bare,
+        versions=installed_versions(),
+    )
+    write_manifest(folder, manifest)
+    report = ExportReport(folder, manifest)
+    if any(artifact.status == "failed" for artifact in artifacts):
+        raise ExportError(report)
+    return report
 
 
-def add_engine(report: ExportReport) -> ExportReport:
-    """Build an engine beside an export's ONNX file and name it in the manifest.
+def add_engines(report: ExportReport) -> ExportReport:
+    """Build an engine for each precision of an export and name them, unverified, in the manifest.
 
     Raises PivlError, with the ONNX export complete, if no engine can be built here.
     """
     module, library = find_tensorrt(report.onnx_path)
-    engine_path = report.onnx_path.with_name(ENGINE_NAMES[library])
-    engine = build_engine(report.onnx_path, engine_path, module)
-    artifacts = report.manifest.artifacts | {engine_path.name: engine.engine_sha256}
-    manifest = _with(report.manifest, artifacts=artifacts)
-    manifest_path = write_manifest(engine_path.parent, manifest)
-    return ExportReport(report.onnx_path, manifest_path, engine_path, manifest)
+    engines = []
+    for artifact in report.manifest.artifacts:
+        if artifact.file != ENGINE_SOURCES[artifact.precision]:
+            continue
+        stem = artifact.file.split(".onnx")[0].removesuffix(".trt")
+        path = report.folder / ENGINE_NAMES[library].replace("model", stem)
+        engine = build_engine(report.folder / artifact.file, path, module)
+        engines.append(
+            Artifact(
+                file=path.name,
+                sha256=engine.engine_sha256,
+                bytes=path.stat().st_size,
+                kind=library,
+                precision=artifact.precision,
+                runs_on="tensorrt",
+                kept_high=artifact.kept_high,
+            )
+        )
+    artifacts = (*report.manifest.artifacts, *engines)
+    manifest = report.manifest.model_copy(update={"artifacts": artifacts})
+    write_manifest(report.folder, manifest)
+    return ExportReport(report.folder, manifest)
 
 
-def _describe(
-    model: EmbeddingModel, onnx_path: Path, normalize: bool, budget: Budget, source: Path | None
-) -> Manifest:
-    output = open_session(onnx_path).get_outputs()[0]
-    return Manifest(
-        name=model.name,
-        input=InputSpec(
-            name=INPUT,
-            size_hw=model.size_hw,
-            mean=model.mean,
-            std=model.std,
-            cameras=model.cameras,
-        ),
-        output=OutputSpec(name=OUTPUT, dim=output.shape[1], l2_normalised=normalize),
-        artifacts={onnx_path.name: sha256(onnx_path)},
-        source={source.name: sha256(source)} if source else {},
-        budget=budget,
-        versions=installed_versions(),
+def _input_spec(model: EmbeddingModel, bake_preprocessing: bool) -> InputSpec:
+    return InputSpec(
+        name=INPUT,
+        size_hw=model.size_hw,
+        mean=model.mean,
+        std=model.std,
+        layout="NHWC" if bake_preprocessing else "NCHW",
+        dtype="uint8" if bake_preprocessing else "float32",
+        preprocessing_in_graph=bake_preprocessing,
+        cameras=model.cameras,
     )
 
 
-def _with(manifest: Manifest, **fields: Any) -> Manifest:
-    return manifest.model_copy(update=fields)
+def _int8(gate: Gate, onnx_path: Path, crops: CropStore) -> Iterator[Artifact]:
+    """Both forms of INT8, each with as many nodes left in float32 as its budget asks for."""
+    ranges = measure_ranges(onnx_path, gate.spec, crops)
+    inputs = [as_embedding_model(onnx_path.name, gate.spec).preprocess(crops.crops[:RANKING_CROPS])]
+    if gate.spec.cameras and crops.camids is not None:
+        inputs.append(torch.from_numpy(crops.camids[:RANKING_CROPS]))
+    for form in FILE_NAMES:
+        yield int8_within_budget(
+            onnx_path, form, ranges, inputs, partial(gate.judge, precision="int8", runs_on=form)
+        )
+
+
+def _timed(folder: Path, artifacts: Sequence[Artifact], threads: int | None) -> list[Artifact]:
+    """The artifacts with the latency of those that passed and are made to run here."""
+    chosen = [a for a in artifacts if a.status == "verified" and a.runs_on != "tensorrt"]
+    sessions = [open_session(folder / artifact.file, threads=threads) for artifact in chosen]
+    batches = [measure_latency(sessions, batch) for batch in LATENCY_BATCHES]
+    timed = {a.file: latency for a, *latency in zip(chosen, *batches, strict=True)}
+    return [a.model_copy(update={"latency": tuple(timed.get(a.file, ()))}) for a in artifacts]

@@ -45,14 +45,24 @@ def open_session(
 
 
 def run(session: ort.InferenceSession, *inputs: Tensor) -> Tensor:
-    """Normalised images float32 [B, 3, H, W], and cameras int64 [B] if the graph takes them →
-    features float32 [B, F]."""
+    """Images as the graph takes them, and cameras int64 [B] if it takes them → features float32
+    [B, F].
+
+    Raises PivlError if ONNX Runtime gives up.
+    """
+    return run_all(session, *inputs)[0]
+
+
+def run_all(session: ort.InferenceSession, *inputs: Tensor) -> list[Tensor]:
+    """`run` for all outputs of a graph."""
     feed = {
         info.name: value.cpu().contiguous().numpy()
         for info, value in zip(session.get_inputs(), inputs, strict=True)
     }
-    (features,) = session.run(None, feed)
-    return torch.from_numpy(features)
+    try:
+        return [torch.from_numpy(output) for output in session.run(None, feed)]
+    except Exception as error:  # as above
+        raise PivlError(f"ONNX Runtime cannot run the graph: {error}") from error
 
 
 def check_runtime() -> None:

@@ -20,8 +20,8 @@ from pivl_distill.retrieval import unit_rows
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
 MIN_FALSE_ACCEPTS = 30
-"""A rate is measured only where it leaves this many errors to count: Doddington's rule of 30 (Speech
-Communication 31, 2000), by which the true rate is within 30 % of the counted one, with 90 %
+"""A rate is measured only where it leaves this many errors to count: Doddington's rule of 30
+(Speech Communication 31, 2000), by which the true rate is within 30 % of the counted one, with 90 %
 confidence, if trials are independent."""
 _Z = 1.959964
 """Standard normal quantile of two-sided 95 %."""

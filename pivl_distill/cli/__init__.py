@@ -223,39 +223,57 @@ def bank(
     epilog="""\b
 Examples:
   pivl-distill export
-  pivl-distill export runs/student-2 --normalize
-  pivl-distill export runs/teach-1 --trt -o deploy/
+  pivl-distill export runs/student-2 --normalize --bake-preprocessing
+  pivl-distill export --precision fp16,int8 --budget int8.mAP=2
+  pivl-distill export runs/teach-1 --precision fp16 --trt -o deploy/
   pivl-distill export Market_ViT-B-16_60.pth --camera mean -o deploy/
 """
 )
 @click.argument("source", required=False, type=click.Path(path_type=Path))
-@click.option("--trt", is_flag=True, help="Also build a TensorRT (or TensorRT-RTX) engine.")
+@click.option("--onnx", is_flag=True, expose_value=False, help="ONNX files; always written.")
+@click.option("--trt", is_flag=True, help="Also build TensorRT (or TensorRT-RTX) engines.")
+@click.option("--precision", multiple=True, metavar="fp32|fp16|int8", help="One, several or a,b.")
+@click.option("--budget", multiple=True, metavar="KEY=VALUE", help="May be lost: int8.mAP=2, …")
 @click.option("--normalize", is_flag=True, help="Put L2 normalisation into the graph.")
-@click.option("--data", "spec", metavar="KIND:PATH", help="Verify on this data set instead.")
+@click.option("--bake-preprocessing", is_flag=True, help="Take uint8 RGB crops [N, H, W, 3].")
+@click.option("--data", "spec", metavar="KIND:PATH", help="Calibrate and verify on this instead.")
 @camera_options
 @click.option("--out", "-o", type=FOLDER, help="Folder; default: the next in runs/.")
 def export(
     source: Path | None,
     trt: bool,
-    normalize: bool,
+    precision: tuple[str, ...],
+    budget: tuple[str, ...],
     spec: str | None,
     cameras: Cameras,
     out: Path | None,
+    **options: bool,
 ) -> None:
-    """Write a student or teacher as ONNX, without any of its teaching, and verify it.
+    """Write a student or teacher as ONNX, without any of its teaching, and verify every file.
 
     SOURCE is a run folder or a checkpoint, also one that CLIP-ReID published; default: the latest
-    student run.
+    student run. float32 is always written, as the reference. Exit code 3 if a file does not do what
+    the checkpoint does; budgets are PRECISION.cosine, PRECISION.mAP and PRECISION.rank1.
     """
-    from export.exporter import add_engine
-    from pivl_distill.cli.report import print_engine, print_export
+    from export.exporter import ExportError, add_engines
+    from export.verify import parse_budgets, parse_precision
+    from pivl_distill.cli.report import print_engines, print_export
     from pivl_distill.cli.sources import export_checkpoint
     from pivl_distill.runs import Run
 
-    report = export_checkpoint(source or Run.latest("student").path, spec, normalize, out, cameras)
+    precisions = [parse_precision(name) for names in precision for name in names.split(",")]
+    budgets = parse_budgets(budget)
+    path = source or Run.latest("student").path
+    try:
+        report = export_checkpoint(
+            path, spec, out, cameras, precisions=precisions, budgets=budgets, **options
+        )
+    except ExportError as error:
+        print_export(error.report)
+        raise
     print_export(report)
     if trt:
-        print_engine(add_engine(report))
+        print_engines(add_engines(report))
 
 
 @main.command(

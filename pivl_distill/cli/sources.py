@@ -5,9 +5,10 @@ Stages are imported where they are used: a student must not load CLIP, nor a tea
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -22,6 +23,7 @@ from pivl_distill.runs import Run, data_of
 
 if TYPE_CHECKING:
     from export.exporter import ExportReport
+    from export.verify import Precision
 
 UNSEEN = DataSettings(spec="synthetic:tiny")
 """What the export of a published checkpoint is verified on where no data set is named."""
@@ -60,27 +62,35 @@ class Cameras:
 def export_checkpoint(
     source: Path,
     spec: str | None,
-    normalize: bool,
     out: Path | None,
     cameras: Cameras = Cameras(),
+    *,
+    precisions: Collection[Precision] = (),
+    **options: Any,
 ) -> ExportReport:
-    """Export the checkpoint of a run or path into a run folder of its own, verified on its data."""
+    """Export the checkpoint of a run or path into a run folder of its own, verified on its data.
+
+    `options` are those of `export.exporter.export_model`.
+    """
+    from export.calibration import calibration_crops
     from export.exporter import export_model
 
     path = _find_checkpoint(source)
     foreign = is_foreign(path) and spec is None
     data = UNSEEN if foreign else _data_settings(path.parent, spec)
     model = load_checkpoint(path, cameras)
+    dataset = load_dataset(data.spec)
     config = {"export": {"source": str(path), "data": data.model_dump(mode="json")}}
     run = Run.create("export", yaml.safe_dump(config, sort_keys=False), out)
-    test = _load_test(data, model.size_hw)
+    wanted = "int8" in precisions
     report = export_model(
         model,
         run.path,
-        query=test.query,
-        gallery=test.gallery,
-        normalize=normalize,
+        test=TestCrops.load(dataset, model.size_hw),
+        calibration=calibration_crops(dataset.train, model.size_hw) if wanted else None,
+        precisions=precisions,
         source=path,
+        **options,
     )
     run.finish("export", source=str(path))
     return report
