@@ -36,6 +36,7 @@ test: lint
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/synthetic_rate.py
 	$(BIN)/python benchmarks/exported_latency.py
+	$(BIN)/python benchmarks/int8_latency.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

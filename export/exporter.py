@@ -111,7 +111,7 @@ def export_model(
     options = {"normalize": normalize, "bake_preprocessing": bake_preprocessing}
     onnx_path = write_onnx(model, folder / FP32_FILE, **options)
     gate = Gate(
-        spec=_input_spec(model, bake_preprocessing),
+        spec=input_spec(model, bake_preprocessing),
         reference=measure_reference(model, test, normalize=normalize),
         bare=network_cost(model.network, model.size_hw, model.cameras),
         golden_crop=write_golden_crop(folder, model.size_hw),
@@ -175,7 +175,8 @@ def add_engines(report: ExportReport) -> ExportReport:
     return ExportReport(report.folder, manifest)
 
 
-def _input_spec(model: EmbeddingModel, bake_preprocessing: bool) -> InputSpec:
+def input_spec(model: EmbeddingModel, bake_preprocessing: bool = False) -> InputSpec:
+    """How the exported file of `model` is fed."""
     return InputSpec(
         name=INPUT,
         size_hw=model.size_hw,

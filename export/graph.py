@@ -36,8 +36,9 @@ class _Deployed(nn.Module):
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         if self.bake_preprocessing:
-            # Without the copy the graph would follow the strides of channels that come last.
-            images = normalize_crops(images, self.mean, self.std).contiguous()
+            # Floats first: TensorRT moves no bytes. The copy, or the graph would follow the strides
+            # of channels that come last.
+            images = normalize_crops(images.float(), self.mean, self.std).contiguous()
         inputs = (images,) if cameras is None else (images, cameras)
         features: Tensor = self.network(*inputs)
         return F.normalize(features) if self.normalize else features
@@ -75,10 +76,18 @@ def write_onnx(
     )
     assert program is not None
     program.model.metadata_props.update(_metadata(model, normalize, bake_preprocessing))
-    write_bytes(path, program.model_proto.SerializeToString())
+    proto = program.model_proto
+    _forget_tracing(proto.graph)
+    write_bytes(path, proto.SerializeToString())
     # An earlier export by other means may have left its weights beside the file.
     path.with_name(f"{path.name}.data").unlink(missing_ok=True)
     return path
+
+
+def _forget_tracing(graph: onnx.GraphProto) -> None:
+    """Drop the stack traces: a fifth of a small file, and full of this machine's paths."""
+    for traced in (graph, *graph.node, *graph.value_info, *graph.initializer):
+        del traced.metadata_props[:]
 
 
 def preprocessing_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

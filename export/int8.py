@@ -33,6 +33,8 @@ from pivl_distill.files import write_bytes
 
 Form = Literal["cpu", "tensorrt"]
 FILE_NAMES: dict[Form, str] = {"cpu": "model.int8.onnx", "tensorrt": "model.int8.trt.onnx"}
+MAX_KEPT_SHARE = 0.5
+"""With more of its layers in float32 a file is hardly INT8: then it fails instead."""
 _LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
 _ACTIVATIONS = frozenset(("Clip", "Relu"))
 _KEEP_MAPS = {"Add": 2, "AveragePool": 1, "Clip": 1, "MaxPool": 1, "Relu": 1}
@@ -76,8 +78,8 @@ def int8_within_budget(
 ) -> Artifact:
     """Write and `judge` INT8 in one form, leaving nodes in float32 until the budget is kept.
 
-    Those that lose most when quantised alone come first, and their number doubles from try to try:
-    at most half of them, for what is left then is hardly INT8. `inputs` as for `rank_by_loss`.
+    Those that lose most when quantised alone come first, and their number doubles from try to try,
+    up to `MAX_KEPT_SHARE` of them. `inputs` as for `rank_by_loss`.
     """
     path = onnx_path.with_name(FILE_NAMES[form])
     artifact = judge(write_int8(onnx_path, path, form, ranges))
@@ -86,7 +88,7 @@ def int8_within_budget(
     note(f"{path.name}: {artifact.failure} Looking for the layers that lose most.")
     ranked = rank_by_loss(onnx_path, form, ranges, inputs)
     count = 1
-    while artifact.status == "failed" and count <= len(ranked) // 2:
+    while artifact.status == "failed" and count <= MAX_KEPT_SHARE * len(ranked):
         kept = ranked[:count]
         write_int8(onnx_path, path, form, ranges, kept)
         artifact = judge(path, kept_high=kept)
