@@ -6,6 +6,7 @@ users care about is retrieval, so mAP and Rank-1 are measured on both sides too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -95,10 +96,12 @@ def parse_budgets(assignments: Iterable[str]) -> dict[Precision, Budget]:
         if figure not in _BUDGET_FIELDS:
             raise unknown_name("budget", figure, _BUDGET_FIELDS)
         try:
-            change = {_BUDGET_FIELDS[figure]: float(value)}
-        except ValueError as error:
-            raise PivlError(f"--budget takes e.g. int8.mAP=2, not '{assignment}'.") from error
-        budgets[precision] = replace(budgets[precision], **change)
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise PivlError(f"A budget takes e.g. int8.mAP=2, not '{assignment}'.")
+        budgets[precision] = replace(budgets[precision], **{_BUDGET_FIELDS[figure]: number})
     return budgets
 
 

@@ -104,7 +104,9 @@ def test_a_graph_with_more_than_the_network_is_refused(tmp_path, extra):
 
 
 def test_a_quantised_graph_with_more_than_the_network_is_refused(tmp_path):
-    path = write_onnx(small_model(nn.Sequential(Small(), nn.Linear(5, 5))), tmp_path / "taught.onnx")
+    path = write_onnx(
+        small_model(nn.Sequential(Small(), nn.Linear(5, 5))), tmp_path / "taught.onnx"
+    )
     ranges = dict.fromkeys(tensors(path), (-3.0, 3.0))
     for form in FILE_NAMES:
         quantised = write_int8(path, tmp_path / "int8.onnx", form, ranges)
