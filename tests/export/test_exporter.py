@@ -18,8 +18,6 @@ from export.verify import BUDGETS, Budget
 from pivl_distill.embedding import embed
 from pivl_distill.errors import PivlError
 
-MEAN_COLOUR = np.array([124, 116, 104], np.uint8)
-"""What preprocessing makes nearly zero of."""
 ALL = ("fp32", "fp16", "int8")
 FILES = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.trt.onnx"]
 LENIENT = {"int8": Budget(0.95, 5.0, 10.0), "fp16": Budget(0.999, 5.0, 10.0)}
@@ -142,11 +140,16 @@ def test_a_failed_precision_leaves_the_others_verified(export_small, tmp_path):
     assert set(statuses.values()) == {"verified"}
 
 
-def test_a_broken_calibration_is_not_shipped(export_small, training, tmp_path):
-    """One plain colour: every range is too small for real crops, whatever layers are kept."""
-    plain = replace(training, crops=np.zeros_like(training.crops) + MEAN_COLOUR)
+def test_a_broken_calibration_is_not_shipped(export_small, tmp_path, monkeypatch):
+    """Ranges of crops in 0..1 that were divided by 255 again: all far too small."""
+    real = export.exporter.measure_ranges
+
+    def shrunk(*arguments):
+        return {name: (low / 255, high / 255) for name, (low, high) in real(*arguments).items()}
+
+    monkeypatch.setattr(export.exporter, "measure_ranges", shrunk)
     with pytest.raises(ExportError, match=r"model\.int8\.onnx: Over budget") as error:
-        export_small(precisions=["int8"], calibration=plain)
+        export_small(precisions=["int8"], budgets={"int8": Budget(0.999, 5.0, 10.0)})
     assert error.value.exit_code == 3
     fp32, cpu, tensorrt = read_manifest(tmp_path / "out").artifacts
     assert fp32.status == "verified"
