@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pivl_distill.cli.sources import Cameras
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-PICTURE = click.Path(dir_okay=False, path_type=Path)
+PICTURE = FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class Commands(click.Group):
@@ -50,6 +50,13 @@ def main() -> None:
 
     Each runs without arguments: on synthetic people, from the latest run.
     """
+
+
+def latest_export() -> Path:
+    """The folder of the latest export run; PivlError when there is none."""
+    from pivl_distill.runs import Run
+
+    return Run.latest("export").path
 
 
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -304,6 +311,46 @@ def evaluate(target: Path | None, spec: str | None, cameras: Cameras, sheet: Pat
     print_retrieval(evaluation)
     if sheet is not None:
         ranking_sheet(evaluation.features, evaluation.test, sheet)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  pivl-distill embed crops/ -o features.npz
+  pivl-distill embed crops/ --export deploy/ --precision fp32 -o features.parquet
+"""
+)
+@click.argument("folder", type=FOLDER)
+@click.option("--export", "export_dir", type=FOLDER, help="An export; default: the latest.")
+@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--camera", type=int, help="Camera of all images, for networks that take one.")
+@click.option("--out", "-o", type=FILE, required=True, help="File: .npz or .parquet.")
+@click.pass_context
+def embed(
+    ctx: click.Context,
+    folder: Path,
+    export_dir: Path | None,
+    precision: str,
+    device: str,
+    camera: int | None,
+    out: Path,
+) -> None:
+    """Write the vectors of all images in a folder; exit code 3 if some cannot be read.
+
+    Runs without torch. Vectors are of length one: compare them by their dot product.
+    """
+    from pivl_distill.cli.features import embed_folder, print_embedded
+    from pivl_distill.errors import VerificationError
+    from pivl_distill.runtime import Extractor
+
+    extractor = Extractor(
+        export_dir or latest_export(), precision=precision, device=device, batch_size=64
+    )
+    report = embed_folder(folder, extractor, out, camera)
+    print_embedded(report)
+    if report.unreadable:
+        ctx.exit(VerificationError.exit_code)
 
 
 @main.command(

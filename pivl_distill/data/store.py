@@ -1,8 +1,7 @@
 """Decoded crops in memory, so that no epoch decodes an image twice.
 
 A crop of 256×128 takes 96 KiB and its map 32 KiB: Market-1501's training split fits in 1.6 GiB.
-Resizing is bilinear and smooths when it shrinks (Pillow), as torchvision does for every codebase
-of the field and as the deployed runtime does. Datasets larger than memory are left out on purpose.
+Datasets larger than memory are left out on purpose.
 """
 
 from __future__ import annotations
@@ -11,16 +10,14 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pivl_distill.console import track
+from pivl_distill.data.images import read_crop
 from pivl_distill.data.parsing import read_map
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
-from pivl_distill.errors import PivlError
 
 
 @dataclass(frozen=True)
@@ -78,13 +75,3 @@ class CropStore:
 def _camids(records: Sequence[Record]) -> np.ndarray | None:
     camids = [record.camid for record in records]
     return None if None in camids else np.array(camids, dtype=np.int64)
-
-
-def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
-    """One image as uint8 RGB [H, W, 3]; raises PivlError if it cannot be decoded."""
-    try:
-        with Image.open(path) as image:
-            resized = image.convert("RGB").resize(size_hw[::-1], Image.Resampling.BILINEAR)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise PivlError(f"Cannot read the image {path}: {error}.") from error
-    return np.array(resized)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pivl_distill.data.records import Record
-from pivl_distill.data.store import CropStore, read_crop
+from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
 
@@ -53,18 +53,6 @@ def test_one_unknown_camera_leaves_none(tmp_path: Path) -> None:
     records = make_records(tmp_path)
     records[3] = replace(records[3], camid=None)
     assert CropStore.load(records, (6, 4)).camids is None
-
-
-def test_grey_images_become_rgb(tmp_path: Path) -> None:
-    Image.new("L", (4, 4), 9).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(read_crop(tmp_path / "grey.png", (2, 2)), np.full((2, 2, 3), 9))
-
-
-def test_shrinking_averages(tmp_path: Path) -> None:
-    board = (np.indices((32, 32)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    Image.fromarray(board).save(tmp_path / "board.png")
-    shrunk = read_crop(tmp_path / "board.png", (4, 4)).astype(int)
-    assert abs(shrunk - 127).max() < 10
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image"])

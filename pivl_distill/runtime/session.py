@@ -1,0 +1,88 @@
+"""ONNX Runtime sessions that run where they were asked to run, or not at all.
+
+ONNX Runtime silently falls back to the CPU when a provider's libraries are missing; here that is an
+error, for a latency measured on the wrong device is worse than none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from pivl_distill.errors import PivlError
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_OPTIONS: dict[str, dict[str, Any]] = {CUDA: {"use_tf32": 0}}
+"""TensorFloat-32 would make fp32 files less exact than they were proven to be."""
+
+
+def open_session(
+    path: Path, *, threads: int | None = None, providers: Sequence[str] = (CPU,)
+) -> ort.InferenceSession:
+    """A session on `providers`, in order of preference, with `threads` CPU threads (None: all).
+
+    Raises PivlError if the file cannot be loaded or a provider is not available.
+    """
+    check_runtime()
+    if not path.is_file():
+        raise PivlError(f"There is no ONNX file at '{path}'.")
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if missing := [p for p in providers if p not in ort.get_available_providers()]:
+        raise _provider_missing(missing)
+    if CUDA in providers and hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA and cuDNN from the nvidia-* packages, where they are installed
+    try:
+        session = ort.InferenceSession(
+            str(path), options, providers=[(p, _OPTIONS.get(p, {})) for p in providers]
+        )
+    except Exception as error:  # onnxruntime's own exceptions share no public base class
+        raise PivlError(f"ONNX Runtime cannot load '{path}': {error}") from error
+    if missing := [p for p in providers if p not in session.get_providers()]:
+        raise _provider_missing(missing)
+    return session
+
+
+def has_cuda() -> bool:
+    """Whether ONNX Runtime was built for CUDA and NVIDIA's driver is there."""
+    if CUDA not in ort.get_available_providers():
+        return False
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def check_runtime() -> None:
+    """PivlError if both builds of ONNX Runtime are installed: they overwrite each other's files."""
+    if all(_installed(name) for name in ("onnxruntime", "onnxruntime-gpu")):
+        raise PivlError(
+            "Both onnxruntime and onnxruntime-gpu are installed. They are one Python module, so "
+            "parts of each are overwritten. Run `pip uninstall -y onnxruntime onnxruntime-gpu`, "
+            "then `pip install onnxruntime-gpu` (it also runs on the CPU)."
+        )
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _provider_missing(missing: list[str]) -> PivlError:
+    return PivlError(
+        f"ONNX Runtime cannot use {', '.join(missing)} here. It was built with "
+        f"{', '.join(ort.get_available_providers())}; a GPU provider also needs NVIDIA's driver "
+        f"and libraries. Ask for {CPU}, or install what is missing."
+    )

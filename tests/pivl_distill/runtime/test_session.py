@@ -1,0 +1,85 @@
+"""Sessions run where they are asked to, or say why not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import numpy as np
+import pytest
+
+from pivl_distill.errors import PivlError
+from pivl_distill.runtime import session as sessions
+from pivl_distill.runtime.session import CPU, CUDA, check_runtime, has_cuda, open_session
+
+
+@pytest.fixture(scope="module")
+def path(deployed_once):
+    return deployed_once / "model.onnx"
+
+
+def test_it_runs_on_the_asked_provider_and_threads(path):
+    session = open_session(path, threads=1)
+    assert session.get_providers() == [CPU]
+    assert session.get_session_options().intra_op_num_threads == 1
+    (features,) = session.run(None, {"images": np.zeros((2, 3, 64, 32), np.float32)})
+    assert features.shape == (2, 1280)
+    assert features.dtype == np.float32
+
+
+def test_an_unavailable_provider_is_an_error(path):
+    with pytest.raises(PivlError, match="cannot use NoSuchExecutionProvider"):
+        open_session(path, providers=["NoSuchExecutionProvider", CPU])
+
+
+def test_a_silent_fallback_is_an_error(path, monkeypatch):
+    real = sessions.ort.InferenceSession
+
+    def on_cpu(path, options, providers):
+        return real(path, options, providers=[CPU])
+
+    monkeypatch.setattr(sessions.ort, "InferenceSession", on_cpu)
+    monkeypatch.setattr(sessions.ort, "preload_dlls", lambda: None, raising=False)
+    available = [CUDA, CPU]
+    monkeypatch.setattr(sessions.ort, "get_available_providers", lambda: available)
+    with pytest.raises(PivlError, match="cannot use CUDAExecutionProvider"):
+        open_session(path, providers=available)
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(PivlError, match="no ONNX file"):
+        open_session(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("no graph")
+    with pytest.raises(PivlError, match="cannot load"):
+        open_session(tmp_path / "text.onnx")
+
+
+@pytest.mark.parametrize(("built", "driver"), [(False, True), (True, False), (True, True)])
+def test_cuda_needs_a_build_and_a_driver(monkeypatch, built, driver):
+    def load(_name):
+        if not driver:
+            raise OSError("no such library")
+
+    monkeypatch.setattr(sessions.ort, "get_available_providers", lambda: [CUDA] * built + [CPU])
+    monkeypatch.setattr(sessions.ctypes, "CDLL", load)
+    assert has_cuda() == (built and driver)
+
+
+@pytest.mark.parametrize("installed", [{"onnxruntime"}, {"onnxruntime-gpu"}])
+def test_one_build_of_the_runtime_is_fine(monkeypatch, installed):
+    pretend_installed(monkeypatch, installed)
+    check_runtime()
+
+
+def test_both_builds_of_the_runtime_are_an_error(monkeypatch):
+    pretend_installed(monkeypatch, {"onnxruntime", "onnxruntime-gpu"})
+    with pytest.raises(PivlError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+        check_runtime()
+
+
+def pretend_installed(monkeypatch, names: set[str]) -> None:
+    def distribution(name: str) -> object:
+        if name not in names:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return object()
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
