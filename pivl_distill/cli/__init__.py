@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,12 @@ from pivl_distill.errors import PivlError
 
 if TYPE_CHECKING:
     from pivl_distill.cli.sources import Cameras
+    from pivl_distill.runtime.session import Device
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PICTURE = FILE = click.Path(dir_okay=False, path_type=Path)
+COUNT = click.IntRange(min=1)
+DEVICE = click.Choice(["cpu", "cuda"])
 
 
 class Commands(click.Group):
@@ -148,16 +152,21 @@ Examples:
   pivl-distill student --arch resnet18 --bank runs/teach-1
   pivl-distill student --bank none                     the plain baseline
   pivl-distill student --set supervision=identity      identity texts only (CLIP-ReID)
+  pivl-distill student --max-ms 2 --device cpu         the largest that is fast enough here
 """
 )
 @click.option("--arch", help="mobilenetv2_025 (default) or any timm model with feature stages.")
 @click.option("--bank", metavar="RUN|FILE|none", help="Teach run or bank; default: the latest.")
 @click.option("--pretrained", metavar="FILE|timm|none", help="Weights to start from.")
+@click.option("--max-ms", type=float, metavar="MS", help="Instead of --arch: latency, exported.")
+@click.option("--device", type=DEVICE, default="cpu", show_default=True, help="For --max-ms.")
 @settings_options
 def student(
     arch: str | None,
     bank: str | None,
     pretrained: str | None,
+    max_ms: float | None,
+    device: Device,
     config: str | None,
     overrides: dict[str, Any],
     out: Path | None,
@@ -176,6 +185,12 @@ def student(
     bank_file, data = find_bank(bank, settings.supervision)
     if config is None and not any(key.startswith("data.") for key in overrides):
         settings = settings.model_copy(update={"data": data})
+    if max_ms is not None:
+        from pivl_distill.cli.choice import choose_arch
+
+        if "arch" in overrides:
+            raise PivlError("Either --arch names the student or --max-ms chooses it; drop one.")
+        settings = choose_arch(settings, max_ms, device)
     print_student(distill(settings, bank_file, out))
 
 
@@ -323,7 +338,7 @@ Examples:
 @click.argument("folder", type=FOLDER)
 @click.option("--export", "export_dir", type=FOLDER, help="An export; default: the latest.")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--device", type=DEVICE, help="Default: a GPU where there is one.")
 @click.option("--camera", type=int, help="Camera of all images, for networks that take one.")
 @click.option("--out", "-o", type=FILE, required=True, help="File: .npz or .parquet.")
 @click.pass_context
@@ -332,7 +347,7 @@ def embed(
     folder: Path,
     export_dir: Path | None,
     precision: str,
-    device: str,
+    device: Device | None,
     camera: int | None,
     out: Path,
 ) -> None:
@@ -345,12 +360,53 @@ def embed(
     from pivl_distill.runtime import Extractor
 
     extractor = Extractor(
-        export_dir or latest_export(), precision=precision, device=device, batch_size=64
+        export_dir or latest_export(), precision=precision, device=device or "auto"
     )
     report = embed_folder(folder, extractor, out, camera)
     print_embedded(report)
     if report.unreadable:
         ctx.exit(VerificationError.exit_code)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  pivl-distill bench
+  pivl-distill bench deploy/ --threads 1 --threads 4 --batch 1 --batch 8 --batch 32
+  pivl-distill bench --json bench.json --picture bench.png
+"""
+)
+@click.argument("export_dir", metavar="[EXPORT]", required=False, type=FOLDER)
+@click.option("--batch", "batches", multiple=True, type=COUNT, default=(1, 32), show_default=True)
+@click.option("--threads", multiple=True, type=COUNT, help="CPU threads; default: all cores.")
+@click.option("--device", "devices", multiple=True, type=DEVICE, help="Default: what is there.")
+@click.option("--seconds", default=20.0, show_default=True, help="For each batch and threads.")
+@click.option("--json", "json_file", type=FILE, help="Also write all figures as JSON.")
+@click.option("--picture", type=PICTURE, help="Also draw mAP against latency, as PNG.")
+def bench(
+    export_dir: Path | None,
+    batches: tuple[int, ...],
+    threads: tuple[int, ...],
+    devices: tuple[Device, ...],
+    seconds: float,
+    json_file: Path | None,
+    picture: Path | None,
+) -> None:
+    """Time the files of an export here, turn about with PyTorch eager; default: the latest."""
+    from dataclasses import asdict
+
+    from pivl_distill.cli.bench import bench_chart, print_bench, run_bench
+    from pivl_distill.files import write_json
+    from pivl_distill.runtime.session import has_cuda
+
+    threads = threads or (os.cpu_count() or 1,)
+    devices = devices or (("cpu", "cuda") if has_cuda() else ("cpu",))
+    report = run_bench(export_dir or latest_export(), batches, threads, devices, seconds)
+    print_bench(report)
+    if json_file is not None:
+        write_json(json_file, asdict(report))
+    if picture is not None:
+        bench_chart(report, picture)
 
 
 @main.command(

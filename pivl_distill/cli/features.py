@@ -130,7 +130,7 @@ def _npz(out: Path, dim: int, facts: Facts) -> Iterator[Row]:
 
 @contextmanager
 def _parquet(out: Path, dim: int, facts: Facts) -> Iterator[Row]:
-    """Columns `name` and `feature`, a list of `dim` float32; `facts` as metadata `pivl_distill`."""
+    """Columns `name` and `feature`, a list of `dim` float32; `facts` as metadata of the file."""
     import pyarrow
     import pyarrow.parquet
 

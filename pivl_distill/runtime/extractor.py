@@ -26,10 +26,9 @@ from pivl_distill.data.images import read_crop, resize_crop
 from pivl_distill.data.listing import images_below
 from pivl_distill.errors import PivlError
 from pivl_distill.files import sha256
-from pivl_distill.runtime.manifest import Artifact, Device, choose_artifact, read_manifest
-from pivl_distill.runtime.session import CPU, CUDA, has_cuda, open_session
+from pivl_distill.runtime.manifest import Artifact, checked_file, choose_artifact, read_manifest
+from pivl_distill.runtime.session import PROVIDERS, Device, has_cuda, open_session
 
-PROVIDERS: dict[Device, str] = {"cpu": CPU, "cuda": CUDA}
 GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
 """How far the golden vector may be off, relative to its length. Processors differ by 1e-6 in fp32,
 2e-3 in fp16; swapped channels are off by 0.1 and more, channels' deviations alone by 7e-3."""
@@ -135,12 +134,11 @@ class Extractor:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for start in range(0, len(paths), self._batch):
                 batch = paths[start : start + self._batch]
-                crops = list(pool.map(self._read, batch))
-                read = [n for n, crop in enumerate(crops) if isinstance(crop, np.ndarray)]
-                results: list[np.ndarray | PivlError] = list(crops)
+                results = list(pool.map(self._read, batch))
+                read = {n: crop for n, crop in enumerate(results) if isinstance(crop, np.ndarray)}
                 if read:
-                    images = np.stack([crops[n] for n in read])
-                    vectors = self._unit(self._run(images, ids[start : start + self._batch][read]))
+                    taken = ids[start : start + self._batch][list(read)]
+                    vectors = self._unit(self._run(np.stack(list(read.values())), taken))
                     for number, vector in zip(read, vectors, strict=True):
                         results[number] = vector
                 yield from zip(batch, results, strict=True)
@@ -187,8 +185,7 @@ class Extractor:
                 warnings.warn(f"Running on the CPU: {error}", stacklevel=3)
         chosen: Device = "cuda" if device == "cuda" else "cpu"
         artifact = choose_artifact(self.manifest, chosen, precision, allow_unverified)
-        path = self.manifest.folder / artifact.file
-        _check_file(path, artifact)
+        path = checked_file(self.manifest, artifact)
         return chosen, artifact, open_session(path, threads=threads, providers=[PROVIDERS[chosen]])
 
     def _check_golden(self) -> None:
@@ -271,15 +268,6 @@ class Extractor:
             )
         unit: np.ndarray = features / lengths
         return unit
-
-
-def _check_file(path: Path, artifact: Artifact) -> None:
-    if not path.is_file():
-        raise PivlError(f"{path} is missing, though the manifest names it; copy the whole export.")
-    if (size := path.stat().st_size) < artifact.bytes:
-        raise PivlError(f"{path} is cut off: {size:,} of {artifact.bytes:,} bytes; copy it again.")
-    if sha256(path) != artifact.sha256:
-        raise PivlError(f"{path} is not the file its manifest describes; copy or export it again.")
 
 
 def _check_picture(picture: np.ndarray, what: str) -> None:

@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from pivl_distill.errors import PivlError, unknown_name
+from pivl_distill.files import sha256
+from pivl_distill.runtime.session import Device
 
 FILE_NAME = "manifest.json"
 FORMAT = 2
 
-Device = Literal["cpu", "cuda"]
 PREFERENCE: dict[Device, tuple[str, ...]] = {
     "cpu": ("int8", "fp32", "fp16"),
     "cuda": ("fp16", "fp32"),
@@ -56,7 +57,7 @@ class Threshold:
     impostor_pairs: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Artifact:
     """One file of an export, and what is known of it."""
 
@@ -141,6 +142,18 @@ def choose_artifact(
         f"'{manifest.folder}' holds no {wanted} for the {device}, only "
         f"{', '.join(map(str, manifest.artifacts)) or 'nothing'}; export again with --precision."
     )
+
+
+def checked_file(manifest: Manifest, artifact: Artifact) -> Path:
+    """The artifact's path; PivlError unless the file is there, whole and the one described."""
+    path = manifest.folder / artifact.file
+    if not path.is_file():
+        raise PivlError(f"{path} is missing, though the manifest names it; copy the whole export.")
+    if (size := path.stat().st_size) < artifact.bytes:
+        raise PivlError(f"{path} is cut off: {size:,} of {artifact.bytes:,} bytes; copy it again.")
+    if sha256(path) != artifact.sha256:
+        raise PivlError(f"{path} is not the file its manifest describes; copy or export it again.")
+    return path
 
 
 def _refused(artifact: Artifact) -> PivlError:

@@ -11,13 +11,15 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnxruntime as ort
 
 from pivl_distill.errors import PivlError
 
+Device = Literal["cpu", "cuda"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+PROVIDERS: dict[Device, str] = {"cpu": CPU, "cuda": CUDA}
 _OPTIONS: dict[str, dict[str, Any]] = {CUDA: {"use_tf32": 0}}
 """TensorFloat-32 would make fp32 files less exact than they were proven to be."""
 

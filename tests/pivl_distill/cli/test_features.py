@@ -77,7 +77,7 @@ def test_parquet_holds_the_same_in_groups(
     assert table["name"].to_pylist() == names
     np.testing.assert_allclose(np.array(table["feature"].to_pylist()), vectors, atol=1e-6)
     assert parquet.ParquetFile(out).num_row_groups == -(-7 // group)
-    facts = json.loads(table.schema.metadata[b"pivl_distill"])
+    facts = json.loads(parquet.read_metadata(out).metadata[b"pivl_distill"])
     assert facts["network"] == "mobilenetv2_025"
 
 
