@@ -8,12 +8,9 @@ same whatever runs the network.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -94,22 +91,6 @@ def run_once(onnx_path: Path, provider: str, threads: int, batch: int) -> None:
     """Load a file and run one batch: what `peak_memory` measures of it."""
     session = open_session(onnx_path, threads=threads, providers=[provider])
     session.run(None, random_feed(session, batch))
-
-
-def peak_memory(run: Callable[..., None], *arguments: object) -> int | None:
-    """Peak resident bytes of a new process that does `run(*arguments)` and nothing else.
-
-    Python and the libraries it loads are in it. None where the system does not tell (not Linux).
-    """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak_after, run, arguments).result()
-
-
-def _peak_after(run: Callable[..., None], arguments: Sequence[object]) -> int | None:
-    run(*arguments)
-    status = Path("/proc/self/status")
-    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return 1024 * int(peak[1]) if peak else None
 
 
 def _timing(way: Way, times_ms: list[float]) -> Timing:

@@ -20,7 +20,8 @@ from typing import Any
 import onnxruntime as ort
 import torch
 
-from export.bench import Timing, Way, peak_memory, random_feed, run_once, time_ways
+from export.bench import Timing, Way, random_feed, run_once, time_ways
+from export.memory import peak_memory
 from pivl_distill.cli.chart import Dot, latency_chart
 from pivl_distill.cli.eager import eager, run_eager_once
 from pivl_distill.cli.report import percent

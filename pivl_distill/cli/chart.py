@@ -13,16 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 from pivl_distill.files import write_bytes
 
 SIZE = (900, 560)
-LEFT, TOP, RIGHT, BOTTOM = 90, 60, 870, 480
+LEFT, TOP, RIGHT, BOTTOM, KEY = 70, 60, 620, 480, 650
 INK, GRID = (40, 40, 40), (225, 225, 225)
-COLOURS = [
-    (31, 119, 180),
-    (214, 96, 30),
-    (44, 140, 60),
-    (150, 80, 170),
-    (180, 40, 60),
-    (90, 90, 90),
-]
+COLOURS = ("#1f77b4", "#d6601e", "#2c8c3c", "#9650aa", "#b4283c", "#5a5a5a")
 _RADIUS_PX = 7
 
 
@@ -39,8 +32,9 @@ def latency_chart(dots: Sequence[Dot], title: str, out: Path) -> None:
     """Write a PNG with latency to the right and mAP upwards; fast and good is top left."""
     image = Image.new("RGB", SIZE, "white")
     draw = ImageDraw.Draw(image)
-    x_ticks = ticks(0, max(dot.milliseconds for dot in dots))
-    y_ticks = ticks(100 * min(dot.mAP for dot in dots), 100 * max(dot.mAP for dot in dots))
+    points = [100 * dot.mAP for dot in dots]
+    x_ticks = ticks(0, 1.05 * max(dot.milliseconds for dot in dots))
+    y_ticks = ticks(min(points) - 0.5, max(points) + 0.5)  # a tenth of a point should look small
     draw.text((LEFT, 18), title, INK, _font(20))
     for tick in x_ticks:
         x = _place(tick, x_ticks, LEFT, RIGHT)
@@ -57,9 +51,9 @@ def latency_chart(dots: Sequence[Dot], title: str, out: Path) -> None:
         x = _place(dot.milliseconds, x_ticks, LEFT, RIGHT)
         y = _place(100 * dot.mAP, y_ticks, BOTTOM, TOP)
         draw.circle((x, y), _RADIUS_PX, colour)
-        key = TOP + 16 + 22 * number
-        draw.circle((RIGHT - 250, key), _RADIUS_PX, colour)
-        draw.text((RIGHT - 234, key), dot.name, INK, _font(15), anchor="lm")
+        row = TOP + 16 + 24 * number
+        draw.circle((KEY, row), _RADIUS_PX, colour)
+        draw.text((KEY + 16, row), dot.name, INK, _font(15), anchor="lm")
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     write_bytes(out, buffer.getvalue())

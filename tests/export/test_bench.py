@@ -1,15 +1,13 @@
-"""Ways are timed turn about, and peak memory is that of a process of its own."""
+"""Ways are timed turn about."""
 
 from __future__ import annotations
-
-import sys
 
 import numpy as np
 import pytest
 
 import export.bench
-from export.bench import Way, peak_memory, random_feed, run_once, time_ways
-from export.session import CPU, open_session
+from export.bench import Way, random_feed, time_ways
+from export.session import open_session
 
 
 class Clock:
@@ -58,17 +56,3 @@ def test_feeds_are_what_the_graph_takes(mobilenet):
     assert {name: (value.shape, value.dtype) for name, value in feed.items()} == {
         "images": ((3, 3, 64, 32), np.float32)
     }
-
-
-def take_megabytes(count: int) -> None:
-    np.ones(count * 2**20, np.uint8)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
-def test_peak_memory_is_that_of_a_fresh_process(mobilenet):
-    ballast = np.ones(300 * 2**20, np.uint8)  # which is not counted
-    small, large = (peak_memory(take_megabytes, count) for count in (1, 200))
-    assert 190 * 2**20 < large - small < 210 * 2**20
-    assert small < 250 * 2**20
-    assert ballast[-1] == 1
-    assert peak_memory(run_once, mobilenet[1], CPU, 1, 2) > small
