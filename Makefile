@@ -6,11 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test lint bench runtime-check clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install | demo | test | lint | bench | clean"
+	@echo "make install | demo | test | lint | bench | runtime-check | clean"
 
 install: $(INSTALLED)
 
@@ -37,6 +37,10 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/synthetic_rate.py
 	$(BIN)/python benchmarks/exported_latency.py
 	$(BIN)/python benchmarks/int8_latency.py
+
+# The deployment snippet in an environment without torch, on the latest export.
+runtime-check: $(INSTALLED)
+	$(BIN)/python benchmarks/torch_free.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,84 @@
+"""How a tracker uses an export: who is who by appearance alone.
+
+    python examples/track_with_export.py runs/export-1
+
+Every frame goes through three steps: cut the detector's boxes and embed them (one call), compare
+with the tracks so far (one product), give each box the most similar free track above the threshold
+or a new one. A real tracker would add motion; here nothing but the export decides. Three synthetic
+people walk through the picture, one of them leaves it and comes back.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pivl_distill.runtime import Extractor
+
+Box = tuple[float, float, float, float]
+
+
+class AppearanceTracker:
+    """Track ids for boxes; each track remembers the running mean of its vectors."""
+
+    def __init__(self, extractor: Extractor, far: float = 1e-2, memory: float = 0.7) -> None:
+        self.extractor, self.memory = extractor, memory
+        self.threshold = extractor.threshold(far)
+        self.tracks = np.empty((0, extractor.dim), np.float32)
+
+    def update(self, frame: np.ndarray, boxes: Sequence[Box]) -> list[int]:
+        """The track of each box in a frame, uint8 RGB [H, W, 3]; unknown people get new tracks."""
+        vectors = self.extractor.embed_boxes(frame, boxes)
+        ids = self._match(vectors @ self.tracks.T)
+        for number, vector in enumerate(vectors):
+            if ids[number] < 0:
+                ids[number] = len(self.tracks)
+                self.tracks = np.concatenate((self.tracks, vector[None]))
+            mean = self.memory * self.tracks[ids[number]] + (1 - self.memory) * vector
+            self.tracks[ids[number]] = mean / np.linalg.norm(mean)
+        return ids
+
+    def _match(self, similarity: np.ndarray) -> list[int]:
+        """Pairs of box and track, most similar first; −1 where no free track is similar enough."""
+        ids = [-1] * len(similarity)
+        for pair in np.argsort(-similarity, axis=None):
+            box, track = divmod(int(pair), similarity.shape[1])
+            if similarity[box, track] < self.threshold:
+                break
+            if ids[box] < 0 and track not in ids:
+                ids[box] = track
+        return ids
+
+
+def walk(frames: int = 12) -> Iterator[tuple[np.ndarray, list[Box], list[int]]]:
+    """Frames, boxes and true people: what a camera and a person detector would deliver."""
+    from pivl_distill.data.synthetic import camera, person, render
+
+    height, width = 256, 128
+    view = camera(7, 0, 0.0)
+    people = [person(7, index, 1) for index in range(3)]
+    for number in range(frames):
+        frame = np.full((300, 900, 3), 110, np.uint8)
+        boxes: list[Box] = []
+        present = [i for i in range(3) if i != 1 or not frames // 3 <= number < 2 * frames // 3]
+        for index in present:
+            left, top = 20 + 290 * index + 12 * number, 20
+            crop = render(people[index], view, (7, index, number), (height, width)).image
+            frame[top : top + height, left : left + width] = crop
+            boxes.append((left, top, left + width, top + height))
+        yield frame, boxes, present
+
+
+def main(export: Path) -> None:
+    tracker = AppearanceTracker(Extractor(export))
+    for number, (frame, boxes, people) in enumerate(walk()):
+        found = zip(people, tracker.update(frame, boxes), strict=True)
+        print(f"frame {number:>2}: " + ", ".join(f"person {p} → track {t}" for p, t in found))
+    print(f"{len(tracker.tracks)} tracks for 3 people")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
