@@ -19,8 +19,9 @@ import numpy as np
 import onnxruntime as ort
 import torch
 
-from export.bench import Way, random_feed, time_ways
+from export.bench import Way, time_ways
 from export.graph import write_onnx
+from export.latency import random_feed
 from export.session import open_session
 from pivl_distill.config import HeadSettings
 from pivl_distill.console import table

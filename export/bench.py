@@ -1,29 +1,20 @@
-"""How long each way of running a network takes, measured turn about in one run.
-
-Every round runs all ways once, so that noise of the machine meets each alike. Between two runs
-there is a short rest: the threads of ONNX Runtime and of PyTorch spin for a while after their work,
-which would be counted to whoever comes next. Reading and resizing images is left out: it costs the
-same whatever runs the network.
-"""
+"""What running a network costs in time, each way of running it turn about with the others."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 
+from export.latency import in_turns, random_feed
 from pivl_distill.runtime.session import open_session
-
-REST_S = 0.005
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run one network on `batch` crops, and its name in four words."""
+    """One way to run one network on `batch` crops."""
 
     name: str
     device: str
@@ -48,43 +39,11 @@ class Timing:
 
 
 def time_ways(
-    ways: Sequence[Way],
-    *,
-    warmup: int = 3,
-    max_rounds: int = 100,
-    max_seconds: float = 20.0,
-    rest_s: float = REST_S,
+    ways: Sequence[Way], *, max_rounds: int = 100, max_seconds: float = 20.0
 ) -> list[Timing]:
     """Time all ways until `max_rounds` or `max_seconds`, but at least three rounds."""
-    times_ms: list[list[float]] = [[] for _ in ways]
-    for _ in range(warmup):
-        for way in ways:
-            way.run()
-    start = time.perf_counter()
-    rounds = 0
-    while rounds < 3 or (rounds < max_rounds and time.perf_counter() - start < max_seconds):
-        for way, milliseconds in zip(ways, times_ms, strict=True):
-            time.sleep(rest_s)
-            before = time.perf_counter()
-            way.run()
-            milliseconds.append(1000 * (time.perf_counter() - before))
-        rounds += 1
-    return [_timing(way, times) for way, times in zip(ways, times_ms, strict=True)]
-
-
-def random_feed(session: ort.InferenceSession, batch: int) -> dict[str, np.ndarray]:
-    """What a session takes: random crops, normalised or as uint8, and camera 0 where it asks."""
-    rng = np.random.default_rng(0)
-    feed: dict[str, np.ndarray] = {}
-    for taken in session.get_inputs():
-        shape = (batch, *taken.shape[1:])
-        if taken.type == "tensor(uint8)":
-            feed[taken.name] = rng.integers(0, 256, shape, dtype=np.uint8)
-        elif taken.type == "tensor(int64)":
-            feed[taken.name] = np.zeros(shape, np.int64)
-        else:
-            feed[taken.name] = rng.standard_normal(shape, dtype=np.float32)
-    return feed
+    times = in_turns([way.run for way in ways], max_repeats=max_rounds, max_seconds=max_seconds)
+    return [_timing(way, times_ms) for way, times_ms in zip(ways, times, strict=True)]
 
 
 def run_once(onnx_path: Path, provider: str, threads: int, batch: int) -> None:

@@ -1,18 +1,23 @@
 """How long sessions take for one batch on this machine: median and 90th percentile.
 
-Single runs differ by tens of per cent on a shared machine, so a mean would say little, and several
-sessions take turns, so that what disturbs one disturbs all. Reading and resizing images is left out
-on purpose: it costs the same for every network.
+Single runs differ by tens of per cent on a shared machine, so a mean would say little, and whatever
+is compared takes turns, so that what disturbs one disturbs all. Between two runs there is a short
+rest: the threads of ONNX Runtime and of PyTorch spin for a while after their work, which would be
+counted to whoever comes next. Reading and resizing images is left out on purpose: it costs the same
+for every network.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnxruntime as ort
+
+REST_S = 0.005
 
 
 @dataclass(frozen=True)
@@ -33,17 +38,31 @@ def measure_latency(
     max_repeats: int = 100,
     max_seconds: float = 5.0,
 ) -> list[Latency]:
-    """Time each session on random images, in turns, until `max_repeats` or `max_seconds`.
+    """Time each session on random images, as `in_turns` does."""
+    runs = [partial(session.run, None, random_feed(session, batch)) for session in sessions]
+    times = in_turns(runs, warmup=warmup, max_repeats=max_repeats, max_seconds=max_seconds)
+    medians = [np.percentile(times_ms, (50, 90)).tolist() for times_ms in times]
+    return [Latency(batch, p50, p90, len(times[0])) for p50, p90 in medians]
 
-    There are at least three turns. A graph that takes cameras gets camera 0.
+
+def in_turns(
+    runs: Sequence[Callable[[], object]],
+    *,
+    warmup: int = 3,
+    max_repeats: int = 100,
+    max_seconds: float = 5.0,
+) -> list[list[float]]:
+    """Milliseconds of each run, one after the other, until `max_repeats` or `max_seconds`.
+
+    There are at least three turns, after `warmup` that do not count.
     """
-    feeds = [_feed(session, batch) for session in sessions]
-    times_ms: list[list[float]] = [[] for _ in sessions]
+    times_ms: list[list[float]] = [[] for _ in runs]
 
     def turn() -> None:
-        for session, feed, taken in zip(sessions, feeds, times_ms, strict=True):
+        for run, taken in zip(runs, times_ms, strict=True):
+            time.sleep(REST_S)
             before = time.perf_counter()
-            session.run(None, feed)
+            run()
             taken.append(1000 * (time.perf_counter() - before))
 
     for _ in range(warmup):
@@ -52,11 +71,10 @@ def measure_latency(
     while turns < 3 or (turns < max_repeats and time.perf_counter() - start < max_seconds):
         turn()
         turns += 1
-    timed = [np.percentile(taken[warmup:], (50, 90)).tolist() for taken in times_ms]
-    return [Latency(batch, median, p90, turns) for median, p90 in timed]
+    return [taken[warmup:] for taken in times_ms]
 
 
-def _feed(session: ort.InferenceSession, batch: int) -> dict[str, np.ndarray]:
+def random_feed(session: ort.InferenceSession, batch: int) -> dict[str, np.ndarray]:
     """Images of the type and shape that the graph takes, and camera 0."""
     images, *others = session.get_inputs()
     shape = (batch, *images.shape[1:])

@@ -19,6 +19,7 @@ from export.cost import Cost
 from export.latency import Latency
 from export.verify import Budget, Parity, Precision, RetrievalComparison
 from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256 as sha256
 from pivl_distill.files import write_text
 from pivl_distill.thresholds import OperatingThreshold
 
@@ -142,15 +143,6 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise PivlError(f"'{path}' is not a manifest of this version: {error}") from error
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def vector_sha256(vector: np.ndarray) -> str:

@@ -15,12 +15,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import onnxruntime as ort
 import torch
 
-from export.bench import Timing, Way, random_feed, run_once, time_ways
+from export.bench import Timing, Way, run_once, time_ways
+from export.cost import Cost
+from export.latency import random_feed
+from export.manifest import Artifact, Manifest, read_manifest
 from export.memory import peak_memory
 from pivl_distill.cli.chart import Dot, latency_chart
 from pivl_distill.cli.eager import eager, run_eager_once
@@ -29,13 +31,7 @@ from pivl_distill.cli.sources import load_checkpoint
 from pivl_distill.console import note, table, track
 from pivl_distill.errors import PivlError
 from pivl_distill.files import sha256
-from pivl_distill.runtime.manifest import (
-    FILE_NAME,
-    Artifact,
-    Manifest,
-    checked_file,
-    read_manifest,
-)
+from pivl_distill.runtime.manifest import check_file
 from pivl_distill.runtime.session import CPU, PROVIDERS, Device, open_session
 
 EAGER = "PyTorch eager"
@@ -43,31 +39,29 @@ LATENCY_COLUMNS = (
     *("", "device", "threads", "batch", "p50 ms", "p90 ms", "p99 ms"),
     *("crops/s", "against eager", "rounds"),
 )
-COST_COLUMNS = ("", "precision", "parameters", "multiply-adds", "file", "peak memory", "mAP")
+COST_COLUMNS = ("", "precision", "file", "peak memory", "mAP")
 
 
 @dataclass(frozen=True)
 class Subject:
     """A file, or the checkpoint under PyTorch, and what it costs besides time.
 
-    Parameters and multiply-adds are the network's: lower precision changes neither. mAP is a share
-    of 1, from the export's own verification.
+    mAP is a share of 1, from the export's own verification.
     """
 
     name: str
     precision: str
     file_bytes: int
     peak_bytes: int | None
-    parameters: int | None
-    macs: int | None
     mAP: float | None  # noqa: N815
 
 
 @dataclass(frozen=True)
 class BenchReport:
-    """All that was measured, and on what."""
+    """All that was measured, and on what; `cost` is the network's in every precision."""
 
     network: str
+    cost: Cost
     machine: dict[str, object]
     subjects: list[Subject]
     timings: list[Timing]
@@ -86,32 +80,34 @@ def run_bench(
     file can be run.
     """
     manifest = read_manifest(folder)
-    facts = json.loads((folder / FILE_NAME).read_bytes())
-    runnable = {device: _runnable(manifest, device) for device in devices}
-    artifacts = [a for a in manifest.artifacts if any(a in found for found in runnable.values())]
+    artifacts = [a for a in manifest.artifacts if any(_runs_on(a, device) for device in devices)]
     for artifact in manifest.artifacts:
         if artifact not in artifacts:
-            note(f"{artifact} is left out: it failed, or nothing here runs it.")
+            note(f"{artifact.file} is left out: {_why_not(artifact)}.")
     if not artifacts:
         raise PivlError(f"No file in '{folder}' can be timed on {' or '.join(devices)}.")
-    checkpoint = _find_checkpoint(folder, facts)
+    for artifact in artifacts:
+        check_file(folder / artifact.file, artifact.bytes, artifact.sha256)
+    checkpoint = _find_checkpoint(folder, manifest)
     model = None if checkpoint is None else load_checkpoint(checkpoint)
+    in_graph = manifest.input.preprocessing_in_graph
     timings = []
     settings = list(itertools.product(threads, batches))
     for count, batch in track(settings, "Timing", unit="settings"):
         torch.set_num_threads(count)
         ways = [
-            _onnx_way(manifest, artifact, device, count, batch)
+            _onnx_way(folder / artifact.file, device, count, batch)
             for device in devices
-            for artifact in runnable[device]
+            for artifact in artifacts
+            if _runs_on(artifact, device)
         ]
         if model is not None:
             for device in devices:
-                run = eager(model, device, batch, in_graph=manifest.input.in_graph)
+                run = eager(model, device, batch, in_graph=in_graph)
                 ways.append(Way(EAGER, device, count, batch, run))
         timings += time_ways(ways, max_seconds=seconds)
-    subjects = _subjects(manifest, facts, artifacts, checkpoint, threads[0], max(batches))
-    return BenchReport(manifest.name, _machine(), subjects, timings)
+    subjects = _subjects(folder, artifacts, checkpoint, threads[0], max(batches))
+    return BenchReport(manifest.name, manifest.cost, _machine(), subjects, timings)
 
 
 def print_bench(report: BenchReport) -> None:
@@ -125,7 +121,8 @@ def print_bench(report: BenchReport) -> None:
         rate = f"{t.crops_per_second:,.0f}"
         rows.append((t.name, t.device, t.threads, t.batch, *times, rate, faster, t.rounds))
     table(f"{report.network}: latency", LATENCY_COLUMNS, rows)
-    table("Cost", COST_COLUMNS, [_cells(subject) for subject in report.subjects])
+    cost = f"{report.cost.parameters:,} parameters, {report.cost.macs:,} multiply-adds"
+    table(f"Cost: {cost}", COST_COLUMNS, [_cells(subject) for subject in report.subjects])
 
 
 def bench_chart(report: BenchReport, out: Path) -> None:
@@ -144,74 +141,60 @@ def bench_chart(report: BenchReport, out: Path) -> None:
     latency_chart(dots, title, out)
 
 
-def _runnable(manifest: Manifest, device: Device) -> list[Artifact]:
-    return [
-        artifact
-        for artifact in manifest.artifacts
-        if artifact.kind == "onnx"
-        and artifact.runs_on in ("any", device)
-        and artifact.status != "failed"
-    ]
+def _runs_on(artifact: Artifact, device: Device) -> bool:
+    runs = artifact.kind == "onnx" and artifact.runs_on in ("any", device)
+    return runs and artifact.status != "failed"
 
 
-def _find_checkpoint(folder: Path, facts: dict[str, Any]) -> Path | None:
+def _why_not(artifact: Artifact) -> str:
+    if artifact.status == "failed":
+        return "it failed its verification"
+    return f"a {artifact.precision} {artifact.kind} file for {artifact.runs_on} does not run here"
+
+
+def _find_checkpoint(folder: Path, manifest: Manifest) -> Path | None:
     """The checkpoint that was exported, if it is still where it was and what it was."""
     run = folder / "run.json"
     source = Path(json.loads(run.read_bytes()).get("source", "")) if run.is_file() else Path()
-    if source.is_file() and facts.get("source", {}).get(source.name) == sha256(source):
+    if source.is_file() and manifest.source.get(source.name) == sha256(source):
         return source
     note("PyTorch is left out: the checkpoint of this export is not there.")
     return None
 
 
-def _onnx_way(
-    manifest: Manifest, artifact: Artifact, device: Device, threads: int, batch: int
-) -> Way:
-    path = checked_file(manifest, artifact)
+def _onnx_way(path: Path, device: Device, threads: int, batch: int) -> Way:
     session = open_session(path, threads=threads, providers=[PROVIDERS[device]])
     run = partial(session.run, None, random_feed(session, batch))
-    return Way(artifact.file, device, threads, batch, run)
+    return Way(path.name, device, threads, batch, run)
 
 
 def _subjects(
-    manifest: Manifest,
-    facts: dict[str, Any],
+    folder: Path,
     artifacts: Sequence[Artifact],
     checkpoint: Path | None,
     threads: int,
     batch: int,
 ) -> list[Subject]:
     """What each file costs besides time, the checkpoint last."""
-    cost = facts.get("cost") or {}
-    parameters, macs = cost.get("parameters"), cost.get("macs")
-    scores = {found["file"]: found.get("retrieval") or {} for found in facts["artifacts"]}
     subjects = []
     for artifact in artifacts:
-        path = manifest.folder / artifact.file
-        size, score = path.stat().st_size, scores[artifact.file].get("exported_mAP")
-        peak = peak_memory(run_once, path, CPU, threads, batch)
-        subjects.append(
-            Subject(artifact.file, artifact.precision, size, peak, parameters, macs, score)
-        )
+        peak = peak_memory(run_once, folder / artifact.file, CPU, threads, batch)
+        score = artifact.retrieval and artifact.retrieval.exported_mAP
+        subjects.append(Subject(artifact.file, artifact.precision, artifact.bytes, peak, score))
     if checkpoint is not None:
-        score = scores[artifacts[0].file].get("checkpoint_mAP")
         peak = peak_memory(run_eager_once, checkpoint, threads, batch)
-        size = checkpoint.stat().st_size
-        subjects.append(Subject(EAGER, "fp32", size, peak, parameters, macs, score))
+        reference = artifacts[0].retrieval
+        score = reference and reference.checkpoint_mAP
+        subjects.append(Subject(EAGER, "fp32", checkpoint.stat().st_size, peak, score))
     return subjects
 
 
 def _cells(subject: Subject) -> tuple[str, ...]:
-    def cell(value: float | None, text: str, scale: float = 1) -> str:
-        return "" if value is None else text.format(value / scale)
-
     return (
         subject.name,
         subject.precision,
-        cell(subject.parameters, "{:,.0f}"),
-        cell(subject.macs, "{:,.1f} M", 1e6),
-        cell(subject.file_bytes, "{:.2f} MB", 1e6),
-        cell(subject.peak_bytes, "{:,.0f} MB", 1e6),
+        f"{subject.file_bytes / 1e6:.2f} MB",
+        "" if subject.peak_bytes is None else f"{subject.peak_bytes / 1e6:,.0f} MB",
         "" if subject.mAP is None else percent(subject.mAP),
     )
 

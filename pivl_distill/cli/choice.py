@@ -56,5 +56,5 @@ def measure_candidate(arch: str, settings: StudentConfig, device: Device) -> Can
     with tempfile.TemporaryDirectory() as folder:
         path = write_onnx(model, Path(folder) / "model.onnx")
         session = open_session(path, providers=[PROVIDERS[device]])
-    latency = measure_latency(session, size_hw, 1)
+    (latency,) = measure_latency([session], batch=1)
     return Candidate(arch, cost.parameters, cost.macs, latency.median_ms)

@@ -26,7 +26,7 @@ from pivl_distill.data.images import read_crop, resize_crop
 from pivl_distill.data.listing import images_below
 from pivl_distill.errors import PivlError
 from pivl_distill.files import sha256
-from pivl_distill.runtime.manifest import Artifact, checked_file, choose_artifact, read_manifest
+from pivl_distill.runtime.manifest import Artifact, check_file, choose_artifact, read_manifest
 from pivl_distill.runtime.session import PROVIDERS, Device, has_cuda, open_session
 
 GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
@@ -185,7 +185,8 @@ class Extractor:
                 warnings.warn(f"Running on the CPU: {error}", stacklevel=3)
         chosen: Device = "cuda" if device == "cuda" else "cpu"
         artifact = choose_artifact(self.manifest, chosen, precision, allow_unverified)
-        path = checked_file(self.manifest, artifact)
+        path = self.manifest.folder / artifact.file
+        check_file(path, artifact.bytes, artifact.sha256)
         return chosen, artifact, open_session(path, threads=threads, providers=[PROVIDERS[chosen]])
 
     def _check_golden(self) -> None:

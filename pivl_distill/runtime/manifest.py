@@ -144,16 +144,14 @@ def choose_artifact(
     )
 
 
-def checked_file(manifest: Manifest, artifact: Artifact) -> Path:
-    """The artifact's path; PivlError unless the file is there, whole and the one described."""
-    path = manifest.folder / artifact.file
+def check_file(path: Path, size: int, digest: str) -> None:
+    """PivlError unless a file is there, whole and the one that the manifest describes."""
     if not path.is_file():
         raise PivlError(f"{path} is missing, though the manifest names it; copy the whole export.")
-    if (size := path.stat().st_size) < artifact.bytes:
-        raise PivlError(f"{path} is cut off: {size:,} of {artifact.bytes:,} bytes; copy it again.")
-    if sha256(path) != artifact.sha256:
+    if (found := path.stat().st_size) < size:
+        raise PivlError(f"{path} is cut off: {found:,} of {size:,} bytes; copy it again.")
+    if sha256(path) != digest:
         raise PivlError(f"{path} is not the file its manifest describes; copy or export it again.")
-    return path
 
 
 def _refused(artifact: Artifact) -> PivlError:
