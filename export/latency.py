@@ -9,6 +9,7 @@ for every network.
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from functools import partial
 import numpy as np
 import onnxruntime as ort
 
-REST_S = 0.005
+REST_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,20 @@ def in_turns(
     max_repeats: int = 100,
     max_seconds: float = 5.0,
 ) -> list[list[float]]:
-    """Milliseconds of each run, one after the other, until `max_repeats` or `max_seconds`.
+    """Milliseconds of each run, in turns until `max_repeats` or `max_seconds`.
 
-    There are at least three turns, after `warmup` that do not count.
+    There are at least three turns, after `warmup` that do not count. Each has an order of its own,
+    so that none always comes after the same other.
     """
     times_ms: list[list[float]] = [[] for _ in runs]
+    order = random.Random(0)
 
     def turn() -> None:
-        for run, taken in zip(runs, times_ms, strict=True):
+        for number in order.sample(range(len(runs)), len(runs)):
             time.sleep(REST_S)
             before = time.perf_counter()
-            run()
-            taken.append(1000 * (time.perf_counter() - before))
+            runs[number]()
+            times_ms[number].append(1000 * (time.perf_counter() - before))
 
     for _ in range(warmup):
         turn()

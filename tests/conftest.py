@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import zlib
@@ -12,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pivl_distill.bank import PromptBank
 from pivl_distill.data.store import CropStore
-from pivl_distill.data.synthetic import camera, person, render
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.files import sha256, write_json
 
 GOLDEN = Path(__file__).parent / "golden"
 SIZE_HW = (128, 64)
@@ -177,79 +173,56 @@ def small_released(golden_shapes, golden_state, monkeypatch) -> Callable[..., di
     return make
 
 
-DEPLOYED_SIZE_HW = (64, 32)
+class SmallNetwork(nn.Module):
+    """Two convolutions, and if asked a vector for each camera: exported in a second."""
+
+    def __init__(self, cameras: int = 0) -> None:
+        super().__init__()
+        self.maps = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU()
+        )
+        self.cameras = nn.Parameter(torch.randn(cameras, 24)) if cameras else None
+
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+        features = self.maps(images).mean((2, 3))
+        return features if self.cameras is None else features + self.cameras[cameras]
+
+
+def pattern_store(seed: int, camid: int) -> CropStore:
+    """Two noisy crops 64×32 of each of forty people, each with a pattern."""
+    pids = np.repeat(np.arange(40), 2)
+    patterns = np.random.default_rng(0).integers(0, 200, (40, 1, 1, 3))
+    noise = np.random.default_rng(seed).integers(0, 56, (len(pids), 64, 32, 3))
+    return CropStore((patterns[pids] + noise).astype(np.uint8), None, pids, np.full(80, camid))
 
 
 @pytest.fixture(scope="session")
-def deployed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An export of the embedded student at 64×32, as a manifest of format 2 describes it.
+def deploy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`deploy(*precisions, cameras=0, **options)` exports a small network and gives the folder."""
+    from export.exporter import export_model
+    from pivl_distill.embedding import EmbeddingModel
+    from pivl_distill.evaluation import TestCrops
 
-    The files for fp16 and int8 hold the same graph as the one for fp32: tests of the runtime ask
-    which one is taken and how it is checked, not what quantising does.
-    """
-    from export.graph import write_onnx
-    from pivl_distill.embedding import EmbeddingModel, embed
-    from students.archs import create_backbone
-    from students.distill import WEIGHTS_DIR
-
-    folder = tmp_path_factory.mktemp("deployed")
-    network = create_backbone(
-        "mobilenetv2_025",
-        image_size_hw=DEPLOYED_SIZE_HW,
-        pretrained=WEIGHTS_DIR / "mobilenetv2_025.safetensors",
-    ).eval()
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    model = EmbeddingModel("mobilenetv2_025", network, DEPLOYED_SIZE_HW, mean, std)
-    torch.manual_seed(0)
-    write_onnx(model, folder / "model.onnx")
-    golden = render(person(5, 0, 1), camera(5, 0, 0.0), (5, 0), DEPLOYED_SIZE_HW).image
-    Image.fromarray(golden).save(folder / "golden.png")
-    (vector,) = embed(model, golden[None])
-    facts = {
-        "format": 2,
-        "name": model.name,
-        "input": {
-            "name": "images",
-            "size_hw": DEPLOYED_SIZE_HW,
-            "mean": mean,
-            "std": std,
-            "colour_order": "RGB",
-            "layout": "NCHW",
-            "dtype": "float32",
-            "preprocessing_in_graph": False,
-            "min_batch": 1,
-            "max_batch": None,
-            "cameras": 0,
-        },
-        "output": {"name": "features", "dim": len(vector), "l2_normalised": False},
-        "golden_crop": {"file": "golden.png", "sha256": sha256(folder / "golden.png")},
-        "artifacts": [],
-    }
-    for precision, runs_on in (("fp32", "any"), ("fp16", "any"), ("int8", "cpu")):
-        name = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
-        if precision != "fp32":
-            shutil.copy(folder / "model.onnx", folder / name)
-        facts["artifacts"].append(
-            {
-                "file": name,
-                "sha256": sha256(folder / name),
-                "bytes": (folder / name).stat().st_size,
-                "kind": "onnx",
-                "precision": precision,
-                "runs_on": runs_on,
-                "status": "verified",
-                "failure": None,
-                "golden_vector": vector.tolist(),
-                "golden_vector_sha256": hashlib.sha256(vector.tobytes()).hexdigest(),
-                "thresholds": [
-                    {"far": 1e-2, "cosine": 0.8, "impostor_pairs": 5000},
-                    {"far": 1e-3, "cosine": 0.9, "impostor_pairs": 5000},
-                    {"far": 1e-4, "cosine": None, "impostor_pairs": 5000},
-                ],
-            }
+    def make(*precisions: str, cameras: int = 0, **options: bool) -> Path:
+        torch.manual_seed(0)
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        network = SmallNetwork(cameras).eval()
+        model = EmbeddingModel("small", network, (64, 32), mean, std, cameras)
+        folder = tmp_path_factory.mktemp("deploy")
+        test = TestCrops(pattern_store(1, camid=0), pattern_store(2, camid=1))
+        training = pattern_store(3, camid=0)
+        export_model(
+            model, folder, test=test, calibration=training, precisions=precisions, **options
         )
-    write_json(folder / "manifest.json", facts)
-    return folder
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def deployed_once(deploy: Callable[..., Path]) -> Path:
+    """An export in all precisions, to be left as it is."""
+    return deploy("fp16", "int8")
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ def _runs_on(artifact: Artifact, device: Device) -> bool:
 def _why_not(artifact: Artifact) -> str:
     if artifact.status == "failed":
         return "it failed its verification"
-    return f"a {artifact.precision} {artifact.kind} file for {artifact.runs_on} does not run here"
+    return f"made for {artifact.runs_on}"
 
 
 def _find_checkpoint(folder: Path, manifest: Manifest) -> Path | None:

@@ -53,9 +53,10 @@ class Extractor:
     ) -> None:
         """Load and check the export in `folder`.
 
-        `precision` "auto" takes the fastest verified file for the machine: fp16 before fp32 on CUDA
-        devices, int8 before fp32 on the CPU; or name one. `threads` limits the CPU threads of one
-        call, `batch_size` the crops that are run, and held resized, at a time.
+        `precision` "auto" takes the verified file that suits the machine: fp16 before fp32 on CUDA
+        devices, fp32 on the CPU. INT8 is taken where it is named, or nothing else is there.
+        `threads` limits the CPU threads of one call, `batch_size` the crops that are run, and held
+        resized, at a time.
 
         Raises PivlError, each with its own sentence: no usable file, a file or golden crop that is
         not the one described, a golden vector that was changed or is not reproduced.

@@ -1,69 +1,79 @@
-"""Timing is bounded by count and by time, in turns, on a clock that the test controls."""
+"""Timing is in turns and bounded by count and by time, on a clock that the test controls."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-import export.graph
 import export.latency
-from export.latency import measure_latency
+from export.latency import REST_S, in_turns, measure_latency, random_feed
 from export.session import open_session
 
 
 class Clock:
-    def __init__(self, monkeypatch) -> None:
-        self.now = 0.0
+    """Time passes only by resting and by runs, each as long as its next duration."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.ran = 0.0, []
         monkeypatch.setattr(export.latency.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(export.latency.time, "sleep", self.passes)
+
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    def run(self, name: str, *milliseconds: float) -> Callable[[], None]:
+        durations = list(milliseconds)
+
+        def run() -> None:
+            self.ran.append(name)
+            self.passes((durations.pop(0) if len(durations) > 1 else durations[0]) / 1000)
+
+        return run
 
 
-class FakeSession:
-    """Each run advances the clock by the next duration, then by the last one for ever."""
-
-    def __init__(self, clock: Clock, milliseconds: list[float], log: list | None = None) -> None:
-        self.clock, self.milliseconds, self.feeds = clock, milliseconds, []
-        self.log = [] if log is None else log
-
-    def get_inputs(self):
-        images = SimpleNamespace(name="images", shape=["batch", 3, 64, 32], type="tensor(float)")
-        return [images, SimpleNamespace(name="cameras", shape=["batch"], type="tensor(int64)")]
-
-    def run(self, _, inputs):
-        duration = self.milliseconds.pop(0) if len(self.milliseconds) > 1 else self.milliseconds[0]
-        self.clock.now += duration / 1000
-        self.feeds.append(inputs)
-        self.log.append(self)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
-def test_warm_up_runs_are_not_timed(monkeypatch):
-    session = FakeSession(Clock(monkeypatch), [900, 900, 10, 20, 30, 40, 50])
-    (latency,) = measure_latency([session], 4, warmup=2, max_repeats=5)
-    assert (latency.batch, latency.repeats) == (4, 5)
-    assert latency.median_ms == pytest.approx(30)
-    assert latency.p90_ms == pytest.approx(46)
-    assert {feed["images"].shape for feed in session.feeds} == {(4, 3, 64, 32)}
-    assert session.feeds[0]["cameras"].tolist() == [0] * 4
+def test_every_turn_has_all_runs_and_only_their_own_time_counts(clock):
+    runs = [clock.run("a", 900, 900, 10, 20, 30), clock.run("b", 5), clock.run("c", 7)]
+    a, b, c = in_turns(runs, warmup=2, max_repeats=3)
+    assert a == pytest.approx([10, 20, 30])
+    assert b == pytest.approx([5] * 3)
+    assert c == pytest.approx([7] * 3)
+    turns = ["".join(clock.ran[start : start + 3]) for start in range(0, 15, 3)]
+    assert {"".join(sorted(turn)) for turn in turns} == {"abc"}
+    assert len(set(turns)) > 1
 
 
-def test_sessions_take_turns_and_keep_their_own_times(monkeypatch):
-    clock, log = Clock(monkeypatch), []
-    slow, fast = FakeSession(clock, [20], log), FakeSession(clock, [5], log)
-    latencies = measure_latency([slow, fast], 1, warmup=1, max_repeats=4)
-    assert log == [slow, fast] * 5
-    assert [latency.median_ms for latency in latencies] == [pytest.approx(20), pytest.approx(5)]
+def test_slow_runs_stop_at_the_time_limit_but_run_three_times(clock):
+    run_ms = 300 - 1000 * REST_S
+    assert len(in_turns([clock.run("a", run_ms)], max_seconds=2)[0]) == 7
+    assert len(in_turns([clock.run("a", 9000)], max_seconds=2)[0]) == 3
 
 
-def test_slow_networks_stop_at_the_time_limit_but_run_three_times(monkeypatch):
-    session = FakeSession(Clock(monkeypatch), [4000])
-    (latency,) = measure_latency([session], 1, warmup=1, max_seconds=5)
-    assert latency.repeats == 3
-    session = FakeSession(Clock(monkeypatch), [1000])
-    assert measure_latency([session], 1, warmup=1, max_seconds=5)[0].repeats == 5
+def test_sessions_are_described_by_median_and_90th_percentile(clock):
+    first, second = clock.run("first", 900, 10, 20, 30, 40, 50), clock.run("second", 4)
+
+    def session(run: Callable[[], None]) -> SimpleNamespace:
+        images = SimpleNamespace(name="images", type="tensor(float)", shape=["batch", 3, 8, 4])
+        return SimpleNamespace(get_inputs=lambda: [images], run=lambda *_: run())
+
+    latencies = measure_latency([session(first), session(second)], 4, warmup=1, max_repeats=5)
+    assert [(latency.batch, latency.repeats) for latency in latencies] == [(4, 5)] * 2
+    assert latencies[0].median_ms == pytest.approx(30)
+    assert latencies[0].p90_ms == pytest.approx(46)
+    assert latencies[1].median_ms == pytest.approx(4)
 
 
-def test_a_graph_gets_images_of_its_own_kind(small, small_onnx, tmp_path):
-    baked = export.graph.write_onnx(small, tmp_path / "baked.onnx", bake_preprocessing=True)
-    sessions = [open_session(path, threads=1) for path in (small_onnx, baked)]
-    latencies = measure_latency(sessions, 2, max_repeats=3)
-    assert all(0 < latency.median_ms <= latency.p90_ms for latency in latencies)
+@pytest.mark.parametrize("bake", [False, True])
+def test_feeds_are_what_the_graph_takes(deploy, bake):
+    path = deploy(cameras=2, bake_preprocessing=bake) / "model.onnx"
+    feed = random_feed(open_session(path), 3)
+    images = ((3, 64, 32, 3), np.uint8) if bake else ((3, 3, 64, 32), np.float32)
+    kinds = {name: (value.shape, value.dtype) for name, value in feed.items()}
+    assert kinds == {"images": images, "cameras": ((3,), np.int64)}

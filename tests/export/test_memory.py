@@ -23,8 +23,8 @@ def test_it_is_that_of_a_fresh_process():
     assert small < 60 * MEGABYTE < ballast.nbytes
 
 
-def test_a_file_and_its_runtime_are_counted(mobilenet):
-    peak = peak_memory(run_once, mobilenet[1], CPU, 1, 2)
+def test_a_file_and_its_runtime_are_counted(deployed_once):
+    peak = peak_memory(run_once, deployed_once / "model.onnx", CPU, 1, 2)
     assert 30 * MEGABYTE < peak < 250 * MEGABYTE
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from export.latency import Latency
 from pivl_distill.cli import choice, main
 from pivl_distill.config import StudentConfig
 from pivl_distill.errors import PivlError
@@ -51,12 +51,7 @@ def test_one_candidate_is_really_exported_timed_and_trained(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(choice, "CANDIDATES", ("lcnet_050",))
     timed = choice.measure_latency
-
-    def three_times(session, size_hw: tuple[int, int], batch: int) -> Latency:
-        assert (size_hw, batch) == ((128, 64), 1)
-        return timed(session, size_hw, batch, max_repeats=3)
-
-    monkeypatch.setattr(choice, "measure_latency", three_times)
+    monkeypatch.setattr(choice, "measure_latency", partial(timed, max_repeats=3))
     command = ["student", "--config", "quick", "--bank", "none", "--max-ms", "60000", "-o", "run"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output

@@ -40,26 +40,28 @@ def embed(deployed_once: Path, crops: Path):
     return run
 
 
-def expected(deployed_once: Path, crops: Path) -> tuple[list[str], np.ndarray]:
-    return Extractor(deployed_once).embed_folder(crops)
+def expected(
+    deployed_once: Path, crops: Path, precision: str = "auto"
+) -> tuple[list[str], np.ndarray]:
+    return Extractor(deployed_once, precision=precision).embed_folder(crops)
 
 
 def test_npz_holds_names_unit_vectors_and_where_they_come_from(
     embed, deployed_once, crops, tmp_path
 ):
     out = tmp_path / "new" / "features.npz"
-    result = embed("-o", out, "--precision", "fp32")
+    result = embed("-o", out, "--precision", "int8")
     assert result.exit_code == 0, result.output
-    assert "7 of 1280 values" in result.output
+    assert "7 of 24 values" in result.output
     assert [path.name for path in out.parent.iterdir()] == ["features.npz"]
-    names, vectors = expected(deployed_once, crops)
+    names, vectors = expected(deployed_once, crops, "int8")
     assert names[0] == "a/1ü.png"
     with np.load(out) as file:
         assert file["names"].tolist() == names
         assert file["features"].dtype == np.float32
         np.testing.assert_allclose(file["features"], vectors, atol=1e-6)
         facts = json.loads(str(file["facts"]))
-    assert facts["artifact"] == "model.onnx"
+    assert facts["artifact"] == "model.int8.onnx"
     assert facts["unreadable"] == []
     assert len(facts["artifact_sha256"]) == 64
 
@@ -78,7 +80,7 @@ def test_parquet_holds_the_same_in_groups(
     np.testing.assert_allclose(np.array(table["feature"].to_pylist()), vectors, atol=1e-6)
     assert parquet.ParquetFile(out).num_row_groups == -(-7 // group)
     facts = json.loads(parquet.read_metadata(out).metadata[b"pivl_distill"])
-    assert facts["network"] == "mobilenetv2_025"
+    assert facts["network"] == "small"
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])

@@ -52,8 +52,8 @@ def images(tmp_path: Path) -> Path:
 
 
 def change(folder: Path, **facts: object) -> Path:
-    """Change facts of the artifact that the CPU takes (int8)."""
-    return change_manifest(folder, lambda manifest: manifest["artifacts"][2].update(facts))
+    """Change facts of the artifact that the CPU takes."""
+    return change_manifest(folder, lambda manifest: manifest["artifacts"][0].update(facts))
 
 
 def change_manifest(folder: Path, edit) -> Path:
@@ -110,8 +110,8 @@ def test_no_batch_is_larger_than_the_manifest_allows(deployed, crops, monkeypatc
 
 def test_no_crops_give_no_vectors(extractor, tmp_path):
     for nothing in (extractor.embed([]), extractor.embed_files([])):
-        assert nothing.shape == (0, 1280)
-    assert extractor.embed_boxes(np.zeros((9, 9, 3), np.uint8), []).shape == (0, 1280)
+        assert nothing.shape == (0, 24)
+    assert extractor.embed_boxes(np.zeros((9, 9, 3), np.uint8), []).shape == (0, 24)
 
 
 def test_folders_are_named_from_the_folder_and_in_order(extractor, images):
@@ -194,33 +194,79 @@ def test_many_threads_get_the_vectors_of_one(extractor, crops):
         assert all(pool.map(some, range(48)))
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_precision_gives_nearly_the_same_vectors(deployed_once, extractor, crops, precision):
+    vectors = Extractor(deployed_once, precision=precision).embed(crops)
+    cosines = (vectors * extractor.embed(crops)).sum(axis=1)
+    assert cosines.min() > {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.99}[precision]
+
+
+def test_preprocessing_may_be_in_the_graph(deploy, extractor, images):
+    baked = Extractor(deploy(bake_preprocessing=True))
+    _, expected = extractor.embed_folder(images)
+    np.testing.assert_allclose(baked.embed_folder(images)[1], expected, atol=1e-6)
+
+
+def test_vectors_normalised_in_the_graph_are_the_same(deploy, extractor, crops):
+    normalised = Extractor(deploy(normalize=True))
+    np.testing.assert_allclose(normalised.embed(crops), extractor.embed(crops), atol=1e-6)
+
+
+def test_cameras_reach_a_network_that_takes_them(deploy, crops, images):
+    extractor = Extractor(deploy(cameras=2), batch_size=3)
+    first, second = (extractor.embed(crops[:5], [camera] * 5) for camera in (0, 1))
+    assert abs(first - second).max() > 0.01
+    mixed = extractor.embed(crops[:5], [0, 1, 0, 0, 1])
+    np.testing.assert_allclose(mixed[[0, 2, 3]], first[[0, 2, 3]], atol=1e-6)
+    np.testing.assert_allclose(mixed[[1, 4]], second[[1, 4]], atol=1e-6)
+    paths = [images / "z.png", images / "b/a.jpg"]
+    both = extractor.embed_files(paths, [1, 0])
+    np.testing.assert_allclose(both[1], extractor.embed_files(paths[1:], [0])[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("cameras", [None, [0], [0, 2], [-1, 0]])
+def test_cameras_that_are_missing_or_unknown_are_refused(deploy, crops, cameras):
+    with pytest.raises(PivlError, match="camera"):
+        Extractor(deploy(cameras=2)).embed(crops[:2], cameras)
+
+
 # Thresholds
 
 
-def test_same_person_follows_the_threshold_of_the_rate(extractor):
-    a = np.array([1, 0, 0], np.float32)
-    gallery = np.array([[1, 0, 0], [0.85, 0.5268, 0], [0, 1, 0]], np.float32)
-    assert extractor.same_person(a, gallery[0])
-    np.testing.assert_array_equal(extractor.same_person(a, gallery), [True, False, False])
-    np.testing.assert_array_equal(extractor.same_person(a, gallery, far=1e-2), [True, True, False])
-    assert extractor.threshold(far=0.001) == 0.9
+def test_same_person_follows_the_threshold_of_the_manifest(extractor, deployed_once, crops):
+    manifest = json.loads((deployed_once / "manifest.json").read_text())
+    threshold = manifest["artifacts"][0]["thresholds"][0]["cosine"]
+    assert extractor.threshold(far=0.01) == threshold
+    a, b = extractor.embed(crops[:2])
+    assert extractor.same_person(a, b, far=1e-2) == (a @ b >= threshold)
+    assert extractor.same_person(a, a, far=1e-2)
+    across = np.zeros_like(a)
+    across[0], across[1] = a[1], -a[0]
+    gallery = np.stack([a, threshold * a + 1e-3 * a, threshold * a - 1e-3 * a, across])
+    answers = extractor.same_person(a, gallery, far=1e-2)
+    np.testing.assert_array_equal(answers, [True, True, False, False])
+
+
+def test_every_precision_has_thresholds_of_its_own(deployed_once):
+    cosines = {Extractor(deployed_once, precision=p).threshold(1e-2) for p in ("fp32", "int8")}
+    assert len(cosines) == 2
 
 
 def test_a_rate_that_was_not_measured_is_refused(extractor):
     with pytest.raises(PivlError, match=r"rate of 0\.05; measured are: 0\.01, 0\.001, 0\.0001"):
         extractor.threshold(far=0.05)
-    with pytest.raises(PivlError, match="5,000 impostor pairs are too few"):
-        extractor.same_person(np.ones(3), np.ones(3), far=1e-4)
+    with pytest.raises(PivlError, match="6,240 impostor pairs are too few"):
+        extractor.same_person(np.ones(3), np.ones(3))
 
 
 # What is loaded
 
 
-def test_the_cpu_takes_int8_and_a_named_precision_is_obeyed(deployed_once):
-    assert Extractor(deployed_once).artifact.precision == "int8"
-    named = Extractor(str(deployed_once), precision="fp32", device="cpu")
-    assert (named.artifact.file, named.device) == ("model.onnx", "cpu")
-    assert (named.name, named.dim, named.size_hw) == ("mobilenetv2_025", 1280, SIZE_HW)
+def test_the_cpu_takes_fp32_and_a_named_precision_is_obeyed(deployed_once):
+    assert Extractor(deployed_once).artifact.precision == "fp32"
+    named = Extractor(str(deployed_once), precision="int8", device="cpu")
+    assert (named.artifact.file, named.device) == ("model.int8.onnx", "cpu")
+    assert (named.name, named.dim, named.size_hw) == ("small", 24, SIZE_HW)
     with pytest.raises(PivlError, match="Unknown device 'gpu'"):
         Extractor(deployed_once, device="gpu")
 
@@ -249,16 +295,16 @@ def test_without_a_gpu_nothing_is_said(deployed_once):
 
 def test_one_changed_bit_of_the_golden_vector_is_refused(deployed):
     manifest = json.loads((deployed / "manifest.json").read_text())
-    vector = np.array(manifest["artifacts"][2]["golden_vector"], np.float32)
-    vector.view(np.uint32)[100] ^= 1
+    vector = np.array(manifest["artifacts"][0]["golden_vector"], np.float32)
+    vector.view(np.uint32)[10] ^= 1
     change(deployed, golden_vector=vector.tolist())
-    with pytest.raises(PivlError, match=r"golden vector of model\.int8\.onnx was changed"):
+    with pytest.raises(PivlError, match=r"golden vector of model\.onnx was changed"):
         Extractor(deployed)
 
 
 def test_a_vector_that_the_file_does_not_give_is_refused(deployed):
     manifest = json.loads((deployed / "manifest.json").read_text())
-    vector = np.array(manifest["artifacts"][2]["golden_vector"], np.float32)[::-1].copy()
+    vector = np.array(manifest["artifacts"][0]["golden_vector"], np.float32)[::-1].copy()
     digest = hashlib.sha256(vector.tobytes()).hexdigest()
     change(deployed, golden_vector=vector.tolist(), golden_vector_sha256=digest)
     with pytest.raises(PivlError, match="does not give its golden vector here"):
@@ -288,7 +334,7 @@ def test_swapped_channels_are_refused(deployed):
 
 
 def test_a_truncated_or_changed_file_is_refused(deployed):
-    file = deployed / "model.int8.onnx"
+    file = deployed / "model.onnx"
     data = bytearray(file.read_bytes())
     file.write_bytes(data[:-7])
     with pytest.raises(PivlError, match=rf"is cut off: {len(data) - 7:,} of {len(data):,} bytes"):
@@ -311,17 +357,17 @@ def test_a_missing_golden_crop_is_refused(deployed):
 def test_failed_and_unverified_files_are_refused(deployed):
     change(deployed, status="failed", failure="mAP 40 % became 3 %")
     with pytest.raises(PivlError, match=r"failed its verification .* mAP 40 % became 3 %"):
-        Extractor(deployed, precision="int8", allow_unverified=True)
+        Extractor(deployed, precision="fp32", allow_unverified=True)
     change(deployed, status="unverified", golden_vector=None, golden_vector_sha256=None)
     with pytest.raises(PivlError, match="is unverified"):
-        Extractor(deployed, precision="int8")
-    allowed = Extractor(deployed, precision="int8", allow_unverified=True)
+        Extractor(deployed, precision="fp32")
+    allowed = Extractor(deployed, precision="fp32", allow_unverified=True)
     assert allowed.artifact.status == "unverified"
 
 
 def test_vectors_without_direction_are_refused(extractor, crops, monkeypatch):
     for bad in (0.0, np.nan, np.inf):
-        features = np.ones((2, 1280), np.float32)
+        features = np.ones((2, 24), np.float32)
         features[1] = bad
         monkeypatch.setattr(extractor, "_run", lambda *_, features=features: features)
         with pytest.raises(PivlError, match="without direction"):

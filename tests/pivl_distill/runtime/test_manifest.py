@@ -44,39 +44,43 @@ def with_status(manifest: Manifest, **statuses: str) -> Manifest:
 
 
 def test_facts_are_read(manifest):
-    assert manifest.name == "mobilenetv2_025"
+    assert manifest.name == "small"
     assert manifest.input.size_hw == (64, 32)
     assert manifest.input.mean == (0.485, 0.456, 0.406)
     assert not manifest.input.in_graph
     assert manifest.input.max_batch is None
-    assert manifest.dim == 1280
+    assert manifest.dim == 24
     assert [str(artifact) for artifact in manifest.artifacts] == [
         "model.onnx (fp32 onnx, verified)",
         "model.fp16.onnx (fp16 onnx, verified)",
         "model.int8.onnx (int8 onnx for cpu, verified)",
+        "model.int8.trt.onnx (int8 onnx for tensorrt, verified)",
     ]
-    assert [t.cosine for t in manifest.artifacts[0].thresholds] == [0.8, 0.9, None]
+    coarse, *others = manifest.artifacts[0].thresholds
+    assert (coarse.far, coarse.impostor_pairs) == (0.01, 6240)
+    assert 0 < coarse.cosine < 1
+    assert [(other.far, other.cosine) for other in others] == [(0.001, None), (0.0001, None)]
 
 
 @pytest.mark.parametrize(
     ("device", "precision", "file"),
     [
-        ("cpu", "auto", "model.int8.onnx"),
+        ("cpu", "auto", "model.onnx"),
         ("cuda", "auto", "model.fp16.onnx"),
-        ("cpu", "fp32", "model.onnx"),
+        ("cpu", "int8", "model.int8.onnx"),
         ("cpu", "fp16", "model.fp16.onnx"),
         ("cuda", "fp32", "model.onnx"),
     ],
 )
-def test_the_fastest_file_for_the_device_or_the_named_one(manifest, device, precision, file):
+def test_the_preferred_file_of_the_device_or_the_named_one(manifest, device, precision, file):
     assert choose_artifact(manifest, device, precision, allow_unverified=False).file == file
 
 
 def test_a_file_that_failed_or_is_unverified_is_passed_over(manifest):
-    manifest = with_status(manifest, int8="failed", fp32="verified", fp16="unverified")
+    manifest = with_status(manifest, fp32="failed", fp16="unverified", int8="verified")
     for allow in (False, True):
-        assert choose_artifact(manifest, "cpu", "auto", allow).precision == "fp32"
-    assert choose_artifact(manifest, "cuda", "auto", True).precision == "fp32"
+        assert choose_artifact(manifest, "cpu", "auto", allow).precision == "int8"
+    assert choose_artifact(manifest, "cuda", "auto", True).precision == "fp16"
 
 
 def test_a_failed_file_is_refused_with_its_reason_whatever_is_allowed(manifest):
@@ -143,4 +147,4 @@ def test_damage_is_named(edit, change, reason):
 def test_fields_of_others_are_not_looked_at(edit):
     edit(lambda facts: facts.update(budget={"min_cosine": 1}))
     folder = edit(lambda facts: facts["artifacts"][0].update(kept_high=["Conv_3"]))
-    assert len(read_manifest(folder).artifacts) == 3
+    assert len(read_manifest(folder).artifacts) == 4
