@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import zlib
@@ -31,6 +32,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIVL_DISTILL_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_rests() -> Iterator[None]:
+    """What tests time means nothing, so nothing rests between two runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.latency.REST_S", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -198,11 +207,12 @@ def pattern_store(seed: int, camid: int) -> CropStore:
 
 @pytest.fixture(scope="session")
 def deploy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`deploy(*precisions, cameras=0, **options)` exports a small network and gives the folder."""
+    """`deploy(*precisions, cameras=0, **options)` is the folder of a small network's export."""
     from export.exporter import export_model
     from pivl_distill.embedding import EmbeddingModel
     from pivl_distill.evaluation import TestCrops
 
+    @functools.cache
     def make(*precisions: str, cameras: int = 0, **options: bool) -> Path:
         torch.manual_seed(0)
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

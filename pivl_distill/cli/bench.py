@@ -16,13 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import onnxruntime as ort
 import torch
 
 from export.bench import Timing, Way, run_once, time_ways
 from export.cost import Cost
 from export.latency import random_feed
-from export.manifest import Artifact, Manifest, read_manifest
+from export.manifest import Artifact, Manifest, installed_versions, read_manifest
 from export.memory import peak_memory
 from pivl_distill.cli.chart import Dot, latency_chart
 from pivl_distill.cli.eager import eager, run_eager_once
@@ -179,12 +178,13 @@ def _subjects(
     subjects = []
     for artifact in artifacts:
         peak = peak_memory(run_once, folder / artifact.file, CPU, threads, batch)
-        score = artifact.retrieval and artifact.retrieval.exported_mAP
+        retrieval = artifact.retrieval
+        score = retrieval.exported_mAP if retrieval else None
         subjects.append(Subject(artifact.file, artifact.precision, artifact.bytes, peak, score))
     if checkpoint is not None:
         peak = peak_memory(run_eager_once, checkpoint, threads, batch)
-        reference = artifacts[0].retrieval
-        score = reference and reference.checkpoint_mAP
+        retrieval = artifacts[0].retrieval
+        score = retrieval.checkpoint_mAP if retrieval else None
         subjects.append(Subject(EAGER, "fp32", checkpoint.stat().st_size, peak, score))
     return subjects
 
@@ -204,8 +204,7 @@ def _machine() -> dict[str, object]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "onnxruntime": ort.__version__,
-        "torch": torch.__version__,
+        "versions": installed_versions(),
     }
 
 

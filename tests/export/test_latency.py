@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import export.latency
-from export.latency import REST_S, in_turns, measure_latency, random_feed
+from export.latency import in_turns, measure_latency, random_feed
 from export.session import open_session
 
 
@@ -20,6 +20,7 @@ class Clock:
         self.now, self.ran = 0.0, []
         monkeypatch.setattr(export.latency.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(export.latency.time, "sleep", self.passes)
+        monkeypatch.setattr(export.latency, "REST_S", 0.02)
 
     def passes(self, seconds: float) -> None:
         self.now += seconds
@@ -51,8 +52,7 @@ def test_every_turn_has_all_runs_and_only_their_own_time_counts(clock):
 
 
 def test_slow_runs_stop_at_the_time_limit_but_run_three_times(clock):
-    run_ms = 300 - 1000 * REST_S
-    assert len(in_turns([clock.run("a", run_ms)], max_seconds=2)[0]) == 7
+    assert len(in_turns([clock.run("a", 280)], max_seconds=2)[0]) == 7
     assert len(in_turns([clock.run("a", 9000)], max_seconds=2)[0]) == 3
 
 
