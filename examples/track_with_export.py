@@ -58,18 +58,21 @@ def walk(frames: int = 12) -> Iterator[tuple[np.ndarray, list[Box], list[int]]]:
     from pivl_distill.data.synthetic import camera, person, render
 
     height, width = 256, 128
+    rng = np.random.default_rng(0)
     view = camera(7, 0, 0.0)
-    people = [person(7, index, 1) for index in range(3)]
     for number in range(frames):
+        third = 3 * number // frames
         frame = np.full((300, 900, 3), 110, np.uint8)
         boxes: list[Box] = []
-        present = [i for i in range(3) if i != 1 or not frames // 3 <= number < 2 * frames // 3]
-        for index in present:
-            left, top = 20 + 290 * index + 12 * number, 20
-            crop = render(people[index], view, (7, index, number), (height, width)).image
+        people = [0, 2] if third == 1 else [0, 1, 2]
+        for index in people:
+            left, top = 30 + 290 * index + 12 * number, 20
+            # Another pose in each third of the walk; detectors are off by some pixels in each frame.
+            crop = render(person(7, index, 1), view, (7, index, third), (height, width)).image
             frame[top : top + height, left : left + width] = crop
-            boxes.append((left, top, left + width, top + height))
-        yield frame, boxes, present
+            edges = np.array((left, top, left + width, top + height)) + rng.integers(-5, 6, 4)
+            boxes.append(tuple(edges.tolist()))
+        yield frame, boxes, people
 
 
 def main(export: Path) -> None:
