@@ -36,9 +36,8 @@ class _Deployed(nn.Module):
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         if self.bake_preprocessing:
-            # Floats first: TensorRT moves no bytes. The copy, or the graph would follow the strides
-            # of channels that come last.
-            images = normalize_crops(images.float(), self.mean, self.std).contiguous()
+            # Without the copy the graph would follow the strides of channels that come last.
+            images = normalize_crops(images, self.mean, self.std).contiguous()
         inputs = (images,) if cameras is None else (images, cameras)
         features: Tensor = self.network(*inputs)
         return F.normalize(features) if self.normalize else features

@@ -44,7 +44,7 @@ class EmbeddingModel:
 
 def normalize_crops(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W], (x / 255 − mean) / std per channel."""
-    images = crops.permute(0, 3, 1, 2).float() / 255
+    images = crops.float().permute(0, 3, 1, 2) / 255  # in this order: TensorRT moves no bytes
     shape = (1, 3, 1, 1)
     mean_t = torch.tensor(mean, device=images.device).view(shape)
     std_t = torch.tensor(std, device=images.device).view(shape)

@@ -74,6 +74,7 @@ def test_the_three_commands_leave_readable_run_folders() -> None:
         "runs/student-1/run.json",
         "runs/student-1/student.safetensors",
         "runs/export-1/config.yaml",
+        "runs/export-1/golden.png",
         "runs/export-1/manifest.json",
         "runs/export-1/model.onnx",
         "runs/export-1/run.json",
@@ -170,8 +171,8 @@ def test_crops_without_cameras_are_scored_and_the_figures_say_so(tmp_path: Path)
     assert "not the usual protocol" in said
     assert retrieval_of(tmp_path / "student")["camera_rule"] is False
     assert "not the usual protocol" in succeed("export", tmp_path / "student", "-o", "no-cameras")
-    manifest_json = json.loads(Path("no-cameras/manifest.json").read_text())
-    assert manifest_json["retrieval"]["camera_rule"] is False
+    (artifact,) = json.loads(Path("no-cameras/manifest.json").read_text())["artifacts"]
+    assert artifact["retrieval"]["camera_rule"] is False
     said = succeed("evaluate", tmp_path / "student", "--sheet", tmp_path / "sheet.png")
     assert "not the usual protocol" in said
     known = succeed("evaluate", tmp_path / "student", "--data", "synthetic:tiny")
@@ -205,6 +206,9 @@ def test_unknown_settings_are_refused_together_with_the_nearest_match() -> None:
         (("teach", *QUICK, "--set", "clip.name=tiny_rm"), "did you mean 'tiny_rn'?"),
         (("teach", "--set", "seed"), "--set takes key=value"),
         (("export", "nowhere"), "No run folder at nowhere"),
+        (("export", "--precision", "fp32,int4"), "Unknown precision 'int4'"),
+        (("export", "--budget", "int8=1"), "Known: cosine, mAP, rank1"),
+        (("export", "--budget", "fp16.mAP=none"), "takes e.g. int8.mAP=2"),
         (("evaluate", "runs/teach-1/prompt_bank.safetensors"), "is not a student or teacher"),
         (("evaluate", "nowhere.onnx"), "No ONNX file at nowhere.onnx"),
         (("synth", "--tier", "easy"), "Unknown synthetic tier 'easy'"),
