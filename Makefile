@@ -6,11 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint bench runtime-check clean
+.PHONY: install demo test lint bench engines runtime-check clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install | demo | test | lint | bench | runtime-check | clean"
+	@echo "make install | demo | test | lint | bench | engines | runtime-check | clean"
 
 install: $(INSTALLED)
 
@@ -37,6 +37,13 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/synthetic_rate.py
 	$(BIN)/python benchmarks/exported_latency.py
 	$(BIN)/python benchmarks/int8_latency.py
+	$(BIN)/python benchmarks/text_tower.py
+	$(BIN)/python benchmarks/part_contrast.py
+	$(BIN)/python benchmarks/text_scale.py
+
+# Students and teachers as TensorRT-RTX engines, in fp32, fp16 and int8; no GPU needed.
+engines: $(INSTALLED)
+	$(BIN)/python benchmarks/engine_builds.py
 
 # The deployment snippet in an environment without torch, on the latest export.
 runtime-check: $(INSTALLED)

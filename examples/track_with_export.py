@@ -67,7 +67,7 @@ def walk(frames: int = 12) -> Iterator[tuple[np.ndarray, list[Box], list[int]]]:
         people = [0, 2] if third == 1 else [0, 1, 2]
         for index in people:
             left, top = 30 + 290 * index + 12 * number, 20
-            # Another pose in each third of the walk; detectors are off by some pixels in each frame.
+            # Another pose in each third of the walk; detectors are off by some pixels each time.
             crop = render(person(7, index, 1), view, (7, index, third), (height, width)).image
             frame[top : top + height, left : left + width] = crop
             edges = np.array((left, top, left + width, top + height)) + rng.integers(-5, 6, 4)

@@ -16,6 +16,10 @@ import torch
 
 from export.calibration import measure_ranges
 from export.cost import network_cost
+from export.engines.builder import build_engine
+from export.engines.description import EngineInfo, Gpu, Profile
+from export.engines.library import Library
+from export.engines.runner import read_back
 from export.fp16 import write_fp16
 from export.gate import Gate
 from export.golden import FILE_NAME as GOLDEN_CROP
@@ -32,16 +36,16 @@ from export.manifest import (
     Manifest,
     OutputSpec,
     installed_versions,
-    sha256,
+    read_manifest,
     write_manifest,
 )
 from export.session import open_session
-from export.trt import ENGINE_NAMES, build_engine, find_tensorrt
 from export.verify import BUDGETS, Budget, Precision, measure_reference
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel
-from pivl_distill.errors import VerificationError
+from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
 from pivl_distill.evaluation import TestCrops
+from pivl_distill.files import sha256
 
 FP32_FILE, FP16_FILE = "model.onnx", "model.fp16.onnx"
 ENGINE_SOURCES: dict[Precision, str] = {
@@ -57,10 +61,11 @@ RANKING_CROPS = 64
 
 @dataclass(frozen=True)
 class ExportReport:
-    """Where the files are and what was measured."""
+    """Where the files are, what was measured, and the gate for files that are still to come."""
 
     folder: Path
     manifest: Manifest
+    gate: Gate
 
     @property
     def onnx_path(self) -> Path:
@@ -70,6 +75,15 @@ class ExportReport:
     @property
     def manifest_path(self) -> Path:
         return self.folder / MANIFEST
+
+
+@dataclass(frozen=True)
+class EngineReport:
+    """An engine in the export's folder: what it is, and what it was seen to do."""
+
+    path: Path
+    info: EngineInfo
+    artifact: Artifact
 
 
 class ExportError(VerificationError):
@@ -139,40 +153,60 @@ def export_model(
         versions=installed_versions(),
     )
     write_manifest(folder, manifest)
-    report = ExportReport(folder, manifest)
+    report = ExportReport(folder, manifest, gate)
     if any(artifact.status == "failed" for artifact in artifacts):
         raise ExportError(report)
     return report
 
 
-def add_engines(report: ExportReport) -> ExportReport:
-    """Build an engine for each precision of an export and name them, unverified, in the manifest.
+def add_engine(
+    report: ExportReport,
+    precision: Precision,
+    library: Library,
+    profile: Profile,
+    *,
+    workspace_bytes: int | None = None,
+) -> EngineReport:
+    """Build an engine of one precision beside an export's ONNX files and name it in the manifest.
 
-    Raises PivlError, with the ONNX export complete, if no engine can be built here.
+    Where it can run on this machine it goes through the gate like any other file; else it is
+    unverified. Raises PivlError, with the ONNX export complete, if it cannot be built here.
     """
-    module, library = find_tensorrt(report.onnx_path)
-    engines = []
-    for artifact in report.manifest.artifacts:
-        if artifact.file != ENGINE_SOURCES[artifact.precision]:
-            continue
-        stem = artifact.file.split(".onnx")[0].removesuffix(".trt")
-        path = report.folder / ENGINE_NAMES[library].replace("model", stem)
-        engine = build_engine(report.folder / artifact.file, path, module)
-        engines.append(
-            Artifact(
-                file=path.name,
-                sha256=engine.engine_sha256,
-                bytes=path.stat().st_size,
-                kind=library,
-                precision=artifact.precision,
-                runs_on="tensorrt",
-                kept_high=artifact.kept_high,
-            )
+    folder, source = report.folder, ENGINE_SOURCES[precision]
+    try:
+        path, info = build_engine(
+            folder / source, library, profile, workspace_bytes=workspace_bytes
         )
-    artifacts = (*report.manifest.artifacts, *engines)
-    manifest = report.manifest.model_copy(update={"artifacts": artifacts})
-    write_manifest(report.folder, manifest)
-    return ExportReport(report.folder, manifest)
+        runs_here = read_back(path) and Gpu.current() is not None
+    except PivlError as error:
+        raise PivlError(f"{error} The ONNX files are kept in {folder}.") from error
+    manifest = read_manifest(folder)
+    kept_high = manifest.artifact(source).kept_high
+    describe = report.gate.judge if runs_here else Artifact.of
+    artifact = describe(path, precision, "tensorrt", kind=library, kept_high=kept_high)
+    others = tuple(other for other in manifest.artifacts if other.file != artifact.file)
+    manifest = manifest.model_copy(update={"artifacts": (*others, artifact)})
+    write_manifest(folder, manifest)
+    return EngineReport(path, info, artifact)
+
+
+def check_engines(engines: Collection[EngineReport]) -> None:
+    """VerificationError if some engines did not pass the gate, else UnverifiedError if some did not
+    get there."""
+    failed = [e for e in engines if e.artifact.status == "failed"]
+    if failed:
+        reasons = " ".join(f"{e.path.name}: {e.artifact.failure}" for e in failed)
+        raise VerificationError(
+            f"Not every engine does what the checkpoint does. {reasons} The engines are kept for"
+            " inspection; do not ship those that failed."
+        )
+    unverified = [e.path for e in engines if e.artifact.status == "unverified"]
+    if unverified:
+        raise UnverifiedError(
+            f"Built, but unverified: {', '.join(path.name for path in unverified)}. This machine"
+            " has no GPU to run them on. All files are kept; before you ship an engine, score it on"
+            f" its device: pivl-distill evaluate {unverified[0]}."
+        )
 
 
 def input_spec(model: EmbeddingModel, bake_preprocessing: bool = False) -> InputSpec:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from export.cost import Cost, check_no_teaching
 from export.loading import as_embedding_model, forward_of
-from export.manifest import Artifact, InputSpec, sha256, vector_sha256
+from export.manifest import Artifact, InputSpec, Kind, RunsOn, vector_sha256
 from export.verify import Budget, Precision, Reference, check_budget, compare
 from pivl_distill.embedding import EmbeddingModel, Forward
 from pivl_distill.errors import PivlError, VerificationError
@@ -41,14 +41,20 @@ class Gate:
         self,
         path: Path,
         precision: Precision,
-        runs_on: Literal["any", "cpu", "tensorrt"],
+        runs_on: RunsOn,
+        *,
+        kind: Kind = "onnx",
         kept_high: Sequence[str] = (),
     ) -> Artifact:
-        """Run an ONNX file over the test split: the artifact, verified or failed, never raised."""
+        """Run a file over the test split: the artifact, verified or failed, never raised.
+
+        An engine cannot be looked into; the ONNX file that it was built from was.
+        """
         facts: dict[str, Any] = {"status": "verified"}
         try:
             # As it is found, so that a failure keeps what was measured before.
-            check_no_teaching(path, self.bare)
+            if kind == "onnx":
+                check_no_teaching(path, self.bare)
             model, forward = as_embedding_model(path.name, self.spec), forward_of(path)
             facts |= self._golden(model, forward)
             features = embed_test(model, self.reference.test, forward)
@@ -57,22 +63,13 @@ class Gate:
             check_budget(facts["parity"], facts["retrieval"], self.budgets[precision])
         except PivlError as error:
             facts |= {"status": "failed", "failure": str(error)}
-        return Artifact(
-            file=path.name,
-            sha256=sha256(path),
-            bytes=path.stat().st_size,
-            kind="onnx",
-            precision=precision,
-            runs_on=runs_on,
-            kept_high=tuple(kept_high),
-            **facts,
-        )
+        return Artifact.of(path, precision, runs_on, kind=kind, kept_high=kept_high, **facts)
 
     def _golden(self, model: EmbeddingModel, forward: Forward) -> dict[str, Any]:
         inputs = [model.preprocess(self.golden_crop[None])]
         if model.cameras:
             inputs.append(torch.zeros(1, dtype=torch.long))
-        vector = forward(*inputs)[0].numpy()
+        vector = forward(*inputs)[0].cpu().numpy()
         if not np.isfinite(vector).all():
             raise VerificationError(f"{model.name} gives no finite vector for the golden crop.")
         return {"golden_vector": vector.tolist(), "golden_vector_sha256": vector_sha256(vector)}

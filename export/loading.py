@@ -1,4 +1,4 @@
-"""An exported file as an embedding model, to be scored like the network it came from."""
+"""An exported file or engine as an embedding model, to be scored like the network it came from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.manifest import InputSpec, read_manifest, sha256
+from export.engines.runner import EngineRunner
+from export.manifest import InputSpec, read_manifest
 from export.session import open_session, run
 from pivl_distill.embedding import EmbeddingModel, Forward
 from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256
 
 
 class _Preprocessed(EmbeddingModel):
@@ -22,16 +24,16 @@ class _Preprocessed(EmbeddingModel):
         return torch.from_numpy(crops)
 
 
-def load_exported(onnx_path: Path) -> tuple[EmbeddingModel, Forward]:
+def load_exported(path: Path) -> tuple[EmbeddingModel, Forward]:
     """The preprocessing that the manifest states, and the file's own forward pass.
 
     Raises PivlError if there is no manifest or the file is not the one it describes.
     """
-    manifest = read_manifest(onnx_path.parent)
+    manifest = read_manifest(path.parent)
     described = {artifact.file: artifact.sha256 for artifact in manifest.artifacts}
-    if described.get(onnx_path.name) != sha256(onnx_path):
-        raise PivlError(f"{onnx_path} is not the file its manifest describes; export it again.")
-    return as_embedding_model(manifest.name, manifest.input), forward_of(onnx_path)
+    if described.get(path.name) != sha256(path):
+        raise PivlError(f"{path} is not the file its manifest describes; export it again.")
+    return as_embedding_model(manifest.name, manifest.input), forward_of(path)
 
 
 def as_embedding_model(name: str, spec: InputSpec) -> EmbeddingModel:
@@ -40,6 +42,11 @@ def as_embedding_model(name: str, spec: InputSpec) -> EmbeddingModel:
     return kind(name, nn.Identity(), spec.size_hw, spec.mean, spec.std, spec.cameras)
 
 
-def forward_of(onnx_path: Path) -> Forward:
-    """The forward pass of a file under ONNX Runtime on the CPU."""
-    return partial(run, open_session(onnx_path))
+def forward_of(path: Path) -> Forward:
+    """The forward pass of an engine on the GPU, or of an ONNX file under ONNX Runtime on the CPU.
+
+    Raises PivlError if the file cannot run here.
+    """
+    if path.suffix == ".engine":
+        return EngineRunner(path)
+    return partial(run, open_session(path))

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,11 +20,12 @@ from export.cost import Cost
 from export.latency import Latency
 from export.verify import Budget, Parity, Precision, RetrievalComparison
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256 as sha256
-from pivl_distill.files import write_text
+from pivl_distill.files import sha256, write_text
 from pivl_distill.thresholds import OperatingThreshold
 
 FILE_NAME = "manifest.json"
+Kind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+RunsOn = Literal["any", "cpu", "tensorrt"]
 _PACKAGES = (
     "pivl-distill",
     "torch",
@@ -91,9 +93,9 @@ class Artifact(_Section):
     file: str
     sha256: str
     bytes: int
-    kind: Literal["onnx", "tensorrt", "tensorrt-rtx"]
+    kind: Kind
     precision: Precision
-    runs_on: Literal["any", "cpu", "tensorrt"]
+    runs_on: RunsOn
     status: Literal["verified", "unverified", "failed"] = "unverified"
     failure: str | None = None
     golden_vector: tuple[float, ...] | None = None
@@ -103,6 +105,29 @@ class Artifact(_Section):
     thresholds: tuple[OperatingThreshold, ...] = ()
     latency: tuple[Latency, ...] = ()
     kept_high: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        precision: Precision,
+        runs_on: RunsOn,
+        *,
+        kind: Kind,
+        kept_high: Sequence[str],
+        **measured: Any,
+    ) -> Artifact:
+        """The file at `path`; unverified unless something was `measured`."""
+        return cls(
+            file=path.name,
+            sha256=sha256(path),
+            bytes=path.stat().st_size,
+            kind=kind,
+            precision=precision,
+            runs_on=runs_on,
+            kept_high=tuple(kept_high),
+            **measured,
+        )
 
 
 class Manifest(_Section):

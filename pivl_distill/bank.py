@@ -7,7 +7,7 @@ train on a subset of the identities; an identity without a row is an error that 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pivl_distill.checkpoint import load_tensors, save_tensors
+from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 
@@ -40,6 +41,9 @@ class PromptBank:
     vocabulary: Vocabulary
     provenance: dict[str, Any]
     """CLIP and weight hash, templates, data set and fingerprint, version, date, read-out."""
+
+    images: frozenset[int] = frozenset()
+    """`Record.digest` of the training images that the texts were learned from."""
 
     def __post_init__(self) -> None:
         identities, parts, dim = self.part.shape
@@ -66,13 +70,29 @@ class PromptBank:
         pids = tuple(pids)
         row = {pid: number for number, pid in enumerate(self.pids)}
         if unknown := [pid for pid in pids if pid not in row]:
-            shown = ", ".join(map(str, unknown[:10])) + (", …" if len(unknown) > 10 else "")
             raise PivlError(
                 f"The prompt bank has no text for {len(unknown)} of {len(pids)} identities"
-                f" (pid {shown}). It was made from {self.provenance.get('dataset', 'other data')};"
+                f" ({_named(unknown)}). It was made from {self._dataset};"
                 " teach on this data set, or pass the data set it belongs to."
             )
         return self._reordered(torch.tensor([row[pid] for pid in pids], dtype=torch.long), pids)
+
+    def check_images(self, train: Sequence[Record]) -> None:
+        """PivlError naming identities of which no image is among those the texts are about.
+
+        Their pids say as much about other people as about these. Further images of an identity
+        make no difference, nor do fewer.
+        """
+        same_person = {record.pid: False for record in train}
+        for record in train:
+            same_person[record.pid] |= record.digest in self.images
+        if strangers := sorted(pid for pid, same in same_person.items() if not same):
+            raise PivlError(
+                f"The prompt bank was made from {self._dataset} and has seen no training image of"
+                f" {len(strangers)} of {len(same_person)} identities ({_named(strangers)}), so that"
+                " its texts may be about other people of the same numbers. Teach on this data set;"
+                " if the numbers do mean the same people, say so with --set trust_pids=true."
+            )
 
     def label_only(self) -> PromptBank:
         """A control: every identity's part text is the bare label text (row B+H of Table 3)."""
@@ -84,6 +104,10 @@ class PromptBank:
         other = torch.empty_like(order)
         other[order] = order.roll(1)
         return self._reordered(other, self.pids)
+
+    @property
+    def _dataset(self) -> str:
+        return str(self.provenance.get("dataset", "other data"))
 
     def _reordered(self, rows: Tensor, pids: tuple[int, ...]) -> PromptBank:
         return dataclasses.replace(
@@ -98,6 +122,7 @@ class PromptBank:
         """Write atomically."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
         tensors["pids"] = torch.tensor(self.pids, dtype=torch.long)
+        tensors["images"] = torch.tensor(sorted(self.images), dtype=torch.long)
         facts = {"vocabulary": self.vocabulary.name, "provenance": self.provenance}
         save_tensors(path, KIND, tensors, facts)
 
@@ -105,11 +130,16 @@ class PromptBank:
     def load(cls, path: Path) -> PromptBank:
         """Read a bank; PivlError when the file is missing, damaged or something else."""
         _, tensors, facts = load_tensors(path, KIND)
-        if missing := {*_TENSORS, "pids"} - tensors.keys():
+        if missing := {*_TENSORS, "pids", "images"} - tensors.keys():
             raise PivlError(f"{path} is a damaged prompt bank: it lacks {sorted(missing)}.")
         return cls(
             **{name: tensors[name] for name in _TENSORS},
             pids=tuple(tensors["pids"].tolist()),
             vocabulary=get_vocabulary(facts["vocabulary"]),
             provenance=facts["provenance"],
+            images=frozenset(tensors["images"].tolist()),
         )
+
+
+def _named(pids: Sequence[int]) -> str:
+    return f"pid {', '.join(map(str, pids[:10]))}" + (", …" if len(pids) > 10 else "")

@@ -11,7 +11,7 @@ import contextlib
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
@@ -100,12 +100,26 @@ class TuningSettings(Settings):
     )
     warmup_rate: float = Field(1e-5, ge=0, description="start of the warm-up, per_epoch only")
     identity_temperature: float = Field(0.07, gt=0, description="τ of Eq. 2 on unit vectors")
-    part_temperature: float = Field(0.07, gt=0, description="τ of Eq. 7 on unit vectors")
+    part_temperature: Annotated[float, Field(gt=0)] | Literal["clip"] = Field(
+        0.07, description="τ of Eq. 7, a number or clip for 1 / CLIP's logit scale; MoCo 0.07"
+    )
+    part_normalize: bool = Field(
+        True, description="Eq. 7 on unit vectors; false takes CLIP's own (CLIP-ReID, with τ = 1)"
+    )
+    part_negatives: Literal["batch", "image"] = Field(
+        "batch", description="whether Eq. 7 contrasts over the batch or within each image"
+    )
+    part_positions: Literal["cells", "pooled"] = Field(
+        "cells", description="Eq. 7 on grid cells, or on their mean over each part of an image"
+    )
     part_weighting: Literal["area", "class_balanced"] = Field(
         "class_balanced", description="Eq. 7 averages over pixels (area, literal) or over texts"
     )
     background: Literal["include", "ignore"] = Field(
         "ignore", description="whether background cells take part in Eq. 7 (literal: include)"
+    )
+    feature_cache_gib: float = Field(
+        20.0, ge=0, description="disk for CLIP's features of crops, for later runs; 0 keeps none"
     )
 
 
@@ -211,28 +225,40 @@ class StudentConfig(Settings):
         " without identity; permuted: texts of other identities (control)",
     )
     stage2: Stage2Settings = Stage2Settings()
+    trust_pids: bool = Field(
+        False, description="take a bank that was made from none of these images of its identities"
+    )
     device: Device = Field("auto", description="auto takes a CUDA device where there is one")
     seed: int = Field(0, ge=0, description="of new layers, data order and augmentation")
 
 
 def load_config(
-    model: type[Config], section: str, source: str | None, overrides: dict[str, Any]
+    model: type[Config],
+    section: str,
+    source: str | None,
+    overrides: dict[str, Any],
+    begun: str | None = None,
 ) -> Config:
     """Settings from defaults, then section `section` of YAML `source`, then `overrides`.
 
     `source` is a file or the name of one in `configs/`; `overrides` maps dotted keys to values.
-    Raises PivlError that lists every mistake.
+    `begun` is the config.yaml of a run to be continued, which comes before both. Raises PivlError
+    that lists every mistake.
     """
     values: dict[str, Any] = {}
-    if source is not None:
-        values = _read_yaml(_find_config(source)).get(section) or {}
+    for name in filter(None, (begun, source)):
+        values = _merge(values, _read_yaml(_find_config(name)).get(section) or {})
     for key, value in overrides.items():
         _set(values, key, value)
-    defaults = model().model_dump()
+    merged = _merge(model().model_dump(), values)
+    return validate_settings(model, merged, source or begun or "the command line")
+
+
+def validate_settings(model: type[Config], values: dict[str, Any], where: str) -> Config:
+    """`values` as settings; PivlError that says `where` they come from and lists every mistake."""
     try:
-        return model.model_validate(_merge(defaults, values))
+        return model.model_validate(values)
     except ValidationError as error:
-        where = source or "the command line"
         lines = [_explain(model, problem) for problem in error.errors()]
         raise PivlError("\n".join([f"Bad settings in {where}:", *lines])) from error
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.box import SIMPLE_HEAD
@@ -20,6 +21,7 @@ from rich.progress import (
     Progress,
     ProgressColumn,
     Task,
+    TaskProgressColumn,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -33,8 +35,9 @@ LOG_PERIOD_S = 10.0
 WIDTH_IN_FILES = 160
 """Columns where the output is no terminal, so that paths and tables are not folded."""
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
-err = Console(stderr=True, highlight=False)
+# What is printed is meant as it stands: `pip install 'pivl-distill[trt]'` holds no markup.
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
+err = Console(stderr=True, highlight=False, markup=False)
 
 
 class _RateColumn(ProgressColumn):
@@ -80,6 +83,47 @@ def _lines(items: Iterable[T], description: str, total: int | None, unit: str) -
             err.print(f"{description}: {done}/{total or '?'} {unit}, {rate:,.1f}/s{left}")
     seconds = time.monotonic() - start
     err.print(f"{description}: {done} {unit} in {seconds:.1f} s")
+
+
+@contextmanager
+def watch(description: str) -> Iterator[Callable[[float], None]]:
+    """Show how far work is that calls the yielded function with its share done, 0 to 1.
+
+    The function may be called from any thread; a share below an earlier one is not shown.
+    """
+    with (_share_bar if err.is_terminal else _share_lines)(description) as show:
+        yield show
+
+
+@contextmanager
+def _share_bar(description: str) -> Iterator[Callable[[float], None]]:
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=err) as progress:
+        task = progress.add_task(description, total=1.0)
+        yield lambda share: progress.update(
+            task, completed=max(share, progress.tasks[task].completed)
+        )
+
+
+@contextmanager
+def _share_lines(description: str) -> Iterator[Callable[[float], None]]:
+    start = last = time.monotonic()
+    most = 0.0
+
+    def show(share: float) -> None:
+        nonlocal last, most
+        now, most = time.monotonic(), max(share, most)
+        if now - last >= LOG_PERIOD_S and most > 0:
+            last = now
+            err.print(f"{description}: {most:.0%}, {(now - start) * (1 / most - 1):.0f} s left")
+
+    yield show
+    err.print(f"{description}: {time.monotonic() - start:.1f} s")
 
 
 def note(message: str) -> None:

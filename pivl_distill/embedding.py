@@ -37,6 +37,12 @@ class EmbeddingModel:
     std: tuple[float, float, float]
     cameras: int = 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        parameter = next(self.network.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
     def preprocess(self, crops: np.ndarray) -> Tensor:
         """uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W]."""
         return normalize_crops(torch.from_numpy(crops), self.mean, self.std)
@@ -66,17 +72,15 @@ def embed(
     `forward` replaces the network, to run an exported artifact through the same preprocessing.
     """
     cameras = _cameras_for(model, camids)
-    parameter = next(model.network.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
     starts = range(0, len(crops), batch_size)
     batches = []
     model.network.eval()
     with torch.inference_mode():
         for start in track(starts, description, unit="batches"):
             stop = start + batch_size
-            inputs = [model.preprocess(crops[start:stop]).to(device)]
+            inputs = [model.preprocess(crops[start:stop]).to(model.device)]
             if cameras is not None:
-                inputs.append(cameras[start:stop].to(device))
+                inputs.append(cameras[start:stop].to(model.device))
             features = (forward or model.network)(*inputs)
             batches.append(features.float().cpu().numpy())
     return np.concatenate(batches)

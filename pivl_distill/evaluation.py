@@ -6,13 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pivl_distill.config import Device
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel, Forward, embed
 from pivl_distill.errors import PivlError
-from pivl_distill.retrieval import RetrievalResult, evaluate
+from pivl_distill.retrieval import RetrievalResult, evaluate, evaluate_distances, reranked
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -52,22 +55,39 @@ def embed_test(
     )
 
 
-def score(features: TestFeatures, test: TestCrops) -> RetrievalResult:
-    """mAP, CMC and mINP of the test split; without the same-camera rule if cameras are unknown."""
-    query, gallery = test.query, test.gallery
-    return evaluate(
-        features.query,
-        features.gallery,
-        query.pids,
-        gallery.pids,
-        query.camids,
-        gallery.camids,
-    )
+def score(features: TestFeatures, test: TestCrops, device: torch.device = CPU) -> RetrievalResult:
+    """mAP, CMC and mINP of the test split; without the same-camera rule if cameras are unknown.
+
+    The result is the same on any `device`.
+    """
+    query, gallery = _on_device(features, device)
+    return evaluate(query, gallery, *_labels(test))
+
+
+def score_reranked(
+    features: TestFeatures, test: TestCrops, device: torch.device = CPU
+) -> RetrievalResult:
+    """`score` after k-reciprocal re-ranking with the parameters of its paper."""
+    query, gallery = _on_device(features, device)
+    distances = (rows.cpu().numpy() for rows in reranked(query, gallery))
+    return evaluate_distances(distances, *_labels(test))
 
 
 def evaluate_model(model: EmbeddingModel, test: TestCrops) -> RetrievalResult:
     """`score` of what a network embeds."""
-    return score(embed_test(model, test), test)
+    return score(embed_test(model, test), test, model.device)
+
+
+def _on_device(features: TestFeatures, device: torch.device) -> tuple[Tensor, Tensor]:
+    query, gallery = torch.from_numpy(features.query), torch.from_numpy(features.gallery)
+    return query.to(device), gallery.to(device)
+
+
+def _labels(
+    test: TestCrops,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    query, gallery = test.query, test.gallery
+    return query.pids, gallery.pids, query.camids, gallery.camids
 
 
 def pick_device(wanted: Device) -> torch.device:

@@ -11,21 +11,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_PARTIAL = ".partial"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """An empty file to write to, which takes the place of `path` if the block ends well.
 
-    The folder of `path` is made if missing.
+    It reaches the disk before its name does, so that nothing is half there if power is lost. The
+    folder of `path` is made if missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(_PARTIAL, prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
         temporary.chmod(0o644)
         os.replace(temporary, path)  # noqa: PTH105  (same call on all platforms)
+        _sync_folder(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -47,10 +53,26 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what killed writes left in `folder` and below; nobody may be writing there."""
+    for path in folder.rglob(f".*{_PARTIAL}"):
+        path.unlink()
+
+
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
+    """SHA-256 (hex) of a file."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last; other systems than POSIX cannot open folders and need not."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from pivl_distill.data.vocabulary import IGNORE
 
+LEFT_OUT = -1e4
+"""Added to a logit, it leaves nothing in a softmax; unlike −∞ it has a gradient."""
+
 
 def identity_contrast(images: Tensor, texts: Tensor, owner: Tensor, temperature: float) -> Tensor:
     """L_stage1 = L_i2t + L_t2i over a batch (Eq. 2), supervised-contrastive as in CLIP-ReID.
@@ -49,20 +52,34 @@ def part_contrast(
     owner: Tensor,
     temperature: float,
     weighting: Literal["area", "class_balanced"],
+    size: Tensor | None = None,
 ) -> Tensor:
     """L_part = L_part_t2i + L_part_i2t over the cells of a batch (Eq. 7, with its minus sign).
 
     cells [S, D] are grid positions of all images, texts [U, D] the distinct (identity, part) texts
-    among them, owner [S] the text of each cell; both L2-normalised. Positives are all cells of the
-    same identity and part in the batch. "area" averages over cells, as printed; "class_balanced"
-    averages over cells within a text first, so that clothes do not swamp shoes.
+    among them, owner [S] the text of each cell. Positives are all cells of the same identity and
+    part. "area" averages over cells, as printed; "class_balanced" averages over cells within a text
+    first, so that clothes do not swamp shoes.
+
+    A row of `cells` may stand for size [S] cells, or for none; then texts may be without cells too
+    and are no negatives. A leading dimension separates scopes: cells [G, S, D], texts [G, U, D],
+    owner [G, S] and size [G, S] are compared within each of G and averaged over all.
     """
-    logits = cells @ texts.T / temperature  # [S, U]
-    count = torch.bincount(owner, minlength=len(texts)).to(logits.dtype)
-    weight = count / count.sum() if weighting == "area" else torch.full_like(count, 1 / len(texts))
-    i2t = (_rows_to_texts(logits, owner) * (weight / count)[owner]).sum()
-    t2i = (_texts_to_rows(logits, owner) * weight).sum()
-    return t2i + i2t
+    logits = cells @ texts.mT / temperature  # [..., S, U]
+    over_texts = over_cells = logits
+    mass = torch.ones_like(owner, dtype=logits.dtype) if size is None else size
+    count = torch.zeros_like(logits[..., 0, :]).scatter_add(-1, owner, mass)  # [..., U]
+    log_size = torch.zeros_like(mass)
+    if size is not None:
+        log_size = size.log().clamp(min=LEFT_OUT)
+        over_texts = logits.masked_fill((count == 0).unsqueeze(-2), LEFT_OUT)
+        over_cells = logits + log_size.unsqueeze(-1)
+    own = owner.unsqueeze(-1)
+    i2t = over_texts.log_softmax(-1).gather(-1, own).squeeze(-1)  # [..., S]
+    t2i = over_cells.log_softmax(-2).gather(-1, own).squeeze(-1) - log_size
+    weight = count if weighting == "area" else (count > 0).to(count)  # of a text
+    share = mass * (weight / count.clamp(min=1)).gather(-1, owner)  # of a row
+    return -(share * (i2t + t2i)).sum() / weight.sum()
 
 
 def _rows_to_texts(logits: Tensor, owner: Tensor) -> Tensor:

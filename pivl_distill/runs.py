@@ -1,12 +1,14 @@
 """Run folders: `runs/<kind>-<number>/` with config.yaml, metrics.jsonl, artifacts and run.json.
 
 `run.json` is written last, so its presence means the run is complete; the latest complete run of a
-kind is what a later command takes when none is named.
+kind is what a later command takes when none is named. Until then `state/` holds how far the run is.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +17,10 @@ import yaml
 from pivl_distill.config import DataSettings
 from pivl_distill.errors import PivlError
 from pivl_distill.files import write_json, write_text
+from pivl_distill.resume import FINISHED, METRICS, Progress, is_running
 
 RUNS_DIR = Path("runs")
+CONFIG = "config.yaml"
 Kind = Literal["teach", "student", "export"]
 
 
@@ -38,33 +42,58 @@ class Run:
         if path.exists() and any(path.iterdir()):
             raise PivlError(f"{path} already holds a run; name another folder with --out.")
         path.mkdir(parents=True, exist_ok=True)
-        write_text(path / "config.yaml", config_yaml)
+        write_text(path / CONFIG, config_yaml)
         return cls(path)
+
+    @classmethod
+    def unfinished(cls, kind: Kind, path: Path) -> Run:
+        """The run at `path`, to be continued; PivlError when it is finished or something else."""
+        if not (path / CONFIG).is_file():
+            raise PivlError(f"{path} holds no run to continue (no {CONFIG}).")
+        if (path / FINISHED).is_file():
+            raise PivlError(f"{path} is finished; there is nothing to continue.")
+        if (begun := _begun_as(path)) != kind:
+            raise PivlError(f"{path} was begun by `pivl-distill {begun}`, not by {kind}.")
+        return cls(path)
+
+    @classmethod
+    def begun(cls, kind: Kind) -> list[Run]:
+        """All runs of this kind in `runs/`, in the order in which they were begun."""
+        configs = sorted(RUNS_DIR.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime_ns)
+        return [cls(path.parent) for path in configs if _begun_as(path.parent) == kind]
 
     @classmethod
     def open(cls, path: Path) -> Run:
         """An existing complete run; PivlError when it is missing or unfinished."""
         if not path.is_dir():
             raise PivlError(f"No run folder at {path}.")
-        if not (path / "run.json").is_file():
-            raise PivlError(f"{path} holds no finished run (no run.json); run it again.")
+        if not (path / FINISHED).is_file():
+            raise PivlError(
+                f"{path} holds no finished run (no {FINISHED}); continue it with --resume,"
+                " or run it again."
+            )
         return cls(path)
 
     @classmethod
     def latest(cls, kind: Kind) -> Run:
         """The complete run of this kind that finished last; PivlError when there is none."""
-        finished = [p.parent for p in RUNS_DIR.glob("*/run.json") if Run(p.parent).kind == kind]
+        finished = [p.parent for p in RUNS_DIR.glob(f"*/{FINISHED}") if Run(p.parent).kind == kind]
         if not finished:
             raise PivlError(
                 f"No finished {kind} run in {RUNS_DIR.resolve()}; run `pivl-distill {kind}` first"
                 " or name a folder."
             )
-        return cls(max(finished, key=lambda path: (path / "run.json").stat().st_mtime_ns))
+        return cls(max(finished, key=lambda path: (path / FINISHED).stat().st_mtime_ns))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run is unfinished and no process is at it."""
+        return not (self.path / FINISHED).is_file() and not is_running(self.path)
 
     @property
     def facts(self) -> dict[str, Any]:
         """What `finish` wrote."""
-        facts: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((self.path / FINISHED).read_text(encoding="utf-8"))
         return facts
 
     @property
@@ -77,23 +106,35 @@ class Run:
         """The data settings of the run's configuration."""
         return data_of(self.path)
 
+    @cached_property
+    def progress(self) -> Progress:
+        """How far the run is."""
+        return Progress(self.path)
+
     def log(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     def finish(self, kind: Kind, **facts: Any) -> None:
         """Mark the run complete with its summary."""
-        write_json(self.path / "run.json", {"kind": kind, **facts})
+        write_json(self.path / FINISHED, {"kind": kind, **facts})
 
 
 def data_of(folder: Path) -> DataSettings:
     """The data settings in a folder's config.yaml; the defaults where there is none."""
-    path = folder / "config.yaml"
+    path = folder / CONFIG
     if not path.is_file():
         return DataSettings()
     (section,) = yaml.safe_load(path.read_text(encoding="utf-8")).values()
     return DataSettings.model_validate(section["data"])
+
+
+def _begun_as(path: Path) -> str:
+    """The kind of a run: the one section of its config.yaml."""
+    return (path / CONFIG).read_text(encoding="utf-8").partition(":")[0]
 
 
 def _number(path: Path) -> int:

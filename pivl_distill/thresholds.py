@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pivl_distill.errors import PivlError
-from pivl_distill.retrieval import unit_rows
+from pivl_distill.retrieval.similarity import UnitFeatures, exact_rows
 
 FALSE_ACCEPT_RATES = (1e-2, 1e-3, 1e-4)
 MIN_FALSE_ACCEPTS = 30
@@ -78,7 +78,8 @@ def operating_thresholds(
     kept = gallery_pids != -1
     gallery_pids = gallery_pids[kept]
     gallery_camids = None if gallery_camids is None else gallery_camids[kept]
-    query_unit, gallery_unit = unit_rows(query, "query"), unit_rows(gallery[kept], "gallery")
+    query_unit = UnitFeatures.of(query, "query")
+    gallery_unit = UnitFeatures.of(gallery[kept], "gallery")
 
     def pairs() -> Iterator[_Pairs]:
         for start in range(0, len(query), chunk):
@@ -93,7 +94,7 @@ def operating_thresholds(
     most_accepts = int(max(rates) * impostors)
     highest, genuine, pids = np.empty(0), [], []
     for some in pairs():
-        similarity = query_unit[some.rows] @ gallery_unit.T
+        similarity = exact_rows(query_unit, gallery_unit, some.rows).numpy()
         highest = _largest(np.append(highest, similarity[some.impostor]), most_accepts + 1)
         genuine.append(similarity[some.genuine])
         pids.append(query_pids[some.rows][np.nonzero(some.genuine)[0]])

@@ -7,8 +7,8 @@ depend on the seed and the epoch alone, so runs that differ only in their losses
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from pivl_distill.bank import PromptBank
 from pivl_distill.config import LossSettings, Stage2Settings
 from pivl_distill.console import track
 from pivl_distill.data.parsing import to_grid
-from pivl_distill.data.sampling import epoch_rng, pk_batches
+from pivl_distill.data.sampling import Schedule
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
@@ -72,46 +72,36 @@ def train(
 ) -> None:
     """Train `network` in place by Eq. 12; one line of metrics per epoch goes to the run."""
     stage = Stage2(network, store, texts, settings)
-    epochs = range(settings.epochs)
-    steps = sum(len(epoch_batches(store, settings, epoch_rng(seed, epoch))) for epoch in epochs)
-    start, crops_seen, totals = time.monotonic(), 0, Totals()
+    totals = Totals()
+    steps = run.progress.remaining(
+        "reid",
+        schedule(store, settings, seed),
+        network=network,
+        optimizer=stage.optimizer,
+        totals=totals,
+    )
+    start, crops_seen = time.monotonic(), 0
     network.train()
-    for step in track(schedule(store, settings, seed), description, total=steps):
-        set_rate(stage.optimizer, settings, step.epoch + step.number / step.of)
+    for step in track(steps, description):
+        set_rate(stage.optimizer, settings, step.epochs_before)
         totals.add(stage.step(step.batch, step.rng))
         crops_seen += len(step.batch)
-        if step.number == step.of - 1:
+        if step.ends_epoch:
             rate = crops_seen / (time.monotonic() - start)
             run.log(stage="reid", epoch=step.epoch + 1, crops_per_s=rate, **totals.mean())
-            totals = Totals()
+            totals.clear()
     network.eval()
 
 
-@dataclass(frozen=True)
-class Step:
-    """Batch `number` (from 0) `of` its epoch: crop indices, and the epoch's random numbers."""
-
-    epoch: int
-    number: int
-    of: int
-    batch: np.ndarray
-    rng: np.random.Generator
-
-
-def schedule(store: CropStore, settings: Stage2Settings, seed: int) -> Iterator[Step]:
+def schedule(store: CropStore, settings: Stage2Settings, seed: int) -> Schedule:
     """Every step of a run; batches and augmentation of an epoch come from its own generator."""
-    for epoch in range(settings.epochs):
-        rng = epoch_rng(seed, epoch)
-        batches = epoch_batches(store, settings, rng)
-        for number, batch in enumerate(batches):
-            yield Step(epoch, number, len(batches), batch, rng)
-
-
-def epoch_batches(
-    store: CropStore, settings: Stage2Settings, rng: np.random.Generator
-) -> list[np.ndarray]:
-    """P×K batches of one epoch."""
-    return pk_batches(store.pids, settings.identities_per_batch, settings.crops_per_identity, rng)
+    return Schedule(
+        store.pids,
+        settings.identities_per_batch,
+        settings.crops_per_identity,
+        settings.epochs,
+        seed,
+    )
 
 
 class Stage2:
@@ -259,6 +249,10 @@ class Totals:
     """Running means of one epoch's loss terms and training accuracy."""
 
     def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin a new epoch."""
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
@@ -271,3 +265,11 @@ class Totals:
     def mean(self) -> dict[str, float]:
         """Means over the steps counted."""
         return {name: round((total / self.count).item(), 5) for name, total in self.sums.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """For an epoch that is interrupted."""
+        return {"sums": self.sums, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with what `state_dict` gave."""
+        self.sums, self.count = state["sums"], state["count"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,8 @@ from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import TestCrops, evaluate_model, pick_device
+from pivl_distill.files import sha256
+from pivl_distill.resume import machine
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs import Run
 from pivl_distill.training import Texts, train
@@ -42,11 +43,19 @@ class StudentReport:
 
 
 def distill(
-    config: StudentConfig, bank_file: Path | None, out: Path | None = None
+    config: StudentConfig,
+    bank_file: Path | None,
+    out: Path | None = None,
+    resume: Path | None = None,
 ) -> StudentReport:
-    """Train a student under `config.supervision`; `bank_file` is None exactly for "none"."""
+    """Train a student under `config.supervision`; `bank_file` is None exactly for "none".
+
+    The folder is `out`, or the next in `runs/`; or `resume`, an unfinished run that is continued.
+    """
     dataset = load_dataset(config.data.spec, config.data.parsing)
     bank = None if bank_file is None else chosen_bank(config, PromptBank.load(bank_file), dataset)
+    if bank is not None and not config.trust_pids:
+        bank.check_images(dataset.train)
     align = config.supervision in ("part", "label", "permuted")
     if bank is not None and align:
         check_parts(bank, dataset)
@@ -58,23 +67,37 @@ def distill(
     student = Student(
         config.arch, network, config.data.size_hw, identities, dim, align, config.stage2.head
     ).to(device)
-    run = Run.create("student", dump_config(config, "student"), out)
-    store = CropStore.load(dataset.train, config.data.size_hw, bank.vocabulary if bank else None)
-    texts = Texts.of(bank, config.stage2.loss.text_scale).to(device) if bank else None
-    clock = time.monotonic()
-    train(student, store, texts, config.stage2, config.seed, run, "Training the student")
-    seconds = time.monotonic() - clock
-    model = student.embedding_model()
-    save_student(model, run.path / STUDENT_FILE, config.last_stride)
-    retrieval = evaluate_model(model, TestCrops.load(dataset, config.data.size_hw))
-    run.finish(
+    if resume is None:
+        run = Run.create("student", dump_config(config, "student"), out)
+    else:
+        run = Run.unfinished("student", resume)
+    with run.progress.session(
         "student",
-        retrieval=retrieval.summary(),
-        start=start,
-        bank=None if bank is None else {"file": str(bank_file), **bank.provenance},
-        missing_maps=store.missing_maps,
-        seconds=seconds,
-    )
+        config=config.model_dump(mode="json"),
+        data=dataset.facts,
+        bank=file_facts(bank_file),
+        start=sha256(Path(start)) if Path(start).is_file() else start,
+        machine=machine(device),
+    ):
+        store = CropStore.load(
+            dataset.train, config.data.size_hw, bank.vocabulary if bank else None
+        )
+        texts = Texts.of(bank, config.stage2.loss.text_scale).to(device) if bank else None
+        run.progress.enter("training")
+        train(student, store, texts, config.stage2, config.seed, run, "Training the student")
+        run.progress.enter("evaluation")
+        model = student.embedding_model()
+        save_student(model, run.path / STUDENT_FILE, config.last_stride)
+        retrieval = evaluate_model(model, TestCrops.load(dataset, config.data.size_hw))
+        seconds = run.progress.seconds["training"]
+        run.finish(
+            "student",
+            retrieval=retrieval.summary(),
+            start=start,
+            bank=None if bank is None else {"file": str(bank_file), **bank.provenance},
+            missing_maps=store.missing_maps,
+            seconds=seconds,
+        )
     return StudentReport(
         run=run.path,
         student=run.path / STUDENT_FILE,
@@ -83,6 +106,13 @@ def distill(
         missing_maps=store.missing_maps,
         seconds=seconds,
     )
+
+
+def file_facts(bank_file: Path | None) -> dict[str, str] | None:
+    """Where a run finds its bank, and which one it is, as JSON values."""
+    if bank_file is None:
+        return None
+    return {"file": str(bank_file.resolve()), "sha256": sha256(bank_file)}
 
 
 def chosen_bank(config: StudentConfig, bank: PromptBank, dataset: ReIDDataset) -> PromptBank:

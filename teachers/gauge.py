@@ -60,10 +60,11 @@ class BankReadout:
 
     own_identity: float
     """Crop → its identity's prompt among all identities."""
-    nearest_label: float
-    """Present part texts whose nearest bare part word is their own."""
+    nearest_label: float | None
+    """Present part texts whose nearest bare part word is their own; None where none is present."""
     colour: dict[str, float] | None
-    """Attribute → accuracy of the nearest colour to the part text; None where truth is unknown."""
+    """Attribute → accuracy of the nearest colour to the part text; None where the truth is unknown
+    or the parts are not LIP's."""
 
 
 def read_colours(features: Tensor, text: TextTower, wording: str) -> Tensor:
@@ -140,9 +141,11 @@ def read_bank(
     words = F.normalize(bank.label, dim=-1)
     nearest = (F.normalize(bank.part, dim=-1) @ words.T).argmax(-1)
     right = (nearest == torch.arange(len(words)))[bank.present]
-    truth = None if people is None else {row: people[pid] for row, pid in enumerate(bank.pids)}
+    truth = None
+    if people is not None and bank.vocabulary == LIP20:
+        truth = {row: people[pid] for row, pid in enumerate(bank.pids)}
     return BankReadout(
         own_identity=own.float().mean().item(),
-        nearest_label=right.float().mean().item(),
+        nearest_label=right.float().mean().item() if len(right) else None,
         colour=None if truth is None else colour_accuracy(bank.part, bank.present, truth, text),
     )

@@ -1,12 +1,16 @@
 """Learnable prompts: M tokens per identity inside a sentence (Eq. 1) and part prompts (Eq. 6).
 
 The learned tokens are the only parameters; words around them keep CLIP's own embeddings. `concat`
-of Eq. 6 appends the part's word before the end-of-text token.
+of Eq. 6 appends the part's word before the end-of-text token, or puts it where the template says.
+
+Prompts that begin alike are encoded from there on: the words before the learned tokens once for
+all, an identity's learned tokens and the words up to the part once for all of its parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -15,30 +19,78 @@ from pivl_distill.config import PromptSettings
 from pivl_distill.data.vocabulary import Vocabulary
 from teachers.text import TextTower
 
+ROOM = -1
+"""Stands for a learned token among token ids."""
+
+
+class Phrase:
+    """A stretch of words with room for learned tokens, in V versions, padded to L tokens."""
+
+    def __init__(self, text: TextTower, versions: Sequence[Sequence[int]], learned: int) -> None:
+        """`versions` are token ids, with `ROOM` at `learned` places of each or at none."""
+        device = text.positional_embedding.device
+        length = max(map(len, versions))
+        ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in versions], device=device)
+        with torch.no_grad():
+            self.words = text.token_embedding(ids.clamp(min=0))  # [V, L, width]
+        room = ids == ROOM
+        self.places = room.nonzero()[:, 1].view(len(ids), learned) if room.any() else None
+        self.ends = torch.tensor([len(row) - 1 for row in versions], device=device)
+
+    def __call__(self, version: Tensor, tokens: Tensor) -> Tensor:
+        """Embeddings [B, L, width] of versions [B] with tokens [B, M, width] put in."""
+        words = self.words[version]
+        if self.places is None:
+            return words
+        row = torch.arange(len(words), device=words.device)[:, None]
+        return words.index_put((row, self.places[version]), tokens)
+
 
 class Sentence:
-    """A template around the learned tokens, for one or several endings."""
+    """A template around M learned tokens, in one version for each filling of {part}.
 
-    def __init__(self, text: TextTower, template: str, fillings: Sequence[str]) -> None:
-        """`template` holds {X} once and, where `fillings` differ, {part} after it."""
-        before, after = template.split("{X}")
-        ids = text.tokenizer
-        prefix = torch.tensor([ids.start, *ids.encode(before)])
-        suffixes = [[*ids.encode(after.format(part=part)), ids.end] for part in fillings]
-        longest = max(map(len, suffixes))
-        padded = torch.tensor([row + [0] * (longest - len(row)) for row in suffixes])
-        device = text.positional_embedding.device
+    Split where its versions cease to be alike: `opening` are words alone, the same for everyone;
+    `stem` has the learned tokens, the same for all parts of an identity; `branch` is the rest.
+    """
+
+    def __init__(
+        self, text: TextTower, template: str, fillings: Sequence[str], learned: int
+    ) -> None:
+        """`template` holds {X} once and, where `fillings` differ, {part}."""
+        before, after = (
+            [text.tokenizer.encode(half.format(part=part)) for part in fillings]
+            for half in template.split("{X}")
+        )
+        room, start, end = [ROOM] * learned, text.tokenizer.start, text.tokenizer.end
+        versions = [[start, *b, *room, *a, end] for b, a in zip(before, after, strict=True)]
+        text.require_room(max(map(len, versions)))
+        common = _common_start([version[:-1] for version in versions])
+        opening = list(takewhile(lambda token: token != ROOM, common))
+        shared = len(common) if len(versions) > 1 else len(opening)
+        # Learned tokens are all in the stem or all in the branches.
+        stem = common[len(opening) : shared]
         with torch.no_grad():
-            self.prefix = text.token_embedding(prefix.to(device))  # [L1, width]
-            self.suffix = text.token_embedding(padded.to(device))  # [endings, L2, width]
-        self.suffix_length = torch.tensor([len(row) for row in suffixes], device=device)
+            ids = torch.tensor([opening], device=text.positional_embedding.device)
+            self.opening = text.prefix(text.token_embedding(ids))
+        self.stem = Phrase(text, [stem], learned) if stem else None
+        self.branch = Phrase(text, [version[shared:] for version in versions], learned)
+        self._text = text
 
-    def __call__(self, tokens: Tensor, ending: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens [B, M, width] and the ending of each [B] → embeddings and end positions."""
-        prefix = self.prefix.expand(len(tokens), -1, -1)
-        embeddings = torch.cat([prefix, tokens, self.suffix[ending]], dim=1)
-        ends = len(self.prefix) + tokens.shape[1] + self.suffix_length[ending] - 1
-        return embeddings, ends
+    def encode(self, tokens: Tensor, rows: Tensor, version: Tensor) -> Tensor:
+        """Features [U, D] of `version` [U] of identities `rows` [U], tokens [C, M, width]."""
+        prefix = self.opening
+        if self.stem is not None:
+            own, row_of = rows.unique(return_inverse=True)
+            stem = self.stem(torch.zeros_like(own), tokens[own])
+            prefix = self._text.prefix(stem, prefix).of(row_of)
+        branch = self.branch(version, tokens[rows])
+        features: Tensor = self._text(branch, self.branch.ends[version], prefix)
+        return features
+
+
+def _common_start(versions: Sequence[Sequence[int]]) -> list[int]:
+    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*versions, strict=False))
+    return [tokens[0] for tokens in alike]
 
 
 class IdentityPrompts(nn.Module):
@@ -53,21 +105,16 @@ class IdentityPrompts(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        shape = (identities, settings.learned_tokens, text.width)
+        learned = settings.learned_tokens
+        shape = (identities, learned, text.width)
         self.tokens = nn.Parameter(torch.randn(shape, generator=generator) * settings.init_std)
-        self._text = [text]  # in a list: frozen, hence no part of this module's parameters
-        self._identity_sentence = Sentence(text, settings.identity, [""])
-        self._part_sentence = Sentence(text, settings.part, vocabulary.words)
+        self._identity_sentence = Sentence(text, settings.identity, [""], learned)
+        self._part_sentence = Sentence(text, settings.part, vocabulary.words, learned)
 
     def identity(self, rows: Tensor) -> Tensor:
         """Identity texts [U, D] of identities `rows` [U] (Eq. 1)."""
-        return self._encode(self._identity_sentence, rows, torch.zeros_like(rows))
+        return self._identity_sentence.encode(self.tokens, rows, torch.zeros_like(rows))
 
     def part(self, rows: Tensor, parts: Tensor) -> Tensor:
         """Part texts [U, D] of identities `rows` [U] and part ids `parts` [U] (Eq. 6)."""
-        return self._encode(self._part_sentence, rows, parts)
-
-    def _encode(self, sentence: Sentence, rows: Tensor, ending: Tensor) -> Tensor:
-        (text,) = self._text
-        features: Tensor = text(*sentence(self.tokens[rows], ending))
-        return features
+        return self._part_sentence.encode(self.tokens, rows, parts)

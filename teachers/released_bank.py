@@ -127,7 +127,8 @@ def make_released_bank(
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
     }
-    return PromptBank(identity, part, label, present, pids, vocabulary, provenance)
+    images = frozenset(record.digest for record in dataset.train)
+    return PromptBank(identity, part, label, present, pids, vocabulary, provenance, images)
 
 
 def part_texts(released: Released, vocabulary: Vocabulary, words: str) -> tuple[Tensor, Tensor]:

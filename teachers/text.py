@@ -1,8 +1,9 @@
 """The CLIP text tower as prompt learning needs it: from token embeddings to features, exactly.
 
-CLIP's text transformer is causal and read at the end-of-text token, so whatever follows that token
-cannot change the feature. Prompts are therefore cut at the longest one of the batch instead of
-being padded to 77 tokens: the same features for a fraction of the work.
+CLIP's text transformer is causal and read at the end-of-text token. Whatever follows that token
+cannot change the feature, so no padding is ever encoded; and prompts that begin alike share the
+work of their beginning (`teachers/causal.py`). The same features as with 77 tokens for each prompt,
+and the same gradients, for a fraction of the work.
 
 The embedded tiny CLIP keeps CLIP's own BPE tokenizer but only the rows of its token table that
 captions of synthetic people can reach; `Tokenizer` hides the difference.
@@ -18,6 +19,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError
+from teachers.causal import Prefix, extend, read, require_known_blocks
 
 UNKNOWN_ROW = 0
 """Row of a reduced token table that stands for every token it does not hold."""
@@ -59,38 +61,51 @@ def token_rows(texts: Sequence[str]) -> list[int]:
 
 
 class TextTower(nn.Module):
-    """The text half of an open_clip `CLIP`; D is the joint dimension, `width` the token width."""
+    """The text half of an open_clip `CLIP`; D is the joint dimension, `width` the token width.
 
-    attn_mask: Tensor
+    PivlError if its transformer is not CLIP's own kind.
+    """
 
     def __init__(self, clip: CLIP, tokenizer: Tokenizer) -> None:
         super().__init__()
+        require_known_blocks(clip.transformer)
         self.tokenizer = tokenizer
         self.token_embedding = clip.token_embedding
         self.positional_embedding = clip.positional_embedding
         self.transformer = clip.transformer
         self.ln_final = clip.ln_final
         self.text_projection = clip.text_projection
-        self.register_buffer("attn_mask", clip.attn_mask, persistent=False)
         self.context_length: int = clip.context_length
         self.width: int = clip.positional_embedding.shape[1]
         self.dim: int = clip.text_projection.shape[1]
 
-    def forward(self, embeddings: Tensor, ends: Tensor) -> Tensor:
+    def forward(self, embeddings: Tensor, ends: Tensor, prefix: Prefix | None = None) -> Tensor:
         """Features [B, D] of prompts given as token embeddings [B, L, width], read at `ends` [B].
 
-        Tokens behind a prompt's end may hold anything. Not normalised, as CLIP's.
+        With a `prefix`, of the B prompts or of all, they are what follows it and `ends` count from
+        there. Tokens behind a prompt's end may hold anything. Not normalised, as CLIP's.
         """
-        length = int(ends.max()) + 1
+        embeddings = embeddings[:, : int(ends.max()) + 1]
+        x = read(self.transformer.resblocks, self._placed(embeddings, prefix), ends + 1, prefix)
+        return self.ln_final(x) @ self.text_projection
+
+    def prefix(self, embeddings: Tensor, before: Prefix | None = None) -> Prefix:
+        """What B prompts that begin with embeddings [B, L, width] share, for `forward`."""
+        return extend(self.transformer.resblocks, self._placed(embeddings, before), before)
+
+    def _placed(self, embeddings: Tensor, before: Prefix | None) -> Tensor:
+        start = 0 if before is None else len(before)
+        end = start + embeddings.shape[1]
+        self.require_room(end)
+        return embeddings + self.positional_embedding[start:end]
+
+    def require_room(self, length: int) -> None:
+        """PivlError unless a prompt of `length` tokens can be read."""
         if length > self.context_length:
             raise PivlError(
                 f"A prompt has {length} tokens but this CLIP reads at most {self.context_length};"
                 " shorten the template or the number of learned tokens."
             )
-        x = embeddings[:, :length] + self.positional_embedding[:length]
-        x = self.transformer(x, attn_mask=self.attn_mask[:length, :length])
-        x = self.ln_final(x[torch.arange(len(x)), ends])
-        return x @ self.text_projection
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Features [B, D] of plain texts."""

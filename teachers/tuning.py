@@ -6,60 +6,26 @@ Eq. 8, which adds the contrast of grid cells with the texts of their identity an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pivl_distill.config import PromptSettings, TuningSettings
 from pivl_distill.console import track
-from pivl_distill.data.parsing import to_grid
-from pivl_distill.data.sampling import epoch_rng, pk_batches
-from pivl_distill.data.store import CropStore
+from pivl_distill.data.sampling import Schedule
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
-from pivl_distill.embedding import normalize_crops
-from pivl_distill.losses import identity_contrast, part_contrast
 from pivl_distill.runs import Run
 from pivl_distill.schedules import cosine_per_epoch, smooth_cosine
+from pivl_distill.training import Totals
 from teachers.clip import Clip
+from teachers.features import FrozenFeatures
+from teachers.objective import identity_loss, part_loss, resolve_temperature
 from teachers.prompts import IdentityPrompts
 
 WARMUP_START = 0.05
 """Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
 
-
-@dataclass(frozen=True)
-class FrozenFeatures:
-    """Unit-length features of N crops from the frozen image tower, and what each cell shows."""
-
-    projected: Tensor
-    """[N, D]."""
-    cells: Tensor
-    """[N, h·w, D]."""
-    parts: Tensor
-    """[N, h·w] the majority part of each cell, or IGNORE."""
-
-
-@torch.inference_mode()
-def encode_crops(clip: Clip, store: CropStore, vocabulary: Vocabulary) -> FrozenFeatures:
-    """`FrozenFeatures` of every crop, without augmentation (§4.2)."""
-    device = clip.text.positional_embedding.device
-    projected, cells, parts = [], [], []
-    starts = range(0, len(store), 64)
-    for start in track(starts, "Encoding crops with CLIP", unit="batches"):
-        crops = torch.from_numpy(store.crops[start : start + 64]).to(device)
-        tokens = clip.image.joint_tokens(normalize_crops(crops, clip.mean, clip.std))
-        unit = F.normalize(tokens, dim=2)
-        projected.append(unit[:, 0])
-        cells.append(unit[:, 1:])
-        if store.maps is not None:
-            maps = torch.from_numpy(store.maps[start : start + 64])
-            parts.append(to_grid(maps, clip.image.grid_hw, len(vocabulary)).flatten(1).to(device))
-    dense = torch.cat(cells)
-    unknown = torch.full(dense.shape[:2], IGNORE, device=device)
-    return FrozenFeatures(torch.cat(projected), dense, torch.cat(parts) if parts else unknown)
+CHUNK_PROMPTS = 320
+"""Part prompts of a bank encoded at a time: some 150 MiB with a text tower of width 512."""
 
 
 def present_parts(cells: Tensor, rows: Tensor, identities: int, parts: int) -> Tensor:
@@ -88,70 +54,37 @@ def tune_prompts(
 
     Each epoch's losses go to the run's metrics.
     """
+    settings = resolve_temperature(settings, clip)
     generator = torch.Generator().manual_seed(seed)
     identities = int(rows.max()) + 1
     learned = IdentityPrompts(clip.text, prompts, identities, vocabulary, generator)
     learned.to(rows.device)
     optimizer = torch.optim.Adam(learned.parameters(), lr=settings.learning_rate)
     epochs = settings.identity_epochs + settings.part_epochs
-    for epoch in track(range(epochs), "Tuning prompts", unit="epochs"):
-        batches = pk_batches(
-            rows.cpu().numpy(),
-            settings.identities_per_batch,
-            settings.crops_per_identity,
-            epoch_rng(seed, epoch),
-        )
-        totals = {"identity": 0.0, "part": 0.0}
-        for number, batch in enumerate(batches):
-            set_rate(optimizer, settings, epoch + number / len(batches), epochs)
-            losses = {"identity": identity_loss(learned, features, rows, batch, settings)}
-            if epoch >= settings.identity_epochs:
-                losses["part"] = part_loss(learned, features, rows, batch, settings, vocabulary)
-            optimizer.zero_grad()
-            torch.stack(list(losses.values())).sum().backward()
-            optimizer.step()
-            for name, value in losses.items():
-                totals[name] += value.item() / len(batches)
-        run.log(stage="prompts", epoch=epoch + 1, **totals)
+    schedule = Schedule(
+        rows.cpu().numpy(),
+        settings.identities_per_batch,
+        settings.crops_per_identity,
+        epochs,
+        seed,
+    )
+    totals = Totals()
+    steps = run.progress.remaining(
+        "prompts", schedule, prompts=learned, optimizer=optimizer, totals=totals
+    )
+    for step in track(steps, "Tuning prompts"):
+        set_rate(optimizer, settings, step.epochs_before, epochs)
+        losses = {"identity": identity_loss(learned, features, rows, step.batch, settings)}
+        if step.epoch >= settings.identity_epochs:
+            losses["part"] = part_loss(learned, features, rows, step.batch, settings, vocabulary)
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        totals.add(losses)
+        if step.ends_epoch:
+            run.log(stage="prompts", epoch=step.epoch + 1, **totals.mean())
+            totals.clear()
     return learned
-
-
-def identity_loss(
-    learned: IdentityPrompts,
-    features: FrozenFeatures,
-    rows: Tensor,
-    batch: np.ndarray,
-    settings: TuningSettings,
-) -> Tensor:
-    """Eq. 2 for one batch of crop indices."""
-    index = torch.from_numpy(batch).to(rows.device)
-    identities, owner = rows[index].unique(return_inverse=True)
-    texts = F.normalize(learned.identity(identities), dim=1)
-    return identity_contrast(features.projected[index], texts, owner, settings.identity_temperature)
-
-
-def part_loss(
-    learned: IdentityPrompts,
-    features: FrozenFeatures,
-    rows: Tensor,
-    batch: np.ndarray,
-    settings: TuningSettings,
-    vocabulary: Vocabulary,
-) -> Tensor:
-    """Eq. 7 for one batch of crop indices: cells against their distinct (identity, part) texts."""
-    index = torch.from_numpy(batch).to(rows.device)
-    parts = features.parts[index]
-    valid = parts != IGNORE
-    if settings.background == "ignore":
-        valid &= parts != vocabulary.background
-    if not valid.any():
-        return learned.tokens.sum() * 0.0
-    key = (rows[index][:, None] * len(vocabulary) + parts)[valid]
-    pairs, owner = key.unique(return_inverse=True)
-    identity, part = pairs // len(vocabulary), pairs % len(vocabulary)
-    texts = F.normalize(learned.part(identity, part), dim=1)
-    cells = features.cells[index][valid]
-    return part_contrast(cells, texts, owner, settings.part_temperature, settings.part_weighting)
 
 
 def set_rate(
@@ -176,12 +109,17 @@ def rate_at(settings: TuningSettings, epoch: float, epochs: int) -> float:
 
 @torch.inference_mode()
 def bank_texts(learned: IdentityPrompts, identities: int, parts: int) -> tuple[Tensor, Tensor]:
-    """All texts of a bank, encoded once: identity [C, D] and part [C, P, D]."""
+    """All texts of a bank, encoded once: identity [C, D] and part [C, P, D].
+
+    As many identities at a time as fill `CHUNK_PROMPTS`.
+    """
     rows = torch.arange(identities, device=learned.tokens.device)
-    identity = torch.cat([learned.identity(chunk) for chunk in rows.split(256)])
     every_part = torch.arange(parts, device=rows.device)
-    part = [
-        learned.part(row.repeat(parts), every_part)
-        for row in track(rows.split(1), "Encoding the bank", unit="identities")
-    ]
-    return identity, torch.stack(part)
+    identity, part = [], []
+    for chunk in track(
+        rows.split(max(1, CHUNK_PROMPTS // parts)), "Encoding the bank", unit="chunks"
+    ):
+        identity.append(learned.identity(chunk))
+        pairs = torch.cartesian_prod(chunk, every_part)
+        part.append(learned.part(*pairs.T).unflatten(0, (len(chunk), parts)))
+    return torch.cat(identity), torch.cat(part)

@@ -34,7 +34,7 @@ def test_the_wheel_holds_all_code_configurations_and_weights(wheel_names: set[st
     wanted = {
         path.relative_to(ROOT).as_posix()
         for package in packages
-        for pattern in ("*.py", "*.yaml", "*.safetensors", "py.typed")
+        for pattern in ("*.py", "*.yaml", "*.safetensors", "*.onnx", "py.typed")
         for path in (ROOT / package).rglob(pattern)
     }
     assert wanted - wheel_names == set()

@@ -15,7 +15,8 @@ from pivl_distill import __version__
 from pivl_distill.errors import PivlError
 
 if TYPE_CHECKING:
-    from pivl_distill.cli.sources import Cameras
+    from export.engines.library import Library
+    from pivl_distill.cli.sources import Cameras, Engines
     from pivl_distill.runtime.session import Device
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -64,13 +65,20 @@ def latest_export() -> Path:
 
 
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that fill a command's settings: --data, --parsing, --config, --set, --out."""
+    """The options that fill a command's settings and place: --data to --set, --out, --resume."""
 
     @click.option("--data", "spec", metavar="KIND:PATH", help="Data set, e.g. market1501:/data.")
     @click.option("--parsing", type=FOLDER, help="Folder of parsing maps of the training images.")
     @click.option("--config", metavar="NAME|FILE", help="A YAML file, or one of configs/ by name.")
     @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting.")
     @click.option("--out", "-o", type=FOLDER, help="Run folder; default: the next in runs/.")
+    @click.option(
+        "--resume",
+        is_flag=False,
+        flag_value="",
+        metavar="[RUN]",
+        help="Continue an unfinished run; default: the latest, or --out.",
+    )
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -133,16 +141,22 @@ Examples:
   pivl-distill teach
   pivl-distill teach --data market1501:/data/market --parsing /data/market_maps
   pivl-distill teach --config literal --set tuning.part_epochs=30
+  pivl-distill teach --resume
 """
 )
 @settings_options
-def teach(config: str | None, overrides: dict[str, Any], out: Path | None) -> None:
+def teach(
+    config: str | None, overrides: dict[str, Any], out: Path | None, resume: str | None
+) -> None:
     """Tune prompts with CLIP, write the prompt bank, train the teacher."""
     from pivl_distill.cli.report import print_teach
+    from pivl_distill.cli.sources import run_place
     from pivl_distill.config import TeachConfig, load_config
     from teachers.teach import teach as run_teach
 
-    print_teach(run_teach(load_config(TeachConfig, "teach", config, overrides), out))
+    place = run_place("teach", out, resume)
+    settings = load_config(TeachConfig, "teach", config, overrides, place.begun_config)
+    print_teach(run_teach(settings, place.out, place.resume))
 
 
 @main.command(
@@ -153,6 +167,7 @@ Examples:
   pivl-distill student --bank none                     the plain baseline
   pivl-distill student --set supervision=identity      identity texts only (CLIP-ReID)
   pivl-distill student --max-ms 2 --device cpu         the largest that is fast enough here
+  pivl-distill student --resume runs/student-2
 """
 )
 @click.option("--arch", help="mobilenetv2_025 (default) or any timm model with feature stages.")
@@ -170,28 +185,31 @@ def student(
     config: str | None,
     overrides: dict[str, Any],
     out: Path | None,
+    resume: str | None,
 ) -> None:
     """Train a light network on the texts of a prompt bank."""
     from pivl_distill.cli.report import print_student
-    from pivl_distill.cli.sources import find_bank
+    from pivl_distill.cli.sources import find_bank, run_place
     from pivl_distill.config import StudentConfig, load_config
     from students.distill import distill
 
+    place = run_place("student", out, resume)
     chosen = {"arch": arch, "pretrained": pretrained}
     overrides |= {key: value for key, value in chosen.items() if value is not None}
     if bank == "none":
         overrides["supervision"] = "none"
-    settings = load_config(StudentConfig, "student", config, overrides)
-    bank_file, data = find_bank(bank, settings.supervision)
-    if config is None and not any(key.startswith("data.") for key in overrides):
+    settings = load_config(StudentConfig, "student", config, overrides, place.begun_config)
+    bank_file, data = find_bank(bank or place.begun_bank, settings.supervision)
+    chosen_data = config is not None or any(key.startswith("data.") for key in overrides)
+    if place.resume is None and not chosen_data:
         settings = settings.model_copy(update={"data": data})
-    if max_ms is not None:
+    if max_ms is not None and place.resume is None:
         from pivl_distill.cli.choice import choose_arch
 
         if "arch" in overrides:
             raise PivlError("Either --arch names the student or --max-ms chooses it; drop one.")
         settings = choose_arch(settings, max_ms, device)
-    print_student(distill(settings, bank_file, out))
+    print_student(distill(settings, bank_file, place.out, place.resume))
 
 
 def camera_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -241,19 +259,50 @@ def bank(
     print_released_bank(released_bank(source, data, words, out, sie_coefficient))
 
 
+def engine_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--trt, --rtx, --batch and --workspace: engines to build beside the ONNX files."""
+
+    @click.option("--trt", is_flag=True, help="Also build TensorRT engines, on their own GPU.")
+    @click.option("--rtx", is_flag=True, help="Also build TensorRT-RTX engines, on any machine.")
+    @click.option(
+        "--batch",
+        metavar="MIN,OPT,MAX",
+        default="1,8,64",
+        show_default=True,
+        help="Batches that engines take; fastest at OPT.",
+    )
+    @click.option(
+        "--workspace",
+        metavar="MIB",
+        type=click.IntRange(min=1),
+        help="Memory that engines may work in; default: the GPU's.",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, trt: bool, rtx: bool, batch: str, workspace: int | None, **kwargs: Any
+    ) -> None:
+        from pivl_distill.cli.sources import Engines
+
+        chosen: dict[Library, bool] = {"tensorrt": trt, "tensorrt-rtx": rtx}
+        libraries = tuple(library for library, wanted in chosen.items() if wanted)
+        command(*args, engines=Engines(libraries, batch, workspace), **kwargs)
+
+    return wrapped
+
+
 @main.command(
     epilog="""\b
 Examples:
   pivl-distill export
   pivl-distill export runs/student-2 --normalize --bake-preprocessing
   pivl-distill export --precision fp16,int8 --budget int8.mAP=2
-  pivl-distill export runs/teach-1 --precision fp16 --trt -o deploy/
+  pivl-distill export runs/teach-1 --precision fp16 --trt --batch 1,4,16 -o deploy/
   pivl-distill export Market_ViT-B-16_60.pth --camera mean -o deploy/
 """
 )
 @click.argument("source", required=False, type=click.Path(path_type=Path))
 @click.option("--onnx", is_flag=True, expose_value=False, help="ONNX files; always written.")
-@click.option("--trt", is_flag=True, help="Also build TensorRT (or TensorRT-RTX) engines.")
+@engine_options
 @click.option("--precision", multiple=True, metavar="fp32|fp16|int8", help="One, several or a,b.")
 @click.option("--budget", multiple=True, metavar="KEY=VALUE", help="May be lost: int8.mAP=2, …")
 @click.option("--normalize", is_flag=True, help="Put L2 normalisation into the graph.")
@@ -263,7 +312,7 @@ Examples:
 @click.option("--out", "-o", type=FOLDER, help="Folder; default: the next in runs/.")
 def export(
     source: Path | None,
-    trt: bool,
+    engines: Engines,
     precision: tuple[str, ...],
     budget: tuple[str, ...],
     spec: str | None,
@@ -274,17 +323,19 @@ def export(
     """Write a student or teacher as ONNX, without any of its teaching, and verify every file.
 
     SOURCE is a run folder or a checkpoint, also one that CLIP-ReID published; default: the latest
-    student run. float32 is always written, as the reference. Exit code 3 if a file does not do what
-    the checkpoint does; budgets are PRECISION.cosine, PRECISION.mAP and PRECISION.rank1.
+    student run. float32 is always written, as the reference; engines are built of every precision.
+    Budgets are PRECISION.cosine, PRECISION.mAP and PRECISION.rank1. Exit code 3 if a file does not
+    do what the checkpoint does, 4 if an engine was built but cannot be run here.
     """
-    from export.exporter import ExportError, add_engines
+    from export.exporter import ExportError, check_engines
     from export.verify import parse_budgets, parse_precision
-    from pivl_distill.cli.report import print_engines, print_export
+    from pivl_distill.cli.report import print_engine, print_export
     from pivl_distill.cli.sources import export_checkpoint
     from pivl_distill.runs import Run
 
     precisions = [parse_precision(name) for names in precision for name in names.split(",")]
     budgets = parse_budgets(budget)
+    engines.profile()  # refused before the work, not after it
     path = source or Run.latest("student").path
     try:
         report = export_checkpoint(
@@ -294,8 +345,11 @@ def export(
         print_export(error.report)
         raise
     print_export(report)
-    if trt:
-        print_engines(add_engines(report))
+    built = []
+    for engine in engines.build(report):
+        print_engine(engine)
+        built.append(engine)
+    check_engines(built)
 
 
 @main.command(
@@ -303,27 +357,33 @@ def export(
 Examples:
   pivl-distill evaluate
   pivl-distill evaluate runs/export-1/model.onnx --sheet found.png
-  pivl-distill evaluate runs/teach-1 --data market1501:/data/market
+  pivl-distill evaluate runs/teach-1 --data market1501:/data/market --rerank
   pivl-distill evaluate Market_ViT-B-16_60.pth --data market1501:/data/market
 """
 )
 @click.argument("target", required=False, type=click.Path(path_type=Path))
 @click.option("--data", "spec", metavar="KIND:PATH", help="Data set; default: the run's own.")
 @camera_options
+@click.option("--rerank", is_flag=True, help="Also score after k-reciprocal re-ranking.")
 @click.option("--sheet", type=PICTURE, help="Also draw what was found for some queries, as PNG.")
-def evaluate(target: Path | None, spec: str | None, cameras: Cameras, sheet: Path | None) -> None:
-    """Score a run, a checkpoint or an exported ONNX file by the Market-1501 protocol.
+def evaluate(
+    target: Path | None, spec: str | None, cameras: Cameras, rerank: bool, sheet: Path | None
+) -> None:
+    """Score a run, a checkpoint, an exported ONNX file or an engine by the Market-1501 protocol.
 
     TARGET is a run folder or a file, also a checkpoint that CLIP-ReID published; default: the
     latest student run.
     """
     from pivl_distill.cli.ranking import ranking_sheet
-    from pivl_distill.cli.report import print_retrieval
+    from pivl_distill.cli.report import print_reranked, print_retrieval
     from pivl_distill.cli.sources import evaluate_target
+    from pivl_distill.evaluation import score_reranked
     from pivl_distill.runs import Run
 
     evaluation = evaluate_target(target or Run.latest("student").path, spec, cameras)
     print_retrieval(evaluation)
+    if rerank:
+        print_reranked(score_reranked(evaluation.features, evaluation.test))
     if sheet is not None:
         ranking_sheet(evaluation.features, evaluation.test, sheet)
 
@@ -435,6 +495,44 @@ def check(ctx: click.Context, spec: str, parsing: Path | None) -> None:
     print_check(report)
     if report.problems:
         ctx.exit(VerificationError.exit_code)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  pivl-distill parse synthetic:default
+  pivl-distill parse market1501:/data --parser schp_lip --from schp_lip.onnx
+  pivl-distill parse market1501:/data --parser segformer_clothes
+  pivl-distill parse market1501:/data --parser maps --from schp_output --set vocabulary=atr18
+  pivl-distill parse market1501:/data --parser my_parser.yaml --set to=coarse6
+"""
+)
+@click.argument("spec", metavar="KIND:PATH")
+@click.option("--parser", metavar="NAME|FILE", help="A preset or a YAML file; see docs/parsing.md.")
+@click.option("--from", "source", metavar="PATH|ID", help="The parser's model, or existing maps.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Parser settings.")
+@click.option("--all-splits", is_flag=True, help="Query and gallery too; training needs them not.")
+@click.option("--out", "-o", type=FOLDER, help="Default: parsing-<parser> in the data set.")
+def parse(
+    spec: str,
+    parser: str | None,
+    source: str | None,
+    assignments: tuple[str, ...],
+    all_splits: bool,
+    out: Path | None,
+) -> None:
+    """Write parsing maps of a data set's training images; a second run goes on where one stopped.
+
+    Synthetic people are parsed by the embedded parser, photographs by one that you name.
+    """
+    from pivl_distill.cli.report import print_parse
+    from pivl_distill.config import parse_override
+    from pivl_distill.data.datasets import load_dataset
+    from pivl_distill.parsing.writing import parse_dataset
+
+    overrides = dict(parse_override(text) for text in assignments)
+    dataset = load_dataset(spec)
+    print_parse(spec, parse_dataset(dataset, parser, source, overrides, out, all_splits))
 
 
 @main.command(

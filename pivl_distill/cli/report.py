@@ -14,15 +14,20 @@ from pivl_distill.data.records import ReIDDataset
 from pivl_distill.retrieval import RetrievalResult
 
 if TYPE_CHECKING:
-    from export.exporter import ExportReport
+    from export.exporter import EngineReport, ExportReport
     from export.manifest import Artifact
     from pivl_distill.cli.sources import Evaluation
+    from pivl_distill.parsing.writing import ParseReport
     from students.distill import StudentReport
     from teachers.released_bank import ReleasedBankReport
     from teachers.teach import TeachReport
 
 
 NO_CAMERA_RULE = "unknown: crops of the query's own camera count as hits (not the usual protocol)"
+
+
+EMPTY_SHARE = 0.02
+"""Share of maps without a person above which the parser or its preprocessing is doubtful."""
 
 
 def percent(share: float) -> str:
@@ -51,8 +56,9 @@ def print_teach(report: TeachReport) -> None:
     facts: dict[str, object] = {
         "prompt bank": report.bank,
         "image → own identity text": percent(readout.own_identity),
-        "part text → own part word": percent(readout.nearest_label),
     }
+    if readout.nearest_label is not None:
+        facts["part text → own part word"] = percent(readout.nearest_label)
     if readout.colour is not None:
         facts["part text → true colour"] = ", ".join(
             f"{name} {percent(value)}" for name, value in readout.colour.items()
@@ -92,6 +98,11 @@ def print_student(report: StudentReport) -> None:
 def print_retrieval(evaluation: Evaluation) -> None:
     """The figures of one evaluation."""
     summary(f"{evaluation.path} on {evaluation.spec}", retrieval_facts(evaluation.result))
+
+
+def print_reranked(result: RetrievalResult) -> None:
+    """The figures after re-ranking."""
+    summary("The same after k-reciprocal re-ranking", retrieval_facts(result))
 
 
 _EXPORT_COLUMNS = (
@@ -140,11 +151,26 @@ def _artifact_row(artifact: Artifact) -> list[str]:
     return cells + (latency or ["–"] * 2)
 
 
-def print_engines(report: ExportReport) -> None:
-    """Where the engines are; nothing has run them yet."""
-    engines = [a for a in report.manifest.artifacts if a.kind != "onnx"]
-    facts = {engine.file: f"{engine.bytes / 1e6:.2f} MB, {engine.status}" for engine in engines}
-    summary("Engines", facts)
+def print_engine(report: EngineReport) -> None:
+    """What was built, on what, and what it was seen to do."""
+    info, artifact = report.info, report.artifact
+    where = f"on {info.gpu.name}" if info.gpu else "without a GPU"
+    facts: dict[str, object] = {
+        "library": f"{info.library} {info.library_version}",
+        "precision": info.precision,
+        "batches": "min {}, opt {}, max {}".format(*info.profile.batches),
+        "built": f"in {info.build_seconds:.1f} s {where}",
+        "file": f"{info.engine_bytes / 1e6:.2f} MB",
+        "status": artifact.status,
+    }
+    if artifact.parity is not None:
+        facts["cosine, least and mean"] = (
+            f"{artifact.parity.min_cosine:.6f}, {artifact.parity.mean_cosine:.6f}"
+        )
+    if artifact.retrieval is not None:
+        before, after = artifact.retrieval.checkpoint_mAP, artifact.retrieval.exported_mAP
+        facts["mAP, before and after"] = f"{100 * before:.2f} %, {100 * after:.2f} %"
+    summary(f"Engine {report.path}", facts)
 
 
 def print_check(report: CheckReport) -> None:
@@ -167,6 +193,36 @@ def print_check(report: CheckReport) -> None:
         facts["protocol"] = report.published.protocol
     facts["verdict"] = f"{report.problems or 'no'} problem{'s' * (report.problems != 1)}"
     summary("Checked", facts)
+
+
+def print_parse(spec: str, report: ParseReport) -> None:
+    """What the maps hold, class by class, and where they are."""
+    survey, agreement = report.survey, report.agreement
+    columns, iou = ["", "maps", "pixels"], None
+    if agreement is not None:
+        columns, iou = [*columns, "IoU"], agreement.iou()
+    rows = []
+    for number, (label, images, pixels) in enumerate(survey.shares()):
+        row = [label, percent(images), percent(pixels)]
+        rows.append(row if iou is None else [*row, f"{iou[number]:.3f}".replace("nan", "-")])
+    table(f"Classes ({survey.vocabulary.name})", columns, rows)
+    facts: dict[str, object] = {
+        "maps": f"{report.written:,} written, {report.kept:,} kept from an earlier run",
+        "classes seen": f"{survey.classes} of {len(survey.vocabulary)}",
+        "foreground": f"{percent(survey.foreground)} of the known pixels",
+        "unknown": f"{percent(survey.unknown)} of all pixels",
+        "maps that show nobody": f"{len(survey.empty):,}",
+    }
+    if survey.left_share is not None:
+        facts["left of left and right"] = f"{percent(survey.left_share)} of the pixels"
+    if agreement is not None:
+        facts["mIoU with the data set's own maps"] = f"{agreement.mean_iou:.3f}"
+    facts |= {"QA sheet": report.sheet, "train with": f"--data {spec} --parsing {report.folder}"}
+    summary(f"Maps in {report.folder}", facts)
+    if report.missing:
+        note(f"{len(report.missing)} images have no map, the first of them {report.missing[0]}.")
+    if len(survey.empty) > EMPTY_SHARE * survey.maps:
+        note(f"{len(survey.empty)} maps show nobody, the first of them that of {survey.empty[0]}.")
 
 
 def print_made(dataset: ReIDDataset) -> None:

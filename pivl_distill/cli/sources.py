@@ -5,7 +5,8 @@ Stages are imported where they are used: a student must not load CLIP, nor a tea
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,18 @@ import yaml
 
 from pivl_distill.checkpoint import is_foreign, load_tensors
 from pivl_distill.config import DataSettings
+from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import TestCrops, TestFeatures, embed_test, score
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.runs import Run, data_of
+from pivl_distill.runs import CONFIG, RUNS_DIR, Kind, Run, data_of
 
 if TYPE_CHECKING:
-    from export.exporter import ExportReport
+    from export.engines.description import Profile
+    from export.engines.library import Library
+    from export.exporter import EngineReport, ExportReport
     from export.verify import Precision
 
 UNSEEN = DataSettings(spec="synthetic:tiny")
@@ -30,7 +34,52 @@ UNSEEN = DataSettings(spec="synthetic:tiny")
 
 CHECKPOINTS = ("student.safetensors", "teacher.safetensors")
 ONNX_FILE = "model.onnx"
+EXPORTED = (".onnx", ".engine")
 BANK_FILE = "prompt_bank.safetensors"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run goes: `out`, else the next folder in `runs/`; or `resume`, to be continued."""
+
+    out: Path | None = None
+    resume: Path | None = None
+
+    @property
+    def begun_config(self) -> str | None:
+        """The config.yaml of the run to be continued."""
+        return None if self.resume is None else str(self.resume / CONFIG)
+
+    @property
+    def begun_bank(self) -> str | None:
+        """The bank that the run to be continued was begun with."""
+        bank = None if self.resume is None else Run(self.resume).progress.contract.get("bank")
+        return None if bank is None else str(bank["file"])
+
+
+def run_place(kind: Kind, out: Path | None, resume: str | None) -> Place:
+    """The place that --out and --resume name; --resume without a RUN is "".
+
+    With --out and --resume together the run in that folder is continued, or begun if there is none:
+    one command for a job that may be sent away and started again.
+    """
+    if resume is None:
+        latest = Run.begun(kind)[-1:]
+        if latest and latest[0].stopped:
+            path = latest[0].path
+            note(f"{path} is unfinished; `pivl-distill {kind} --resume {path}` continues it.")
+        return Place(out)
+    if resume and out:
+        raise PivlError("--resume RUN continues in its own folder; leave --out away.")
+    if out is not None:
+        begun = (out / CONFIG).is_file()
+        return Place(resume=Run.unfinished(kind, out).path) if begun else Place(out)
+    if resume:
+        return Place(resume=Run.unfinished(kind, Path(resume)).path)
+    stopped = [run.path for run in Run.begun(kind) if run.stopped]
+    if not stopped:
+        raise PivlError(f"No unfinished {kind} run in {RUNS_DIR.resolve()}; name it: --resume RUN.")
+    return Place(resume=stopped[-1])
 
 
 def find_bank(named: str | None, supervision: str) -> tuple[Path | None, DataSettings]:
@@ -97,6 +146,32 @@ def export_checkpoint(
 
 
 @dataclass(frozen=True)
+class Engines:
+    """Which engines to build beside an exported file, for which batches, in how much memory."""
+
+    libraries: tuple[Library, ...]
+    batch: str
+    workspace_mib: int | None
+
+    def profile(self) -> Profile:
+        """The batches; PivlError if they are none."""
+        from export.engines.description import Profile
+
+        return Profile.parse(self.batch)
+
+    def build(self, report: ExportReport) -> Iterator[EngineReport]:
+        """One engine after the other, of every precision of the export."""
+        from export.exporter import add_engine
+
+        workspace_bytes = None if self.workspace_mib is None else self.workspace_mib << 20
+        precisions = dict.fromkeys(artifact.precision for artifact in report.manifest.artifacts)
+        for library, precision in itertools.product(self.libraries, precisions):
+            yield add_engine(
+                report, precision, library, self.profile(), workspace_bytes=workspace_bytes
+            )
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What was scored, on which data, and how it did."""
 
@@ -112,13 +187,14 @@ def evaluate_target(
     spec: str | None,
     cameras: Cameras = Cameras(),
 ) -> Evaluation:
-    """Score a run, a checkpoint or an exported file."""
-    if target.suffix == ".onnx" or (target / ONNX_FILE).is_file():
+    """Score a run, a checkpoint, or an exported file or engine."""
+    exported = target.suffix in EXPORTED
+    if exported or (target / ONNX_FILE).is_file():
         from export.loading import load_exported
 
-        path = target if target.suffix == ".onnx" else target / ONNX_FILE
+        path = target if exported else target / ONNX_FILE
         if not path.is_file():
-            raise PivlError(f"No ONNX file at {path}.")
+            raise PivlError(f"No ONNX file or engine at {path}.")
         model, forward = load_exported(path)
     else:
         path = _find_checkpoint(target)

@@ -109,8 +109,12 @@ def _path(argument: str) -> Path:
 
 
 def _with_chosen_maps(dataset: ReIDDataset, parsing: Path | None) -> ReIDDataset:
+    """The maps in a folder that was named must be of this dataset; others may all be missing."""
     if parsing is not None:
-        return with_maps(dataset, parsing)
+        mapped = with_maps(dataset, parsing)
+        if all(record.parsing is None for record in mapped.train):
+            raise _no_map(mapped, parsing)
+        return mapped
     beside = dataset.root / "parsing"
     return dataset if dataset.vocabulary or not beside.is_dir() else with_maps(dataset, beside)
 
@@ -134,11 +138,13 @@ def with_maps(dataset: ReIDDataset, folder: Path) -> ReIDDataset:
         )
         for record in dataset.train
     )
-    if all(record.parsing is None for record in train):
-        first = dataset.relative(dataset.train[0].path)
-        raise PivlError(
-            f"No parsing map in {folder} belongs to a training image. Maps carry the image's name "
-            f"and the suffix .png; looked in {folder / first.parent}, "
-            f"{first.parts[0]}_parsing_pgt and {folder} itself, say for {first.stem}.png."
-        )
     return replace(dataset, train=train, vocabulary=vocabulary)
+
+
+def _no_map(dataset: ReIDDataset, folder: Path) -> PivlError:
+    first = dataset.relative(dataset.train[0].path)
+    return PivlError(
+        f"No parsing map in {folder} belongs to a training image. Maps carry the image's name "
+        f"and the suffix .png; looked in {folder / first.parent}, "
+        f"{first.parts[0]}_parsing_pgt and {folder} itself, say for {first.stem}.png."
+    )

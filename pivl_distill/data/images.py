@@ -16,13 +16,22 @@ from pivl_distill.errors import PivlError
 
 def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
     """One image as uint8 RGB [H, W, 3]; raises PivlError if it cannot be decoded."""
-    try:
-        with Image.open(path) as image:
-            return resize_crop(image, size_hw)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PivlError(f"Cannot read the image {path}: {error}.") from error
+    return resize_crop(_open_rgb(path), size_hw)
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """One image in its own size, uint8 RGB [H, W, 3]; raises PivlError if it cannot be decoded."""
+    return np.array(_open_rgb(path))
 
 
 def resize_crop(image: Image.Image, size_hw: tuple[int, int]) -> np.ndarray:
-    """Any image as uint8 RGB [H, W, 3]."""
-    return np.array(image.convert("RGB").resize(size_hw[::-1], Image.Resampling.BILINEAR))
+    """An RGB image as uint8 [H, W, 3]."""
+    return np.array(image.resize(size_hw[::-1], Image.Resampling.BILINEAR))
+
+
+def _open_rgb(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PivlError(f"Cannot read the image {path}: {error}.") from error

@@ -4,7 +4,7 @@ A map is a single-channel PNG whose pixel values are class ids of a vocabulary, 
 is unknown; `parsing.json` beside the maps names the vocabulary, for the values cannot. π-VL writes
 one label per feature (P in Eq. 5–7) while its maps have image resolution: the grid takes the
 majority label of each cell, because nearest sampling loses glasses, gloves and socks.
-Running a human parser is left out on purpose: its maps are input.
+`pivl_distill.parsing` makes such maps.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Market-1501's (Zheng et al., ICCV 2015): identities of `train` never occur in `q
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,12 @@ class Record:
     pid: int
     camid: int | None
     parsing: Path | None = None
+
+    @property
+    def digest(self) -> int:
+        """64 bits, signed, that tell this image of this person: file name, file size and pid."""
+        text = f"{self.path.name}\t{self.path.stat().st_size}\t{self.pid}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
 @dataclass(frozen=True)
@@ -79,12 +85,28 @@ class ReIDDataset:
 
         It does not depend on where the dataset lies or on the order of its records.
         """
-        lines = sorted(
+        return _sha256(
             f"{self.relative(record.path).as_posix()}\t{record.path.stat().st_size}"
             f"\t{record.pid}\t{record.camid}\n"
             for record in self.train
         )
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    @property
+    def maps_fingerprint(self) -> str | None:
+        """The same of the part maps: whose they are, file sizes, vocabulary; None without any."""
+        if self.vocabulary is None:
+            return None
+        return _sha256(
+            f"{self.relative(record.path).as_posix()}\t{record.parsing.stat().st_size}"
+            f"\t{self.vocabulary.name}\n"
+            for record in self.train
+            if record.parsing is not None
+        )
+
+    @property
+    def facts(self) -> dict[str, str | None]:
+        """What tells this training split from others, as JSON values."""
+        return {"name": self.name, "images": self.fingerprint, "maps": self.maps_fingerprint}
 
     def summary(self) -> dict[str, tuple[int, int, int]]:
         """Split → (images, identities, cameras), as the tables of the field count them."""
@@ -96,3 +118,8 @@ class ReIDDataset:
             )
             for name, split in self.splits.items()
         }
+
+
+def _sha256(lines: Iterable[str]) -> str:
+    """Of the lines in any order."""
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()

@@ -8,9 +8,58 @@ than K crops shows each of them before any repeats. Left out on purpose: camera-
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 
 from pivl_distill.errors import PivlError
+
+
+@dataclass(frozen=True)
+class Step:
+    """Batch `number` (from 0) `of` its epoch: crop indices, and the epoch's random numbers."""
+
+    epoch: int
+    number: int
+    of: int
+    batch: np.ndarray
+    rng: np.random.Generator
+    """Shared by the steps of the epoch, which draw from it one after the other."""
+
+    @property
+    def epochs_before(self) -> float:
+        """How many epochs have passed when the step begins, with the fraction."""
+        return self.epoch + self.number / self.of
+
+    @property
+    def ends_epoch(self) -> bool:
+        """Whether no step of the epoch is left after this one."""
+        return self.number == self.of - 1
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Every step of a training, epoch after epoch; it depends on nothing but its fields."""
+
+    pids: np.ndarray
+    identities_per_batch: int
+    crops_per_identity: int
+    epochs: int
+    seed: int
+
+    def __len__(self) -> int:
+        return sum(len(self._batches(epoch_rng(self.seed, epoch))) for epoch in range(self.epochs))
+
+    def __iter__(self) -> Iterator[Step]:
+        for epoch in range(self.epochs):
+            rng = epoch_rng(self.seed, epoch)
+            batches = self._batches(rng)
+            for number, batch in enumerate(batches):
+                yield Step(epoch, number, len(batches), batch, rng)
+
+    def _batches(self, rng: np.random.Generator) -> list[np.ndarray]:
+        return pk_batches(self.pids, self.identities_per_batch, self.crops_per_identity, rng)
 
 
 def epoch_rng(seed: int, epoch: int) -> np.random.Generator:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from export.engines.library import load_tensorrt
 from export.graph import write_onnx
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel
@@ -17,6 +20,7 @@ from pivl_distill.evaluation import TestCrops
 from students.archs import create_backbone
 
 SIZE_HW = (64, 32)
+RTX_PACKAGES = ("tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx")
 
 
 def randomised(network: nn.Module) -> nn.Module:
@@ -50,6 +54,16 @@ class SmallNetwork(nn.Module):
         maps = self.first(images).relu()
         deeper = nn.functional.relu6(self.depthwise(nn.functional.relu6(self.wide(maps))))
         return self.last(maps + self.narrow(deeper)).relu().mean((2, 3))
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Any:
+    """The real TensorRT-RTX; tests that use it build real engines on the CPU."""
+    if not all(map(importlib.util.find_spec, RTX_PACKAGES)):
+        pytest.skip(
+            "TensorRT-RTX is not installed (pip install 'pivl-distill[rtx]' on Linux x86-64)"
+        )
+    return load_tensorrt("tensorrt-rtx")
 
 
 @pytest.fixture(scope="session")

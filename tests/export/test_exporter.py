@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import replace
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,15 +13,19 @@ import pytest
 import torch
 
 import export.exporter
-from export.exporter import ExportError, add_engines, export_model
+from export.engines.description import Gpu, Profile
+from export.exporter import ExportError, add_engine, check_engines, export_model
 from export.loading import load_exported
-from export.manifest import read_manifest, sha256
+from export.manifest import read_manifest
+from export.session import open_session, run
 from export.verify import BUDGETS, Budget
 from pivl_distill.embedding import embed
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
+from pivl_distill.files import sha256
 
 ALL = ("fp32", "fp16", "int8")
 FILES = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.trt.onnx"]
+PROFILE = Profile.parse("1,8,16")
 LENIENT = {"int8": Budget(0.95, 5.0, 10.0), "fp16": Budget(0.999, 5.0, 10.0)}
 
 
@@ -190,44 +196,137 @@ def test_teaching_left_in_the_graph_is_recorded(small, test_split, tmp_path):
 
 
 @pytest.fixture
-def built(monkeypatch) -> list[tuple[str, str]]:
-    """What engines were built from, by a builder that only writes a file."""
+def built(monkeypatch) -> list[str]:
+    """The ONNX files that engines were built from, by a builder that copies them."""
     asked = []
 
-    def build(onnx_path, engine_path, trt):
-        asked.append((onnx_path.name, engine_path.name))
-        engine_path.write_bytes(b"plan of " + onnx_path.name.encode())
-        return SimpleNamespace(engine_sha256=sha256(engine_path))
+    def build(onnx_path, library, profile, *, workspace_bytes):
+        assert (profile, workspace_bytes) == (PROFILE, 1 << 20)
+        asked.append(onnx_path.name)
+        stem = onnx_path.name.removesuffix(".onnx").removesuffix(".trt")
+        path = onnx_path.with_name(f"{stem}.{library}.engine")
+        path.write_bytes(onnx_path.read_bytes())
+        return path, None
 
-    monkeypatch.setattr(export.exporter, "find_tensorrt", lambda path: (None, "tensorrt-rtx"))
     monkeypatch.setattr(export.exporter, "build_engine", build)
+    monkeypatch.setattr(export.exporter, "read_back", lambda path: False)
     return asked
 
 
-def test_engines_of_each_precision_join_the_manifest_unverified(export_small, built, tmp_path):
-    report = add_engines(export_small(precisions=ALL))
-    assert built == [
-        ("model.onnx", "model.rtx.engine"),
-        ("model.fp16.onnx", "model.fp16.rtx.engine"),
-        ("model.int8.trt.onnx", "model.int8.rtx.engine"),
+@pytest.fixture
+def gpu(built, monkeypatch) -> None:
+    """A GPU whose engines compute what the ONNX files that they were built from say."""
+
+    class Runner:
+        def __init__(self, path: Path) -> None:
+            self.onnx_path = path.with_suffix(".onnx")
+            self.onnx_path.write_bytes(path.read_bytes())
+
+        def __call__(self, *inputs):
+            return run(open_session(self.onnx_path), *inputs)
+
+    monkeypatch.setattr(export.exporter, "read_back", lambda path: True)
+    monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="L4", compute_capability="8.9"))
+    monkeypatch.setattr("export.loading.EngineRunner", Runner)
+
+
+def build_all(report, library="tensorrt-rtx"):
+    return [
+        add_engine(report, precision, library, PROFILE, workspace_bytes=1 << 20)
+        for precision in ALL
     ]
+
+
+def test_engines_that_cannot_run_here_are_unverified(export_small, built, tmp_path):
+    report = export_small(precisions=ALL)
+    engines = build_all(report)
+    assert built == ["model.onnx", "model.fp16.onnx", "model.int8.trt.onnx"]
     manifest = read_manifest(tmp_path / "out")
-    assert manifest == report.manifest
-    for _, file in built:
-        engine = manifest.artifact(file)
-        assert (engine.kind, engine.runs_on) == ("tensorrt-rtx", "tensorrt")
-        assert (engine.status, engine.golden_vector, engine.parity) == ("unverified", None, None)
-        assert engine.sha256 == sha256(tmp_path / "out" / file)
+    assert manifest.artifacts == report.manifest.artifacts + tuple(e.artifact for e in engines)
+    for precision, engine in zip(ALL, engines, strict=True):
+        artifact = engine.artifact
+        assert (artifact.file, artifact.sha256) == (engine.path.name, sha256(engine.path))
+        assert artifact.bytes == engine.path.stat().st_size
+        assert (artifact.kind, artifact.runs_on) == ("tensorrt-rtx", "tensorrt")
+        assert (artifact.precision, artifact.status) == (precision, "unverified")
+        assert artifact.golden_vector is artifact.parity is artifact.retrieval is None
+    with pytest.raises(UnverifiedError, match=r"model\.tensorrt-rtx\.engine.* no GPU") as error:
+        check_engines(engines)
+    assert error.value.exit_code == 4
+
+
+@pytest.mark.usefixtures("gpu")
+def test_engines_that_run_here_go_through_the_gate(export_small, tmp_path):
+    engines = build_all(export_small(precisions=ALL), "tensorrt")
+    manifest = read_manifest(tmp_path / "out")
+    for engine, source in zip(engines, (FILES[0], FILES[1], FILES[3]), strict=True):
+        artifact, onnx_file = manifest.artifact(engine.path.name), manifest.artifact(source)
+        assert (artifact.kind, artifact.status) == ("tensorrt", "verified")
+        measured = ("golden_vector_sha256", "parity", "retrieval", "thresholds", "kept_high")
+        for name in measured:
+            assert getattr(artifact, name) == getattr(onnx_file, name)
+        model, forward = load_exported(engine.path)
+        assert forward(model.preprocess(np.zeros((3, *model.size_hw, 3), np.uint8))).shape == (
+            3,
+            24,
+        )
+    check_engines(engines)
+
+
+@pytest.mark.usefixtures("gpu")
+def test_an_engine_that_computes_something_else_fails(export_small, tmp_path, monkeypatch):
+    report = export_small()
+    monkeypatch.setattr(
+        "export.loading.EngineRunner", lambda path: lambda images: -images[:, 0, :4, 0]
+    )
+    engine = add_engine(report, "fp32", "tensorrt", PROFILE, workspace_bytes=1 << 20)
+    assert read_manifest(tmp_path / "out").artifacts[-1].status == "failed"
+    with pytest.raises(VerificationError, match=r"model\.tensorrt\.engine: ") as error:
+        check_engines([engine])
+    assert error.value.exit_code == 3
+
+
+@pytest.mark.usefixtures("built")
+def test_an_engine_built_again_takes_its_old_place(export_small, tmp_path):
+    report = export_small()
+    for _ in range(2):
+        add_engine(report, "fp32", "tensorrt", PROFILE, workspace_bytes=1 << 20)
+    files = [artifact.file for artifact in read_manifest(tmp_path / "out").artifacts]
+    assert files == ["model.onnx", "model.tensorrt.engine"]
 
 
 def test_without_tensorrt_the_onnx_export_is_complete(export_small, tmp_path, monkeypatch):
-    def none_installed(onnx_path):
-        raise PivlError("TensorRT is not installed")
-
-    monkeypatch.setattr(export.exporter, "find_tensorrt", none_installed)
+    for module in ("tensorrt", "tensorrt_rtx_bindings"):
+        monkeypatch.setitem(sys.modules, module, None)
     report = export_small()
-    with pytest.raises(PivlError, match="not installed"):
-        add_engines(report)
+    kept = re.escape(f"The ONNX files are kept in {tmp_path / 'out'}.")
+    for library in ("tensorrt", "tensorrt-rtx"):
+        with pytest.raises(PivlError, match=rf"not installed\. .*{kept}$"):
+            add_engine(report, "fp32", library, PROFILE)
     (artifact,) = read_manifest(tmp_path / "out").artifacts
     assert artifact.status == "verified"
     assert len(artifact.latency) == 2
+
+
+@pytest.mark.usefixtures("built")
+def test_an_engine_that_does_not_read_back_stays_out_of_the_manifest(
+    export_small, tmp_path, monkeypatch
+):
+    def damaged(path):
+        raise PivlError("cannot be loaded.")
+
+    monkeypatch.setattr(export.exporter, "read_back", damaged)
+    with pytest.raises(PivlError, match=r"cannot be loaded\. The ONNX files are kept"):
+        add_engine(export_small(), "fp32", "tensorrt", PROFILE, workspace_bytes=1 << 20)
+    (artifact,) = read_manifest(tmp_path / "out").artifacts
+    assert artifact.file == "model.onnx"
+
+
+def test_real_engines_of_every_precision(rtx, export_small, tmp_path):
+    report = export_small(precisions=ALL)
+    for precision in ALL:
+        engine = add_engine(report, precision, "tensorrt-rtx", PROFILE)
+        assert engine.path.name == f"model.{precision}.rtx.engine"
+        assert engine.info.precision == engine.artifact.precision == precision
+        assert engine.artifact.status == ("verified" if torch.cuda.is_available() else "unverified")
+    assert len(read_manifest(tmp_path / "out").artifacts) == len(FILES) + len(ALL)

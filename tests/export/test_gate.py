@@ -17,10 +17,10 @@ from export.fp16 import write_fp16
 from export.gate import Gate
 from export.golden import write_golden_crop
 from export.graph import write_onnx
-from export.manifest import sha256
 from export.session import open_session, run
 from export.verify import BUDGETS, measure_reference
 from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256
 from pivl_distill.thresholds import operating_thresholds
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from export.golden import FILE_NAME, write_golden_crop
-from pivl_distill.data.store import read_crop
+from pivl_distill.data.images import read_crop
 
 
 @pytest.mark.parametrize("size_hw", [(64, 32), (128, 64), (256, 128), (224, 224)])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
 
 from pivl_distill.bank import KIND, PromptBank
 from pivl_distill.checkpoint import load_tensors, save_tensors
+from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 
@@ -25,6 +27,7 @@ def test_what_was_saved_is_loaded(prompt_bank, tmp_path):
     assert loaded.pids == prompt_bank.pids
     assert loaded.vocabulary is LIP20
     assert loaded.provenance == prompt_bank.provenance
+    assert loaded.images == prompt_bank.images == frozenset()
     assert loaded.dim == 16
 
 
@@ -51,6 +54,55 @@ def test_unknown_identities_are_named(prompt_bank):
 def test_of_many_unknown_identities_ten_are_named(prompt_bank):
     with pytest.raises(PivlError, match=r"50 of 50 .*\(pid 100, .*, 109, …\)"):
         prompt_bank.select(range(100, 150))
+
+
+@pytest.fixture
+def people(tmp_path) -> Callable[..., tuple[Record, ...]]:
+    """`people({3: 10, 7: 20})` writes two images of each pid, as long as said."""
+
+    def write(lengths: dict[int, int], folder: str = "here") -> tuple[Record, ...]:
+        paths = [
+            (pid, length, tmp_path / folder / str(pid) / f"{number}.jpg")
+            for pid, length in lengths.items()
+            for number in (1, 2)
+        ]
+        for _, length, path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x" * length)
+        return tuple(Record(path, pid, None) for pid, _, path in paths)
+
+    return write
+
+
+@pytest.fixture
+def taught(prompt_bank, people, tmp_path) -> PromptBank:
+    """A bank that was saved and knows the images of pid 3, 7 and 8."""
+    images = frozenset(record.digest for record in people({3: 10, 7: 20, 8: 30}))
+    dataclasses.replace(prompt_bank, images=images).save(tmp_path / "bank.safetensors")
+    return PromptBank.load(tmp_path / "bank.safetensors")
+
+
+def test_the_same_images_belong_wherever_they_lie(taught, people):
+    elsewhere = people({3: 10, 7: 20, 8: 30}, "elsewhere")
+    taught.check_images(elsewhere)
+    taught.check_images(elsewhere[2:4])  # fewer identities
+    taught.check_images(elsewhere[::2])  # fewer images of each
+
+
+def test_more_images_of_the_same_people_belong(taught, people):
+    taught.check_images((*people({3: 10}), *people({3: 99}, "more")))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "named"),
+    [
+        ({3: 11, 7: 21, 8: 31}, r"3 of 3 identities \(pid 3, 7, 8\)"),  # other people
+        ({3: 10, 7: 30, 8: 20}, r"2 of 3 identities \(pid 7, 8\)"),  # numbered otherwise
+    ],
+)
+def test_other_people_of_the_same_numbers_are_named(taught, people, lengths, named):
+    with pytest.raises(PivlError, match=rf"made from bands and .*{named}.*trust_pids=true"):
+        taught.check_images(people(lengths, "other"))
 
 
 def test_label_only_says_the_same_of_everyone(prompt_bank):

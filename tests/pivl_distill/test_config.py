@@ -244,6 +244,16 @@ def test_an_empty_section_has_the_defaults(tmp_path):
     assert student(written(tmp_path, "student:\n")) == StudentConfig()
 
 
+def test_the_configuration_of_a_begun_run_comes_before_what_is_said_now(tmp_path):
+    begun = student(None, **{"stage2.epochs": 3, "seed": 4, "arch": "resnet18"})
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_config(begun, "student"))
+    assert load_config(StudentConfig, "student", None, {}, str(path)) == begun
+    source = written(tmp_path, "student: {stage2: {epochs: 5}}")
+    now = load_config(StudentConfig, "student", source, {"seed": 6}, str(path))
+    assert (now.stage2.epochs, now.seed, now.arch) == (5, 6, "resnet18")
+
+
 def test_settings_do_not_change_and_say_what_they_are():
     with pytest.raises(ValidationError):
         DataSettings().spec = "other"

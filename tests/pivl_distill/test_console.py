@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pivl_distill import console
-from pivl_distill.console import note, summary, table, track
+from pivl_distill.console import note, summary, table, track, watch
 
 
 def test_items_come_through_one_at_a_time(capsys):
@@ -51,6 +51,23 @@ def test_a_log_gets_a_line_every_ten_seconds_with_rate_and_time_left(clock, caps
     ]
 
 
+def test_a_share_that_is_reported_gets_lines_that_never_go_back(clock, capsys):
+    with watch("Building") as show:
+        show(0)
+        clock[0] += 10
+        show(0)
+        show(0.25)
+        clock[0] += 10
+        show(0.1)
+        clock[0] += 5
+        show(0.9)
+    assert capsys.readouterr().err.splitlines() == [
+        "Building: 25%, 30 s left",
+        "Building: 25%, 60 s left",
+        "Building: 25.0 s",
+    ]
+
+
 def test_without_a_total_no_time_left_is_claimed(clock, capsys):
     for _ in track(iter(range(2)), "Reading", unit="crops"):
         clock[0] += 10
@@ -80,6 +97,17 @@ def test_a_terminal_gets_a_bar(monkeypatch, total):
     assert "3/?" in shown if total is None else "3/3" in shown
 
 
+def test_a_terminal_gets_a_bar_of_a_share(monkeypatch):
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
+    monkeypatch.setattr(console, "err", terminal)
+    with watch("Building") as show:
+        show(0.75)
+        show(0.5)
+    shown = terminal.file.getvalue()
+    assert "Building" in shown
+    assert "75%" in shown
+
+
 def test_results_go_to_standard_output_and_notes_to_standard_error(capsys):
     summary("Student", {"mAP": 0.5, "weights": "a.safetensors"})
     table("Figures", ["arch", "mAP"], [["resnet18", 0.25], ["mobilenetv2_025", 0.5]])
@@ -91,3 +119,8 @@ def test_results_go_to_standard_output_and_notes_to_standard_error(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "starts from random weights" in captured.err
+
+
+def test_brackets_are_printed_as_they_stand(capsys):
+    note("pip install 'pivl-distill[trt]'")
+    assert capsys.readouterr().err == "pip install 'pivl-distill[trt]'\n"

@@ -8,7 +8,14 @@ import os
 
 import pytest
 
-from pivl_distill.files import replacing, sha256, write_bytes, write_json, write_text
+from pivl_distill.files import (
+    remove_partial,
+    replacing,
+    sha256,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_bytes_are_written_into_a_new_folder(tmp_path):
@@ -49,6 +56,30 @@ def test_an_interrupted_write_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_text(tmp_path / "file", "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_reaches_the_disk_is_there_before_its_name(tmp_path, monkeypatch):
+    """Else a power cut could leave a name without its bytes, or without the name."""
+    done = []
+    monkeypatch.setattr("os.fsync", lambda handle: done.append(os.fstat(handle).st_size))
+    replace = os.replace
+    monkeypatch.setattr("os.replace", lambda *paths: (done.append("renamed"), replace(*paths)))
+    write_bytes(tmp_path / "file", b"12345")
+    assert done[:2] == [5, "renamed"]
+    assert len(done) == 2 + (os.name == "posix")  # the folder comes last
+
+
+def test_what_killed_writes_left_is_found_and_nothing_else(tmp_path, monkeypatch):
+    write_text(tmp_path / "a" / "kept.partial", "a file of somebody's")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("pathlib.Path.unlink", lambda *_args, **_kwargs: None)
+        for path in (tmp_path / "file", tmp_path / "a" / "file"):
+            with pytest.raises(KeyboardInterrupt):
+                write_text(path, "text")
+    assert sum(path.is_file() for path in tmp_path.rglob("*")) == 3
+    remove_partial(tmp_path)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["kept.partial"]
 
 
 def test_others_may_read_what_is_written(tmp_path):

@@ -87,6 +87,40 @@ def test_part_contrast_is_the_sum_over_cells(owner, weighting):
     assert_same(part_contrast(cells, texts, owner, 0.07, weighting), expected, cells, texts)
 
 
+@pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_a_row_may_stand_for_several_cells_or_none(owner, weighting):
+    owner = torch.tensor(owner)
+    size = 1.0 * torch.arange(len(owner)).roll(-1) % 3  # 1, 2, 0, 1, …
+    cells, texts = unit_rows(len(owner)).detach(), unit_rows(int(owner.max()) + 1, seed=1)
+    repeated = torch.arange(len(owner)).repeat_interleave(size.long())
+    kept, renumbered = owner[repeated].unique(return_inverse=True)
+    args = renumbered, 0.07, weighting
+    expected = naive_part_contrast(cells[repeated], texts[kept], *args)
+    actual = part_contrast(cells, texts, owner, 0.07, weighting, size.double())
+    assert_same(actual, expected, texts)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_scopes_are_contrasted_apart_and_averaged_over_all(weighting):
+    """Three images of five positions, the last of them without a cell that counts."""
+    owner = torch.tensor([[0, 0, 1, 3, 1], [2, 2, 2, 0, 1], [0, 1, 2, 3, 3]])
+    size = torch.ones(3, 5, dtype=torch.float64)
+    size[0, 4] = size[1, 3] = size[1, 4] = size[2] = 0
+    cells, texts = unit_rows(15).detach().view(3, 5, 5), unit_rows(12, seed=1)
+    total, weights = torch.zeros((), dtype=torch.float64), 0.0
+    for image in range(2):
+        here = size[image] > 0
+        kept, renumbered = owner[image][here].unique(return_inverse=True)
+        own_texts = texts.view(3, 4, 5)[image, kept]
+        weight = float(here.sum() if weighting == "area" else len(kept))
+        args = cells[image][here], own_texts, renumbered, 0.07, weighting
+        total = total + weight * naive_part_contrast(*args)
+        weights += weight
+    actual = part_contrast(cells, texts.view(3, 4, 5), owner, 0.07, weighting, size)
+    assert_same(actual, total / weights, texts)
+
+
 def test_the_weightings_agree_exactly_where_all_parts_are_equally_large():
     cells, texts = unit_rows(6), unit_rows(3, seed=1)
     equal, uneven = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 0, 0, 1, 2])

@@ -93,3 +93,37 @@ def test_the_data_settings_of_a_run_are_read_from_its_configuration(tmp_path):
 
 def test_a_folder_without_a_configuration_has_the_default_data(tmp_path):
     assert data_of(tmp_path) == DataSettings()
+
+
+def begin(kind: str, folder: str, second: int) -> Run:
+    run = Run.create(kind, f"{kind}:\n  seed: 0\n", Path("runs") / folder)
+    os.utime(run.path / "config.yaml", (second, second))
+    return run
+
+
+def test_runs_are_known_in_the_order_they_were_begun(tmp_path):
+    runs = [begin("teach", "z", 1), begin("student", "b", 2), begin("teach", "a", 3)]
+    assert [run.path for run in Run.begun("teach")] == [runs[0].path, runs[2].path]
+    assert [run.path for run in Run.begun("student")] == [runs[1].path]
+    assert Run.begun("export") == []
+
+
+def test_a_run_is_stopped_while_it_is_neither_finished_nor_running():
+    run = begin("teach", "a", 1)
+    assert run.stopped
+    with run.progress.session("teach"):
+        assert not run.stopped
+    assert run.stopped
+    assert Run.unfinished("teach", run.path).path == run.path
+    run.finish("teach")
+    assert not run.stopped
+    with pytest.raises(PivlError, match="is finished; there is nothing to continue"):
+        Run.unfinished("teach", run.path)
+
+
+def test_what_cannot_be_continued(tmp_path):
+    with pytest.raises(PivlError, match=r"holds no run to continue \(no config\.yaml\)"):
+        Run.unfinished("teach", tmp_path)
+    student = begin("student", "a", 1)
+    with pytest.raises(PivlError, match="was begun by `pivl-distill student`, not by teach"):
+        Run.unfinished("teach", student.path)

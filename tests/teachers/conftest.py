@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from pivl_distill.data.store import CropStore
 from pivl_distill.data.synthetic.people import COLOURS
 from pivl_distill.data.vocabulary import LIP20
 from teachers.clip import Clip, build_tiny
+from teachers.features import FrozenFeatures, encode_crops
 from teachers.text import token_rows
 
 GARMENTS = ("hat", "shoes", "socks", "pants", "coat", "shirt", "scarf")
@@ -59,3 +62,15 @@ def make_clip(table, awake) -> Callable[..., Clip]:
 def frozen_clip(make_clip) -> Clip:
     """One that tests only read."""
     return make_clip()
+
+
+@pytest.fixture(scope="session")
+def features(frozen_clip: Clip, band_store: CropStore) -> FrozenFeatures:
+    """What `frozen_clip` sees in `band_store`."""
+    return encode_crops(frozen_clip, band_store, LIP20)
+
+
+@pytest.fixture(scope="session")
+def rows(band_store: CropStore) -> Tensor:
+    """The identity of each crop of `band_store`, from 0."""
+    return torch.from_numpy(np.unique(band_store.pids, return_inverse=True)[1])

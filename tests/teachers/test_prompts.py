@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from pivl_distill.config import PromptSettings
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
-from teachers.prompts import IdentityPrompts
+from teachers.prompts import IdentityPrompts, Sentence
 
 IDENTITIES = 3
 
@@ -102,7 +104,110 @@ def test_the_first_tokens_depend_on_the_seed_and_have_the_spread_asked_for(promp
     assert spread == pytest.approx(0.5, rel=0.05)
 
 
-def test_too_many_learned_tokens_are_told_when_they_are_read(prompts):
-    learned = prompts(learned_tokens=80)
-    with pytest.raises(PivlError, match="reads at most 77; shorten the template"):
-        learned.identity(torch.tensor([0]))
+def test_too_many_learned_tokens_are_refused(prompts):
+    with pytest.raises(PivlError, match="87 tokens but this CLIP reads at most 77; shorten the"):
+        prompts(learned_tokens=80)
+
+
+PART_TEMPLATES = {
+    "the paper's": "a photo of a {X} person {part}",
+    "words behind the part": "a photo of a {X} person wearing the {part}, a photo.",
+    "the part right behind the tokens": "{X} {part}",
+    "nothing shared": "{X}{part}",
+}
+
+
+def plain_texts(text, learned, template: str, rows, fillings: list[str]) -> torch.Tensor:
+    """Whole prompts, padded to 77 tokens, through open_clip's own transformer and mask."""
+    before, after = template.split("{X}")
+    ids = text.tokenizer
+    mask = torch.full((77, 77), -torch.inf, dtype=torch.float64).triu(1)
+    features = []
+    for row, part in zip(rows.tolist(), fillings, strict=True):
+        head = [ids.start, *ids.encode(before.format(part=part))]
+        tail = [*ids.encode(after.format(part=part)), ids.end]
+        room = 77 - len(head) - len(tail) - learned.tokens.shape[1]
+        head, tail, padding = (
+            text.token_embedding(torch.tensor(part, dtype=torch.long))
+            for part in (head, tail, [0] * room)
+        )
+        x = torch.cat([head, learned.tokens[row], tail, padding])[None]
+        x = text.transformer(x + text.positional_embedding, attn_mask=mask)
+        end = 77 - room - 1
+        features.append(text.ln_final(x[0, end]) @ text.text_projection)
+    return torch.stack(features)
+
+
+def assert_same_with_gradients(ours, plain, learned) -> None:
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-9)
+    weights = torch.randn_like(ours)
+    gradients = [
+        torch.autograd.grad((texts * weights).sum(), learned.tokens)[0] for texts in (ours, plain)
+    ]
+    assert gradients[1].abs().mean() > 1e-3
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-9)
+
+
+@pytest.fixture
+def exact_prompts(frozen_clip):
+    """`exact_prompts(part=…)` in double precision, and their text tower."""
+
+    def make(**settings: object):
+        text = copy.deepcopy(frozen_clip.text).double()
+        generator = torch.Generator().manual_seed(0)
+        chosen = PromptSettings(init_std=0.5, **settings)
+        return text, IdentityPrompts(text, chosen, IDENTITIES, LIP20, generator).double()
+
+    return make
+
+
+@pytest.mark.parametrize("template", PART_TEMPLATES.values(), ids=PART_TEMPLATES)
+def test_part_texts_and_gradients_are_those_of_the_77_token_encoder(exact_prompts, template):
+    text, learned = exact_prompts(part=template, learned_tokens=3)
+    rows = torch.tensor([2, 0, 2, 2, 1, 0])
+    parts = torch.tensor(
+        [LIP20.index(p) for p in ("Hat", "Left-shoe", "Face", "Hat", "Coat", "Hat")]
+    )
+    words = [LIP20.words[part] for part in parts.tolist()]
+    plain = plain_texts(text, learned, template, rows, words)
+    assert_same_with_gradients(learned.part(rows, parts), plain, learned)
+
+
+@pytest.mark.parametrize("template", ["a photo of a {X} person", "{X}", "the {X} person, a photo."])
+def test_identity_texts_and_gradients_are_those_of_the_77_token_encoder(exact_prompts, template):
+    text, learned = exact_prompts(identity=template)
+    rows = torch.tensor([1, 2, 0])
+    plain = plain_texts(text, learned, template, rows, [""] * 3)
+    assert_same_with_gradients(learned.identity(rows), plain, learned)
+
+
+def test_a_template_may_name_the_part_first(exact_prompts):
+    text, learned = exact_prompts()
+    template = "the {part} of a {X} person"
+    sentence = Sentence(text, template, LIP20.words, learned.tokens.shape[1])
+    rows, parts = torch.tensor([0, 2, 0]), torch.tensor([1, 5, 18])
+    words = [LIP20.words[part] for part in parts.tolist()]
+    plain = plain_texts(text, learned, template, rows, words)
+    assert_same_with_gradients(sentence.encode(learned.tokens, rows, parts), plain, learned)
+
+
+def test_parts_that_sound_alike_are_not_taken_for_one_prompt_without_an_end(exact_prompts):
+    text, learned = exact_prompts()
+    sentence = Sentence(text, "a {X} person {part}", ["hat", "hat"], 4)
+    ours = sentence.encode(learned.tokens, torch.tensor([1, 1]), torch.tensor([0, 1]))
+    plain = plain_texts(text, learned, "a {X} person {part}", torch.tensor([1, 1]), ["hat"] * 2)
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-9)
+
+
+def test_only_tokens_that_differ_are_encoded(exact_prompts):
+    text, learned = exact_prompts()
+    seen: list[int] = []
+    mlp = text.transformer.resblocks[0].mlp
+    hook = mlp.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    rows, parts = torch.tensor([0, 0, 0, 2]), torch.tensor([1, 13, 18, 1])
+    learned.part(rows, parts)
+    learned.identity(torch.tensor([0, 1]))
+    hook.remove()
+    # Two identities of "X X X X person"; then hat, face, left shoe, hat with an end each.
+    # "X X X X person" and the end of two identity prompts.
+    assert seen == [2 * 5, 2 + 2 + 3 + 2, 2 * 6]

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
+from pivl_distill.cache import cache_folder
 from pivl_distill.data.synthetic.dataset import GENERATOR_VERSION, write_dataset
 from pivl_distill.data.synthetic.tiers import get_tier
-
-
-def cache_folder() -> Path:
-    """$PIVL_DISTILL_CACHE, else $XDG_CACHE_HOME/pivl-distill, else ~/.cache/pivl-distill."""
-    if own := os.environ.get("PIVL_DISTILL_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "pivl-distill"
 
 
 def cached_dataset(tier_name: str, seed: int = 0) -> Path:

@@ -25,7 +25,6 @@ import cv2
 from PIL import Image
 
 from pivl_distill import console, files
-from pivl_distill.data.synthetic import labels
 from pivl_distill.data.synthetic.cameras import camera
 from pivl_distill.data.synthetic.people import attributes, person
 from pivl_distill.data.synthetic.render import Rendering, render, render_empty
@@ -150,7 +149,7 @@ def _write_group(root: Path, tier: Tier, seed: int, crops: Sequence[Crop]) -> Se
         _, jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))
         (root / crop.split / f"{crop.stem}.jpg").write_bytes(jpeg.tobytes())
         palette = Image.fromarray(part_map).convert("P")
-        palette.putpalette(labels.colours().tobytes())
+        palette.putpalette(LIP20.palette.tobytes())
         palette.save(root / "parsing" / crop.split / f"{crop.stem}.png")
     return crops
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 
 from pivl_distill import files
-from pivl_distill.data.synthetic import labels
 from pivl_distill.data.synthetic.dataset import TRAIN
+from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 
 _GAP_PX = 3
@@ -40,7 +40,7 @@ def contact_sheet(root: Path, out: Path, people: int = 6, zoom: int = 2) -> None
 
 def _crop_and_map(root: Path, path: Path) -> np.ndarray:
     with Image.open(path) as image, Image.open(_map_path(root, path)) as part_map:
-        return np.hstack((np.asarray(image), labels.colours()[np.asarray(part_map)]))
+        return np.hstack((np.asarray(image), LIP20.palette[np.asarray(part_map)]))
 
 
 def _map_path(root: Path, path: Path) -> Path:

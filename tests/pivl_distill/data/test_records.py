@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.vocabulary import LIP20
 
 SPLITS = ("train", "query", "gallery")
 
@@ -86,3 +87,49 @@ def test_fingerprint_depends_on_names_and_sizes(tmp_path: Path) -> None:
     dataset.train[1].path.write_bytes(b"longer than before")
     renamed.path.rename(first)
     assert replace(dataset).fingerprint != before
+
+
+def with_maps(dataset: ReIDDataset, lengths: tuple[int, ...]) -> ReIDDataset:
+    """Maps of the first training images, of these file sizes."""
+    train = list(dataset.train)
+    for number, length in enumerate(lengths):
+        path = dataset.root / f"{number}.png"
+        path.write_bytes(b"x" * length)
+        train[number] = replace(train[number], parsing=path)
+    return replace(dataset, train=tuple(train), vocabulary=LIP20)
+
+
+def test_fingerprint_of_the_maps(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path / "here")
+    assert dataset.maps_fingerprint is None
+    mapped = with_maps(dataset, (5, 6))
+    assert mapped.fingerprint == dataset.fingerprint
+    there = with_maps(make_dataset(tmp_path / "there"), (5, 6))
+    reordered = replace(there, train=there.train[::-1])
+    assert reordered.maps_fingerprint == mapped.maps_fingerprint
+    others = [
+        with_maps(make_dataset(tmp_path / "longer"), (5, 7)),
+        with_maps(make_dataset(tmp_path / "more"), (5, 6, 6)),
+        with_maps(make_dataset(tmp_path / "exchanged"), (6, 5)),
+        replace(mapped, vocabulary=replace(LIP20, name="other")),
+    ]
+    found = {other.maps_fingerprint for other in [mapped, *others]}
+    assert len(found) == 5
+    assert mapped.facts == {
+        "name": "tiny",
+        "images": dataset.fingerprint,
+        "maps": mapped.maps_fingerprint,
+    }
+
+
+def test_a_digest_tells_images_of_people_apart_wherever_they_lie(tmp_path: Path) -> None:
+    here, there = make_dataset(tmp_path / "here"), make_dataset(tmp_path / "there")
+    digests = [record.digest for record in here.train]
+    assert digests == [record.digest for record in there.train]
+    assert len(set(digests)) == 3
+    assert all(-(1 << 63) <= digest < 1 << 63 for digest in digests)
+    first = here.train[0]
+    assert replace(first, camid=7).digest == first.digest
+    assert replace(first, pid=7).digest != first.digest
+    first.path.write_bytes(b"another image")
+    assert first.digest != digests[0]

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pivl_distill.data.sampling import epoch_rng, pk_batches
+from pivl_distill.data.sampling import Schedule, epoch_rng, pk_batches
 from pivl_distill.errors import PivlError
 
 PIDS = np.random.default_rng(0).permutation(np.repeat([3, 8, 9, 20, 21, 40], [9, 8, 4, 2, 7, 12]))
@@ -66,3 +66,24 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
 def test_too_few_identities() -> None:
     with pytest.raises(PivlError, match="takes 7 identities, but the training split has 6"):
         pk_batches(PIDS, 7, 4, epoch_rng(0, 0))
+
+
+def test_a_schedule_is_the_batches_of_its_epochs() -> None:
+    schedule = Schedule(PIDS, identities_per_batch=3, crops_per_identity=4, epochs=3, seed=5)
+    steps = list(schedule)
+    expected = [pk_batches(PIDS, 3, 4, epoch_rng(5, epoch)) for epoch in range(3)]
+    assert len(schedule) == len(steps) == sum(map(len, expected))
+    for step in steps:
+        np.testing.assert_array_equal(step.batch, expected[step.epoch][step.number])
+        assert step.of == len(expected[step.epoch])
+        assert step.ends_epoch == (step.number + 1 == step.of)
+        assert step.epochs_before == step.epoch + step.number / step.of
+    assert sum(step.ends_epoch for step in steps) == 3
+
+
+def test_the_steps_of_an_epoch_share_its_random_numbers() -> None:
+    steps = list(Schedule(PIDS, 3, 4, epochs=2, seed=5))
+    assert len({id(step.rng) for step in steps}) == 2
+    rng = epoch_rng(5, 1)
+    pk_batches(PIDS, 3, 4, rng)  # drawn from it first
+    assert steps[-1].rng.integers(1 << 62) == rng.integers(1 << 62)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pivl_distill.data.vocabulary import IGNORE, LIP20, VOCABULARIES, get_vocabulary
+from pivl_distill.data.vocabulary import (
+    IGNORE,
+    LIP20,
+    VOCABULARIES,
+    get_vocabulary,
+    voc_palette,
+)
 from pivl_distill.errors import PivlError
 
 
@@ -13,6 +19,39 @@ def test_lip_has_its_published_ids() -> None:
     assert len(LIP20) == 20
     published = {"Background": 0, "Hat": 1, "Face": 13, "Left-arm": 14, "Right-shoe": 19}
     assert {label: LIP20.index(label) for label in published} == published
+
+
+def test_other_vocabularies_have_their_published_ids() -> None:
+    published = {
+        "atr18": {"Belt": 8, "Left-shoe": 9, "Face": 11, "Right-arm": 15, "Bag": 16, "Scarf": 17},
+        "cihp20": {"Pants": 9, "Torso-skin": 10, "Scarf": 11, "Right-shoe": 19},
+        "pascal7": {"Head": 1, "Upper Arms": 3, "Lower Legs": 6},
+        "fashn18": {"face": 1, "belt": 7, "glasses": 11, "feet": 15, "jewelry": 17},
+        "sapiens28": {
+            "Left_Foot": 4,
+            "Left_Upper_Leg": 11,
+            "Lower_Clothing": 12,
+            "Right_Foot": 13,
+            "Right_Upper_Leg": 20,
+            "Torso": 21,
+            "Tongue": 27,
+        },
+        "coarse6": {"Head": 1, "Shoes": 5},
+    }
+    for name, labels in published.items():
+        vocabulary = get_vocabulary(name)
+        assert str(len(vocabulary)) == name.lstrip("abcdefghijklmnopqrstuvwxyz")
+        assert {label: vocabulary.index(label) for label in labels} == labels
+        assert vocabulary.labels[vocabulary.background].lower() == "background"
+
+
+def test_the_palette_is_that_of_pascal_voc() -> None:
+    colours = voc_palette(256)
+    assert colours[:5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
+    assert colours[15].tolist() == [192, 128, 128]
+    assert colours[IGNORE].tolist() == [224, 224, 192]
+    assert len({tuple(colour) for colour in colours.tolist()}) == 256
+    np.testing.assert_array_equal(LIP20.palette, colours[:20])
 
 
 def test_an_unknown_label_is_answered_with_the_nearest() -> None:
@@ -32,10 +71,8 @@ def test_a_mirror_swaps_left_and_right_and_nothing_else(vocabulary) -> None:
     table = vocabulary.mirror
     np.testing.assert_array_equal(table[table], np.arange(256))
     for number, label in enumerate(vocabulary.labels):
-        swap = {"Left": "Right", "Right": "Left"}
-        side, _, rest = label.partition("-")
-        expected = f"{swap[side]}-{rest}" if side in swap else label
-        assert vocabulary.labels[table[number]] == expected
+        swapped = {"Left": label.replace("Left", "Right"), "Righ": label.replace("Right", "Left")}
+        assert vocabulary.labels[table[number]] == swapped.get(label[:4], label)
     assert table[IGNORE] == IGNORE
 
 

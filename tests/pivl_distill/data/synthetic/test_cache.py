@@ -1,4 +1,4 @@
-"""The cache: where it lies, made once, never half."""
+"""The cache: made once, never half."""
 
 from __future__ import annotations
 
@@ -7,21 +7,10 @@ from pathlib import Path
 import pytest
 
 from pivl_distill.data.synthetic import cache
-from pivl_distill.data.synthetic.cache import cache_folder, cached_dataset
+from pivl_distill.data.synthetic.cache import cached_dataset
 from pivl_distill.data.synthetic.dataset import GENERATOR_VERSION
 from pivl_distill.data.synthetic.tiers import Tier
 from pivl_distill.errors import PivlError
-
-
-def test_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("PIVL_DISTILL_CACHE", raising=False)
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_folder() == tmp_path / ".cache" / "pivl-distill"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "pivl-distill"
-    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
 
 
 def test_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

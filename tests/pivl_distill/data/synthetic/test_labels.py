@@ -14,11 +14,3 @@ def test_ids_agree_with_the_vocabulary() -> None:
         "Right-leg": labels.RIGHT_LEG, "Right-shoe": labels.RIGHT_SHOE,
     }  # fmt: skip
     assert {name: LIP20.index(name) for name in named} == named
-
-
-def test_colours_are_the_voc_palette() -> None:
-    colours = labels.colours()
-    assert colours.shape == (20, 3)
-    assert colours[:5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
-    assert colours[15].tolist() == [192, 128, 128]
-    assert len({tuple(colour) for colour in colours.tolist()}) == 20

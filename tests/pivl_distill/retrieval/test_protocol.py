@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pivl_distill.errors import PivlError
-from pivl_distill.retrieval import RetrievalResult, evaluate
+from pivl_distill.retrieval import RetrievalResult, evaluate, evaluate_distances
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "retrieval.npz"
+GOLDEN = Path(__file__).parents[2] / "golden" / "retrieval.npz"
 
 
 def random_task(seed: int, queries: int = 30, gallery: int = 200) -> list[np.ndarray]:
@@ -108,7 +109,7 @@ def test_order_of_queries_and_of_a_gallery_without_ties_does_not_matter() -> Non
 def test_chunks_and_lengths_of_features_do_not_matter() -> None:
     query, gallery, *labels = random_task(2)
     whole = evaluate(query, gallery, *labels)
-    assert_same(evaluate(query, gallery, *labels, chunk=7), whole)
+    assert_same(evaluate(query, gallery, *labels, memory_bytes=4 * 200 * 7), whole)
     assert_same(evaluate(3 * query, gallery * np.arange(1, 201)[:, None], *labels), whole)
 
 
@@ -198,3 +199,55 @@ def test_a_zero_feature_is_merely_unlike_everything() -> None:
     task = random_task(0)
     task[1][:] = 0
     assert 0 < evaluate(*task).mAP < 1
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 10_000, 2**30])
+def test_memory_float_types_and_tensors_do_not_matter(memory_bytes: int) -> None:
+    query, gallery, *labels = random_task(5)
+    whole = evaluate(query, gallery, *labels)
+    for kind in (np.float32, np.float64):
+        arrays = query.astype(kind), gallery.astype(kind)
+        for given in (arrays, tuple(map(torch.from_numpy, arrays))):
+            assert_same(evaluate(*given, *labels, memory_bytes=memory_bytes), whole)
+
+
+def test_duplicates_of_distractors_and_of_hits_move_ranks_as_their_order_says() -> None:
+    query = np.array([[1.0, 0.0]])
+    gallery = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])
+    pids = np.array([2, 1, 2, 1])
+    result = evaluate(query, gallery, np.array([1]), pids, None, None)
+    assert result.mAP == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert result.mINP == pytest.approx(2 / 4)
+
+
+def test_queries_with_only_junk_are_skipped() -> None:
+    query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = random_task(6)
+    base = evaluate(*random_task(6))
+    alone = gallery_pids == query_pids[0]
+    gallery_camids[alone] = query_camids[query_pids == query_pids[0]][0]
+    query_camids[query_pids == query_pids[0]] = gallery_camids[alone][0]
+    result = evaluate(query, gallery, query_pids, gallery_pids, query_camids, gallery_camids)
+    assert result.skipped_queries == base.skipped_queries + (query_pids == query_pids[0]).sum()
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_distances_are_scored_as_features_are(blocks: bool) -> None:
+    task = random_task(7)
+    query, gallery, *labels = task
+    query, gallery = (raw / np.linalg.norm(raw, axis=1, keepdims=True) for raw in (query, gallery))
+    distances = 1 - query.astype(float) @ gallery.T
+    given = iter(np.array_split(distances, 4)) if blocks else distances
+    assert_same(evaluate_distances(given, *labels), evaluate(*task))
+
+
+def test_equal_distances_keep_the_order_of_the_gallery() -> None:
+    pids = np.array([6, 5, 6])
+    result = evaluate_distances(np.zeros((1, 3)), np.array([5]), pids, None, None)
+    assert result.mAP == pytest.approx(1 / 2)
+
+
+def test_distances_must_be_finite() -> None:
+    distances = np.zeros((2, 3))
+    distances[1, 0] = np.nan
+    with pytest.raises(PivlError, match="distances of query 1 are not finite"):
+        evaluate_distances(distances, np.zeros(2, int), np.zeros(3, int), None, None)

@@ -1,0 +1,188 @@
+"""Exported students and teachers on an NVIDIA GPU: `python benchmarks/gpu_export.py`.
+
+Each model in fp32, fp16 and int8 as an engine of every TensorRT library that is installed, beside
+ONNX Runtime on CUDA and PyTorch eager, at batch 1 and 32. The ways of one model are timed turn
+about in one run; a time includes bringing the images to the GPU and the features back. The cosine
+is the least to PyTorch's features of the same images. Models that would begin after the tenth
+minute are left out and named.
+
+Needs a GPU; `pip install 'pivl-distill[trt]'` for TensorRT (`[rtx]` on GeForce and RTX cards).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from engine_models import STUDENTS, TEACHERS, make_model, write_graphs
+
+from export.engines.builder import build_engine
+from export.engines.description import Gpu, Profile
+from export.engines.library import TITLES, load_tensorrt
+from export.engines.runner import EngineRunner
+from export.session import open_session
+from pivl_distill.console import note, table
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import PivlError
+from pivl_distill.files import write_json
+
+BATCHES, ROUNDS, WARMUP = (1, 32), 30, 5
+PROFILE = Profile.parse("1,32,64")
+TIME_LIMIT_S = 600
+
+Forward = Callable[[torch.Tensor], np.ndarray]
+"""Images float32 [B, 3, H, W] on the CPU → features float32 [B, F] on the CPU."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a model, and how long it took to make."""
+
+    name: str
+    precision: str
+    forward: Forward
+    megabytes: float
+    build_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """Median milliseconds of one way at one batch, beside PyTorch eager in the same run."""
+
+    model: str
+    way: str
+    precision: str
+    batch: int
+    ms: float
+    times_eager: float
+    least_cosine: float
+    megabytes: float
+    build_seconds: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", action="append", choices=[*STUDENTS, *TEACHERS])
+    parser.add_argument("--json", type=Path, default=Path("gpu_export.json"))
+    options = parser.parse_args()
+    gpu = Gpu.current()
+    if gpu is None:
+        raise SystemExit("torch finds no NVIDIA GPU here; this benchmark needs one.")
+    ort.preload_dlls()
+    start, rows = time.monotonic(), []
+    for name in options.model or (*STUDENTS, *TEACHERS):
+        if time.monotonic() - start > TIME_LIMIT_S:
+            note(f"{name} was left out: ten minutes are over. Run it with --model {name}.")
+            continue
+        rows += measure(name)
+        write_json(options.json, {"gpu": gpu.model_dump(), "rows": [asdict(row) for row in rows]})
+    columns = ("model", "way", "precision", "batch", "ms", "× eager", "cosine", "MB", "build s")
+    table(f"On {gpu.name}", columns, [_cells(row) for row in rows])
+
+
+def measure(name: str) -> Iterator[Row]:
+    """All ways of one model at all batches."""
+    model = make_model(name)
+    with tempfile.TemporaryDirectory() as folder:
+        ways = [eager(model), *exported(model, Path(folder))]
+        for batch in BATCHES:
+            shape = (batch, 3, *model.size_hw)
+            images = torch.randn(shape, generator=torch.Generator().manual_seed(batch))
+            reference = ways[0].forward(images)
+            times = interleaved(ways, images)
+            for way, ms in zip(ways, times, strict=True):
+                cosine = least_cosine(reference, way.forward(images))
+                yield Row(
+                    name,
+                    way.name,
+                    way.precision,
+                    batch,
+                    ms,
+                    times[0] / ms,
+                    cosine,
+                    way.megabytes,
+                    way.build_seconds,
+                )
+
+
+def eager(model: EmbeddingModel) -> Way:
+    """The baseline: the network itself, on the GPU."""
+    network = model.network.cuda()
+
+    @torch.inference_mode()
+    def forward(images: torch.Tensor) -> np.ndarray:
+        return network(images.cuda()).cpu().numpy()
+
+    return Way("PyTorch eager", "fp32", forward, 0.0)
+
+
+def exported(model: EmbeddingModel, folder: Path) -> Iterator[Way]:
+    """Sessions and engines of each precision; one that cannot be made is named and left out."""
+    for precision, onnx_path in write_graphs(model, folder):
+        megabytes = onnx_path.stat().st_size / 1e6
+        if precision != "int8":  # TensorRT's form of INT8 is not ONNX Runtime's
+            yield Way("ONNX Runtime CUDA", precision, on_cuda(onnx_path), megabytes)
+        for library, title in TITLES.items():
+            try:
+                load_tensorrt(library)
+                path, info = build_engine(onnx_path, library, PROFILE)
+                run = EngineRunner(path)
+            except PivlError as error:
+                note(f"{model.name} {precision}, {title}: {error}")
+                continue
+            yield Way(
+                title,
+                precision,
+                lambda images, run=run: run(images).cpu().numpy(),
+                info.engine_bytes / 1e6,
+                info.build_seconds,
+            )
+
+
+def on_cuda(onnx_path: Path) -> Forward:
+    """ONNX Runtime on the GPU, or an error: never silently on the CPU."""
+    session = open_session(onnx_path, providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
+    return lambda images: session.run(None, {"images": images.numpy()})[0]
+
+
+def interleaved(ways: list[Way], images: torch.Tensor) -> list[float]:
+    """Median milliseconds of each way; every round runs all of them."""
+    times: list[list[float]] = [[] for _ in ways]
+    for _ in range(WARMUP + ROUNDS):
+        for way, taken in zip(ways, times, strict=True):
+            start = time.perf_counter()
+            way.forward(images)
+            taken.append(1000 * (time.perf_counter() - start))
+    return [statistics.median(taken[WARMUP:]) for taken in times]
+
+
+def least_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The least cosine between features [B, F] of the same images."""
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return float(((ours * theirs).sum(axis=1) / lengths).min())
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    return (
+        row.model,
+        row.way,
+        row.precision,
+        str(row.batch),
+        f"{row.ms:.2f}",
+        f"{row.times_eager:.1f}",
+        f"{row.least_cosine:.5f}",
+        f"{row.megabytes:.1f}",
+        f"{row.build_seconds:.0f}",
+    )
+
+
+if __name__ == "__main__":
+    main()

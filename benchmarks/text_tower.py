@@ -1,0 +1,184 @@
+"""The text side of stage 1 against plain encoders: `python benchmarks/text_tower.py`.
+
+CLIP ViT-B/16's text tower (12 blocks, width 512, random weights: cost does not depend on them), two
+threads. Baselines, written from the paper's and the reference's semantics with open_clip's own
+forward pass:
+
+- 77 tokens: every prompt padded to CLIP's context length, one prompt per image (CLIP-ReID);
+- trimmed: every distinct prompt whole, cut at the longest of the batch, nothing shared.
+
+The limit is the time of the matrix products alone, of the shapes that the real tokens need.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import open_clip
+import torch
+from harness import Row, bound, interleaved, overhead, peak_bytes, report, speedup
+from torch import Tensor
+
+from pivl_distill.config import PromptSettings
+from pivl_distill.data.vocabulary import LIP20
+from teachers.prompts import IdentityPrompts
+from teachers.text import TextTower, Tokenizer
+from teachers.tuning import bank_texts
+
+THREADS, ROUNDS = 2, 3
+IDENTITIES, CROPS, PARTS = 16, 4, 12
+BANK_IDENTITIES, BASELINE_SAMPLE = 751, 20
+SETTINGS = PromptSettings()
+
+
+class Plain:
+    """Prompts as a reference encodes them: whole embeddings through open_clip's transformer."""
+
+    def __init__(self, clip: open_clip.CLIP, tokenizer: Tokenizer) -> None:
+        self.clip, self.tokenizer = clip, tokenizer
+
+    def embeddings(self, tokens: Tensor, words: list[str], length: int) -> tuple[Tensor, Tensor]:
+        """Tokens [B, M, width] inside "a photo of a … person <words>", padded to `length`."""
+        before = [self.tokenizer.start, *self.tokenizer.encode("a photo of a")]
+        after = [[*self.tokenizer.encode(f"person {w}"), self.tokenizer.end] for w in words]
+        room = length - len(before) - tokens.shape[1]
+        padded = torch.tensor([row + [0] * (room - len(row)) for row in after])
+        table = self.clip.token_embedding
+        prefix = table(torch.tensor(before)).expand(len(tokens), -1, -1)
+        ends = len(before) + tokens.shape[1] + torch.tensor([len(row) - 1 for row in after])
+        return torch.cat([prefix, tokens, table(padded)], dim=1), ends
+
+    def encode(self, tokens: Tensor, words: list[str], length: int = 77) -> Tensor:
+        x, ends = self.embeddings(tokens, words, length)
+        x = x + self.clip.positional_embedding[:length]
+        x = self.clip.transformer(x, attn_mask=self.clip.attn_mask[:length, :length])
+        x = self.clip.ln_final(x)
+        return x[torch.arange(len(x)), ends] @ self.clip.text_projection
+
+
+def step(prompts: IdentityPrompts, encode: Callable[[], Tensor]) -> Callable[[], None]:
+    """Encoding and its gradient to the learned tokens, as a training step needs both."""
+
+    def run() -> None:
+        prompts.tokens.grad = None
+        encode().square().sum().backward()
+
+    return run
+
+
+def identity_step(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
+    rows = torch.arange(IDENTITIES)
+    per_image = rows.repeat_interleave(CROPS)
+    seconds = interleaved(
+        {
+            "ours": step(prompts, lambda: prompts.identity(rows)),
+            "77": step(prompts, lambda: plain.encode(prompts.tokens[per_image], [""] * 64)),
+            "limit": matmuls(IDENTITIES * 6),
+        },
+        ROUNDS,
+    )
+    name = "stage-1 identity step, 16 × 4"
+    return [
+        speedup(f"{name}, against 64 prompts × 77 tokens", seconds["ours"], seconds["77"], "s", 15),
+        overhead(
+            f"{name}, against its matrix products", seconds["ours"], seconds["limit"], "s", None
+        ),
+    ]
+
+
+def part_step(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
+    parts = torch.arange(1, PARTS + 1).repeat(IDENTITIES)
+    rows = torch.arange(IDENTITIES).repeat_interleave(PARTS)
+    words = [LIP20.words[part] for part in parts.tolist()]
+    trimmed = 10 + 1 + max(len(plain.tokenizer.encode(word)) for word in words)
+    real = IDENTITIES * 5 + sum(len(plain.tokenizer.encode(word)) + 1 for word in words)
+    seconds = interleaved(
+        {
+            "ours": step(prompts, lambda: prompts.part(rows, parts)),
+            "trimmed": step(prompts, lambda: plain.encode(prompts.tokens[rows], words, trimmed)),
+            "77": step(prompts, lambda: plain.encode(prompts.tokens[rows], words)),
+            "limit": matmuls(real),
+        },
+        ROUNDS,
+    )
+    name = "stage-1 part step, 16 × 12"
+    return [
+        speedup(f"{name}, against trimmed unshared", seconds["ours"], seconds["trimmed"], "s", 2.5),
+        speedup(f"{name}, against 77 tokens", seconds["ours"], seconds["77"], "s", 12),
+        overhead(
+            f"{name}, against its matrix products", seconds["ours"], seconds["limit"], "s", None
+        ),
+    ]
+
+
+def matmuls(tokens: int) -> Callable[[], None]:
+    """The bare products of 12 blocks over so many tokens, forward and back to the tokens."""
+    shapes = ((512, 1536), (512, 512), (512, 2048), (2048, 512))
+    weights = [torch.randn(12, *shape) for shape in shapes]
+    inputs = [torch.randn(tokens, shape[0]) for shape in shapes]
+    outputs = [torch.randn(tokens, shape[1]) for shape in shapes]
+
+    def run() -> None:
+        for layer in range(12):
+            for weight, x, grad in zip(weights, inputs, outputs, strict=True):
+                x @ weight[layer]
+                grad @ weight[layer].T
+
+    return run
+
+
+def bank(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
+    """The bank's texts; the 77-token encoder takes a sample of identities, ours also all."""
+    parts = len(LIP20)
+    sample = prompts.tokens[:BASELINE_SAMPLE]
+
+    @torch.inference_mode()
+    def plain_sample() -> None:
+        plain.encode(sample, [""] * len(sample))
+        for tokens in sample.split(1):  # 20 prompts at a time
+            plain.encode(tokens.expand(parts, -1, -1), list(LIP20.words))
+
+    seconds = interleaved(
+        {"ours": lambda: bank_texts(prompts, BASELINE_SAMPLE, parts), "77": plain_sample}, ROUNDS
+    )
+    whole: list[float] = []
+    peak = peak_bytes(lambda: whole.append(bank_seconds(prompts, parts)))
+    kept = BANK_IDENTITIES * (parts + 1) * plain.clip.text_projection.shape[1] * 4
+    extrapolated = seconds["77"] * BANK_IDENTITIES / BASELINE_SAMPLE
+    name = f"bank of {BANK_IDENTITIES} × {parts} prompts"
+    sampled = f"against the 77-token encoder on {BASELINE_SAMPLE} identities"
+    return [
+        speedup(f"{name}, {sampled}, scaled up", whole[0], extrapolated, "s", 12),
+        speedup(
+            f"bank of {BASELINE_SAMPLE} × {parts} prompts, {sampled}",
+            seconds["ours"],
+            seconds["77"],
+            "s",
+            12,
+        ),
+        bound(f"{name}, memory beyond the texts", (peak - kept) / 2**20, "MiB", 256),
+    ]
+
+
+def bank_seconds(prompts: IdentityPrompts, parts: int) -> float:
+    start = time.perf_counter()
+    bank_texts(prompts, BANK_IDENTITIES, parts)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    clip = open_clip.create_model("ViT-B-16").eval().requires_grad_(False)
+    tokenizer = Tokenizer()
+    prompts = IdentityPrompts(
+        TextTower(clip, tokenizer), SETTINGS, BANK_IDENTITIES, LIP20, torch.Generator()
+    )
+    plain = Plain(clip, tokenizer)
+    rows = identity_step(prompts, plain) + part_step(prompts, plain) + bank(prompts, plain)
+    report("Text tower", rows)
+
+
+if __name__ == "__main__":
+    main()

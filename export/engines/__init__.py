@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX engines: built from an exported ONNX file, described, and run."""

@@ -1,0 +1,183 @@
+"""An engine from an ONNX file: one builder for TensorRT 10 and 11 and for TensorRT-RTX.
+
+Precision is what the ONNX file says: networks are strongly typed, and TensorRT 11 knows nothing
+else. Flags are looked up by name, because their numbers, and which there are, differ by version.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from export.engines.description import (
+    EngineInfo,
+    Gpu,
+    Profile,
+    TensorInfo,
+    engine_path,
+    graph_precision,
+    write_sidecar,
+)
+from export.engines.library import TITLES, Library, library_log, load_tensorrt
+from export.engines.progress import progress_monitor
+from export.verify import Precision
+from pivl_distill.cache import cache_folder
+from pivl_distill.console import note, watch
+from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256, write_bytes
+
+
+def build_engine(
+    onnx_path: Path, library: Library, profile: Profile, *, workspace_bytes: int | None = None
+) -> tuple[Path, EngineInfo]:
+    """Build the engine of `onnx_path` beside it, with its sidecar; where it is and what it is.
+
+    `workspace_bytes` limits the memory a layer may use, by default to all that the GPU has.
+    TensorRT needs the GPU that the engine is for, TensorRT-RTX none. Raises PivlError, with
+    nothing written, if the library is missing, finds no GPU, or refuses the graph.
+    """
+    trt = load_tensorrt(library)
+    log = library_log(trt)
+    log.taken()
+    title = f"{TITLES[library]} {trt.__version__}"
+    model = _read_onnx(onnx_path)
+    precision = graph_precision(model.graph)
+    path = engine_path(onnx_path, precision, library)
+
+    builder = _start(trt, log, title)
+    network = builder.create_network(_creation_flags(trt))
+    parser = trt.OnnxParser(network, log)  # holds the network's weights: kept until it is built
+    if not parser.parse(onnx_path.read_bytes()):
+        raise PivlError(_parser_complaint(parser, onnx_path, title, precision))
+    config = builder.create_builder_config()
+    config.add_optimization_profile(_profile(builder, network, profile))
+    if workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+
+    timings = _timing_cache(library, trt.__version__)
+    if timings:
+        _read_timings(config, timings)
+    start = time.monotonic()
+    plan = _build(trt, builder, network, config, f"Building {path.name}")
+    if plan is None:
+        raise PivlError(f"{title} could not build an engine from '{onnx_path}': {log.taken()}.")
+    seconds = time.monotonic() - start
+    if timings:
+        _write_timings(config, timings)
+
+    write_bytes(path, plan)
+    info = EngineInfo(
+        library=library,
+        library_version=trt.__version__,
+        precision=precision,
+        flags=_flags(trt, config),
+        profile=profile,
+        workspace_bytes=config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
+        inputs=tuple(_tensor(network.get_input(i)) for i in range(network.num_inputs)),
+        output=_tensor(network.get_output(0)),
+        onnx_file=onnx_path.name,
+        onnx_sha256=sha256(onnx_path),
+        engine_sha256=sha256(path),
+        engine_bytes=len(plan),
+        gpu=Gpu.current(),
+        build_seconds=round(seconds, 3),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
+    )
+    write_sidecar(path, info)
+    return path, info
+
+
+def _read_onnx(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise PivlError(f"There is no ONNX file at '{path}'.")
+    try:
+        return onnx.load(path)
+    except Exception as error:  # protobuf's own exceptions have no public base class
+        raise PivlError(f"'{path}' is no ONNX file: {error}.") from error
+
+
+def _start(trt: Any, log: Any, title: str) -> Any:
+    try:
+        return trt.Builder(log)
+    except TypeError as error:  # how the bindings report that there is no builder
+        raise PivlError(
+            f"{title} needs the NVIDIA GPU that the engine is for, and its driver, and finds none "
+            f"here: {log.taken() or error}. Build on the device itself; TensorRT-RTX (--rtx) "
+            "builds without a GPU."
+        ) from error
+
+
+def _creation_flags(trt: Any) -> int:
+    """Strong typing where it must still be asked for (TensorRT 10)."""
+    strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if strongly_typed is None else 1 << int(strongly_typed)
+
+
+def _parser_complaint(parser: Any, onnx_path: Path, title: str, precision: Precision) -> str:
+    errors = [parser.get_error(number) for number in range(parser.num_errors)]
+    sentence = f"{title} cannot read '{onnx_path}': {'; '.join(map(_at_node, errors))}."
+    if precision == "int8":
+        sentence += " It needs INT8 with signed activations and float biases, not the CPUs' form."
+    return sentence
+
+
+def _at_node(error: Any) -> str:
+    reason = " ".join(line for line in error.desc().split("\n") if "catchCudaError" not in line)
+    if not error.node_operator():
+        return reason
+    return f"node '{error.node_name()}' ({error.node_operator()}), {error.code().name}: {reason}"
+
+
+def _profile(builder: Any, network: Any, profile: Profile) -> Any:
+    made = builder.create_optimization_profile()
+    for number in range(network.num_inputs):
+        taken = network.get_input(number)
+        made.set_shape(taken.name, *((batch, *taken.shape[1:]) for batch in profile.batches))
+    return made
+
+
+def _flags(trt: Any, config: Any) -> tuple[str, ...]:
+    """Names of the builder's flags that were set, the library's own choice."""
+    members = trt.BuilderFlag.__members__
+    return tuple(sorted(name for name, flag in members.items() if config.get_flag(flag)))
+
+
+def _tensor(tensor: Any) -> TensorInfo:
+    return TensorInfo(name=tensor.name, dtype=tensor.dtype.name, shape=tuple(tensor.shape))
+
+
+def _build(trt: Any, builder: Any, network: Any, config: Any, description: str) -> bytes | None:
+    """The plan, None if there is none; Ctrl-C stops the build."""
+    with watch(description) as show:
+        config.progress_monitor = monitor = progress_monitor(trt, show)
+        plan = builder.build_serialized_network(network, config)
+    if monitor.stopped:
+        raise KeyboardInterrupt
+    return None if plan is None else bytes(memoryview(plan))
+
+
+def _timing_cache(library: Library, version: str) -> Path | None:
+    """One file for each version and GPU; None for TensorRT-RTX, which times nothing."""
+    gpu = Gpu.current()
+    if library == "tensorrt-rtx" or gpu is None:
+        return None
+    name = re.sub(r"[^\w.]+", "-", f"{library}-{version}-{gpu.name}-{gpu.compute_capability}")
+    return cache_folder() / "timings" / f"{name}.cache"
+
+
+def _read_timings(config: Any, path: Path) -> None:
+    known = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(known)
+    if cache is None or not config.set_timing_cache(cache, False):  # of another GPU, or damaged
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _write_timings(config: Any, path: Path) -> None:
+    try:
+        write_bytes(path, bytes(memoryview(config.get_timing_cache().serialize())))
+    except OSError as error:
+        note(f"The timing cache was not kept, so the next build is as slow: {error}")

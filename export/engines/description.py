@@ -1,0 +1,144 @@
+"""What an engine file is: its name, the batches it takes, and the sidecar that describes it.
+
+A plan is opaque, loads only with the version of the library that built it, and only on the kind of
+GPU it was built for. The sidecar `<engine>.json` says so before the library has to.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+import onnx
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from export.engines.library import Library
+from export.verify import Precision
+from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256, write_text
+
+_SUFFIXES: dict[Library, str] = {"tensorrt": ".engine", "tensorrt-rtx": ".rtx.engine"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Profile(_Section):
+    """Batches that an engine takes, from `min_batch` to `max_batch`; fastest at `opt_batch`."""
+
+    min_batch: int
+    opt_batch: int
+    max_batch: int
+
+    @classmethod
+    def parse(cls, text: str) -> Profile:
+        """From "min,opt,max"; PivlError unless 1 ≤ min ≤ opt ≤ max.
+
+        >>> Profile.parse("1,8,64").max_batch
+        64
+        """
+        if not re.fullmatch(r"\d+,\d+,\d+", text):
+            raise PivlError(f"Batches are min,opt,max, such as 1,8,64; got '{text}'.")
+        low, best, high = (int(number) for number in text.split(","))
+        if not 1 <= low <= best <= high:
+            raise PivlError(f"Batches must rise from 1 or more, min ≤ opt ≤ max; got '{text}'.")
+        return cls(min_batch=low, opt_batch=best, max_batch=high)
+
+    @property
+    def batches(self) -> tuple[int, int, int]:
+        return self.min_batch, self.opt_batch, self.max_batch
+
+
+class TensorInfo(_Section):
+    """An input or output: TensorRT's name of its type, and its shape, -1 for the batch."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Gpu(_Section):
+    """A GPU's name, and its compute capability as "major.minor"."""
+
+    name: str
+    compute_capability: str
+
+    @classmethod
+    def current(cls) -> Gpu | None:
+        """The GPU that torch uses; None without one."""
+        if not torch.cuda.is_available():
+            return None
+        major, minor = torch.cuda.get_device_capability()
+        return cls(name=torch.cuda.get_device_name(), compute_capability=f"{major}.{minor}")
+
+
+class EngineInfo(_Section):
+    """The sidecar. `gpu` is None where torch saw none: TensorRT-RTX builds without a device."""
+
+    format: Literal[1] = 1
+    library: Library
+    library_version: str
+    precision: Precision
+    flags: tuple[str, ...]
+    profile: Profile
+    workspace_bytes: int
+    inputs: tuple[TensorInfo, ...]
+    output: TensorInfo
+    onnx_file: str
+    onnx_sha256: str
+    engine_sha256: str
+    engine_bytes: int
+    gpu: Gpu | None
+    build_seconds: float
+    metadata: dict[str, str]
+
+
+def engine_path(onnx_path: Path, precision: Precision, library: Library) -> Path:
+    """Where the engine of an ONNX file goes: beside it, named by what it is.
+
+    >>> engine_path(Path("model.int8.trt.onnx"), "int8", "tensorrt-rtx").name
+    'model.int8.rtx.engine'
+    """
+    stem = re.sub(r"(\.(fp32|fp16|int8)(\.\w+)?)?\.onnx$", "", onnx_path.name)
+    return onnx_path.with_name(f"{stem}.{precision}{_SUFFIXES[library]}")
+
+
+def graph_precision(graph: onnx.GraphProto) -> Precision:
+    """What the graph computes in, for that is what a strongly typed engine computes in.
+
+    A graph that quantises anything is int8; else one with half-precision weights is fp16.
+    """
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        return "int8"
+    halves = (tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in graph.initializer)
+    return "fp16" if any(halves) else "fp32"
+
+
+def write_sidecar(path: Path, info: EngineInfo) -> None:
+    """Write `info` beside the engine at `path`, atomically."""
+    write_text(_sidecar(path), info.model_dump_json(indent=2) + "\n")
+
+
+def read_sidecar(path: Path) -> EngineInfo:
+    """The sidecar of the engine at `path`.
+
+    Raises PivlError if either file is missing or the engine is not the one described.
+    """
+    sidecar = _sidecar(path)
+    for file in (path, sidecar):
+        if not file.is_file():
+            raise PivlError(f"There is no '{file}'; an engine and its .json belong together.")
+    try:
+        info = EngineInfo.model_validate_json(sidecar.read_bytes())
+    except ValidationError as error:
+        raise PivlError(f"'{sidecar}' describes no engine of this version: {error}") from error
+    if sha256(path) != info.engine_sha256:
+        raise PivlError(f"'{path}' is not the engine that its .json describes; build it again.")
+    return info
+
+
+def _sidecar(path: Path) -> Path:
+    return path.with_name(f"{path.name}.json")

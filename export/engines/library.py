@@ -1,0 +1,87 @@
+"""TensorRT and TensorRT-RTX as Python modules: found, loaded, and their log kept.
+
+Both have one API under two names. They are two products all the same: a TensorRT-RTX engine loads
+only with TensorRT-RTX, on GeForce and RTX cards, and needs no GPU to be built.
+
+Left out on purpose: TensorRT 8, which is weakly typed and calibrates INT8 by itself.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+from pivl_distill.errors import PivlError
+
+Library = Literal["tensorrt", "tensorrt-rtx"]
+TITLES: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+
+_RTX_BINDINGS = "tensorrt_rtx_bindings"
+_RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
+_RTX_LIBRARIES = ("libtensorrt_rtx.so.1.*", "libtensorrt_onnxparser_rtx.so.1.*")
+
+
+def load_tensorrt(library: Library) -> Any:
+    """The library's Python module. Raises PivlError if it is not installed or does not load."""
+    title = TITLES[library]
+    try:
+        if library == "tensorrt" and importlib.util.find_spec("tensorrt"):
+            return importlib.import_module("tensorrt")
+        if library == "tensorrt-rtx" and importlib.util.find_spec(_RTX_BINDINGS):
+            _load_rtx_libraries()
+            return importlib.import_module(_RTX_BINDINGS)
+    except (ImportError, OSError) as error:
+        raise PivlError(f"{title} is installed but does not load: {error}.") from error
+    if library == "tensorrt":
+        raise PivlError(
+            "TensorRT is not installed. Run `pip install 'pivl-distill[trt]'`; it comes from "
+            "NVIDIA's package index and takes gigabytes. (TensorRT-RTX, for GeForce and RTX cards, "
+            "is another product: --rtx.)"
+        )
+    raise PivlError(
+        "TensorRT-RTX is not installed. Run `pip install 'pivl-distill[rtx]'` on 64-bit x86 "
+        "Linux. (TensorRT, for all NVIDIA GPUs, is another product: --trt.)"
+    )
+
+
+def _load_rtx_libraries() -> None:
+    """Load what the bindings look up by name; NVIDIA ships it in an ONNX Runtime package.
+
+    Its symbols stay its own (ctypes' default), for TensorRT has symbols of the same names.
+    """
+    package = importlib.util.find_spec(_RTX_PACKAGE)
+    folders = (package.submodule_search_locations if package else None) or []
+    for pattern in _RTX_LIBRARIES:
+        found = sorted(file for folder in folders for file in Path(folder).glob(pattern))
+        if not found:
+            raise OSError(f"{pattern} is missing; install {_RTX_PACKAGE.replace('_', '-')}-cu13")
+        ctypes.CDLL(str(found[-1]))
+
+
+@functools.cache
+def library_log(trt: Any) -> Any:
+    """The one logger of a TensorRT module: it keeps warnings and errors in `messages`.
+
+    One for all, because a module uses the first logger it is given for as long as it lives.
+    """
+
+    class Log(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.messages: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            # Without a driver each error is followed by one about the missing driver.
+            if severity <= trt.ILogger.ERROR and "catchCudaError" not in message:
+                self.messages.append(message.strip())
+
+        def taken(self) -> str:
+            """What was said since the last time, in one line."""
+            messages, self.messages = self.messages, []
+            return "; ".join(dict.fromkeys(" ".join(m.split()) for m in messages))
+
+    return Log()

@@ -1,0 +1,170 @@
+"""Running an engine on torch's CUDA buffers; no other binding to CUDA is needed.
+
+An engine is refused before it is loaded if its sidecar says that it cannot run here, because
+TensorRT's own words for that are those of its internals.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export.engines.description import EngineInfo, Gpu, TensorInfo, read_sidecar
+from export.engines.library import TITLES, library_log, load_tensorrt
+from pivl_distill.console import note
+from pivl_distill.errors import PivlError
+
+DEVICE = torch.device("cuda")
+
+_DTYPES = {
+    "FLOAT": torch.float32,
+    "HALF": torch.float16,
+    "UINT8": torch.uint8,
+    "INT32": torch.int32,
+    "INT64": torch.int64,
+}
+
+
+class EngineRunner:
+    """The engine at `path`, on the current GPU: a forward pass like the network's own.
+
+    One runner serves one thread at a time. Raises PivlError if the engine is damaged, was built by
+    another version or for another GPU, or if there is no GPU.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.info = read_sidecar(path)
+        trt = _check_version(path, self.info)
+        _check_gpu(path, self.info)
+        self._runtime, self._engine = _load(trt, path)  # an engine needs its runtime to live on
+        self._context = self._engine.create_execution_context()
+        self._stream = torch.cuda.Stream()
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Images [B, 3, H, W], and cameras int64 [B] if the engine takes them → features [B, F].
+
+        Inputs may lie anywhere; features lie on the GPU. A batch above the engine's largest is run
+        in parts, one below its smallest is filled up. Raises PivlError for inputs that the engine
+        does not take.
+        """
+        for expected, given in zip(self.info.inputs, inputs, strict=True):
+            _check_input(expected, given)
+        parts = math.ceil(len(inputs[0]) / self.info.profile.max_batch)
+        chunks = zip(*(tensor.tensor_split(parts) for tensor in inputs), strict=True)
+        return torch.cat([self._run(chunk) for chunk in chunks])
+
+    def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        batch, smallest = len(inputs[0]), self.info.profile.min_batch
+        placed = [_filled_up(tensor.to(DEVICE), smallest).contiguous() for tensor in inputs]
+        for info, tensor in zip(self.info.inputs, placed, strict=True):
+            self._context.set_input_shape(info.name, tuple(tensor.shape))
+            self._context.set_tensor_address(info.name, tensor.data_ptr())
+        output = self.info.output
+        shape = tuple(self._context.get_tensor_shape(output.name))
+        features = torch.empty(shape, dtype=_DTYPES[output.dtype], device=DEVICE)
+        self._context.set_tensor_address(output.name, features.data_ptr())
+        # TensorRT is slower on the default stream, so the engine has its own, in step with torch's.
+        self._stream.wait_stream(torch.cuda.current_stream())
+        started = self._context.execute_async_v3(self._stream.cuda_stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        if not started:
+            raise PivlError("The engine could not be run; TensorRT's log says why.")
+        return features[:batch]
+
+
+def read_back(path: Path) -> bool:
+    """Load the engine at `path` as far as this machine can; True if wholly.
+
+    Without a GPU the library reads the plan's header and length, and then misses the driver: False.
+    Raises PivlError if the engine is damaged or was built by another version.
+    """
+    info = read_sidecar(path)
+    trt = _check_version(path, info)
+    try:
+        _, engine = _load(trt, path)
+    except _NoDriverError:
+        return False
+    for tensor in info.inputs:
+        shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(tensor.name, 0)]
+        if shapes != [(batch, *tensor.shape[1:]) for batch in info.profile.batches]:
+            raise PivlError(f"'{path}' takes '{tensor.name}' of {shapes}, not what its .json says.")
+    return True
+
+
+class _NoDriverError(PivlError):
+    """Nothing is wrong with the engine as far as it could be read."""
+
+
+def _check_version(path: Path, info: EngineInfo) -> Any:
+    """The library that built the engine."""
+    trt = load_tensorrt(info.library)
+    if trt.__version__ != info.library_version:
+        raise PivlError(
+            f"'{path}' was built by {TITLES[info.library]} {info.library_version}, but "
+            f"{trt.__version__} is installed, and engines load only with their own version. Build "
+            f"it again from {info.onnx_file}."
+        )
+    return trt
+
+
+def _check_gpu(path: Path, info: EngineInfo) -> None:
+    gpu = Gpu.current()
+    if gpu is None:
+        raise PivlError(
+            f"'{path}' runs on an NVIDIA GPU, and torch finds none here: install the driver and a "
+            "torch with CUDA, or run the ONNX file."
+        )
+    built_on = info.gpu
+    if info.library == "tensorrt-rtx" or built_on is None:
+        return  # TensorRT-RTX compiles for the GPU it meets
+    if built_on.compute_capability != gpu.compute_capability:
+        raise PivlError(
+            f"'{path}' was built on {built_on.name} (compute capability "
+            f"{built_on.compute_capability}), but this is {gpu.name} ({gpu.compute_capability}). "
+            f"Build it again here from {info.onnx_file}."
+        )
+    if built_on.name != gpu.name:
+        note(f"'{path}' was built on {built_on.name}; on {gpu.name} it may be slower.")
+
+
+def _load(trt: Any, path: Path) -> tuple[Any, Any]:
+    """Runtime and engine."""
+    log = library_log(trt)
+    log.taken()
+    try:
+        runtime = trt.Runtime(log)
+    except TypeError as error:  # how the bindings report that there is no runtime
+        raise _NoDriverError(f"'{path}' needs an NVIDIA GPU: {log.taken() or error}.") from error
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        words = log.taken()
+        error_type = _NoDriverError if _only_cuda(words) else PivlError
+        raise error_type(f"'{path}' cannot be loaded: {words}. Build it again on this machine.")
+    return runtime, engine
+
+
+def _only_cuda(words: str) -> bool:
+    """Whether nothing is said but that there is no CUDA driver."""
+    return all("cudaError" in word for word in words.split("; "))
+
+
+def _filled_up(tensor: Tensor, batch: int) -> Tensor:
+    """The tensor, with its last row repeated where it has fewer than `batch` rows."""
+    missing = batch - len(tensor)
+    if missing <= 0:
+        return tensor
+    return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
+
+
+def _check_input(expected: TensorInfo, given: Tensor) -> None:
+    dtype = _DTYPES[expected.dtype]
+    if tuple(given.shape[1:]) != expected.shape[1:] or given.dtype != dtype or not len(given):
+        shape = ", ".join(("batch", *map(str, expected.shape[1:])))
+        raise PivlError(
+            f"The engine's '{expected.name}' are {dtype} [{shape}], not {given.dtype} "
+            f"{list(given.shape)}."
+        )

@@ -1,0 +1,52 @@
+"""What is done to a parser's map before it is written: other vocabulary, doubtful pixels dropped.
+
+All of it is off by default: π-VL takes the parser's best class (readings 31).
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from pivl_distill.data.remap import remap_table
+from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
+from pivl_distill.parsing.settings import ParserSettings
+
+
+class Cleaning:
+    """The settings all parsers share, applied to one map after the other."""
+
+    def __init__(self, settings: ParserSettings) -> None:
+        self.source = get_vocabulary(settings.vocabulary)
+        self.vocabulary = get_vocabulary(settings.to or settings.vocabulary)
+        """What the ids mean afterwards."""
+        self.table = remap_table(self.source, self.vocabulary)
+        self.settings = settings
+
+    def apply(self, labels: np.ndarray) -> np.ndarray:
+        """uint8 [H, W] → uint8 [H, W]."""
+        if self.settings.largest_person:
+            labels = keep_largest_person(labels, self.source)
+        labels = self.table[labels]
+        return drop_small_parts(labels, self.settings.min_area, self.vocabulary)
+
+
+def keep_largest_person(labels: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
+    """IGNORE in all connected foreground but the largest: a second person, stray pixels.
+
+    People who touch are one, so this cannot part them.
+    """
+    foreground = (labels != vocabulary.background) & (labels != IGNORE)
+    _, region, stats, _ = cv2.connectedComponentsWithStats(foreground.astype(np.uint8))
+    if len(stats) <= 2:  # the background and at most one region
+        return labels
+    largest = 1 + stats[1:, cv2.CC_STAT_AREA].argmax()
+    return np.where(foreground & (region != largest), np.uint8(IGNORE), labels)
+
+
+def drop_small_parts(labels: np.ndarray, min_area: float, vocabulary: Vocabulary) -> np.ndarray:
+    """IGNORE in every part that covers less than `min_area` of the image."""
+    counts = np.bincount(labels.ravel(), minlength=256)
+    small = (counts > 0) & (counts < min_area * labels.size)
+    small[[vocabulary.background, IGNORE]] = False
+    return np.where(small[labels], np.uint8(IGNORE), labels)

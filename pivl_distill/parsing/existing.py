@@ -1,0 +1,121 @@
+"""Maps that exist already, brought into our form: SCHP's output, RGB pictures, other values.
+
+They are found by the image's name, in a tree like the data set's or all in one folder, as
+`data.parsing.find_map` says. Values are looked up, never guessed: one that the table does not hold
+is an error that shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from pivl_distill.data.parsing import MANIFEST, find_map, folder_vocabulary
+from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
+from pivl_distill.errors import PivlError
+from pivl_distill.parsing.parser import Crop, facts_of
+from pivl_distill.parsing.settings import MapsSettings
+
+Table = dict[int, int]
+"""Stored value, or colour as 0xRRGGBB → class id or IGNORE."""
+
+
+class ExistingMaps:
+    """`kind: maps`."""
+
+    batch_size = 16
+
+    def __init__(self, name: str, settings: MapsSettings) -> None:
+        assert settings.source is not None
+        self.folder: Path = settings.source
+        self.vocabulary = get_vocabulary(settings.vocabulary)
+        check_folder(self.folder, self.vocabulary)
+        self.numbers, self.colours = lookup_tables(self.vocabulary, settings.values)
+        self.facts = {**facts_of(name, settings), "folder": str(self.folder.resolve())}
+
+    def parse(self, crops: Sequence[Crop]) -> list[np.ndarray | None]:
+        """The map of each crop, None where the folder holds none."""
+        return [self._map(crop) for crop in crops]
+
+    def _map(self, crop: Crop) -> np.ndarray | None:
+        path = find_map(self.folder, crop.name, flat=crop.alone)
+        if path is None:
+            return None
+        labels, (height, width) = self._labels(path), crop.pixels.shape[:2]
+        if abs(labels.shape[0] * width / labels.shape[1] - height) > 1:
+            raise PivlError(
+                f"{path} is {labels.shape[1]}×{labels.shape[0]} pixels but its image {crop.name} is"
+                f" {width}×{height}, another shape: these are maps of other crops."
+            )
+        resized = Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST)
+        return np.array(resized)
+
+    def _labels(self, path: Path) -> np.ndarray:
+        try:
+            with Image.open(path) as image:
+                if image.format != "PNG" or image.mode not in ("P", "L", "RGB", "RGBA"):
+                    raise PivlError(
+                        f"{path} is a {image.format} of mode {image.mode}; maps are palette, grey"
+                        " or RGB PNGs of 8 bits (JPEG changes their values)."
+                    )
+                if not self.numbers or image.mode in ("RGB", "RGBA"):
+                    return _looked_up(path, "#{:06x}", colour_codes(image), self.colours)
+                return _looked_up(path, "{}", np.asarray(image), self.numbers)
+        except (OSError, UnidentifiedImageError) as error:
+            raise PivlError(f"Cannot read the map {path}: {error}.") from error
+
+
+def check_folder(folder: Path, vocabulary: Vocabulary) -> None:
+    """PivlError if the folder is missing or says that its maps speak of other classes."""
+    if not folder.is_dir():
+        raise PivlError(f"The folder of maps {folder} does not exist.")
+    if (folder / MANIFEST).is_file() and (own := folder_vocabulary(folder)) != vocabulary:
+        raise PivlError(
+            f"{folder / MANIFEST} says that these maps are in {own.name}, not {vocabulary.name}:"
+            f" use --set vocabulary={own.name}."
+        )
+
+
+def lookup_tables(
+    vocabulary: Vocabulary, values: dict[int | str, str] | None
+) -> tuple[Table, Table]:
+    """What stored numbers and what colours mean; without `values` the ids and VOC's colours."""
+    if values is None:
+        ids = {number: number for number in range(len(vocabulary))}
+        return {**ids, IGNORE: IGNORE}, dict(
+            zip(_codes(vocabulary.palette).tolist(), ids, strict=True)
+        )
+    numbers: Table = {}
+    colours: Table = {}
+    for stored, label in values.items():
+        meant = IGNORE if label == "ignore" else vocabulary.index(label)
+        if isinstance(stored, int):
+            numbers[stored] = meant
+        else:
+            colours[int(stored.removeprefix("#"), 16)] = meant
+    return numbers, colours
+
+
+def colour_codes(image: Image.Image) -> np.ndarray:
+    """int64 [H, W]: each pixel's colour as 0xRRGGBB."""
+    return _codes(np.asarray(image.convert("RGB")))
+
+
+def _codes(rgb: np.ndarray) -> np.ndarray:
+    return rgb.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
+
+
+def _looked_up(path: Path, wording: str, stored: np.ndarray, table: Table) -> np.ndarray:
+    """uint8 [H, W]; PivlError naming the first stored value that the table lacks."""
+    found, place = np.unique(stored, return_inverse=True)
+    if unlisted := [code for code in found.tolist() if code not in table]:
+        raise PivlError(
+            f"{path} holds {wording.format(unlisted[0])}, which has no class: name the right"
+            " vocabulary, or list what each value means under 'values' in a parser's YAML file"
+            " ('ignore' where it means none)."
+        )
+    labels = np.array([table[code] for code in found.tolist()], np.uint8)
+    return labels[place].reshape(stored.shape)

@@ -1,0 +1,116 @@
+"""A folder of part maps as `data.parsing` reads it, written map by map and safe to interrupt.
+
+`parsing.json` is written first and says whose maps these are, so that another parser's are never
+mixed in; each map appears whole or not at all, and those that are there are kept.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from pivl_distill.data.parsing import MANIFEST, map_values, unknown_value
+from pivl_distill.data.vocabulary import Vocabulary, voc_palette
+from pivl_distill.errors import PivlError
+from pivl_distill.files import write_bytes, write_json
+
+FORMAT = 1
+_PALETTE = voc_palette(256).tobytes()
+
+
+class MapFolder:
+    """Maps of one parser in one vocabulary."""
+
+    def __init__(self, path: Path, vocabulary: Vocabulary, parser: dict[str, Any]) -> None:
+        """Open or begin the folder; PivlError if it holds other maps, or something else."""
+        self.path = path
+        self.vocabulary = vocabulary
+        manifest = {
+            "format": FORMAT,
+            "vocabulary": vocabulary.name,
+            "labels": vocabulary.labels,
+            "parser": parser,
+        }
+        self.manifest: dict[str, Any] = json.loads(json.dumps(manifest))  # as it will be read back
+        self._claim()
+
+    def place(self, image: Path) -> Path:
+        """The file of the map of `image`, a path below the data set's root."""
+        return self.path / image.with_suffix(".png")
+
+    def holds(self, image: Path, size_hw: tuple[int, int]) -> bool:
+        """Whether a whole map of this size is there, from an earlier run."""
+        path = self.place(image)
+        if not path.is_file():
+            return False
+        try:
+            values = map_values(path)
+        except PivlError:
+            return False
+        return values.shape == size_hw and unknown_value(values, self.vocabulary) is None
+
+    def read(self, image: Path) -> np.ndarray:
+        """The map of an image, uint8 [H, W]."""
+        return map_values(self.place(image))
+
+    def write(self, image: Path, labels: np.ndarray) -> None:
+        """Write one map, uint8 [H, W], atomically."""
+        picture = Image.fromarray(labels)
+        picture.putpalette(_PALETTE)
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG", optimize=True)
+        write_bytes(self.place(image), buffer.getvalue())
+
+    def finish(self, maps: int) -> None:
+        """Say in `parsing.json` how many maps the finished folder holds."""
+        write_json(self.path / MANIFEST, {**self.manifest, "maps": maps})
+
+    def _claim(self) -> None:
+        path = self.path / MANIFEST
+        if path.is_file():
+            if differences := _differences(_read(path), self.manifest):
+                raise PivlError(
+                    f"{self.path} holds maps that were made otherwise: {'; '.join(differences)}."
+                    " Name another folder with --out, or remove this one."
+                )
+            return
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise PivlError(
+                f"{self.path} is there already and holds no {MANIFEST}; name another folder with"
+                " --out."
+            )
+        write_json(path, self.manifest)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise PivlError(f"{path} is damaged: {error}. Remove it with its maps.") from error
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What differs, as `vocabulary was atr18, is lip20`; how many maps there are may."""
+    was, is_now = _flat(there), _flat(now)
+    keys = [key for key in {**is_now, **was} if key not in ("maps", "labels")]
+    return [
+        f"{key} was {was.get(key)}, is {is_now.get(key)}"
+        for key in keys
+        if was.get(key) != is_now.get(key)
+    ]
+
+
+def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
+    parser = manifest.get("parser")
+    if not isinstance(parser, dict):
+        return manifest
+    return {
+        **{k: v for k, v in manifest.items() if k != "parser"},
+        **{f"parser {k}": v for k, v in parser.items()},
+    }

@@ -1,0 +1,136 @@
+"""At which ranks the hits of each query stand: exact, without sorting the gallery.
+
+A hit's rank is one more than the number of crops more similar to the query. Three steps find it,
+each for what the one before leaves open:
+
+1. *Count* in float32 what lies above a hit by more than a tolerance: a multiple of the errors that
+   the matrix product made on hits, so that it covers whatever a device does.
+2. *Decide* what lies within the tolerance by float64 similarities, pair by pair. Equal ones keep
+   the order of the gallery.
+3. *Sort* a float64 row after all where that is too many, as with a network that has collapsed.
+
+So ranks are those of float64 similarities, on any device, in any chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pivl_distill.retrieval.counting import count_above, find_between
+from pivl_distill.retrieval.matches import PADDING, Matches
+from pivl_distill.retrieval.similarity import (
+    Features,
+    UnitFeatures,
+    exact_rows,
+    exact_similarity,
+    tolerance,
+)
+
+MAX_CONTESTED = 256
+"""Of one query; above it, sorting a float64 row is cheaper than its pairs."""
+
+
+_SAMPLE = 128
+"""Hits of a chunk that tell the errors of its product."""
+
+
+def hit_ranks(
+    query: Features, gallery: Features, matches: Matches, memory_bytes: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield some queries [n] and the ranks of their hits, ascending from 1: int64 [n, P].
+
+    Rows are filled up with 0 at their end. Junk takes no rank. Queries without hits are left out.
+    """
+    ours, theirs = UnitFeatures.of(query, "query"), UnitFeatures.of(gallery, "gallery")
+    device = theirs.unit.device
+    buffer = torch.empty(matches.chunk_queries(memory_bytes), len(gallery), device=device)
+    for candidates in matches.chunks(memory_bytes):
+        hits, junk = matches.of(candidates)
+        found = (hits != PADDING).any(axis=1)
+        if found.any():
+            chosen = (candidates[found], hits[found], junk[found])
+            labels = (torch.from_numpy(kept).to(device) for kept in chosen)
+            yield candidates[found], _Chunk(ours, theirs, *labels).ranks(buffer).cpu().numpy()
+
+
+def sorted_hit_ranks(similarity: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """Ascending ranks, from 1, of the gallery positions `hits` by falling `similarity` [G].
+
+    Only ties look at the gallery's order. Junk has similarity −inf.
+    """
+    ordered = np.sort(similarity)
+    values = similarity[hits]
+    end = np.searchsorted(ordered, values, side="right")
+    ranks = 1 + len(ordered) - end
+    tied = end - np.searchsorted(ordered, values, side="left") > 1
+    for number in np.flatnonzero(tied):
+        ranks[number] += np.count_nonzero(similarity[: hits[number]] == values[number])
+    return np.sort(ranks)
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some queries, each with a hit; their hits and junk are padded."""
+
+    query: UnitFeatures
+    gallery: UnitFeatures
+    queries: Tensor  # int64 [n], rows of `query`
+    hits: Tensor  # int64 [n, P], rows of `gallery`
+    junk: Tensor  # int64 [n, J]
+
+    def ranks(self, buffer: Tensor) -> Tensor:
+        """Ascending ranks [n, P], padded with 0; `buffer` [≥ n, G] takes the similarities."""
+        similarity = buffer[: len(self.queries)]
+        torch.mm(self.query.unit[self.queries], self.gallery.unit.T, out=similarity)
+        self._hide(self.junk, similarity)
+        padding = self.hits == PADDING
+        value = similarity.gather(1, self.hits.clamp(min=0)).masked_fill_(padding, torch.inf)
+        doubt = self._tolerance(value[:, 0])
+        low, high = (value - doubt).nextafter(value.new_tensor(-torch.inf)), value + doubt
+        above, from_low = count_above(similarity, torch.cat([high, low], dim=1)).chunk(2, dim=1)
+        contested = from_low - above - (~padding).long()  # a hit is always near itself
+        crowded = contested.sum(dim=1) > MAX_CONTESTED
+        row, number = ((contested > 0) & ~crowded[:, None]).nonzero(as_tuple=True)
+        pair, rival = find_between(similarity, row, low[row, number], high[row, number])
+        ranks = 1 + above + self._before(row[pair], number[pair], rival)
+        ranks = ranks.masked_fill_(padding, len(self.gallery) + 1).sort(dim=1).values
+        ranks.masked_fill_(ranks > len(self.gallery), 0)
+        few = max(len(buffer) // 4, 1)
+        for rows in crowded.nonzero().flatten().split(few) if crowded.any() else ():
+            ranks[rows] = self._sorted(rows)
+        return ranks
+
+    def _hide(self, junk: Tensor, similarity: Tensor) -> None:
+        row, number = (junk != PADDING).nonzero(as_tuple=True)
+        similarity[row, junk[row, number]] = -torch.inf
+
+    def _tolerance(self, first: Tensor) -> float:
+        """From the similarities [n] of the first hits."""
+        some = slice(_SAMPLE)
+        pairs = self.queries[some], self.hits[some, 0]
+        return tolerance(first[some], exact_similarity(self.query, self.gallery, *pairs))
+
+    def _before(self, row: Tensor, number: Tensor, rival: Tensor) -> Tensor:
+        """How many rivals come before each hit [n, P], given triples of query, hit and rival."""
+        query, hit = self.queries[row], self.hits[row, number]
+        pairs, pair = torch.stack([query, hit]).unique(dim=1, return_inverse=True)
+        ours = exact_similarity(self.query, self.gallery, *pairs)[pair]
+        theirs = exact_similarity(self.query, self.gallery, query, rival)
+        before = (theirs > ours) | ((theirs == ours) & (rival < hit))
+        return torch.zeros_like(self.hits).index_put_((row, number), before.long(), accumulate=True)
+
+    def _sorted(self, rows: Tensor) -> Tensor:
+        """Ranks [r, P] of the chunk's `rows` from float64 similarities, sorted."""
+        similarity = exact_rows(self.query, self.gallery, self.queries[rows])
+        self._hide(self.junk[rows], similarity)
+        ranks = torch.zeros_like(self.hits[rows])
+        for number, row in enumerate(rows.tolist()):
+            hits = self.hits[row][self.hits[row] != PADDING].cpu().numpy()
+            found = sorted_hit_ranks(similarity[number].cpu().numpy(), hits)
+            ranks[number, : len(found)] = torch.from_numpy(found)
+        return ranks

@@ -1,0 +1,158 @@
+"""Search in galleries that do not fit into memory: Parquet files in, a FAISS index out.
+
+`pivl-distill embed` writes such files: a column `name` and a column `feature`, a list of F float32.
+A crop's id is its row, counted through the files in the order of their names. An index holds ids
+alone; names are looked up in the files. See `docs/search.md`, also for vector databases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pivl_distill.console import track
+from pivl_distill.errors import PivlError
+
+if TYPE_CHECKING:
+    import faiss
+    from pyarrow.parquet import ParquetFile
+
+BATCH_ROWS = 16384
+"""Read at a time: 84 MB of 1,280 float32."""
+
+TRAIN_ROWS = 2**18
+
+
+@dataclass(frozen=True)
+class FeatureShards:
+    """Parquet files of one network's features, read in pieces."""
+
+    files: tuple[Path, ...]
+    starts: np.ndarray  # int64 [files + 1], the first id of each
+    dim: int
+
+    @classmethod
+    def open(cls, path: Path) -> FeatureShards:
+        """One file, or a folder of `*.parquet`. Reads only what stands at their ends."""
+        files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
+        if not files or not all(file.is_file() for file in files):
+            raise PivlError(f"No Parquet file at {path}; `pivl-distill embed` writes them.")
+        dims = {_dim(file): file for file in files}
+        if len(dims) > 1:
+            sizes = ", ".join(f"{dim} in {file}" for dim, file in sorted(dims.items()))
+            raise PivlError(f"The features are of several networks: their sizes are {sizes}.")
+        rows = [_parquet_file(file).metadata.num_rows for file in files]
+        return cls(files, np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]), *dims)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def batches(self, rows: int = BATCH_ROWS) -> Iterator[np.ndarray]:
+        """Features float32 [≤ rows, F] of length one, in the order of their ids."""
+        for file in self.files:
+            for batch in _parquet_file(file).iter_batches(rows, columns=["feature"]):
+                yield self._unit(batch.column(0), file)
+
+    def sample(self, rows: int) -> np.ndarray:
+        """About `rows` features [·, F], or all, from row groups spread evenly over the files."""
+        groups = [
+            (file, group)
+            for file in self.files
+            for group in range(_parquet_file(file).metadata.num_row_groups)
+        ]
+        wanted = min(len(groups), -(-rows * len(groups) // max(len(self), 1)))
+        chosen = np.linspace(0, len(groups) - 1, wanted).astype(int)
+        parts = []
+        for file, group in (groups[number] for number in chosen):
+            table = _parquet_file(file).read_row_group(group, columns=["feature"])
+            parts += [self._unit(chunk, file) for chunk in table.column(0).chunks]
+        return np.concatenate(parts)[:rows]
+
+    def names(self, ids: Iterable[int]) -> list[str]:
+        """The names of crops; reads the row groups that they are in."""
+        return [self._name(int(number)) for number in ids]
+
+    def _name(self, number: int) -> str:
+        if not 0 <= number < len(self):
+            raise PivlError(f"There is no crop {number} among {len(self)}.")
+        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+        file, row = _parquet_file(self.files[shard]), number - int(self.starts[shard])
+        for group in range(file.metadata.num_row_groups):
+            rows = file.metadata.row_group(group).num_rows
+            if row < rows:
+                break
+            row -= rows
+        return str(file.read_row_group(group, columns=["name"]).column(0)[row].as_py())
+
+    def _unit(self, column: Any, file: Path) -> np.ndarray:
+        features = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim)
+        lengths = np.linalg.norm(features, axis=1, keepdims=True)
+        if not np.isfinite(lengths).all():
+            raise PivlError(f"{file} holds features that are not finite.")
+        return features / np.where(lengths > 0, lengths, 1)
+
+
+def build_index(
+    shards: FeatureShards, factory: str = "Flat", train_rows: int = TRAIN_ROWS
+) -> faiss.Index:
+    """A FAISS index of all shards by inner product, which is the cosine of vectors of length one.
+
+    `factory` is FAISS's description of the index: "Flat" is exact and takes 4·F bytes a crop;
+    "IVF65536,PQ64" takes 64 and is learned from `train_rows` crops. Beyond the index itself, memory
+    holds one batch, or the crops to learn from. `index.search(queries, k)` gives similarities
+    [Q, k] and ids [Q, k], for float32 queries of length one.
+    """
+    faiss = _faiss()
+    try:
+        index = faiss.index_factory(shards.dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise PivlError(
+            f"FAISS knows no index {factory!r} of {shards.dim} values: see its index factory."
+        ) from error
+    if not index.is_trained:
+        index.train(shards.sample(train_rows))
+    total = -(-len(shards) // BATCH_ROWS)
+    for batch in track(shards.batches(), "Indexing", total=total, unit="batches"):
+        index.add(batch)
+    return index
+
+
+def _dim(file: Path) -> int:
+    import pyarrow
+
+    schema = _parquet_file(file).schema_arrow
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if name == "feature" and pyarrow.types.is_fixed_size_list(kind) and "name" in schema.names:
+            return int(kind.list_size)
+    raise PivlError(
+        f"{file} must have columns `name` and `feature`, a list of so many float32, as"
+        " `pivl-distill embed` writes them."
+    )
+
+
+def _parquet_file(file: Path) -> ParquetFile:
+    try:
+        from pyarrow import ArrowInvalid
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise _missing("pyarrow") from error
+    try:
+        return ParquetFile(file)
+    except ArrowInvalid as error:
+        raise PivlError(f"{file} is not a Parquet file, or not whole.") from error
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise _missing("faiss") from error
+    return faiss
+
+
+def _missing(module: str) -> PivlError:
+    return PivlError(f"This needs {module}: `pip install 'pivl-distill[search]'`.")

@@ -1,0 +1,133 @@
+"""Cosine similarity twice: in float32 for whole galleries, in float64 for single pairs.
+
+A float32 matrix product is fast, and its last digits depend on the device, the library and the
+place of a row in the matrix. Single pairs in float64 are slow and depend on nothing. Retrieval
+sieves by the product and lets single pairs decide what it leaves open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pivl_distill.errors import PivlError
+
+Features = np.ndarray | Tensor
+"""[N, F] of any float type; arrays may be mapped from disk, tensors may be on any device."""
+
+TIE_DECIMALS = 12
+"""Exact similarities equal to so many decimals are ties: float64 sums differ by 1e-16 between
+vectors of one direction and two lengths, and features are float32 anyway."""
+
+ERRORS_TOLERATED = 4
+"""Both sides of a comparison err, each by up to about twice the largest error of a small sample."""
+
+_ROUNDING = 2.0**-24
+"""The relative error of one float32."""
+
+MEMORY_BYTES = 2**28
+"""Of similarities at a time, by default."""
+
+CHUNK_ROWS = 2048
+"""At most; a matrix product gains nothing from more, and fresh memory takes its time."""
+
+_BLOCK_ROWS = 128
+"""At a time, so that intermediate values stay in the processor's cache."""
+
+_GALLERY_ROWS = 4096
+
+_SAFE_LENGTHS = (1e-15, 1e15)
+"""Within these the squares of a float32 vector neither vanish nor overflow."""
+
+
+@dataclass(frozen=True)
+class UnitFeatures:
+    """Features and their directions; a zero row has none and is unlike everything."""
+
+    raw: Features
+    unit: Tensor  # float32 [N, F], rows of length one
+
+    @classmethod
+    def of(cls, raw: Features, name: str) -> UnitFeatures:
+        """Raises PivlError, which calls the features `name`, if they are not finite."""
+        unit = torch.empty(tuple(raw.shape), device=_rows(raw, slice(0)).device)
+        for rows in blocks(len(raw), _BLOCK_ROWS):
+            block = _rows(raw, rows).float()
+            low, high = torch.linalg.vector_norm(block, dim=1).aminmax()
+            if not (_SAFE_LENGTHS[0] < low and high < _SAFE_LENGTHS[1]):
+                block = _rows(raw, rows).double()
+                if not block.isfinite().all():
+                    raise _not_finite(raw, name)
+            unit[rows] = _directions(block)
+        return cls(raw, unit)
+
+    def __len__(self) -> int:
+        return len(self.unit)
+
+    def exact(self, rows: Tensor | slice) -> Tensor:
+        """Rows of length one in float64 [n, F]."""
+        return _directions(_rows(self.raw, rows).double())
+
+
+def exact_similarity(
+    query: UnitFeatures, gallery: UnitFeatures, rows: Tensor, columns: Tensor
+) -> Tensor:
+    """float64 [n] of the pairs (query `rows`, gallery `columns`), each computed by itself."""
+    result = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    for pairs in blocks(len(rows), _BLOCK_ROWS):
+        ours, theirs = query.exact(rows[pairs]), gallery.exact(columns[pairs])
+        result[pairs] = torch.linalg.vecdot(ours, theirs)
+    return result.round(decimals=TIE_DECIMALS)
+
+
+def exact_rows(query: UnitFeatures, gallery: UnitFeatures, rows: Tensor | slice) -> Tensor:
+    """float64 [n, G] of the query `rows` and the whole gallery."""
+    directions = query.exact(rows)
+    result = directions.new_empty(len(directions), len(gallery))
+    for part in blocks(len(gallery), _GALLERY_ROWS):
+        result[:, part] = directions @ gallery.exact(part).T
+    return result.round_(decimals=TIE_DECIMALS)
+
+
+def tolerance(product: Tensor, exact: Tensor) -> float:
+    """How close two float32 similarities must be for their order to be in doubt.
+
+    Told from a sample of the product and the exact similarities of the same pairs.
+    """
+    error = torch.maximum((product - exact).abs().max(), _ROUNDING * exact.abs().max())
+    return ERRORS_TOLERATED * float(error)
+
+
+def chunk_rows(memory_bytes: int, row_bytes: int) -> int:
+    """How many rows of a product fit, at least one."""
+    return min(max(memory_bytes // row_bytes, 1), CHUNK_ROWS)
+
+
+def blocks(count: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` that cover `range(count)`."""
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _rows(raw: Features, rows: Tensor | slice) -> Tensor:
+    if isinstance(raw, Tensor):
+        return raw[rows]
+    found = raw[rows.numpy() if isinstance(rows, Tensor) else rows]
+    return torch.from_numpy(found if found.flags.writeable else found.copy())
+
+
+def _directions(vectors: Tensor) -> Tensor:
+    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / lengths.masked_fill_(lengths == 0, 1)
+
+
+def _not_finite(raw: Features, name: str) -> PivlError:
+    finite = [_rows(raw, rows).isfinite().all(dim=1) for rows in blocks(len(raw), _BLOCK_ROWS)]
+    broken = (~torch.cat(finite)).nonzero().flatten()
+    return PivlError(
+        f"{len(broken)} of {len(raw)} {name} features are not finite (first: row {int(broken[0])})."
+        " The network diverged or overflowed in low precision."
+    )

@@ -1,0 +1,206 @@
+"""What the frozen image tower says of every crop: computed once, and kept on disk for later runs.
+
+Stage 1 trains tokens alone, on crops without augmentation (§4.2), so each crop has one global and
+h·w dense features for ever. They are kept in half precision, which the learned texts do not show
+(`docs/speed.md`), and mapped from the cache file, so that data sets larger than memory work. A file
+is found by what it was computed from: weights, pixels of the crops and how they are prepared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pivl_distill.cache import cache_folder
+from pivl_distill.console import note, track
+from pivl_distill.data.parsing import to_grid
+from pivl_distill.data.store import CropStore
+from pivl_distill.data.vocabulary import IGNORE, Vocabulary
+from pivl_distill.embedding import normalize_crops
+from teachers.clip import Clip
+
+FORMAT_VERSION = 1
+"""Part of every key: raise it when the towers or the preparation of crops give other features."""
+
+HALF = np.dtype("<f2")
+BATCH_CROPS = 64
+ABANDONED_S = 24 * 3600
+"""After so many seconds an unfinished file is one that a crash left behind."""
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """Features of N crops in the joint space, as CLIP gives them, and what each cell shows."""
+
+    projected: Tensor
+    """[N, D], on the device of the towers."""
+    cells: Tensor
+    """[N, h·w, D] in half precision: in the main memory, or mapped from a file."""
+    parts: Tensor
+    """[N, h·w] the majority part of each cell, or IGNORE; on the device of the towers."""
+
+    def cells_of(self, crops: Tensor) -> Tensor:
+        """[B, h·w, D] of crops [B], in the precision and on the device of the text tower."""
+        return self.cells[crops.to(self.cells.device)].to(self.projected)
+
+
+def encode_crops(
+    clip: Clip, store: CropStore, vocabulary: Vocabulary, cache_gib: float = 0.0
+) -> FrozenFeatures:
+    """`FrozenFeatures` of every crop, out of the cache if they are there.
+
+    At most `cache_gib` GiB of features stay on disk, the least recently used go first; with 0, and
+    where they do not fit, these are kept in memory instead.
+    """
+    shapes = feature_shapes(clip, store)
+    needed = sum(math.prod(shape) * HALF.itemsize for shape in shapes.values())
+    folder = cache_folder() / "features"
+    if _has_room(folder, needed, int(cache_gib * 2**30)):
+        entry = folder / feature_key(clip, store)
+        arrays = _read(entry, shapes)
+        if arrays is None:
+            _write(entry, shapes, _batches(clip, store))
+            arrays = _read(entry, shapes)
+            assert arrays is not None, entry
+        os.utime(entry)
+        drop_oldest(folder, int(cache_gib * 2**30))
+    else:
+        arrays = {name: np.empty(shape, HALF) for name, shape in shapes.items()}
+        for start, batch in enumerate(_batches(clip, store)):
+            for name, values in batch.items():
+                arrays[name][start * BATCH_CROPS : (start + 1) * BATCH_CROPS] = values
+    device = clip.text.positional_embedding.device
+    projected = torch.from_numpy(arrays["projected"]).to(device, torch.float32)
+    return FrozenFeatures(
+        projected, torch.from_numpy(arrays["cells"]), _cell_parts(clip, store, vocabulary)
+    )
+
+
+def feature_shapes(clip: Clip, store: CropStore) -> dict[str, tuple[int, ...]]:
+    """The arrays of an entry and their shapes."""
+    positions = math.prod(clip.image.grid_hw)
+    dim = clip.image.dim
+    return {"projected": (len(store), dim), "cells": (len(store), positions, dim)}
+
+
+def feature_key(clip: Clip, store: CropStore) -> str:
+    """SHA-256 (hex) of everything that decides the features."""
+    about = {
+        "version": FORMAT_VERSION,
+        "clip": clip.name,
+        "weights": clip.weights_sha256,
+        "grid_hw": clip.image.grid_hw,
+        "mean_std": (clip.mean, clip.std),
+        "crops": store.crops.shape,
+    }
+    digest = hashlib.sha256(json.dumps(about).encode())
+    digest.update(np.ascontiguousarray(store.crops).data)
+    return digest.hexdigest()
+
+
+def drop_oldest(folder: Path, limit_bytes: int) -> None:
+    """Remove the least recently used entries until the folder takes no more than `limit_bytes`.
+
+    The most recently used one stays in any case.
+    """
+    now = time.time()
+    for unfinished in folder.glob(".*"):
+        if now - unfinished.stat().st_mtime > ABANDONED_S:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    entries = sorted(folder.glob("[!.]*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
+    kept = 0
+    for number, entry in enumerate(entries):
+        kept += sum(file.stat().st_size for file in entry.iterdir())
+        if number and kept > limit_bytes:
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+@torch.inference_mode()
+def _batches(clip: Clip, store: CropStore) -> Iterator[dict[str, np.ndarray]]:
+    """The features of `BATCH_CROPS` crops after the other."""
+    device = clip.text.positional_embedding.device
+    starts = range(0, len(store), BATCH_CROPS)
+    for start in track(starts, "Encoding crops with CLIP", unit="batches"):
+        crops = torch.from_numpy(store.crops[start : start + BATCH_CROPS]).to(device)
+        tokens = clip.image.joint_tokens(normalize_crops(crops, clip.mean, clip.std))
+        half = tokens.half().cpu().numpy()
+        yield {"projected": half[:, 0], "cells": half[:, 1:]}
+
+
+def _cell_parts(clip: Clip, store: CropStore, vocabulary: Vocabulary) -> Tensor:
+    device = clip.text.positional_embedding.device
+    shape = (len(store), math.prod(clip.image.grid_hw))
+    if store.maps is None:
+        return torch.full(shape, IGNORE, device=device)
+    parts = [
+        to_grid(torch.from_numpy(maps), clip.image.grid_hw, len(vocabulary)).flatten(1)
+        for maps in np.split(store.maps, range(BATCH_CROPS, len(store), BATCH_CROPS))
+    ]
+    return torch.cat(parts).to(device)
+
+
+def _has_room(folder: Path, needed: int, limit: int) -> bool:
+    """Whether `needed` bytes may be written to the cache; says so where the disk is too full."""
+    if needed > limit:
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        note(
+            f"CLIP's features stay in memory: they take {needed / 2**30:.1f} GiB and {folder} has"
+            f" {free / 2**30:.1f} GiB left. PIVL_DISTILL_CACHE names another folder."
+        )
+    return needed <= free
+
+
+def _read(entry: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray] | None:
+    """The arrays of an entry, mapped from its files; None where it is absent or damaged."""
+    if not entry.is_dir():
+        return None
+    try:
+        # Copy on write: the file never changes, and torch gets memory that it may write to.
+        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="c") for name in shapes}
+    except (OSError, ValueError):
+        arrays = {}
+    if all(name in arrays and arrays[name].shape == shape for name, shape in shapes.items()):
+        return arrays
+    note(f"The cached features in {entry} are damaged; they are computed anew.")
+    shutil.rmtree(entry)
+    return None
+
+
+def _write(
+    entry: Path, shapes: dict[str, tuple[int, ...]], batches: Iterator[dict[str, np.ndarray]]
+) -> None:
+    """Make an entry at once, out of batches; another process may finish the same one first."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=entry.parent) as unfinished:
+        folder = Path(unfinished) / "entry"
+        folder.mkdir()
+        files = {name: (folder / f"{name}.npy").open("wb") for name in shapes}
+        try:
+            for name, shape in shapes.items():
+                header = {"descr": HALF.str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(files[name], header)
+            for batch in batches:
+                for name, values in batch.items():
+                    values.astype(HALF, order="C").tofile(files[name])
+        finally:
+            for file in files.values():
+                file.close()
+        try:
+            folder.rename(entry)
+        except OSError:
+            if not entry.is_dir():
+                raise

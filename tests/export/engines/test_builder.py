@@ -1,0 +1,258 @@
+"""Building: what TensorRT is asked for, what is written, and what is said when it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from export.engines import builder
+from export.engines.builder import build_engine
+from export.engines.description import Gpu, Profile, read_sidecar
+from export.engines.runner import read_back
+from pivl_distill.cache import cache_folder
+from pivl_distill.embedding import normalize_crops
+from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256
+
+PROFILE = Profile.parse("1,8,16")
+L4 = Gpu(name="NVIDIA L4", compute_capability="8.9")
+
+
+@pytest.fixture
+def onnx_path(mobilenet, tmp_path) -> Path:
+    """MobileNetV2's file in a folder of this test's own."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(mobilenet[1].read_bytes())
+    return path
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> Gpu:
+    """A machine with a GPU."""
+    monkeypatch.setattr(Gpu, "current", lambda: L4)
+    return L4
+
+
+def test_the_sidecar_says_what_the_plan_cannot(fake_tensorrt, gpu, onnx_path):
+    path, info = build_engine(onnx_path, "tensorrt", PROFILE, workspace_bytes=1 << 20)
+    assert path == onnx_path.with_name("model.fp32.engine")
+    assert path.read_bytes().startswith(b"plan")
+    assert read_sidecar(path) == info
+    facts = json.loads(path.with_name("model.fp32.engine.json").read_text())
+    assert (facts["library"], facts["library_version"]) == ("tensorrt", "11.4.0")
+    assert facts["precision"] == "fp32"
+    assert facts["flags"] == ["TF32"]
+    assert facts["profile"] == {"min_batch": 1, "opt_batch": 8, "max_batch": 16}
+    assert facts["workspace_bytes"] == 1 << 20
+    assert facts["inputs"] == [{"name": "images", "dtype": "FLOAT", "shape": [-1, 3, 64, 32]}]
+    assert facts["output"] == {"name": "features", "dtype": "FLOAT", "shape": [-1, 1280]}
+    assert facts["onnx_file"] == "model.onnx"
+    assert facts["onnx_sha256"] == sha256(onnx_path)
+    assert facts["engine_sha256"] == sha256(path)
+    assert facts["engine_bytes"] == path.stat().st_size
+    assert facts["gpu"] == {"name": "NVIDIA L4", "compute_capability": "8.9"}
+    assert facts["metadata"]["name"] == "mobilenetv2_025"
+
+
+def test_the_profile_holds_the_three_batches(fake_tensorrt, onnx_path):
+    build_engine(onnx_path, "tensorrt", PROFILE)
+    shapes = ((1, 3, 64, 32), (8, 3, 64, 32), (16, 3, 64, 32))
+    assert fake_tensorrt.calls["profile"] == {"images": shapes}
+
+
+def test_cameras_are_an_input_of_the_profile_too(fake_tensorrt, tmp_path):
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 8, 4])
+    cameras = helper.make_tensor_value_info("cameras", TensorProto.INT64, ["batch"])
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3])
+    graph = helper.make_graph([], "g", [images, cameras], [features])
+    onnx.save(helper.make_model(graph), tmp_path / "model.onnx")
+    _, info = build_engine(tmp_path / "model.onnx", "tensorrt", PROFILE)
+    assert fake_tensorrt.calls["profile"]["cameras"] == ((1,), (8,), (16,))
+    assert [tensor.dtype for tensor in info.inputs] == ["FLOAT", "INT64"]
+
+
+def test_workspace_is_the_librarys_own_by_default(fake_tensorrt, onnx_path):
+    assert build_engine(onnx_path, "tensorrt", PROFILE)[1].workspace_bytes == 1 << 36
+
+
+@pytest.mark.parametrize(("strongly_typed", "flags"), [(True, 1 << 1), (False, 0)])
+def test_strong_typing_is_asked_for_by_name(fake_tensorrt, onnx_path, strongly_typed, flags):
+    if not strongly_typed:
+        fake_tensorrt.NetworkDefinitionCreationFlag = object()
+    build_engine(onnx_path, "tensorrt", PROFILE)
+    assert fake_tensorrt.calls["flags"] == flags
+
+
+def test_parser_errors_name_nodes_and_operators(fake_tensorrt, onnx_path):
+    error = fake_tensorrt.ParserError
+    fake_tensorrt.parser_errors = [
+        error("UNSUPPORTED_NODE", "false", "node_3", "Det"),
+        error("INVALID_NODE", "Invalid Node - q\nwrong type\ncatchCudaError: 35", "q", "Mul"),
+        error("MODEL_DESERIALIZE_FAILED", "not a model"),
+    ]
+    with pytest.raises(PivlError) as refused:
+        build_engine(onnx_path, "tensorrt", PROFILE)
+    assert str(refused.value) == (
+        f"TensorRT 11.4.0 cannot read '{onnx_path}': node 'node_3' (Det), UNSUPPORTED_NODE: false; "
+        "node 'q' (Mul), INVALID_NODE: Invalid Node - q wrong type; not a model."
+    )
+    assert list(onnx_path.parent.iterdir()) == [onnx_path]
+
+
+def test_a_refused_build_writes_nothing_and_says_why(fake_tensorrt, onnx_path):
+    fake_tensorrt.plan = None
+    with pytest.raises(PivlError, match=r"could not build an engine .* no tactic fits\."):
+        build_engine(onnx_path, "tensorrt", PROFILE)
+    assert list(onnx_path.parent.iterdir()) == [onnx_path]
+
+
+def test_without_a_driver_tensorrt_says_so(fake_tensorrt, onnx_path):
+    fake_tensorrt.driver = False
+    with pytest.raises(PivlError, match=r"needs the NVIDIA GPU .* finds none.*CUDA init.*--rtx"):
+        build_engine(onnx_path, "tensorrt", PROFILE)
+
+
+def test_files_that_are_none(fake_tensorrt, tmp_path):
+    with pytest.raises(PivlError, match=r"There is no ONNX file at '.*model\.onnx'"):
+        build_engine(tmp_path / "model.onnx", "tensorrt", PROFILE)
+    (tmp_path / "model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(PivlError, match="is no ONNX file"):
+        build_engine(tmp_path / "model.onnx", "tensorrt", PROFILE)
+
+
+def test_timings_are_kept_for_this_version_and_gpu(
+    fake_tensorrt, gpu, onnx_path, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "cache"))
+    build_engine(onnx_path, "tensorrt", PROFILE)
+    (kept,) = (cache_folder() / "timings").iterdir()
+    assert kept.name == "tensorrt-11.4.0-NVIDIA-L4-8.9.cache"
+    assert kept.read_bytes() == b"+"
+    fake_tensorrt.known_timings = (b"", b"+")
+    build_engine(onnx_path, "tensorrt", PROFILE)
+    assert kept.read_bytes() == b"++"
+
+
+def test_timings_that_do_not_fit_are_begun_anew(
+    fake_tensorrt, gpu, onnx_path, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "cache"))
+    build_engine(onnx_path, "tensorrt", PROFILE)
+    (kept,) = (cache_folder() / "timings").iterdir()
+    kept.write_bytes(b"damaged")
+    build_engine(onnx_path, "tensorrt", PROFILE)
+    assert fake_tensorrt.calls["timings"][-2:] == [b"damaged", b""]
+    assert kept.read_bytes() == b"+"
+
+
+def test_timings_that_cannot_be_kept_cost_no_engine(
+    fake_tensorrt, gpu, onnx_path, monkeypatch, tmp_path, capsys
+):
+    (tmp_path / "cache").write_text("a file, not a folder")
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "cache"))
+    path, _ = build_engine(onnx_path, "tensorrt", PROFILE)
+    assert path.is_file()
+    assert "timing cache was not kept" in capsys.readouterr().err
+
+
+def test_without_a_gpu_nothing_is_timed(fake_tensorrt, onnx_path, monkeypatch, tmp_path):
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "cache"))
+    build_engine(onnx_path, "tensorrt-rtx", PROFILE)
+    assert not (tmp_path / "cache").exists()
+
+
+# With the real TensorRT-RTX, on the CPU.
+
+
+@pytest.mark.parametrize("arch", ["mobilenetv2_025", "test_vit"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_real_engine(rtx, exported, in_precision, tmp_path, arch, precision):
+    onnx_path = in_precision(exported(arch), precision, tmp_path)
+    path, info = build_engine(onnx_path, "tensorrt-rtx", PROFILE)
+    assert path.name == f"model.{precision}.rtx.engine"
+    assert info.precision == precision
+    assert info.library_version == rtx.__version__
+    assert [tensor.name for tensor in (*info.inputs, info.output)] == ["images", "features"]
+    assert info.inputs[0].shape == (-1, 3, 64, 32)
+    assert info.output.dtype == "FLOAT"
+    assert info.engine_bytes == path.stat().st_size > 100_000
+    assert all(name in path.read_bytes() for name in (b"images", b"features"))
+    read_back(path)
+
+
+def test_half_precision_halves_the_weights(rtx, exported, in_precision, tmp_path):
+    sizes = {}
+    for precision in ("fp32", "fp16"):
+        onnx_path = in_precision(exported("mobilenetv2_025"), precision, tmp_path)
+        sizes[precision] = build_engine(onnx_path, "tensorrt-rtx", PROFILE)[1].engine_bytes
+    assert sizes["fp16"] < 0.8 * sizes["fp32"]
+
+
+def test_the_real_parser_names_the_node_it_cannot_read(rtx, tmp_path):
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 8, 8])
+    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, None)
+    node = helper.make_node("Det", ["images"], ["features"], name="the_determinant")
+    graph = helper.make_graph([node], "g", [images], [features])
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), path)
+    with pytest.raises(PivlError, match=r"node 'the_determinant' \(Det\), UNSUPPORTED_NODE"):
+        build_engine(path, "tensorrt-rtx", PROFILE)
+
+
+def test_int8_for_cpus_is_refused_with_a_hint(rtx, mobilenet, in_precision, tmp_path):
+    path = in_precision(mobilenet, "int8 for CPUs", tmp_path)
+    with pytest.raises(PivlError, match=r"DequantizeLinear.*Int32.*signed activations"):
+        build_engine(path, "tensorrt-rtx", PROFILE)
+
+
+class Preprocessing(torch.nn.Module):
+    """Crops as they are → the mean of each channel, normalised."""
+
+    def forward(self, crops: torch.Tensor) -> torch.Tensor:
+        return normalize_crops(crops, (0.5,) * 3, (0.25,) * 3).mean(dim=(2, 3))
+
+
+def test_crops_may_go_in_as_they_are(rtx, tmp_path):
+    torch.onnx.export(
+        Preprocessing().eval(),
+        (torch.zeros(2, 8, 4, 3, dtype=torch.uint8),),
+        tmp_path / "model.onnx",
+        input_names=["images"],
+        output_names=["features"],
+        dynamic_shapes=({0: "batch"},),
+        external_data=False,
+        verbose=False,
+    )
+    _, info = build_engine(tmp_path / "model.onnx", "tensorrt-rtx", PROFILE)
+    assert (info.inputs[0].dtype, info.inputs[0].shape) == ("UINT8", (-1, 8, 4, 3))
+
+
+def test_too_little_workspace_is_said_in_the_librarys_words(rtx, onnx_path):
+    with pytest.raises(PivlError, match="workspace limit"):
+        build_engine(onnx_path, "tensorrt-rtx", PROFILE, workspace_bytes=1024)
+
+
+def test_ctrl_c_ends_a_real_build(rtx, onnx_path, monkeypatch):
+    real = builder.progress_monitor
+
+    def interrupting(trt, show):
+        def interrupt(share):
+            show(share)
+            if share > 0.1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return real(trt, interrupt)
+
+    monkeypatch.setattr(builder, "progress_monitor", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(onnx_path, "tensorrt-rtx", PROFILE)
+    assert list(onnx_path.parent.iterdir()) == [onnx_path]
+    monkeypatch.undo()
+    assert build_engine(onnx_path, "tensorrt-rtx", PROFILE)[0].is_file()

@@ -1,0 +1,134 @@
+"""Names of engines, batches, and sidecars that must fit their engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from export.engines.description import (
+    EngineInfo,
+    Gpu,
+    Profile,
+    TensorInfo,
+    engine_path,
+    graph_precision,
+    read_sidecar,
+    write_sidecar,
+)
+from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256
+
+
+def test_batches_rise():
+    assert Profile.parse("1,8,64").batches == (1, 8, 64)
+    assert Profile.parse("4,4,4").batches == (4, 4, 4)
+
+
+@pytest.mark.parametrize("text", ["8", "1,8", "1,8,64,65", "one,8,64", "1.5,8,64", "-1,8,64", ""])
+def test_batches_are_three_numbers(text):
+    with pytest.raises(PivlError, match=f"such as 1,8,64; got '{text}'"):
+        Profile.parse(text)
+
+
+@pytest.mark.parametrize("text", ["0,8,64", "8,4,64", "1,65,64"])
+def test_batches_that_do_not_rise(text):
+    with pytest.raises(PivlError, match="min ≤ opt ≤ max"):
+        Profile.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("onnx_name", "precision", "library", "name"),
+    [
+        ("model.onnx", "fp32", "tensorrt", "model.fp32.engine"),
+        ("model.onnx", "fp32", "tensorrt-rtx", "model.fp32.rtx.engine"),
+        ("model.fp16.onnx", "fp16", "tensorrt", "model.fp16.engine"),
+        ("model.int8.trt.onnx", "int8", "tensorrt-rtx", "model.int8.rtx.engine"),
+        ("person.v2.onnx", "fp32", "tensorrt", "person.v2.fp32.engine"),
+    ],
+)
+def test_engines_are_named_by_what_they_are(onnx_name, precision, library, name):
+    assert engine_path(Path("out") / onnx_name, precision, library) == Path("out") / name
+
+
+def graph(*ops: str, weights: int) -> onnx.GraphProto:
+    nodes = [helper.make_node(op, ["x", "w"], ["y"]) for op in ops]
+    weight = helper.make_tensor("w", weights, [1], [1.0])
+    return helper.make_graph(nodes, "g", [], [], [weight])
+
+
+def test_precision_is_what_the_graph_computes_in():
+    assert graph_precision(graph("Conv", weights=TensorProto.FLOAT)) == "fp32"
+    assert graph_precision(graph("Cast", "Conv", weights=TensorProto.FLOAT16)) == "fp16"
+    assert graph_precision(graph("QuantizeLinear", "Conv", weights=TensorProto.FLOAT)) == "int8"
+    assert graph_precision(graph("QuantizeLinear", "Conv", weights=TensorProto.FLOAT16)) == "int8"
+
+
+def test_without_cuda_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Gpu.current() is None
+
+
+def test_the_gpu_that_torch_sees(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA L4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
+    assert Gpu.current() == Gpu(name="NVIDIA L4", compute_capability="8.9")
+
+
+@pytest.fixture
+def engine(tmp_path) -> Path:
+    """An engine with its sidecar."""
+    path = tmp_path / "model.fp16.engine"
+    path.write_bytes(b"a plan")
+    info = EngineInfo(
+        library="tensorrt",
+        library_version="11.4.0",
+        precision="fp16",
+        flags=("TF32",),
+        profile=Profile.parse("1,8,64"),
+        workspace_bytes=1 << 30,
+        inputs=(TensorInfo(name="images", dtype="FLOAT", shape=(-1, 3, 64, 32)),),
+        output=TensorInfo(name="features", dtype="FLOAT", shape=(-1, 16)),
+        onnx_file="model.fp16.onnx",
+        onnx_sha256="0" * 64,
+        engine_sha256=sha256(path),
+        engine_bytes=6,
+        gpu=Gpu(name="NVIDIA L4", compute_capability="8.9"),
+        build_seconds=12.5,
+        metadata={"name": "mobilenetv2_025"},
+    )
+    write_sidecar(path, info)
+    return path
+
+
+def test_a_sidecar_comes_back_as_it_was_written(engine):
+    info = read_sidecar(engine)
+    assert info.profile.batches == (1, 8, 64)
+    assert info.gpu == Gpu(name="NVIDIA L4", compute_capability="8.9")
+    write_sidecar(engine, info)
+    assert read_sidecar(engine) == info
+
+
+@pytest.mark.parametrize("missing", ["model.fp16.engine", "model.fp16.engine.json"])
+def test_engine_and_sidecar_belong_together(engine, missing):
+    engine.with_name(missing).unlink()
+    with pytest.raises(PivlError, match=rf"There is no '.*{missing}'"):
+        read_sidecar(engine)
+
+
+@pytest.mark.parametrize("damage", [b"", b"a pla", b"a plam", b"a plan."])
+def test_another_engine_under_the_name_is_refused(engine, damage):
+    engine.write_bytes(damage)
+    with pytest.raises(PivlError, match="not the engine that its"):
+        read_sidecar(engine)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"format": 2}'])
+def test_a_foreign_sidecar_is_refused(engine, text):
+    engine.with_name("model.fp16.engine.json").write_text(text)
+    with pytest.raises(PivlError, match="describes no engine of this version"):
+        read_sidecar(engine)

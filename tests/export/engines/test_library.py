@@ -1,0 +1,75 @@
+"""TensorRT's modules: without them a clear way out, with them one log."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from export.engines import library
+from export.engines.library import library_log, load_tensorrt
+from pivl_distill.errors import PivlError
+
+
+@pytest.mark.parametrize(
+    ("name", "install", "other"),
+    [("tensorrt", "pivl-distill[trt]", "--rtx"), ("tensorrt-rtx", "pivl-distill[rtx]", "--trt")],
+)
+def test_a_missing_library_is_named_with_the_way_to_it(monkeypatch, name, install, other):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    with pytest.raises(PivlError, match="is not installed") as error:
+        load_tensorrt(name)
+    assert f"pip install '{install}'" in str(error.value)
+    assert other in str(error.value)
+
+
+def test_a_library_that_does_not_load_says_why(monkeypatch, tmp_path):
+    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: not found')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+    with pytest.raises(PivlError, match=r"does not load: libnvinfer\.so\.11: not found"):
+        load_tensorrt("tensorrt")
+
+
+@pytest.mark.parametrize("package", [None, "empty"])
+def test_bindings_without_their_libraries_say_which(monkeypatch, tmp_path, package):
+    folder = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    specs = {
+        "tensorrt_rtx_bindings": SimpleNamespace(),
+        "onnxruntime_ep_nv_tensorrt_rtx": folder if package else None,
+    }
+    monkeypatch.setattr(importlib.util, "find_spec", specs.get)
+    with pytest.raises(PivlError, match=r"libtensorrt_rtx\.so\.1.* install onnxruntime-ep-nv-"):
+        load_tensorrt("tensorrt-rtx")
+
+
+def test_the_log_keeps_errors_once_without_the_echo_of_a_missing_driver(fake_tensorrt):
+    log = library_log(fake_tensorrt)
+    assert library_log(fake_tensorrt) is log
+    log.log(2, "a warning")
+    log.log(1, "no room\n for it ")
+    log.log(1, "no room for it")
+    log.log(0, "[checkMacros.cpp::catchCudaError::250] cudaError 35")
+    assert log.taken() == "no room for it"
+    assert log.taken() == ""
+
+
+def test_the_real_library(rtx):
+    assert rtx.__name__ == library._RTX_BINDINGS
+    assert rtx.__version__.startswith("1.")
+    log = library_log(rtx)
+    log.taken()
+    assert rtx.Runtime(log).deserialize_cuda_engine(b"no engine at all" * 10) is None
+    assert "magicTag" in log.taken()
+
+
+def test_the_fake_has_only_what_the_real_library_has(rtx, fake_tensorrt):
+    for fake in fake_tensorrt.classes:
+        names = {*vars(fake), *vars(fake).get("__annotations__", ())}
+        real = dir(getattr(rtx, fake.__name__))
+        assert {name for name in names if not name.startswith("_")} <= set(real), fake.__name__
+    for name in ("NetworkDefinitionCreationFlag", "BuilderFlag"):
+        assert set(getattr(fake_tensorrt, name).__members__) <= set(getattr(rtx, name).__members__)
+    assert hasattr(rtx.MemoryPoolType, "WORKSPACE")

@@ -1,0 +1,155 @@
+"""`parse` as a user types it, and training with maps that are missing in part or altogether."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pivl_distill import console
+from pivl_distill.cli import main
+from pivl_distill.data.synthetic.cache import cached_dataset
+
+QUICK = ("--config", "quick")
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables on lines of their own, whatever the terminal."""
+    monkeypatch.setattr(console.out, "_width", 200)
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def succeed(*arguments: str | Path) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def refuse(*arguments: str | Path) -> str:
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return " ".join(result.output.split())
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    """A copy of the tiny tier: 48 training images, with exact maps."""
+    return Path(shutil.copytree(cached_dataset("tiny"), tmp_path / "people"))
+
+
+@pytest.fixture
+def photographs(people: Path) -> Path:
+    """The same without the mark of synthetic people and without maps; the maps lie in `exact`."""
+    (people / "synthetic.json").unlink()
+    (people / "parsing").rename(people.parent / "exact")
+    return people
+
+
+def test_synthetic_people_are_parsed_out_of_the_box(tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    said = succeed("parse", "synthetic:tiny", "-o", maps)
+    assert "maps 48 written, 0 kept from an earlier run" in said
+    assert "mIoU with the data set's own maps 0." in said
+    assert f"--data synthetic:tiny --parsing {maps}" in said
+    assert (maps / "parsing.png").read_bytes().startswith(b"\x89PNG")
+    assert "0 written, 48 kept" in succeed("parse", "synthetic:tiny", "-o", maps)
+    assert "48 of 48 training images" in succeed("check", "synthetic:tiny", "--parsing", maps)
+    otherwise = ("--set", "min_confidence=0.5")
+    said = refuse("parse", "synthetic:tiny", "-o", maps, *otherwise)
+    assert "parser min_confidence was 0.0, is 0.5" in said
+
+
+def test_a_students_whole_way_on_parsed_maps(people: Path, tmp_path: Path) -> None:
+    """Coarse classes of the embedded parser, taught and learned."""
+    data = f"market1501:{people}"
+    said = succeed("parse", data, "--set", "to=coarse6")
+    assert "Classes (coarse6)" in said
+    chosen = ("--data", data, "--parsing", people / "parsing-embedded")
+    succeed("teach", *QUICK, *chosen, "-o", tmp_path / "teach")
+    student = ("--bank", tmp_path / "teach", "-o", tmp_path / "student")
+    assert "mAP" in succeed("student", *QUICK, *chosen, *student)
+
+
+def test_existing_maps_are_imported(photographs: Path, tmp_path: Path) -> None:
+    data, source = f"market1501:{photographs}", ("--parser", "maps", "--from", tmp_path / "exact")
+    first, *_ = sorted((tmp_path / "exact" / "bounding_box_train").glob("*.png"))
+    first.unlink()
+    said = succeed("parse", data, *source)
+    assert "maps 47 written" in said
+    assert f"1 images have no map, the first of them bounding_box_train/{first.stem}.jpg" in said
+    written = photographs / "parsing-maps" / "bounding_box_train"
+    assert len(list(written.glob("*.png"))) == 47
+    said = refuse("parse", data, *source, "--set", "vocabulary=atr18", "-o", tmp_path / "atr")
+    assert "in lip20, not atr18: use --set vocabulary=lip20" in said
+    manifest = json.loads((photographs / "parsing-maps" / "parsing.json").read_text())
+    assert (manifest["vocabulary"], manifest["maps"]) == ("lip20", 47)
+
+
+def test_all_splits_are_parsed_where_asked_for(tmp_path: Path) -> None:
+    said = succeed("parse", "synthetic:tiny", "-o", tmp_path / "maps", "--all-splits")
+    assert "maps 102 written" in said
+
+
+def test_photographs_want_a_parser_that_knows_them(photographs: Path, tmp_path: Path) -> None:
+    data = f"market1501:{photographs}"
+    assert "embedded parser knows rendered people only" in refuse("parse", data)
+    assert "did you mean 'schp_lip'" in refuse("parse", data, "--parser", "schp_lipp")
+    assert "name its ONNX file with --from" in refuse("parse", data, "--parser", "schp_lip")
+    missing = ("--parser", "schp_lip", "--from", tmp_path / "none.onnx")
+    assert "no ONNX file" in refuse("parse", data, *missing)
+    assert "did you mean 'min_area'" in refuse("parse", "synthetic:tiny", "--set", "min_areas=1")
+    assert not list(photographs.glob("parsing*"))
+
+
+def with_maps_missing(people: Path, share: float) -> None:
+    maps = sorted((people / "parsing" / "bounding_box_train").glob("*.png"))
+    for path in maps[: round(share * len(maps))]:
+        path.unlink()
+
+
+@pytest.mark.parametrize(("share", "missing"), [(0.0, 0), (0.5, 24), (1.0, 48)])
+def test_any_share_of_the_maps_may_be_missing(
+    people: Path, tmp_path: Path, share: float, missing: int
+) -> None:
+    with_maps_missing(people, share)
+    data = ("--data", f"market1501:{people}")
+    said = succeed("teach", *QUICK, *data, "-o", tmp_path / "teach")
+    told = f"{missing} training images have no parsing map"
+    assert (told in said) == (missing > 0)
+    supervision = ("--set", "supervision=identity") if missing == 48 else ()
+    student = ("student", *QUICK, *data, "--bank", tmp_path / "teach")
+    said = succeed(*student, *supervision, "-o", tmp_path / "student")
+    assert (told in said) == (missing > 0)
+    for run_json in (tmp_path / "teach" / "run.json", tmp_path / "student" / "run.json"):
+        assert json.loads(run_json.read_text())["missing_maps"] == missing
+    checked = succeed("check", data[1])
+    assert f"parsing maps {48 - missing} of 48 training images" in checked
+    assert f"training images without a map {missing} {'note' if missing else 'ok'}" in checked
+    if missing == 48:
+        assert "The bank holds no part texts" in refuse(*student, "-o", tmp_path / "parts")
+
+
+def test_a_bank_with_parts_teaches_crops_without_maps(people: Path, tmp_path: Path) -> None:
+    data = ("--data", f"market1501:{people}")
+    succeed("teach", *QUICK, *data, "-o", tmp_path / "teach")
+    with_maps_missing(people, 1.0)
+    student = ("--bank", tmp_path / "teach", "-o", tmp_path / "student")
+    assert "48 training images have no" in succeed("student", *QUICK, *data, *student)
+    metrics = (tmp_path / "student" / "metrics.jsonl").read_text().splitlines()
+    assert all(json.loads(line)["align"] == 0 for line in metrics)
+
+
+def test_a_folder_that_was_named_must_hold_maps_of_the_data(people: Path, tmp_path: Path) -> None:
+    shutil.copytree(people / "parsing", tmp_path / "maps")
+    for path in (tmp_path / "maps").rglob("*.png"):
+        path.unlink()
+    named = ("--data", f"market1501:{people}", "--parsing", tmp_path / "maps")
+    assert "belongs to a training image" in refuse("teach", *QUICK, *named)

@@ -1,0 +1,81 @@
+"""Folders of maps: readable by the loader, claimed by one parser, safe to interrupt."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pivl_distill.data.parsing import find_map, folder_vocabulary, read_map
+from pivl_distill.data.vocabulary import COARSE6, IGNORE, LIP20, VOCABULARIES
+from pivl_distill.errors import PivlError
+from pivl_distill.parsing.folder import MapFolder
+
+NAME = Path("train/0002/a.jpg")
+PARSER = {"name": "any", "colour_order": "rgb", "sha256": "00", "values": {3: "Head"}}
+
+
+@pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
+def test_what_is_written_is_what_the_loader_reads(tmp_path: Path, vocabulary) -> None:
+    labels = np.arange(len(vocabulary), dtype=np.uint8)[None].repeat(2, 0)
+    labels[1] = IGNORE
+    folder = MapFolder(tmp_path / "maps", vocabulary, PARSER)
+    folder.write(NAME, labels)
+    path = find_map(folder.path, NAME)
+    assert path == folder.place(NAME)
+    assert folder_vocabulary(folder.path) == vocabulary
+    np.testing.assert_array_equal(read_map(path, labels.shape, vocabulary), labels)
+    with Image.open(path) as image:
+        assert image.mode == "P"
+        colours = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(colours[0], vocabulary.palette)
+
+
+def test_only_whole_maps_of_the_right_size_are_held(tmp_path: Path) -> None:
+    folder = MapFolder(tmp_path / "maps", COARSE6, PARSER)
+    assert not folder.holds(NAME, (4, 2))
+    folder.write(NAME, np.zeros((4, 2), np.uint8))
+    assert folder.holds(NAME, (4, 2))
+    assert not folder.holds(NAME, (2, 4))
+    whole = folder.place(NAME).read_bytes()
+    folder.place(NAME).write_bytes(whole[: len(whole) // 2])
+    assert not folder.holds(NAME, (4, 2))
+    folder.write(NAME, np.full((4, 2), 6, np.uint8))  # coarse6 ends at 5
+    assert not folder.holds(NAME, (4, 2))
+
+
+def test_the_same_parser_may_go_on(tmp_path: Path) -> None:
+    MapFolder(tmp_path / "maps", COARSE6, PARSER).finish(7)
+    manifest = json.loads((tmp_path / "maps" / "parsing.json").read_text())
+    assert manifest["maps"] == 7
+    assert manifest["labels"] == list(COARSE6.labels)
+    assert MapFolder(tmp_path / "maps", COARSE6, PARSER).path == tmp_path / "maps"
+
+
+def test_another_parser_or_vocabulary_is_told_what_differs(tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    MapFolder(out, COARSE6, PARSER)
+    with pytest.raises(PivlError, match=r"otherwise: vocabulary was coarse6, is lip20\. Name"):
+        MapFolder(out, LIP20, PARSER)
+    changed = {**PARSER, "colour_order": "bgr", "sha256": "01"}
+    said = r"otherwise: parser colour_order was rgb, is bgr; parser sha256 was 00, is 01\."
+    with pytest.raises(PivlError, match=said):
+        MapFolder(out, COARSE6, changed)
+    (out / "parsing.json").write_text('{"vocabulary": "coarse6", "parser": "by hand"}')
+    with pytest.raises(PivlError, match="parser was by hand"):
+        MapFolder(out, COARSE6, PARSER)
+
+
+def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("mine")
+    with pytest.raises(PivlError, match=r"there already and holds no parsing\.json"):
+        MapFolder(tmp_path, COARSE6, PARSER)
+    with pytest.raises(PivlError, match=r"there already and holds no parsing\.json"):
+        MapFolder(tmp_path / "a.txt", COARSE6, PARSER)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    (tmp_path / "parsing.json").write_text("{")
+    with pytest.raises(PivlError, match="is damaged"):
+        MapFolder(tmp_path, COARSE6, PARSER)

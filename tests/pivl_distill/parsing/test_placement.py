@@ -1,0 +1,73 @@
+"""The way from a crop to scores and back, against PyTorch's own resizing and by geometry."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pivl_distill.data.vocabulary import IGNORE
+from pivl_distill.parsing.placement import decide, fit, place, sample
+
+
+def test_a_letterboxed_crop_lies_in_the_middle() -> None:
+    where = place((128, 64), (473, 473), "letterbox")
+    assert (where.top, where.left, where.height, where.width) == (0, 118, 473, 236)
+    wide = place((10, 30), (60, 60), "letterbox")
+    assert (wide.top, wide.left, wide.height, wide.width) == (20, 0, 20, 60)
+
+
+def test_around_a_letterboxed_crop_everything_is_black() -> None:
+    crop = np.full((8, 4, 3), 200, np.uint8)
+    canvas = fit(crop, place((8, 4), (16, 16), "letterbox"))
+    assert (canvas[:, 4:12] == 200).all()
+    assert not canvas[:, :4].any()
+    assert not canvas[:, 12:].any()
+
+
+def test_a_stretched_crop_fills_the_input() -> None:
+    canvas = fit(np.full((8, 4, 3), 200, np.uint8), place((8, 4), (9, 20), "stretch"))
+    assert canvas.shape == (9, 20, 3)
+    assert (canvas == 200).all()
+
+
+@pytest.mark.parametrize("scores_hw", [(8, 4), (16, 8), (32, 16)])
+def test_sampling_is_bilinear_resizing_where_the_crop_fills_the_input(scores_hw) -> None:
+    scores = torch.randn(3, *scores_hw, generator=torch.Generator().manual_seed(0))
+    where = place((24, 20), (32, 16), "stretch")
+    expected = F.interpolate(scores[None], (24, 20), mode="bilinear")[0]
+    torch.testing.assert_close(sample(scores, where), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sampling_with_aligned_corners_is_pytorchs() -> None:
+    scores = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(0))
+    where = place((17, 13), (17, 13), "stretch")
+    expected = F.interpolate(scores[None], (17, 13), mode="bilinear", align_corners=True)[0]
+    sampled = sample(scores, where, align_corners=True)
+    torch.testing.assert_close(sampled, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_scores_of_a_letterboxed_crop_come_back_to_their_pixels(align_corners: bool) -> None:
+    """Scores that say where in the input they are; each pixel must get its own place."""
+    where = place((20, 10), (60, 60), "letterbox")
+    rows = torch.arange(60.0)[:, None].expand(60, 60)
+    scores = torch.stack([rows, rows.T])
+    found = sample(scores, where, align_corners=align_corners)
+    in_input = torch.arange(20) * 3 + 1.0  # the middle of three input pixels
+    torch.testing.assert_close(found[0], in_input[:, None].expand(20, 10), atol=1e-3, rtol=0)
+    across = torch.arange(10) * 3 + 1.0 + 15
+    torch.testing.assert_close(found[1], across.expand(20, 10), atol=1e-3, rtol=0)
+
+
+def test_ids_are_sampled_without_mixing() -> None:
+    ids = torch.tensor([[[0.0, 9.0], [9.0, 0.0]]])
+    found = sample(ids, place((6, 4), (2, 2), "stretch"), mode="nearest")
+    assert set(found.unique().tolist()) == {0.0, 9.0}
+
+
+def test_doubtful_pixels_are_unknown() -> None:
+    logits = torch.log(torch.tensor([[[0.9, 0.55]], [[0.1, 0.45]]]))
+    assert decide(logits, 0.0).tolist() == [[0, 0]]
+    assert decide(logits, 0.6).tolist() == [[0, IGNORE]]

@@ -1,0 +1,117 @@
+"""The SegFormer path with the real architecture, small and of random weights, from a folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pivl_distill.data.vocabulary import ATR18, IGNORE
+from pivl_distill.errors import PivlError
+from pivl_distill.parsing.parser import Crop
+from pivl_distill.parsing.segformer import SegformerParser, check_labels
+from pivl_distill.parsing.settings import SegformerSettings
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture(scope="module")
+def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as save_pretrained leaves it."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.SegformerConfig(
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 16, 16, 24],
+        num_attention_heads=[1, 1, 2, 2],
+        decoder_hidden_size=16,
+        id2label=dict(enumerate(ATR18.labels)),
+        label2id={label: number for number, label in enumerate(ATR18.labels)},
+    )
+    folder = tmp_path_factory.mktemp("segformer")
+    transformers.SegformerForSemanticSegmentation(config).save_pretrained(folder)
+    size = {"height": 64, "width": 96}
+    transformers.SegformerImageProcessor(size=size).save_pretrained(folder)
+    return folder
+
+
+def settings(source: Path | str, **changes: object) -> SegformerSettings:
+    plain = {"kind": "segformer", "vocabulary": "atr18", "source": str(source), "device": "cpu"}
+    return SegformerSettings(**{**plain, **changes})
+
+
+@pytest.fixture
+def crops() -> list[Crop]:
+    rng = np.random.default_rng(0)
+    sizes = [(40, 20), (64, 96), (128, 64)]
+    return [Crop(Path("a.jpg"), rng.integers(0, 256, (*s, 3), dtype=np.uint8)) for s in sizes]
+
+
+def test_maps_are_the_models_own_best_classes(clothes: Path, crops: list[Crop]) -> None:
+    """At the size of its input the map is that of plain resizing of the logits."""
+    parser = SegformerParser("clothes", settings(clothes))
+    maps = parser.parse(crops)
+    assert [labels.shape for labels in maps] == [crop.pixels.shape[:2] for crop in crops]
+    image = torch.from_numpy(crops[1].pixels).permute(2, 0, 1)[None].float() / 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
+    with torch.inference_mode():
+        logits = parser.model(pixel_values=(image - mean) / std).logits
+    resized = F.interpolate(logits, (64, 96), mode="bilinear")
+    agree = (torch.from_numpy(maps[1]) == resized.argmax(1)[0]).float().mean()
+    assert agree > 0.999
+
+
+def test_unsure_pixels_are_unknown(clothes: Path, crops: list[Crop]) -> None:
+    parser = SegformerParser("clothes", settings(clothes, min_confidence=0.99))
+    assert all((labels == IGNORE).all() for labels in parser.parse(crops))
+
+
+def test_the_facts_hold_a_hash_of_the_weights(clothes: Path) -> None:
+    first, again = (SegformerParser("clothes", settings(clothes)).facts for _ in range(2))
+    assert first == again
+    assert len(first["sha256"]) == 64
+    assert "source" not in first
+
+
+def test_another_vocabulary_is_refused(clothes: Path) -> None:
+    with pytest.raises(PivlError, match="18 classes apart, but lip20 has 20"):
+        SegformerParser("clothes", settings(clothes, vocabulary="lip20"))
+    with pytest.raises(PivlError, match="calls class 1 'Hat', but fashn18 calls it 'face'"):
+        SegformerParser("clothes", settings(clothes, vocabulary="fashn18"))
+
+
+def test_labels_may_be_written_otherwise_or_be_unnamed() -> None:
+    written = {n: label.lower().replace("-", "_") for n, label in enumerate(ATR18.labels)}
+    check_labels("any", written, ATR18)
+    check_labels("any", {number: f"LABEL_{number}" for number in range(18)}, ATR18)
+
+
+def test_a_model_without_its_head_is_not_filled_with_random_numbers(
+    clothes: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for name in ("config.json", "preprocessor_config.json"):
+        (tmp_path / name).write_bytes((clothes / name).read_bytes())
+    state = load_file(clothes / "model.safetensors")
+    encoder = {name: value for name, value in state.items() if "decode_head" not in name}
+    save_file(encoder, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(PivlError, match=r"no trained segmentation model: it lacks \d+ weights"):
+        SegformerParser("clothes", settings(tmp_path))
+
+
+def test_folders_without_a_model(clothes: Path, tmp_path: Path) -> None:
+    with pytest.raises(PivlError, match=r"Cannot load a segmentation model .*Name a hub id"):
+        SegformerParser("clothes", settings(tmp_path))
+    with pytest.raises(PivlError, match="Cannot load a segmentation model"):
+        SegformerParser("clothes", settings(tmp_path / "nowhere"))
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(PivlError, match=r"pip install 'pivl-distill\[parse\]'"):
+        SegformerParser("clothes", settings("mattmdjaga/segformer_b2_clothes"))

@@ -1,0 +1,137 @@
+"""Ranks against a stable float64 argsort: near ties, ties, bad products, collapsed networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pivl_distill.retrieval import counting
+from pivl_distill.retrieval import ranks as module
+from pivl_distill.retrieval.matches import Matches
+from pivl_distill.retrieval.ranks import hit_ranks, sorted_hit_ranks
+
+MEMORY_BYTES = 2**16
+
+
+def ranked(query, gallery, labels, memory_bytes: int = MEMORY_BYTES) -> dict[int, list[int]]:
+    """Ranks of the hits of each query that has some."""
+    found = {}
+    for queries, ranks in hit_ranks(query, gallery, Matches(*labels), memory_bytes):
+        for number, row in zip(queries.tolist(), ranks, strict=True):
+            assert number not in found
+            found[number] = row[row > 0].tolist()
+            assert not row[len(found[number]) :].any()
+    return found
+
+
+def by_argsort(query, gallery, labels) -> dict[int, list[int]]:
+    """The definition: a stable sort of float64 cosines, to 12 decimals, without the junk."""
+    query_pids, gallery_pids, query_camids, gallery_camids = labels
+    query = query / np.linalg.norm(query.astype(float), axis=1, keepdims=True)
+    gallery = gallery / np.linalg.norm(gallery.astype(float), axis=1, keepdims=True)
+    found = {}
+    for number, feature in enumerate(query):
+        # Summed pair by pair: a matrix product may differ between copies of one vector.
+        cosine = np.array([np.dot(feature, other) for other in gallery]).round(12)
+        same = gallery_pids == query_pids[number]
+        junk = same & (gallery_camids == query_camids[number])
+        order = np.argsort(-cosine, kind="stable")
+        order = order[~junk[order]]
+        if (hits := np.flatnonzero(same[order]) + 1).size:
+            found[number] = hits.tolist()
+    return found
+
+
+def task(seed: int, features: int = 24, queries: int = 40, gallery: int = 500):
+    rng = np.random.default_rng(seed)
+    query = rng.standard_normal((queries, features)).astype(np.float32)
+    crops = rng.standard_normal((gallery, features)).astype(np.float32)
+    sizes = (queries, gallery, queries, gallery)
+    labels = [rng.integers(0, most, n) for most, n in zip((9, 8, 3, 3), sizes, strict=True)]
+    return query, crops, labels
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ranks_are_those_of_a_stable_sort(seed: int) -> None:
+    query, gallery, labels = task(seed)
+    assert ranked(query, gallery, labels) == by_argsort(query, gallery, labels)
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 5000, 2**30])
+def test_neither_memory_nor_threads_nor_order_of_queries_matter(memory_bytes: int) -> None:
+    query, gallery, labels = task(3)
+    whole = ranked(query, gallery, labels)
+    assert ranked(query, gallery, labels, memory_bytes) == whole
+    order = np.random.default_rng(0).permutation(len(query))
+    shuffled = [labels[0][order], labels[1], labels[2][order], labels[3]]
+    found = ranked(query[order], gallery, shuffled, memory_bytes)
+    assert {int(order[number]): ranks for number, ranks in found.items()} == whole
+
+
+def test_what_float32_cannot_tell_apart_is_told_in_float64() -> None:
+    # Steps of 1e-9 in the cosine: all equal in float32, where they are near 1.
+    angle = np.arccos(1 - 1e-9 * np.arange(1, 201))
+    gallery = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    order = np.random.default_rng(0).permutation(200)
+    pids = np.where(np.arange(200) % 10 == 4, 1, 2)
+    one, zeros = np.ones(1, int), np.zeros(200, int)
+    found = ranked(np.array([[2.0, 0.0]]), gallery[order], [one, pids[order], one, zeros])
+    assert found == {0: [5 + 10 * number for number in range(20)]}
+
+
+def test_copies_keep_the_order_of_the_gallery() -> None:
+    query, gallery, labels = task(4, queries=10, gallery=60)
+    copies = np.random.default_rng(1).integers(0, 60, 300)
+    lengths = np.random.default_rng(2).uniform(0.5, 2, (300, 1)).astype(np.float64)
+    labels[1], labels[3] = labels[1][copies] % 5, labels[3][copies]
+    gallery = gallery[copies] * lengths
+    assert ranked(query, gallery, labels) == by_argsort(query, gallery, labels)
+
+
+@pytest.mark.parametrize("most", [0, 3])
+def test_too_many_to_decide_by_pairs_are_sorted(most: int, monkeypatch) -> None:
+    monkeypatch.setattr(module, "MAX_CONTESTED", most)
+    query, gallery, labels = task(5)
+    gallery[100:400] = gallery[:300]
+    assert ranked(query, gallery, labels) == by_argsort(query, gallery, labels)
+
+
+def test_a_collapsed_network_is_ranked_by_gallery_order() -> None:
+    query, gallery, labels = task(6, gallery=700)
+    query[:], gallery[:] = query[0], query[0]
+    assert ranked(query, gallery, labels) == by_argsort(query, gallery, labels)
+
+
+@pytest.mark.parametrize("error", [1e-6, 1e-3])
+def test_the_errors_of_a_reduced_precision_product_do_not_matter(error: float, monkeypatch) -> None:
+    query, gallery, labels = task(7)
+    expected = ranked(query, gallery, labels)
+    product, noise = torch.mm, torch.Generator().manual_seed(0)
+
+    def reduced(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        product(left, right, out=out)
+        return out.add_(error * torch.rand(out.shape, generator=noise))
+
+    monkeypatch.setattr(torch, "mm", reduced)
+    assert ranked(query, gallery, labels) == expected
+
+
+@pytest.mark.parametrize("device_way", [False, True])
+def test_tensors_and_the_way_of_a_device_rank_the_same(device_way: bool, monkeypatch) -> None:
+    query, gallery, labels = task(8)
+    gallery[100:300] = gallery[:200]
+    expected = ranked(query, gallery, labels)
+    if device_way:
+        monkeypatch.setattr(module, "count_above", counting.count_above_on_device)
+        monkeypatch.setattr(module, "find_between", counting.find_between_on_device)
+    assert ranked(torch.from_numpy(query), torch.from_numpy(gallery), labels) == expected
+
+
+def test_sorting_ranks_hits_as_a_stable_argsort_does() -> None:
+    rng = np.random.default_rng(0)
+    similarity = rng.integers(0, 20, 300) / 20
+    hits = rng.choice(300, 25, replace=False)
+    order = np.argsort(-similarity, kind="stable")
+    expected = np.flatnonzero(np.isin(order, hits)) + 1
+    np.testing.assert_array_equal(sorted_hit_ranks(similarity, hits), expected)

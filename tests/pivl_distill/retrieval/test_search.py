@@ -1,0 +1,129 @@
+"""An index over Parquet shards: what exact search finds, names, and wrong files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pivl_distill.errors import PivlError
+from pivl_distill.retrieval.search import FeatureShards, build_index
+
+pa = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+SIZES, DIM = (400, 1, 399), 16
+
+
+def vectors(count: int = sum(SIZES)) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((count, DIM)).astype(np.float32)
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+def write(file: Path, features: np.ndarray, rows_per_group: int = 128) -> None:
+    column = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+    names = [f"{file.stem}/{number}.jpg" for number in range(len(features))]
+    parquet.write_table(
+        pa.table({"name": names, "feature": column}), file, row_group_size=rows_per_group
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    parts = np.split(vectors(), np.cumsum(SIZES)[:-1])
+    for name, part in zip("abc", parts, strict=True):
+        write(tmp_path / f"{name}.parquet", part)
+    return tmp_path
+
+
+@pytest.mark.parametrize("rows", [1, 100, 10_000])
+def test_batches_are_all_rows_in_order_and_of_length_one(folder: Path, rows: int) -> None:
+    shards = FeatureShards.open(folder)
+    assert (len(shards), shards.dim) == (sum(SIZES), DIM)
+    batches = list(shards.batches(rows))
+    assert max(map(len, batches)) <= rows
+    np.testing.assert_allclose(np.concatenate(batches), unit(vectors()), atol=1e-6)
+
+
+def test_one_file_is_a_gallery_too(folder: Path) -> None:
+    assert len(FeatureShards.open(folder / "c.parquet")) == SIZES[2]
+
+
+def test_a_zero_vector_stays_zero(tmp_path: Path) -> None:
+    write(tmp_path / "zero.parquet", np.zeros((2, DIM), np.float32))
+    (batch,) = FeatureShards.open(tmp_path).batches()
+    assert not batch.any()
+
+
+def test_ids_lead_to_names_across_files_and_row_groups(folder: Path) -> None:
+    names = FeatureShards.open(folder).names([0, 127, 128, 399, 400, 401, 799])
+    assert names == [f"{n}.jpg" for n in ("a/0", "a/127", "a/128", "a/399", "b/0", "c/0", "c/398")]
+
+
+@pytest.mark.parametrize("number", [-1, 800])
+def test_an_id_that_no_crop_has_is_refused(folder: Path, number: int) -> None:
+    with pytest.raises(PivlError, match=r"no crop .* among 800"):
+        FeatureShards.open(folder).names([number])
+
+
+@pytest.mark.parametrize(("rows", "least"), [(1, 1), (300, 250), (10**6, 800)])
+def test_samples_come_from_everywhere(folder: Path, rows: int, least: int) -> None:
+    sample = FeatureShards.open(folder).sample(rows)
+    assert least <= len(sample) <= rows
+    everything = {row.tobytes() for row in FeatureShards.open(folder).sample(10**6)}
+    assert {row.tobytes() for row in sample} <= everything
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat"])
+def test_the_index_finds_what_exact_search_finds(folder: Path, factory: str) -> None:
+    pytest.importorskip("faiss")
+    index = build_index(FeatureShards.open(folder), factory, train_rows=500)
+    if factory != "Flat":
+        index.nprobe = 4  # all of its lists
+    queries = unit(np.random.default_rng(1).standard_normal((9, DIM)).astype(np.float32))
+    similarity, ids = index.search(queries, 5)
+    cosine = queries @ unit(vectors()).T
+    np.testing.assert_array_equal(ids, np.argsort(-cosine, axis=1)[:, :5])
+    np.testing.assert_allclose(similarity, np.take_along_axis(cosine, ids, axis=1), atol=1e-6)
+
+
+def test_an_unknown_kind_of_index_is_refused(folder: Path) -> None:
+    pytest.importorskip("faiss")
+    with pytest.raises(PivlError, match="no index 'Flatt' of 16 values"):
+        build_index(FeatureShards.open(folder), "Flatt")
+
+
+def test_features_of_two_networks_are_refused(folder: Path) -> None:
+    write(folder / "d.parquet", np.ones((3, 8), np.float32))
+    with pytest.raises(PivlError, match=r"8 in .*d\.parquet, 16 in .*c\.parquet"):
+        FeatureShards.open(folder)
+
+
+def test_features_must_be_finite(tmp_path: Path) -> None:
+    write(tmp_path / "broken.parquet", np.full((3, DIM), np.nan, np.float32))
+    with pytest.raises(PivlError, match=r"broken\.parquet holds features that are not finite"):
+        list(FeatureShards.open(tmp_path).batches())
+
+
+def test_other_tables_and_damaged_files_are_refused(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"name": ["a"], "feature": [[1.0]]}), tmp_path / "list.parquet")
+    with pytest.raises(PivlError, match="must have columns `name` and `feature`"):
+        FeatureShards.open(tmp_path / "list.parquet")
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1")
+    with pytest.raises(PivlError, match=r"cut\.parquet is not a Parquet file, or not whole"):
+        FeatureShards.open(tmp_path / "cut.parquet")
+    with pytest.raises(PivlError, match="No Parquet file at"):
+        FeatureShards.open(tmp_path / "none")
+
+
+@pytest.mark.parametrize("module", ["pyarrow", "faiss"])
+def test_a_missing_library_is_told_with_how_to_get_it(folder, module, monkeypatch) -> None:
+    shards = FeatureShards.open(folder)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(PivlError, match=rf"needs {module}: `pip install 'pivl-distill\[search\]'`"):
+        build_index(shards)

@@ -1,0 +1,107 @@
+"""Directions and exact similarities of arrays, files and tensors of any float type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pivl_distill.errors import PivlError
+from pivl_distill.retrieval.similarity import (
+    UnitFeatures,
+    blocks,
+    chunk_rows,
+    exact_rows,
+    exact_similarity,
+    tolerance,
+)
+
+
+def features(rows: int = 300) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((rows, 20)).astype(np.float32)
+
+
+def cosine(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    query, gallery = (
+        raw / np.linalg.norm(raw.astype(float), axis=1, keepdims=True) for raw in (query, gallery)
+    )
+    return query @ gallery.T
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 100.0])
+def test_directions_have_length_one_whatever_the_type(kind: type, scale: float) -> None:
+    raw = (features() * scale).astype(kind)
+    unit = UnitFeatures.of(raw, "query").unit
+    assert unit.dtype == torch.float32
+    expected = raw / np.linalg.norm(raw.astype(float), axis=1, keepdims=True)
+    np.testing.assert_allclose(unit, expected, atol=2e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e25])
+def test_lengths_whose_squares_float32_cannot_hold(scale: float) -> None:
+    raw = features() * np.float32(scale)
+    unit = UnitFeatures.of(raw, "query").unit
+    np.testing.assert_allclose(unit, UnitFeatures.of(features(), "query").unit, atol=2e-7)
+
+
+def test_a_zero_row_stays_zero() -> None:
+    raw = features()
+    raw[7] = 0
+    unit = UnitFeatures.of(raw, "query")
+    assert (unit.unit[7] == 0).all()
+    assert (unit.exact(torch.tensor([7])) == 0).all()
+
+
+def test_pairs_and_rows_are_the_cosine_in_float64() -> None:
+    query, gallery = features()[:50], features()[50:]
+    expected = cosine(query, gallery)
+    ours, theirs = UnitFeatures.of(query, "query"), UnitFeatures.of(gallery, "gallery")
+    rows, columns = torch.arange(50).repeat(5), torch.arange(250)
+    pairs = exact_similarity(ours, theirs, rows, columns)
+    np.testing.assert_allclose(pairs, expected[rows, columns], atol=1e-12, rtol=0)
+    some = torch.tensor([4, 9])
+    np.testing.assert_allclose(exact_rows(ours, theirs, some), expected[some], atol=1e-12, rtol=0)
+
+
+def test_copies_are_equal_wherever_they_stand_and_however_long_they_are() -> None:
+    gallery = np.concatenate([features(300), 4 * features(1), features(1)])
+    ours, theirs = UnitFeatures.of(features(2), "query"), UnitFeatures.of(gallery, "gallery")
+    copies = torch.tensor([0, 300, 301])
+    pairs = exact_similarity(ours, theirs, torch.ones(3, dtype=torch.int64), copies)
+    assert len(pairs.unique()) == 1
+
+
+def test_files_mapped_read_only_are_read_without_warning(tmp_path: Path, recwarn) -> None:
+    np.save(tmp_path / "features.npy", features())
+    mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
+    unit = UnitFeatures.of(mapped, "gallery")
+    assert torch.equal(unit.unit, UnitFeatures.of(features(), "gallery").unit)
+    assert torch.equal(
+        unit.exact(torch.tensor([3])), UnitFeatures.of(features(), "x").exact(slice(3, 4))
+    )
+    assert not recwarn.list
+
+
+def test_all_broken_rows_are_counted_and_the_first_is_named() -> None:
+    raw = features()
+    raw[[200, 250], 3] = np.nan, np.inf
+    with pytest.raises(
+        PivlError, match=r"^2 of 300 query features are not finite \(first: row 200"
+    ):
+        UnitFeatures.of(raw, "query")
+
+
+def test_the_tolerance_grows_with_the_errors_and_never_vanishes() -> None:
+    exact = torch.tensor([0.5, -0.25], dtype=torch.float64)
+    assert tolerance(exact.float(), exact) == 4 * 0.5 * 2**-24
+    assert tolerance(exact.float() + torch.tensor([0.0, 0.125]), exact) == 0.5
+
+
+def test_blocks_cover_everything_and_rows_fit() -> None:
+    assert list(blocks(5, 2)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    assert list(blocks(0, 2)) == []
+    assert chunk_rows(1000, 100) == 10
+    assert chunk_rows(1, 100) == 1

@@ -1,0 +1,20 @@
+"""Where the cache lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pivl_distill.cache import cache_folder
+
+
+def test_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("PIVL_DISTILL_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == tmp_path / ".cache" / "pivl-distill"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "pivl-distill"
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"

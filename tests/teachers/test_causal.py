@@ -1,0 +1,116 @@
+"""Running blocks from a prefix on, against open_clip's whole transformer under its causal mask."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from open_clip.model import CLIP
+from torch import Tensor, nn
+
+from pivl_distill.errors import PivlError
+from teachers.causal import Prefix, extend, read, require_known_blocks
+
+WIDTH = 32
+VARIANTS = {
+    "gelu": ({}, False),
+    "quick gelu": ({}, True),
+    "layer scale": ({"ls_init_value": 0.5}, False),
+    "wide mlp": ({"mlp_ratio": 6.0}, False),
+}
+
+
+def make_clip(quick_gelu: bool = False, **text: object) -> CLIP:
+    torch.manual_seed(0)
+    vision = {"image_size": 16, "patch_size": 16, "layers": 1, "width": 16, "head_width": 16}
+    text = {"vocab_size": 9, "width": WIDTH, "heads": 4, "layers": 3, **text}
+    clip = CLIP(12, vision_cfg=vision, text_cfg=text, quick_gelu=quick_gelu).double().eval()
+    for parameter in clip.transformer.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return clip
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def clip(request) -> CLIP:
+    text, quick_gelu = request.param
+    return make_clip(quick_gelu, **text)
+
+
+def tokens(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*shape, WIDTH, dtype=torch.float64, generator=generator)
+    return x.requires_grad_()
+
+
+def whole(clip: CLIP, *pieces: Tensor) -> Tensor:
+    """Hidden state of the last token of one sequence, in open_clip's own forward pass."""
+    x = torch.cat(pieces)
+    return clip.transformer(x[None], attn_mask=clip.attn_mask[: len(x), : len(x)])[0, -1]
+
+
+def assert_same(ours: Tensor, plain: Tensor, *inputs: Tensor) -> None:
+    torch.testing.assert_close(ours, plain, rtol=0, atol=1e-9)
+    weights = torch.randn_like(ours)
+    ours_back, plain_back = (
+        torch.autograd.grad((y * weights).sum(), inputs) for y in (ours, plain)
+    )
+    for mine, theirs in zip(ours_back, plain_back, strict=True):
+        assert theirs.abs().max() > 1e-3
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+
+
+def test_whole_sequences_of_unequal_length(clip):
+    x, lengths = tokens(4, 5), [5, 1, 3, 5]
+    ours = read(clip.transformer.resblocks, x, torch.tensor(lengths))
+    plain = [whole(clip, x[row, :length]) for row, length in enumerate(lengths)]
+    assert_same(ours, torch.stack(plain), x)
+
+
+def test_branches_share_the_stems_of_their_rows(clip):
+    blocks = clip.transformer.resblocks
+    opening, stems, branches = tokens(1, 2), tokens(3, 4, seed=1), tokens(5, 3, seed=2)
+    stem_of, lengths = [2, 0, 2, 1, 2], [3, 1, 2, 2, 3]
+    shared = extend(blocks, stems, extend(blocks, opening)).of(torch.tensor(stem_of))
+    assert len(shared) == 6
+    ours = read(blocks, branches, torch.tensor(lengths), shared)
+    plain = [
+        whole(clip, opening[0], stems[stem], branches[row, :length])
+        for row, (stem, length) in enumerate(zip(stem_of, lengths, strict=True))
+    ]
+    assert_same(ours, torch.stack(plain), opening, stems, branches)
+
+
+def test_one_prefix_may_serve_all_rows(clip):
+    blocks = clip.transformer.resblocks
+    opening, branches = tokens(1, 2), tokens(3, 2, seed=1)
+    ours = read(blocks, branches, torch.tensor([2, 2, 2]), extend(blocks, opening))
+    plain = [whole(clip, opening[0], branch) for branch in branches]
+    assert_same(ours, torch.stack(plain), opening, branches)
+
+
+def test_what_lies_behind_the_end_is_neither_read_nor_run(clip):
+    blocks = clip.transformer.resblocks
+    x, lengths = tokens(3, 6).detach(), torch.tensor([2, 6, 3])
+    garbage = x.clone()
+    garbage[0, 2:], garbage[2, 3:] = torch.nan, torch.nan
+    counts: list[int] = []
+    hook = blocks[1].mlp.register_forward_hook(lambda _m, given, _o: counts.append(len(given[0])))
+    assert torch.equal(read(blocks, garbage, lengths), read(blocks, x, lengths))
+    hook.remove()
+    assert counts == [2 + 6 + 3] * 2
+
+
+def test_a_prefix_knows_its_length():
+    block = (torch.zeros(1, 2, 7, 4), torch.zeros(1, 2, 7, 4))
+    assert len(Prefix((block,))) == 7
+
+
+def test_known_blocks_pass(clip):
+    require_known_blocks(clip.transformer)
+
+
+def test_other_blocks_are_refused_by_name():
+    clip = make_clip(qk_norm=True)
+    with pytest.raises(PivlError, match="blocks of type CustomResidualAttentionBlock"):
+        require_known_blocks(clip.transformer)
+    with pytest.raises(PivlError, match="has a Sequential, through which"):
+        require_known_blocks(nn.Sequential())

@@ -1,0 +1,220 @@
+"""What is encoded of each crop; the cache is found again, never wrong, bounded, whole or absent."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pivl_distill.data.store import CropStore
+from pivl_distill.data.vocabulary import IGNORE, LIP20
+from teachers import features as module
+from teachers.clip import hashed
+from teachers.features import FrozenFeatures, drop_oldest, encode_crops, feature_key
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path) -> Path:
+    """The cache folder of features, of this test alone."""
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path))
+    return tmp_path / "features"
+
+
+@pytest.fixture
+def encoded(monkeypatch) -> list[int]:
+    """Grows by the size of each batch that the image tower sees."""
+    batches: list[int] = []
+    normalize = module.normalize_crops
+
+    def count(crops: torch.Tensor, *rest: object) -> torch.Tensor:
+        batches.append(len(crops))
+        return normalize(crops, *rest)
+
+    monkeypatch.setattr(module, "normalize_crops", count)
+    return batches
+
+
+def assert_equal(one: FrozenFeatures, other: FrozenFeatures) -> None:
+    for field in dataclasses.fields(FrozenFeatures):
+        assert torch.equal(getattr(one, field.name), getattr(other, field.name)), field.name
+
+
+def test_crops_are_encoded_in_their_order(features, frozen_clip, band_store):
+    assert features.projected.shape == (24, frozen_clip.image.dim)
+    assert features.cells.shape == (24, 16 * 8, frozen_clip.image.dim)
+    crop = (torch.from_numpy(band_store.crops[17]).permute(2, 0, 1) / 255)[None]
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (frozen_clip.mean, frozen_clip.std))
+    tokens = frozen_clip.image.joint_tokens((crop - mean) / std)[0]
+    near = {"rtol": 2**-10, "atol": 1e-4 * tokens.abs().max().item()}
+    torch.testing.assert_close(features.projected[17], tokens[0], **near)
+    torch.testing.assert_close(features.cells[17].float(), tokens[1:], **near)
+
+
+def test_cells_are_read_in_the_precision_of_the_text_tower(features):
+    cells = features.cells_of(torch.tensor([5, 3]))
+    assert features.cells.dtype == torch.float16
+    assert cells.dtype == torch.float32
+    assert torch.equal(cells, features.cells[[5, 3]].float())
+
+
+def test_each_cell_has_the_part_of_its_pixels(features, band_store):
+    centres = torch.from_numpy(band_store.maps[:, 4::8, 4::8]).flatten(1)
+    assert torch.equal(features.parts, centres.long())
+
+
+def test_more_crops_than_a_batch_and_no_maps(frozen_clip, band_store):
+    twice = np.concatenate([band_store.crops] * 3)
+    store = CropStore(twice, None, np.arange(72), np.zeros(72, int))
+    features = encode_crops(frozen_clip, store, LIP20)
+    assert len(features.projected) == 72 > 64
+    torch.testing.assert_close(features.projected[48:], features.projected[:24])
+    assert (features.parts == IGNORE).all()
+
+
+def test_a_second_run_finds_the_features_of_the_first(
+    features, frozen_clip, band_store, folder, encoded
+):
+    first = encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
+    assert encoded == [24]
+    again = encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
+    assert encoded == [24]
+    assert_equal(again, first)
+    assert_equal(again, features)
+    assert [entry.name for entry in folder.iterdir()] == [feature_key(frozen_clip, band_store)]
+
+
+def test_cached_cells_can_be_written_to_without_harm(frozen_clip, band_store, folder):
+    first = encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
+    first.cells.zero_()
+    assert encode_crops(frozen_clip, band_store, LIP20, cache_gib=1).cells.any()
+
+
+def test_without_a_cache_nothing_is_written(frozen_clip, band_store, folder, encoded):
+    for _ in range(2):
+        encode_crops(frozen_clip, band_store, LIP20, cache_gib=0)
+    assert encoded == [24, 24]
+    assert not folder.exists()
+
+
+def test_features_larger_than_the_cache_stay_in_memory(frozen_clip, band_store, folder):
+    encode_crops(frozen_clip, band_store, LIP20, cache_gib=2**-20)
+    assert not folder.exists()
+
+
+def test_a_full_disk_is_told_and_nothing_is_written(
+    features, frozen_clip, band_store, folder, monkeypatch, capsys
+):
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
+    assert_equal(encode_crops(frozen_clip, band_store, LIP20, cache_gib=1), features)
+    assert not list(folder.iterdir())
+    assert "PIVL_DISTILL_CACHE names another folder" in capsys.readouterr().err
+
+
+def test_other_weights_crops_or_sizes_have_other_keys(frozen_clip, make_clip, band_store):
+    key = feature_key(frozen_clip, band_store)
+    assert key == feature_key(frozen_clip, dataclasses.replace(band_store))
+    changed = band_store.crops.copy()
+    changed[5, 3, 2, 1] ^= 1
+    flat = band_store.crops.reshape(24, 64, 128, 3)
+    keys = {
+        key,
+        feature_key(hashed(make_clip(seed=1)), band_store),
+        feature_key(dataclasses.replace(frozen_clip, mean=(0.0, 0.0, 0.0)), band_store),
+        feature_key(frozen_clip, dataclasses.replace(band_store, crops=changed)),
+        feature_key(frozen_clip, dataclasses.replace(band_store, crops=flat)),
+    }
+    assert len(keys) == 5
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "no array", "another shape"])
+def test_damaged_features_are_told_and_computed_anew(
+    features, frozen_clip, band_store, folder, encoded, capsys, damage
+):
+    encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
+    file = folder / feature_key(frozen_clip, band_store) / "cells.npy"
+    if damage == "cut":
+        os.truncate(file, 5000)
+    elif damage == "gone":
+        file.unlink()
+    elif damage == "no array":
+        file.write_text("no array")
+    else:
+        np.save(file, np.zeros((2, 3), np.float16))
+    assert_equal(encode_crops(frozen_clip, band_store, LIP20, cache_gib=1), features)
+    assert encoded == [24, 24]
+    assert "are damaged; they are computed anew" in capsys.readouterr().err
+
+
+def test_a_crash_while_encoding_leaves_no_entry(frozen_clip, band_store, folder, monkeypatch):
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "normalize_crops", crash)
+    with pytest.raises(KeyboardInterrupt):
+        encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
+    assert not list(folder.iterdir())
+
+
+def test_another_process_may_finish_the_same_features_first(
+    features, frozen_clip, band_store, folder, monkeypatch
+):
+    other = shutil.copytree(
+        _entry_of(frozen_clip, band_store, folder), folder.parent / "finished elsewhere"
+    )
+    shutil.rmtree(folder)
+    normalize = module.normalize_crops
+
+    def race(*args: object) -> object:
+        shutil.copytree(other, folder / feature_key(frozen_clip, band_store))
+        return normalize(*args)
+
+    monkeypatch.setattr(module, "normalize_crops", race)
+    assert_equal(encode_crops(frozen_clip, band_store, LIP20, cache_gib=1), features)
+    assert len(list(folder.iterdir())) == 1
+
+
+def _entry_of(clip, store, folder: Path) -> Path:
+    encode_crops(clip, store, LIP20, cache_gib=1)
+    return folder / feature_key(clip, store)
+
+
+def plant_entry(folder: Path, name: str, size: int, age_s: float) -> Path:
+    entry = folder / name
+    entry.mkdir(parents=True)
+    (entry / "cells.npy").write_bytes(bytes(size))
+    used = time.time() - age_s
+    os.utime(entry, (used, used))
+    return entry
+
+
+def test_the_least_recently_used_go_first(tmp_path):
+    for name, age_s in (("old", 300), ("older", 400), ("new", 100), ("newer", 50)):
+        plant_entry(tmp_path, name, 10, age_s)
+    drop_oldest(tmp_path, 29)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"new", "newer"}
+    drop_oldest(tmp_path, 1)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"newer"}
+
+
+def test_what_a_crash_left_goes_after_a_day(tmp_path):
+    plant_entry(tmp_path, ".begun", 10, 3600)
+    plant_entry(tmp_path, ".left", 10, 2 * 24 * 3600)
+    plant_entry(tmp_path, "kept", 10, 2 * 24 * 3600)
+    drop_oldest(tmp_path, 100)
+    assert {entry.name for entry in tmp_path.iterdir()} == {".begun", "kept"}
+
+
+def test_finding_features_counts_as_using_them(frozen_clip, band_store, folder):
+    entry = _entry_of(frozen_clip, band_store, folder)
+    os.utime(entry, (1.0, 1.0))
+    plant_entry(folder, "another", 10, 60)
+    encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
+    drop_oldest(folder, 1)
+    assert list(folder.iterdir()) == [entry]

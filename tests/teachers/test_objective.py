@@ -1,0 +1,163 @@
+"""Eq. 2 and every reading of Eq. 7, against sums over lists of cells and texts."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections import defaultdict
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pivl_distill.config import PromptSettings, TuningSettings
+from pivl_distill.data.vocabulary import IGNORE, LIP20
+from pivl_distill.losses import identity_contrast
+from teachers.features import FrozenFeatures
+from teachers.objective import identity_loss, part_loss, pool_parts, resolve_temperature
+from teachers.prompts import IdentityPrompts
+
+SETTINGS = TuningSettings()
+BATCH = np.array([2, 3, 8, 9, 0])
+READINGS = [
+    dict(
+        zip(
+            ("part_negatives", "part_positions", "part_weighting", "part_normalize", "background"),
+            reading,
+            strict=True,
+        )
+    )
+    for reading in itertools.product(
+        ("batch", "image"),
+        ("cells", "pooled"),
+        ("area", "class_balanced"),
+        (True, False),
+        ("include", "ignore"),
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def exact(features) -> FrozenFeatures:
+    """Double precision, no two cells alike, some of a crop unknown and another crop all unknown."""
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(features.cells.shape, dtype=torch.float64, generator=generator)
+    parts = features.parts.clone()
+    parts[3, ::5] = IGNORE
+    parts[9] = IGNORE
+    cells = features.cells.double() + 0.2 * noise
+    return FrozenFeatures(features.projected.double(), cells, parts)
+
+
+@pytest.fixture
+def learned(frozen_clip) -> IdentityPrompts:
+    text = copy.deepcopy(frozen_clip.text).double()
+    prompts = PromptSettings(learned_tokens=2, init_std=0.5)
+    generator = torch.Generator().manual_seed(0)
+    return IdentityPrompts(text, prompts, 6, LIP20, generator).double()
+
+
+def test_the_identity_loss_is_equation_2_over_the_batch(learned, exact, rows):
+    batch = np.array([0, 1, 8, 9, 20, 22])
+    texts = F.normalize(learned.identity(torch.tensor([0, 2, 5])), dim=1)
+    images = F.normalize(exact.projected[batch], dim=1)
+    owner = torch.tensor([0, 0, 1, 1, 2, 2])
+    expected = identity_contrast(images, texts, owner, 0.07)
+    torch.testing.assert_close(identity_loss(learned, exact, rows, batch, SETTINGS), expected)
+
+
+def cell_by_cell(learned, features, rows, settings) -> Tensor:
+    """Eq. 7 over dictionaries of cells: one contrast for the batch, or one for each image."""
+
+    def unit(x: Tensor) -> Tensor:
+        return x / x.norm() if settings.part_normalize else x
+
+    scopes: dict[int, dict[tuple[int, int], list[Tensor]]] = defaultdict(lambda: defaultdict(list))
+    for crop in BATCH.tolist():
+        scope = crop if settings.part_negatives == "image" else 0
+        of_part: dict[int, list[Tensor]] = defaultdict(list)
+        for cell, part in zip(features.cells[crop], features.parts[crop].tolist(), strict=True):
+            ignored = settings.background == "ignore" and part == LIP20.background
+            if part != IGNORE and not ignored:
+                of_part[part].append(unit(cell))
+        for part, cells in of_part.items():
+            if settings.part_positions == "pooled":  # each cell becomes the mean of its part
+                cells = [unit(sum(cells) / len(cells))] * len(cells)
+            scopes[scope][int(rows[crop]), part] += cells
+
+    loss, weights = 0.0, 0.0
+    for of_pair in scopes.values():
+        text_of = {
+            (row, part): unit(learned.part(torch.tensor([row]), torch.tensor([part]))[0])
+            for row, part in of_pair
+        }
+        texts = torch.stack(list(text_of.values()))
+        all_cells = torch.stack([cell for cells in of_pair.values() for cell in cells])
+        for pair, cells in of_pair.items():
+            weight = len(cells) if settings.part_weighting == "area" else 1
+            weights += weight
+            to_all = (all_cells @ text_of[pair] / settings.part_temperature).logsumexp(0)
+            for cell in cells:
+                own = cell @ text_of[pair] / settings.part_temperature
+                to_texts = (texts @ cell / settings.part_temperature).logsumexp(0)
+                loss = loss + weight / len(cells) * (to_texts + to_all - 2 * own)
+    return loss / weights
+
+
+@pytest.mark.parametrize(
+    "reading", READINGS, ids=lambda reading: "-".join(map(str, reading.values()))
+)
+def test_the_part_loss_is_equation_7_in_each_reading(learned, exact, rows, reading):
+    settings = SETTINGS.model_copy(update={**reading, "part_temperature": 0.3})
+    losses = (
+        part_loss(learned, exact, rows, BATCH, settings, LIP20),
+        cell_by_cell(learned, exact, rows, settings),
+    )
+    torch.testing.assert_close(*losses, rtol=0, atol=1e-9)
+    gradients = [torch.autograd.grad(loss, learned.tokens)[0] for loss in losses]
+    assert gradients[1].abs().max() > 1e-4
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-9)
+
+
+def test_readings_differ(learned, exact, rows):
+    values = [
+        part_loss(learned, exact, rows, BATCH, SETTINGS.model_copy(update=r), LIP20).item()
+        for r in READINGS
+    ]
+    assert len({round(value, 6) for value in values}) == len(READINGS)
+
+
+def test_an_ignored_background_may_show_anything(learned, exact, rows):
+    changed = exact.cells.clone()
+    changed[exact.parts == LIP20.background] = 1.0
+    other = FrozenFeatures(exact.projected, changed, exact.parts)
+    for background, same in (("ignore", True), ("include", False)):
+        settings = SETTINGS.model_copy(update={"background": background})
+        losses = [part_loss(learned, f, rows, BATCH, settings, LIP20) for f in (exact, other)]
+        assert torch.equal(*losses) == same, background
+
+
+def test_without_a_known_cell_the_part_loss_is_zero_with_a_gradient(learned, exact, rows):
+    blind = FrozenFeatures(exact.projected, exact.cells, torch.full_like(exact.parts, IGNORE))
+    loss = part_loss(learned, blind, rows, np.arange(8), SETTINGS, LIP20)
+    loss.backward()
+    assert loss.item() == 0
+    assert learned.tokens.grad is not None
+    assert not learned.tokens.grad.any()
+
+
+def test_clip_may_say_the_temperature(frozen_clip):
+    settings = resolve_temperature(TuningSettings(part_temperature="clip"), frozen_clip)
+    expected = 1 / frozen_clip.logit_scale.exp().item()
+    assert settings.part_temperature == pytest.approx(expected)
+    assert resolve_temperature(SETTINGS, frozen_clip) is SETTINGS
+
+
+def test_parts_are_pooled_over_cells_that_count():
+    cells = torch.arange(8.0).view(1, 4, 2)
+    part, size = torch.tensor([[2, 0, 2, 2]]), torch.tensor([[1.0, 1, 1, 0]])
+    pooled, count = pool_parts(cells, part, size, parts=3)
+    assert count.tolist() == [[1, 0, 2]]
+    assert pooled.tolist() == [[[2, 3], [0, 0], [2, 3]]]
