@@ -64,7 +64,7 @@ class _Halved:
         """Rewrite the graph in place; every tensor keeps the type that its node gives it."""
         (output,) = (value.name for value in self.graph.output)
         for node in list(self.graph.node):
-            wanted = TensorProto.FLOAT if node.name in self.kept else TensorProto.FLOAT16
+            wanted = self._type_of(node)
             for position, name in enumerate(node.input):
                 if name in self.weights or name in self.types:
                     node.input[position] = self._as(name, wanted)
@@ -84,6 +84,16 @@ class _Halved:
         unused = [weight for name, weight in self.weights.items() if name not in used]
         for weight in unused:
             self.graph.initializer.remove(weight)
+
+    def _type_of(self, node: NodeProto) -> int:
+        """What a node computes in; a transposition computes nothing and keeps what it is given.
+
+        Cast before it, transposed and multiplied, a tensor crashes ONNX Runtime 1.31 while it loads
+        the file for x86 CPUs (its issue 28392).
+        """
+        if node.op_type == "Transpose":
+            return self.types.get(node.input[0], TensorProto.FLOAT16)
+        return TensorProto.FLOAT if node.name in self.kept else TensorProto.FLOAT16
 
     def _as(self, name: str, wanted: int) -> str:
         """The tensor in the wanted type, which is made where it is first needed."""

@@ -53,6 +53,31 @@ def test_types_and_values(exported, name, tmp_path):
         assert (features - expected).abs().max() < 0.01 * expected.abs().max()
 
 
+def test_transpositions_keep_the_type_they_meet(tmp_path):
+    """A cast between one and the norm before it crashes ONNX Runtime, which moves it behind."""
+
+    class SequenceFirst(torch.nn.Module):
+        """The beginning of a block of CLIP's image transformer."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.linear = torch.nn.LayerNorm(4), torch.nn.Linear(4, 4, bias=False)
+
+        def forward(self, images):
+            tokens = self.norm(images.flatten(1, 2)[..., :4]).transpose(0, 1)
+            return self.linear(tokens)[0]
+
+    model = EmbeddingModel("s", SequenceFirst().eval(), (8, 6), (0.5,) * 3, (0.5,) * 3)
+    fp32 = write_onnx(model, tmp_path / "m.onnx")
+    path = write_fp16(fp32, tmp_path / "half.onnx")
+    graph, found = types(path)
+    (transposition,) = (node for node in graph.node if node.op_type == "Transpose")
+    assert found[transposition.input[0]] == found[transposition.output[0]] == FLOAT
+    images = torch.randn(3, 3, 8, 6)
+    half, expected = run(open_session(path), images), run(open_session(fp32), images)
+    assert (half - expected).abs().max() < 0.01 * expected.abs().max()
+
+
 def test_borders_stay_exact_with_everything_in_the_graph(small, tmp_path):
     """Means in half precision would shift the image; tiny lengths would divide by zero."""
     options = {"normalize": True, "bake_preprocessing": True}

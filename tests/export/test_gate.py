@@ -81,7 +81,7 @@ def test_thresholds_are_those_of_the_files_own_features(gate, small, test_split,
 
 def test_a_file_that_does_something_else_keeps_its_figures(gate, small_onnx, tmp_path):
     path = edited(tmp_path / "other.onnx", small_onnx, lambda weight: weight[::-1].copy())
-    artifact = gate.judge(path, "fp32", "any", ["n1"])
+    artifact = gate.judge(path, "fp32", "any", kept_high=["n1"])
     assert artifact.status == "failed"
     assert artifact.failure.startswith("Over budget: least cosine")
     assert artifact.parity.min_cosine < BUDGETS["fp32"].min_cosine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner, Result
 
 from pivl_distill.cli import main
@@ -240,19 +238,6 @@ def test_without_runs_a_command_says_which_comes_first(
 def test_batches_of_engines_are_read_before_anything_is_exported() -> None:
     assert "min ≤ opt ≤ max" in refuse("export", "--trt", "--batch", "64,8,1", "-o", "unread")
     assert not Path("unread").exists()
-
-
-def test_an_rtx_engine_is_built_beside_the_onnx_file_and_runs_on_a_gpu() -> None:
-    if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
-        pytest.skip("TensorRT-RTX is not installed")
-    said = succeed("export", "--rtx", "--batch", "1,2,4", "-o", "with-engine")
-    assert "min 1, opt 2, max 4" in said
-    assert "pivl-distill evaluate with-engine/model.fp32.rtx.engine" in said
-    manifest = json.loads(Path("with-engine/manifest.json").read_text())
-    assert set(manifest["artifacts"]) == {"model.onnx", "model.fp32.rtx.engine"}
-    if not torch.cuda.is_available():
-        said = refuse("evaluate", "with-engine/model.fp32.rtx.engine")
-        assert "runs on an NVIDIA GPU" in said
 
 
 def test_trt_without_tensorrt_keeps_the_onnx_file(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ point of mAP and more.
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,29 @@ def test_a_published_checkpoint_with_cameras_in_every_precision(
     run("export", "sie_olp.pth", "--precision", "fp16,int8", *FEW_QUERIES, "-o", "out")
     assert [artifact["status"] for artifact in artifacts("out")] == ["verified"] * 4
     assert json.loads(Path("out/manifest.json").read_text())["input"]["cameras"] == 6
+
+
+@pytest.mark.usefixtures("in_workplace")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="here the engines run")
+def test_engines_of_every_precision_are_exit_code_4_where_they_cannot_run() -> None:
+    if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
+        pytest.skip("TensorRT-RTX is not installed")
+    options = ("--precision", "fp16,int8", *FEW_QUERIES, "--rtx", "--batch", "1,2,4")
+    said = run("export", "student", *options, "-o", "engines", exit_code=4)
+    assert "min 1, opt 2, max 4" in said
+    engines = [f"model.{precision}.rtx.engine" for precision in ("fp32", "fp16", "int8")]
+    assert f"Built, but unverified: {', '.join(engines)}." in said
+    assert "pivl-distill evaluate engines/model.fp32.rtx.engine" in said
+    found = artifacts("engines")
+    assert [artifact["file"] for artifact in found] == FILES + engines
+    assert [artifact["status"] for artifact in found] == ["verified"] * 4 + ["unverified"] * 3
+    said = run("evaluate", f"engines/{engines[1]}", exit_code=2)
+    assert "runs on an NVIDIA GPU" in said
+    # What runs on the CPU is not kept from it.
+    crops = "engines/crops"
+    Path(crops).mkdir()
+    shutil.copy("engines/golden.png", crops)
+    run("embed", crops, "--export", "engines", "-o", "engines/features.npz")
 
 
 @pytest.mark.usefixtures("in_workplace")
