@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import torch
+from harness import Row, bound, overhead, report, speedup
 
 from export.graph import write_onnx
 from export.latency import in_turns, random_feed
 from export.session import open_session
 from pivl_distill.config import HeadSettings
-from pivl_distill.console import table
 from students.archs import create_backbone
 from students.student import Student
 
@@ -42,27 +42,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ours = open_session(write_onnx(model, Path(folder) / "ours.onnx"), threads=THREADS)
         bare = open_session(export_by_hand(Path(folder) / "bare.onnx"), threads=THREADS)
-    rows: list[tuple[str, ...]] = []
+    rows: list[Row] = []
     for batch, least in LEAST_SPEEDUP.items():
         feed = random_feed(ours, batch)
         eager = torch.inference_mode()(partial(model.network, torch.from_numpy(feed["images"])))
         exported = partial(ours.run, None, feed)
         by_hand = partial(bare.run, None, random_feed(bare, batch))
+        name = f"exported {ARCH}, batch {batch}"
         ms, baseline = medians(exported, eager, rounds=100)
-        rows += [
-            (f"batch {batch}: exported", f"{ms:.2f} ms", "", ""),
-            (f"batch {batch}: PyTorch eager", f"{baseline:.2f} ms", "", ""),
-            judged("    eager ÷ exported", baseline / ms, least, at_least=True),
-        ]
+        rows.append(speedup(f"{name}, against PyTorch eager", ms, baseline, "ms", least))
         ms, baseline = medians(exported, by_hand, rounds=400)
-        rows += [
-            (f"batch {batch}: bare backbone", f"{baseline:.2f} ms", "", ""),
-            judged("    exported ÷ bare", ms / baseline, MOST_OVERHEAD, at_least=False),
-        ]
+        rows.append(overhead(f"{name}, against its backbone", ms, baseline, "ms", MOST_OVERHEAD))
     moved = batch_difference(ours)
-    met = "yes" if moved <= MOST_DIFFERENCE else "NO"
-    rows.append(("batches 1 to 64 differ by", f"{moved:.1e}", f"≤ {MOST_DIFFERENCE:.0e}", met))
-    table(f"{ARCH} at 256×128, {THREADS} threads", ("", "", "target", "met"), rows)
+    name = f"exported {ARCH}, unit vectors in batches of 1 to 64 differ by"
+    rows.append(bound(name, moved, "in a value", MOST_DIFFERENCE))
+    report(f"{ARCH} at {SIZE_HW[0]}×{SIZE_HW[1]}, {THREADS} threads", rows)
 
 
 def export_by_hand(path: Path) -> Path:
@@ -91,12 +85,6 @@ def batch_difference(session: ort.InferenceSession) -> float:
 
     whole = unit(64)
     return max(float(abs(unit(count) - whole[:count]).max()) for count in range(1, 65))
-
-
-def judged(name: str, ratio: float, target: float, *, at_least: bool) -> tuple[str, ...]:
-    """A ratio with its target and whether it is met."""
-    met = ratio >= target if at_least else ratio <= target
-    return name, f"{ratio:.2f}×", f"{'≥' if at_least else '≤'} {target:g}×", "yes" if met else "NO"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from harness import Row, report, speedup
+
 from export.calibration import calibration_crops, measure_ranges
 from export.exporter import input_spec
 from export.graph import write_onnx
@@ -22,26 +24,30 @@ from students.archs import create_backbone
 from students.distill import WEIGHTS_DIR
 from students.student import IMAGENET_MEAN, IMAGENET_STD
 
-SIZE_HW, THREADS, TURNS, SECONDS = (256, 128), 2, 200, 30
+ARCH, SIZE_HW, THREADS = "mobilenetv2_025", (256, 128), 2
+TURNS, SECONDS = 200, 30
+LEAST_SPEEDUP = 1.3
 
 
 def main() -> None:
-    weights = WEIGHTS_DIR / "mobilenetv2_025.safetensors"
-    network = create_backbone("mobilenetv2_025", pretrained=weights, image_size_hw=SIZE_HW).eval()
-    model = EmbeddingModel("mobilenetv2_025", network, SIZE_HW, IMAGENET_MEAN, IMAGENET_STD)
+    weights = WEIGHTS_DIR / f"{ARCH}.safetensors"
+    network = create_backbone(ARCH, pretrained=weights, image_size_hw=SIZE_HW).eval()
+    model = EmbeddingModel(ARCH, network, SIZE_HW, IMAGENET_MEAN, IMAGENET_STD)
     crops = calibration_crops(load_dataset("synthetic:default").train, SIZE_HW)
     with tempfile.TemporaryDirectory() as folder:
         fp32 = write_onnx(model, Path(folder) / "model.onnx")
         ranges = measure_ranges(fp32, input_spec(model), crops)
         int8 = write_int8(fp32, Path(folder) / "model.int8.onnx", "cpu", ranges)
         sessions = [open_session(path, threads=THREADS) for path in (fp32, int8)]
+    rows: list[Row] = []
     for batch in (1, 32):
-        before, after = measure_latency(sessions, batch, max_repeats=TURNS, max_seconds=SECONDS)
-        print(
-            f"batch {batch:>2}: INT8 {after.median_ms:6.2f} ms, float32 (baseline)"
-            f" {before.median_ms:6.2f} ms, {before.median_ms / after.median_ms:.2f}× faster"
-            f" (medians of {after.repeats} turns)"
+        before, after = (
+            latency.median_ms
+            for latency in measure_latency(sessions, batch, max_repeats=TURNS, max_seconds=SECONDS)
         )
+        name = f"INT8 {ARCH}, batch {batch}, against its float32 file"
+        rows.append(speedup(name, after, before, "ms", LEAST_SPEEDUP))
+    report(f"{ARCH} at {SIZE_HW[0]}×{SIZE_HW[1]}, {THREADS} threads", rows)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def _writer(out: Path) -> Callable[[Path, int, Facts], AbstractContextManager[Ro
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise PivlError(
-            "Parquet files need pyarrow: `pip install 'pivl-distill[parquet]'`, or name a file"
+            "Parquet files need pyarrow: `pip install 'pivl-distill[search]'`, or name a file"
             " that ends in .npz."
         ) from error
     return _parquet

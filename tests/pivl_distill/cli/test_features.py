@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pivl_distill.cli import features, main
+from pivl_distill.retrieval.search import FeatureShards, build_index
 from pivl_distill.runtime import Extractor
 
 
@@ -83,6 +84,24 @@ def test_parquet_holds_the_same_in_groups(
     assert facts["network"] == "small"
 
 
+def test_a_folder_of_parquet_files_can_be_searched(
+    embed, deployed_once, crops, tmp_path, monkeypatch
+):
+    """What one command writes, the other reads: rows, groups, shards and names."""
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(features, "ROWS_PER_GROUP", 3)
+    gallery = tmp_path / "gallery"
+    for shard in ("1.parquet", "2.parquet"):
+        assert embed("-o", gallery / shard).exit_code == 0
+    names, vectors = expected(deployed_once, crops)
+    shards = FeatureShards.open(gallery)
+    assert (len(shards), shards.dim) == (14, 24)
+    similarity, found = build_index(shards).search(vectors, 2)
+    np.testing.assert_allclose(similarity, 1, atol=1e-5)
+    assert [shards.names(ids) for ids in found] == [[name, name] for name in names]
+
+
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
 def test_unreadable_images_are_named_left_out_and_counted(embed, crops, tmp_path, ending):
     if ending == "parquet":
@@ -138,7 +157,7 @@ def test_wrong_input_is_refused_before_any_work(embed, crops, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = embed("-o", tmp_path / "features.parquet")
     assert result.exit_code == 2
-    assert "pip install 'pivl-distill[parquet]'" in result.output
+    assert "pip install 'pivl-distill[search]'" in result.output
 
 
 def test_the_camera_of_all_images_reaches_the_network(deployed_once, crops, tmp_path, monkeypatch):
