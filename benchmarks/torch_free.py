@@ -1,9 +1,9 @@
 """Deployment without torch: `make runtime-check`, or `python benchmarks/torch_free.py [EXPORT]`.
 
 Makes a virtual environment with numpy, Pillow, onnxruntime and this package without its
-dependencies, runs the first snippet of docs/deploy.md in it on an export (default: the latest), and
-prints what the environment holds and how long the snippet takes, import and checks included.
-Downloads the packages.
+dependencies, runs the deployment snippets of the documentation in it on an export (default: the
+latest), and prints what the environment holds and how long a snippet takes, import and checks
+included. Downloads the packages.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import time
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -24,38 +25,42 @@ from pivl_distill.console import summary
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("numpy", "pillow", "onnxruntime")
+PAGES = ("README.md", "docs/deploy.md")
 
 
 @click.command()
 @click.argument("export", required=False, type=click.Path(path_type=Path, file_okay=False))
 def main(export: Path | None) -> None:
-    """Run the deployment snippet where torch is not installed."""
-    page = (ROOT / "docs" / "deploy.md").read_text()
-    found = re.search(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    assert found, "docs/deploy.md has no snippet"
+    """Run the deployment snippets where torch is not installed."""
+    facts: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         python = environment(folder / "venv")
         (folder / "deploy").symlink_to((export or latest_export()).resolve())
         picture = np.random.default_rng(0).integers(0, 256, (150, 220, 3), dtype=np.uint8)
         Image.fromarray(picture).save(folder / "frame.png")
-        (folder / "snippet.py").write_text(found[1])
-        start = time.perf_counter()
-        printed = output(python, "snippet.py", cwd=folder)
-        seconds = time.perf_counter() - start
+        for page, snippet in deployment_snippets():
+            (folder / "snippet.py").write_text(snippet)
+            start = time.perf_counter()
+            printed = output(python, "snippet.py", cwd=folder).strip()
+            seconds = time.perf_counter() - start
+            facts[f"{page} printed"] = f"{printed}, {seconds:.2f} s after Python started"
         missing = subprocess.run([python, "-c", "import torch"], capture_output=True).returncode
         assert missing, "torch is installed here"
         size = sum(file.stat().st_size for file in (folder / "venv").rglob("*") if file.is_file())
         installed = output(python, "-m", "pip", "list", "--format=freeze", "--exclude=pip")
-    summary(
-        "Deployment without torch",
-        {
-            "packages": ", ".join(installed.split()),
-            "environment": f"{size / 1e6:.0f} MB, pip included",
-            "the snippet printed": printed.strip(),
-            "in": f"{seconds:.2f} s, from starting Python",
-        },
-    )
+    facts["packages"] = ", ".join(installed.split())
+    facts["environment"] = f"{size / 1e6:.0f} MB, pip included"
+    summary("Deployment without torch", facts)
+
+
+def deployment_snippets() -> Iterator[tuple[str, str]]:
+    """Each page with those of its Python blocks that stand alone: they import the Extractor."""
+    for page in PAGES:
+        blocks = re.findall(
+            r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL
+        )
+        yield from ((page, block) for block in blocks if "import Extractor" in block)
 
 
 def environment(folder: Path) -> Path:
@@ -63,7 +68,7 @@ def environment(folder: Path) -> Path:
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     output(python, "-m", "pip", "install", "--quiet", *PACKAGES)
-    output(python, "-m", "pip", "install", "--quiet", "--no-deps", str(ROOT))
+    output(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-warn-conflicts", str(ROOT))
     return python
 
 

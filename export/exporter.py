@@ -204,8 +204,8 @@ def check_engines(engines: Collection[EngineReport]) -> None:
     if unverified:
         raise UnverifiedError(
             f"Built, but unverified: {', '.join(path.name for path in unverified)}. This machine"
-            " has no GPU to run them on. All files are kept; before you ship an engine, score it on"
-            f" its device: pivl-distill evaluate {unverified[0]}."
+            " has no GPU that can run them. All files are kept; before you ship an engine, score it"
+            f" on its device: pivl-distill evaluate {unverified[0]}."
         )
 
 

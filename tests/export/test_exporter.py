@@ -250,7 +250,9 @@ def test_engines_that_cannot_run_here_are_unverified(export_small, built, tmp_pa
         assert (artifact.kind, artifact.runs_on) == ("tensorrt-rtx", "tensorrt")
         assert (artifact.precision, artifact.status) == (precision, "unverified")
         assert artifact.golden_vector is artifact.parity is artifact.retrieval is None
-    with pytest.raises(UnverifiedError, match=r"model\.tensorrt-rtx\.engine.* no GPU") as error:
+    with pytest.raises(
+        UnverifiedError, match=r"model\.tensorrt-rtx\.engine.* no GPU that"
+    ) as error:
         check_engines(engines)
     assert error.value.exit_code == 4
 
