@@ -68,13 +68,13 @@ def environment(folder: Path) -> Path:
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     output(python, "-m", "pip", "install", "--quiet", *PACKAGES)
-    output(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-warn-conflicts", str(ROOT))
+    output(python, "-m", "pip", "install", "--quiet", "--no-deps", str(ROOT))
     return python
 
 
 def output(python: Path, *arguments: str, cwd: Path | None = None) -> str:
-    """What a command prints; what it prints as errors is shown."""
-    command = [str(python), *arguments]
+    """What a command prints, without the caller's PYTHONPATH; what it prints as errors is shown."""
+    command = [str(python), "-I", *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=cwd).stdout
 
 
