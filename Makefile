@@ -33,13 +33,11 @@ lint: $(INSTALLED)
 test: lint
 	$(BIN)/python -m pytest
 
+# Each figure beside its baseline; benchmarks/latest.json keeps the last ones.
+BENCHMARKS := startup synthetic_rate text_tower part_contrast retrieval scale exported_latency \
+              int8_latency
 bench: $(INSTALLED)
-	$(BIN)/python benchmarks/synthetic_rate.py
-	$(BIN)/python benchmarks/exported_latency.py
-	$(BIN)/python benchmarks/int8_latency.py
-	$(BIN)/python benchmarks/text_tower.py
-	$(BIN)/python benchmarks/part_contrast.py
-	$(BIN)/python benchmarks/text_scale.py
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # Students and teachers as TensorRT-RTX engines, in fp32, fp16 and int8; no GPU needed.
 engines: $(INSTALLED)

@@ -1,13 +1,15 @@
 """What all benchmarks share: interleaved timing, peak memory, rows with a target.
 
 A figure is a ratio to a baseline that ran in the same process, turn about with ours, so that noise
-of the machine meets both. `report` prints the rows and merges them by name into `latest.json`.
+of the machine meets both. `report` prints the rows and merges them by name into `latest.json`, or
+into `gpu.json` where `on_device` has moved everything to a GPU.
 """
 
 from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
 import gc
 import json
 import re
@@ -17,10 +19,33 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
+import torch
+
 from pivl_distill.console import table
 from pivl_distill.files import write_json
 
-LATEST = Path(__file__).parent / "latest.json"
+FOLDER = Path(__file__).parent
+THREADS = 2
+
+
+def on_device(main: Callable[..., None]) -> Callable[..., None]:
+    """A benchmark with an option `--device`, where its tensors are made; two threads, seed 0."""
+
+    @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+    @functools.wraps(main)
+    def wrapped(*args: object, device: str, **kwargs: object) -> None:
+        torch.set_num_threads(THREADS)
+        torch.set_default_device(device)
+        torch.manual_seed(0)
+        main(*args, **kwargs)
+
+    return wrapped
+
+
+def on_gpu() -> bool:
+    """Whether tensors are made on a GPU."""
+    return torch.get_default_device().type == "cuda"
 
 
 @dataclass(frozen=True)
@@ -66,16 +91,29 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(warmup + rounds):
         for name, run in ways.items():
-            start = time.perf_counter()
-            run()
+            taken = clocked(run)
             if number >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(taken)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def clocked(run: Callable[[], object]) -> float:
+    """Seconds until the device is done with it."""
+    start = time.perf_counter()
+    run()
+    if on_gpu():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
 def peak_bytes(run: Callable[[], object]) -> int:
-    """How far resident memory rises above its start while `run` runs (Linux)."""
+    """How far memory rises above its start while `run` runs: the GPU's, or resident (Linux)."""
     gc.collect()
+    if on_gpu():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak, VmHWM
     before = _resident_bytes("VmRSS")
@@ -90,12 +128,13 @@ def _resident_bytes(field: str) -> int:
 
 
 def report(title: str, rows: Sequence[Row]) -> None:
-    """Print rows as a table and put them into `latest.json`, over rows of the same names."""
+    """Print rows as a table and put them into the file of results, over rows of the same names."""
     columns = ("figure", "ours", "baseline", "ratio", "target", "met")
     table(title, columns, [_cells(row) for row in rows])
-    kept = {row["name"]: row for row in (json.loads(LATEST.read_text()) if LATEST.exists() else [])}
+    file = FOLDER / ("gpu.json" if on_gpu() else "latest.json")
+    kept = {row["name"]: row for row in (json.loads(file.read_text()) if file.exists() else [])}
     kept.update({row.name: dataclasses.asdict(row) for row in rows})
-    write_json(LATEST, list(kept.values()))
+    write_json(file, list(kept.values()))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import click
 import torch
 import torch.nn.functional as F
-from harness import Row, interleaved, overhead, peak_bytes, report, speedup
+from harness import Row, interleaved, on_device, overhead, peak_bytes, report, speedup
 from torch import Tensor
 
 from pivl_distill.losses import part_contrast
 
-THREADS, ROUNDS = 2, 5
+ROUNDS = 5
 IDENTITIES, CROPS, POSITIONS, PARTS, DIM = 16, 4, 128, 20, 512
 TEMPERATURE = 0.07
 
@@ -42,9 +43,10 @@ def backward(loss: Callable[[], Tensor], texts: Tensor) -> Callable[[], tuple[Te
     return run
 
 
+@click.command()
+@on_device
 def main() -> None:
-    torch.set_num_threads(THREADS)
-    torch.manual_seed(0)
+    """Measure and print."""
     positions = IDENTITIES * CROPS * POSITIONS
     identity = torch.arange(IDENTITIES).repeat_interleave(CROPS * POSITIONS)
     pairs = identity * PARTS + torch.randint(0, PARTS, (positions,))

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import click
 import numpy as np
 import torch
-from harness import Row, bound, interleaved, overhead, report, speedup
+from harness import THREADS, Row, bound, interleaved, overhead, report, speedup
 
 from pivl_distill.retrieval import evaluate, rerank
 
-THREADS, ROUNDS = 2, 7
+ROUNDS = 7
 DIM, CAMERAS = 1280, 6
 MARKET, MSMT17, RERANKED = (3368, 15_913, 750), (11_659, 82_161, 3060), (500, 5000, 250)
 RESIDENT_GB = 2

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ from pivl_distill.data.vocabulary import Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 
 KIND = "prompt bank"
-_TENSORS = ("identity", "part", "label", "present")
+_TEXTS = ("identity", "part", "label")
+_TENSORS = (*_TEXTS, "present")
 
 
 @dataclass(frozen=True)
@@ -118,9 +119,11 @@ class PromptBank:
             pids=pids,
         )
 
-    def save(self, path: Path) -> None:
-        """Write atomically."""
+    def save(self, path: Path, precision: Literal["float32", "float16"] = "float32") -> None:
+        """Write atomically, texts in the asked precision; they are read back as float32."""
         tensors = {name: getattr(self, name) for name in _TENSORS}
+        if precision == "float16":
+            tensors |= {name: tensors[name].half() for name in _TEXTS}
         tensors["pids"] = torch.tensor(self.pids, dtype=torch.long)
         tensors["images"] = torch.tensor(sorted(self.images), dtype=torch.long)
         facts = {"vocabulary": self.vocabulary.name, "provenance": self.provenance}
@@ -133,7 +136,8 @@ class PromptBank:
         if missing := {*_TENSORS, "pids", "images"} - tensors.keys():
             raise PivlError(f"{path} is a damaged prompt bank: it lacks {sorted(missing)}.")
         return cls(
-            **{name: tensors[name] for name in _TENSORS},
+            **{name: tensors[name].float() for name in _TEXTS},
+            present=tensors["present"],
             pids=tuple(tensors["pids"].tolist()),
             vocabulary=get_vocabulary(facts["vocabulary"]),
             provenance=facts["provenance"],

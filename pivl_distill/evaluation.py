@@ -92,6 +92,8 @@ def _labels(
 
 def pick_device(wanted: Device) -> torch.device:
     """The device to run on; PivlError when CUDA is asked for and absent."""
+    if wanted == "meta":
+        raise PivlError("The device 'meta' holds no numbers; it is for --dry-run alone.")
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise PivlError("No CUDA device is available here; set device to 'auto' or 'cpu'.")

@@ -1,14 +1,17 @@
 """The hierarchical fusion-alignment head (π-VL §3.4): training only, gone at export.
 
-Teachers and students use the same code: the CNN form takes maps of strides 4, 8 and 16 (Eq. 9–10),
-the ViT form makes a simple feature pyramid out of the last map (Li et al. 2022, ViTDet). Both give
-one map at stride 8 in the joint space, to be compared with texts (Eq. 11).
+Teachers and students use the same code, each with a head of its own. The CNN form takes the maps of
+strides 4, 8 and 16 (Eq. 9–10). A ViT has either a simple feature pyramid made out of its last map
+(Li et al., ECCV 2022, ViTDet) or goes the CNN's way with the tokens of three of its blocks. All
+give one map at stride 8, to be compared with texts (Eq. 11).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,10 +21,40 @@ from pivl_distill.errors import PivlError
 GRID_STRIDE = 8
 """Pixels per cell of the aligned map (§3.4)."""
 
+FINEST, HALF = 2, 5
+"""Numbers of the map of stride 4, and of a ViT's map at half the scale of its tokens."""
+
 
 def grid_of(size_hw: tuple[int, int]) -> tuple[int, int]:
     """Cells of the aligned map for a crop of H × W pixels."""
     return size_hw[0] // GRID_STRIDE, size_hw[1] // GRID_STRIDE
+
+
+def thirds(depth: int) -> tuple[int, int, int]:
+    """Blocks, counted from 0, after a third, two thirds and all of `depth`: 3, 7, 11 of twelve."""
+    first, second = (max(1, round(depth * part / 3)) - 1 for part in (1, 2))
+    return first, second, depth - 1
+
+
+def aligned_dim(dim: int, settings: HeadSettings) -> int:
+    """The dimension of Eq. 11 where texts have `dim`; PivlError if it cannot hold them."""
+    if settings.align_dim is not None and settings.align_dim < dim:
+        raise PivlError(
+            f"stage2.head.align_dim {settings.align_dim} is less than the {dim} dimensions of the"
+            " texts, whose angles it would not keep; set it higher, or to null."
+        )
+    return settings.align_dim or dim
+
+
+def orthogonal_map(dim: int, wider: int) -> Tensor:
+    """[dim, wider] with orthonormal rows, the same in every run: it keeps all inner products.
+
+    It is fixed because a map that learns on the target side of Eq. 11 collapses (readings 13).
+    """
+    if dim == wider:
+        return torch.eye(dim)
+    random = torch.randn(wider, dim, generator=torch.Generator().manual_seed(0))
+    return torch.linalg.qr(random).Q.T.contiguous()
 
 
 def build_fusion_head(
@@ -32,62 +65,114 @@ def build_fusion_head(
     settings: HeadSettings,
 ) -> nn.Module:
     """The head for a backbone's maps; `channels` finest first, `dim` = D of the bank."""
-    if kind == "cnn":
-        return ConvFusion(channels, dim, grid_of(size_hw), settings)
-    return PlainFusion(channels[-1], dim, grid_of(size_hw), settings)
+    grid_hw, dim = grid_of(size_hw), aligned_dim(dim, settings)
+    if kind == "vit" and settings.vit == "simple":
+        return PlainFusion(channels[-1], dim, grid_hw, settings)
+    if HALF in settings.levels:
+        raise PivlError(
+            "stage2.head.levels: map 5 belongs to a ViT's simple pyramid; this network has 2, 3"
+            " and 4."
+        )
+    finest = FINEST if kind == "cnn" else None
+    return LateralFusion(channels, dim, grid_hw, settings, finest)
 
 
-class ConvFusion(nn.Module):
-    """CNN form: lateral 1×1 convolutions F_i = DW(C_i), resampled to the grid and summed."""
+class LateralFusion(nn.Module):
+    """CNN form: lateral 1×1 convolutions F_i = DW(C_i) (Eq. 9), brought to the grid and fused.
+
+    `finest` is the number of the map finer than the grid, None where all are coarser.
+    """
 
     def __init__(
-        self, channels: tuple[int, ...], dim: int, grid_hw: tuple[int, int], settings: HeadSettings
+        self,
+        channels: tuple[int, ...],
+        dim: int,
+        grid_hw: tuple[int, int],
+        settings: HeadSettings,
+        finest: int | None = FINEST,
     ) -> None:
         super().__init__()
-        chosen = {"all": range(len(channels)), "literal": (0, len(channels) - 1), "last": (-1,)}
-        self.levels = tuple(chosen[settings.levels])
-        self.grid_hw = grid_hw
+        self.places = tuple(level - FINEST for level in settings.levels)
         self.laterals = nn.ModuleList(
-            _lateral(channels[level], dim, settings.lateral) for level in self.levels
+            with_norm(lateral(channels[place], dim, settings.lateral), dim, settings.lateral_norm)
+            for place in self.places
         )
+        self.to_grid = nn.ModuleList(
+            ToGrid(dim, grid_hw, settings, finer=level == finest) for level in settings.levels
+        )
+        self.merge = Merge(len(self.places), dim, settings.merge)
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> Tensor:
         """Maps [B, C_i, h_i, w_i] → [B, D, h, w]."""
-        maps = [
-            resample(lateral(pyramid[level]), self.grid_hw)
-            for level, lateral in zip(self.levels, self.laterals, strict=True)
-        ]
-        return sum(maps[1:], start=maps[0])
+        branches = zip(self.places, self.laterals, self.to_grid, strict=True)
+        fused: Tensor = self.merge([fit(align(pyramid[place])) for place, align, fit in branches])
+        return fused
 
 
 class PlainFusion(nn.Module):
-    """ViT form: the last map at scales 4, 2 and 1, each 1×1 and 3×3, summed, then 1×1."""
+    """Eq. 9–10 for a ViT: the last map at scales 4, 2, 1 (and ½), each 1×1 and 3×3; then 1×1."""
 
     def __init__(
         self, channels: int, dim: int, grid_hw: tuple[int, int], settings: HeadSettings
     ) -> None:
         super().__init__()
         hidden = min(256, dim)
-        up = {4: 2, 2: 1, 1: 0}
-        scales = {"all": (4, 2, 1), "literal": (4, 1), "last": (1,)}[settings.levels]
-        self.grid_hw = grid_hw
         self.branches = nn.ModuleList(
             nn.Sequential(
-                *_upsampling(channels, up[scale]),
+                *_rescaling(channels, level),
                 nn.Conv2d(channels, hidden, 1, bias=False),
                 LayerNorm2d(hidden),
                 nn.Conv2d(hidden, hidden, 3, padding=1, bias=False),
                 LayerNorm2d(hidden),
             )
-            for scale in scales
+            for level in settings.levels
         )
+        self.to_grid = nn.ModuleList(
+            ToGrid(hidden, grid_hw, settings, finer=level == FINEST) for level in settings.levels
+        )
+        self.merge = Merge(len(settings.levels), hidden, settings.merge)
         self.project = nn.Conv2d(hidden, dim, 1)
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> Tensor:
         """The last of the maps [B, C, h', w'] → [B, D, h, w]."""
-        maps = [resample(branch(pyramid[-1]), self.grid_hw) for branch in self.branches]
-        projected: Tensor = self.project(sum(maps[1:], start=maps[0]))
+        branches = zip(self.branches, self.to_grid, strict=True)
+        projected: Tensor = self.project(
+            self.merge([fit(branch(pyramid[-1])) for branch, fit in branches])
+        )
         return projected
+
+
+class ToGrid(nn.Module):
+    """Eq. 10: one map [B, D, h', w'] to the grid; `finer` says that it has twice its cells."""
+
+    def __init__(
+        self, dim: int, grid_hw: tuple[int, int], settings: HeadSettings, *, finer: bool
+    ) -> None:
+        super().__init__()
+        self.grid_hw, self.up, self.down = grid_hw, settings.up, settings.down
+        strided = finer and settings.down == "strided"
+        self.halve = nn.Conv2d(dim, dim, 3, stride=2, padding=1, groups=dim) if strided else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        halved = self.halve(x) if self.halve is not None else x
+        return resample(halved, self.grid_hw, self.up, self.down)
+
+
+class Merge(nn.Module):
+    """Eq. 10: several maps [B, D, h, w] into one: summed, weighed and summed, or convolved."""
+
+    def __init__(self, maps: int, dim: int, kind: Literal["sum", "concat", "weighted"]) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(maps)) if kind == "weighted" else None
+        self.convolve = nn.Conv2d(maps * dim, dim, 1) if kind == "concat" else None
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        if self.convolve is not None:
+            convolved: Tensor = self.convolve(torch.cat(maps, dim=1))
+            return convolved
+        if self.weights is not None:
+            maps = [weight * x for weight, x in zip(self.weights, maps, strict=True)]
+        return sum(maps[1:], start=maps[0])
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -97,30 +182,59 @@ class LayerNorm2d(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def resample(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """Eq. 10: average pooling down, bilinear up, to whatever grid is asked for."""
+def resample(
+    x: Tensor,
+    grid_hw: tuple[int, int],
+    up: Literal["bilinear", "nearest"] = "bilinear",
+    down: Literal["average", "nearest", "strided"] = "average",
+) -> Tensor:
+    """Eq. 10: [B, D, h', w'] to whatever grid is asked for, by interpolation and never by strides.
+
+    Maps at least as fine as the grid go down, the others up. What a strided convolution leaves
+    over is averaged.
+    """
     if x.shape[2:] == grid_hw:
         return x
-    if x.shape[2] >= grid_hw[0]:
+    finer = x.shape[2] >= grid_hw[0] and x.shape[3] >= grid_hw[1]
+    if (down if finer else up) == "nearest":
+        return F.interpolate(x, size=grid_hw, mode="nearest-exact")
+    if finer:
         return F.adaptive_avg_pool2d(x, grid_hw)
     return F.interpolate(x, size=grid_hw, mode="bilinear", align_corners=False)
 
 
-def _lateral(channels: int, dim: int, kind: Literal["pointwise", "depthwise", "auto"]) -> nn.Module:
-    """Eq. 9. Depth-wise means D / C filters per channel, so it exists only where C divides D."""
-    divides = dim % channels == 0
-    if kind == "depthwise" and not divides:
+def lateral(channels: int, dim: int, kind: str) -> nn.Module:
+    """DW(·) of Eq. 9 and its stronger relatives: [B, C, h, w] → [B, D, h, w].
+
+    Depth-wise means D / C filters per channel, so it exists only where C divides D: PivlError.
+    """
+    if kind == "separable":
+        depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        return nn.Sequential(depthwise, nn.Conv2d(channels, dim, 1))
+    if kind == "depthwise" and dim % channels:
         raise PivlError(
             f"A depth-wise lateral needs the text dimension {dim} to be a multiple of the"
             f" {channels} channels; set stage2.head.lateral to 'pointwise' or 'auto'."
         )
-    depthwise = kind == "depthwise" or (kind == "auto" and divides)
-    return nn.Conv2d(channels, dim, 1, groups=channels if depthwise else 1)
+    if kind == "auto":
+        kind = "pointwise" if dim % channels else "depthwise"
+    groups = {"pointwise": 1, "depthwise": channels, "grouped": math.gcd(channels, dim)}[kind]
+    return nn.Conv2d(channels, dim, 1, groups=groups)
 
 
-def _upsampling(channels: int, doublings: int) -> list[nn.Module]:
+def with_norm(module: nn.Module, dim: int, norm: Literal["none", "batch", "layer"]) -> nn.Module:
+    """`module` with a norm over its `dim` outputs behind it."""
+    if norm == "none":
+        return module
+    return nn.Sequential(module, nn.BatchNorm2d(dim) if norm == "batch" else LayerNorm2d(dim))
+
+
+def _rescaling(channels: int, level: int) -> list[nn.Module]:
+    """From the tokens' scale to that of map `level`: ×4, ×2, ×1 or ×½, as ViTDet."""
+    if level == HALF:
+        return [nn.MaxPool2d(2)]
     layers: list[nn.Module] = []
-    for number in range(doublings):
+    for number in range(4 - level):
         if number:
             layers += [LayerNorm2d(channels), nn.GELU()]
         layers.append(nn.ConvTranspose2d(channels, channels, 2, stride=2))

@@ -1,7 +1,8 @@
 """The losses of π-VL and CLIP-ReID as pure functions of tensors, one named function per equation.
 
 Contrastive terms take each distinct text once, with the number of rows that own it, instead of one
-text per row: the same value and gradients as the printed sums for a fraction of the work.
+text per row: the same value and gradients as the printed sums for a fraction of the work. Eq. 11
+is in `alignment.py`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from pivl_distill.data.vocabulary import IGNORE
 
 LEFT_OUT = -1e4
 """Added to a logit, it leaves nothing in a softmax; unlike −∞ it has a gradient."""
@@ -97,12 +96,12 @@ def _texts_to_rows(logits: Tensor, owner: Tensor) -> Tensor:
 
 
 def identity_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """L_id: label-smoothed cross-entropy of logits [B, C] (Luo et al. 2019)."""
+    """L_id of Eq. 4: label-smoothed cross-entropy of logits [B, C] (Luo et al. 2019)."""
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 def triplet_loss(features: Tensor, labels: Tensor, margin: float, normalize: bool) -> Tensor:
-    """L_tri: batch-hard triplet loss on Euclidean distances of [B, F] (Hermans et al. 2017).
+    """L_tri of Eq. 4: batch-hard triplet loss on Euclidean distances [B, F] (Hermans et al. 2017).
 
     The farthest crop of the same identity should be nearer than the nearest of another by `margin`.
     """
@@ -125,25 +124,9 @@ def image_to_text_loss(
     return F.cross_entropy(projected @ identity_texts.T, labels, label_smoothing=label_smoothing)
 
 
-def alignment_loss(
-    aligned: Tensor,
-    part_texts: Tensor,
-    labels: Tensor,
-    parts: Tensor,
-    distance: Literal["cosine", "mse"],
-) -> Tensor:
-    """L_align (Eq. 11): fused features [B, D, h, w] against the text of their identity and part.
+def embedding_loss(features: Tensor, embeddings: Tensor) -> Tensor:
+    """2 − 2·cos of features [B, F] and a teacher's vectors [B, F] of the same crops, averaged.
 
-    part_texts [C, P, D], labels [B] rows of it, parts [B, h, w] part ids or IGNORE. "cosine" is the
-    squared distance of unit vectors, 2 − 2·cos, averaged over valid cells; "mse" the plain mean
-    squared error. Zero when no cell is valid.
+    Not in the paper: plain distillation, to compare its texts with (readings 26).
     """
-    valid = parts != IGNORE
-    image, row, column = valid.nonzero(as_tuple=True)
-    if len(image) == 0:
-        return aligned.sum() * 0.0
-    features = aligned[image, :, row, column]  # [S, D]
-    targets = part_texts[labels[image], parts[image, row, column].long()]
-    if distance == "cosine":
-        return (2 - 2 * F.cosine_similarity(features, targets, dim=1)).mean()
-    return F.mse_loss(features, targets)
+    return (2 - 2 * F.cosine_similarity(features, embeddings, dim=1)).mean()

@@ -27,6 +27,8 @@ class ReIDOutput:
     """[B, D] the crop in the joint space (Eq. 3); None without a bank."""
     aligned: Tensor | None
     """[B, D, h, w] fused features (Eq. 10); None where nothing is aligned."""
+    distilled: Tensor | None = None
+    """[B, F] the crop in the space of a teacher's vectors; None without them."""
 
 
 class ReIDNetwork(nn.Module, ABC):

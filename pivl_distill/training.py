@@ -7,58 +7,27 @@ depend on the seed and the epoch alone, so runs that differ only in their losses
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pivl_distill.bank import PromptBank
-from pivl_distill.config import LossSettings, Stage2Settings
+from pivl_distill.alignment import Texts, alignment_loss, text_map
+from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
 from pivl_distill.console import track
-from pivl_distill.data.parsing import to_grid
 from pivl_distill.data.sampling import Schedule
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.transforms import Augmentation, augment
-from pivl_distill.data.vocabulary import IGNORE, Vocabulary
+from pivl_distill.data.vocabulary import IGNORE
 from pivl_distill.embedding import normalize_crops
-from pivl_distill.losses import alignment_loss, identity_loss, image_to_text_loss, triplet_loss
+from pivl_distill.losses import embedding_loss, identity_loss, image_to_text_loss, triplet_loss
 from pivl_distill.reid import ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
 from pivl_distill.schedules import floored_cosine, steps
 
 WARMUP_START = 0.02
 """Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
-
-
-@dataclass(frozen=True)
-class Texts:
-    """What stage 2 takes from a bank; row c belongs to training identity c."""
-
-    identity: Tensor
-    """[C, D] classifier of Eq. 3, of norm `text_scale`."""
-    part: Tensor
-    """[C, P, D] targets of Eq. 11."""
-    present: Tensor
-    """bool [C, P]; cells of a part never seen on the identity have no target."""
-    vocabulary: Vocabulary
-
-    @classmethod
-    def of(cls, bank: PromptBank, text_scale: float) -> Texts:
-        """The texts of a bank whose rows are in the order of the training identities."""
-        identity = F.normalize(bank.identity, dim=1) * text_scale
-        return cls(identity, bank.part, bank.present, bank.vocabulary)
-
-    def to(self, device: torch.device) -> Texts:
-        """The same texts on another device."""
-        return Texts(
-            self.identity.to(device),
-            self.part.to(device),
-            self.present.to(device),
-            self.vocabulary,
-        )
 
 
 def train(
@@ -75,7 +44,7 @@ def train(
     totals = Totals()
     steps = run.progress.remaining(
         "reid",
-        schedule(store, settings, seed),
+        schedule(store.pids, settings, seed),
         network=network,
         optimizer=stage.optimizer,
         totals=totals,
@@ -93,10 +62,10 @@ def train(
     network.eval()
 
 
-def schedule(store: CropStore, settings: Stage2Settings, seed: int) -> Schedule:
+def schedule(pids: np.ndarray, settings: Stage2Settings, seed: int) -> Schedule:
     """Every step of a run; batches and augmentation of an epoch come from its own generator."""
     return Schedule(
-        store.pids,
+        pids,
         settings.identities_per_batch,
         settings.crops_per_identity,
         settings.epochs,
@@ -126,9 +95,12 @@ class Stage2:
             assert store.camids is not None  # whoever gave the network its cameras saw to it
             self.cameras = torch.from_numpy(store.camids)
         self.optimizer = make_optimizer(network, settings)
-        self.augmentation = Augmentation(**settings.augment.model_dump())
+        self.augmentation = augmentation_of(settings.augment, network, texts)
         red, green, blue = (round(255 * channel) for channel in network.mean)
         self.fill_rgb = (red, green, blue)
+        self.embeddings = None
+        if store.embeddings is not None:
+            self.embeddings = torch.from_numpy(store.embeddings)
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
@@ -140,6 +112,11 @@ class Stage2:
             inputs.append(self.cameras[batch].to(self.device))
         output = self.network(*inputs)
         terms = loss_terms(output, labels, maps, self.texts, self.settings.loss)
+        if self.embeddings is not None and output.distilled is not None:
+            vectors = self.embeddings[batch].to(self.device, torch.float32)
+            terms["embedding"] = self.settings.loss.embedding * embedding_loss(
+                output.distilled, vectors
+            )
         loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -154,6 +131,20 @@ class Stage2:
         if self.texts is not None and self.store.maps is not None:
             maps, mirror = self.store.maps[batch], self.texts.vocabulary.mirror
         return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng)
+
+
+def augmentation_of(
+    settings: AugmentSettings, network: ReIDNetwork, texts: Texts | None
+) -> Augmentation:
+    """What the settings ask for, with the network's deviation of pixels and the texts' parts."""
+    background = IGNORE if texts is None else texts.vocabulary.background
+    return Augmentation(
+        pad_px=settings.pad_px,
+        flip_probability=settings.flip_probability,
+        erase_probability=settings.erase_probability,
+        noise_std=network.std if settings.fill == "noise" else None,
+        invented=background if settings.invented == "background" else IGNORE,
+    )
 
 
 def loss_terms(
@@ -179,30 +170,16 @@ def loss_terms(
             output.projected, texts.identity, labels, smoothing
         )
     if texts is not None and output.aligned is not None and maps is not None:
-        parts = target_parts(maps, labels, output.aligned, texts, settings)
+        grid_hw = (output.aligned.shape[2], output.aligned.shape[3])
+        target = text_map(torch.from_numpy(maps), labels, grid_hw, texts, settings)
         terms["align"] = settings.align * alignment_loss(
-            output.aligned, texts.part, labels, parts, settings.align_distance
+            output.aligned, target, settings.align_distance, settings.align_temperature
         )
     return terms
 
 
-def target_parts(
-    maps: np.ndarray, labels: Tensor, aligned: Tensor, texts: Texts, settings: LossSettings
-) -> Tensor:
-    """The part of each cell [B, h, w], IGNORE where Eq. 11 has no target."""
-    vocabulary = texts.vocabulary
-    grid = (aligned.shape[2], aligned.shape[3])
-    parts = to_grid(torch.from_numpy(maps), grid, len(vocabulary)).to(aligned.device)
-    known = parts != IGNORE
-    seen = texts.present[labels[:, None, None], parts.where(known, torch.zeros_like(parts)).long()]
-    keep = known & seen
-    if settings.align_background == "ignore":
-        keep &= parts != vocabulary.background
-    return parts.where(keep, torch.full_like(parts, IGNORE))
-
-
 def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.optim.Optimizer:
-    """Adam; weight decay on matrices and kernels, not on biases and norms.
+    """Adam; weight decay on matrices and kernels, and on biases and norms only if asked for.
 
     Each group's `lr_factor` is what `set_rate` multiplies the rate by.
     """
@@ -210,10 +187,11 @@ def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.opti
     biases = [p for name, p in named if name.endswith("bias")]
     others = [p for name, p in named if not name.endswith("bias")]
     decayed, norms = [p for p in others if p.ndim > 1], [p for p in others if p.ndim <= 1]
+    rest = settings.weight_decay if settings.weight_decay_on == "all" else 0.0
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay, "lr_factor": 1.0},
-        {"params": norms, "weight_decay": 0.0, "lr_factor": 1.0},
-        {"params": biases, "weight_decay": 0.0, "lr_factor": settings.bias_lr_factor},
+        {"params": norms, "weight_decay": rest, "lr_factor": 1.0},
+        {"params": biases, "weight_decay": rest, "lr_factor": settings.bias_lr_factor},
     ]
     return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
 

@@ -3,8 +3,7 @@
 Table 5 of the paper distils into MobileNetV2 ×0.25, which timm does not hold; importing this file
 adds it to timm's registry under `mobilenetv2_025`, with the published ImageNet weights' address.
 `create_backbone` makes the bare network that is trained and later exported; `Backbone` shows its
-maps to the fusion head, which Eq. 9–10 attach to strides 4, 8 and 16 (to the last block's patch
-tokens of a ViT).
+maps to the fusion head, which Eq. 9–10 attach to strides 4, 8 and 16 (of a ViT, to patch tokens).
 
 Left out on purpose: heads and necks. A student's retrieval vector is what the bare network returns.
 """
@@ -29,6 +28,7 @@ from timm.models.efficientnet import EfficientNet, decode_arch_def, round_channe
 from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError
+from pivl_distill.fusion import thirds
 from students.pretrained import in_timm_names, load_network
 
 LastStride = Literal["auto", 1, 2]
@@ -94,8 +94,8 @@ class BackboneOutput:
 class Backbone(nn.Module):
     """A bare timm network that also shows the maps the fusion head reads.
 
-    A CNN shows strides 4, 8 and 16; a ViT the patch tokens of its last block, before the final
-    norm, as one map. `network` is what gets exported and holds every parameter.
+    A CNN shows strides 4, 8 and 16; a ViT the patch tokens after a third, two thirds and all of its
+    blocks, before the final norm. `network` is what gets exported and holds every parameter.
     """
 
     def __init__(self, network: Any) -> None:
@@ -108,11 +108,10 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> BackboneOutput:
         """Normalised images [B, 3, H, W] → feature and pyramid."""
-        last, pyramid = self.network.forward_intermediates(
-            images, indices=self._stages, output_fmt="NCHW"
-        )
+        stages = sorted(set(self._stages))
+        last, maps = self.network.forward_intermediates(images, indices=stages, output_fmt="NCHW")
         feature = self.network.forward_head(last, pre_logits=True)
-        return BackboneOutput(feature, tuple(pyramid))
+        return BackboneOutput(feature, tuple(maps[stages.index(stage)] for stage in self._stages))
 
 
 def create_backbone(
@@ -166,7 +165,7 @@ def _pyramid_stages(network: Any) -> tuple[Literal["cnn", "vit"], list[int]]:
         if set(PYRAMID_STRIDES) <= set(reductions):
             return "cnn", [reductions.index(stride) for stride in PYRAMID_STRIDES]
         if len(set(reductions)) == 1:
-            return "vit", [len(reductions) - 1]
+            return "vit", list(thirds(len(reductions)))
     name = network.pretrained_cfg["architecture"]
     raise PivlError(
         f"{name} shows neither maps of strides 4, 8 and 16 nor one grid of patches, so nothing can "

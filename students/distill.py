@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import timm
 import torch
 from torch import nn
 
+from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig, dump_config
 from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
-from pivl_distill.data.store import CropStore
+from pivl_distill.data.store import load_training
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import TestCrops, evaluate_model, pick_device
 from pivl_distill.files import sha256
 from pivl_distill.resume import machine
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs import Run
-from pivl_distill.training import Texts, train
+from pivl_distill.training import train
+from pivl_distill.vectors import VECTORS_FILE, load_vectors
 from students.archs import create_backbone
 from students.student import Student, save_student
 
@@ -53,20 +58,12 @@ def distill(
     The folder is `out`, or the next in `runs/`; or `resume`, an unfinished run that is continued.
     """
     dataset = load_dataset(config.data.spec, config.data.parsing)
-    bank = None if bank_file is None else chosen_bank(config, PromptBank.load(bank_file), dataset)
-    if bank is not None and not config.trust_pids:
-        bank.check_images(dataset.train)
-    align = config.supervision in ("part", "label", "permuted")
-    if bank is not None and align:
-        check_parts(bank, dataset)
+    bank = None if bank_file is None else open_bank(config, bank_file, dataset)
+    vectors = teacher_vectors(config, bank_file, dataset)
     torch.manual_seed(config.seed)
     network, start = starting_network(config, dataset)
-    identities = len(dataset.train_pids)
-    dim = bank.dim if bank else None
     device = pick_device(config.device)
-    student = Student(
-        config.arch, network, config.data.size_hw, identities, dim, align, config.stage2.head
-    ).to(device)
+    student = make_student(config, network, dataset, bank, vectors).to(device)
     if resume is None:
         run = Run.create("student", dump_config(config, "student"), out)
     else:
@@ -76,13 +73,14 @@ def distill(
         config=config.model_dump(mode="json"),
         data=dataset.facts,
         bank=file_facts(bank_file),
+        embeddings=None if vectors is None else hashlib.sha256(vectors.tobytes()).hexdigest(),
         start=sha256(Path(start)) if Path(start).is_file() else start,
         machine=machine(device),
     ):
-        store = CropStore.load(
-            dataset.train, config.data.size_hw, bank.vocabulary if bank else None
-        )
-        texts = Texts.of(bank, config.stage2.loss.text_scale).to(device) if bank else None
+        vocabulary = bank.vocabulary if bank and aligns(config) else None
+        store = load_training(dataset.train, config.data, vocabulary)
+        store = dataclasses.replace(store, embeddings=vectors)
+        texts = texts_of(config, bank).to(device) if bank else None
         run.progress.enter("training")
         train(student, store, texts, config.stage2, config.seed, run, "Training the student")
         run.progress.enter("evaluation")
@@ -113,6 +111,64 @@ def file_facts(bank_file: Path | None) -> dict[str, str] | None:
     if bank_file is None:
         return None
     return {"file": str(bank_file.resolve()), "sha256": sha256(bank_file)}
+
+
+def aligns(config: StudentConfig) -> bool:
+    """Whether part texts teach, by Eq. 11."""
+    return config.supervision in ("part", "label", "permuted")
+
+
+def make_student(
+    config: StudentConfig,
+    network: nn.Module,
+    dataset: ReIDDataset,
+    bank: PromptBank | None,
+    vectors: np.ndarray | None,
+) -> Student:
+    """The bare network inside the shell that its supervision needs."""
+    return Student(
+        config.arch,
+        network,
+        config.data.size_hw,
+        identities=len(dataset.train_pids),
+        dim=bank.dim if bank else None,
+        align=aligns(config),
+        head=config.stage2.head,
+        teacher_dim=None if vectors is None else vectors.shape[1],
+    )
+
+
+def texts_of(config: StudentConfig, bank: PromptBank) -> Texts:
+    """What the student learns from a bank."""
+    return Texts.of(bank, config.stage2.loss, config.stage2.head)
+
+
+def teacher_vectors(
+    config: StudentConfig, bank_file: Path | None, dataset: ReIDDataset
+) -> np.ndarray | None:
+    """The teacher's vectors [N, F] of the training crops, where the loss has a use for them."""
+    if not config.stage2.loss.embedding:
+        return None
+    path = config.embeddings or (bank_file.parent / VECTORS_FILE if bank_file else None)
+    if path is None or not path.is_file():
+        raise PivlError(
+            f"stage2.loss.embedding wants a teacher's vectors, but there are none at {path}; teach"
+            " with --set save_embeddings=true, or name the file with --set embeddings=FILE."
+        )
+    return load_vectors(path, dataset)
+
+
+def open_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> PromptBank:
+    """The bank that the supervision asks for, out of a file.
+
+    Raises PivlError if it is about other images, or has no parts where they teach.
+    """
+    bank = chosen_bank(config, PromptBank.load(bank_file), dataset)
+    if not config.trust_pids:
+        bank.check_images(dataset.train)
+    if aligns(config):
+        check_parts(bank, dataset)
+    return bank
 
 
 def chosen_bank(config: StudentConfig, bank: PromptBank, dataset: ReIDDataset) -> PromptBank:

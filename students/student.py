@@ -23,7 +23,10 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Student(ReIDNetwork):
-    """`dim` is D of the bank, None without one; `align` whether Eq. 11 is used."""
+    """`dim` is D of the bank, None without one; `align` whether Eq. 11 is used.
+
+    `teacher_dim` is the size of the teacher's vectors, None without any.
+    """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
 
@@ -36,12 +39,14 @@ class Student(ReIDNetwork):
         dim: int | None,
         align: bool,
         head: HeadSettings,
+        teacher_dim: int | None = None,
     ) -> None:
         super().__init__()
         self.arch, self.size_hw = arch, size_hw
         self.backbone = Backbone(network)
         self.neck = Neck(self.backbone.feature_dim, identities)
         self.project = nn.Linear(self.backbone.feature_dim, dim) if dim else None
+        self.imitate = nn.Linear(self.backbone.feature_dim, teacher_dim) if teacher_dim else None
         self.fusion = None
         if dim and align:
             channels = self.backbone.pyramid_channels
@@ -54,6 +59,7 @@ class Student(ReIDNetwork):
             logits=(self.neck(out.feature),),
             projected=self.project(out.feature) if self.project else None,
             aligned=self.fusion(out.pyramid) if self.fusion else None,
+            distilled=self.imitate(out.feature) if self.imitate else None,
         )
 
     def embedding_model(self) -> EmbeddingModel:

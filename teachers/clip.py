@@ -34,6 +34,8 @@ WEIGHTS_DIR = Path(__file__).parent / "weights"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5)
 """Mean and standard deviation that CLIP-ReID gives its ViT; its ResNet gets ImageNet's."""
+CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
+"""Those that CLIP itself was trained with."""
 TINY_SIZE_HW = (128, 64)
 TINY_OUTPUT_STRIDE = 8
 TINY_DIM = 96
@@ -67,6 +69,10 @@ class Clip:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     weights_sha256: str
+
+    def with_clip_pixels(self) -> Clip:
+        """The same towers, fed as CLIP was rather than as CLIP-ReID feeds them."""
+        return dataclasses.replace(self, mean=CLIP_MEAN, std=CLIP_STD)
 
     def to(self, device: torch.device) -> Clip:
         """Both towers moved to a device, in place."""
@@ -170,11 +176,12 @@ def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: 
 
 def _build(name: str, tag: str | None) -> CLIP:
     """open_clip's model at its own size, whose position embeddings the towers resample."""
+    device = torch.get_default_device()
     with _quiet():
         if name in open_clip.list_models():
-            return open_clip.create_model(name, pretrained=tag)
+            return open_clip.create_model(name, pretrained=tag, device=device)
         base = name.removesuffix(QUICK)
-        return open_clip.create_model(base, pretrained=tag, force_quick_gelu=True)
+        return open_clip.create_model(base, pretrained=tag, device=device, force_quick_gelu=True)
 
 
 @contextmanager
@@ -248,7 +255,9 @@ def _towers(clip: Clip) -> nn.Module:
 
 
 def hashed(clip: Clip) -> Clip:
-    """The CLIP with the digest of the weights it now holds."""
+    """The CLIP with the digest of the weights it now holds; without, on the meta device."""
+    if clip.logit_scale.is_meta:
+        return clip
     digest = hashlib.sha256()
     for key, value in sorted(_towers(clip).state_dict().items()):
         if key == "image.camera":  # may be drawn anew; the rest tells weights apart

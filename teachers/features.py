@@ -18,14 +18,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pivl_distill.cache import cache_folder
+from pivl_distill.config import TuningSettings
 from pivl_distill.console import note, track
-from pivl_distill.data.parsing import to_grid
+from pivl_distill.data.parsing import cell_parts
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.embedding import normalize_crops
@@ -34,6 +36,7 @@ from teachers.clip import Clip
 FORMAT_VERSION = 1
 """Part of every key: raise it when the towers or the preparation of crops give other features."""
 
+CellPath = Literal["attended", "value"]
 HALF = np.dtype("<f2")
 BATCH_CROPS = 64
 ABANDONED_S = 24 * 3600
@@ -47,9 +50,10 @@ class FrozenFeatures:
     projected: Tensor
     """[N, D], on the device of the towers."""
     cells: Tensor
-    """[N, h·w, D] in half precision: in the main memory, or mapped from a file."""
+    """[N, h·w, D] in half precision: in the main memory, or mapped from a file; h·w is 0 where the
+    part prompts are not tuned."""
     parts: Tensor
-    """[N, h·w] the majority part of each cell, or IGNORE; on the device of the towers."""
+    """[N, h·w] the part of each cell, or IGNORE; on the device of the towers."""
 
     def cells_of(self, crops: Tensor) -> Tensor:
         """[B, h·w, D] of crops [B], in the precision and on the device of the text tower."""
@@ -57,45 +61,52 @@ class FrozenFeatures:
 
 
 def encode_crops(
-    clip: Clip, store: CropStore, vocabulary: Vocabulary, cache_gib: float = 0.0
+    clip: Clip, store: CropStore, vocabulary: Vocabulary, settings: TuningSettings
 ) -> FrozenFeatures:
     """`FrozenFeatures` of every crop, out of the cache if they are there.
 
-    At most `cache_gib` GiB of features stay on disk, the least recently used go first; with 0, and
-    where they do not fit, these are kept in memory instead.
+    At most `feature_cache_gib` of features stay on disk, the least recently used go first; with 0,
+    and where they do not fit, these are kept in memory instead. Cells are encoded only where part
+    prompts are tuned: they are by far the largest of all.
     """
-    shapes = feature_shapes(clip, store)
+    path = settings.cell_features if settings.part_epochs else None
+    limit = int(settings.feature_cache_gib * 2**30)
+    shapes = feature_shapes(clip, store, path)
     needed = sum(math.prod(shape) * HALF.itemsize for shape in shapes.values())
     folder = cache_folder() / "features"
-    if _has_room(folder, needed, int(cache_gib * 2**30)):
-        entry = folder / feature_key(clip, store)
+    if _has_room(folder, needed, limit):
+        entry = folder / feature_key(clip, store, path)
         arrays = _read(entry, shapes)
         if arrays is None:
-            _write(entry, shapes, _batches(clip, store))
+            _write(entry, shapes, _batches(clip, store, path))
             arrays = _read(entry, shapes)
             assert arrays is not None, entry
         os.utime(entry)
-        drop_oldest(folder, int(cache_gib * 2**30))
+        drop_oldest(folder, limit)
     else:
         arrays = {name: np.empty(shape, HALF) for name, shape in shapes.items()}
-        for start, batch in enumerate(_batches(clip, store)):
+        for number, batch in enumerate(_batches(clip, store, path)):
             for name, values in batch.items():
-                arrays[name][start * BATCH_CROPS : (start + 1) * BATCH_CROPS] = values
+                arrays[name][number * BATCH_CROPS : (number + 1) * BATCH_CROPS] = values
     device = clip.text.positional_embedding.device
     projected = torch.from_numpy(arrays["projected"]).to(device, torch.float32)
-    return FrozenFeatures(
-        projected, torch.from_numpy(arrays["cells"]), _cell_parts(clip, store, vocabulary)
-    )
+    cells = arrays.get("cells", np.empty((len(store), 0, clip.image.dim), HALF))
+    parts = _part_of_cells(clip, store, vocabulary, settings)
+    return FrozenFeatures(projected, torch.from_numpy(cells), parts)
 
 
-def feature_shapes(clip: Clip, store: CropStore) -> dict[str, tuple[int, ...]]:
-    """The arrays of an entry and their shapes."""
-    positions = math.prod(clip.image.grid_hw)
+def feature_shapes(
+    clip: Clip, store: CropStore, path: CellPath | None
+) -> dict[str, tuple[int, ...]]:
+    """The arrays of an entry and their shapes; without a `path` to cells there are none."""
     dim = clip.image.dim
-    return {"projected": (len(store), dim), "cells": (len(store), positions, dim)}
+    shapes: dict[str, tuple[int, ...]] = {"projected": (len(store), dim)}
+    if path:
+        shapes["cells"] = (len(store), math.prod(clip.image.grid_hw), dim)
+    return shapes
 
 
-def feature_key(clip: Clip, store: CropStore) -> str:
+def feature_key(clip: Clip, store: CropStore, path: CellPath | None) -> str:
     """SHA-256 (hex) of everything that decides the features."""
     about = {
         "version": FORMAT_VERSION,
@@ -104,6 +115,7 @@ def feature_key(clip: Clip, store: CropStore) -> str:
         "grid_hw": clip.image.grid_hw,
         "mean_std": (clip.mean, clip.std),
         "crops": store.crops.shape,
+        "cells": path,
     }
     digest = hashlib.sha256(json.dumps(about).encode())
     digest.update(np.ascontiguousarray(store.crops).data)
@@ -128,27 +140,33 @@ def drop_oldest(folder: Path, limit_bytes: int) -> None:
 
 
 @torch.inference_mode()
-def _batches(clip: Clip, store: CropStore) -> Iterator[dict[str, np.ndarray]]:
+def _batches(
+    clip: Clip, store: CropStore, path: CellPath | None
+) -> Iterator[dict[str, np.ndarray]]:
     """The features of `BATCH_CROPS` crops after the other."""
     device = clip.text.positional_embedding.device
+    tokens_of = clip.image.value_tokens if path == "value" else clip.image.joint_tokens
     starts = range(0, len(store), BATCH_CROPS)
     for start in track(starts, "Encoding crops with CLIP", unit="batches"):
         crops = torch.from_numpy(store.crops[start : start + BATCH_CROPS]).to(device)
-        tokens = clip.image.joint_tokens(normalize_crops(crops, clip.mean, clip.std))
-        half = tokens.half().cpu().numpy()
-        yield {"projected": half[:, 0], "cells": half[:, 1:]}
+        tokens = tokens_of(normalize_crops(crops, clip.mean, clip.std)).half().cpu().numpy()
+        batch = {"projected": tokens[:, 0]}
+        yield batch | {"cells": tokens[:, 1:]} if path else batch
 
 
-def _cell_parts(clip: Clip, store: CropStore, vocabulary: Vocabulary) -> Tensor:
-    device = clip.text.positional_embedding.device
-    shape = (len(store), math.prod(clip.image.grid_hw))
+def _part_of_cells(
+    clip: Clip, store: CropStore, vocabulary: Vocabulary, settings: TuningSettings
+) -> Tensor:
+    """[N, h·w] the part of each cell; IGNORE throughout without maps."""
+    device, grid_hw = clip.text.positional_embedding.device, clip.image.grid_hw
     if store.maps is None:
-        return torch.full(shape, IGNORE, device=device)
+        return torch.full((len(store), math.prod(grid_hw)), IGNORE, device=device)
+    chunks = np.split(store.maps, range(BATCH_CROPS, len(store), BATCH_CROPS))
     parts = [
-        to_grid(torch.from_numpy(maps), clip.image.grid_hw, len(vocabulary)).flatten(1)
-        for maps in np.split(store.maps, range(BATCH_CROPS, len(store), BATCH_CROPS))
+        cell_parts(torch.from_numpy(maps), grid_hw, len(vocabulary), settings.cell_labels)
+        for maps in chunks
     ]
-    return torch.cat(parts).to(device)
+    return torch.cat(parts).flatten(1).to(device)
 
 
 def _has_room(folder: Path, needed: int, limit: int) -> bool:

@@ -61,7 +61,7 @@ class BankReadout:
     own_identity: float
     """Crop → its identity's prompt among all identities."""
     nearest_label: float | None
-    """Present part texts whose nearest bare part word is their own; None where none is present."""
+    """Present part texts whose nearest bare part word is their own; None in a bank without any."""
     colour: dict[str, float] | None
     """Attribute → accuracy of the nearest colour to the part text; None where the truth is unknown
     or the parts are not LIP's."""

@@ -1,7 +1,7 @@
-"""What stage 1 minimises: Eq. 2 on whole crops and Eq. 7 on their grid cells, for one batch.
+"""What stage 1 minimises, Eq. 8: Eq. 2 on whole crops and Eq. 7 on their cells, for one batch.
 
 Texts are encoded once for each identity, or identity and part, of the batch. How Eq. 7 may be read
-is set in `TuningSettings`; `docs/equations.md` says which reading is whose.
+is set in `TuningSettings`; `docs/readings.md` says which reading is whose.
 """
 
 from __future__ import annotations
@@ -26,6 +26,28 @@ def resolve_temperature(settings: TuningSettings, clip: Clip) -> TuningSettings:
     return settings.model_copy(update={"part_temperature": (-clip.logit_scale).exp().item()})
 
 
+def prompt_losses(
+    learned: IdentityPrompts,
+    features: FrozenFeatures,
+    rows: Tensor,
+    batch: np.ndarray,
+    settings: TuningSettings,
+    vocabulary: Vocabulary,
+    epoch: int,
+) -> dict[str, Tensor]:
+    """The terms of Eq. 8, L_prompt = L_stage1 + L_part, that `epoch` (from 0) minimises.
+
+    The identity epochs have the first alone, the part epochs both, or the second alone if asked.
+    """
+    losses = {}
+    tunes_parts = epoch >= settings.identity_epochs
+    if not tunes_parts or settings.part_epochs_train == "both":
+        losses["identity"] = identity_loss(learned, features, rows, batch, settings)
+    if tunes_parts:
+        losses["part"] = part_loss(learned, features, rows, batch, settings, vocabulary)
+    return losses
+
+
 def identity_loss(
     learned: IdentityPrompts,
     features: FrozenFeatures,
@@ -36,8 +58,9 @@ def identity_loss(
     """Eq. 2 for one batch of crop indices."""
     index = torch.from_numpy(batch).to(rows.device)
     identities, owner = rows[index].unique(return_inverse=True)
-    images = F.normalize(features.projected[index], dim=1)
-    texts = F.normalize(learned.identity(identities), dim=1)
+    images, texts = features.projected[index], learned.identity(identities)
+    if settings.identity_normalize:
+        images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
     return identity_contrast(images, texts, owner, settings.identity_temperature)
 
 

@@ -10,6 +10,7 @@ all, an identity's learned tokens and the words up to the part once for all of i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import takewhile
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from pivl_distill.config import PromptSettings
 from pivl_distill.data.vocabulary import Vocabulary
+from teachers.causal import Prefix
 from teachers.text import TextTower
 
 ROOM = -1
@@ -26,15 +28,15 @@ ROOM = -1
 class Phrase:
     """A stretch of words with room for learned tokens, in V versions, padded to L tokens."""
 
-    def __init__(self, text: TextTower, versions: Sequence[Sequence[int]], learned: int) -> None:
-        """`versions` are token ids, with `ROOM` at `learned` places of each or at none."""
+    def __init__(self, text: TextTower, versions: Sequence[Sequence[int]]) -> None:
+        """`versions` are token ids, with `ROOM` at as many places of each, or at none."""
         device = text.positional_embedding.device
         length = max(map(len, versions))
         ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in versions], device=device)
         with torch.no_grad():
             self.words = text.token_embedding(ids.clamp(min=0))  # [V, L, width]
-        room = ids == ROOM
-        self.places = room.nonzero()[:, 1].view(len(ids), learned) if room.any() else None
+        places = [[at for at, token in enumerate(row) if token == ROOM] for row in versions]
+        self.places = torch.tensor(places, device=device) if any(places) else None
         self.ends = torch.tensor([len(row) - 1 for row in versions], device=device)
 
     def __call__(self, version: Tensor, tokens: Tensor) -> Tensor:
@@ -63,18 +65,26 @@ class Sentence:
         )
         room, start, end = [ROOM] * learned, text.tokenizer.start, text.tokenizer.end
         versions = [[start, *b, *room, *a, end] for b, a in zip(before, after, strict=True)]
-        text.require_room(max(map(len, versions)))
+        self.longest = max(map(len, versions))
+        text.require_room(self.longest)
         common = _common_start([version[:-1] for version in versions])
         opening = list(takewhile(lambda token: token != ROOM, common))
         shared = len(common) if len(versions) > 1 else len(opening)
         # Learned tokens are all in the stem or all in the branches.
         stem = common[len(opening) : shared]
-        with torch.no_grad():
-            ids = torch.tensor([opening], device=text.positional_embedding.device)
-            self.opening = text.prefix(text.token_embedding(ids))
-        self.stem = Phrase(text, [stem], learned) if stem else None
-        self.branch = Phrase(text, [version[shared:] for version in versions], learned)
+        self._opening = opening
+        self.stem = Phrase(text, [stem]) if stem else None
+        self.branch = Phrase(text, [version[shared:] for version in versions])
         self._text = text
+
+    @cached_property
+    def opening(self) -> Prefix:
+        """What the words before everything learned leave to later ones."""
+        device = self._text.positional_embedding.device
+        with torch.no_grad():
+            return self._text.prefix(
+                self._text.token_embedding(torch.tensor([self._opening], device=device))
+            )
 
     def encode(self, tokens: Tensor, rows: Tensor, version: Tensor) -> Tensor:
         """Features [U, D] of `version` [U] of identities `rows` [U], tokens [C, M, width]."""
@@ -110,6 +120,11 @@ class IdentityPrompts(nn.Module):
         self.tokens = nn.Parameter(torch.randn(shape, generator=generator) * settings.init_std)
         self._identity_sentence = Sentence(text, settings.identity, [""], learned)
         self._part_sentence = Sentence(text, settings.part, vocabulary.words, learned)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt, with start and end."""
+        return max(self._identity_sentence.longest, self._part_sentence.longest)
 
     def identity(self, rows: Tensor) -> Tensor:
         """Identity texts [U, D] of identities `rows` [U] (Eq. 1)."""

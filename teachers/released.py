@@ -85,7 +85,7 @@ class Released:
         """The bare image tower; with SIE it takes the camera of each image too."""
         return bare_teacher(self.clip)
 
-    def teacher(self, head: HeadSettings) -> Teacher:
+    def teacher(self, head: HeadSettings | None) -> Teacher:
         """The tower with its trained necks and classifiers, and a new fusion head."""
         teacher = Teacher(self.clip, self.identities, head)
         teacher.neck, teacher.projected_neck = self.neck, self.projected_neck
@@ -131,6 +131,30 @@ def from_state(state: dict[str, Tensor], source: str, sie_coefficient: float = 1
     prefix, tokens, suffix = (state[key].float() for key in (_PREFIX, _TOKENS, _SUFFIX))
     prompts = LearnedPrompts(prefix[0], tokens, suffix[0, : END + 1])
     return Released(hashed(clip), neck, projected_neck, prompts)
+
+
+def is_released(state: dict[str, Tensor]) -> bool:
+    """Whether a state dict has the names that CLIP-ReID's checkpoints have."""
+    return all(key in state for key in _TELLING)
+
+
+def take_words(released: Released, words: str) -> None:
+    """Give the text tower the token table of the CLIP `words` (weights as for `load_clip`).
+
+    Raises PivlError if that CLIP says "a photo of a" otherwise than the checkpoint does.
+    """
+    clip, prefix = released.clip, released.prompts.prefix
+    text = clip.text
+    table = load_clip(clip.name, words, clip.size_hw).freeze().text.token_embedding
+    opening = torch.tensor([text.tokenizer.start, *text.tokenizer.encode("a photo of a")])
+    same_length = len(opening) == len(prefix)
+    # The official code may have kept its token table in half precision.
+    if not same_length or not torch.allclose(table(opening), prefix, rtol=0.01, atol=1e-4):
+        raise PivlError(
+            f"The words of '{words}' are not the checkpoint's: \"a photo of a\" differs. Name the"
+            " CLIP it was fine-tuned from; for CLIP-ReID that is 'openai'."
+        )
+    text.token_embedding = table
 
 
 def _load(

@@ -26,9 +26,8 @@ from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.embedding import embed
 from pivl_distill.errors import PivlError
 from pivl_distill.runs import Run
-from teachers.clip import load_clip
 from teachers.prompts import IdentityPrompts
-from teachers.released import Released, load_released
+from teachers.released import Released, load_released, take_words
 from teachers.teach import BANK_FILE, TEACHER_FILE
 from teachers.teacher import save_teacher
 from teachers.tuning import bank_texts, present_parts
@@ -115,8 +114,8 @@ def make_released_bank(
     present = torch.zeros(shape, dtype=torch.bool)
     part, label = torch.zeros(*shape, dim), torch.zeros(len(vocabulary), dim)
     if words is not None:
-        part, label = part_texts(released, vocabulary, words)
         present = seen_parts(released, dataset, pids, vocabulary)
+        part, label = part_texts(released, vocabulary, present, words)
     provenance = {
         "version": pivl_distill.__version__,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -131,27 +130,20 @@ def make_released_bank(
     return PromptBank(identity, part, label, present, pids, vocabulary, provenance, images)
 
 
-def part_texts(released: Released, vocabulary: Vocabulary, words: str) -> tuple[Tensor, Tensor]:
-    """Part texts [C, P, D] and bare label texts [P, D], with the token table of the CLIP `words`.
+def part_texts(
+    released: Released, vocabulary: Vocabulary, present: Tensor, words: str
+) -> tuple[Tensor, Tensor]:
+    """Part texts [C, P, D] where `present`, and bare label texts [P, D], in the `words` of a CLIP.
 
     Raises PivlError if that CLIP says "a photo of a" otherwise than the checkpoint does.
     """
-    clip, prompts = released.clip, released.prompts
-    text = clip.text
-    table = load_clip(clip.name, words, clip.size_hw).freeze().text.token_embedding
-    opening = torch.tensor([text.tokenizer.start, *text.tokenizer.encode("a photo of a")])
-    same_length = len(opening) == len(prompts.prefix)
-    # The official code may have kept its token table in half precision.
-    if not same_length or not torch.allclose(table(opening), prompts.prefix, rtol=0.01, atol=1e-4):
-        raise PivlError(
-            f"The words of '{words}' are not the checkpoint's: \"a photo of a\" differs. Name the"
-            " CLIP it was fine-tuned from; for CLIP-ReID that is 'openai'."
-        )
-    text.token_embedding = table
-    learned = IdentityPrompts(text, PROMPTS, released.identities, vocabulary, torch.Generator())
+    take_words(released, words)
+    text, prompts = released.clip.text, released.prompts
+    settings = PROMPTS.model_copy(update={"learned_tokens": prompts.tokens.shape[1]})
+    learned = IdentityPrompts(text, settings, released.identities, vocabulary, torch.Generator())
     learned.tokens = nn.Parameter(prompts.tokens, requires_grad=False)
-    _, part = bank_texts(learned, released.identities, len(vocabulary))
-    with torch.inference_mode():
+    _, part = bank_texts(learned, present)
+    with torch.no_grad():
         label = text.encode([PROMPTS.label.format(part=word) for word in vocabulary.words])
     return part, label
 

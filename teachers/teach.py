@@ -13,24 +13,29 @@ import torch
 from torch import Tensor
 
 import pivl_distill
+from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
-from pivl_distill.config import ClipSettings, TeachConfig, dump_config
+from pivl_distill.checkpoint import is_foreign
+from pivl_distill.config import ClipSettings, HeadSettings, TeachConfig, dump_config
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
-from pivl_distill.data.store import CropStore
-from pivl_distill.data.vocabulary import Vocabulary
+from pivl_distill.data.store import CropStore, load_training
+from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import TestCrops, evaluate_model, pick_device
 from pivl_distill.files import sha256
 from pivl_distill.resume import machine
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs import Run
-from pivl_distill.training import Texts, train
-from teachers.clip import Clip, load_clip
+from pivl_distill.training import train
+from pivl_distill.vectors import VECTORS_FILE, save_vectors
+from teachers.clip import QUICK, Clip, hashed, load_clip
 from teachers.features import FrozenFeatures, encode_crops
 from teachers.gauge import BankReadout, read_bank
 from teachers.prompts import IdentityPrompts
-from teachers.teacher import Teacher, save_teacher
+from teachers.published import read_tensors
+from teachers.released import is_released, load_released, take_words
+from teachers.teacher import Teacher, save_teacher, vit_options
 from teachers.towers import ViTOptions
 from teachers.tuning import bank_texts, present_parts, tune_prompts
 
@@ -58,11 +63,9 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
     """
     torch.manual_seed(config.seed)  # of camera vectors, and of a CLIP without weights
     dataset = load_dataset(config.data.spec, config.data.parsing)
-    vocabulary = require_maps(dataset)
+    vocabulary = part_vocabulary(config, dataset)
     device = pick_device(config.device)
-    options = vit_options_of(config.clip, dataset)
-    clip = load_clip(config.clip.name, config.clip.weights, config.data.size_hw, options)
-    clip.freeze().to(device)
+    clip = teaching_clip(config.clip, config.data.size_hw, dataset).freeze().to(device)
     if resume is None:
         run = Run.create("teach", dump_config(config, "teach"), out)
     else:
@@ -74,20 +77,23 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         clip=clip.weights_sha256,
         machine=machine(device),
     ):
-        store = CropStore.load(dataset.train, config.data.size_hw, vocabulary)
+        store = load_training(dataset.train, config.data, vocabulary)
         run.progress.enter("prompts")
         if "bank" not in run.progress.contract:
-            learn_bank(clip, store, vocabulary, config, dataset, run).save(run.path / BANK_FILE)
+            bank = learn_bank(config, clip, store, dataset, vocabulary or LIP20, run)
+            bank.save(run.path / BANK_FILE, config.bank_precision)
         bank = PromptBank.load(run.path / BANK_FILE)
         run.progress.pin(bank=sha256(run.path / BANK_FILE))
 
         run.progress.enter("teacher")
         torch.manual_seed(config.seed)
-        teacher = Teacher(clip, len(bank.pids), config.stage2.head).to(device)
-        texts = Texts.of(bank, config.stage2.loss.text_scale).to(device)
+        teacher = Teacher(clip, len(bank.pids), head_of(config)).to(device)
+        texts = stage2_texts(bank, config).to(device)
         train(teacher, store, texts, config.stage2, config.seed, run, "Training the teacher")
         model = teacher.embedding_model()
         save_teacher(model, run.path / TEACHER_FILE)
+        if config.save_embeddings:
+            save_vectors(run.path / VECTORS_FILE, model, store, dataset)
         run.progress.enter("evaluation")
         retrieval = evaluate_model(model, TestCrops.load(dataset, config.data.size_hw))
         seconds = {stage: run.progress.seconds[stage] for stage in ("prompts", "teacher")}
@@ -111,17 +117,18 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
 
 
 def learn_bank(
+    config: TeachConfig,
     clip: Clip,
     store: CropStore,
-    vocabulary: Vocabulary,
-    config: TeachConfig,
     dataset: ReIDDataset,
+    vocabulary: Vocabulary,
     run: Run,
 ) -> PromptBank:
-    """Stage 1, and what the bank then says."""
+    """Stage 1, and what the bank then says. CLIP's features of the crops live no longer."""
+    device = clip.text.positional_embedding.device
     pids, row_of_crop = np.unique(store.pids, return_inverse=True)
-    rows = torch.from_numpy(row_of_crop).to(clip.text.positional_embedding.device)
-    features = encode_crops(clip, store, vocabulary, config.tuning.feature_cache_gib)
+    rows = torch.from_numpy(row_of_crop).to(device)
+    features = encode_crops(clip, store, vocabulary, config.tuning)
     learned = tune_prompts(
         clip, features, rows, vocabulary, config.prompts, config.tuning, config.seed, run
     )
@@ -130,6 +137,53 @@ def learn_bank(
     readout = read_bank(bank, clip.text, features.projected, owners, dataset.people)
     bank.provenance["readout"] = dataclasses.asdict(readout)
     return bank
+
+
+def teaching_clip(settings: ClipSettings, size_hw: tuple[int, int], dataset: ReIDDataset) -> Clip:
+    """The CLIP that the settings ask for, its image tower perhaps one that CLIP-ReID fine-tuned."""
+    options = vit_options_of(settings, dataset)
+    path = Path(settings.weights)
+    if path.is_file() and is_foreign(path) and is_released(read_tensors(path)):
+        clip = released_clip(settings, size_hw, options)
+    else:
+        clip = load_clip(settings.name, settings.weights, size_hw, options)
+    return clip.with_clip_pixels() if settings.pixels == "clip" else clip
+
+
+def released_clip(settings: ClipSettings, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
+    """The towers in a CLIP-ReID checkpoint, with the words of the CLIP it came from.
+
+    Architecture, crop size, patches and cameras are the file's; PivlError where the settings differ
+    from them.
+    """
+    released = load_released(Path(settings.weights), options.sie_coefficient)
+    clip = released.clip
+    found = (clip.name.removesuffix(QUICK), clip.size_hw, vit_options(clip.image))
+    wanted = (settings.name.removesuffix(QUICK), size_hw, options)
+    if found != wanted:
+        raise PivlError(
+            f"'{settings.weights}' holds {_described(*found)}, not {_described(*wanted)}; set"
+            " clip.name, data.size_hw, clip.stride_px and clip.sie_coefficient accordingly."
+        )
+    take_words(released, settings.base)
+    return hashed(clip)
+
+
+def _described(name: str, size_hw: tuple[int, int], options: ViTOptions) -> str:
+    cameras = f"{options.cameras} camera vectors" if options.cameras else "no camera vectors"
+    stride = f"stride {options.stride}" if options.stride else "patches side by side"
+    return f"{name} for crops of {size_hw[0]}×{size_hw[1]} with {stride} and {cameras}"
+
+
+def head_of(config: TeachConfig) -> HeadSettings | None:
+    """The fusion head's settings; None where only identity texts teach."""
+    return None if config.supervision == "identity" else config.stage2.head
+
+
+def stage2_texts(bank: PromptBank, config: TeachConfig) -> Texts:
+    """What stage 2 of the teacher learns from: one row of Table 3."""
+    chosen = bank.label_only() if config.supervision == "label" else bank
+    return Texts.of(chosen, config.stage2.loss, config.stage2.head)
 
 
 def vit_options_of(settings: ClipSettings, dataset: ReIDDataset) -> ViTOptions:
@@ -144,13 +198,19 @@ def vit_options_of(settings: ClipSettings, dataset: ReIDDataset) -> ViTOptions:
     return ViTOptions(settings.stride_px, dataset.cameras, settings.sie_coefficient)
 
 
-def require_maps(dataset: ReIDDataset) -> Vocabulary:
-    """The vocabulary of the data set's maps; PivlError when it has none."""
+def part_vocabulary(config: TeachConfig, dataset: ReIDDataset) -> Vocabulary | None:
+    """The vocabulary of the data set's maps, or None where nothing is learned about parts.
+
+    Raises PivlError when there is something to learn and there are no maps.
+    """
+    if config.supervision == "identity" and not config.tuning.part_epochs:
+        return None
     if dataset.vocabulary is None:
         raise PivlError(
             f"{dataset.name} has no parsing maps, which part prompts are learned from. Make them"
-            f" with `pivl-distill parse`, and put them in {dataset.root / 'parsing'} or name their"
-            " folder with --parsing."
+            f" with `pivl-distill parse`, put them in {dataset.root / 'parsing'} or name their"
+            " folder with --parsing; or learn of identities alone with --set supervision=identity"
+            " --set tuning.part_epochs=0."
         )
     return dataset.vocabulary
 
@@ -166,14 +226,15 @@ def make_bank(
     dataset: ReIDDataset,
 ) -> PromptBank:
     """Encode every text once and say where it all came from."""
-    identity, part = bank_texts(learned, len(pids), len(vocabulary))
-    with torch.inference_mode():
+    present = present_parts(features.parts, rows, len(pids), len(vocabulary))
+    identity, part = bank_texts(learned, present)
+    with torch.no_grad():
         label = clip.text.encode([config.prompts.label.format(part=w) for w in vocabulary.words])
     return PromptBank(
         identity=identity.cpu(),
         part=part.cpu(),
         label=label.cpu(),
-        present=present_parts(features.parts, rows, len(pids), len(vocabulary)),
+        present=present,
         pids=tuple(pids.tolist()),
         vocabulary=vocabulary,
         provenance=provenance(clip, config, dataset),

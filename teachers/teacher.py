@@ -44,7 +44,8 @@ class TeacherEmbedding(nn.Module):
 class Teacher(ReIDNetwork):
     """CLIP's image tower with necks, classifiers and the fusion head; C training identities."""
 
-    def __init__(self, clip: Clip, identities: int, head: HeadSettings) -> None:
+    def __init__(self, clip: Clip, identities: int, head: HeadSettings | None) -> None:
+        """Without `head` nothing is aligned."""
         super().__init__()
         self.name = clip.name
         self.size_hw, self.mean, self.std = clip.size_hw, clip.mean, clip.std
@@ -52,9 +53,12 @@ class Teacher(ReIDNetwork):
         self.cameras = vit_options(clip.image).cameras
         self.neck = Neck(clip.image.feature_dim, identities)
         self.projected_neck = Neck(clip.image.dim, identities)
-        self.fusion = build_fusion_head(
-            clip.image.kind, clip.image.pyramid_channels, clip.image.dim, clip.size_hw, head
-        )
+        self.fusion = None
+        if head is not None:
+            channels = clip.image.pyramid_channels
+            self.fusion = build_fusion_head(
+                clip.image.kind, channels, clip.image.dim, clip.size_hw, head
+            )
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
         out = self.tower(images) if cameras is None else self.tower(images, cameras)
@@ -62,7 +66,7 @@ class Teacher(ReIDNetwork):
             metric=(out.previous, out.feature, out.projected),
             logits=(self.neck(out.feature), self.projected_neck(out.projected)),
             projected=out.projected,
-            aligned=self.fusion(out.pyramid),
+            aligned=self.fusion(out.pyramid) if self.fusion else None,
         )
 
     def embedding_model(self) -> EmbeddingModel:
@@ -109,7 +113,13 @@ def with_camera(model: EmbeddingModel, camera: str) -> EmbeddingModel:
 def save_teacher(model: EmbeddingModel, path: Path) -> None:
     """Write the bare teacher's weights with what is needed to rebuild it."""
     options = dataclasses.asdict(vit_options(tower_of(model.network)))
-    facts = {"clip": model.name, "size_hw": model.size_hw, "vit": options}
+    facts = {
+        "clip": model.name,
+        "size_hw": model.size_hw,
+        "mean": model.mean,
+        "std": model.std,
+        "vit": options,
+    }
     save_tensors(path, KIND, model.network.state_dict(), facts)
 
 
@@ -118,6 +128,7 @@ def load_teacher(path: Path) -> EmbeddingModel:
     _, state, facts = load_tensors(path, KIND)
     options = ViTOptions(**facts.get("vit", {}))
     clip = load_clip(facts["clip"], "none", tuple(facts["size_hw"]), options)
-    model = bare_teacher(clip)
+    mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    model = bare_teacher(dataclasses.replace(clip, mean=mean, std=std))
     model.network.load_state_dict(state)
     return model

@@ -7,7 +7,9 @@ projection into the joint space:
     ResNet   previous = GAP(layer3)   feature = GAP(layer4)          projected = attention pooling
     ViT      previous = CLS(block−1)  feature = CLS(ln_post(last))   projected = feature @ proj
 
-`joint_tokens` gives what `projected` is at every grid position (Eq. 5–7).
+`joint_tokens` gives what `projected` is at every grid position (Eq. 5–7), `value_tokens` the same
+by the value path of the last attention alone, which mixes no positions (Zhou et al., ECCV 2022,
+MaskCLIP).
 
 A ViT may take CLIP-ReID's two additions: overlapping patches (OLP) and camera vectors (SIE, He et
 al., TransReID, ICCV 2021).
@@ -25,6 +27,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError
+from pivl_distill.fusion import thirds
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class TowerOutput:
     projected: Tensor
     """[B, D] the image in the joint space."""
     pyramid: tuple[Tensor, ...]
-    """Maps [B, C_i, h_i, w_i] for the fusion head (Eq. 9), finest first."""
+    """Maps [B, C_i, h_i, w_i] for the fusion head (Eq. 9): finest, or of a ViT earliest, first."""
 
 
 class ResNetTower(nn.Module):
@@ -90,6 +93,14 @@ class ResNetTower(nn.Module):
         *_, conv5 = self._stages(images)
         return attention_pool(self.visual.attnpool, conv5, every_token=True)
 
+    def value_tokens(self, images: Tensor) -> Tensor:
+        """As `joint_tokens`, but each position is its own value, projected."""
+        *_, conv5 = self._stages(images)
+        pool = self.visual.attnpool
+        image = attention_pool(pool, conv5, every_token=False)
+        cells = pool.c_proj(pool.v_proj(conv5.flatten(2).transpose(1, 2)))
+        return torch.cat([image, cells], dim=1)
+
     def _stages(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         visual = self.visual
         conv2 = visual.layer1(visual.stem(images))
@@ -140,7 +151,8 @@ class ViTTower(nn.Module):
         self.camera: nn.Parameter | None = None
         if options.cameras:
             self.camera = nn.Parameter(torch.randn(options.cameras, channels) * 0.02)
-        self.pyramid_channels = (channels,)
+        self.pyramid_blocks = thirds(len(visual.transformer.resblocks))
+        self.pyramid_channels = (channels,) * len(self.pyramid_blocks)
         self.previous_dim = self.feature_dim = channels
         self.dim: int = visual.proj.shape[1]
 
@@ -150,16 +162,16 @@ class ViTTower(nn.Module):
         `cameras` int64 [B] adds each image's camera vector; without it none is added, which is how
         CLIP-ReID's stage 1 sees its images.
         """
-        *blocks, last_block = self.visual.transformer.resblocks
-        previous = self._embedded(images, cameras)
-        for block in blocks:
-            previous = block(previous)
-        last = self.visual.ln_post(last_block(previous))
+        hidden = [self._embedded(images, cameras)]
+        for block in self.visual.transformer.resblocks:
+            hidden.append(block(hidden[-1]))
+        previous, last = hidden[-2], self.visual.ln_post(hidden[-1])
+        after_block = [*hidden[1:-1], last]
         return TowerOutput(
             previous=previous[:, 0],
             feature=last[:, 0],
             projected=last[:, 0] @ self.visual.proj,
-            pyramid=(last[:, 1:].transpose(1, 2).unflatten(2, self.grid_hw),),
+            pyramid=tuple(self._grid(after_block[block]) for block in self.pyramid_blocks),
         )
 
     def joint_tokens(self, images: Tensor) -> Tensor:
@@ -167,6 +179,23 @@ class ViTTower(nn.Module):
         visual = self.visual
         hidden = visual.transformer(self._embedded(images, None))
         tokens: Tensor = visual.ln_post(hidden) @ visual.proj
+        return tokens
+
+    def value_tokens(self, images: Tensor) -> Tensor:
+        """As `joint_tokens`, but in the last block each position attends to itself alone."""
+        visual = self.visual
+        *blocks, last = visual.transformer.resblocks
+        hidden = self._embedded(images, None)
+        for block in blocks:
+            hidden = block(hidden)
+        attention = last.attn
+        *_, weight = attention.in_proj_weight.chunk(3)
+        *_, bias = attention.in_proj_bias.chunk(3)
+        values = attention.out_proj(F.linear(last.ln_1(hidden), weight, bias))
+        alone = hidden + last.ls_1(values)
+        alone = alone + last.ls_2(last.mlp(last.ln_2(alone)))
+        mixed = torch.cat([last(hidden)[:, :1], alone[:, 1:]], dim=1)
+        tokens: Tensor = visual.ln_post(mixed) @ visual.proj
         return tokens
 
     def fix_camera(self, camera: int | Literal["mean"]) -> None:
@@ -180,6 +209,10 @@ class ViTTower(nn.Module):
             self.visual.class_embedding += self.options.sie_coefficient * vector
         self.camera = None
         self.options = ViTOptions(self.options.stride)
+
+    def _grid(self, tokens: Tensor) -> Tensor:
+        """[B, 1 + h·w, C] without the class token, as a map [B, C, h, w]."""
+        return tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid_hw)
 
     def _embedded(self, images: Tensor, cameras: Tensor | None) -> Tensor:
         """What the first block reads: [B, 1 + h·w, C]."""

@@ -6,6 +6,7 @@ Eq. 8, which adds the contrast of grid cells with the texts of their identity an
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,14 +19,14 @@ from pivl_distill.schedules import cosine_per_epoch, smooth_cosine
 from pivl_distill.training import Totals
 from teachers.clip import Clip
 from teachers.features import FrozenFeatures
-from teachers.objective import identity_loss, part_loss, resolve_temperature
+from teachers.objective import prompt_losses, resolve_temperature
 from teachers.prompts import IdentityPrompts
 
 WARMUP_START = 0.05
 """Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
 
 CHUNK_PROMPTS = 320
-"""Part prompts of a bank encoded at a time: some 150 MiB with a text tower of width 512."""
+"""Prompts of a bank encoded at a time: some 150 MiB with a text tower of width 512."""
 
 
 def present_parts(cells: Tensor, rows: Tensor, identities: int, parts: int) -> Tensor:
@@ -59,24 +60,22 @@ def tune_prompts(
     identities = int(rows.max()) + 1
     learned = IdentityPrompts(clip.text, prompts, identities, vocabulary, generator)
     learned.to(rows.device)
-    optimizer = torch.optim.Adam(learned.parameters(), lr=settings.learning_rate)
-    epochs = settings.identity_epochs + settings.part_epochs
-    schedule = Schedule(
-        rows.cpu().numpy(),
-        settings.identities_per_batch,
-        settings.crops_per_identity,
-        epochs,
-        seed,
+    optimizer = torch.optim.Adam(
+        learned.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
     totals = Totals()
     steps = run.progress.remaining(
-        "prompts", schedule, prompts=learned, optimizer=optimizer, totals=totals
+        "prompts",
+        tuning_schedule(rows.cpu().numpy(), settings, seed),
+        prompts=learned,
+        optimizer=optimizer,
+        totals=totals,
     )
     for step in track(steps, "Tuning prompts"):
-        set_rate(optimizer, settings, step.epochs_before, epochs)
-        losses = {"identity": identity_loss(learned, features, rows, step.batch, settings)}
-        if step.epoch >= settings.identity_epochs:
-            losses["part"] = part_loss(learned, features, rows, step.batch, settings, vocabulary)
+        set_rate(optimizer, settings, step.epochs_before)
+        losses = prompt_losses(
+            learned, features, rows, step.batch, settings, vocabulary, step.epoch
+        )
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
@@ -87,39 +86,54 @@ def tune_prompts(
     return learned
 
 
-def set_rate(
-    optimizer: torch.optim.Optimizer, settings: TuningSettings, epoch: float, epochs: int
-) -> None:
+def tuning_schedule(pids: np.ndarray, settings: TuningSettings, seed: int) -> Schedule:
+    """Every step of stage 1, of both its parts."""
+    return Schedule(
+        pids,
+        settings.identities_per_batch,
+        settings.crops_per_identity,
+        settings.identity_epochs + settings.part_epochs,
+        seed,
+        shuffled=settings.batches == "shuffle",
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, settings: TuningSettings, epoch: float) -> None:
     """The rate that the settings' schedule has at `epoch`, counted from 0, with its fraction."""
     for group in optimizer.param_groups:
-        group["lr"] = rate_at(settings, epoch, epochs)
+        group["lr"] = rate_at(settings, epoch)
 
 
-def rate_at(settings: TuningSettings, epoch: float, epochs: int) -> float:
-    """One cosine over both parts of stage 1 (readings 10), after a linear warm-up."""
-    rate, minimum, warmup = (
-        settings.learning_rate,
-        settings.min_learning_rate,
-        settings.warmup_epochs,
-    )
+def rate_at(settings: TuningSettings, epoch: float) -> float:
+    """One cosine over both parts of stage 1 (readings 10), after a linear warm-up.
+
+    With `restart`, the part epochs have a cosine of their own, which begins at the full rate.
+    """
+    epochs, warmup = settings.identity_epochs + settings.part_epochs, settings.warmup_epochs
+    if settings.restart:
+        epochs = settings.identity_epochs
+        if epoch >= settings.identity_epochs:
+            epoch, epochs, warmup = epoch - epochs, settings.part_epochs, 0.0
+    rate, minimum = settings.learning_rate, settings.min_learning_rate
     if settings.schedule == "per_epoch":
         return cosine_per_epoch(int(epoch) + 1, epochs, rate, minimum, warmup, settings.warmup_rate)
     return smooth_cosine(epoch, epochs, rate, minimum, warmup, WARMUP_START)
 
 
-@torch.inference_mode()
-def bank_texts(learned: IdentityPrompts, identities: int, parts: int) -> tuple[Tensor, Tensor]:
-    """All texts of a bank, encoded once: identity [C, D] and part [C, P, D].
+@torch.no_grad()
+def bank_texts(learned: IdentityPrompts, present: Tensor) -> tuple[Tensor, Tensor]:
+    """The texts of a bank, encoded once: identity [C, D] and part [C, P, D].
 
-    As many identities at a time as fill `CHUNK_PROMPTS`.
+    `CHUNK_PROMPTS` at a time. Only the part texts of `present` bool [C, P] are encoded; the others
+    stay zero, nothing is ever aligned with them.
     """
-    rows = torch.arange(identities, device=learned.tokens.device)
-    every_part = torch.arange(parts, device=rows.device)
-    identity, part = [], []
-    for chunk in track(
-        rows.split(max(1, CHUNK_PROMPTS // parts)), "Encoding the bank", unit="chunks"
-    ):
-        identity.append(learned.identity(chunk))
-        pairs = torch.cartesian_prod(chunk, every_part)
-        part.append(learned.part(*pairs.T).unflatten(0, (len(chunk), parts)))
-    return torch.cat(identity), torch.cat(part)
+    device = learned.tokens.device
+    rows = torch.arange(len(present), device=device)
+    identity = torch.cat([learned.identity(chunk) for chunk in rows.split(CHUNK_PROMPTS)])
+    part = identity.new_zeros(*present.shape, identity.shape[1])
+    pairs = present.to(device).nonzero()
+    chunks = pairs.split(CHUNK_PROMPTS) if len(pairs) else ()
+    for chunk in track(chunks, "Encoding the bank", unit="chunks"):
+        row, number = chunk.unbind(1)
+        part[row, number] = learned.part(row, number)
+    return identity, part

@@ -1,65 +1,87 @@
-"""What docs/deploy.md shows runs as it stands there, against an export in `deploy/`."""
+"""What the documentation says about the code is there: functions, tests, settings, presets."""
 
 from __future__ import annotations
 
+import importlib
 import re
-import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from click.testing import CliRunner
-from PIL import Image
+from pydantic import BaseModel
 
-from pivl_distill.cli import main
+from pivl_distill.config import CONFIGS_DIR, StudentConfig, TeachConfig
 
-PAGE = (Path(__file__).parent.parent / "docs" / "deploy.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+ROOT = Path(__file__).parent.parent
+READINGS = (ROOT / "docs" / "readings.md").read_text(encoding="utf-8")
+EQUATIONS = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def in_workplace(deployed_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The export, a frame and three crops, as the page names them."""
-    shutil.copytree(deployed_once, tmp_path / "deploy")
-    rng = np.random.default_rng(0)
-    (tmp_path / "crops").mkdir()
-    for name in ("frame.png", "crops/a.png", "crops/b.png", "crops/c.png"):
-        picture = rng.integers(0, 256, (150, 220, 3), dtype=np.uint8)
-        Image.fromarray(picture).save(tmp_path / name)
-    monkeypatch.chdir(tmp_path)
+def equations() -> list[tuple[str, str, str]]:
+    """(number, module, name) of every function that the table of equations names."""
+    found, full = [], {}
+    for number, code in re.findall(r"^\| (\d+) \|[^|]*\| (.*) \|$", EQUATIONS, flags=re.M):
+        for text in re.findall(r"`([^`]+)`", code):
+            if text.endswith(".py"):
+                module = full.setdefault(Path(text).name, text)
+            else:
+                found.append((number, module.removesuffix(".py").replace("/", "."), text))
+    return found
 
 
-@pytest.mark.usefixtures("in_workplace")
-def test_the_page_runs_from_top_to_bottom(capsys):
-    commands = [
-        line.split()[1:]
-        for block in blocks("sh")
-        for line in block.splitlines()
-        if line.startswith("pivl-distill ")
+@pytest.mark.parametrize(("number", "module", "name"), equations())
+def test_each_equation_is_a_function_that_cites_it(number: str, module: str, name: str) -> None:
+    target = importlib.import_module(module)
+    for part in name.split("."):
+        target = getattr(target, part)
+    cited = re.findall(r"Eq\. (\d+)(?:[–-](\d+))?", target.__doc__ or "")
+    assert any(int(first) <= int(number) <= int(last or first) for first, last in cited)
+
+
+def test_every_equation_has_a_function() -> None:
+    assert {number for number, _, _ in equations()} == {str(number) for number in range(1, 13)}
+
+
+def readings() -> dict[int, list[str]]:
+    """Row → its cells."""
+    rows = re.findall(r"^\| (\d+) \|(.*)\|$", READINGS, flags=re.M)
+    return {int(number): [cell.strip() for cell in rest.split(" | ")] for number, rest in rows}
+
+
+def test_every_row_names_what_decides_and_a_test() -> None:
+    rows = readings()
+    assert list(rows) == list(range(1, 37))
+    for number, (_, setting, tests) in rows.items():
+        assert setting, number
+        if tests != "–" and tests != "the same":
+            for name in re.findall(r"`([^`]+)`", tests):
+                path = "pivl_distill/test_equations.py" if name == "equations" else name
+                assert (ROOT / "tests" / path).is_file(), (number, name)
+
+
+def all_settings(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """Dotted names of a model's fields, also from the section they are in."""
+    names = set()
+    for name, field in model.model_fields.items():
+        names.add(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            inner = all_settings(field.annotation)
+            names |= inner | {f"{name}.{of_inner}" for of_inner in inner}
+    return names
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    known = all_settings(TeachConfig) | all_settings(StudentConfig)
+    sections = {name.split(".")[0] for name in known if "." in name}
+    named = [
+        text.split(":")[0]
+        for _, setting, _ in readings().values()
+        for text in re.findall(r"`([^`]+)`", setting)
     ]
-    assert [command[0] for command in commands] == ["embed", "bench", "student"]
-    result = CliRunner().invoke(main, commands[0])
-    assert result.exit_code == 0, result.output
-    result = CliRunner().invoke(main, [*commands[1], "--seconds", "0"])
-    assert result.exit_code == 0, result.output
-    names: dict[str, object] = {}
-    for block in blocks("python"):
-        exec(compile(block, "docs/deploy.md", "exec"), names)
-    printed = capsys.readouterr().out
-    assert re.search("^(one person|two people)$", printed, re.MULTILINE)
-    assert "holds no int8 ONNX file for the cuda" in printed
-    assert re.search(r"^\[ True (True|False) (True|False)\]$".replace(" ", " +"), printed, re.M)
-    assert len(names["features"]) == 3
+    dotted = [text for text in named if text.split(".")[0] in sections and "…" not in text]
+    assert len(dotted) > 30
+    assert [text for text in dotted if text not in known] == []
 
 
-def test_every_option_on_the_page_is_known():
-    for block in blocks("sh"):
-        for line in block.splitlines():
-            if line.startswith("pivl-distill "):
-                command = line.split()[1]
-                known = CliRunner().invoke(main, [command, "--help"]).output
-                for option in re.findall(r"--[a-z-]+", line):
-                    assert option in known
+def test_every_preset_is_listed() -> None:
+    listed = set(re.findall(r"`(\w+)`", READINGS.split("## Presets")[1]))
+    assert {path.stem for path in CONFIGS_DIR.glob("*.yaml")} <= listed

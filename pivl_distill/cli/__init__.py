@@ -65,7 +65,7 @@ def latest_export() -> Path:
 
 
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that fill a command's settings and place: --data to --set, --out, --resume."""
+    """The options of a training: --data to --set, --out, --resume, --dry-run."""
 
     @click.option("--data", "spec", metavar="KIND:PATH", help="Data set, e.g. market1501:/data.")
     @click.option("--parsing", type=FOLDER, help="Folder of parsing maps of the training images.")
@@ -79,6 +79,7 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="[RUN]",
         help="Continue an unfinished run; default: the latest, or --out.",
     )
+    @click.option("--dry-run", is_flag=True, help="Build everything, say what it takes, stop.")
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -140,22 +141,33 @@ def synth(tier: str, seed: int, out: Path | None, sheet: Path | None) -> None:
 Examples:
   pivl-distill teach
   pivl-distill teach --data market1501:/data/market --parsing /data/market_maps
-  pivl-distill teach --config literal --set tuning.part_epochs=30
+  pivl-distill teach --config paper --set tuning.part_epochs=30
+  pivl-distill teach --config paper --set device=meta --set clip.weights=none --dry-run
   pivl-distill teach --resume
 """
 )
 @settings_options
 def teach(
-    config: str | None, overrides: dict[str, Any], out: Path | None, resume: str | None
+    config: str | None,
+    overrides: dict[str, Any],
+    out: Path | None,
+    resume: str | None,
+    dry_run: bool,
 ) -> None:
     """Tune prompts with CLIP, write the prompt bank, train the teacher."""
-    from pivl_distill.cli.report import print_teach
+    from pivl_distill.cli.report import print_rehearsal, print_teach
     from pivl_distill.cli.sources import run_place
     from pivl_distill.config import TeachConfig, load_config
-    from teachers.teach import teach as run_teach
 
     place = run_place("teach", out, resume)
     settings = load_config(TeachConfig, "teach", config, overrides, place.begun_config)
+    if dry_run:
+        from teachers.rehearsal import rehearse_teach
+
+        print_rehearsal(rehearse_teach(settings))
+        return
+    from teachers.teach import teach as run_teach
+
     print_teach(run_teach(settings, place.out, place.resume))
 
 
@@ -186,12 +198,12 @@ def student(
     overrides: dict[str, Any],
     out: Path | None,
     resume: str | None,
+    dry_run: bool,
 ) -> None:
     """Train a light network on the texts of a prompt bank."""
-    from pivl_distill.cli.report import print_student
+    from pivl_distill.cli.report import print_rehearsal, print_student
     from pivl_distill.cli.sources import find_bank, run_place
     from pivl_distill.config import StudentConfig, load_config
-    from students.distill import distill
 
     place = run_place("student", out, resume)
     chosen = {"arch": arch, "pretrained": pretrained}
@@ -209,6 +221,13 @@ def student(
         if "arch" in overrides:
             raise PivlError("Either --arch names the student or --max-ms chooses it; drop one.")
         settings = choose_arch(settings, max_ms, device)
+    if dry_run:
+        from students.rehearsal import rehearse_student
+
+        print_rehearsal(rehearse_student(settings, bank_file))
+        return
+    from students.distill import distill
+
     print_student(distill(settings, bank_file, place.out, place.resume))
 
 

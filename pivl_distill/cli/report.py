@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from export.manifest import Artifact
     from pivl_distill.cli.sources import Evaluation
     from pivl_distill.parsing.writing import ParseReport
+    from pivl_distill.rehearsal import Rehearsal
     from students.distill import StudentReport
     from teachers.released_bank import ReleasedBankReport
     from teachers.teach import TeachReport
@@ -48,6 +49,11 @@ def retrieval_facts(result: RetrievalResult) -> dict[str, object]:
     if not result.camera_rule:
         facts["cameras"] = NO_CAMERA_RULE
     return facts
+
+
+def print_rehearsal(rehearsal: Rehearsal) -> None:
+    """What a training would do and need."""
+    summary(rehearsal.title, rehearsal.facts)
 
 
 def print_teach(report: TeachReport) -> None:

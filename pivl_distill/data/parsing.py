@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -88,6 +90,16 @@ def unknown_value(values: np.ndarray, vocabulary: Vocabulary) -> int | None:
     """The first value that is neither a class of the vocabulary nor IGNORE, if there is one."""
     unknown = values[(values >= len(vocabulary)) & (values != IGNORE)]
     return int(unknown[0]) if unknown.size else None
+
+
+def cell_parts(
+    maps: Tensor, grid_hw: tuple[int, int], num_parts: int, rule: Literal["majority", "nearest"]
+) -> Tensor:
+    """P of Eq. 5 at the grid: uint8 [B, H, W] → long [B, h, w], a cell's majority or its centre."""
+    if rule == "majority":
+        return to_grid(maps, grid_hw, num_parts)
+    centres = F.interpolate(maps[:, None].float(), size=grid_hw, mode="nearest-exact")
+    return centres[:, 0].long()
 
 
 def to_grid(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:

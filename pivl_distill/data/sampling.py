@@ -47,9 +47,15 @@ class Schedule:
     crops_per_identity: int
     epochs: int
     seed: int
+    shuffled: bool = False
+    """Permutations of all crops in batches of P·K, instead of P×K."""
+
+    def per_epoch(self) -> list[int]:
+        """Steps of each epoch."""
+        return [len(self._batches(epoch_rng(self.seed, epoch))) for epoch in range(self.epochs)]
 
     def __len__(self) -> int:
-        return sum(len(self._batches(epoch_rng(self.seed, epoch))) for epoch in range(self.epochs))
+        return sum(self.per_epoch())
 
     def __iter__(self) -> Iterator[Step]:
         for epoch in range(self.epochs):
@@ -59,7 +65,10 @@ class Schedule:
                 yield Step(epoch, number, len(batches), batch, rng)
 
     def _batches(self, rng: np.random.Generator) -> list[np.ndarray]:
-        return pk_batches(self.pids, self.identities_per_batch, self.crops_per_identity, rng)
+        p, k = self.identities_per_batch, self.crops_per_identity
+        if self.shuffled:
+            return shuffled_batches(len(self.pids), p * k, rng)
+        return pk_batches(self.pids, p, k, rng)
 
 
 def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
@@ -95,3 +104,12 @@ def _groups(crops: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     if len(shuffled) < k:
         shuffled = np.concatenate([shuffled, rng.choice(crops, k - len(crops))])
     return shuffled[: len(shuffled) // k * k].reshape(-1, k)
+
+
+def shuffled_batches(count: int, size: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """One epoch of all `count` crops in random order, each batch int64 [size], the last the rest.
+
+    This is how CLIP-ReID's stage 1 sees its crops.
+    """
+    order = rng.permutation(count)
+    return [order[start : start + size] for start in range(0, count, size)]

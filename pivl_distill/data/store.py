@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pivl_distill.config import DataSettings
 from pivl_distill.console import track
+from pivl_distill.data.cleaning import drop_small_parts, keep_largest_person
 from pivl_distill.data.images import read_crop
 from pivl_distill.data.parsing import read_map
 from pivl_distill.data.records import Record
@@ -26,7 +28,8 @@ class CropStore:
 
     `crops` uint8 RGB [N, H, W, 3]; `maps` uint8 [N, H, W] or None if no vocabulary was given;
     `pids` int64 [N]; `camids` int64 [N] or None if a camera is unknown. `missing_maps` images had
-    no map: theirs is IGNORE throughout.
+    no map: theirs is IGNORE throughout. `embeddings` [N, F] are a teacher's vectors, if there are
+    any.
     """
 
     crops: np.ndarray
@@ -34,6 +37,7 @@ class CropStore:
     pids: np.ndarray
     camids: np.ndarray | None
     missing_maps: int = 0
+    embeddings: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.pids)
@@ -45,8 +49,11 @@ class CropStore:
         size_hw: tuple[int, int],
         vocabulary: Vocabulary | None = None,
         description: str = "Reading crops",
+        *,
+        min_part_px: int = 0,
+        largest_person: bool = False,
     ) -> CropStore:
-        """Read the records' images and, with a vocabulary, their part maps.
+        """Read the records' images and, with a vocabulary, their part maps, cleaned as asked.
 
         Raises PivlError naming the first file that cannot be read.
         """
@@ -57,7 +64,10 @@ class CropStore:
             record = records[number]
             crops[number] = read_crop(record.path, size_hw)
             if vocabulary and maps is not None and record.parsing is not None:
-                maps[number] = read_map(record.parsing, size_hw, vocabulary)
+                values = read_map(record.parsing, size_hw, vocabulary)
+                if largest_person:
+                    values = keep_largest_person(values, vocabulary.background)
+                maps[number] = drop_small_parts(values, min_part_px)
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             done = pool.map(read, range(len(records)))
@@ -70,6 +80,19 @@ class CropStore:
             camids=_camids(records),
             missing_maps=sum(record.parsing is None for record in records) if vocabulary else 0,
         )
+
+
+def load_training(
+    records: Sequence[Record], settings: DataSettings, vocabulary: Vocabulary | None = None
+) -> CropStore:
+    """Training crops as the settings want them, with maps where there is a vocabulary."""
+    return CropStore.load(
+        records,
+        settings.size_hw,
+        vocabulary,
+        min_part_px=settings.min_part_px,
+        largest_person=settings.largest_person,
+    )
 
 
 def _camids(records: Sequence[Record]) -> np.ndarray | None:

@@ -3,8 +3,8 @@
 The three operations and their defaults are those of the ReID baselines (Luo et al., CVPRW 2019;
 random erasing by Zhong et al., AAAI 2020), which CLIP-ReID keeps. They act on uint8 crops, before
 normalisation. On a map, a flip also exchanges the person's left and right, and whatever an
-operation invents — padding, the erased box — has no known class. Colour changes are left out, as
-clothes are recognised by their colour.
+operation invents — padding, the erased box — has no known class, unless the background is asked
+for. Colour changes are left out, as clothes are recognised by their colour.
 """
 
 from __future__ import annotations
@@ -19,13 +19,19 @@ from pivl_distill.data.vocabulary import IGNORE
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly to augment; the defaults are the field's. Areas are shares of the crop."""
+    """How strongly to augment; the defaults are the field's. Areas are shares of the crop.
+
+    With `noise_std`, a deviation of 1 per channel, padding is black and every erased pixel is drawn
+    around the colour that would fill it, as in CLIP-ReID. On maps they are of the part `invented`.
+    """
 
     pad_px: int = 10
     flip_probability: float = 0.5
     erase_probability: float = 0.5
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_aspect: tuple[float, float] = (0.3, 3.33)
+    noise_std: tuple[float, float, float] | None = None
+    invented: int = IGNORE
 
 
 @dataclass(frozen=True)
@@ -52,14 +58,18 @@ def augment(
     and without part maps see the same images.
     """
     draws = _draw(len(crops), (crops.shape[1], crops.shape[2]), augmentation, rng)
-    crops_out = _apply(crops, draws, augmentation.pad_px, np.array(fill_rgb, np.uint8))
+    fill = np.array(fill_rgb if augmentation.noise_std is None else (0, 0, 0), np.uint8)
+    crops_out = _apply(crops, draws, augmentation.pad_px, fill)
+    if augmentation.noise_std is not None:
+        _fill_with_noise(crops_out, draws.box, fill_rgb, augmentation.noise_std, rng)
     if maps is None:
         return crops_out, None
     if mirror is None:
         raise ValueError("maps cannot be flipped without their vocabulary's mirror table")
     sided = maps.copy()
     sided[draws.flip] = mirror[maps[draws.flip]]
-    return crops_out, _apply(sided, draws, augmentation.pad_px, np.array(IGNORE, np.uint8))
+    part = np.array(augmentation.invented, np.uint8)
+    return crops_out, _apply(sided, draws, augmentation.pad_px, part)
 
 
 def _draw(
@@ -93,3 +103,17 @@ def _apply(images: np.ndarray, draws: _Draws, pad_px: int, fill: np.ndarray) -> 
         top, left, box_h, box_w = draws.box[number]
         out[number, top : top + box_h, left : left + box_w] = fill
     return out
+
+
+def _fill_with_noise(
+    crops: np.ndarray,
+    boxes: np.ndarray,
+    centre_rgb: tuple[int, int, int],
+    std: tuple[float, float, float],
+    rng: np.random.Generator,
+) -> None:
+    """Draw every pixel of the erased boxes, in place: standard normal once it is normalised."""
+    for crop, (top, left, height, width) in zip(crops, boxes, strict=True):
+        normal = rng.standard_normal((height, width, 3))
+        pixels = (centre_rgb + 255 * np.array(std) * normal).round().clip(0, 255)
+        crop[top : top + height, left : left + width] = pixels.astype(np.uint8)

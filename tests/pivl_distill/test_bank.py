@@ -31,6 +31,19 @@ def test_what_was_saved_is_loaded(prompt_bank, tmp_path):
     assert loaded.dim == 16
 
 
+def test_a_bank_in_half_precision_is_half_the_file_and_read_as_single(prompt_bank, tmp_path):
+    paths = {name: tmp_path / f"{name}.safetensors" for name in ("float32", "float16")}
+    for precision, path in paths.items():
+        prompt_bank.save(path, precision)
+    sizes = {name: path.stat().st_size for name, path in paths.items()}
+    numbers = sum(getattr(prompt_bank, name).numel() for name in ("identity", "part", "label"))
+    assert sizes["float32"] - sizes["float16"] == pytest.approx(2 * numbers, abs=64)
+    loaded = PromptBank.load(paths["float16"])
+    assert loaded.part.dtype == torch.float32
+    assert torch.equal(loaded.part, prompt_bank.part.half().float())
+    assert torch.equal(loaded.present, prompt_bank.present)
+
+
 def test_rows_are_found_by_pid(prompt_bank):
     chosen = prompt_bank.select([21, 3, 12])
     assert chosen.pids == (21, 3, 12)

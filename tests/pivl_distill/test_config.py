@@ -45,21 +45,22 @@ def test_the_defaults_follow_the_experiments_where_they_leave_the_paper():
     assert (teach.tuning.identities_per_batch, teach.tuning.crops_per_identity) == (16, 4)
     assert (teach.tuning.part_weighting, teach.tuning.background) == ("class_balanced", "ignore")
     assert teach.prompts.learned_tokens == 4
-    assert (student.stage2.head.lateral, student.stage2.head.levels) == ("pointwise", "all")
+    assert (student.stage2.head.lateral, student.stage2.head.levels) == ("pointwise", (2, 3, 4))
     loss = student.stage2.loss
     assert (loss.align, loss.align_distance, loss.align_background) == (5.0, "cosine", "ignore")
     assert student.supervision == "part"
 
 
-def test_literal_is_the_letter_of_the_paper():
+@pytest.mark.parametrize("name", ["literal", "paper"])
+def test_the_letter_of_the_paper(name):
     for section, model in MODELS.items():
-        config = load_config(model, section, "literal", {})
+        config = load_config(model, section, name, {})
         head, loss = config.stage2.head, config.stage2.loss
-        assert (head.lateral, head.levels) == ("auto", "literal")
+        assert (head.lateral, head.levels) == ("auto", (2, 4))
         assert (loss.align, loss.align_distance, loss.align_background) == (1.0, "mse", "include")
         assert (loss.identity, loss.triplet, loss.image_to_text) == (1.0, 1.0, 1.0)
         assert loss.triplet_margin == 0.3
-    tuning = load_config(TeachConfig, "teach", "literal", {}).tuning
+    tuning = load_config(TeachConfig, "teach", name, {}).tuning
     assert (tuning.part_weighting, tuning.background) == ("area", "include")
     assert (tuning.identity_epochs, tuning.part_epochs) == (60, 20)
 
@@ -79,7 +80,8 @@ def test_a_file_changes_what_it_names_and_leaves_the_rest(tmp_path):
     default = StudentConfig()
     assert config.stage2.loss.triplet == default.stage2.loss.triplet
     assert config.stage2.epochs == default.stage2.epochs
-    assert load_config(TeachConfig, "teach", source, {}) == TeachConfig()
+    with pytest.raises(PivlError, match="has no section 'teach', only student"):
+        load_config(TeachConfig, "teach", source, {})
 
 
 def test_a_file_keeps_the_defaults_of_its_own_command(tmp_path):
@@ -148,7 +150,7 @@ def test_an_unknown_setting_is_answered_with_the_nearest(key, near):
 def test_an_unknown_setting_lists_those_of_its_own_level():
     with pytest.raises(PivlError) as error:
         student(stage2__head__xyz=1)
-    assert str(error.value).endswith("unknown setting. Known here: lateral, levels")
+    assert "unknown setting. Known here: levels, merge, lateral, " in str(error.value)
 
 
 def test_all_mistakes_are_told_at_once(tmp_path):
@@ -196,11 +198,11 @@ def test_what_is_dumped_loads_as_the_same_settings(tmp_path, section, source):
         ("identity", "a photo of a person", "{X}"),
         ("identity", "{X} and {X}", "{X}"),
         ("identity", "{X} {part}", "{X}"),
-        ("part", "a photo of a {X} person", "{X} and then {part}"),
-        ("part", "a {part} of {X}", "{X} and then {part}"),
-        ("part", "{X} {part} {colour}", "{X} and then {part}"),
-        ("part", "{X} {part", "{X} and then {part}"),
-        ("part", "{X:>3} {part}", "{X} and then {part}"),
+        ("part", "a photo of a {X} person", "{X} and {part}"),
+        ("part", "{X} {part} {colour}", "{X} and {part}"),
+        ("part", "{X} {part", "{X} and {part}"),
+        ("part", "{X:>3} {part}", "{X} and {part}"),
+        ("part", "{part} of {X}, {part}", "{X} and {part}"),
         ("label", "a photo of a {X} {part}", "{part}"),
         ("label", "{}", "{part}"),
     ],
@@ -211,6 +213,41 @@ def test_a_prompt_that_cannot_be_filled_is_refused(key, template, slots):
     expected = f"prompts.{key}: Value error, must hold {slots} once and no other braces"
     assert expected in str(error.value)
     assert repr(template) in str(error.value)
+
+
+def test_a_part_may_come_before_the_person():
+    prompt = "the {part} of a {X} person"
+    config = load_config(TeachConfig, "teach", None, {"prompts.part": prompt})
+    assert config.prompts.part == prompt
+
+
+def test_a_file_may_be_a_variation_of_another(tmp_path):
+    (tmp_path / "root.yaml").write_text(
+        "teach: {seed: 1, stage2: {epochs: 9}}\nstudent: {arch: a, stage2: {epochs: 9, gamma: 0.2}}"
+    )
+    (tmp_path / "middle.yaml").write_text("extends: root\nstudent: {stage2: {epochs: 8}}")
+    leaf = tmp_path / "leaf.yaml"
+    leaf.write_text("extends: middle\nstudent: {arch: b}\nteach:\n")
+    config = load_config(StudentConfig, "student", str(leaf), {"seed": 7})
+    assert (config.arch, config.stage2.epochs, config.stage2.gamma) == ("b", 8, 0.2)
+    assert config.seed == 7
+    taught = load_config(TeachConfig, "teach", str(leaf), {})
+    assert (taught.seed, taught.stage2.epochs) == (1, 9)
+
+
+def test_what_is_extended_may_be_a_published_configuration(tmp_path):
+    source = written(tmp_path, "extends: paper\nteach: {seed: 3}")
+    config = load_config(TeachConfig, "teach", source, {})
+    published = load_config(TeachConfig, "teach", "paper", {})
+    assert config == published.model_copy(update={"seed": 3})
+
+
+def test_what_is_extended_must_exist_and_not_go_in_circles(tmp_path):
+    with pytest.raises(PivlError, match="Unknown configuration 'papre'; did you mean 'paper'"):
+        student(written(tmp_path, "extends: papre"))
+    (tmp_path / "other.yaml").write_text("extends: mine")
+    with pytest.raises(PivlError, match=r"in a circle: .*mine.yaml → .*other.yaml → .*mine.yaml"):
+        student(written(tmp_path, "extends: other"))
 
 
 def test_an_unknown_configuration_is_answered_with_the_nearest():
@@ -252,6 +289,90 @@ def test_the_configuration_of_a_begun_run_comes_before_what_is_said_now(tmp_path
     source = written(tmp_path, "student: {stage2: {epochs: 5}}")
     now = load_config(StudentConfig, "student", source, {"seed": 6}, str(path))
     assert (now.stage2.epochs, now.seed, now.arch) == (5, 6, "resnet18")
+
+
+@pytest.mark.parametrize("levels", [[], [1], [2, 2], [4, 2], [6]])
+def test_levels_are_the_papers_numbers_ascending(levels):
+    with pytest.raises(PivlError, match=r"levels: Value error, must be some of \[2, 3, 4, 5\]"):
+        student(stage2__head__levels=levels)
+
+
+def test_soft_labels_cannot_be_contrasted():
+    with pytest.raises(PivlError, match="a contrast needs one text for each cell"):
+        student(stage2__loss__align_labels="soft", stage2__loss__align_distance="contrastive")
+
+
+@pytest.mark.parametrize(("scale", "taken"), [(3, 3.0), ("clip", "clip")])
+def test_texts_have_a_norm_or_clips_own(scale, taken):
+    assert student(stage2__loss__text_scale=scale).stage2.loss.text_scale == taken
+    for wrong in (0, "CLIP"):
+        with pytest.raises(PivlError, match="text_scale"):
+            student(stage2__loss__text_scale=wrong)
+
+
+CLIP_REID = {
+    "clipreid_rn50": ("RN50", 60, 120, 3.5e-4, 5e-4, (40, 70), 0.01, 1.0),
+    "clipreid_vit": ("ViT-B-16", 120, 60, 5e-6, 1e-4, (30, 50), 0.1, 0.25),
+    "clipreid_vit_sie_olp": ("ViT-B-16", 120, 60, 5e-6, 1e-4, (30, 50), 0.1, 0.25),
+}
+
+
+@pytest.mark.parametrize("name", CLIP_REID)
+def test_clip_reid_is_as_its_official_configurations(name):
+    config = load_config(TeachConfig, "teach", name, {})
+    stage2, tuning = config.stage2, config.tuning
+    assert CLIP_REID[name] == (
+        config.clip.name,
+        tuning.identity_epochs,
+        stage2.epochs,
+        stage2.learning_rate,
+        stage2.weight_decay,
+        stage2.milestones,
+        stage2.warmup_factor,
+        stage2.loss.identity,
+    )
+    assert (config.supervision, tuning.part_epochs) == ("identity", 0)
+    assert (tuning.learning_rate, tuning.min_learning_rate, tuning.warmup_rate) == (
+        3.5e-4,
+        1e-6,
+        1e-5,
+    )
+    assert (stage2.bias_lr_factor, stage2.warmup_epochs, stage2.gamma) == (2, 10, 0.1)
+    assert stage2.loss.text_scale == "clip"
+    with_cameras = name.endswith("olp")
+    assert (config.clip.stride_px, config.clip.sie_coefficient) == (
+        (12, 1.0) if with_cameras else (None, 0.0)
+    )
+
+
+TABLE_3 = {
+    "table3_b": ("identity", 0),
+    "table3_b_h": ("label", 0, (4,)),
+    "table3_b_p": ("part", 20, (4,)),
+    "table3_b_p_f": ("part", 20, (2, 4)),
+}
+
+
+@pytest.mark.parametrize("name", TABLE_3)
+def test_the_rows_of_table_3_differ_in_their_texts_and_maps(name):
+    config = load_config(TeachConfig, "teach", name, {})
+    row = (config.supervision, config.tuning.part_epochs, config.stage2.head.levels)
+    assert row[: len(TABLE_3[name])] == TABLE_3[name]
+    assert config.data.spec == "dukemtmc:data"
+    assert config.tuning.identity_epochs == 60
+
+
+TABLE_5 = {"table5_baseline": "none", "table5_clipreid": "identity", "table5_pivl": "part"}
+
+
+@pytest.mark.parametrize("name", TABLE_5)
+def test_the_arms_of_table_5_differ_in_their_texts(name):
+    config = load_config(StudentConfig, "student", name, {})
+    assert config.supervision == TABLE_5[name]
+    assert (config.arch, config.data.size_hw) == ("mobilenetv2_025", (256, 128))
+    cnn = load_config(TeachConfig, "teach", "clipreid_rn50", {}).stage2
+    for field in ("epochs", "learning_rate", "weight_decay", "milestones", "bias_lr_factor"):
+        assert getattr(config.stage2, field) == getattr(cnn, field)
 
 
 def test_settings_do_not_change_and_say_what_they_are():

@@ -1,8 +1,7 @@
-"""The fusion head: Eq. 9 and 10 recomputed cell by cell, every form and every grid."""
+"""The fusion head: every form and every grid; `test_equations.py` recomputes Eq. 9 and 10."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,10 +9,17 @@ from torch import Tensor
 
 from pivl_distill.config import HeadSettings
 from pivl_distill.errors import PivlError
-from pivl_distill.fusion import build_fusion_head, grid_of, resample
+from pivl_distill.fusion import (
+    LayerNorm2d,
+    build_fusion_head,
+    grid_of,
+    orthogonal_map,
+    resample,
+    thirds,
+)
 
 CHANNELS, DIM = (4, 8, 16), 16
-LEVELS = {"all": [0, 1, 2], "literal": [0, 2], "last": [2]}
+LEVELS = [(2, 3, 4), (2, 4), (3,), (4,)]
 
 
 def pyramid_of(
@@ -29,46 +35,10 @@ def pyramid_of(
 
 def head_of(size_hw: tuple[int, int], kind: str = "cnn", **settings):
     torch.manual_seed(0)
-    channels = CHANNELS if kind == "cnn" else (12,)
+    if kind == "blocks":
+        kind, settings = "vit", {**settings, "vit": "blocks"}
+    channels = CHANNELS if kind == "cnn" else (12, 12, 12)
     return build_fusion_head(kind, channels, DIM, size_hw, HeadSettings(**settings))
-
-
-def halved(x: np.ndarray) -> np.ndarray:
-    """Means of 2×2 cells."""
-    return np.mean([x[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
-
-
-def doubled(x: np.ndarray, axis: int) -> np.ndarray:
-    """Linear interpolation at cell centres, edges held."""
-    x = np.moveaxis(x, axis, -1)
-    centres = (np.arange(2 * x.shape[-1]) + 0.5) / 2 - 0.5
-    out = np.empty((*x.shape[:-1], len(centres)))
-    for place, centre in enumerate(centres.clip(0, x.shape[-1] - 1)):
-        low = int(centre)
-        high = min(low + 1, x.shape[-1] - 1)
-        out[..., place] = (1 - (centre - low)) * x[..., low] + (centre - low) * x[..., high]
-    return np.moveaxis(out, -1, axis)
-
-
-@pytest.mark.parametrize("levels", LEVELS)
-@pytest.mark.parametrize("lateral", ["pointwise", "depthwise"])
-def test_the_cnn_form_is_equation_9_and_10(levels, lateral):
-    head = head_of((64, 32), levels=levels, lateral=lateral)
-    pyramid = pyramid_of((64, 32))
-    expected = np.zeros((2, DIM, 8, 4))
-    for level, conv in zip(LEVELS[levels], head.laterals, strict=True):
-        maps, weight = pyramid[level].numpy(), conv.weight.detach().numpy()[:, :, 0, 0]
-        if lateral == "depthwise":  # output d reads channel d // (D / C) alone
-            maps = maps[:, np.arange(DIM) // (DIM // CHANNELS[level])] * weight[:, 0, None, None]
-        else:
-            maps = np.einsum("dc,bchw->bdhw", weight, maps)
-        maps = maps + conv.bias.detach().numpy()[:, None, None]
-        if level == 0:
-            maps = halved(maps)
-        elif level == 2:
-            maps = doubled(doubled(maps, 2), 3)
-        expected += maps
-    np.testing.assert_allclose(head(pyramid).detach().numpy(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["cnn", "vit"])
@@ -89,10 +59,14 @@ def test_the_map_has_stride_8_whatever_the_crop(kind, levels, size_hw, grid_hw):
 def test_exactly_the_chosen_levels_learn(levels):
     pyramid = tuple(m.requires_grad_() for m in pyramid_of((64, 32)))
     head_of((64, 32), levels=levels)(pyramid).sum().backward()
-    assert [level for level, m in enumerate(pyramid) if m.grad is not None] == LEVELS[levels]
+    assert [level for level, m in enumerate(pyramid) if m.grad is not None] == [
+        number - 2 for number in levels
+    ]
 
 
-@pytest.mark.parametrize(("levels", "branches"), [("all", 3), ("literal", 2), ("last", 1)])
+@pytest.mark.parametrize(
+    ("levels", "branches"), [((2, 3, 4, 5), 4), ((2, 3, 4), 3), ((2, 4), 2), ((4,), 1)]
+)
 def test_every_parameter_of_the_vit_form_learns(levels, branches):
     head = head_of((64, 32), "vit", levels=levels)
     assert len(head.branches) == branches
@@ -101,7 +75,7 @@ def test_every_parameter_of_the_vit_form_learns(levels, branches):
 
 
 def test_the_vit_form_at_scale_1_is_two_normalised_convolutions():
-    head = head_of((64, 32), "vit", levels="last")
+    head = head_of((64, 32), "vit", levels=(4,))
     with torch.no_grad():
         for parameter in head.parameters():
             parameter.normal_()
@@ -119,7 +93,7 @@ def test_the_vit_form_at_scale_1_is_two_normalised_convolutions():
 
 @pytest.mark.parametrize("channels", [256, 512, 1024])
 def test_a_depthwise_lateral_to_1024_has_2048_parameters(channels):
-    settings = HeadSettings(lateral="depthwise", levels="last")
+    settings = HeadSettings(lateral="depthwise", levels=(4,))
     head = build_fusion_head("cnn", (1, 1, channels), 1024, (64, 32), settings)
     assert sum(p.numel() for p in head.parameters()) == 2048
 
@@ -127,6 +101,75 @@ def test_a_depthwise_lateral_to_1024_has_2048_parameters(channels):
 def test_a_depthwise_lateral_needs_a_multiple_of_the_channels():
     with pytest.raises(PivlError, match=r"16 .* 24 channels; set stage2\.head\.lateral"):
         build_fusion_head("cnn", (4, 8, 24), 16, (64, 32), HeadSettings(lateral="depthwise"))
+
+
+def test_a_cnn_has_no_map_of_stride_32():
+    with pytest.raises(PivlError, match=r"map 5 belongs to a ViT's simple pyramid"):
+        head_of((64, 32), levels=(4, 5))
+    with pytest.raises(PivlError, match=r"map 5 belongs to a ViT's simple pyramid"):
+        head_of((64, 32), "vit", levels=(4, 5), vit="blocks")
+
+
+@pytest.mark.parametrize(("down", "parameters"), [("average", 0), ("strided", DIM * 10)])
+def test_only_the_finest_map_is_strided(down, parameters):
+    head = head_of((64, 32), levels=(2, 3, 4), down=down)
+    counts = [sum(p.numel() for p in fit.parameters()) for fit in head.to_grid]
+    assert counts == [parameters, 0, 0]
+
+
+@pytest.mark.parametrize(("norm", "over"), [("none", None), ("batch", (0, 2, 3)), ("layer", (1,))])
+def test_laterals_may_be_normed(norm, over):
+    head = head_of((64, 32), levels=(3,), lateral_norm=norm).train()
+    out = head(pyramid_of((64, 32)))
+    if over is None:
+        assert not any(isinstance(m, torch.nn.BatchNorm2d | LayerNorm2d) for m in head.modules())
+        return
+    torch.testing.assert_close(out.mean(over), torch.zeros_like(out.mean(over)), atol=1e-4, rtol=0)
+    assert (out.var(over, unbiased=False) - 1).abs().max() < 0.05
+
+
+def test_a_vit_may_give_the_tokens_of_three_blocks_through_laterals():
+    head = head_of((64, 32), "blocks", levels=(2, 4), down="strided")
+    maps = tuple(torch.randn(2, 12, 4, 2, requires_grad=True) for _ in range(3))
+    out = head(maps)
+    assert out.shape == (2, DIM, 8, 4)
+    out.sum().backward()
+    assert [m.grad is not None for m in maps] == [True, False, True]
+    assert all(fit.halve is None for fit in head.to_grid)  # tokens are never finer than the grid
+    torch.testing.assert_close(
+        out,
+        sum(
+            F.interpolate(conv(maps[place]), size=(8, 4), mode="bilinear")
+            for conv, place in zip(head.laterals, (0, 2), strict=True)
+        ),
+    )
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(12, (3, 7, 11)), (4, (0, 2, 3)), (1, (0, 0, 0))])
+def test_blocks_are_taken_at_thirds_of_the_depth(depth, blocks):
+    assert thirds(depth) == blocks
+
+
+def test_each_head_may_align_in_more_dimensions_than_its_texts_have():
+    pyramid = pyramid_of((64, 32))
+    assert head_of((64, 32), align_dim=24)(pyramid).shape[1] == 24
+    with pytest.raises(PivlError, match="align_dim 8 is less than the 16"):
+        head_of((64, 32), align_dim=8)
+
+
+def test_the_fixed_map_has_orthonormal_rows():
+    wide = orthogonal_map(5, 9)
+    torch.testing.assert_close(wide @ wide.T, torch.eye(5))
+    assert torch.equal(orthogonal_map(5, 5), torch.eye(5))
+    assert not wide.requires_grad
+
+
+def test_heads_of_two_networks_share_nothing():
+    first, second = (
+        build_fusion_head("cnn", CHANNELS, DIM, (64, 32), HeadSettings()) for _ in "ab"
+    )
+    of_first = {parameter.data_ptr() for parameter in first.parameters()}
+    assert not of_first & {parameter.data_ptr() for parameter in second.parameters()}
 
 
 def test_auto_is_depthwise_where_that_exists():

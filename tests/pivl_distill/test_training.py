@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -12,24 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
-from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
+from pivl_distill.config import AugmentSettings, HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.data.store import CropStore
-from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
 from pivl_distill.losses import identity_loss, triplet_loss
 from pivl_distill.reid import Neck, ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
-from pivl_distill.training import (
-    Texts,
-    Totals,
-    loss_terms,
-    make_optimizer,
-    set_rate,
-    target_parts,
-    train,
-)
+from pivl_distill.training import Totals, loss_terms, make_optimizer, set_rate, train
 
 IDENTITIES, DIM = 6, 16
 SETTINGS = Stage2Settings(
@@ -74,7 +67,7 @@ class Stub(ReIDNetwork):
 
 @pytest.fixture
 def texts(prompt_bank: PromptBank) -> Texts:
-    return Texts.of(prompt_bank, text_scale=10.0)
+    return Texts.of(prompt_bank, LossSettings(text_scale=10.0), HeadSettings())
 
 
 def trained(
@@ -149,38 +142,61 @@ def test_padding_has_the_mean_colour(band_store, tmp_path):
     assert (corners < 0.01).any(1).float().mean() > 0.5
 
 
+def test_erased_boxes_may_be_noise_and_padding_black(band_store, tmp_path):
+    augment = AugmentSettings(pad_px=20, flip_probability=0, erase_probability=1, fill="noise")
+    network, _ = trained(band_store, None, tmp_path, epochs=1, augment=augment)
+    images = torch.cat(network.fed)
+    corners = images[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]  # black is −1 here
+    assert ((corners + 1).abs().amax(1) < 0.01).any(1).float().mean() > 0.5
+    plain, _ = trained(
+        band_store,
+        None,
+        tmp_path / "plain",
+        epochs=1,
+        augment=augment.model_copy(update={"fill": "mean"}),
+    )
+    changed = (torch.cat(plain.fed) != images).any(1).float().mean((1, 2))
+    assert (changed > 0.02).all()
+
+
+@pytest.mark.parametrize("invented", ["ignore", "background"])
+def test_padding_may_count_as_background(band_store, texts, tmp_path, invented):
+    everything = np.full_like(band_store.maps, 255)
+    store = CropStore(band_store.crops, everything, band_store.pids, band_store.camids)
+    augment = AugmentSettings(pad_px=40, erase_probability=0, invented=invented)
+    loss = LossSettings(align_background="include")
+    _, metrics = trained(store, texts, tmp_path, epochs=1, augment=augment, loss=loss)
+    assert (metrics[0]["align"] > 0) == (invented == "background")
+
+
+def test_a_network_imitates_the_vectors_of_a_teacher(band_store, tmp_path):
+    class Imitator(Stub):
+        def __init__(self) -> None:
+            super().__init__()
+            self.imitate = nn.Linear(32, 5)
+
+        def forward(self, images: Tensor) -> ReIDOutput:
+            output = super().forward(images)
+            distilled = self.imitate(output.metric[0])
+            return dataclasses.replace(output, distilled=distilled)
+
+    rng = np.random.default_rng(0)
+    of_person = rng.standard_normal((IDENTITIES, 5))
+    rows = np.unique(band_store.pids, return_inverse=True)[1]
+    store = dataclasses.replace(band_store, embeddings=of_person[rows].astype(np.float16))
+    network, run = Imitator(), Run.create("student", "", tmp_path / "run")
+    loss = LossSettings(identity=0, triplet=0, embedding=0.5)
+    settings = SETTINGS.model_copy(update={"epochs": 30, "loss": loss})
+    train(network, store, None, settings, 0, run, "Training")
+    lines = (run.path / "metrics.jsonl").read_text().splitlines()
+    first, last = (json.loads(lines[n])["embedding"] for n in (0, -1))
+    assert last < 0.5 * first
+    assert first < 0.5 * 4  # weighted
+
+
 def test_too_few_people_are_told(band_store, tmp_path):
     with pytest.raises(PivlError, match="takes 7 identities, but the training split has 6"):
         trained(band_store, None, tmp_path, identities_per_batch=7)
-
-
-def test_identity_texts_get_the_norm_that_is_asked_for(prompt_bank):
-    texts = Texts.of(prompt_bank, text_scale=7.0)
-    torch.testing.assert_close(texts.identity.norm(dim=1), torch.full((IDENTITIES,), 7.0))
-    cosine = F.cosine_similarity(texts.identity, prompt_bank.identity)
-    torch.testing.assert_close(cosine, torch.ones(IDENTITIES))
-    assert texts.part is prompt_bank.part
-    assert texts.to(torch.device("cpu")).vocabulary is LIP20
-
-
-def cells(*rows: list[int]) -> np.ndarray:
-    """A map uint8 [1, H, W] of 8-pixel cells."""
-    return np.kron(np.array(rows, np.uint8), np.ones((8, 8), np.uint8))[None]
-
-
-@pytest.mark.parametrize("background", ["ignore", "include"])
-def test_a_cell_has_a_target_where_its_part_was_seen(texts, background):
-    hat, face, glove = (LIP20.index(label) for label in ("Hat", "Face", "Glove"))
-    maps = np.concatenate([cells([0, hat, IGNORE], [face, glove, 0])] * 2)
-    labels = torch.tensor([1, 2])  # nobody has gloves; person 2 was never seen with a hat
-    settings = LossSettings(align_background=background)
-    parts = target_parts(maps, labels, torch.zeros(2, DIM, 2, 3), texts, settings)
-    ground = 0 if background == "include" else IGNORE
-    expected = [
-        [[ground, hat, IGNORE], [face, IGNORE, ground]],
-        [[ground, IGNORE, IGNORE], [face, IGNORE, ground]],
-    ]
-    assert parts.tolist() == expected
 
 
 def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
@@ -238,6 +254,12 @@ def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not():
         "align.bias",
     }
     assert [g["weight_decay"] for g in (decayed, norms, biases)] == [SETTINGS.weight_decay, 0, 0]
+
+
+def test_everything_decays_where_it_is_asked_for():
+    settings = SETTINGS.model_copy(update={"weight_decay_on": "all"})
+    groups = make_optimizer(Stub(), settings).param_groups
+    assert [group["weight_decay"] for group in groups] == [SETTINGS.weight_decay] * 3
 
 
 def test_biases_may_learn_faster():

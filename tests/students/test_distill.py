@@ -11,12 +11,19 @@ import pytest
 import timm
 import torch
 
+from pivl_distill.checkpoint import save_tensors
 from pivl_distill.config import StudentConfig
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from students import distill
-from students.distill import check_parts, chosen_bank, starting_network, starting_point
+from students.distill import (
+    check_parts,
+    chosen_bank,
+    starting_network,
+    starting_point,
+    teacher_vectors,
+)
 
 MOBILENET = "mobilenetv2_025"
 STUDENT_WITHOUT_CLIP = """
@@ -81,6 +88,21 @@ def test_the_bank_and_the_maps_speak_of_the_same_parts(prompt_bank):
     other = dataclasses.replace(LIP20, name="cihp20")
     with pytest.raises(PivlError, match="speaks of lip20 parts but the maps are in cihp20"):
         check_parts(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=other))
+
+
+def test_vectors_lie_beside_the_bank_or_where_the_settings_say(tmp_path):
+    bank_file = tmp_path / "run" / "prompt_bank.safetensors"
+    assert teacher_vectors(StudentConfig(), bank_file, dataset_of()) is None
+    wanting = StudentConfig(stage2={"loss": {"embedding": 1.0}})
+    with pytest.raises(PivlError, match=r"none at .*run.embeddings\.safetensors; teach with"):
+        teacher_vectors(wanting, bank_file, dataset_of())
+    with pytest.raises(PivlError, match="none at None; teach with --set save_embeddings=true"):
+        teacher_vectors(wanting, None, dataset_of())
+    path = tmp_path / "mine.safetensors"
+    facts = {"model": "m", "dataset": "d", "crops": ["3.png", "7.png"]}
+    save_tensors(path, "teacher embeddings", {"vectors": torch.eye(2)}, facts)
+    named = wanting.model_copy(update={"embeddings": path})
+    assert teacher_vectors(named, None, dataset_of((7, 3))).tolist() == [[0, 1], [1, 0]]
 
 
 @pytest.fixture

@@ -19,12 +19,17 @@ SIZE_HW, DIM = (128, 64), 16
 ARCHS = ("mobilenetv2_025", "vit_tiny_patch16_224")
 
 
-def make_student(arch: str = ARCHS[0], dim: int | None = DIM, align: bool = True) -> Student:
+def make_student(
+    arch: str = ARCHS[0],
+    dim: int | None = DIM,
+    align: bool = True,
+    teacher_dim: int | None = None,
+) -> Student:
     torch.manual_seed(0)
     network = create_backbone(arch, image_size_hw=SIZE_HW)
     for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.normal_(norm.running_mean, std=0.1)
-    return Student(arch, network, SIZE_HW, 6, dim, align, HeadSettings())
+    return Student(arch, network, SIZE_HW, 6, dim, align, HeadSettings(), teacher_dim)
 
 
 def images(batch: int = 3) -> torch.Tensor:
@@ -50,6 +55,23 @@ def test_the_losses_see_what_the_supervision_needs(arch, dim, bank_dim, align):
         "projected": None if bank_dim is None else (3, DIM),
         "aligned": (3, DIM, 16, 8) if align else None,
     }
+
+
+@pytest.mark.parametrize("dim", [DIM, None])
+def test_a_student_may_imitate_vectors_with_a_bank_or_without(dim):
+    student = make_student(dim=dim, teacher_dim=7)
+    assert student(images()).distilled.shape == (3, 7)
+    assert make_student(dim=dim)(images()).distilled is None
+    assert "imitate" not in str(student.embedding_model().network.state_dict().keys())
+
+
+def test_the_head_may_take_three_blocks_of_a_vit():
+    network = create_backbone(ARCHS[1], image_size_hw=SIZE_HW)
+    head = HeadSettings(vit="blocks", levels=(2, 3, 4), align_dim=20)
+    student = Student(ARCHS[1], network, SIZE_HW, 6, DIM, True, head)
+    out = student(images())
+    assert out.aligned.shape == (3, 20, 16, 8)
+    assert out.projected.shape == (3, DIM)
 
 
 def test_without_a_bank_there_is_neither_projection_nor_fusion():

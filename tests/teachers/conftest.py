@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pivl_distill.config import TuningSettings
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.synthetic.people import COLOURS
 from pivl_distill.data.vocabulary import LIP20
 from teachers.clip import Clip, build_tiny
 from teachers.features import FrozenFeatures, encode_crops
-from teachers.text import token_rows
+from teachers.text import Tokenizer, token_rows
 
 GARMENTS = ("hat", "shoes", "socks", "pants", "coat", "shirt", "scarf")
 
@@ -67,10 +70,32 @@ def frozen_clip(make_clip) -> Clip:
 @pytest.fixture(scope="session")
 def features(frozen_clip: Clip, band_store: CropStore) -> FrozenFeatures:
     """What `frozen_clip` sees in `band_store`."""
-    return encode_crops(frozen_clip, band_store, LIP20)
+    return encode_crops(frozen_clip, band_store, LIP20, TuningSettings(feature_cache_gib=0))
 
 
 @pytest.fixture(scope="session")
 def rows(band_store: CropStore) -> Tensor:
     """The identity of each crop of `band_store`, from 0."""
     return torch.from_numpy(np.unique(band_store.pids, return_inverse=True)[1])
+
+
+@pytest.fixture
+def worded_checkpoint(small_released, tmp_path) -> Callable[..., tuple[dict[str, Tensor], Path]]:
+    """`worded_checkpoint(cameras=…)` is a checkpoint and the file of the CLIP it came from."""
+
+    def make(cameras: int = 0, identities: int = 8) -> tuple[dict[str, Tensor], Path]:
+        torch.manual_seed(0)
+        clip = open_clip.create_model("small-reid", force_quick_gelu=True)
+        nn.init.normal_(clip.token_embedding.weight, std=0.5)
+        path = tmp_path / "clip.pt"
+        torch.save(clip.state_dict(), path)
+        ids = Tokenizer()
+        person = [*ids.encode("person."), ids.end]
+        words = torch.tensor([ids.start, *ids.encode("a photo of a"), *person])
+        state = small_released(cameras=cameras, identities=identities)
+        embedded = clip.token_embedding(words).detach()
+        state["prompt_learner.token_prefix"] = embedded[None, :5]
+        state["prompt_learner.token_suffix"][0, :3] = embedded[5:]
+        return state, path
+
+    return make

@@ -12,11 +12,20 @@ import numpy as np
 import pytest
 import torch
 
+from pivl_distill.config import TuningSettings
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, LIP20
+from pivl_distill.embedding import normalize_crops
 from teachers import features as module
 from teachers.clip import hashed
 from teachers.features import FrozenFeatures, drop_oldest, encode_crops, feature_key
+
+
+def with_cache(gib: float) -> TuningSettings:
+    return TuningSettings(feature_cache_gib=gib)
+
+
+CACHED, UNCACHED = with_cache(1), with_cache(0)
 
 
 @pytest.fixture
@@ -56,6 +65,36 @@ def test_crops_are_encoded_in_their_order(features, frozen_clip, band_store):
     torch.testing.assert_close(features.cells[17].float(), tokens[1:], **near)
 
 
+def test_cells_may_come_by_the_value_path(features, frozen_clip, band_store):
+    settings = UNCACHED.model_copy(update={"cell_features": "value"})
+    values = encode_crops(frozen_clip, band_store, LIP20, settings)
+    crop = torch.from_numpy(band_store.crops[3:4])
+    pixels = normalize_crops(crop, frozen_clip.mean, frozen_clip.std)
+    tokens = frozen_clip.image.value_tokens(pixels)[0]
+    near = {"rtol": 2**-10, "atol": 1e-4 * tokens.abs().max().item()}
+    torch.testing.assert_close(values.cells[3].float(), tokens[1:], **near)
+    torch.testing.assert_close(values.projected, features.projected, **near)
+    assert not torch.equal(values.cells, features.cells)
+
+
+@pytest.mark.parametrize("gib", [0, 1])
+def test_cells_are_not_kept_where_no_part_is_tuned(features, frozen_clip, band_store, folder, gib):
+    settings = with_cache(gib).model_copy(update={"part_epochs": 0})
+    bare = encode_crops(frozen_clip, band_store, LIP20, settings)
+    assert bare.cells.shape == (24, 0, frozen_clip.image.dim)
+    assert torch.equal(bare.projected, features.projected)
+    assert torch.equal(bare.parts, features.parts)
+
+
+def test_the_pixel_at_its_centre_may_name_a_cell(features, frozen_clip, band_store):
+    noise = np.random.default_rng(0).integers(0, 20, band_store.maps.shape, dtype=np.uint8)
+    store = dataclasses.replace(band_store, maps=noise)
+    settings = UNCACHED.model_copy(update={"cell_labels": "nearest"})
+    parts = encode_crops(frozen_clip, store, LIP20, settings).parts
+    assert torch.equal(parts, torch.from_numpy(noise[:, 4::8, 4::8]).long().flatten(1))
+    assert not torch.equal(parts, encode_crops(frozen_clip, store, LIP20, UNCACHED).parts)
+
+
 def test_cells_are_read_in_the_precision_of_the_text_tower(features):
     cells = features.cells_of(torch.tensor([5, 3]))
     assert features.cells.dtype == torch.float16
@@ -71,7 +110,7 @@ def test_each_cell_has_the_part_of_its_pixels(features, band_store):
 def test_more_crops_than_a_batch_and_no_maps(frozen_clip, band_store):
     twice = np.concatenate([band_store.crops] * 3)
     store = CropStore(twice, None, np.arange(72), np.zeros(72, int))
-    features = encode_crops(frozen_clip, store, LIP20)
+    features = encode_crops(frozen_clip, store, LIP20, UNCACHED)
     assert len(features.projected) == 72 > 64
     torch.testing.assert_close(features.projected[48:], features.projected[:24])
     assert (features.parts == IGNORE).all()
@@ -80,30 +119,32 @@ def test_more_crops_than_a_batch_and_no_maps(frozen_clip, band_store):
 def test_a_second_run_finds_the_features_of_the_first(
     features, frozen_clip, band_store, folder, encoded
 ):
-    first = encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
+    first = encode_crops(frozen_clip, band_store, LIP20, CACHED)
     assert encoded == [24]
-    again = encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
+    again = encode_crops(frozen_clip, band_store, LIP20, CACHED)
     assert encoded == [24]
     assert_equal(again, first)
     assert_equal(again, features)
-    assert [entry.name for entry in folder.iterdir()] == [feature_key(frozen_clip, band_store)]
+    assert [entry.name for entry in folder.iterdir()] == [
+        feature_key(frozen_clip, band_store, "attended")
+    ]
 
 
 def test_cached_cells_can_be_written_to_without_harm(frozen_clip, band_store, folder):
-    first = encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
+    first = encode_crops(frozen_clip, band_store, LIP20, CACHED)
     first.cells.zero_()
-    assert encode_crops(frozen_clip, band_store, LIP20, cache_gib=1).cells.any()
+    assert encode_crops(frozen_clip, band_store, LIP20, CACHED).cells.any()
 
 
 def test_without_a_cache_nothing_is_written(frozen_clip, band_store, folder, encoded):
     for _ in range(2):
-        encode_crops(frozen_clip, band_store, LIP20, cache_gib=0)
+        encode_crops(frozen_clip, band_store, LIP20, UNCACHED)
     assert encoded == [24, 24]
     assert not folder.exists()
 
 
 def test_features_larger_than_the_cache_stay_in_memory(frozen_clip, band_store, folder):
-    encode_crops(frozen_clip, band_store, LIP20, cache_gib=2**-20)
+    encode_crops(frozen_clip, band_store, LIP20, with_cache(2**-20))
     assert not folder.exists()
 
 
@@ -112,33 +153,35 @@ def test_a_full_disk_is_told_and_nothing_is_written(
 ):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
-    assert_equal(encode_crops(frozen_clip, band_store, LIP20, cache_gib=1), features)
+    assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
     assert not list(folder.iterdir())
     assert "PIVL_DISTILL_CACHE names another folder" in capsys.readouterr().err
 
 
 def test_other_weights_crops_or_sizes_have_other_keys(frozen_clip, make_clip, band_store):
-    key = feature_key(frozen_clip, band_store)
-    assert key == feature_key(frozen_clip, dataclasses.replace(band_store))
+    key = feature_key(frozen_clip, band_store, "attended")
+    assert key == feature_key(frozen_clip, dataclasses.replace(band_store), "attended")
     changed = band_store.crops.copy()
     changed[5, 3, 2, 1] ^= 1
     flat = band_store.crops.reshape(24, 64, 128, 3)
     keys = {
         key,
-        feature_key(hashed(make_clip(seed=1)), band_store),
-        feature_key(dataclasses.replace(frozen_clip, mean=(0.0, 0.0, 0.0)), band_store),
-        feature_key(frozen_clip, dataclasses.replace(band_store, crops=changed)),
-        feature_key(frozen_clip, dataclasses.replace(band_store, crops=flat)),
+        feature_key(hashed(make_clip(seed=1)), band_store, "attended"),
+        feature_key(dataclasses.replace(frozen_clip, mean=(0.0, 0.0, 0.0)), band_store, "attended"),
+        feature_key(frozen_clip, dataclasses.replace(band_store, crops=changed), "attended"),
+        feature_key(frozen_clip, dataclasses.replace(band_store, crops=flat), "attended"),
+        feature_key(frozen_clip, band_store, "value"),
+        feature_key(frozen_clip, band_store, None),
     }
-    assert len(keys) == 5
+    assert len(keys) == 7
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "no array", "another shape"])
 def test_damaged_features_are_told_and_computed_anew(
     features, frozen_clip, band_store, folder, encoded, capsys, damage
 ):
-    encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
-    file = folder / feature_key(frozen_clip, band_store) / "cells.npy"
+    encode_crops(frozen_clip, band_store, LIP20, CACHED)
+    file = folder / feature_key(frozen_clip, band_store, "attended") / "cells.npy"
     if damage == "cut":
         os.truncate(file, 5000)
     elif damage == "gone":
@@ -147,7 +190,7 @@ def test_damaged_features_are_told_and_computed_anew(
         file.write_text("no array")
     else:
         np.save(file, np.zeros((2, 3), np.float16))
-    assert_equal(encode_crops(frozen_clip, band_store, LIP20, cache_gib=1), features)
+    assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
     assert encoded == [24, 24]
     assert "are damaged; they are computed anew" in capsys.readouterr().err
 
@@ -158,7 +201,7 @@ def test_a_crash_while_encoding_leaves_no_entry(frozen_clip, band_store, folder,
 
     monkeypatch.setattr(module, "normalize_crops", crash)
     with pytest.raises(KeyboardInterrupt):
-        encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
+        encode_crops(frozen_clip, band_store, LIP20, CACHED)
     assert not list(folder.iterdir())
 
 
@@ -172,17 +215,17 @@ def test_another_process_may_finish_the_same_features_first(
     normalize = module.normalize_crops
 
     def race(*args: object) -> object:
-        shutil.copytree(other, folder / feature_key(frozen_clip, band_store))
+        shutil.copytree(other, folder / feature_key(frozen_clip, band_store, "attended"))
         return normalize(*args)
 
     monkeypatch.setattr(module, "normalize_crops", race)
-    assert_equal(encode_crops(frozen_clip, band_store, LIP20, cache_gib=1), features)
+    assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
     assert len(list(folder.iterdir())) == 1
 
 
 def _entry_of(clip, store, folder: Path) -> Path:
-    encode_crops(clip, store, LIP20, cache_gib=1)
-    return folder / feature_key(clip, store)
+    encode_crops(clip, store, LIP20, CACHED)
+    return folder / feature_key(clip, store, "attended")
 
 
 def plant_entry(folder: Path, name: str, size: int, age_s: float) -> Path:
@@ -215,6 +258,6 @@ def test_finding_features_counts_as_using_them(frozen_clip, band_store, folder):
     entry = _entry_of(frozen_clip, band_store, folder)
     os.utime(entry, (1.0, 1.0))
     plant_entry(folder, "another", 10, 60)
-    encode_crops(frozen_clip, band_store, LIP20, cache_gib=1)
+    encode_crops(frozen_clip, band_store, LIP20, CACHED)
     drop_oldest(folder, 1)
     assert list(folder.iterdir()) == [entry]

@@ -74,6 +74,13 @@ def test_a_bank_is_read_by_identity_and_by_part(bank, text):
     assert readout.colour is None
 
 
+def test_a_bank_without_part_texts_has_no_read_out_of_parts(bank, text):
+    bare = dataclasses.replace(bank, present=torch.zeros_like(bank.present))
+    people = {7: NOTHING | {"coat": "red"}, 9: NOTHING}
+    readout = read_bank(bare, text, bank.identity, torch.tensor([7, 9]), people)
+    assert (readout.own_identity, readout.nearest_label, readout.colour) == (1.0, None, {})
+
+
 def test_on_known_people_a_bank_is_read_by_colour(bank, text):
     seen = bank.present.clone()
     seen[:, LIP20.index("Coat")] = True

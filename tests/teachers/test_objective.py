@@ -16,7 +16,13 @@ from pivl_distill.config import PromptSettings, TuningSettings
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.losses import identity_contrast
 from teachers.features import FrozenFeatures
-from teachers.objective import identity_loss, part_loss, pool_parts, resolve_temperature
+from teachers.objective import (
+    identity_loss,
+    part_loss,
+    pool_parts,
+    prompt_losses,
+    resolve_temperature,
+)
 from teachers.prompts import IdentityPrompts
 
 SETTINGS = TuningSettings()
@@ -61,11 +67,31 @@ def learned(frozen_clip) -> IdentityPrompts:
 
 def test_the_identity_loss_is_equation_2_over_the_batch(learned, exact, rows):
     batch = np.array([0, 1, 8, 9, 20, 22])
-    texts = F.normalize(learned.identity(torch.tensor([0, 2, 5])), dim=1)
-    images = F.normalize(exact.projected[batch], dim=1)
+    images, texts = exact.projected[batch], learned.identity(torch.tensor([0, 2, 5]))
     owner = torch.tensor([0, 0, 1, 1, 2, 2])
-    expected = identity_contrast(images, texts, owner, 0.07)
-    torch.testing.assert_close(identity_loss(learned, exact, rows, batch, SETTINGS), expected)
+    unit = F.normalize(images, dim=1), F.normalize(texts, dim=1)
+    for normalize, pair in ((True, unit), (False, (images, texts))):
+        settings = SETTINGS.model_copy(update={"identity_normalize": normalize})
+        loss = identity_loss(learned, exact, rows, batch, settings)
+        torch.testing.assert_close(loss, identity_contrast(*pair, owner, 0.07))
+
+
+@pytest.mark.parametrize(
+    ("part_epochs_train", "terms"), [("both", {"identity", "part"}), ("part", {"part"})]
+)
+def test_equation_8_is_the_sum_from_the_first_part_epoch_on(
+    learned, exact, rows, part_epochs_train, terms
+):
+    settings = SETTINGS.model_copy(
+        update={"part_epochs_train": part_epochs_train, "identity_epochs": 6, "part_epochs": 6}
+    )
+    args = learned, exact, rows, BATCH, settings
+    for epoch, expected in ((0, {"identity"}), (5, {"identity"}), (6, terms), (11, terms)):
+        assert prompt_losses(*args, LIP20, epoch).keys() == expected
+    losses = prompt_losses(*args, LIP20, 6)
+    torch.testing.assert_close(losses["part"], part_loss(*args, LIP20))
+    if "identity" in terms:
+        torch.testing.assert_close(losses["identity"], identity_loss(*args))
 
 
 def cell_by_cell(learned, features, rows, settings) -> Tensor:

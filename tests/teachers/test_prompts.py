@@ -67,6 +67,17 @@ def test_rows_and_parts_are_taken_in_the_order_asked_for(prompts, frozen_clip):
     assert_close(learned.part(rows, parts), expected)
 
 
+def test_a_word_before_the_tokens_may_have_any_length(prompts, frozen_clip):
+    template = "the {part} of a {X} person"
+    learned = prompts(part=template, learned_tokens=2)
+    set_words(learned, frozen_clip.text, 1, "blue coat")
+    names = ("Hat", "Upper-clothes", "Left-shoe", "Hat")
+    parts = torch.tensor([LIP20.index(name) for name in names])
+    words = [LIP20.words[part] for part in parts]
+    expected = frozen_clip.text.encode([f"the {word} of a blue coat person" for word in words])
+    assert_close(learned.part(torch.ones(4, dtype=torch.long), parts), expected)
+
+
 @pytest.mark.parametrize(
     ("template", "sentence"),
     [
@@ -76,6 +87,8 @@ def test_rows_and_parts_are_taken_in_the_order_asked_for(prompts, frozen_clip):
         ),
         ("{X} {part}", "red hat hat"),
         ("the {X}'s {part}, a photo", "the red hat's hat, a photo"),
+        ("the {part} of a {X} person", "the hat of a red hat person"),
+        ("{part} {X}", "hat red hat"),
     ],
 )
 def test_templates_may_say_it_in_other_words(prompts, frozen_clip, template, sentence):
@@ -208,6 +221,6 @@ def test_only_tokens_that_differ_are_encoded(exact_prompts):
     learned.part(rows, parts)
     learned.identity(torch.tensor([0, 1]))
     hook.remove()
-    # Two identities of "X X X X person"; then hat, face, left shoe, hat with an end each.
-    # "X X X X person" and the end of two identity prompts.
-    assert seen == [2 * 5, 2 + 2 + 3 + 2, 2 * 6]
+    # The start and "a photo of a", once for ever; two identities of "X X X X person"; then hat,
+    # face, left shoe, hat with an end each. The same of identity prompts: "X X X X person" and the end.
+    assert seen == [5, 2 * 5, 2 + 2 + 3 + 2, 5, 2 * 6]

@@ -15,7 +15,7 @@ from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from teachers.clip import load_clip
-from teachers.released import from_state
+from teachers.released import from_state, take_words
 from teachers.released_bank import (
     make_released_bank,
     part_texts,
@@ -34,19 +34,9 @@ def dataset():
 
 
 @pytest.fixture
-def with_words(small_released, tmp_path):
+def with_words(worded_checkpoint):
     """A checkpoint and the file of the CLIP whose words it was made with."""
-    torch.manual_seed(0)
-    clip = open_clip.create_model("small-reid", force_quick_gelu=True)
-    torch.nn.init.normal_(clip.token_embedding.weight, std=0.5)
-    path = tmp_path / "clip.pt"
-    torch.save(clip.state_dict(), path)
-    ids = Tokenizer()
-    words = torch.tensor([ids.start, *ids.encode("a photo of a"), *ids.encode("person."), ids.end])
-    state = small_released(identities=8)
-    embedded = clip.token_embedding(words).detach()
-    state["prompt_learner.token_prefix"] = embedded[None, :5]
-    state["prompt_learner.token_suffix"][0, :3] = embedded[5:]
+    state, path = worded_checkpoint()
     return from_state(state, "checkpoint"), path
 
 
@@ -78,7 +68,8 @@ def test_without_words_the_bank_speaks_of_identities_alone(with_words, dataset):
 
 def test_part_texts_hold_the_learned_tokens_and_the_words_of_its_clip(with_words):
     released, path = with_words
-    part, label = part_texts(released, LIP20, str(path))
+    present = torch.ones(8, len(LIP20), dtype=torch.bool)
+    part, label = part_texts(released, LIP20, present, str(path))
     assert part.shape == (8, len(LIP20), 24)
     text, tokens = released.clip.text, released.prompts.tokens
     ids = Tokenizer()
@@ -96,7 +87,7 @@ def test_words_of_another_clip_are_refused(with_words, tmp_path):
     other = open_clip.create_model("small-reid", force_quick_gelu=True)
     torch.save(other.state_dict(), tmp_path / "other.pt")
     with pytest.raises(PivlError, match=r"The words of '.*other\.pt' are not the checkpoint's"):
-        part_texts(released, LIP20, str(tmp_path / "other.pt"))
+        take_words(released, str(tmp_path / "other.pt"))
 
 
 def test_seen_parts_come_from_the_maps(with_words, dataset):

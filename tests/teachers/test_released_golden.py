@@ -12,11 +12,12 @@ from torch import Tensor
 from export.cost import check_no_teaching
 from export.graph import write_onnx
 from export.session import open_session, run
+from pivl_distill.alignment import Texts
 from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.losses import identity_contrast, images_to_texts, texts_to_images
 from pivl_distill.reid import ReIDOutput
-from pivl_distill.training import Texts, loss_terms
+from pivl_distill.training import loss_terms
 from teachers.released import Released, from_state
 
 LABELS = torch.tensor([0, 0, 3, 3, 7, 7, 9, 9])

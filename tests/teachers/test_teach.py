@@ -9,18 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import teachers.objective
 import teachers.teach
-import teachers.tuning
 from pivl_distill import resume
-from pivl_distill.bank import KIND
+from pivl_distill.bank import KIND, PromptBank
 from pivl_distill.checkpoint import load_tensors, save_tensors
-from pivl_distill.config import ClipSettings, TeachConfig, load_config
+from pivl_distill.config import ClipSettings, LossSettings, TeachConfig, load_config
 from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from pivl_distill.runs import Run
 from pivl_distill.training import Stage2
-from teachers.teach import BANK_FILE, TEACHER_FILE, teach, vit_options_of
+from teachers.clip import CLIP_MEAN, CLIP_STD
+from teachers.released import from_state
+from teachers.teach import (
+    BANK_FILE,
+    TEACHER_FILE,
+    head_of,
+    part_vocabulary,
+    stage2_texts,
+    teach,
+    teaching_clip,
+    vit_options_of,
+)
 from teachers.towers import ViTOptions
 
 
@@ -97,9 +110,9 @@ def test_killed_anywhere_it_goes_on_to_the_same_bank_teacher_and_metrics(
     with killed_at(teachers.teach, "encode_crops", 1):
         teach(QUICK, run)
     for owner, name, call in [
-        (teachers.tuning, "identity_loss", 3),
-        (teachers.tuning, "identity_loss", 8),  # in the second epoch
-        (teachers.tuning, "part_loss", 5),
+        (teachers.objective, "identity_loss", 3),
+        (teachers.objective, "identity_loss", 8),  # in the second epoch
+        (teachers.objective, "part_loss", 5),
         (teachers.teach, "bank_texts", 1),
         (teachers.teach, "read_bank", 1),
         (teachers.teach, "sha256", 1),  # the bank is there, but nobody knows
@@ -172,3 +185,84 @@ def test_random_weights_depend_on_the_seed(tmp_path: Path) -> None:
     other = config.model_copy(update={"seed": 1})
     with pytest.raises(PivlError, match="clip was"):
         teach(other, resume=tmp_path / "run")
+
+
+@pytest.mark.parametrize("cameras", [0, 6])
+def test_a_clip_reid_checkpoint_may_be_the_clip(worded_checkpoint, tmp_path, cameras) -> None:
+    state, words = worded_checkpoint(cameras)
+    torch.save(state, tmp_path / "reid.pth")
+    settings = ClipSettings(
+        name="small-reid",
+        weights=str(tmp_path / "reid.pth"),
+        base=str(words),
+        stride_px=12 if cameras else None,
+        sie_coefficient=0.5 if cameras else 0.0,
+    )
+    dataset = dataset_seen_by(*range(6))
+    clip = teaching_clip(settings, (256, 128), dataset)
+    released = from_state(state, "reid.pth", 0.5).clip
+    images = torch.randn(2, 3, 256, 128, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        for seen_by in ([torch.tensor([0, 3])], []) if cameras else ([],):
+            ours, theirs = (c.image.eval()(images, *seen_by) for c in (clip, released))
+            torch.testing.assert_close(ours.projected, theirs.projected)
+        assert clip.text.encode(["a photo of a person"]).shape == (1, 24)
+    assert clip.weights_sha256 != released.weights_sha256  # it has words
+    with pytest.raises(PivlError, match=r"differs\. Name the CLIP it was fine-tuned from"):
+        teaching_clip(settings.model_copy(update={"base": "none"}), (256, 128), dataset)
+
+
+@pytest.mark.parametrize(
+    ("changes", "size_hw", "difference"),
+    [
+        ({"name": "RN50"}, (256, 128), "not RN50 for crops of 256×128"),
+        ({}, (128, 64), "not small-reid for crops of 128×64"),
+        ({"stride_px": 12}, (256, 128), "not small-reid .* with stride 12 and no camera"),
+        ({"sie_coefficient": 1.0}, (256, 128), "not small-reid .* and 6 camera vectors"),
+    ],
+)
+def test_settings_that_contradict_a_checkpoint_are_refused(
+    worded_checkpoint, tmp_path, changes, size_hw, difference
+) -> None:
+    state, words = worded_checkpoint()
+    torch.save(state, tmp_path / "reid.pth")
+    settings = ClipSettings(name="small-reid", weights=str(tmp_path / "reid.pth"), base=str(words))
+    settings = settings.model_copy(update=changes)
+    message = f"holds small-reid for crops of 256×128 with patches side by side.*{difference}"
+    with pytest.raises(PivlError, match=message):
+        teaching_clip(settings, size_hw, dataset_seen_by(*range(6)))
+
+
+@pytest.mark.parametrize("pixels", ["reid", "clip"])
+def test_pixels_are_normalised_as_reid_or_as_clip_does(pixels) -> None:
+    settings = ClipSettings(name="tiny_rn", weights="none", pixels=pixels)
+    clip = teaching_clip(settings, (128, 64), dataset_seen_by(0))
+    assert ((clip.mean, clip.std) == (CLIP_MEAN, CLIP_STD)) == (pixels == "clip")
+
+
+def test_maps_are_wanted_where_parts_are_learned() -> None:
+    without = dataset_seen_by(0, 1)
+    some = ReIDDataset("mapped", Path(), without.train, without.query, without.gallery, LIP20)
+    assert part_vocabulary(TeachConfig(), some) is LIP20
+    identity = TeachConfig(supervision="identity", tuning={"part_epochs": 0})
+    assert part_vocabulary(identity, some) is None
+    assert part_vocabulary(identity, without) is None
+    for wanting in (
+        TeachConfig(),
+        TeachConfig(supervision="identity"),
+        TeachConfig(supervision="label", tuning={"part_epochs": 0}),
+    ):
+        with pytest.raises(PivlError, match=r"planted has no parsing maps.*supervision=identity"):
+            part_vocabulary(wanting, without)
+
+
+@pytest.mark.parametrize("supervision", ["identity", "label", "part"])
+def test_each_row_of_table_3_has_its_texts(prompt_bank: PromptBank, supervision) -> None:
+    loss = LossSettings(text_scale="clip")
+    config = TeachConfig(supervision=supervision, stage2={"loss": loss})
+    texts = stage2_texts(prompt_bank, config)
+    assert torch.equal(texts.identity, prompt_bank.identity)
+    assert (head_of(config) is None) == (supervision == "identity")
+    everyone = prompt_bank.label.expand_as(prompt_bank.part)
+    expected = everyone if supervision == "label" else prompt_bank.part
+    assert torch.equal(texts.part, expected)

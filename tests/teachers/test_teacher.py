@@ -7,13 +7,14 @@ import dataclasses
 import pytest
 import torch
 
+from pivl_distill.alignment import Texts
 from pivl_distill.checkpoint import load_tensors
-from pivl_distill.config import AugmentSettings, HeadSettings, Stage2Settings
+from pivl_distill.config import AugmentSettings, HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.embedding import embed
 from pivl_distill.runs import Run
-from pivl_distill.training import Texts, train
-from teachers.clip import build_tiny
+from pivl_distill.training import train
+from teachers.clip import CLIP_MEAN, CLIP_STD, build_tiny
 from teachers.teacher import KIND, Teacher, load_teacher, save_teacher
 from teachers.towers import ViTOptions
 
@@ -72,6 +73,19 @@ def test_what_was_saved_embeds_the_same(teacher, band_store, tmp_path):
     assert all(name.startswith("tower.") for name in state)
 
 
+def test_a_teacher_fed_as_clip_was_is_fed_so_from_its_file_too(make_clip, tmp_path):
+    model = Teacher(make_clip("tiny_rn").with_clip_pixels(), 6, None).embedding_model()
+    save_teacher(model, tmp_path / "teacher.safetensors")
+    loaded = load_teacher(tmp_path / "teacher.safetensors")
+    assert (loaded.mean, loaded.std) == (CLIP_MEAN, CLIP_STD)
+
+
+def test_without_a_head_nothing_is_aligned(make_clip):
+    teacher = Teacher(make_clip("tiny_rn"), 6, None)
+    assert teacher(images()).aligned is None
+    assert not any(name.startswith("fusion") for name in teacher.state_dict())
+
+
 @pytest.mark.parametrize(("name", "cameras"), [("tiny_rn", 0), ("tiny_vit", 2)])
 def test_a_teacher_learns_from_a_bank(table, band_store, prompt_bank, tmp_path, name, cameras):
     clip = build_tiny(name, table, ViTOptions(cameras=cameras))
@@ -91,7 +105,8 @@ def test_a_teacher_learns_from_a_bank(table, band_store, prompt_bank, tmp_path, 
     teacher = Teacher(clip, 6, HeadSettings())
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     run = Run.create("teach", "", tmp_path / "run")
-    train(teacher, band_store, Texts.of(bank, 10.0), settings, 0, run, "Training")
+    texts = Texts.of(bank, LossSettings(), HeadSettings())
+    train(teacher, band_store, texts, settings, 0, run, "Training")
     changed = {n for n, value in teacher.state_dict().items() if not torch.equal(value, before[n])}
     assert {name.split(".")[0] for name in changed} == {"tower", "neck", "projected_neck", "fusion"}
     assert not {name for name in changed if name.endswith("neck.norm.bias")}

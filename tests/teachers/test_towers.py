@@ -11,6 +11,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 
 from pivl_distill.errors import PivlError
+from pivl_distill.fusion import thirds
 from teachers.towers import ResNetTower, ViTTower, attention_pool, resize_position_embedding
 
 SIZE_HW = (128, 64)
@@ -139,11 +140,51 @@ def test_the_vit_stages_are_block_by_block(vit):
     assert_close(out.previous, hidden[:, 0])
     last = vit.ln_post(vit.transformer.resblocks[-1](hidden))
     assert_close(out.feature, last[:, 0])
-    (patches,) = out.pyramid
-    assert patches.shape == (2, *tower.pyramid_channels, 8, 4)
+    assert tower.pyramid_channels == (patches_dim(vit),) * 3
+    patches = out.pyramid[-1]
+    assert patches.shape == (2, patches_dim(vit), 8, 4)
     for row in range(8):
         for column in range(4):
             assert_close(patches[:, :, row, column], last[:, 1 + 4 * row + column])
+
+
+def patches_dim(vit) -> int:
+    return vit.positional_embedding.shape[1]
+
+
+def test_the_vit_pyramid_are_the_tokens_after_thirds_of_the_blocks(vit):
+    tower, x = ViTTower(vit, SIZE_HW), images()
+    hidden, after = vit._embeds(x), []
+    for block in vit.transformer.resblocks:
+        hidden = block(hidden)
+        after.append(hidden[:, 1:])
+    after[-1] = vit.ln_post(after[-1])
+    for tokens, block in zip(tower(x).pyramid, thirds(len(after)), strict=True):
+        assert_close(tokens.flatten(2).transpose(1, 2), after[block])
+
+
+def test_by_the_value_path_each_vit_position_attends_to_itself_alone(vit):
+    tower, x = ViTTower(vit, SIZE_HW), images()
+    *blocks, last = vit.transformer.resblocks
+    hidden = vit._embeds(x)
+    for block in blocks:
+        hidden = block(hidden)
+    itself = torch.full((hidden.shape[1],) * 2, -torch.inf).fill_diagonal_(0)
+    expected = vit.ln_post(last(hidden, attn_mask=itself)) @ vit.proj
+    tokens = tower.value_tokens(x)
+    assert_close(tokens[:, 1:], expected[:, 1:])
+    assert_close(tokens[:, 0], tower(x).projected)
+
+
+def test_by_the_value_path_each_resnet_position_is_pooled_alone(resnet):
+    tower, x = resnet_tower(resnet, SIZE_HW, 16), images()
+    *_, conv5 = tower._stages(x)
+    tokens, pool = tower.value_tokens(x), tower.visual.attnpool
+    assert_close(tokens[:, 0], tower(x).projected)
+    positions = tokens[:, 1:].unflatten(1, tower.grid_hw)
+    assert_close(positions[1, 3, 2], pool.c_proj(pool.v_proj(conv5[1, :, 3, 2])))
+    attended = tower.joint_tokens(x)[:, 1:]
+    assert not torch.allclose(tokens[:, 1:], attended, atol=1e-3)
 
 
 @pytest.mark.parametrize("form", ["resnet", "vit"])

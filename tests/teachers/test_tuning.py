@@ -51,11 +51,11 @@ def spoken(frozen_clip, features, rows) -> FrozenFeatures:
     loud = PROMPTS.model_copy(update={"init_std": 1.0})
     hidden = IdentityPrompts(frozen_clip.text, loud, 6, LIP20, generator)
     with torch.no_grad():
-        identity, part = bank_texts(hidden, 6, len(LIP20))
+        identity, part = bank_texts(hidden, torch.ones(6, len(LIP20), dtype=torch.bool))
         projected, cells = identity[rows], part[rows[:, None], features.parts]
         for texts in (projected, cells):
             texts += 0.1 * texts.std() * torch.randn(texts.shape, generator=generator)
-    return FrozenFeatures(F.normalize(projected, dim=1), F.normalize(cells, dim=2), features.parts)
+    return FrozenFeatures(projected, F.normalize(cells, dim=2), features.parts)
 
 
 def test_prompts_learn_and_clip_does_not(frozen_clip, spoken, rows, tmp_path):
@@ -72,7 +72,7 @@ def test_prompts_learn_and_clip_does_not(frozen_clip, spoken, rows, tmp_path):
             assert torch.equal(value, state[name]), name
     assert all(p.grad is None for tower in towers for p in tower.parameters())
     texts = F.normalize(learned.identity(torch.arange(6)), dim=1)
-    own = (spoken.projected @ texts.T).argmax(1) == rows
+    own = (F.normalize(spoken.projected, dim=1) @ texts.T).argmax(1) == rows
     assert own.float().mean() > 0.9
 
 
@@ -86,19 +86,28 @@ def test_tuning_depends_on_the_seed_alone(frozen_clip, features, rows, tmp_path)
 
 
 @pytest.mark.parametrize("chunk", [1, 2 * len(LIP20), 10_000])
-def test_the_bank_holds_each_prompt(learned, monkeypatch, chunk):
+def test_the_bank_holds_each_prompt_of_a_part_that_was_seen(learned, monkeypatch, chunk):
     monkeypatch.setattr(tuning, "CHUNK_PROMPTS", chunk)
-    identity, part = bank_texts(learned, identities=6, parts=len(LIP20))
+    present = torch.rand(6, len(LIP20), generator=torch.Generator().manual_seed(0)) < 0.4
+    identity, part = bank_texts(learned, present)
     assert identity.shape == (6, learned.identity(torch.tensor([0])).shape[1])
     assert part.shape == (6, len(LIP20), identity.shape[1])
     for row in range(6):
         expected = learned.identity(torch.tensor([row]))[0]
         torch.testing.assert_close(identity[row], expected, rtol=1e-4, atol=1e-5)
-        for number in range(0, len(LIP20), 3):
+        for number in range(len(LIP20)):
             expected = learned.part(torch.tensor([row]), torch.tensor([number]))[0]
+            expected = expected * present[row, number]
             torch.testing.assert_close(part[row, number], expected, rtol=1e-4, atol=1e-5)
     assert not identity.requires_grad
     assert not part.requires_grad
+    assert not identity.is_inference()  # stage 2 may learn from them as they are
+
+
+def test_a_bank_of_identities_alone_has_no_part_text(learned):
+    identity, part = bank_texts(learned, torch.zeros(6, len(LIP20), dtype=torch.bool))
+    assert identity.abs().sum(1).all()
+    assert not part.any()
 
 
 def test_the_rate_is_one_cosine_after_a_warm_up(learned):
@@ -106,18 +115,37 @@ def test_the_rate_is_one_cosine_after_a_warm_up(learned):
     optimizer = torch.optim.Adam(learned.parameters())
     rates = []
     for epoch in (0, 1, 40, 80):
-        set_rate(optimizer, settings, epoch, 80)
+        set_rate(optimizer, settings, epoch)
         rates.append(optimizer.param_groups[0]["lr"])
     cosine = 0.2 + 0.8 * 0.5 * (1 + np.cos(np.pi / 80))
     assert rates == pytest.approx([0.05 / 4, 1.05 / 4 * cosine, 0.6, 0.2])
 
 
-@pytest.mark.parametrize("model", ["vit", "cnn"])
-def test_one_rate_per_epoch_is_clip_reids_stage_1(golden_rates, model):
+@pytest.mark.parametrize(("model", "parts"), [("vit", 0), ("cnn", 0), ("cnn", 20)])
+def test_one_rate_per_epoch_is_clip_reids_stage_1(golden_rates, model, parts):
     expected = golden_rates[f"stage1_{model}"]
     settings = TuningSettings(
-        schedule="per_epoch", learning_rate=3.5e-4, min_learning_rate=1e-6, warmup_epochs=5
+        schedule="per_epoch",
+        learning_rate=3.5e-4,
+        min_learning_rate=1e-6,
+        warmup_epochs=5,
+        identity_epochs=len(expected) - parts,
+        part_epochs=parts,
     )
-    epochs = len(expected)
-    rates = [rate_at(settings, epoch + 0.5, epochs) for epoch in range(epochs)]
+    rates = [rate_at(settings, epoch + 0.5) for epoch in range(len(expected))]
     assert rates == pytest.approx(expected, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("schedule", ["smooth", "per_epoch"])
+def test_the_part_epochs_may_have_a_cosine_of_their_own(schedule):
+    settings = TuningSettings(
+        learning_rate=1.0, min_learning_rate=0.0, warmup_epochs=2, restart=True, schedule=schedule
+    )
+    last = rate_at(settings, 59.0)
+    assert last < 0.01 < 0.99 < rate_at(settings, 60.0) <= 1
+    assert rate_at(settings, 0.0) < 0.6  # the warm-up is at the very beginning alone
+    at = 69 if schedule == "per_epoch" else 70  # epochs of a rate each count from 1
+    assert rate_at(settings, at) == pytest.approx(0.5)
+    assert rate_at(settings, 79.0) < 0.02
+    once = settings.model_copy(update={"restart": False})
+    assert rate_at(once, 60.0) < 0.2

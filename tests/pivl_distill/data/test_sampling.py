@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pivl_distill.data.sampling import Schedule, epoch_rng, pk_batches
+from pivl_distill.data.sampling import Schedule, epoch_rng, pk_batches, shuffled_batches
 from pivl_distill.errors import PivlError
 
 PIDS = np.random.default_rng(0).permutation(np.repeat([3, 8, 9, 20, 21, 40], [9, 8, 4, 2, 7, 12]))
@@ -87,3 +87,20 @@ def test_the_steps_of_an_epoch_share_its_random_numbers() -> None:
     rng = epoch_rng(5, 1)
     pk_batches(PIDS, 3, 4, rng)  # drawn from it first
     assert steps[-1].rng.integers(1 << 62) == rng.integers(1 << 62)
+
+
+def test_a_shuffled_epoch_shows_every_crop_once() -> None:
+    batches = shuffled_batches(10, 4, np.random.default_rng(0))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert sorted(np.concatenate(batches)) == list(range(10))
+    again = shuffled_batches(10, 4, np.random.default_rng(1))
+    assert not np.array_equal(np.concatenate(batches), np.concatenate(again))
+    assert [len(batch) for batch in shuffled_batches(8, 4, np.random.default_rng(0))] == [4, 4]
+
+
+def test_a_schedule_may_be_of_permutations() -> None:
+    schedule = Schedule(PIDS, 3, 4, epochs=2, seed=5, shuffled=True)
+    assert schedule.per_epoch() == [4, 4]  # 42 crops, 12 at a time
+    expected = shuffled_batches(len(PIDS), 12, epoch_rng(5, 1))
+    for step, batch in zip(list(schedule)[4:], expected, strict=True):
+        np.testing.assert_array_equal(step.batch, batch)

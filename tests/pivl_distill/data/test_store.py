@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pivl_distill.config import DataSettings
 from pivl_distill.data.records import Record
-from pivl_distill.data.store import CropStore
+from pivl_distill.data.store import CropStore, load_training
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
 
@@ -41,6 +42,25 @@ def test_everything_keeps_the_order_of_the_records(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.camids, numbers % 3)
     assert store.pids.dtype == store.camids.dtype == np.int64
     assert store.missing_maps == 6
+
+
+def test_maps_are_cleaned_as_the_settings_ask(tmp_path: Path) -> None:
+    values = np.zeros((16, 8), np.uint8)
+    values[:, 0], values[2:14, 2:6], values[15, 7] = 4, 5, 6
+    Image.new("RGB", (8, 16)).save(tmp_path / "crop.png")
+    Image.fromarray(values).save(tmp_path / "map.png")
+    record = Record(tmp_path / "crop.png", 1, 0, tmp_path / "map.png")
+
+    def seen(**settings: object) -> set[int]:
+        chosen = DataSettings(size_hw=(16, 8), **settings)
+        store = load_training([record], chosen, LIP20)
+        assert store.maps is not None
+        return set(np.unique(store.maps).tolist())
+
+    assert seen() == {0, 4, 5, 6}
+    assert seen(min_part_px=2) == {0, 4, 5, IGNORE}
+    assert seen(largest_person=True) == {0, 5, IGNORE}
+    assert load_training([record], DataSettings(min_part_px=2)).maps is None
 
 
 def test_without_a_vocabulary_there_are_no_maps(tmp_path: Path) -> None:

@@ -59,6 +59,37 @@ def test_image_and_map_move_together_and_inventions_have_no_class() -> None:
     assert 0.1 < invented.mean() < 0.6
 
 
+def test_inventions_may_be_background() -> None:
+    plain, background = (
+        run(Augmentation(flip_probability=0, invented=value))[1] for value in (IGNORE, 0)
+    )
+    np.testing.assert_array_equal(background, np.where(plain == IGNORE, 0, plain))
+
+
+def test_noise_fills_boxes_and_black_the_padding() -> None:
+    std = (0.2, 0.1, 0.05)
+    noisy, maps = run(Augmentation(4, flip_probability=0, erase_probability=0, noise_std=std))
+    assert (noisy[maps == IGNORE] == 0).all()
+    crops, _ = make_batch()
+    erasing = Augmentation(0, flip_probability=0, erase_probability=1, noise_std=std)
+    middle = (128, 120, 130)
+    rng = np.random.default_rng(0)
+    noisy, maps = augment(crops, maps, LIP20.mirror, erasing, middle, rng)
+    drawn = noisy[(maps == IGNORE) & (noisy != crops).any(-1)].astype(float)
+    np.testing.assert_allclose(drawn.mean(0), middle, atol=2)
+    np.testing.assert_allclose(drawn.std(0) / 255, std, rtol=0.05)
+
+
+def test_noise_is_the_same_for_the_same_draws_with_maps_or_without() -> None:
+    crops, maps = make_batch()
+    augmentation = Augmentation(noise_std=(0.2, 0.2, 0.2))
+    first, second = np.random.default_rng(4), np.random.default_rng(4)
+    seen, _ = augment(crops, maps, LIP20.mirror, augmentation, FILL, first)
+    blind, _ = augment(crops, None, None, augmentation, FILL, second)
+    np.testing.assert_array_equal(seen, blind)
+    assert first.random() == second.random()
+
+
 def test_a_shift_is_a_window_of_the_padded_crop() -> None:
     crops, _ = make_batch()
     shifted, _ = run(Augmentation(3, flip_probability=0, erase_probability=0))

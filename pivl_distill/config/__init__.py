@@ -1,0 +1,44 @@
+"""Every setting, declared once with its unit and source, one module per section.
+
+Defaults are what our own experiments on synthetic people support; where they leave the letter of
+the paper, the field says so and `configs/paper.yaml` holds the letter. `docs/readings.md` lists the
+places where the paper can be read in several ways, each with the setting that chooses.
+"""
+
+from pivl_distill.config.base import Device, Settings
+from pivl_distill.config.data import DataSettings
+from pivl_distill.config.loading import (
+    CONFIGS_DIR,
+    dump_config,
+    load_config,
+    parse_override,
+    validate_settings,
+)
+from pivl_distill.config.stage2 import (
+    AugmentSettings,
+    HeadSettings,
+    LossSettings,
+    Stage2Settings,
+)
+from pivl_distill.config.student import StudentConfig
+from pivl_distill.config.teach import ClipSettings, PromptSettings, TeachConfig, TuningSettings
+
+__all__ = [
+    "CONFIGS_DIR",
+    "AugmentSettings",
+    "ClipSettings",
+    "DataSettings",
+    "Device",
+    "HeadSettings",
+    "LossSettings",
+    "PromptSettings",
+    "Settings",
+    "Stage2Settings",
+    "StudentConfig",
+    "TeachConfig",
+    "TuningSettings",
+    "dump_config",
+    "load_config",
+    "parse_override",
+    "validate_settings",
+]

@@ -1,0 +1,149 @@
+"""Settings from YAML and `--set a.b=value`, over the defaults.
+
+Unknown keys and bad values are refused, all of them at once, each with the nearest known key. A
+file may be a variation of another: `extends: NAME` takes that file first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+import configs
+from pivl_distill.config.base import Settings
+from pivl_distill.errors import PivlError, unknown_name
+
+CONFIGS_DIR = Path(configs.__file__).parent
+SECTIONS = ("teach", "student")
+EXTENDS = "extends"
+
+Config = TypeVar("Config", bound=Settings)
+
+
+def load_config(
+    model: type[Config],
+    section: str,
+    source: str | None,
+    overrides: dict[str, Any],
+    begun: str | None = None,
+) -> Config:
+    """Settings from defaults, then section `section` of YAML `source`, then `overrides`.
+
+    `source` is a file or the name of one in `configs/`; `overrides` maps dotted keys to values.
+    `begun` is the config.yaml of a run to be continued, which comes before both. Raises PivlError
+    that lists every mistake, also if a file says nothing about this command.
+    """
+    values: dict[str, Any] = {}
+    for name in filter(None, (begun, source)):
+        sections = _read_extended(_find_config(name))
+        if section not in sections:
+            raise PivlError(f"{name} has no section '{section}', only {', '.join(sections)}.")
+        values = _merge(values, sections[section])
+    for key, value in overrides.items():
+        _set(values, key, value)
+    merged = _merge(model().model_dump(), values)
+    return validate_settings(model, merged, source or begun or "the command line")
+
+
+def validate_settings(model: type[Config], values: dict[str, Any], where: str) -> Config:
+    """`values` as settings; PivlError that says `where` they come from and lists every mistake."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(model, problem) for problem in error.errors()]
+        raise PivlError("\n".join([f"Bad settings in {where}:", *lines])) from error
+
+
+def dump_config(config: Settings, section: str) -> str:
+    """The resolved settings as YAML that `load_config` reads back."""
+    return yaml.safe_dump({section: config.model_dump(mode="json")}, sort_keys=False)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `a.b=value`; the value is read as YAML: `3`, `1e-3`, `true`, `[256, 128]`."""
+    key, separator, value = text.partition("=")
+    mistake = PivlError(f"--set takes key=value, such as stage2.epochs=30; got '{text}'.")
+    if not separator or not key:
+        raise mistake
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise mistake from error
+    if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 as text
+        with contextlib.suppress(ValueError):
+            parsed = float(parsed)
+    return key, parsed
+
+
+def _find_config(source: str) -> Path:
+    for path in (Path(source), CONFIGS_DIR / f"{source}.yaml"):
+        if path.is_file():
+            return path
+    raise unknown_name("configuration", source, (p.stem for p in CONFIGS_DIR.glob("*.yaml")))
+
+
+def _read_extended(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The sections of a file over those of the one it extends; that is looked for beside it too."""
+    if path in above:
+        chain = " → ".join(str(p) for p in (*above, path))
+        raise PivlError(f"Configurations extend each other in a circle: {chain}.")
+    content = _read_yaml(path)
+    base = content.pop(EXTENDS, None)
+    sections = {name: section or {} for name, section in content.items()}
+    if base is None:
+        return sections
+    beside = path.parent / f"{base}.yaml"
+    found = beside if beside.is_file() else _find_config(str(base))
+    return _merge(_read_extended(found, (*above, path)), sections)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PivlError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise PivlError(f"{path} must hold sections {' and '.join(sorted(SECTIONS))}.")
+    for key, section in content.items():
+        if key == EXTENDS:
+            continue
+        if key not in SECTIONS:
+            raise unknown_name(f"section of {path}", str(key), (*SECTIONS, EXTENDS))
+        if not isinstance(section, dict | None):
+            raise PivlError(f"The section '{key}' of {path} must hold settings, not {section!r}.")
+    return content
+
+
+def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        if not isinstance(values.setdefault(parent, {}), dict):
+            raise PivlError(f"'{dotted}' asks for a setting inside '{parent}', which is a value.")
+        values = values[parent]
+    values[last] = value
+
+
+def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in extra.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(model: type[BaseModel], problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"  {path}: {problem['msg']} (got {problem['input']!r})"
+    *parents, unknown = problem["loc"]
+    for parent in parents:
+        annotation = model.model_fields[str(parent)].annotation
+        model = annotation if isinstance(annotation, type) else model
+    near = difflib.get_close_matches(str(unknown), model.model_fields, n=1, cutoff=0.5)
+    hint = f"; did you mean '{near[0]}'?" if near else "."
+    return f"  {path}: unknown setting{hint} Known here: {', '.join(model.model_fields)}"

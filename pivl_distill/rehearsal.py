@@ -1,0 +1,175 @@
+"""What a training would do and need, found out without training: the facts of `--dry-run`.
+
+Networks are built at their true size. On the device "meta" they have shapes and no numbers, so that
+the largest preset takes seconds anywhere; on a real device one step is run and timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pivl_distill.alignment import Texts
+from pivl_distill.config import DataSettings, Device, Stage2Settings
+from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.sampling import epoch_rng
+from pivl_distill.data.store import CropStore
+from pivl_distill.errors import PivlError
+from pivl_distill.evaluation import pick_device
+from pivl_distill.reid import ReIDNetwork, ReIDOutput
+from pivl_distill.training import Stage2, schedule
+
+TRAINED_BYTES = 16
+"""Per trained parameter: the weight, its gradient and Adam's two moments, float32 each."""
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was found out, as name → printable value, in the order of the work."""
+
+    title: str
+    facts: dict[str, object]
+
+
+class SavedMemory:
+    """Bytes that autograd keeps for the backward pass, counted once per storage."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._known = {_storage(parameter) for parameter in network.parameters()}
+        self.bytes = 0
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """Count a tensor that is being saved."""
+        if (storage := _storage(tensor)) not in self._known:
+            self._known.add(storage)
+            self.bytes += tensor.untyped_storage().nbytes()
+        return tensor
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Count what is saved inside."""
+        with torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor):
+            yield
+
+
+def _storage(tensor: Tensor) -> int:
+    """What tells storages apart, also on the meta device, where all addresses are 0."""
+    return tensor.untyped_storage()._cdata
+
+
+def rehearse_forward(
+    network: ReIDNetwork, texts: Texts | None, settings: Stage2Settings
+) -> tuple[ReIDOutput, int]:
+    """One batch of black crops through the network: its output and the bytes kept for its gradient.
+
+    Raises PivlError unless output and texts have the same dimensions.
+    """
+    device = next(network.parameters()).device
+    batch = settings.identities_per_batch * settings.crops_per_identity
+    inputs = [torch.zeros(batch, 3, *network.size_hw, device=device)]
+    if network.cameras:
+        inputs.append(torch.zeros(batch, dtype=torch.long, device=device))
+    memory = SavedMemory(network)
+    with memory.watching():
+        output = network.train()(*inputs)
+    if texts is not None:
+        _require_same("projected crops", output.projected, "identity texts", texts.identity)
+        _require_same("fused features", output.aligned, "part texts", texts.part)
+    return output, memory.bytes
+
+
+def _require_same(name: str, features: Tensor | None, other: str, texts: Tensor) -> None:
+    if features is not None and features.shape[1] != texts.shape[-1]:
+        raise PivlError(
+            f"The {name} have {features.shape[1]} dimensions, the {other} {texts.shape[-1]}."
+        )
+
+
+def stage2_facts(
+    network: ReIDNetwork,
+    pids: np.ndarray,
+    texts: Texts | None,
+    settings: Stage2Settings,
+    seed: int,
+) -> dict[str, object]:
+    """Parameters, steps, grids and memory of stage 2 of a network on crops of identities `pids`."""
+    output, kept = rehearse_forward(network, texts, settings)
+    trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    bare = sum(p.numel() for p in network.embedding_model().network.parameters())
+    per_epoch = schedule(pids, settings, seed).per_epoch()
+    facts: dict[str, object] = {
+        "stage 2: parameters": f"{trained:,} in training, {bare:,} afterwards",
+        "stage 2: steps": f"{per_epoch[0]:,} in the first of {settings.epochs} epochs,"
+        f" {sum(per_epoch):,} in all",
+    }
+    if output.aligned is not None:
+        _, dim, *grid = output.aligned.shape
+        facts["stage 2: aligned map"] = f"{grid[0]}×{grid[1]} cells of {dim} dimensions"
+    batch = settings.identities_per_batch * settings.crops_per_identity
+    facts["stage 2: memory"] = (
+        f"at least {size(trained * TRAINED_BYTES)} of weights, gradients and moments and"
+        f" {size(kept)} of activations of {batch} crops"
+    )
+    return facts
+
+
+def step_facts(
+    network: ReIDNetwork, store: CropStore, texts: Texts | None, settings: Stage2Settings
+) -> dict[str, object]:
+    """Seconds of the second of two real training steps on one batch, and the memory they took.
+
+    The crops of `store` take the place of the first identities; the network is changed.
+    """
+    device = next(network.parameters()).device
+    stage, batch = Stage2(network.train(), store, texts, settings), np.arange(len(store))
+    stage.step(batch, epoch_rng(0, 0))
+    seconds = clocked(lambda: stage.step(batch, epoch_rng(0, 0)), device)
+    facts: dict[str, object] = {"stage 2: time": f"{seconds:.3g} s a step on this {device.type}"}
+    if device.type == "cuda":
+        facts["stage 2: peak"] = f"{size(torch.cuda.max_memory_allocated(device))} on the device"
+    return facts
+
+
+def clocked(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds that `work` takes, until the device is done with it."""
+    start = time.monotonic()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic() - start
+
+
+def rehearsal_device(wanted: Device) -> torch.device:
+    """As `pick_device`, and "meta" as well."""
+    return torch.device("meta") if wanted == "meta" else pick_device(wanted)
+
+
+def data_facts(dataset: ReIDDataset, settings: DataSettings, *, maps: bool) -> dict[str, object]:
+    """Crops, identities, maps, and the memory that decoded training crops take."""
+    images, identities, cameras = dataset.summary()["train"]
+    mapped = sum(record.parsing is not None for record in dataset.train)
+    height, width = settings.size_hw
+    return {
+        "data": f"{dataset.name}: {images:,} crops of {identities:,} identities, {cameras} cameras",
+        "parsing maps": f"{mapped:,} of {images:,}" if maps else "not needed",
+        "crops in memory": size(images * height * width * (4 if maps else 3)),
+    }
+
+
+def size(count: float) -> str:
+    """Bytes as people say them.
+
+    >>> size(1536 * 1024)
+    '1.5 MiB'
+    """
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} GiB"

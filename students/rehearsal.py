@@ -1,0 +1,60 @@
+"""`pivl-distill student --dry-run`: everything built, nothing trained, nothing written."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from pivl_distill.config import StudentConfig
+from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.sampling import epoch_rng, pk_batches
+from pivl_distill.data.store import load_training
+from pivl_distill.rehearsal import (
+    Rehearsal,
+    data_facts,
+    rehearsal_device,
+    stage2_facts,
+    step_facts,
+)
+from students.distill import (
+    aligns,
+    make_student,
+    open_bank,
+    starting_network,
+    teacher_vectors,
+    texts_of,
+)
+
+
+def rehearse_student(config: StudentConfig, bank_file: Path | None) -> Rehearsal:
+    """Load the data's listing and the bank, build the student, and see whether all fits together.
+
+    One batch of crops and maps is read. Off the meta device one training step is run.
+    """
+    dataset = load_dataset(config.data.spec, config.data.parsing)
+    bank = None if bank_file is None else open_bank(config, bank_file, dataset)
+    vocabulary = bank.vocabulary if bank and aligns(config) else None
+    vectors = teacher_vectors(config, bank_file, dataset)
+    device = rehearsal_device(config.device)
+    empty = device.type == "meta" and config.pretrained == "none"
+    with device if empty else contextlib.nullcontext():
+        network, start = starting_network(config, dataset)
+    student = make_student(config, network, dataset, bank, vectors).to(device)
+    texts = texts_of(config, bank) if bank else None
+    pids = np.array([record.pid for record in dataset.train])
+    facts = data_facts(dataset, config.data, maps=vocabulary is not None)
+    facts["prompt bank"] = "none" if bank is None else f"{bank_file}, {bank.dim} dimensions"
+    facts["started from"] = start
+    facts |= stage2_facts(student, pids, texts, config.stage2, config.seed)
+
+    p, k = config.stage2.identities_per_batch, config.stage2.crops_per_identity
+    batch = pk_batches(pids, p, k, epoch_rng(config.seed, 0))[0]
+    store = load_training([dataset.train[crop] for crop in batch], config.data, vocabulary)
+    if device.type != "meta":
+        seen = None if vectors is None else vectors[batch]
+        store = dataclasses.replace(store, embeddings=seen)
+        facts |= step_facts(student, store, texts.to(device) if texts else None, config.stage2)
+    return Rehearsal(f"Would train {config.arch}", facts)

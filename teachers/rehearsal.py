@@ -1,0 +1,148 @@
+"""`pivl-distill teach --dry-run`: everything built, nothing trained, nothing written."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import torch
+
+from pivl_distill.bank import PromptBank
+from pivl_distill.config import TeachConfig
+from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.sampling import epoch_rng, pk_batches
+from pivl_distill.data.store import CropStore, load_training
+from pivl_distill.data.vocabulary import LIP20, Vocabulary
+from pivl_distill.rehearsal import (
+    Rehearsal,
+    clocked,
+    data_facts,
+    rehearsal_device,
+    size,
+    stage2_facts,
+    step_facts,
+)
+from teachers.clip import Clip
+from teachers.features import HALF, encode_crops
+from teachers.objective import prompt_losses, resolve_temperature
+from teachers.prompts import IdentityPrompts
+from teachers.teach import head_of, part_vocabulary, stage2_texts, teaching_clip
+from teachers.teacher import Teacher
+from teachers.tuning import tuning_schedule
+
+FLOAT_BYTES = 4
+
+
+def rehearse_teach(config: TeachConfig) -> Rehearsal:
+    """Load the data's listing, build CLIP, prompts and teacher, and see whether all fits together.
+
+    One batch of crops and maps is read. Off the meta device one step of each stage is run.
+    """
+    dataset = load_dataset(config.data.spec, config.data.parsing)
+    vocabulary = part_vocabulary(config, dataset)
+    device = rehearsal_device(config.device)
+    clip = _build(config, dataset, device).freeze().to(device)
+    words = vocabulary or LIP20
+    prompts = _prompts(config, clip, dataset, words)
+    pids = np.array([record.pid for record in dataset.train])
+    facts = data_facts(dataset, config.data, maps=vocabulary is not None)
+    facts |= stage1_facts(config, clip, prompts, pids, len(words))
+
+    batch = pk_batches(
+        pids,
+        config.stage2.identities_per_batch,
+        config.stage2.crops_per_identity,
+        epoch_rng(config.seed, 0),
+    )[0]
+    store = load_training([dataset.train[crop] for crop in batch], config.data, vocabulary)
+    if device.type != "meta":
+        facts |= stage1_step(config, clip, prompts, store, words)
+    texts = stage2_texts(_stand_in_bank(dataset, clip.image.dim, words), config)
+    teacher = Teacher(clip, len(dataset.train_pids), head_of(config)).to(device)
+    facts |= stage2_facts(teacher, pids, texts, config.stage2, config.seed)
+    if device.type != "meta":
+        facts |= step_facts(teacher, store, texts.to(device), config.stage2)
+    return Rehearsal(f"Would teach {clip.name}", facts)
+
+
+def stage1_facts(
+    config: TeachConfig, clip: Clip, prompts: IdentityPrompts, pids: np.ndarray, parts: int
+) -> dict[str, object]:
+    """Towers, prompts, steps, grid, and the memory of frozen features and bank."""
+    tuning, (rows, columns), dim = config.tuning, clip.image.grid_hw, clip.image.dim
+    image, text = (sum(p.numel() for p in tower.parameters()) for tower in (clip.image, clip.text))
+    longest, context = prompts.longest, clip.text.context_length
+    epochs = tuning.identity_epochs + tuning.part_epochs
+    per_epoch = tuning_schedule(pids, tuning, config.seed).per_epoch()
+    cells = rows * columns if tuning.part_epochs else 0
+    identities = len(np.unique(pids))
+    texts = identities + parts + identities * parts
+    width = FLOAT_BYTES if config.bank_precision == "float32" else FLOAT_BYTES // 2
+    return {
+        "CLIP": f"{clip.name}, {image:,} parameters in the image tower, {text:,} in the text tower",
+        "stage 1: learned": f"{prompts.tokens.numel():,} numbers of {identities:,} identities",
+        "stage 1: prompts": f"{longest} of {context} tokens in the longest",
+        "stage 1: steps": f"{per_epoch[0]:,} in the first of {epochs} epochs,"
+        f" {sum(per_epoch):,} in all",
+        "stage 1: grid": f"{rows}×{columns} cells of {dim} dimensions",
+        "stage 1: features": size(len(pids) * (1 + cells) * dim * HALF.itemsize),
+        "prompt bank": f"at most {size(texts * dim * width)}",
+    }
+
+
+def stage1_step(
+    config: TeachConfig,
+    clip: Clip,
+    prompts: IdentityPrompts,
+    store: CropStore,
+    vocabulary: Vocabulary,
+) -> dict[str, object]:
+    """Seconds of the second of two real steps of the last epoch, and how fast crops are encoded."""
+    device = prompts.tokens.device
+    tuning = config.tuning.model_copy(update={"feature_cache_gib": 0})  # nothing is written
+    tuning = resolve_temperature(tuning, clip)
+    rows = torch.from_numpy(np.unique(store.pids, return_inverse=True)[1]).to(device)
+    features = encode_crops(clip, store, vocabulary, tuning)
+    encoding = clocked(lambda: encode_crops(clip, store, vocabulary, tuning), device)
+    last = tuning.identity_epochs + tuning.part_epochs - 1
+    batch = np.arange(len(store))
+
+    def step() -> None:
+        losses = prompt_losses(prompts, features, rows, batch, tuning, vocabulary, last)
+        torch.stack(list(losses.values())).sum().backward()
+
+    step()
+    return {
+        "stage 1: encoding": f"{len(store) / encoding:,.3g} crops/s on this {device.type}",
+        "stage 1: time": f"{clocked(step, device):.3g} s a step on this {device.type}",
+    }
+
+
+def _build(config: TeachConfig, dataset: ReIDDataset, device: torch.device) -> Clip:
+    """The CLIP; random weights on the meta device are never even drawn."""
+    empty = device.type == "meta" and config.clip.weights == "none"
+    with device if empty else contextlib.nullcontext():
+        return teaching_clip(config.clip, config.data.size_hw, dataset)
+
+
+def _prompts(
+    config: TeachConfig, clip: Clip, dataset: ReIDDataset, vocabulary: Vocabulary
+) -> IdentityPrompts:
+    identities, generator = len(dataset.train_pids), torch.Generator().manual_seed(config.seed)
+    prompts = IdentityPrompts(clip.text, config.prompts, identities, vocabulary, generator)
+    return prompts.to(clip.text.positional_embedding.device)
+
+
+def _stand_in_bank(dataset: ReIDDataset, dim: int, vocabulary: Vocabulary) -> PromptBank:
+    """Random texts in the shape of the bank that stage 1 would leave."""
+    pids, parts = dataset.train_pids, len(vocabulary)
+    return PromptBank(
+        identity=torch.randn(len(pids), dim),
+        part=torch.randn(len(pids), parts, dim),
+        label=torch.randn(parts, dim),
+        present=torch.ones(len(pids), parts, dtype=torch.bool),
+        pids=pids,
+        vocabulary=vocabulary,
+        provenance={},
+    )

@@ -1,0 +1,153 @@
+"""Texts for stage 2 and their alignment: which cells count, what is invariant. Loops are in
+`test_equations.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pivl_distill.alignment import Texts, alignment_loss, full_texts, text_map
+from pivl_distill.config import HeadSettings, LossSettings
+from pivl_distill.data.vocabulary import IGNORE, LIP20
+from pivl_distill.errors import PivlError
+
+DISTANCES = ("cosine", "mse", "smooth_l1", "contrastive")
+IDENTITIES, DIM = 6, 16
+
+
+def texts_of(bank, head: HeadSettings | None = None, **loss: object) -> Texts:
+    return Texts.of(bank, LossSettings(**loss), head or HeadSettings())
+
+
+def test_identity_texts_get_the_norm_that_is_asked_for(prompt_bank):
+    texts = texts_of(prompt_bank, text_scale=7.0)
+    torch.testing.assert_close(texts.identity.norm(dim=1), torch.full((IDENTITIES,), 7.0))
+    cosine = F.cosine_similarity(texts.identity, prompt_bank.identity)
+    torch.testing.assert_close(cosine, torch.ones(IDENTITIES))
+    assert texts.part is prompt_bank.part
+    assert texts.to(torch.device("cpu")).vocabulary is LIP20
+
+
+def test_identity_texts_may_keep_clips_own_norms(prompt_bank):
+    assert torch.equal(texts_of(prompt_bank, text_scale="clip").identity, prompt_bank.identity)
+
+
+def test_a_background_may_be_the_same_for_all_identities(prompt_bank):
+    bank = dataclasses.replace(prompt_bank, present=torch.zeros_like(prompt_bank.present))
+    texts = texts_of(bank, align_background="identity_free")
+    everyone = bank.label[LIP20.background].expand(IDENTITIES, -1)
+    assert torch.equal(texts.part[:, LIP20.background], everyone)
+    assert torch.equal(texts.part[:, 1:], bank.part[:, 1:])
+    assert texts.present.nonzero()[:, 1].tolist() == [LIP20.background] * IDENTITIES
+    assert not bank.present.any()
+
+
+def test_wider_texts_keep_their_angles(prompt_bank):
+    wide = texts_of(prompt_bank, HeadSettings(align_dim=40))
+    assert wide.part.shape == (IDENTITIES, len(LIP20), 40)
+    assert wide.identity.shape == (IDENTITIES, DIM)
+    before, after = (texts.flatten(0, 1) for texts in (prompt_bank.part, wide.part))
+    torch.testing.assert_close(after @ after.T, before @ before.T, rtol=1e-4, atol=1e-4)
+    again = texts_of(prompt_bank, HeadSettings(align_dim=40))
+    assert torch.equal(wide.part, again.part)
+    assert not wide.part.requires_grad
+
+
+def test_texts_of_the_same_dimension_stay_as_they_are(prompt_bank):
+    assert texts_of(prompt_bank, HeadSettings(align_dim=DIM)).part is prompt_bank.part
+
+
+def test_texts_do_not_fit_into_fewer_dimensions(prompt_bank):
+    with pytest.raises(PivlError, match=r"align_dim 15 is less than the 16 dimensions"):
+        texts_of(prompt_bank, HeadSettings(align_dim=15))
+
+
+def cells(*rows: list[int]) -> Tensor:
+    """A map uint8 [1, H, W] of 8-pixel cells."""
+    return torch.from_numpy(np.kron(np.array(rows, np.uint8), np.ones((8, 8), np.uint8))[None])
+
+
+@pytest.mark.parametrize("background", ["ignore", "include", "identity_free"])
+def test_a_cell_has_a_text_where_its_part_was_seen(prompt_bank, background):
+    hat, face, glove = (LIP20.index(label) for label in ("Hat", "Face", "Glove"))
+    maps = torch.cat([cells([0, hat, IGNORE], [face, glove, 0])] * 2)
+    labels = torch.tensor([1, 2])  # nobody has gloves; person 2 was never seen with a hat
+    settings = LossSettings(align_background=background)
+    texts = Texts.of(prompt_bank, settings, HeadSettings())
+    target = text_map(maps, labels, (2, 3), texts, settings)
+    places = torch.stack(target.cells, 1).tolist()
+    grounds = [] if background == "ignore" else [[0, 0, 0], [0, 1, 2], [1, 0, 0], [1, 1, 2]]
+    assert places == sorted([[0, 0, 1], [0, 1, 0], [1, 1, 0], *grounds])
+    for (image, row, column), text in zip(places, target.texts, strict=True):
+        part = int(maps[image, 8 * row, 8 * column])
+        expected = prompt_bank.part[labels[image], part]
+        if part == 0 and background == "identity_free":
+            expected = prompt_bank.label[0]
+        assert torch.equal(text, expected)
+
+
+def test_the_nearest_pixel_may_decide_instead_of_the_majority(prompt_bank):
+    hat, face = LIP20.index("Hat"), LIP20.index("Face")
+    maps = torch.full((1, 9, 9), hat, dtype=torch.uint8)
+    maps[0, 4, 4] = face
+    for rule, part in (("majority", hat), ("nearest", face)):
+        settings = LossSettings(align_labels=rule)
+        texts = Texts.of(prompt_bank, settings, HeadSettings())
+        target = text_map(maps, torch.tensor([0]), (1, 1), texts, settings)
+        assert torch.equal(target.texts[0], prompt_bank.part[0, part])
+
+
+@pytest.fixture
+def alignment() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """aligned [3, 5, 4, 2], part texts [2, 6, 5], labels [3] and parts with unknown cells."""
+    generator = torch.Generator().manual_seed(0)
+    aligned = torch.randn(3, 5, 4, 2, dtype=torch.float64, generator=generator)
+    texts = torch.randn(2, 6, 5, dtype=torch.float64, generator=generator)
+    parts = torch.randint(0, 6, (3, 4, 2), generator=generator)
+    parts[0, 1] = IGNORE
+    parts[2] = IGNORE
+    return aligned.requires_grad_(), texts, torch.tensor([1, 0, 1]), parts
+
+
+@pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1"])
+def test_alignment_is_zero_on_the_texts_themselves(alignment, distance):
+    aligned, texts, labels, parts = alignment
+    target = full_texts(texts, labels, parts)
+    perfect = texts[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
+    assert alignment_loss(perfect, target, distance, 0.07).item() == pytest.approx(0)
+    assert alignment_loss(aligned, target, distance, 0.07).item() > 0.1
+    doubled = alignment_loss(2 * perfect, target, distance, 0.07).item()
+    assert (doubled == pytest.approx(0)) == (distance == "cosine")
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_alignment_without_a_known_cell_is_zero_with_a_gradient(alignment, distance):
+    aligned, texts, labels, parts = alignment
+    target = full_texts(texts, labels, torch.full_like(parts, IGNORE))
+    loss = alignment_loss(aligned, target, distance, 0.07)
+    loss.backward()
+    assert loss.item() == 0
+    assert aligned.grad is not None
+    assert not aligned.grad.any()
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_unknown_cells_get_no_gradient(alignment, distance):
+    aligned, texts, labels, parts = alignment
+    alignment_loss(aligned, full_texts(texts, labels, parts), distance, 0.5).backward()
+    touched = aligned.grad.abs().sum(1) > 0
+    assert torch.equal(touched, parts != IGNORE)
+
+
+def test_a_contrast_knows_identities_apart(alignment):
+    _, texts, labels, parts = alignment
+    own = texts[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
+    other = texts[1 - labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
+    target = full_texts(texts, labels, parts)
+    losses = [alignment_loss(maps, target, "contrastive", 0.07).item() for maps in (own, other)]
+    assert losses[0] < losses[1]

@@ -1,0 +1,472 @@
+"""Every equation of the paper against loops written from it, in double precision: value, gradients.
+
+Eq. 7 is in `test_losses.py`; Eq. 1 and 6's text side are in `tests/teachers/test_prompts.py`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pivl_distill.alignment import Texts, alignment_loss, full_texts, mixed_texts, text_map
+from pivl_distill.config import HeadSettings, LossSettings
+from pivl_distill.data.vocabulary import IGNORE, LIP20
+from pivl_distill.fusion import LateralFusion, PlainFusion
+from pivl_distill.losses import (
+    embedding_loss,
+    identity_contrast,
+    identity_loss,
+    image_to_text_loss,
+    triplet_loss,
+)
+from pivl_distill.reid import ReIDOutput
+from pivl_distill.training import loss_terms
+
+OWNERS = {
+    "two of each": [0, 0, 1, 1, 2, 2],
+    "uneven": [2, 0, 1, 2, 2, 0, 2],
+    "one each": [3, 1, 0, 2],
+    "one for all": [0, 0, 0],
+}
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    """Standard normal numbers that want a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
+
+
+def assert_same(actual: Tensor, expected: Tensor, *inputs: Tensor) -> None:
+    """Equal values, and equal gradients of every input, to 1e-9."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
+    weights = normal(*actual.shape, seed=99).detach()
+    gradients = (torch.autograd.grad((out * weights).sum(), inputs) for out in (actual, expected))
+    for ours, naive in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, naive, rtol=0, atol=1e-9)
+
+
+def dot(one: Tensor, other: Tensor) -> Tensor:
+    return torch.stack([a * b for a, b in zip(one, other, strict=True)]).sum()
+
+
+def norm(vector: Tensor) -> Tensor:
+    return dot(vector, vector).sqrt()
+
+
+def mean(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).sum(0) / len(values)
+
+
+# Eq. 2
+
+
+def one_way_contrast(anchors: Tensor, others: Tensor, labels: Tensor, tau: float) -> Tensor:
+    """−1/B Σ_i 1/|P(i)| Σ_{p ∈ P(i)} log(exp(a_i·o_p/τ) / Σ_j exp(a_i·o_j/τ))."""
+    rows = []
+    for i in range(len(anchors)):
+        scores = [dot(anchors[i], other) / tau for other in others]
+        total = torch.stack([score.exp() for score in scores]).sum()
+        own = [j for j in range(len(others)) if labels[j] == labels[i]]
+        rows.append(mean([-(scores[j].exp() / total).log() for j in own]))
+    return mean(rows)
+
+
+@pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
+@pytest.mark.parametrize("tau", [0.2, 1.0])
+def test_equation_2(owner: list[int], tau: float) -> None:
+    labels = torch.tensor(owner)
+    images, texts = normal(len(owner), 5), normal(max(owner) + 1, 5, seed=1)
+    of_image = texts[labels]  # the paper's T_{y_i}: one for each image of the batch
+    expected = one_way_contrast(images, of_image, labels, tau)
+    expected = expected + one_way_contrast(of_image, images, labels, tau)
+    assert_same(identity_contrast(images, texts, labels, tau), expected, images, texts)
+
+
+# Eq. 3 and L_id of Eq. 4
+
+
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+    """Σ_k −q_k log p_k, q_k = (1 − ε)·[k = y] + ε / N, averaged over the batch."""
+    rows = []
+    for scores, label in zip(logits, labels.tolist(), strict=True):
+        total = torch.stack([score.exp() for score in scores]).sum()
+        terms = []
+        for k, score in enumerate(scores):
+            q = (1 - epsilon) * (k == label) + epsilon / len(scores)
+            terms.append(-q * (score.exp() / total).log())
+        rows.append(torch.stack(terms).sum())
+    return mean(rows)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_equation_3(epsilon: float) -> None:
+    images, texts, labels = normal(4, 5), normal(6, 5, seed=1), torch.tensor([5, 0, 0, 3])
+    logits = torch.stack([torch.stack([dot(image, text) for text in texts]) for image in images])
+    expected = smoothed_cross_entropy(logits, labels, epsilon)
+    assert_same(image_to_text_loss(images, texts, labels, epsilon), expected, images, texts)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.1])
+def test_label_smoothing_of_equation_4(epsilon: float) -> None:
+    logits, labels = normal(4, 6), torch.tensor([5, 0, 0, 3])
+    expected = smoothed_cross_entropy(logits, labels, epsilon)
+    assert_same(identity_loss(logits, labels, epsilon), expected, logits)
+
+
+# L_tri of Eq. 4
+
+
+def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Mean over anchors of [max over positives − min over negatives + margin]₊, Euclidean."""
+    rows = []
+    for i, anchor in enumerate(features):
+        distances = [norm(anchor - other) if i != j else None for j, other in enumerate(features)]
+        positives = [d for j, d in enumerate(distances) if d is not None and labels[j] == labels[i]]
+        negatives = [d for j, d in enumerate(distances) if d is not None and labels[j] != labels[i]]
+        hinge = max(positives) - min(negatives) + margin
+        rows.append(hinge if hinge > 0 else hinge * 0)
+    return mean(rows)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("margin", [0.0, 0.3, 5.0])
+def test_triplet_of_equation_4(normalize: bool, margin: float) -> None:
+    features, labels = normal(8, 5), torch.tensor([0, 1, 0, 2, 1, 1, 2, 0])
+    compared = torch.stack([f / norm(f) for f in features]) if normalize else features
+    expected = batch_hard_triplet(compared, labels, margin)
+    assert_same(triplet_loss(features, labels, margin, normalize), expected, features)
+
+
+# Eq. 6: the texts of a map
+
+
+def random_map(parts: int = 6, batch: int = 3) -> Tensor:
+    """uint8 [B, 8, 6] of noise, with an unknown stripe and an unknown corner."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randint(0, parts, (batch, 8, 6), generator=generator).to(torch.uint8)
+    maps[0, 2:4] = IGNORE
+    maps[1, :3, :3] = IGNORE
+    return maps
+
+
+def cells_of(one_map: Tensor, grid_hw: tuple[int, int]) -> dict[tuple[int, int], list[int]]:
+    """Pixel values of each cell, a pixel in the cell that holds its centre."""
+    found: dict[tuple[int, int], list[int]] = {}
+    for y in range(one_map.shape[0]):
+        for x in range(one_map.shape[1]):
+            row = int((y + 0.5) * grid_hw[0] / one_map.shape[0])
+            column = int((x + 0.5) * grid_hw[1] / one_map.shape[1])
+            found.setdefault((row, column), []).append(int(one_map[y, x]))
+    return found
+
+
+def majority(values: list[int]) -> int:
+    known = [value for value in values if value != IGNORE]
+    if 2 * (len(values) - len(known)) > len(values):
+        return IGNORE
+    return min(set(known), key=lambda value: (-known.count(value), value))
+
+
+def make_texts() -> Texts:
+    """Random texts of four people; part 2 was never seen on person 2."""
+    present = torch.ones(4, len(LIP20), dtype=torch.bool)
+    present[2, 2] = False
+    return Texts(normal(4, 5), normal(4, len(LIP20), 5, seed=1), present, LIP20)
+
+
+@pytest.mark.parametrize("background", ["include", "ignore"])
+@pytest.mark.parametrize("grid_hw", [(4, 3), (8, 6), (3, 2)])
+def test_equation_6_takes_the_text_of_each_cells_part(
+    background: str, grid_hw: tuple[int, int]
+) -> None:
+    maps, labels, texts = random_map(), torch.tensor([3, 0, 2]), make_texts()
+    settings = LossSettings(align_background=background)
+    expected = {}
+    for image in range(len(maps)):
+        for (row, column), values in cells_of(maps[image], grid_hw).items():
+            part, person = majority(values), int(labels[image])
+            unwanted = part == LIP20.background and background == "ignore"
+            if part != IGNORE and not unwanted and texts.present[person, part]:
+                expected[image, row, column] = texts.part[person, part]
+    target = text_map(maps, labels, grid_hw, texts, settings)
+    places = list(zip(*(index.tolist() for index in target.cells), strict=True))
+    assert set(places) == set(expected)
+    assert 0 < len(places) < len(maps) * grid_hw[0] * grid_hw[1]
+    in_order = torch.stack([expected[place] for place in places])
+    assert_same(target.texts, in_order, texts.part)
+
+
+def test_equation_6_with_the_mean_text_of_each_cells_parts() -> None:
+    maps, labels, texts, grid_hw = random_map(), torch.tensor([3, 0, 2]), make_texts(), (4, 3)
+    settings = LossSettings(align_background="ignore", align_labels="soft")
+    expected = {}
+    for image in range(len(maps)):
+        person = int(labels[image])
+        for (row, column), values in cells_of(maps[image], grid_hw).items():
+            parts = [v for v in values if v not in (IGNORE, 0) and texts.present[person, v]]
+            if 2 * len(parts) >= len(values):
+                expected[image, row, column] = mean([texts.part[person, part] for part in parts])
+    target = text_map(maps, labels, grid_hw, texts, settings)
+    places = list(zip(*(index.tolist() for index in target.cells), strict=True))
+    assert set(places) == set(expected)
+    in_order = torch.stack([expected[place] for place in places])
+    assert_same(target.texts, in_order, texts.part)
+    assert target.pairs is None
+
+
+def test_equation_6_with_shares_of_one_part_is_the_text_of_that_part() -> None:
+    texts, labels = normal(2, 6, 5), torch.tensor([1, 0])
+    parts = torch.randint(0, 6, (2, 4, 3), generator=torch.Generator().manual_seed(0))
+    shares = nn.functional.one_hot(parts, 6).permute(0, 3, 1, 2).double()
+    hard, soft = full_texts(texts, labels, parts), mixed_texts(texts, labels, shares)
+    assert all(torch.equal(*pair) for pair in zip(hard.cells, soft.cells, strict=True))
+    assert_same(soft.texts, hard.texts, texts)
+
+
+# Eq. 9 and 10
+
+
+def lateral_by_loops(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1×1 convolution of [C, h, w] in groups: output d reads the channels of its group."""
+    per_group_out, per_group_in = conv.out_channels // conv.groups, conv.weight.shape[1]
+    rows = []
+    for d in range(conv.out_channels):
+        first = (d // per_group_out) * per_group_in
+        total = conv.bias[d].expand(x.shape[1:])
+        for offset in range(per_group_in):
+            total = total + conv.weight[d, offset, 0, 0] * x[first + offset]
+        rows.append(total)
+    return torch.stack(rows)
+
+
+def depthwise_3x3_by_loops(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A depth-wise 3×3 convolution of [C, h, w] with a border of zeros and any stride."""
+    channels, height, width = x.shape
+    stride = conv.stride[0]
+    rows = []
+    for c in range(channels):
+        for y in range(0, height, stride):
+            for column in range(0, width, stride):
+                total = conv.bias[c]
+                for dy in (-1, 0, 1):
+                    for dx in (-1, 0, 1):
+                        if 0 <= y + dy < height and 0 <= column + dx < width:
+                            pixel = x[c, y + dy, column + dx]
+                            total = total + conv.weight[c, 0, dy + 1, dx + 1] * pixel
+                rows.append(total)
+    return torch.stack(rows).view(channels, -(-height // stride), -(-width // stride))
+
+
+def downsample(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """Means of the pixels that each cell covers, where they divide evenly."""
+    tall, wide = x.shape[1] // grid_hw[0], x.shape[2] // grid_hw[1]
+    cells = [
+        x[:, i * tall : (i + 1) * tall, j * wide : (j + 1) * wide].mean((1, 2))
+        for i in range(grid_hw[0])
+        for j in range(grid_hw[1])
+    ]
+    return torch.stack(cells, 1).view(len(x), *grid_hw)
+
+
+def upsample(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """Bilinear between pixel centres, edges held."""
+
+    def neighbours(cells: int, pixels: int, place: int) -> list[tuple[int, float]]:
+        centre = min(max((place + 0.5) * pixels / cells - 0.5, 0), pixels - 1)
+        low = math.floor(centre)
+        return [(low, 1 - (centre - low)), (min(low + 1, pixels - 1), centre - low)]
+
+    cells = []
+    for i in range(grid_hw[0]):
+        for j in range(grid_hw[1]):
+            total = torch.zeros_like(x[:, 0, 0])
+            for y, weight_y in neighbours(grid_hw[0], x.shape[1], i):
+                for column, weight_x in neighbours(grid_hw[1], x.shape[2], j):
+                    total = total + weight_y * weight_x * x[:, y, column]
+            cells.append(total)
+    return torch.stack(cells, 1).view(len(x), *grid_hw)
+
+
+def nearest(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+    """The pixel at the centre of each cell."""
+    cells = [
+        x[
+            :,
+            int((i + 0.5) * x.shape[1] / grid_hw[0]),
+            int((j + 0.5) * x.shape[2] / grid_hw[1]),
+        ]
+        for i in range(grid_hw[0])
+        for j in range(grid_hw[1])
+    ]
+    return torch.stack(cells, 1).view(len(x), *grid_hw)
+
+
+CHANNELS, DIM, GRID = (4, 6, 3), 12, (4, 2)
+
+
+def pyramid() -> tuple[Tensor, ...]:
+    """Maps of strides 4, 8 and 16 of a crop of 32×16 pixels."""
+    sizes = ((8, 4), (4, 2), (2, 1))
+    return tuple(normal(2, c, *hw, seed=c) for c, hw in zip(CHANNELS, sizes, strict=True))
+
+
+def head_of(**settings: object) -> LateralFusion:
+    torch.manual_seed(0)
+    return LateralFusion(CHANNELS, DIM, GRID, HeadSettings(**settings)).double()
+
+
+@pytest.mark.parametrize("levels", [(2, 3, 4), (2, 4), (3,), (4,)])
+@pytest.mark.parametrize("kind", ["pointwise", "depthwise", "auto", "grouped"])
+@pytest.mark.parametrize(("up", "down"), [("bilinear", "average"), ("nearest", "nearest")])
+def test_equations_9_and_10(levels: tuple[int, ...], kind: str, up: str, down: str) -> None:
+    head, maps = head_of(levels=levels, lateral=kind, up=up, down=down), pyramid()
+    to_finer = {"bilinear": upsample, "nearest": nearest}[up]
+    to_coarser = {"average": downsample, "nearest": nearest}[down]
+    images = []
+    for image in range(2):
+        total = torch.zeros(DIM, *GRID, dtype=torch.float64)
+        for level, conv in zip(levels, head.laterals, strict=True):
+            f_i = lateral_by_loops(maps[level - 2][image], conv)
+            resample = {2: to_coarser, 3: lambda x, _: x, 4: to_finer}[level]
+            total = total + resample(f_i, GRID)
+        images.append(total)
+    inputs = [maps[level - 2] for level in levels]
+    assert_same(head(maps), torch.stack(images), *inputs, *head.parameters())
+
+
+def test_equation_9_separable_and_10_strided() -> None:
+    head, maps = head_of(levels=(2,), lateral="separable", down="strided"), pyramid()
+    (separable,), (to_grid,) = head.laterals, head.to_grid
+    images = []
+    for image in maps[0]:
+        f_2 = lateral_by_loops(depthwise_3x3_by_loops(image, separable[0]), separable[1])
+        images.append(depthwise_3x3_by_loops(f_2, to_grid.halve))
+    assert_same(head(maps), torch.stack(images), maps[0], *head.parameters())
+
+
+@pytest.mark.parametrize("merge", ["sum", "concat", "weighted"])
+def test_equation_10_merges(merge: str) -> None:
+    head, maps = head_of(merge=merge), pyramid()
+    with torch.no_grad():
+        for parameter in head.merge.parameters():
+            parameter.normal_()
+    images = []
+    for image in range(2):
+        f_2, f_3, f_4 = (
+            lateral_by_loops(x[image], conv) for x, conv in zip(maps, head.laterals, strict=True)
+        )
+        aligned = [downsample(f_2, GRID), f_3, upsample(f_4, GRID)]
+        if merge == "concat":
+            images.append(lateral_by_loops(torch.cat(aligned), head.merge.convolve))
+        else:
+            weights = [1, 1, 1] if merge == "sum" else head.merge.weights
+            images.append(sum(w * x for w, x in zip(weights, aligned, strict=True)))
+    assert_same(head(maps), torch.stack(images), *maps, *head.parameters())
+
+
+@pytest.mark.parametrize("merge", ["sum", "weighted"])
+def test_equation_10_of_a_plain_backbone_sums_its_branches(merge: str) -> None:
+    torch.manual_seed(0)
+    head = PlainFusion(6, DIM, (4, 2), HeadSettings(levels=(3, 4), merge=merge)).double()
+    tokens = normal(2, 6, 2, 1)
+    images = []
+    finer, same = (branch(tokens) for branch in head.branches)
+    for image in range(2):
+        fused = finer[image] + upsample(same[image], GRID)  # the learned weights start at 1
+        images.append(lateral_by_loops(fused, head.project))
+    inputs = [tokens, head.project.weight, head.project.bias]
+    assert_same(head((tokens,)), torch.stack(images), *inputs)
+
+
+# Eq. 11
+
+
+def contrast_by_loops(features: list[Tensor], texts: list[Tensor], pairs: list[int]) -> Tensor:
+    """Eq. 7 with its minus sign and τ = 0.5 everywhere, weighted by area."""
+    distinct = sorted(set(pairs))
+    text = {pair: texts[pairs.index(pair)] for pair in distinct}
+    rows = []
+    for own, feature in zip(pairs, features, strict=True):
+        positives = [j for j, pair in enumerate(pairs) if pair == own]
+        to_texts = {pair: (dot(feature, text[pair]) / 0.5).exp() for pair in distinct}
+        to_cells = [(dot(text[own], other) / 0.5).exp() for other in features]
+        i2t = -(to_texts[own] / sum(to_texts.values())).log()
+        t2i = mean([-(to_cells[j] / sum(to_cells)).log() for j in positives])
+        rows.append(i2t + t2i)
+    return mean(rows)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1", "contrastive"])
+def test_equation_11(distance: str) -> None:
+    aligned, texts = normal(3, 5, 4, 2), normal(2, 6, 5, seed=1)
+    labels = torch.tensor([1, 0, 1])
+    parts = torch.randint(0, 6, (3, 4, 2), generator=torch.Generator().manual_seed(0))
+    parts[0, 1] = IGNORE
+    features, targets, pairs = [], [], []
+    for image, row, column in torch.ones_like(parts).nonzero().tolist():
+        part = int(parts[image, row, column])
+        if part != IGNORE:
+            features.append(aligned[image, :, row, column])
+            targets.append(texts[labels[image], part])
+            pairs.append(int(labels[image]) * 6 + part)
+    assert len(features) == 22
+    if distance in ("cosine", "contrastive"):
+        features, targets = ([x / norm(x) for x in both] for both in (features, targets))
+    if distance == "contrastive":
+        expected = contrast_by_loops(features, targets, pairs)
+    else:
+        cells = []
+        for feature, target in zip(features, targets, strict=True):
+            gaps = feature - target
+            if distance == "smooth_l1":
+                far = [abs(g) - 0.5 if abs(g) >= 1 else g * g / 2 for g in gaps]
+                cells.append(mean(far))
+            else:
+                cells.append(dot(gaps, gaps) / (1 if distance == "cosine" else len(gaps)))
+        expected = mean(cells)
+    target = full_texts(texts, labels, parts)
+    assert_same(alignment_loss(aligned, target, distance, 0.5), expected, aligned, texts)
+
+
+def test_embeddings_are_imitated_by_their_direction() -> None:
+    features, vectors = normal(4, 5), normal(4, 5, seed=1)
+    gaps = [a / norm(a) - b / norm(b) for a, b in zip(features, vectors, strict=True)]
+    expected = mean([dot(gap, gap) for gap in gaps])
+    assert_same(embedding_loss(features, vectors), expected, features, vectors)
+
+
+# Eq. 12 (Eq. 4 is its first three terms)
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (0.25, 2.0, 3.0, 5.0)])
+def test_equation_12(weights: tuple[float, ...]) -> None:
+    metric = (normal(4, 5, seed=2), normal(4, 8, seed=3))
+    logits = (normal(4, 4, seed=4), normal(4, 4, seed=5))
+    projected, aligned = normal(4, 5, seed=6), normal(4, 5, 4, 3, seed=7)
+    texts, labels = make_texts(), torch.tensor([0, 0, 3, 3])
+    maps = random_map(batch=4)
+    lambdas = dict(zip(("identity", "triplet", "image_to_text", "align"), weights, strict=True))
+    settings = LossSettings(
+        **lambdas, triplet_normalize=False, align_distance="mse", align_background="include"
+    )
+    output = ReIDOutput(metric, logits, projected, aligned)
+    terms = loss_terms(output, labels, np.asarray(maps), texts, settings)
+
+    l_id = sum(smoothed_cross_entropy(scores, labels, 0.1) for scores in logits)
+    l_tri = sum(batch_hard_triplet(features, labels, 0.3) for features in metric)
+    scores = torch.stack([torch.stack([dot(v, t) for t in texts.identity]) for v in projected])
+    l_i2tce = smoothed_cross_entropy(scores, labels, 0.1)
+    cells = []
+    for image in range(4):
+        for (row, column), values in cells_of(maps[image], (4, 3)).items():
+            if (part := majority(values)) != IGNORE:
+                gaps = aligned[image, :, row, column] - texts.part[int(labels[image]), part]
+                cells.append(dot(gaps, gaps) / 5)
+    printed = zip(weights, (l_id, l_tri, l_i2tce, mean(cells)), strict=True)
+    expected = sum(weight * term for weight, term in printed)
+    inputs = (*metric, *logits, projected, aligned)
+    assert_same(torch.stack(list(terms.values())).sum(), expected, *inputs)

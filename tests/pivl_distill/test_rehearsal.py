@@ -1,0 +1,113 @@
+"""What a dry run finds out: memory that autograd keeps, steps, and dimensions that do not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pivl_distill.alignment import Texts
+from pivl_distill.config import DataSettings, HeadSettings, LossSettings, Stage2Settings
+from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.sampling import epoch_rng, pk_batches
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import PivlError
+from pivl_distill.rehearsal import (
+    SavedMemory,
+    data_facts,
+    rehearse_forward,
+    size,
+    stage2_facts,
+    step_facts,
+)
+from pivl_distill.reid import ReIDNetwork, ReIDOutput
+
+SETTINGS = Stage2Settings(epochs=3, identities_per_batch=3, crops_per_identity=2)
+
+
+class Plain(ReIDNetwork):
+    """One linear layer on the pixels of a crop."""
+
+    size_hw = (128, 64)
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self, dim: int = 16) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 128 * 64, dim)
+
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
+        feature = self.layer(images.flatten(1))
+        return ReIDOutput((feature,), (feature[:, :6],), feature, None)
+
+    def embedding_model(self) -> EmbeddingModel:
+        return EmbeddingModel("plain", self.layer, self.size_hw, self.mean, self.std)
+
+
+@pytest.fixture
+def texts(prompt_bank) -> Texts:
+    return Texts.of(prompt_bank, LossSettings(), HeadSettings())
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_each_saved_storage_counts_once_and_parameters_do_not(device):
+    layer = nn.Linear(10, 20, device=device)
+    x = torch.zeros(4, 10, device=device, requires_grad=True)
+    memory = SavedMemory(layer)
+    with memory.watching():
+        y = layer(x)  # keeps x, and the weight for x's gradient
+        z = y.exp()  # keeps its result
+        z.square() + z.view(2, 40).cos().sum()  # keep z again, and a view of it
+    assert memory.bytes == 4 * (4 * 10 + 4 * 20)
+
+
+def test_on_the_meta_device_the_same_is_found(texts):
+    kept = [rehearse_forward(Plain().to(d), texts, SETTINGS)[1] for d in ("cpu", "meta")]
+    assert kept[0] == kept[1] == 6 * 3 * 128 * 64 * 4
+
+
+def test_texts_of_another_dimension_are_told(texts):
+    with pytest.raises(PivlError, match="crops have 15 dimensions, the identity texts 16"):
+        rehearse_forward(Plain(15), texts, SETTINGS)
+
+
+def test_steps_and_parameters_are_counted(band_store, texts):
+    facts = stage2_facts(Plain().to("meta"), band_store.pids, texts, SETTINGS, seed=0)
+    weights = 3 * 128 * 64 * 16 + 16
+    assert facts["stage 2: parameters"] == f"{weights:,} in training, {weights:,} afterwards"
+    p, k = SETTINGS.identities_per_batch, SETTINGS.crops_per_identity
+    rngs = [epoch_rng(0, epoch) for epoch in range(3)]
+    batches = [len(pk_batches(band_store.pids, p, k, rng)) for rng in rngs]
+    first, total = batches[0], sum(batches)
+    assert facts["stage 2: steps"] == f"{first} in the first of 3 epochs, {total} in all"
+    assert facts["stage 2: memory"].startswith(f"at least {size(16 * weights)} of weights")
+    assert "stage 2: aligned map" not in facts
+
+
+def test_a_real_step_is_timed_and_trains(band_store, texts):
+    network = Plain()
+    before = network.layer.weight.clone()
+    # The pids of a batch are large and few, its labels are those of the first identities.
+    store = dataclasses.replace(band_store, pids=1000 + band_store.pids)
+    facts = step_facts(network, store, texts, SETTINGS)
+    assert facts.keys() == {"stage 2: time"}
+    assert facts["stage 2: time"].endswith(" s a step on this cpu")
+    assert not torch.equal(network.layer.weight, before)
+
+
+def test_data_are_counted(tmp_path):
+    dataset = load_dataset("synthetic:tiny")
+    facts = data_facts(dataset, DataSettings(size_hw=(32, 32)), maps=True)
+    assert facts["data"] == "synthetic:tiny: 48 crops of 8 identities, 3 cameras"
+    assert facts["parsing maps"] == "48 of 48"
+    assert facts["crops in memory"] == size(48 * 32 * 32 * 4)
+    assert data_facts(dataset, DataSettings(), maps=False)["parsing maps"] == "not needed"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (2048, "2 KiB"), (5 * 2**30, "5 GiB"), (2**50, "1.049e+06 GiB")],
+)
+def test_bytes_are_said_in_the_unit_that_fits(count, text):
+    assert size(count) == text

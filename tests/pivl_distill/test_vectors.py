@@ -1,0 +1,66 @@
+"""A teacher's vectors on disk: found by the crops' names, whatever their order."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.store import CropStore
+from pivl_distill.embedding import EmbeddingModel, embed
+from pivl_distill.errors import PivlError
+from pivl_distill.vectors import load_vectors, save_vectors
+
+
+@pytest.fixture
+def dataset(band_store: CropStore) -> ReIDDataset:
+    root = Path("/somewhere")
+    records = tuple(
+        Record(root / "train" / f"{number}.png", int(pid), 0)
+        for number, pid in enumerate(band_store.pids)
+    )
+    return ReIDDataset("bands", root, records, records, records)
+
+
+@pytest.fixture
+def model() -> EmbeddingModel:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 5))
+    return EmbeddingModel("linear", network, (128, 64), (0.5,) * 3, (0.5,) * 3)
+
+
+def test_vectors_are_those_of_the_crops_in_the_order_asked_for(
+    dataset, model, band_store, tmp_path
+):
+    path = tmp_path / "vectors.safetensors"
+    save_vectors(path, model, band_store, dataset)
+    expected = embed(model, band_store.crops).astype(np.float16)
+    np.testing.assert_array_equal(load_vectors(path, dataset), expected)
+    elsewhere = replace(
+        dataset,
+        root=Path("/moved"),
+        train=tuple(
+            replace(record, path=Path("/moved/train") / record.path.name)
+            for record in reversed(dataset.train[:7])
+        ),
+    )
+    np.testing.assert_array_equal(load_vectors(path, elsewhere), expected[:7][::-1])
+
+
+def test_crops_without_a_vector_are_named(dataset, model, band_store, tmp_path):
+    path = tmp_path / "vectors.safetensors"
+    save_vectors(path, model, band_store, dataset)
+    more = replace(dataset, train=(*dataset.train, Record(Path("/somewhere/new.png"), 1, 0)))
+    with pytest.raises(PivlError, match=r"no vector of 1 of 25 crops \(first new\.png\).*bands"):
+        load_vectors(path, more)
+
+
+def test_other_files_are_refused(dataset, prompt_bank, tmp_path):
+    prompt_bank.save(tmp_path / "bank.safetensors")
+    with pytest.raises(PivlError, match="is not a teacher embeddings"):
+        load_vectors(tmp_path / "bank.safetensors", dataset)

@@ -1,0 +1,154 @@
+"""Every published configuration, built at its true size on a small Market-1501 without weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from pivl_distill.bank import PromptBank
+from pivl_distill.cli import main
+from pivl_distill.config import CONFIGS_DIR, StudentConfig, TeachConfig, load_config
+from pivl_distill.data.vocabulary import LIP20
+
+REAL = sorted(
+    path.stem for path in CONFIGS_DIR.glob("*.yaml") if path.stem not in ("quick", "literal")
+)
+IDENTITIES, CAMERAS = 17, 6
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seventeen people, six cameras, two crops by each, and their maps."""
+    root = tmp_path_factory.mktemp("market")
+    rng = np.random.default_rng(0)
+    for folder in ("bounding_box_train", "query", "bounding_box_test"):
+        (root / folder).mkdir()
+    (root / "parsing" / "bounding_box_train").mkdir(parents=True)
+    (root / "parsing" / "parsing.json").write_text(json.dumps({"vocabulary": "lip20"}))
+    for pid in range(1, IDENTITIES + 1):
+        for camera in range(1, CAMERAS + 1):
+            for shot in (1, 2):
+                name = f"{pid:04d}_c{camera}s1_{shot:06d}_00"
+                pixels = rng.integers(0, 256, (32, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / "bounding_box_train" / f"{name}.jpg")
+                labels = rng.integers(0, 20, (32, 16), dtype=np.uint8)
+                path = root / "parsing" / "bounding_box_train" / f"{name}.png"
+                Image.fromarray(labels).save(path)
+    for folder, camera in (("query", 1), ("bounding_box_test", 2)):
+        Image.fromarray(pixels).save(root / folder / f"1001_c{camera}s1_000001_00.jpg")
+    return root
+
+
+def dry_run(command: str, preset: str, market: Path, *arguments: str) -> dict[str, str]:
+    """What `--dry-run` prints, as name → value."""
+    common = ["--config", preset, "--data", f"market1501:{market}", "--dry-run"]
+    meta = ["--set", "device=meta"]
+    result = CliRunner().invoke(main, [command, *common, *meta, *arguments])
+    assert result.exit_code == 0, result.output
+    lines = (line.strip() for line in result.stdout.splitlines())
+    return dict(line.split("  ", 1) for line in lines if "  " in line)
+
+
+@pytest.mark.parametrize("preset", REAL)
+def test_every_preset_can_be_taught(market: Path, tmp_path: Path, preset: str, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    facts = dry_run("teach", preset, market, "--set", "clip.weights=none")
+    config = load_config(TeachConfig, "teach", preset, {})
+    is_vit = config.clip.name == "ViT-B-16"
+    grid = (21, 10) if config.clip.stride_px else (16, 8)
+    dim = 512 if is_vit else 1024
+    said = {name: value.strip() for name, value in facts.items()}
+    assert said["stage 1: grid"] == f"{grid[0]}×{grid[1]} cells of {dim} dimensions"
+    image = {"RN50": 38_316_896, "ViT-B-16": 86_192_640}[config.clip.name]
+    counted = int(said["CLIP"].split()[1].replace(",", ""))
+    positions = {(16, 8): 129, (21, 10): 211}[grid]
+    if is_vit:
+        image += (positions - 197) * 768 + CAMERAS * 768 * bool(config.clip.sie_coefficient)
+    else:
+        image += (positions - 50) * 2048
+    assert counted == image
+    epochs = config.tuning.identity_epochs + config.tuning.part_epochs
+    assert f"of {epochs} epochs" in said["stage 1: steps"]
+    assert f"of {config.stage2.epochs} epochs" in said["stage 2: steps"]
+    assert ("stage 2: aligned map" in said) == (config.supervision != "identity")
+    if config.supervision != "identity":
+        assert said["stage 2: aligned map"] == "32×16 cells of 1024 dimensions"
+        assert said["parsing maps"] == "204 of 204"
+    else:
+        assert said["parsing maps"] == "not needed"
+    assert "activations of 64 crops" in said["stage 2: memory"]
+    assert list(tmp_path.iterdir()) == []  # nothing is written
+
+
+def random_bank(dim: int, path: Path) -> Path:
+    parts = len(LIP20)
+    PromptBank(
+        identity=torch.randn(IDENTITIES, dim),
+        part=torch.randn(IDENTITIES, parts, dim),
+        label=torch.randn(parts, dim),
+        present=torch.ones(IDENTITIES, parts, dtype=torch.bool),
+        pids=tuple(range(1, IDENTITIES + 1)),
+        vocabulary=LIP20,
+        provenance={},
+    ).save(path)
+    return path
+
+
+NEW = ("--pretrained", "none", "--set", "trust_pids=true")
+
+
+@pytest.mark.parametrize("preset", REAL)
+def test_every_preset_can_train_a_student(market: Path, tmp_path: Path, preset: str) -> None:
+    taught = load_config(TeachConfig, "teach", preset, {})
+    config = load_config(StudentConfig, "student", preset, {})
+    dim = 512 if taught.clip.name == "ViT-B-16" else 1024
+    bank = "none"
+    if config.supervision != "none":
+        bank = str(random_bank(dim, tmp_path / "bank.safetensors"))
+    said = dry_run("student", preset, market, "--bank", bank, *NEW)
+    assert said["stage 2: parameters"].endswith(" 238,112 afterwards")
+    assert "of 120 epochs" in said["stage 2: steps"]
+    aligned = config.supervision in ("part", "label")
+    assert ("stage 2: aligned map" in said) == aligned
+
+
+def test_the_meta_device_trains_nothing(market: Path) -> None:
+    common = ["teach", "--config", "quick", "--set", "device=meta"]
+    result = CliRunner().invoke(main, common)
+    assert result.exit_code == 2
+    assert "is for --dry-run alone" in result.output
+
+
+def test_what_does_not_fit_together_is_told(market: Path) -> None:
+    def refuse(*arguments: str) -> str:
+        common = ["--config", "paper", "--data", f"market1501:{market}", "--dry-run"]
+        meta = ["--set", "device=meta", "--set", "clip.weights=none"]
+        result = CliRunner().invoke(main, ["teach", *common, *meta, *arguments])
+        assert result.exit_code == 2, result.output
+        return " ".join(result.output.split())
+
+    said = refuse("--set", "prompts.learned_tokens=80")
+    assert "has 87 tokens but this CLIP reads at most 77" in said
+    assert "takes 99 identities" in refuse("--set", "stage2.identities_per_batch=99")
+    assert "align_dim 512 is less than the 1024" in refuse("--set", "stage2.head.align_dim=512")
+
+
+def test_off_the_meta_device_a_step_of_each_stage_is_run(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["teach", "--config", "quick", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    for stage in ("stage 1: encoding", "stage 1: time", "stage 2: time"):
+        assert stage in result.stdout
+    assert list(tmp_path.iterdir()) == []
+    result = CliRunner().invoke(
+        main, ["student", "--config", "quick", "--dry-run", "--bank", "none"]
+    )
+    assert result.exit_code == 0, result.output
+    assert "stage 2: time" in result.stdout
+    assert list(tmp_path.iterdir()) == []
