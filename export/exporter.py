@@ -28,7 +28,6 @@ from export.graph import INPUT, OUTPUT, write_onnx
 from export.int8 import FILE_NAMES, int8_within_budget
 from export.latency import measure_latency
 from export.loading import as_embedding_model
-from export.manifest import FILE_NAME as MANIFEST
 from export.manifest import (
     Artifact,
     GoldenCrop,
@@ -46,6 +45,7 @@ from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
 from pivl_distill.evaluation import TestCrops
 from pivl_distill.files import sha256
+from pivl_distill.runtime.manifest import FILE_NAME as MANIFEST
 
 FP32_FILE, FP16_FILE = "model.onnx", "model.fp16.onnx"
 ENGINE_SOURCES: dict[Precision, str] = {

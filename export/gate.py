@@ -16,11 +16,12 @@ import torch
 
 from export.cost import Cost, check_no_teaching
 from export.loading import as_embedding_model, forward_of
-from export.manifest import Artifact, InputSpec, Kind, RunsOn, vector_sha256
+from export.manifest import Artifact, InputSpec, Kind, RunsOn
 from export.verify import Budget, Precision, Reference, check_budget, compare
 from pivl_distill.embedding import EmbeddingModel, Forward
 from pivl_distill.errors import PivlError, VerificationError
 from pivl_distill.evaluation import TestFeatures, embed_test
+from pivl_distill.runtime.manifest import vector_sha256
 from pivl_distill.thresholds import OperatingThreshold, operating_thresholds
 
 

@@ -7,13 +7,11 @@ timings.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from export.cost import Cost
@@ -21,9 +19,9 @@ from export.latency import Latency
 from export.verify import Budget, Parity, Precision, RetrievalComparison
 from pivl_distill.errors import PivlError
 from pivl_distill.files import sha256, write_text
+from pivl_distill.runtime.manifest import FILE_NAME
 from pivl_distill.thresholds import OperatingThreshold
 
-FILE_NAME = "manifest.json"
 Kind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
 RunsOn = Literal["any", "cpu", "tensorrt"]
 _PACKAGES = (
@@ -168,11 +166,6 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise PivlError(f"'{path}' is not a manifest of this version: {error}") from error
-
-
-def vector_sha256(vector: np.ndarray) -> str:
-    """Hexadecimal SHA-256 over the float32 little-endian bytes of a vector."""
-    return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
 
 
 def installed_versions() -> dict[str, str]:

@@ -9,7 +9,6 @@ Left out on purpose: engines. TensorRT and TensorRT-RTX run them; here ONNX Runt
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import warnings
@@ -26,7 +25,13 @@ from pivl_distill.data.images import read_crop, resize_crop
 from pivl_distill.data.listing import images_below
 from pivl_distill.errors import PivlError
 from pivl_distill.files import sha256
-from pivl_distill.runtime.manifest import Artifact, check_file, choose_artifact, read_manifest
+from pivl_distill.runtime.manifest import (
+    Artifact,
+    check_file,
+    choose_artifact,
+    read_manifest,
+    vector_sha256,
+)
 from pivl_distill.runtime.session import PROVIDERS, Device, has_cuda, open_session
 
 GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
@@ -195,9 +200,7 @@ class Extractor:
         artifact, golden = self.artifact, self.artifact.golden_vector
         if golden is None:  # only an unverified artifact has none
             return
-        if hashlib.sha256(golden.astype("<f4").tobytes()).hexdigest() != (
-            artifact.golden_vector_sha256
-        ):
+        if vector_sha256(golden) != artifact.golden_vector_sha256:
             raise PivlError(
                 f"The golden vector of {artifact.file} was changed in the manifest; take the"
                 " export from where it was made."

@@ -6,6 +6,7 @@ network, to trust it and to interpret what it returns. Fields that are not neede
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +154,11 @@ def check_file(path: Path, size: int, digest: str) -> None:
         raise PivlError(f"{path} is cut off: {found:,} of {size:,} bytes; copy it again.")
     if sha256(path) != digest:
         raise PivlError(f"{path} is not the file its manifest describes; copy or export it again.")
+
+
+def vector_sha256(vector: np.ndarray) -> str:
+    """SHA-256 (hex) over the float32 little-endian bytes of a vector."""
+    return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
 
 
 def _refused(artifact: Artifact) -> PivlError:

@@ -11,7 +11,6 @@ import pytest
 from export.cost import Cost
 from export.latency import Latency
 from export.manifest import (
-    FILE_NAME,
     Artifact,
     GoldenCrop,
     InputSpec,
@@ -20,11 +19,11 @@ from export.manifest import (
     installed_versions,
     read_manifest,
     sha256,
-    vector_sha256,
     write_manifest,
 )
 from export.verify import BUDGETS, Parity, RetrievalComparison
 from pivl_distill.errors import PivlError
+from pivl_distill.runtime.manifest import FILE_NAME, vector_sha256
 from pivl_distill.thresholds import OperatingThreshold
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
