@@ -1,7 +1,8 @@
 """Part maps: how they lie on disk, how one is read, and how a batch comes down to the feature grid.
 
-A map is a single-channel PNG whose pixel values are class ids of a vocabulary, 255 where the class
-is unknown; `parsing.json` beside the maps names the vocabulary, for the values cannot. π-VL writes
+A map is a PNG whose pixel values are class ids of a vocabulary, 255 where the class is unknown;
+`parsing.json` beside the maps names the vocabulary, for the values cannot. A second channel, stored
+as transparency, may say how sure the parser was. π-VL writes
 one label per feature (P in Eq. 5–7) while its maps have image resolution: the grid takes the
 majority label of each cell, because nearest sampling loses glasses, gloves and socks.
 `pivl_distill.parsing` makes such maps.
@@ -10,6 +11,7 @@ majority label of each cell, because nearest sampling loses glasses, gloves and 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +25,18 @@ from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 
 MANIFEST = "parsing.json"
+CERTAIN = 255
+"""A confidence of 1."""
+
+
+@dataclass(frozen=True)
+class PartMap:
+    """What a parser says of one crop."""
+
+    labels: np.ndarray
+    """uint8 [H, W] class ids, IGNORE where unknown."""
+    confidence: np.ndarray | None = None
+    """uint8 [H, W] probability of the label in steps of 1/255; None where the parser told none."""
 
 
 def folder_vocabulary(folder: Path) -> Vocabulary:
@@ -71,19 +85,33 @@ def read_map(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> np
     return np.array(Image.fromarray(values).resize(size_hw[::-1], Image.Resampling.NEAREST))
 
 
+def read_confidence(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
+    """The confidence uint8 [H, W] in one map, resized bilinearly; CERTAIN where it holds none."""
+    confidence = stored_map(path).confidence
+    if confidence is None:
+        return np.full(size_hw, CERTAIN, np.uint8)
+    return np.array(Image.fromarray(confidence).resize(size_hw[::-1], Image.Resampling.BILINEAR))
+
+
 def map_values(path: Path) -> np.ndarray:
-    """Class ids uint8 [H, W] as stored; PivlError if the file is not a palette or grey PNG."""
+    """Class ids uint8 [H, W] as stored; PivlError as `stored_map`."""
+    return stored_map(path).labels
+
+
+def stored_map(path: Path) -> PartMap:
+    """A map in its own size; PivlError if the file is not a PNG of class ids."""
     try:
         with Image.open(path) as image:
-            if image.format != "PNG" or image.mode not in ("P", "L"):
+            if image.format != "PNG" or image.mode not in ("P", "L", "LA"):
                 raise PivlError(
                     f"{path} is a {image.format} of mode {image.mode}, not a part map. Class ids "
                     "need a single-channel 8-bit PNG (palette or grey): JPEG changes them, and a "
                     "colour image is only a picture of them. Save the parser's raw output."
                 )
-            return np.asarray(image)
+            values = np.asarray(image)
     except (OSError, UnidentifiedImageError) as error:
         raise PivlError(f"Cannot read the part map {path}: {error}.") from error
+    return PartMap(values) if values.ndim == 2 else PartMap(values[..., 0], values[..., 1])
 
 
 def unknown_value(values: np.ndarray, vocabulary: Vocabulary) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from pivl_distill.data.parsing import PartMap
 from pivl_distill.data.remap import remap_table
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.parsing.settings import ParserSettings
@@ -23,12 +24,14 @@ class Cleaning:
         self.table = remap_table(self.source, self.vocabulary)
         self.settings = settings
 
-    def apply(self, labels: np.ndarray) -> np.ndarray:
-        """uint8 [H, W] → uint8 [H, W]."""
+    def apply(self, part_map: PartMap) -> PartMap:
+        """The map to be written; how sure the parser was stays."""
+        labels = part_map.labels
         if self.settings.largest_person:
             labels = keep_largest_person(labels, self.source)
         labels = self.table[labels]
-        return drop_small_parts(labels, self.settings.min_area, self.vocabulary)
+        labels = drop_small_parts(labels, self.settings.min_area, self.vocabulary)
+        return PartMap(labels, part_map.confidence)
 
 
 def keep_largest_person(labels: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:

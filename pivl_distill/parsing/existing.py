@@ -13,7 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pivl_distill.data.parsing import MANIFEST, find_map, folder_vocabulary
+from pivl_distill.data.parsing import (
+    MANIFEST,
+    PartMap,
+    find_map,
+    folder_vocabulary,
+    read_confidence,
+)
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.parser import Crop, facts_of
@@ -36,11 +42,11 @@ class ExistingMaps:
         self.numbers, self.colours = lookup_tables(self.vocabulary, settings.values)
         self.facts = {**facts_of(name, settings), "folder": str(self.folder.resolve())}
 
-    def parse(self, crops: Sequence[Crop]) -> list[np.ndarray | None]:
+    def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
         """The map of each crop, None where the folder holds none."""
         return [self._map(crop) for crop in crops]
 
-    def _map(self, crop: Crop) -> np.ndarray | None:
+    def _map(self, crop: Crop) -> PartMap | None:
         path = find_map(self.folder, crop.name, flat=crop.alone)
         if path is None:
             return None
@@ -51,19 +57,23 @@ class ExistingMaps:
                 f" {width}×{height}, another shape: these are maps of other crops."
             )
         resized = Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST)
-        return np.array(resized)
+        return PartMap(np.array(resized), self._confidence(path, (height, width)))
+
+    def _confidence(self, path: Path, size_hw: tuple[int, int]) -> np.ndarray | None:
+        with Image.open(path) as image:
+            return read_confidence(path, size_hw) if image.mode == "LA" else None
 
     def _labels(self, path: Path) -> np.ndarray:
         try:
             with Image.open(path) as image:
-                if image.format != "PNG" or image.mode not in ("P", "L", "RGB", "RGBA"):
+                if image.format != "PNG" or image.mode not in ("P", "L", "LA", "RGB", "RGBA"):
                     raise PivlError(
                         f"{path} is a {image.format} of mode {image.mode}; maps are palette, grey"
                         " or RGB PNGs of 8 bits (JPEG changes their values)."
                     )
                 if not self.numbers or image.mode in ("RGB", "RGBA"):
                     return _looked_up(path, "#{:06x}", colour_codes(image), self.colours)
-                return _looked_up(path, "{}", np.asarray(image), self.numbers)
+                return _looked_up(path, "{}", np.asarray(image.getchannel(0)), self.numbers)
         except (OSError, UnidentifiedImageError) as error:
             raise PivlError(f"Cannot read the map {path}: {error}.") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pivl_distill.data.parsing import MANIFEST, map_values, unknown_value
+from pivl_distill.data.parsing import MANIFEST, PartMap, map_values, unknown_value
 from pivl_distill.data.vocabulary import Vocabulary, voc_palette
 from pivl_distill.errors import PivlError
 from pivl_distill.files import write_bytes, write_json
@@ -58,10 +58,13 @@ class MapFolder:
         """The map of an image, uint8 [H, W]."""
         return map_values(self.place(image))
 
-    def write(self, image: Path, labels: np.ndarray) -> None:
-        """Write one map, uint8 [H, W], atomically."""
-        picture = Image.fromarray(labels)
-        picture.putpalette(_PALETTE)
+    def write(self, image: Path, part_map: PartMap) -> None:
+        """Write one map atomically: a picture in colours, or with the confidence behind it."""
+        picture = Image.fromarray(part_map.labels)
+        if part_map.confidence is None:
+            picture.putpalette(_PALETTE)
+        else:
+            picture.putalpha(Image.fromarray(part_map.confidence))
         buffer = io.BytesIO()
         picture.save(buffer, "PNG", optimize=True)
         write_bytes(self.place(image), buffer.getvalue())

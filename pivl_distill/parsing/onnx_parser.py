@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pivl_distill.config import Device
-from pivl_distill.data.parsing import unknown_value
+from pivl_distill.data.parsing import PartMap, unknown_value
 from pivl_distill.data.vocabulary import get_vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import pick_device
@@ -41,13 +41,13 @@ class OnnxParser:
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
         self.facts = {**facts_of(name, settings), "sha256": digest}
 
-    def parse(self, crops: Sequence[Crop]) -> list[np.ndarray | None]:
+    def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
         """One map per crop; PivlError where the graph gives something else than described."""
         size_hw, resize = self.settings.size_hw, self.settings.resize
         places = [place(crop.pixels.shape[:2], size_hw, resize) for crop in crops]
         inputs = [fit(crop.pixels, where) for crop, where in zip(crops, places, strict=True)]
         scores = self._run(self._normalised(np.stack(inputs)))
-        return [self._labels(score, where) for score, where in zip(scores, places, strict=False)]
+        return [self._map(score, where) for score, where in zip(scores, places, strict=False)]
 
     def _normalised(self, images: np.ndarray) -> np.ndarray:
         """uint8 RGB [B, H, W, 3] → [B, 3, H, W] as the network was trained on."""
@@ -93,11 +93,11 @@ class OnnxParser:
             )
         return ordered
 
-    def _labels(self, scores: np.ndarray, where: Placement) -> np.ndarray:
+    def _map(self, scores: np.ndarray, where: Placement) -> PartMap:
         align = self.settings.align_corners
         if self.settings.output_form != "labels":
             logits = torch.from_numpy(np.ascontiguousarray(scores, np.float32))
-            return decide(sample(logits, where, align_corners=align), self.settings.min_confidence)
+            return decide(sample(logits, where, align_corners=align), self.settings)
         ids = torch.from_numpy(np.ascontiguousarray(scores, np.float32))
         labels = sample(ids, where, align_corners=align, mode="nearest")[0].byte().numpy()
         if (unknown := unknown_value(labels, self.vocabulary)) is not None:
@@ -105,7 +105,7 @@ class OnnxParser:
                 f"{self.path} gives class {unknown}, but {self.vocabulary.name} ends at"
                 f" {len(self.vocabulary) - 1}; name its own vocabulary with --set vocabulary=..."
             )
-        return labels
+        return PartMap(labels)
 
     def _check_input(self) -> tuple[str, type[np.floating], int | None]:
         """Name, type and fixed batch size (None: any) of the graph's input."""

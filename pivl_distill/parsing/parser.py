@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pivl_distill.data.parsing import PartMap
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.parsing.settings import (
     AnySettings,
@@ -36,8 +37,8 @@ class Parser(Protocol):
     facts: dict[str, Any]
     """All that decides its maps, as JSON values; two parsers of equal facts give equal maps."""
 
-    def parse(self, crops: Sequence[Crop]) -> list[np.ndarray | None]:
-        """uint8 [H, W] of each crop's own size, 255 where unknown; None where there is no map."""
+    def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
+        """The map of each crop, of its own size; None where there is no map."""
         ...
 
 

@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pivl_distill.data.parsing import CERTAIN, PartMap
 from pivl_distill.data.vocabulary import IGNORE
+from pivl_distill.parsing.settings import NetworkSettings
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,15 @@ def _positions(start: int, length: int, pixels: int, whole: int, align_corners: 
     return 2 * centres / whole - 1
 
 
-def decide(scores: Tensor, min_confidence: float) -> np.ndarray:
-    """Logits [P, H, W] → uint8 [H, W], the best class, IGNORE where its probability is too low."""
+def decide(scores: Tensor, settings: NetworkSettings) -> PartMap:
+    """Logits [P, H, W] → the best class, IGNORE where its probability is too low.
+
+    With its probability where the settings want it written.
+    """
     labels = scores.argmax(0).byte()
-    if min_confidence > 0:
-        labels[scores.softmax(0).amax(0) < min_confidence] = IGNORE
-    return labels.cpu().numpy()
+    if not (settings.min_confidence or settings.write_confidence):
+        return PartMap(labels.cpu().numpy())
+    probability = scores.softmax(0).amax(0)
+    labels[probability < settings.min_confidence] = IGNORE
+    confidence = (CERTAIN * probability).round().byte().cpu().numpy()
+    return PartMap(labels.cpu().numpy(), confidence if settings.write_confidence else None)

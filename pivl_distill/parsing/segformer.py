@@ -11,10 +11,10 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from pivl_distill.data.parsing import PartMap
 from pivl_distill.data.vocabulary import Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import pick_device
@@ -39,7 +39,7 @@ class SegformerParser:
         self.facts = {**facts_of(name, settings), "sha256": weights_sha256(self.model)}
 
     @torch.inference_mode()
-    def parse(self, crops: Sequence[Crop]) -> list[np.ndarray | None]:
+    def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
         """One map per crop."""
         images = [crop.pixels for crop in crops]
         inputs = self.processor(
@@ -48,10 +48,7 @@ class SegformerParser:
         logits = self.model(pixel_values=inputs.to(self.device)).logits
         size_hw = (inputs.shape[2], inputs.shape[3])
         return [
-            decide(
-                sample(scores, place(image.shape[:2], size_hw, "stretch")),
-                self.settings.min_confidence,
-            )
+            decide(sample(scores, place(image.shape[:2], size_hw, "stretch")), self.settings)
             for scores, image in zip(logits, images, strict=True)
         ]
 

@@ -56,6 +56,9 @@ class NetworkSettings(ParserSettings):
     min_confidence: float = Field(
         0.0, ge=0, lt=1, description="softmax probability below which a pixel is unknown; 0: none"
     )
+    write_confidence: bool = Field(
+        False, description="store each pixel's softmax probability too (readings 35)"
+    )
     batch_size: PositiveInt = Field(
         16, description="crops at a time; a fixed-size graph has its own"
     )
@@ -84,8 +87,8 @@ class OnnxSettings(NetworkSettings):
 
     @model_validator(mode="after")
     def _check_confidence(self) -> OnnxSettings:
-        if self.output_form == "labels" and self.min_confidence:
-            raise ValueError("class ids carry no confidence; leave min_confidence out")
+        if self.output_form == "labels" and (self.min_confidence or self.write_confidence):
+            raise ValueError("class ids carry no confidence; leave it out")
         return self
 
 

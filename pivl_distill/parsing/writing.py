@@ -135,10 +135,10 @@ def _write(
     for start in range(0, len(jobs), parser.batch_size):
         batch = jobs[start : start + parser.batch_size]
         crops = [Crop(job.name, read_pixels(job.record.path), job.alone) for job in batch]
-        for job, labels in zip(batch, parser.parse(crops), strict=True):
-            if labels is not None:
-                folder.write(job.name, cleaning.apply(labels))
-            yield labels is not None
+        for job, part_map in zip(batch, parser.parse(crops), strict=True):
+            if part_map is not None:
+                folder.write(job.name, cleaning.apply(part_map))
+            yield part_map is not None
 
 
 def inspect(

@@ -221,7 +221,6 @@ def test_only_tokens_that_differ_are_encoded(exact_prompts):
     learned.part(rows, parts)
     learned.identity(torch.tensor([0, 1]))
     hook.remove()
-    # The start and "a photo of a", once for ever; two identities of "X X X X person"; then hat,
-    # face, left shoe, hat with an end each. The same of identity prompts: "X X X X person" and
-    # the end.
+    # The start and "a photo of a", once; two identities of "X X X X person"; then hat, face,
+    # left shoe, hat with an end each. The same of identity prompts: "X X X X person" and the end.
     assert seen == [5, 2 * 5, 2 + 2 + 3 + 2, 5, 2 * 6]

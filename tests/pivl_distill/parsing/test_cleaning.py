@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pivl_distill.data.parsing import PartMap
 from pivl_distill.data.vocabulary import ATR18, IGNORE, LIP20
 from pivl_distill.parsing.cleaning import Cleaning, drop_small_parts, keep_largest_person
 from pivl_distill.parsing.settings import MapsSettings
@@ -41,7 +42,7 @@ def test_small_parts_become_unknown_and_background_never() -> None:
 
 def test_by_default_nothing_is_done() -> None:
     cleaning = Cleaning(MapsSettings(kind="maps", vocabulary="lip20"))
-    np.testing.assert_array_equal(cleaning.apply(TWO_PEOPLE), TWO_PEOPLE)
+    np.testing.assert_array_equal(cleaning.apply(PartMap(TWO_PEOPLE)).labels, TWO_PEOPLE)
 
 
 def test_classes_are_brought_to_another_vocabulary_before_small_ones_are_dropped() -> None:
@@ -51,4 +52,4 @@ def test_classes_are_brought_to_another_vocabulary_before_small_ones_are_dropped
     cleaning = Cleaning(settings)
     assert cleaning.vocabulary is LIP20
     leg = LIP20.index("Left-leg")
-    assert cleaning.apply(labels).tolist() == [[0, IGNORE, leg, leg, IGNORE]]
+    assert cleaning.apply(PartMap(labels)).labels.tolist() == [[0, IGNORE, leg, leg, IGNORE]]

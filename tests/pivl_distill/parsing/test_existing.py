@@ -47,8 +47,8 @@ def test_schp_output_is_found_in_a_tree_or_flat(tmp_path: Path, place) -> None:
     if place == "x_parsing_pgt":
         place = f"bounding_box_train_parsing_pgt/{NAME.stem}.png"
     save(palette_picture(LABELS), tmp_path / place)
-    (labels,) = maps(tmp_path).parse([crop()])
-    np.testing.assert_array_equal(labels, LABELS)
+    (part_map,) = maps(tmp_path).parse([crop()])
+    np.testing.assert_array_equal(part_map.labels, LABELS)
 
 
 def test_an_image_without_a_map_gets_none_and_no_namesakes(tmp_path: Path) -> None:
@@ -60,30 +60,40 @@ def test_an_image_without_a_map_gets_none_and_no_namesakes(tmp_path: Path) -> No
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_pictures_in_voc_colours_are_read_back(tmp_path: Path, mode: str) -> None:
     save(Image.fromarray(LIP20.palette[LABELS]).convert(mode), tmp_path / f"{NAME.stem}.png")
-    (labels,) = maps(tmp_path).parse([crop()])
-    np.testing.assert_array_equal(labels, LABELS)
+    (part_map,) = maps(tmp_path).parse([crop()])
+    np.testing.assert_array_equal(part_map.labels, LABELS)
 
 
 def test_own_numbers_and_colours_are_translated(tmp_path: Path) -> None:
     stored = np.array([[0, 40], [41, 200]], np.uint8)
     save(Image.fromarray(stored), tmp_path / f"{NAME.stem}.png")
     meaning = {0: "Background", 40: "Hat", 41: "Hat", 200: "ignore"}
-    (labels,) = maps(tmp_path, values=meaning).parse([crop((2, 2))])
-    assert labels.tolist() == [[0, 1], [1, IGNORE]]
+    (part_map,) = maps(tmp_path, values=meaning).parse([crop((2, 2))])
+    assert part_map.labels.tolist() == [[0, 1], [1, IGNORE]]
 
     palette = palette_picture(np.array([[0, 1]], np.uint8))  # whatever its indices are
     save(palette, tmp_path / f"{NAME.stem}.png")
     colours = {"#000000": "Background", "#800000": "Dress"}
-    (labels,) = maps(tmp_path, values=colours).parse([crop((1, 2))])
-    assert labels.tolist() == [[0, 6]]
+    (part_map,) = maps(tmp_path, values=colours).parse([crop((1, 2))])
+    assert part_map.labels.tolist() == [[0, 6]]
 
 
 def test_maps_of_another_scale_are_brought_to_the_image(tmp_path: Path) -> None:
     save(palette_picture(LABELS), tmp_path / f"{NAME.stem}.png")
-    (labels,) = maps(tmp_path).parse([crop((4, 6))])
-    np.testing.assert_array_equal(labels, LABELS.repeat(2, 0).repeat(2, 1))
+    (part_map,) = maps(tmp_path).parse([crop((4, 6))])
+    np.testing.assert_array_equal(part_map.labels, LABELS.repeat(2, 0).repeat(2, 1))
     with pytest.raises(PivlError, match=r"3×2 pixels but its image .* is 2×6, another shape"):
         maps(tmp_path).parse([crop((6, 2))])
+
+
+def test_our_own_confidence_is_kept(tmp_path: Path) -> None:
+    confidence = np.array([[0, 100, 255], [255, 50, 7]], np.uint8)
+    picture = Image.fromarray(LABELS)
+    picture.putalpha(Image.fromarray(confidence))
+    save(picture, tmp_path / f"{NAME.stem}.png")
+    (part_map,) = maps(tmp_path).parse([crop()])
+    np.testing.assert_array_equal(part_map.labels, LABELS)
+    np.testing.assert_array_equal(part_map.confidence, confidence)
 
 
 def test_values_without_a_class_are_shown(tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pivl_distill.data.parsing import find_map, folder_vocabulary, read_map
+from pivl_distill.data.parsing import (
+    CERTAIN,
+    PartMap,
+    find_map,
+    folder_vocabulary,
+    read_confidence,
+    read_map,
+)
 from pivl_distill.data.vocabulary import COARSE6, IGNORE, LIP20, VOCABULARIES
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.folder import MapFolder
@@ -23,7 +30,7 @@ def test_what_is_written_is_what_the_loader_reads(tmp_path: Path, vocabulary) ->
     labels = np.arange(len(vocabulary), dtype=np.uint8)[None].repeat(2, 0)
     labels[1] = IGNORE
     folder = MapFolder(tmp_path / "maps", vocabulary, PARSER)
-    folder.write(NAME, labels)
+    folder.write(NAME, PartMap(labels))
     path = find_map(folder.path, NAME)
     assert path == folder.place(NAME)
     assert folder_vocabulary(folder.path) == vocabulary
@@ -34,16 +41,30 @@ def test_what_is_written_is_what_the_loader_reads(tmp_path: Path, vocabulary) ->
     np.testing.assert_array_equal(colours[0], vocabulary.palette)
 
 
+def test_how_sure_the_parser_was_is_read_back(tmp_path: Path) -> None:
+    labels = np.array([[0, 5], [IGNORE, 2]], np.uint8)
+    confidence = np.array([[255, 90], [0, 128]], np.uint8)
+    folder = MapFolder(tmp_path / "maps", COARSE6, PARSER)
+    folder.write(NAME, PartMap(labels, confidence))
+    path = folder.place(NAME)
+    assert folder.holds(NAME, (2, 2))
+    np.testing.assert_array_equal(folder.read(NAME), labels)
+    np.testing.assert_array_equal(read_map(path, (2, 2), COARSE6), labels)
+    np.testing.assert_array_equal(read_confidence(path, (2, 2)), confidence)
+    folder.write(NAME, PartMap(labels))
+    assert (read_confidence(path, (4, 4)) == CERTAIN).all()
+
+
 def test_only_whole_maps_of_the_right_size_are_held(tmp_path: Path) -> None:
     folder = MapFolder(tmp_path / "maps", COARSE6, PARSER)
     assert not folder.holds(NAME, (4, 2))
-    folder.write(NAME, np.zeros((4, 2), np.uint8))
+    folder.write(NAME, PartMap(np.zeros((4, 2), np.uint8)))
     assert folder.holds(NAME, (4, 2))
     assert not folder.holds(NAME, (2, 4))
     whole = folder.place(NAME).read_bytes()
     folder.place(NAME).write_bytes(whole[: len(whole) // 2])
     assert not folder.holds(NAME, (4, 2))
-    folder.write(NAME, np.full((4, 2), 6, np.uint8))  # coarse6 ends at 5
+    folder.write(NAME, PartMap(np.full((4, 2), 6, np.uint8)))  # coarse6 ends at 5
     assert not folder.holds(NAME, (4, 2))
 
 

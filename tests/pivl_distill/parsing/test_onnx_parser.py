@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from pivl_distill.data.parsing import CERTAIN
 from pivl_distill.data.vocabulary import IGNORE
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.onnx_parser import OnnxParser
@@ -32,7 +33,7 @@ def test_every_form_of_output_gives_the_map_in_the_crops_own_size(
     colour_net, colour_settings, crops, form
 ) -> None:
     parser = OnnxParser("colours", colour_settings(colour_net(form=form), output_form=form))
-    maps = parser.parse(crops)
+    maps = [part_map.labels for part_map in parser.parse(crops)]
     np.testing.assert_array_equal(maps[0], blocks(4))
     for labels, side in zip(maps[1:], (8, 2), strict=True):
         assert labels.shape == (4 * side, 2 * side)
@@ -46,14 +47,14 @@ def test_channels_come_in_the_order_that_the_description_says(
 ) -> None:
     parser = OnnxParser("colours", colour_settings(colour_net(), colour_order="bgr"))
     swapped = np.array([0, 3, 2, 1], np.uint8)[blocks(4)]
-    np.testing.assert_array_equal(parser.parse(crops[:1])[0], swapped)
+    np.testing.assert_array_equal(parser.parse(crops[:1])[0].labels, swapped)
 
 
 def test_pixels_are_normalised_by_mean_and_std(colour_net, colour_settings, crops) -> None:
     """(1 − .8)/.1 = 2 beats the background's .5, (1 − .8)/1 = .2 does not."""
     narrow = colour_settings(colour_net(), mean=(0.8, 0.8, 0.8), std=(1.0, 0.1, 1.0))
     only_green = np.where(blocks(4) == 2, 2, 0)
-    np.testing.assert_array_equal(OnnxParser("c", narrow).parse(crops[:1])[0], only_green)
+    np.testing.assert_array_equal(OnnxParser("c", narrow).parse(crops[:1])[0].labels, only_green)
 
 
 def test_a_letterboxed_crop_comes_back_without_its_border(
@@ -62,7 +63,7 @@ def test_a_letterboxed_crop_comes_back_without_its_border(
     file = colour_net(size_hw=(32, 32))
     parser = OnnxParser("c", colour_settings(file, size_hw=(32, 32), resize="letterbox"))
     crop = Crop(Path("a.png"), coloured(blocks(8)))
-    np.testing.assert_array_equal(parser.parse([crop])[0], blocks(8))
+    np.testing.assert_array_equal(parser.parse([crop])[0].labels, blocks(8))
 
 
 def test_a_graph_of_fixed_batch_takes_any_number_of_crops(
@@ -72,20 +73,33 @@ def test_a_graph_of_fixed_batch_takes_any_number_of_crops(
     assert parser.batch_size == 3
     maps = parser.parse(crops[:1])
     assert len(maps) == 1
-    np.testing.assert_array_equal(maps[0], blocks(4))
+    np.testing.assert_array_equal(maps[0].labels, blocks(4))
 
 
 def test_half_precision_graphs_run(colour_net, colour_settings, crops) -> None:
     parser = OnnxParser("colours", colour_settings(colour_net(dtype=TensorProto.FLOAT16)))
-    np.testing.assert_array_equal(parser.parse(crops[:1])[0], blocks(4))
+    np.testing.assert_array_equal(parser.parse(crops[:1])[0].labels, blocks(4))
+
+
+def test_how_sure_the_network_is_goes_with_the_map(colour_net, colour_settings, crops) -> None:
+    """Scaled, the logits of a pure pixel are 10, 5, 0 and 0: .993 for the best of six classes."""
+    settings = colour_settings(colour_net(scale=10.0), write_confidence=True)
+    (part_map,) = OnnxParser("c", settings).parse(crops[:1])
+    assert part_map.confidence.shape == part_map.labels.shape
+    assert (part_map.confidence > 0.9 * CERTAIN).all()
+    (faint,) = OnnxParser("c", colour_settings(colour_net(scale=1.0), write_confidence=True)).parse(
+        crops[:1]
+    )
+    assert (faint.confidence < 0.5 * CERTAIN).all()
+    np.testing.assert_array_equal(faint.labels, part_map.labels)
 
 
 def test_unsure_pixels_are_unknown(colour_net, colour_settings, crops) -> None:
     """Of six classes, logits 1 and .5 and two 0 give at most .4."""
     settings = colour_settings(colour_net(scale=1.0), min_confidence=0.5)
-    assert (OnnxParser("c", settings).parse(crops[:1])[0] == IGNORE).all()
+    assert (OnnxParser("c", settings).parse(crops[:1])[0].labels == IGNORE).all()
     sure = colour_settings(colour_net(scale=10.0), min_confidence=0.5)
-    np.testing.assert_array_equal(OnnxParser("c", sure).parse(crops[:1])[0], blocks(4))
+    np.testing.assert_array_equal(OnnxParser("c", sure).parse(crops[:1])[0].labels, blocks(4))
 
 
 def test_the_facts_follow_the_file_and_the_settings_but_not_the_place(

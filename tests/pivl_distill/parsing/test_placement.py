@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from pivl_distill.data.vocabulary import IGNORE
 from pivl_distill.parsing.placement import decide, fit, place, sample
+from pivl_distill.parsing.settings import SegformerSettings
 
 
 def test_a_letterboxed_crop_lies_in_the_middle() -> None:
@@ -67,7 +68,19 @@ def test_ids_are_sampled_without_mixing() -> None:
     assert set(found.unique().tolist()) == {0.0, 9.0}
 
 
+def settings(**values: object) -> SegformerSettings:
+    return SegformerSettings(kind="segformer", vocabulary="coarse6", **values)
+
+
 def test_doubtful_pixels_are_unknown() -> None:
     logits = torch.log(torch.tensor([[[0.9, 0.55]], [[0.1, 0.45]]]))
-    assert decide(logits, 0.0).tolist() == [[0, 0]]
-    assert decide(logits, 0.6).tolist() == [[0, IGNORE]]
+    assert decide(logits, settings()).labels.tolist() == [[0, 0]]
+    assert decide(logits, settings(min_confidence=0.6)).labels.tolist() == [[0, IGNORE]]
+
+
+def test_probabilities_are_told_where_they_are_wanted() -> None:
+    logits = torch.log(torch.tensor([[[0.9, 0.4]], [[0.1, 0.6]]]))
+    assert decide(logits, settings(min_confidence=0.6)).confidence is None
+    told = decide(logits, settings(write_confidence=True))
+    assert told.labels.tolist() == [[0, 1]]
+    assert told.confidence.tolist() == [[round(0.9 * 255), round(0.6 * 255)]]

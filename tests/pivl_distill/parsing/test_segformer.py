@@ -54,7 +54,7 @@ def crops() -> list[Crop]:
 def test_maps_are_the_models_own_best_classes(clothes: Path, crops: list[Crop]) -> None:
     """At the size of its input the map is that of plain resizing of the logits."""
     parser = SegformerParser("clothes", settings(clothes))
-    maps = parser.parse(crops)
+    maps = [part_map.labels for part_map in parser.parse(crops)]
     assert [labels.shape for labels in maps] == [crop.pixels.shape[:2] for crop in crops]
     image = torch.from_numpy(crops[1].pixels).permute(2, 0, 1)[None].float() / 255
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (MEAN, STD))
@@ -67,7 +67,7 @@ def test_maps_are_the_models_own_best_classes(clothes: Path, crops: list[Crop]) 
 
 def test_unsure_pixels_are_unknown(clothes: Path, crops: list[Crop]) -> None:
     parser = SegformerParser("clothes", settings(clothes, min_confidence=0.99))
-    assert all((labels == IGNORE).all() for labels in parser.parse(crops))
+    assert all((part_map.labels == IGNORE).all() for part_map in parser.parse(crops))
 
 
 def test_the_facts_hold_a_hash_of_the_weights(clothes: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from pivl_distill.data.datasets import with_maps
+from pivl_distill.data.parsing import PartMap
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import COARSE6
 from pivl_distill.errors import PivlError
@@ -37,13 +38,14 @@ class Brightness:
         self.stop_after = stop_after
         self.skip = skip
 
-    def parse(self, crops: Sequence[Crop]) -> list[np.ndarray | None]:
+    def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
         if self.stop_after is not None and len(self.asked) >= self.stop_after:
             raise KeyboardInterrupt
         self.asked += [crop.name for crop in crops]
+        maps = [PartMap((crop.pixels.max(2) > 128).astype(np.uint8)) for crop in crops]
         return [
-            None if crop.name.stem == self.skip else (crop.pixels.max(2) > 128).astype(np.uint8)
-            for crop in crops
+            None if crop.name.stem == self.skip else part_map
+            for crop, part_map in zip(crops, maps, strict=True)
         ]
 
 
