@@ -112,8 +112,13 @@ def export_checkpoint(
     normalize: bool,
     out: Path | None,
     cameras: Cameras = Cameras(),
+    *,
+    cached: bool = True,
 ) -> ExportReport:
-    """Export the checkpoint of a run or path into a run folder of its own, verified on its data."""
+    """Export the checkpoint of a run or path into a run folder of its own, verified on its data.
+
+    With `cached` its decoded crops may come from the cache folder and stay there.
+    """
     from export.exporter import export_model
 
     path = _find_checkpoint(source)
@@ -122,7 +127,7 @@ def export_checkpoint(
     model = load_checkpoint(path, cameras)
     config = {"export": {"source": str(path), "data": data.model_dump(mode="json")}}
     run = Run.create("export", yaml.safe_dump(config, sort_keys=False), out)
-    test = _load_test(data, model.size_hw)
+    test = _load_test(data, model.size_hw, cached)
     report = export_model(
         model,
         run.path,
@@ -173,8 +178,10 @@ def evaluate_target(
     target: Path,
     spec: str | None,
     cameras: Cameras = Cameras(),
+    *,
+    cached: bool = True,
 ) -> Evaluation:
-    """Score a run, a checkpoint, or an exported file or engine."""
+    """Score a run, a checkpoint, or an exported file or engine; `cached` as in exporting."""
     exported = target.suffix in EXPORTED
     if exported or (target / ONNX_FILE).is_file():
         from export.loading import load_exported
@@ -189,7 +196,7 @@ def evaluate_target(
             raise PivlError(f"Name the data set to score {path} on with --data.")
         model, forward = load_checkpoint(path, cameras), None
     data = _data_settings(path.parent, spec)
-    test = _load_test(data, model.size_hw)
+    test = _load_test(data, model.size_hw, cached)
     features = embed_test(model, test, forward)
     return Evaluation(path, data.spec, score(features, test), features, test)
 
@@ -235,5 +242,6 @@ def _data_settings(folder: Path, spec: str | None) -> DataSettings:
     return data_of(folder) if spec is None else DataSettings(spec=spec)
 
 
-def _load_test(data: DataSettings, size_hw: tuple[int, int]) -> TestCrops:
-    return TestCrops.load(load_dataset(data.spec), size_hw)
+def _load_test(data: DataSettings, size_hw: tuple[int, int], cached: bool) -> TestCrops:
+    cache_gib = data.crop_cache_gib if cached else 0
+    return TestCrops.load(load_dataset(data.spec), size_hw, cache_gib)
