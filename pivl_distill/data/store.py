@@ -8,7 +8,7 @@ What is decoded is kept in the cache folder and mapped from there, so that data 
 memory work and processes of one machine share it. It is found by what it was decoded from: the
 bytes of every file, in order, and how they are read. So a changed image is noticed whatever its
 name, size or time, and a data set that has moved is found. Crops and maps are kept apart: other
-cleaning of the maps decodes no crop again.
+maps decode no crop again.
 """
 
 from __future__ import annotations
@@ -32,9 +32,8 @@ from pivl_distill import array_cache
 from pivl_distill.cache import cache_folder
 from pivl_distill.config import DataSettings
 from pivl_distill.console import track
-from pivl_distill.data.cleaning import drop_small_parts, keep_largest_person
 from pivl_distill.data.images import read_crop
-from pivl_distill.data.parsing import read_map
+from pivl_distill.data.parsing import read_confidence, read_map
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.errors import PivlError
@@ -55,8 +54,8 @@ class CropStore:
 
     `crops` uint8 RGB [N, H, W, 3]; `maps` uint8 [N, H, W] or None if no vocabulary was given;
     `pids` int64 [N]; `camids` int64 [N] or None if a camera is unknown. `missing_maps` images had
-    no map: theirs is IGNORE throughout. `embeddings` [N, F] are a teacher's vectors, if there are
-    any.
+    no map: theirs is IGNORE throughout. `confidence` uint8 [N, H, W] says how sure the parser was,
+    `embeddings` [N, F] are a teacher's vectors, where they were asked for.
     """
 
     crops: np.ndarray
@@ -64,6 +63,7 @@ class CropStore:
     pids: np.ndarray
     camids: np.ndarray | None
     missing_maps: int = 0
+    confidence: np.ndarray | None = None
     embeddings: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -77,39 +77,43 @@ class CropStore:
         vocabulary: Vocabulary | None = None,
         what: str = "crops",
         *,
-        min_part_px: int = 0,
-        largest_person: bool = False,
+        confidence: bool = False,
         cache_gib: float = 0.0,
     ) -> CropStore:
-        """Read the records' images and, with a vocabulary, their part maps, cleaned as asked.
+        """Read the records' images and, with a vocabulary, their part maps.
 
         All decoded pixels in the cache folder take at most `cache_gib`, 0 keeps none. Raises
         PivlError naming the first file that cannot be read.
         """
         crops = _crop_reading(records, size_hw, what).pixels(cache_gib)
-        maps = None
+        maps, sure = None, None
         if vocabulary:
-            reading = _map_reading(records, size_hw, vocabulary, min_part_px, largest_person)
-            maps = reading.pixels(cache_gib)
+            maps = _map_reading(records, size_hw, vocabulary).pixels(cache_gib)
+            if confidence:
+                sure = _confidence_reading(records, size_hw).pixels(cache_gib)
         return cls(
             crops=crops,
             maps=maps,
             pids=np.array([record.pid for record in records], dtype=np.int64),
             camids=_camids(records),
             missing_maps=sum(record.parsing is None for record in records) if vocabulary else 0,
+            confidence=sure,
         )
 
 
 def load_training(
-    records: Sequence[Record], settings: DataSettings, vocabulary: Vocabulary | None = None
+    records: Sequence[Record],
+    settings: DataSettings,
+    vocabulary: Vocabulary | None = None,
+    *,
+    confidence: bool = False,
 ) -> CropStore:
     """Training crops as the settings want them, with maps where there is a vocabulary."""
     return CropStore.load(
         records,
         settings.size_hw,
         vocabulary,
-        min_part_px=settings.min_part_px,
-        largest_person=settings.largest_person,
+        confidence=confidence,
         cache_gib=settings.crop_cache_gib,
     )
 
@@ -186,30 +190,28 @@ def _crop_reading(records: Sequence[Record], size_hw: tuple[int, int], what: str
 
 
 def _map_reading(
-    records: Sequence[Record],
-    size_hw: tuple[int, int],
-    vocabulary: Vocabulary,
-    min_part_px: int,
-    largest_person: bool,
+    records: Sequence[Record], size_hw: tuple[int, int], vocabulary: Vocabulary
 ) -> _Reading:
-    """Maps without what the settings distrust."""
-
-    def read(path: Path) -> np.ndarray:
-        values = read_map(path, size_hw, vocabulary)
-        if largest_person:
-            values = keep_largest_person(values, vocabulary.background)
-        return drop_small_parts(values, min_part_px)
-
     return _Reading(
         what="part maps",
         paths=[record.parsing for record in records],
         size=size_hw,
-        read=read,
+        read=functools.partial(read_map, size_hw=size_hw, vocabulary=vocabulary),
         facts={
             "pixels": "maps",
             "vocabulary": (vocabulary.name, vocabulary.labels, vocabulary.background),
-            "cleaning": (min_part_px, largest_person),
         },
+    )
+
+
+def _confidence_reading(records: Sequence[Record], size_hw: tuple[int, int]) -> _Reading:
+    """Of images without a map it matters nowhere."""
+    return _Reading(
+        what="confidence of the part maps",
+        paths=[record.parsing for record in records],
+        size=size_hw,
+        read=functools.partial(read_confidence, size_hw=size_hw),
+        facts={"pixels": "confidence"},
     )
 
 

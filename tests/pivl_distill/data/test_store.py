@@ -48,23 +48,23 @@ def test_everything_keeps_the_order_of_the_records(tmp_path: Path) -> None:
     assert store.missing_maps == 6
 
 
-def test_maps_are_cleaned_as_the_settings_ask(tmp_path: Path) -> None:
-    values = np.zeros((16, 8), np.uint8)
-    values[:, 0], values[2:14, 2:6], values[15, 7] = 4, 5, 6
-    Image.new("RGB", (8, 16)).save(tmp_path / "crop.png")
-    Image.fromarray(values).save(tmp_path / "map.png")
-    record = Record(tmp_path / "crop.png", 1, 0, tmp_path / "map.png")
-
-    def seen(**settings: object) -> set[int]:
-        chosen = DataSettings(size_hw=(16, 8), **settings)
-        store = load_training([record], chosen, LIP20)
-        assert store.maps is not None
-        return set(np.unique(store.maps).tolist())
-
-    assert seen() == {0, 4, 5, 6}
-    assert seen(min_part_px=2) == {0, 4, 5, IGNORE}
-    assert seen(largest_person=True) == {0, 5, IGNORE}
-    assert load_training([record], DataSettings(min_part_px=2)).maps is None
+def test_confidence_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+    sure = np.array([[255, 30], [0, 128]], np.uint8)
+    picture = Image.fromarray(np.full((2, 2), 5, np.uint8))
+    picture.putalpha(Image.fromarray(sure))
+    picture.save(tmp_path / "told.png")
+    Image.fromarray(np.full((2, 2), 5, np.uint8)).save(tmp_path / "plain.png")
+    Image.new("RGB", (2, 2)).save(tmp_path / "crop.png")
+    records = [
+        Record(tmp_path / "crop.png", number, 0, tmp_path / name)
+        for number, name in enumerate(("told.png", "plain.png"))
+    ]
+    settings = DataSettings(size_hw=(2, 2))
+    store = load_training(records, settings, LIP20, confidence=True)
+    np.testing.assert_array_equal(store.confidence, [sure, np.full((2, 2), 255)])
+    assert (store.maps == 5).all()
+    assert load_training(records, settings, LIP20).confidence is None
+    assert load_training(records, settings, confidence=True).confidence is None
 
 
 def test_without_a_vocabulary_there_are_no_maps(tmp_path: Path) -> None:
@@ -198,23 +198,19 @@ def test_changed_bytes_are_noticed_though_name_size_and_time_stay(
     assert len(decoded) == kind[which]  # the others are kept apart
 
 
-def test_order_size_cleaning_and_vocabulary_have_other_entries(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_order_size_and_vocabulary_have_other_entries(tmp_path: Path, folder: Path) -> None:
     records = make_records(tmp_path)
     entries = []
     for changed, settings, vocabulary in (
         (records, {}, LIP20),
         (records[::-1], {}, LIP20),
         (records, {"size_hw": (4, 6)}, LIP20),
-        (records, {"min_part_px": 3}, LIP20),
-        (records, {"largest_person": True}, LIP20),
         (records, {}, replace(LIP20, background=1)),
     ):
         load_training(changed, DataSettings(**{"size_hw": (6, 4), **settings}), vocabulary)
         entries.append(len(list(folder.iterdir())))
     # Crops and maps; again both; again both; then maps alone.
-    assert entries == [2, 4, 6, 7, 8, 9]
+    assert entries == [2, 4, 6, 7]
 
 
 def test_another_decoder_reads_again(
