@@ -38,9 +38,7 @@ def calibration_crops(records: Sequence[Record], size_hw: tuple[int, int]) -> Cr
         raise PivlError("INT8 is calibrated on the training split, but this data set has none.")
     pids = np.array([record.pid for record in records])
     chosen = balanced_sample(pids, CROPS, np.random.default_rng(0))
-    return CropStore.load(
-        [records[number] for number in chosen], size_hw, description="Reading calibration crops"
-    )
+    return CropStore.load([records[number] for number in chosen], size_hw, what="calibration crops")
 
 
 def balanced_sample(pids: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

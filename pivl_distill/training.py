@@ -16,6 +16,7 @@ from torch import Tensor
 from pivl_distill.alignment import Texts, alignment_loss, text_map
 from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
 from pivl_distill.console import track
+from pivl_distill.data.batches import Pixels
 from pivl_distill.data.sampling import Schedule
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.transforms import Augmentation, augment
@@ -85,10 +86,13 @@ class Stage2:
     ) -> None:
         # Crops arrive as [B, H, W, 3]; convolutions on a CPU are about twice as fast that way.
         self.network = network.to(memory_format=torch.channels_last)
-        self.store = store
         self.texts = texts
         self.settings = settings
         self.device = next(network.parameters()).device
+        self.crops = Pixels(store.crops, self.device)
+        self.maps = None
+        if texts is not None and store.maps is not None:
+            self.maps = Pixels(store.maps, self.device)
         self.labels = torch.from_numpy(np.unique(store.pids, return_inverse=True)[1])
         self.cameras = None
         if network.cameras:
@@ -105,9 +109,8 @@ class Stage2:
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
         crops, maps = self._augmented(batch, rng)
-        images = torch.from_numpy(crops).to(self.device)
         labels = self.labels[batch].to(self.device)
-        inputs = [normalize_crops(images, self.network.mean, self.network.std)]
+        inputs = [normalize_crops(crops, self.network.mean, self.network.std)]
         if self.cameras is not None:
             inputs.append(self.cameras[batch].to(self.device))
         output = self.network(*inputs)
@@ -126,10 +129,11 @@ class Stage2:
 
     def _augmented(
         self, batch: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        crops, maps, mirror = self.store.crops[batch], None, None
-        if self.texts is not None and self.store.maps is not None:
-            maps, mirror = self.store.maps[batch], self.texts.vocabulary.mirror
+    ) -> tuple[Tensor, Tensor | None]:
+        """Crops uint8 [B, H, W, 3] and maps uint8 [B, H, W], on the device."""
+        crops, maps, mirror = self.crops.take(batch), None, None
+        if self.maps is not None and self.texts is not None:
+            maps, mirror = self.maps.take(batch), self.texts.vocabulary.mirror
         return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng)
 
 
@@ -150,7 +154,7 @@ def augmentation_of(
 def loss_terms(
     output: ReIDOutput,
     labels: Tensor,
-    maps: np.ndarray | None,
+    maps: Tensor | None,
     texts: Texts | None,
     settings: LossSettings,
 ) -> dict[str, Tensor]:
@@ -171,7 +175,7 @@ def loss_terms(
         )
     if texts is not None and output.aligned is not None and maps is not None:
         grid_hw = (output.aligned.shape[2], output.aligned.shape[3])
-        target = text_map(torch.from_numpy(maps), labels, grid_hw, texts, settings)
+        target = text_map(maps, labels, grid_hw, texts, settings)
         terms["align"] = settings.align * alignment_loss(
             output.aligned, target, settings.align_distance, settings.align_temperature
         )

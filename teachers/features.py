@@ -11,22 +11,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pivl_distill import array_cache
 from pivl_distill.cache import cache_folder
 from pivl_distill.config import TuningSettings
-from pivl_distill.console import note, track
+from pivl_distill.console import track
 from pivl_distill.data.parsing import cell_parts
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
@@ -38,9 +34,8 @@ FORMAT_VERSION = 1
 
 CellPath = Literal["attended", "value"]
 HALF = np.dtype("<f2")
+WHAT = "features of crops"
 BATCH_CROPS = 64
-ABANDONED_S = 24 * 3600
-"""After so many seconds an unfinished file is one that a crash left behind."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +69,14 @@ def encode_crops(
     shapes = feature_shapes(clip, store, path)
     needed = sum(math.prod(shape) * HALF.itemsize for shape in shapes.values())
     folder = cache_folder() / "features"
-    if _has_room(folder, needed, limit):
-        entry = folder / feature_key(clip, store, path)
-        arrays = _read(entry, shapes)
+    entry = folder / feature_key(clip, store, path) if needed <= limit else None
+    if entry is not None and array_cache.has_room(entry, shapes, HALF, WHAT):
+        arrays = array_cache.read(entry, shapes, HALF, WHAT)
         if arrays is None:
-            _write(entry, shapes, _batches(clip, store, path))
-            arrays = _read(entry, shapes)
+            array_cache.write(entry, shapes, HALF, _batches(clip, store, path))
+            arrays = array_cache.read(entry, shapes, HALF, WHAT)
             assert arrays is not None, entry
-        os.utime(entry)
-        drop_oldest(folder, limit)
+        array_cache.used(entry, limit)
     else:
         arrays = {name: np.empty(shape, HALF) for name, shape in shapes.items()}
         for number, batch in enumerate(_batches(clip, store, path)):
@@ -122,23 +116,6 @@ def feature_key(clip: Clip, store: CropStore, path: CellPath | None) -> str:
     return digest.hexdigest()
 
 
-def drop_oldest(folder: Path, limit_bytes: int) -> None:
-    """Remove the least recently used entries until the folder takes no more than `limit_bytes`.
-
-    The most recently used one stays in any case.
-    """
-    now = time.time()
-    for unfinished in folder.glob(".*"):
-        if now - unfinished.stat().st_mtime > ABANDONED_S:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    entries = sorted(folder.glob("[!.]*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
-    kept = 0
-    for number, entry in enumerate(entries):
-        kept += sum(file.stat().st_size for file in entry.iterdir())
-        if number and kept > limit_bytes:
-            shutil.rmtree(entry, ignore_errors=True)
-
-
 @torch.inference_mode()
 def _batches(
     clip: Clip, store: CropStore, path: CellPath | None
@@ -167,58 +144,3 @@ def _part_of_cells(
         for maps in chunks
     ]
     return torch.cat(parts).flatten(1).to(device)
-
-
-def _has_room(folder: Path, needed: int, limit: int) -> bool:
-    """Whether `needed` bytes may be written to the cache; says so where the disk is too full."""
-    if needed > limit:
-        return False
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        note(
-            f"CLIP's features stay in memory: they take {needed / 2**30:.1f} GiB and {folder} has"
-            f" {free / 2**30:.1f} GiB left. PIVL_DISTILL_CACHE names another folder."
-        )
-    return needed <= free
-
-
-def _read(entry: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray] | None:
-    """The arrays of an entry, mapped from its files; None where it is absent or damaged."""
-    if not entry.is_dir():
-        return None
-    try:
-        # Copy on write: the file never changes, and torch gets memory that it may write to.
-        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="c") for name in shapes}
-    except (OSError, ValueError):
-        arrays = {}
-    if all(name in arrays and arrays[name].shape == shape for name, shape in shapes.items()):
-        return arrays
-    note(f"The cached features in {entry} are damaged; they are computed anew.")
-    shutil.rmtree(entry)
-    return None
-
-
-def _write(
-    entry: Path, shapes: dict[str, tuple[int, ...]], batches: Iterator[dict[str, np.ndarray]]
-) -> None:
-    """Make an entry at once, out of batches; another process may finish the same one first."""
-    with tempfile.TemporaryDirectory(prefix=".", dir=entry.parent) as unfinished:
-        folder = Path(unfinished) / "entry"
-        folder.mkdir()
-        files = {name: (folder / f"{name}.npy").open("wb") for name in shapes}
-        try:
-            for name, shape in shapes.items():
-                header = {"descr": HALF.str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(files[name], header)
-            for batch in batches:
-                for name, values in batch.items():
-                    values.astype(HALF, order="C").tofile(files[name])
-        finally:
-            for file in files.values():
-                file.close()
-        try:
-            folder.rename(entry)
-        except OSError:
-            if not entry.is_dir():
-                raise

@@ -55,7 +55,8 @@ def rehearse_teach(config: TeachConfig) -> Rehearsal:
         config.stage2.crops_per_identity,
         epoch_rng(config.seed, 0),
     )[0]
-    store = load_training([dataset.train[crop] for crop in batch], config.data, vocabulary)
+    data = config.data.model_copy(update={"crop_cache_gib": 0})  # nothing is written
+    store = load_training([dataset.train[crop] for crop in batch], data, vocabulary)
     if device.type != "meta":
         facts |= stage1_step(config, clip, prompts, store, words)
     texts = stage2_texts(_stand_in_bank(dataset, clip.image.dim, words), config)

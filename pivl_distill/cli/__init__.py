@@ -64,8 +64,15 @@ def latest_export() -> Path:
     return Run.latest("export").path
 
 
+no_cache_option = click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Neither use decoded crops and features of earlier runs nor keep any.",
+)
+
+
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a training: --data to --set, --out, --resume, --dry-run."""
+    """The options of a training: --data to --set, --out, --resume, --dry-run, --no-cache."""
 
     @click.option("--data", "spec", metavar="KIND:PATH", help="Data set, e.g. market1501:/data.")
     @click.option("--parsing", type=FOLDER, help="Folder of parsing maps of the training images.")
@@ -80,17 +87,21 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Continue an unfinished run; default: the latest, or --out.",
     )
     @click.option("--dry-run", is_flag=True, help="Build everything, say what it takes, stop.")
+    @no_cache_option
     @functools.wraps(command)
     def wrapped(
         *args: Any,
         spec: str | None,
         parsing: Path | None,
         assignments: tuple[str, ...],
+        no_cache: bool,
         **kwargs: Any,
     ) -> None:
-        from pivl_distill.config import parse_override
+        from pivl_distill.config import CACHE_LIMITS, parse_override
 
         overrides = dict(parse_override(text) for text in assignments)
+        if no_cache:
+            overrides |= dict.fromkeys(CACHE_LIMITS[command.__name__], 0)
         if spec is not None:
             overrides["data.spec"] = spec
         if parsing is not None:
@@ -203,7 +214,7 @@ def student(
     """Train a light network on the texts of a prompt bank."""
     from pivl_distill.cli.report import print_rehearsal, print_student
     from pivl_distill.cli.sources import find_bank, run_place
-    from pivl_distill.config import StudentConfig, load_config
+    from pivl_distill.config import CACHE_LIMITS, StudentConfig, load_config
 
     place = run_place("student", out, resume)
     chosen = {"arch": arch, "pretrained": pretrained}
@@ -212,9 +223,12 @@ def student(
         overrides["supervision"] = "none"
     settings = load_config(StudentConfig, "student", config, overrides, place.begun_config)
     bank_file, data = find_bank(bank or place.begun_bank, settings.supervision)
-    chosen_data = config is not None or any(key.startswith("data.") for key in overrides)
+    chosen_data = config is not None or any(
+        key.startswith("data.") and key not in CACHE_LIMITS["student"] for key in overrides
+    )
     if place.resume is None and not chosen_data:
-        settings = settings.model_copy(update={"data": data})
+        kept = {"crop_cache_gib": settings.data.crop_cache_gib}
+        settings = settings.model_copy(update={"data": data.model_copy(update=kept)})
     if max_ms is not None and place.resume is None:
         from pivl_distill.cli.choice import choose_arch
 
@@ -327,6 +341,7 @@ Examples:
 @click.option("--normalize", is_flag=True, help="Put L2 normalisation into the graph.")
 @click.option("--bake-preprocessing", is_flag=True, help="Take uint8 RGB crops [N, H, W, 3].")
 @click.option("--data", "spec", metavar="KIND:PATH", help="Calibrate and verify on this instead.")
+@no_cache_option
 @camera_options
 @click.option("--out", "-o", type=FOLDER, help="Folder; default: the next in runs/.")
 def export(
@@ -335,6 +350,7 @@ def export(
     precision: tuple[str, ...],
     budget: tuple[str, ...],
     spec: str | None,
+    no_cache: bool,
     cameras: Cameras,
     out: Path | None,
     **options: bool,
@@ -358,7 +374,14 @@ def export(
     path = source or Run.latest("student").path
     try:
         report = export_checkpoint(
-            path, spec, out, cameras, precisions=precisions, budgets=budgets, **options
+            path,
+            spec,
+            out,
+            cameras,
+            precisions=precisions,
+            cached=not no_cache,
+            budgets=budgets,
+            **options,
         )
     except ExportError as error:
         print_export(error.report)
@@ -382,11 +405,17 @@ Examples:
 )
 @click.argument("target", required=False, type=click.Path(path_type=Path))
 @click.option("--data", "spec", metavar="KIND:PATH", help="Data set; default: the run's own.")
+@no_cache_option
 @camera_options
 @click.option("--rerank", is_flag=True, help="Also score after k-reciprocal re-ranking.")
 @click.option("--sheet", type=PICTURE, help="Also draw what was found for some queries, as PNG.")
 def evaluate(
-    target: Path | None, spec: str | None, cameras: Cameras, rerank: bool, sheet: Path | None
+    target: Path | None,
+    spec: str | None,
+    no_cache: bool,
+    cameras: Cameras,
+    rerank: bool,
+    sheet: Path | None,
 ) -> None:
     """Score a run, a checkpoint, an exported ONNX file or an engine by the Market-1501 protocol.
 
@@ -399,7 +428,8 @@ def evaluate(
     from pivl_distill.evaluation import score_reranked
     from pivl_distill.runs import Run
 
-    evaluation = evaluate_target(target or Run.latest("student").path, spec, cameras)
+    target = target or Run.latest("student").path
+    evaluation = evaluate_target(target, spec, cameras, cached=not no_cache)
     print_retrieval(evaluation)
     if rerank:
         print_reranked(score_reranked(evaluation.features, evaluation.test))

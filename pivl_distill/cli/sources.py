@@ -115,11 +115,13 @@ def export_checkpoint(
     cameras: Cameras = Cameras(),
     *,
     precisions: Collection[Precision] = (),
+    cached: bool = True,
     **options: Any,
 ) -> ExportReport:
     """Export the checkpoint of a run or path into a run folder of its own, verified on its data.
 
-    `options` are those of `export.exporter.export_model`.
+    With `cached` its decoded crops may come from the cache folder and stay there; `options` are
+    those of `export.exporter.export_model`.
     """
     from export.calibration import calibration_crops
     from export.exporter import export_model
@@ -129,13 +131,14 @@ def export_checkpoint(
     data = UNSEEN if foreign else _data_settings(path.parent, spec)
     model = load_checkpoint(path, cameras)
     dataset = load_dataset(data.spec)
+    cache_gib = data.crop_cache_gib if cached else 0
     config = {"export": {"source": str(path), "data": data.model_dump(mode="json")}}
     run = Run.create("export", yaml.safe_dump(config, sort_keys=False), out)
     wanted = "int8" in precisions
     report = export_model(
         model,
         run.path,
-        test=TestCrops.load(dataset, model.size_hw),
+        test=TestCrops.load(dataset, model.size_hw, cache_gib),
         calibration=calibration_crops(dataset.train, model.size_hw) if wanted else None,
         precisions=precisions,
         source=path,
@@ -186,8 +189,10 @@ def evaluate_target(
     target: Path,
     spec: str | None,
     cameras: Cameras = Cameras(),
+    *,
+    cached: bool = True,
 ) -> Evaluation:
-    """Score a run, a checkpoint, or an exported file or engine."""
+    """Score a run, a checkpoint, or an exported file or engine; `cached` as in exporting."""
     exported = target.suffix in EXPORTED
     if exported or (target / ONNX_FILE).is_file():
         from export.loading import load_exported
@@ -202,7 +207,8 @@ def evaluate_target(
             raise PivlError(f"Name the data set to score {path} on with --data.")
         model, forward = load_checkpoint(path, cameras), None
     data = _data_settings(path.parent, spec)
-    test = _load_test(data, model.size_hw)
+    cache_gib = data.crop_cache_gib if cached else 0
+    test = TestCrops.load(load_dataset(data.spec), model.size_hw, cache_gib)
     features = embed_test(model, test, forward)
     return Evaluation(path, data.spec, score(features, test), features, test)
 
@@ -246,7 +252,3 @@ def _find_checkpoint(source: Path) -> Path:
 
 def _data_settings(folder: Path, spec: str | None) -> DataSettings:
     return data_of(folder) if spec is None else DataSettings(spec=spec)
-
-
-def _load_test(data: DataSettings, size_hw: tuple[int, int]) -> TestCrops:
-    return TestCrops.load(load_dataset(data.spec), size_hw)

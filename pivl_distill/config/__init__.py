@@ -8,6 +8,7 @@ places where the paper can be read in several ways, each with the setting that c
 from pivl_distill.config.base import Device, Settings
 from pivl_distill.config.data import DataSettings
 from pivl_distill.config.loading import (
+    CACHE_LIMITS,
     CONFIGS_DIR,
     dump_config,
     load_config,
@@ -24,6 +25,7 @@ from pivl_distill.config.student import StudentConfig
 from pivl_distill.config.teach import ClipSettings, PromptSettings, TeachConfig, TuningSettings
 
 __all__ = [
+    "CACHE_LIMITS",
     "CONFIGS_DIR",
     "AugmentSettings",
     "ClipSettings",

@@ -23,3 +23,6 @@ class DataSettings(Settings):
     largest_person: bool = Field(
         False, description="keep only the largest connected foreground of a map, drop bystanders"
     )
+    crop_cache_gib: float = Field(
+        20.0, ge=0, description="disk for decoded crops and maps, for later runs; 0 keeps none"
+    )

@@ -207,7 +207,7 @@ def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
     projected = torch.randn(4, DIM, generator=generator)
     aligned = torch.randn(4, DIM, 16, 8, generator=generator)
     output = ReIDOutput(metric, logits, projected, aligned)
-    maps = band_store.maps[:4]
+    maps = torch.from_numpy(band_store.maps[:4])
 
     def terms(**weights: float) -> dict[str, Tensor]:
         return loss_terms(output, labels, maps, texts, LossSettings(**weights))
@@ -227,8 +227,8 @@ def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
 
 def test_alignment_pulls_each_cell_to_its_own_text(texts, band_store):
     labels = torch.tensor([0, 1, 3, 4])
-    maps = band_store.maps[:4]
-    parts = torch.from_numpy(maps)[:, 4::8, 4::8].long()
+    maps = torch.from_numpy(band_store.maps[:4])
+    parts = maps[:, 4::8, 4::8].long()
     own = texts.part[labels[:, None, None], parts].permute(0, 3, 1, 2)
     output = ReIDOutput((torch.eye(4),), (torch.zeros(4, 6),), None, own)
     perfect = loss_terms(output, labels, maps, texts, LossSettings())
