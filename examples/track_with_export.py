@@ -84,4 +84,6 @@ def main(export: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("Name one export: python examples/track_with_export.py runs/export-1")
     main(Path(sys.argv[1]))

@@ -7,7 +7,7 @@ Printing results is left to the command line.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -131,12 +131,6 @@ def export_model(
         golden_crop=write_golden_crop(folder, model.size_hw),
         budgets=BUDGETS | (budgets or {}),
     )
-    artifacts = [gate.judge(onnx_path, "fp32", "any")]
-    if artifacts[0].status == "verified":
-        if "fp16" in precisions:
-            artifacts.append(gate.judge(write_fp16(onnx_path, folder / FP16_FILE), "fp16", "any"))
-        if "int8" in precisions and calibration is not None:
-            artifacts.extend(_int8(gate, onnx_path, calibration))
     manifest = Manifest(
         name=model.name,
         input=gate.spec,
@@ -146,12 +140,18 @@ def export_model(
             l2_normalised=normalize,
         ),
         golden_crop=GoldenCrop(file=GOLDEN_CROP, sha256=sha256(folder / GOLDEN_CROP)),
-        artifacts=tuple(_timed(folder, artifacts, threads)),
+        artifacts=(),
         source={source.name: sha256(source)} if source else {},
         budgets=gate.budgets,
         cost=gate.bare,
         versions=installed_versions(),
     )
+    artifacts: list[Artifact] = []
+    for artifact in _judged(gate, onnx_path, precisions, calibration):
+        artifacts.append(artifact)
+        # At once: should the next file be impossible to make, this one is not lost.
+        write_manifest(folder, _with(manifest, artifacts))
+    manifest = _with(manifest, _timed(folder, artifacts, threads))
     write_manifest(folder, manifest)
     report = ExportReport(folder, manifest, gate)
     if any(artifact.status == "failed" for artifact in artifacts):
@@ -184,9 +184,8 @@ def add_engine(
     kept_high = manifest.artifact(source).kept_high
     describe = report.gate.judge if runs_here else Artifact.of
     artifact = describe(path, precision, "tensorrt", kind=library, kept_high=kept_high)
-    others = tuple(other for other in manifest.artifacts if other.file != artifact.file)
-    manifest = manifest.model_copy(update={"artifacts": (*others, artifact)})
-    write_manifest(folder, manifest)
+    others = [other for other in manifest.artifacts if other.file != artifact.file]
+    write_manifest(folder, _with(manifest, [*others, artifact]))
     return EngineReport(path, info, artifact)
 
 
@@ -223,6 +222,20 @@ def input_spec(model: EmbeddingModel, bake_preprocessing: bool = False) -> Input
     )
 
 
+def _judged(
+    gate: Gate, onnx_path: Path, precisions: Collection[Precision], calibration: CropStore | None
+) -> Iterator[Artifact]:
+    """The file in float32 and, if that is verified, in the other precisions."""
+    artifact = gate.judge(onnx_path, "fp32", "any")
+    yield artifact
+    if artifact.status == "failed":
+        return
+    if "fp16" in precisions:
+        yield gate.judge(write_fp16(onnx_path, onnx_path.with_name(FP16_FILE)), "fp16", "any")
+    if "int8" in precisions and calibration is not None:
+        yield from _int8(gate, onnx_path, calibration)
+
+
 def _int8(gate: Gate, onnx_path: Path, crops: CropStore) -> Iterator[Artifact]:
     """Both forms of INT8, each with as many nodes left in float32 as its budget asks for."""
     ranges = measure_ranges(onnx_path, gate.spec, crops)
@@ -233,6 +246,10 @@ def _int8(gate: Gate, onnx_path: Path, crops: CropStore) -> Iterator[Artifact]:
         yield int8_within_budget(
             onnx_path, form, ranges, inputs, partial(gate.judge, precision="int8", runs_on=form)
         )
+
+
+def _with(manifest: Manifest, artifacts: Iterable[Artifact]) -> Manifest:
+    return manifest.model_copy(update={"artifacts": tuple(artifacts)})
 
 
 def _timed(folder: Path, artifacts: Sequence[Artifact], threads: int | None) -> list[Artifact]:

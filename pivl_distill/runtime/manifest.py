@@ -142,7 +142,8 @@ def choose_artifact(
     wanted = "ONNX file" if precision == "auto" else f"{precision} ONNX file"
     raise PivlError(
         f"'{manifest.folder}' holds no {wanted} for the {device}, only "
-        f"{', '.join(map(str, manifest.artifacts)) or 'nothing'}; export again with --precision."
+        f"{', '.join(map(str, manifest.artifacts)) or 'nothing'}; copy the whole export, or"
+        " export again with --precision."
     )
 
 

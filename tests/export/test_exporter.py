@@ -137,6 +137,19 @@ def test_over_budget_keeps_files_and_records_the_failure(export_small, tmp_path)
     assert (tmp_path / "out" / "model.onnx").is_file()
 
 
+def test_what_was_proven_is_not_lost_if_the_next_file_cannot_be_made(
+    export_small, tmp_path, monkeypatch
+):
+    def too_large(*_):
+        raise PivlError("The weight 'w' is too large for half precision.")
+
+    monkeypatch.setattr(export.exporter, "write_fp16", too_large)
+    with pytest.raises(PivlError, match="too large"):
+        export_small(precisions=ALL)
+    (artifact,) = read_manifest(tmp_path / "out").artifacts
+    assert (artifact.file, artifact.status) == ("model.onnx", "verified")
+
+
 def test_a_failed_precision_leaves_the_others_verified(export_small, tmp_path):
     budgets = LENIENT | {"fp16": Budget(2.0, 0, 0)}
     with pytest.raises(ExportError, match=r"model\.fp16\.onnx: Over budget"):
