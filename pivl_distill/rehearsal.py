@@ -22,6 +22,7 @@ from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import pick_device
+from pivl_distill.fusion import FusedMap
 from pivl_distill.reid import ReIDNetwork, ReIDOutput
 from pivl_distill.training import Stage2, schedule
 
@@ -84,7 +85,9 @@ def rehearse_forward(
     return output, memory.bytes
 
 
-def _require_same(name: str, features: Tensor | None, other: str, texts: Tensor) -> None:
+def _require_same(
+    name: str, features: Tensor | FusedMap | None, other: str, texts: Tensor
+) -> None:
     if features is not None and features.shape[1] != texts.shape[-1]:
         raise PivlError(
             f"The {name} have {features.shape[1]} dimensions, the {other} {texts.shape[-1]}."

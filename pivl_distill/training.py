@@ -174,7 +174,7 @@ def loss_terms(
             output.projected, texts.identity, labels, smoothing
         )
     if texts is not None and output.aligned is not None and maps is not None:
-        grid_hw = (output.aligned.shape[2], output.aligned.shape[3])
+        grid_hw = output.aligned.shape[2:]
         target = text_map(maps, labels, grid_hw, texts, settings)
         terms["align"] = settings.align * alignment_loss(
             output.aligned, target, settings.align_distance, settings.align_temperature

@@ -58,7 +58,7 @@ def test_the_map_has_stride_8_whatever_the_crop(kind, levels, size_hw, grid_hw):
 @pytest.mark.parametrize("levels", LEVELS)
 def test_exactly_the_chosen_levels_learn(levels):
     pyramid = tuple(m.requires_grad_() for m in pyramid_of((64, 32)))
-    head_of((64, 32), levels=levels)(pyramid).sum().backward()
+    head_of((64, 32), levels=levels)(pyramid).full().sum().backward()
     assert [level for level, m in enumerate(pyramid) if m.grad is not None] == [
         number - 2 for number in levels
     ]
@@ -70,7 +70,7 @@ def test_exactly_the_chosen_levels_learn(levels):
 def test_every_parameter_of_the_vit_form_learns(levels, branches):
     head = head_of((64, 32), "vit", levels=levels)
     assert len(head.branches) == branches
-    head((torch.randn(2, 12, 4, 2),)).square().mean().backward()
+    head((torch.randn(2, 12, 4, 2),)).full().square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
 
 
@@ -88,7 +88,7 @@ def test_the_vit_form_at_scale_1_is_two_normalised_convolutions():
         x = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
         x = x * norm.weight[:, None, None] + norm.bias[:, None, None]
     expected = F.conv2d(x, head.project.weight, head.project.bias)
-    torch.testing.assert_close(head((maps,)), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(head((maps,)).full(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels", [256, 512, 1024])
@@ -120,7 +120,7 @@ def test_only_the_finest_map_is_strided(down, parameters):
 @pytest.mark.parametrize(("norm", "over"), [("none", None), ("batch", (0, 2, 3)), ("layer", (1,))])
 def test_laterals_may_be_normed(norm, over):
     head = head_of((64, 32), levels=(3,), lateral_norm=norm).train()
-    out = head(pyramid_of((64, 32)))
+    out = head(pyramid_of((64, 32))).full()
     if over is None:
         assert not any(isinstance(m, torch.nn.BatchNorm2d | LayerNorm2d) for m in head.modules())
         return
@@ -131,7 +131,7 @@ def test_laterals_may_be_normed(norm, over):
 def test_a_vit_may_give_the_tokens_of_three_blocks_through_laterals():
     head = head_of((64, 32), "blocks", levels=(2, 4), down="strided")
     maps = tuple(torch.randn(2, 12, 4, 2, requires_grad=True) for _ in range(3))
-    out = head(maps)
+    out = head(maps).full()
     assert out.shape == (2, DIM, 8, 4)
     out.sum().backward()
     assert [m.grad is not None for m in maps] == [True, False, True]

@@ -22,7 +22,7 @@ from pivl_distill.rehearsal import (
     stage2_facts,
     step_facts,
 )
-from pivl_distill.reid import ReIDNetwork, ReIDOutput
+from pivl_distill.reid import Encoded, ReIDNetwork, ReIDOutput
 
 SETTINGS = Stage2Settings(epochs=3, identities_per_batch=3, crops_per_identity=2)
 
@@ -37,9 +37,16 @@ class Plain(ReIDNetwork):
         super().__init__()
         self.layer = nn.Linear(3 * 128 * 64, dim)
 
-    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
-        feature = self.layer(images.flatten(1))
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+        return Encoded((self.layer(images.flatten(1)),))
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        (feature,) = encoded.metric
         return ReIDOutput((feature,), (feature[:, :6],), feature, None)
+
+    @property
+    def body(self) -> nn.Module:
+        return self.layer
 
     def embedding_model(self) -> EmbeddingModel:
         return EmbeddingModel("plain", self.layer, self.size_hw, self.mean, self.std)

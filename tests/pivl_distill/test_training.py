@@ -19,8 +19,9 @@ from pivl_distill.config import AugmentSettings, HeadSettings, LossSettings, Sta
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
+from pivl_distill.fusion import FusedMap
 from pivl_distill.losses import identity_loss, triplet_loss
-from pivl_distill.reid import Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
 from pivl_distill.training import Totals, loss_terms, make_optimizer, set_rate, train
 
@@ -50,16 +51,23 @@ class Stub(ReIDNetwork):
         self.align = nn.Conv2d(32, DIM, 1)
         self.fed: list[Tensor] = []
 
-    def forward(self, images: Tensor) -> ReIDOutput:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
         self.fed.append(images.clone())
         maps = self.patches(images).relu()
-        feature = maps.mean((2, 3))
+        return Encoded((maps.mean((2, 3)),), maps)
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        (feature,), maps = encoded.metric, encoded.cells
         return ReIDOutput(
             metric=(feature,),
             logits=(self.neck(feature),),
             projected=self.project(feature),
-            aligned=self.align(maps),
+            aligned=FusedMap(self.align(maps)),
         )
+
+    @property
+    def body(self) -> nn.Module:
+        return self.patches
 
     def embedding_model(self) -> EmbeddingModel:
         raise NotImplementedError
@@ -175,8 +183,8 @@ def test_a_network_imitates_the_vectors_of_a_teacher(band_store, tmp_path):
             super().__init__()
             self.imitate = nn.Linear(32, 5)
 
-        def forward(self, images: Tensor) -> ReIDOutput:
-            output = super().forward(images)
+        def heads(self, encoded: Encoded) -> ReIDOutput:
+            output = super().heads(encoded)
             distilled = self.imitate(output.metric[0])
             return dataclasses.replace(output, distilled=distilled)
 
@@ -206,7 +214,7 @@ def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
     logits = tuple(torch.randn(4, IDENTITIES, generator=generator) for _ in range(2))
     projected = torch.randn(4, DIM, generator=generator)
     aligned = torch.randn(4, DIM, 16, 8, generator=generator)
-    output = ReIDOutput(metric, logits, projected, aligned)
+    output = ReIDOutput(metric, logits, projected, FusedMap(aligned))
     maps = torch.from_numpy(band_store.maps[:4])
 
     def terms(**weights: float) -> dict[str, Tensor]:
@@ -230,7 +238,7 @@ def test_alignment_pulls_each_cell_to_its_own_text(texts, band_store):
     maps = torch.from_numpy(band_store.maps[:4])
     parts = maps[:, 4::8, 4::8].long()
     own = texts.part[labels[:, None, None], parts].permute(0, 3, 1, 2)
-    output = ReIDOutput((torch.eye(4),), (torch.zeros(4, 6),), None, own)
+    output = ReIDOutput((torch.eye(4),), (torch.zeros(4, 6),), None, FusedMap(own))
     perfect = loss_terms(output, labels, maps, texts, LossSettings())
     swapped = loss_terms(output, labels.flip(0), maps, texts, LossSettings())
     assert perfect["align"].item() == pytest.approx(0, abs=1e-5)

@@ -85,7 +85,7 @@ def test_without_a_bank_there_is_neither_projection_nor_fusion():
 def test_every_parameter_learns(arch):
     student = make_student(arch)
     out = student.train()(images(4))
-    terms = (*out.metric, *out.logits, out.projected, out.aligned)
+    terms = (*out.metric, *out.logits, out.projected, out.aligned.full())
     sum(term.square().mean() for term in terms).backward()
     idle = {name for name, p in student.named_parameters() if p.requires_grad and p.grad is None}
     assert idle == set()
