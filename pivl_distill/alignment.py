@@ -131,9 +131,9 @@ def mixed_texts(part_texts: Tensor, labels: Tensor, shares: Tensor) -> TextMap:
 
     A cell has a text where its parts fill at least half of it.
     """
+    shares = shares.to(part_texts)
     filled = shares.sum(1, keepdim=True)
-    shares = shares / filled.clamp(min=0.5) * (2 * filled >= 1)
-    return TextMap(labels, part_texts[labels], shares.to(part_texts))
+    return TextMap(labels, part_texts[labels], shares / filled.clamp(min=0.5) * (2 * filled >= 1))
 
 
 def alignment_loss(

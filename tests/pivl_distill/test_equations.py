@@ -452,7 +452,7 @@ def test_equation_12(weights: tuple[float, ...]) -> None:
     settings = LossSettings(
         **lambdas, triplet_normalize=False, align_distance="mse", align_background="include"
     )
-    output = ReIDOutput(metric, logits, projected, aligned)
+    output = ReIDOutput(metric, logits, projected, FusedMap(aligned))
     terms = loss_terms(output, labels, np.asarray(maps), texts, settings)
 
     l_id = sum(smoothed_cross_entropy(scores, labels, 0.1) for scores in logits)
