@@ -1,9 +1,9 @@
 """Pixel-level texts (Eq. 6) and the alignment of fused features with them (Eq. 11).
 
-A cell of T_full (Eq. 6) is one of the P part texts of its image's identity, or a mean of them, so it
-is kept as the shares that these have in it. Cells of an unknown part, of a part never seen on the
-identity, or of an unwanted background have no text. Eq. 11 asks for inner products alone; they are
-taken with the P texts of an image, not with one text for each cell.
+A cell of T_full (Eq. 6) is one of the P part texts of its image's identity, or a mean of them, so
+it is kept as the shares that these have in it. Cells of an unknown part, of a part never seen on
+the identity, or of an unwanted background have no text. Eq. 11 asks for inner products alone; they
+are taken with the P texts of an image, not with one text for each cell.
 """
 
 from __future__ import annotations

@@ -166,6 +166,7 @@ class LateralFusion(FusionHead):
         finest: int | None = FINEST,
     ) -> None:
         super().__init__()
+        self.grid_hw = grid_hw
         self.places = tuple(level - FINEST for level in settings.levels)
         self.laterals = nn.ModuleList(
             with_norm(lateral(channels[place], dim, settings.lateral), dim, settings.lateral_norm)
@@ -203,7 +204,7 @@ class LateralFusion(FusionHead):
         x = before(x)
         if self.factored:
             return cast(Tensor, fit(x))
-        finer = x.shape[2] * x.shape[3] > math.prod(fit.grid_hw)
+        finer = x.shape[2:].numel() > math.prod(self.grid_hw)
         return cast(Tensor, pointwise(fit(x)) if finer else fit(pointwise(x)))
 
 
@@ -282,7 +283,9 @@ class Merge(nn.Module):
             biases = [block @ bias for block, bias in zip(blocks, biases, strict=True)]
             biases.append(cast(Tensor, self.convolve.bias))
         elif self.weights is not None:
-            weights = [factor * weight for factor, weight in zip(self.weights, weights, strict=True)]
+            weights = [
+                factor * weight for factor, weight in zip(self.weights, weights, strict=True)
+            ]
             biases = [factor * bias for factor, bias in zip(self.weights, biases, strict=True)]
         return torch.cat(weights, dim=1), torch.stack(biases).sum(0)
 

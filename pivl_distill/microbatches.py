@@ -1,11 +1,11 @@
 """A batch through a network in parts, with losses that see all of it (GradCache, Gao et al. 2021).
 
-Batch-hard mining and contrasts compare every crop of a batch with every other, so summing the losses
-of smaller batches is another loss. Instead each part is encoded without a graph, the loss of the
-whole batch gives the gradient of what was encoded, and each part is encoded once more, with a graph,
-to pass its share on to the weights. Memory is that of one part, time a third more, and the gradients
-are those of the whole batch: except through batch norm inside the network, which sees one part at a
-time. The necks, which belong to the heads, see the whole batch.
+Batch-hard mining and contrasts compare every crop of a batch with every other, so summing the
+losses of smaller batches is another loss. Instead each part is encoded without a graph, the loss of
+the whole batch gives the gradient of what was encoded, and each part is encoded once more, with a
+graph, to pass its share on to the weights. Memory is that of one part, time a third more, and the
+gradients are those of the whole batch: except through batch norm inside the network, which sees one
+part at a time. The necks, which belong to the heads, see the whole batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pivl_distill.reid import Encoded, ReIDNetwork
+from pivl_distill.reid import ReIDNetwork
 
 Randomness = tuple[Tensor, list[Tensor]]
 """States of the CPU's generator and of the device's."""

@@ -17,8 +17,11 @@ HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 def half_of(precision: Precision, device: torch.device) -> torch.dtype | None:
     """The half precision to compute in; None for float32.
 
-    "auto" is bfloat16 on a CUDA device that has it, and float32 anywhere else.
+    "auto" is bfloat16 on a CUDA device that has it, and float32 anywhere else. On the meta device,
+    which autocast does not know, all is float32.
     """
+    if device.type == "meta":
+        return None
     if precision == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else None

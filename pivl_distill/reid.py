@@ -66,7 +66,7 @@ class ReIDNetwork(nn.Module, ABC):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     cameras: int = 0
-    half: torch.dtype | None = None
+    half_precision: torch.dtype | None = None
     """The half precision that crops are encoded in, by autocast; None for full precision."""
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
@@ -75,9 +75,9 @@ class ReIDNetwork(nn.Module, ABC):
 
     def encode(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
         """What each crop is by itself, in full precision whatever it was computed in."""
-        if self.half is None:
+        if self.half_precision is None:
             return self.encode_crops(images, cameras)
-        with torch.autocast(images.device.type, self.half):
+        with torch.autocast(images.device.type, self.half_precision):
             encoded = self.encode_crops(images, cameras)
         return encoded.replaced([tensor.float() for tensor in encoded.tensors()])
 

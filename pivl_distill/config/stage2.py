@@ -148,7 +148,8 @@ class Stage2Settings(Settings):
     )
     compile: bool | Literal["auto"] = Field(
         "auto",
-        description="torch.compile of the network; auto is off, for it costs a minute first",
+        description="torch.compile of the network; auto does it in long runs on a CPU, where it"
+        " was measured to pay (docs/speed.md)",
     )
     accumulate: PositiveInt = Field(
         1,

@@ -150,5 +150,7 @@ def test_a_contrast_knows_identities_apart(alignment):
     own = texts[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
     other = texts[1 - labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
     target = full_texts(texts, labels, parts)
-    losses = [alignment_loss(FusedMap(maps), target, "contrastive", 0.07).item() for maps in (own, other)]
+    losses = [
+        alignment_loss(FusedMap(maps), target, "contrastive", 0.07).item() for maps in (own, other)
+    ]
     assert losses[0] < losses[1]

@@ -10,6 +10,7 @@ from torch import Tensor
 from pivl_distill.config import HeadSettings
 from pivl_distill.errors import PivlError
 from pivl_distill.fusion import (
+    FusedMap,
     LayerNorm2d,
     build_fusion_head,
     grid_of,
@@ -186,3 +187,71 @@ def test_resampling_to_the_same_grid_changes_nothing():
 def test_resampling_keeps_a_constant_map_constant(grid_hw):
     x = torch.full((1, 2, 11, 6), 3.0)
     torch.testing.assert_close(resample(x, grid_hw), torch.full((1, 2, *grid_hw), 3.0))
+
+
+def full_width(head, pyramid: tuple[Tensor, ...]) -> Tensor:
+    """Eq. 10 in D dimensions throughout: each lateral, brought to the grid, and merged."""
+    branches = zip(head.places, head.laterals, head.to_grid, strict=True)
+    return head.merge([fit(align(pyramid[place])) for place, align, fit in branches])
+
+
+@pytest.mark.parametrize("channels", [(2, 4, 8), CHANNELS], ids=["few channels", "many"])
+@pytest.mark.parametrize("merge", ["sum", "concat", "weighted"])
+@pytest.mark.parametrize("kind", ["pointwise", "depthwise", "grouped", "separable"])
+def test_resampling_before_laterals_is_the_same(channels, merge, kind):
+    torch.manual_seed(0)
+    settings = HeadSettings(merge=merge, lateral=kind)
+    head = build_fusion_head("cnn", channels, DIM, (64, 32), settings).double()
+    if merge == "weighted":
+        head.merge.weights.data.normal_()
+    pyramid = tuple(m.double() for m in pyramid_of((64, 32), channels))
+    assert head.factored == (channels != CHANNELS)
+    pull = torch.randn(2, DIM, 8, 4, dtype=torch.float64)
+    results = []
+    for out in (head(pyramid).full(), full_width(head, pyramid)):
+        gradients = torch.autograd.grad((out * pull).sum(), list(head.parameters()))
+        results.append((out, *gradients))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"lateral_norm": "batch"}, {"lateral_norm": "layer"}, {"down": "strided"}]
+)
+def test_what_is_not_linear_is_computed_in_full(settings):
+    head = build_fusion_head("cnn", (2, 4, 8), DIM, (64, 32), HeadSettings(**settings)).eval()
+    pyramid = pyramid_of((64, 32), (2, 4, 8))
+    fused = head(pyramid)
+    assert fused.weight is None
+    torch.testing.assert_close(fused.full(), full_width(head, pyramid))
+
+
+@pytest.mark.parametrize("factored", [True, False])
+def test_inner_products_of_a_fused_map_are_those_of_its_cells(factored):
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    cells, texts = normal(2, 3 if factored else 5, 4, 2), normal(2, 6, 5)
+    factors = (normal(5, 3), normal(5)) if factored else ()
+    fused = FusedMap(cells, *factors)
+    full = cells
+    if factored:
+        full = torch.einsum("dc,bchw->bdhw", factors[0], cells) + factors[1][:, None, None]
+    assert fused.shape == full.shape == (2, 5, 4, 2)
+    image, row, column = torch.tensor([[0, 1, 1], [3, 0, 2], [1, 1, 0]])
+    pairs = [
+        (fused.full(), full),
+        (fused.squares(), full.square().sum(1)),
+        (fused.dots(texts), torch.einsum("bpd,bdhw->bphw", texts, full)),
+        (fused.at(image, row, column), full[image, :, row, column]),
+    ]
+    for ours, expected in pairs:
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
+        gradients = (
+            torch.autograd.grad(out.sin().sum(), [cells, *factors], retain_graph=True)
+            for out in (ours, expected)
+        )
+        for one, other in zip(*gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)

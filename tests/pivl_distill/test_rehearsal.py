@@ -92,6 +92,32 @@ def test_steps_and_parameters_are_counted(band_store, texts):
     assert "stage 2: aligned map" not in facts
 
 
+@pytest.mark.parametrize(
+    ("device", "precision", "said"),
+    [
+        ("cpu", "auto", "float32 on this cpu"),
+        ("cpu", "bfloat16", "bfloat16 on this cpu"),
+        ("meta", "bfloat16", "bfloat16; the memory below is float32's"),
+    ],
+)
+def test_the_precision_is_said(band_store, device, precision, said):
+    settings = SETTINGS.model_copy(update={"precision": precision})
+    facts = stage2_facts(Plain().to(device), band_store.pids, None, settings, seed=0)
+    assert facts["stage 2: precision"] == said
+    assert "stage 2: batch" not in facts
+
+
+@pytest.mark.parametrize(("parts", "at_a_time"), [(1, 6), (2, 3), (4, 2)])
+def test_parts_of_a_batch_take_less_memory(band_store, texts, parts, at_a_time):
+    settings = SETTINGS.model_copy(update={"accumulate": parts})
+    kept = rehearse_forward(Plain(), texts, settings)[1]
+    assert kept == at_a_time * 3 * 128 * 64 * 4
+    facts = stage2_facts(Plain(), band_store.pids, texts, settings, seed=0)
+    assert facts["stage 2: memory"].endswith(f"activations of {at_a_time} crops")
+    if parts > 1:
+        assert facts["stage 2: batch"] == f"in {parts} parts, losses over the whole"
+
+
 def test_a_real_step_is_timed_and_trains(band_store, texts):
     network = Plain()
     before = network.layer.weight.clone()

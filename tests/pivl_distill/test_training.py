@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pivl_distill import compiling, training
 from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import AugmentSettings, HeadSettings, LossSettings, Stage2Settings
@@ -202,6 +203,15 @@ def test_a_network_imitates_the_vectors_of_a_teacher(band_store, tmp_path):
     assert first < 0.5 * 4  # weighted
 
 
+@pytest.mark.parametrize(("epochs", "compiled"), [(3, 1), (2, 0)])
+def test_a_long_run_on_a_cpu_is_compiled(band_store, tmp_path, monkeypatch, epochs, compiled):
+    seen = []
+    monkeypatch.setattr(training, "compile_body", lambda body, _device: seen.append(body))
+    monkeypatch.setattr(compiling, "LONG_RUN_STEPS", 12)  # of 24 crops, six at a time
+    network, _ = trained(band_store, None, tmp_path, epochs=epochs)
+    assert seen == [network.patches] * compiled
+
+
 def test_too_few_people_are_told(band_store, tmp_path):
     with pytest.raises(PivlError, match="takes 7 identities, but the training split has 6"):
         trained(band_store, None, tmp_path, identities_per_batch=7)
@@ -322,6 +332,11 @@ def test_without_warm_up_the_first_rate_is_the_full_one():
     optimizer = make_optimizer(Stub(), settings)
     set_rate(optimizer, settings, 0.0)
     assert optimizer.param_groups[0]["lr"] == settings.learning_rate
+
+
+def test_a_batch_has_at_least_one_crop_for_each_part():
+    with pytest.raises(ValueError, match="accumulate: 7 parts of a batch of 6 crops"):
+        Stage2Settings(identities_per_batch=3, crops_per_identity=2, accumulate=7)
 
 
 def test_totals_are_means_over_steps():
