@@ -255,6 +255,22 @@ def test_alignment_pulls_each_cell_to_its_own_text(texts, band_store):
     assert swapped["align"].item() > 1
 
 
+@pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1"])
+@pytest.mark.parametrize("labels", ["majority", "nearest", "soft"])
+def test_losses_never_wait_for_a_result(texts, band_store, distance, labels):
+    """The meta device has no numbers, so whatever asked for one would fail."""
+    meta = torch.device("meta")
+    settings = LossSettings(align_distance=distance, align_labels=labels)
+    network, totals = Stub().to(meta).train(), Totals()
+    output = network(torch.zeros(8, 3, 128, 64, device=meta))
+    people = torch.zeros(8, dtype=torch.long, device=meta)
+    terms = loss_terms(output, people, band_store.maps[:8], texts.to(meta), settings)
+    assert terms.keys() == TERMS
+    torch.stack(list(terms.values())).sum().backward()
+    totals.add(terms)
+    assert network.patches.weight.grad is not None
+
+
 def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not():
     network = Stub()
     decayed, norms, biases = make_optimizer(network, SETTINGS).param_groups
