@@ -43,9 +43,9 @@ LETTER = {
 Step = Callable[[], object]
 
 
-def crops() -> CropStore:
+def crops(size_hw: tuple[int, int] = SIZE_HW) -> CropStore:
     """Noise, each crop with a person from head to feet in the middle half."""
-    rng, (height, width) = np.random.default_rng(0), SIZE_HW
+    rng, (height, width) = np.random.default_rng(0), size_hw
     maps = np.zeros((len(BATCH), height, width), np.uint8)
     rows = np.arange(height) * (len(LIP20) - 1) // height + 1
     maps[:, :, width // 4 : -width // 4] = rows[:, None]
