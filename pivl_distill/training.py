@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pivl_distill.alignment import Texts, alignment_loss, text_map
+from pivl_distill.compiling import compile_body, pays
 from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
 from pivl_distill.console import track
 from pivl_distill.data.batches import Pixels
@@ -23,6 +24,8 @@ from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE
 from pivl_distill.embedding import normalize_crops
 from pivl_distill.losses import embedding_loss, identity_loss, image_to_text_loss, triplet_loss
+from pivl_distill.microbatches import MicroBatches
+from pivl_distill.precision import half_of, loss_scaler
 from pivl_distill.reid import ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
 from pivl_distill.schedules import floored_cosine, steps
@@ -43,11 +46,14 @@ def train(
     """Train `network` in place by Eq. 12; one line of metrics per epoch goes to the run."""
     stage = Stage2(network, store, texts, settings)
     totals = Totals()
+    if pays(settings.compile, about_steps(store, settings), stage.device):
+        compile_body(network.body, stage.device)
     steps = run.progress.remaining(
         "reid",
         schedule(store.pids, settings, seed),
         network=network,
         optimizer=stage.optimizer,
+        scaler=stage.scaler,
         totals=totals,
     )
     start, crops_seen = time.monotonic(), 0
@@ -74,8 +80,21 @@ def schedule(pids: np.ndarray, settings: Stage2Settings, seed: int) -> Schedule:
     )
 
 
+def about_steps(store: CropStore, settings: Stage2Settings) -> int:
+    """Steps of a run in which each crop is seen once in an epoch."""
+    return (
+        settings.epochs
+        * len(store)
+        // (settings.identities_per_batch * settings.crops_per_identity)
+    )
+
+
 class Stage2:
-    """One step of training: augment, forward, Eq. 12, update."""
+    """One step of training: augment, forward, Eq. 12, update.
+
+    On a GPU the host only hands out work: nothing in a step waits for a result, except a
+    contrastive `align_distance` for the number of its cells.
+    """
 
     def __init__(
         self,
@@ -93,37 +112,51 @@ class Stage2:
         self.maps = None
         if texts is not None and store.maps is not None:
             self.maps = Pixels(store.maps, self.device)
-        self.labels = torch.from_numpy(np.unique(store.pids, return_inverse=True)[1])
+        prepare(network, settings)
+        labels = np.unique(store.pids, return_inverse=True)[1]
+        self.labels = torch.from_numpy(labels).to(self.device)
         self.cameras = None
         if network.cameras:
             assert store.camids is not None  # whoever gave the network its cameras saw to it
-            self.cameras = torch.from_numpy(store.camids)
+            self.cameras = torch.from_numpy(store.camids).to(self.device)
         self.optimizer = make_optimizer(network, settings)
+        self.scaler = loss_scaler(network.half_precision, self.device)
         self.augmentation = augmentation_of(settings.augment, network, texts)
         red, green, blue = (round(255 * channel) for channel in network.mean)
         self.fill_rgb = (red, green, blue)
         self.embeddings = None
         if store.embeddings is not None:
-            self.embeddings = torch.from_numpy(store.embeddings)
+            self.embeddings = torch.from_numpy(store.embeddings).to(self.device)
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
         crops, maps = self._augmented(batch, rng)
-        labels = self.labels[batch].to(self.device)
+        index = torch.from_numpy(batch).to(self.device, non_blocking=True)
         inputs = [normalize_crops(crops, self.network.mean, self.network.std)]
         if self.cameras is not None:
-            inputs.append(self.cameras[batch].to(self.device))
-        output = self.network(*inputs)
+            inputs.append(self.cameras[index])
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.settings.accumulate > 1:
+            parts = MicroBatches(self.network, inputs, self.settings.accumulate)
+            terms = self._backward(self.network.heads(parts.encoded), index, maps)
+            parts.backward()
+        else:
+            terms = self._backward(self.network(*inputs), index, maps)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return terms
+
+    def _backward(
+        self, output: ReIDOutput, index: Tensor, maps: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The gradient of Eq. 12 for crops `index`; the loss terms and the training accuracy."""
+        labels = self.labels[index]
         terms = loss_terms(output, labels, maps, self.texts, self.settings.loss)
         if self.embeddings is not None and output.distilled is not None:
-            vectors = self.embeddings[batch].to(self.device, torch.float32)
             terms["embedding"] = self.settings.loss.embedding * embedding_loss(
-                output.distilled, vectors
+                output.distilled, self.embeddings[index].float()
             )
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
         accuracy = (output.logits[0].argmax(1) == labels).float().mean()
         return {**terms, "accuracy": accuracy}
 
@@ -135,6 +168,13 @@ class Stage2:
         if self.maps is not None and self.texts is not None:
             maps, mirror = self.maps.take(batch), self.texts.vocabulary.mirror
         return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng)
+
+
+def prepare(network: ReIDNetwork, settings: Stage2Settings) -> None:
+    """Let the network compute in the precision, and keep as much, as the settings say."""
+    network.half_precision = half_of(settings.precision, next(network.parameters()).device)
+    if settings.checkpointing:
+        network.checkpoint_blocks()
 
 
 def augmentation_of(
@@ -174,7 +214,7 @@ def loss_terms(
             output.projected, texts.identity, labels, smoothing
         )
     if texts is not None and output.aligned is not None and maps is not None:
-        grid_hw = (output.aligned.shape[2], output.aligned.shape[3])
+        grid_hw = output.aligned.shape[2:]
         target = text_map(maps, labels, grid_hw, texts, settings)
         terms["align"] = settings.align * alignment_loss(
             output.aligned, target, settings.align_distance, settings.align_temperature

@@ -21,12 +21,14 @@ from torch import Tensor
 
 from pivl_distill import array_cache
 from pivl_distill.cache import cache_folder
-from pivl_distill.config import TuningSettings
+from pivl_distill.config import Precision, TuningSettings
 from pivl_distill.console import track
 from pivl_distill.data.parsing import cell_parts
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.embedding import normalize_crops
+from pivl_distill.errors import PivlError
+from pivl_distill.precision import half_of
 from teachers.clip import Clip
 
 FORMAT_VERSION = 1
@@ -67,19 +69,20 @@ def encode_crops(
     path = settings.cell_features if settings.part_epochs else None
     limit = int(settings.feature_cache_gib * 2**30)
     shapes = feature_shapes(clip, store, path)
+    half = encoding_half(settings.precision, clip.text.positional_embedding.device)
     needed = sum(math.prod(shape) * HALF.itemsize for shape in shapes.values())
     folder = cache_folder() / "features"
-    entry = folder / feature_key(clip, store, path) if needed <= limit else None
+    entry = folder / feature_key(clip, store, path, half) if needed <= limit else None
     if entry is not None and array_cache.has_room(entry, shapes, HALF, WHAT):
         arrays = array_cache.read(entry, shapes, HALF, WHAT)
         if arrays is None:
-            array_cache.write(entry, shapes, HALF, _batches(clip, store, path))
+            array_cache.write(entry, shapes, HALF, _batches(clip, store, path, half))
             arrays = array_cache.read(entry, shapes, HALF, WHAT)
             assert arrays is not None, entry
         array_cache.used(entry, limit)
     else:
         arrays = {name: np.empty(shape, HALF) for name, shape in shapes.items()}
-        for number, batch in enumerate(_batches(clip, store, path)):
+        for number, batch in enumerate(_batches(clip, store, path, half)):
             for name, values in batch.items():
                 arrays[name][number * BATCH_CROPS : (number + 1) * BATCH_CROPS] = values
     device = clip.text.positional_embedding.device
@@ -100,7 +103,9 @@ def feature_shapes(
     return shapes
 
 
-def feature_key(clip: Clip, store: CropStore, path: CellPath | None) -> str:
+def feature_key(
+    clip: Clip, store: CropStore, path: CellPath | None, half: torch.dtype | None = None
+) -> str:
     """SHA-256 (hex) of everything that decides the features."""
     about = {
         "version": FORMAT_VERSION,
@@ -111,6 +116,8 @@ def feature_key(clip: Clip, store: CropStore, path: CellPath | None) -> str:
         "crops": store.crops.shape,
         "cells": path,
     }
+    if half is not None:
+        about["precision"] = str(half)
     digest = hashlib.sha256(json.dumps(about).encode())
     digest.update(np.ascontiguousarray(store.crops).data)
     return digest.hexdigest()
@@ -118,17 +125,39 @@ def feature_key(clip: Clip, store: CropStore, path: CellPath | None) -> str:
 
 @torch.inference_mode()
 def _batches(
-    clip: Clip, store: CropStore, path: CellPath | None
+    clip: Clip, store: CropStore, path: CellPath | None, half: torch.dtype | None
 ) -> Iterator[dict[str, np.ndarray]]:
     """The features of `BATCH_CROPS` crops after the other."""
     device = clip.text.positional_embedding.device
-    tokens_of = clip.image.value_tokens if path == "value" else clip.image.joint_tokens
     starts = range(0, len(store), BATCH_CROPS)
     for start in track(starts, "Encoding crops with CLIP", unit="batches"):
         crops = torch.from_numpy(store.crops[start : start + BATCH_CROPS]).to(device)
-        tokens = tokens_of(normalize_crops(crops, clip.mean, clip.std)).half().cpu().numpy()
+        tokens = _tokens(clip, crops, path, half).half().cpu().numpy()
+        if not np.isfinite(tokens).all():
+            raise PivlError(
+                "CLIP's features of the crops overflow half precision, which they are computed in"
+                " or kept in; set tuning.precision to float32 or choose other weights."
+            )
         batch = {"projected": tokens[:, 0]}
         yield batch | {"cells": tokens[:, 1:]} if path else batch
+
+
+def _tokens(clip: Clip, crops: Tensor, path: CellPath | None, half: torch.dtype | None) -> Tensor:
+    """The image and its cells in the joint space, [B, 1 + h·w, D], of crops uint8 [B, H, W, 3]."""
+    tokens_of = clip.image.value_tokens if path == "value" else clip.image.joint_tokens
+    images = normalize_crops(crops, clip.mean, clip.std)
+    with torch.autocast(images.device.type, half, enabled=half is not None):
+        return tokens_of(images)
+
+
+def encoding_half(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The half precision that the image tower encodes in; None for float32.
+
+    "auto" is float16 on CUDA: features are kept in it, and CLIP was published in it.
+    """
+    if precision == "auto" and device.type == "cuda":
+        return torch.float16
+    return half_of(precision, device)
 
 
 def _part_of_cells(

@@ -5,7 +5,7 @@ the paper, the field says so and `configs/paper.yaml` holds the letter. `docs/re
 places where the paper can be read in several ways, each with the setting that chooses.
 """
 
-from pivl_distill.config.base import Device, Settings
+from pivl_distill.config.base import Device, Precision, Settings
 from pivl_distill.config.data import DataSettings
 from pivl_distill.config.loading import (
     CACHE_LIMITS,
@@ -33,6 +33,7 @@ __all__ = [
     "Device",
     "HeadSettings",
     "LossSettings",
+    "Precision",
     "PromptSettings",
     "Settings",
     "Stage2Settings",

@@ -17,9 +17,10 @@ from pivl_distill.config import TuningSettings
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.embedding import normalize_crops
+from pivl_distill.errors import PivlError
 from teachers import features as module
 from teachers.clip import hashed
-from teachers.features import FrozenFeatures, encode_crops, feature_key
+from teachers.features import FrozenFeatures, encode_crops, encoding_half, feature_key
 
 
 def with_cache(gib: float) -> TuningSettings:
@@ -76,6 +77,34 @@ def test_cells_may_come_by_the_value_path(features, frozen_clip, band_store):
     torch.testing.assert_close(values.cells[3].float(), tokens[1:], **near)
     torch.testing.assert_close(values.projected, features.projected, **near)
     assert not torch.equal(values.cells, features.cells)
+
+
+@pytest.mark.parametrize(("precision", "cosine"), [("bfloat16", 0.999), ("float16", 0.99999)])
+def test_crops_may_be_encoded_in_half_precision(
+    folder, frozen_clip, features, band_store, precision, cosine
+):
+    settings = CACHED.model_copy(update={"precision": precision})
+    halves = encode_crops(frozen_clip, band_store, LIP20, settings)
+    for name in ("projected", "cells"):
+        ours, full = (getattr(x, name).float() for x in (halves, features))
+        assert not torch.equal(ours, full)
+        assert torch.cosine_similarity(ours, full, dim=-1).min() > cosine
+    encode_crops(frozen_clip, band_store, LIP20, CACHED)
+    assert len(list(folder.iterdir())) == 2  # neither takes the other's for its own
+
+
+def test_auto_is_float16_on_a_gpu_alone():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert encoding_half("auto", cuda) is torch.float16
+    assert encoding_half("auto", cpu) is encoding_half("float32", cuda) is None
+    assert encoding_half("bfloat16", cpu) is torch.bfloat16
+
+
+def test_features_that_overflow_are_told(make_clip, band_store):
+    clip = make_clip()
+    clip.image.visual.attnpool.c_proj.weight.data *= 1e6
+    with pytest.raises(PivlError, match=r"overflow half precision.* tuning\.precision to float32"):
+        encode_crops(clip, band_store, LIP20, UNCACHED)
 
 
 @pytest.mark.parametrize("gib", [0, 1])
