@@ -34,7 +34,7 @@ test: lint
 	$(BIN)/python -m pytest
 
 # Each figure beside its baseline; benchmarks/latest.json keeps the last ones.
-BENCHMARKS := startup synthetic_rate text_tower part_contrast student_step retrieval scale \
+BENCHMARKS := startup input synthetic_rate text_tower part_contrast student_step retrieval scale \
               exported_latency int8_latency
 bench: $(INSTALLED)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done

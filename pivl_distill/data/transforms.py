@@ -70,7 +70,7 @@ def augment(
     places = _places(draws, (crops.shape[1], crops.shape[2]), pad_px, device)
     if augmentation.noise_std is None:
         colour = to_device(np.array(fill_rgb, np.uint8), device)
-        contents = [colour] * len(crops)
+        contents = [colour.repeat(crops.shape[2])] * len(crops)
     else:
         colour = torch.zeros(3, dtype=torch.uint8, device=device)
         contents = _noise(draws.box, fill_rgb, augmentation.noise_std, rng, device)
@@ -80,7 +80,7 @@ def augment(
         return crops_out, None
     part = torch.full((1,), augmentation.invented, dtype=torch.uint8, device=device)
     maps_out = _move(maps[..., None], places, pad_px, part, to_device(mirror, device))
-    _erase(maps_out, draws.box, [part] * len(maps))
+    _erase(maps_out, draws.box, [part.repeat(maps.shape[2])] * len(maps))
     return crops_out, maps_out[..., 0]
 
 
@@ -151,12 +151,17 @@ def _move(
 
 
 def _erase(images: Tensor, boxes: np.ndarray, contents: Sequence[Tensor]) -> None:
-    """Put `contents` into each image's box, in place."""
+    """Put `contents` [w·C] or [h, w·C] into the boxes of images [B, H, W, C], in place.
+
+    Rows of pixels are rows of numbers here: these are copied several times as fast.
+    """
+    channels = images.shape[3]
     for image, content, (top, left, height, width) in zip(
-        images, contents, boxes.tolist(), strict=True
+        images.flatten(2), contents, boxes.tolist(), strict=True
     ):
         if height and width:
-            image[top : top + height, left : left + width] = content
+            first, last = left * channels, (left + width) * channels
+            image[top : top + height, first:last] = content[..., : last - first]
 
 
 def _noise(
@@ -166,9 +171,9 @@ def _noise(
     rng: np.random.Generator,
     device: torch.device,
 ) -> list[Tensor]:
-    """Every pixel of the erased boxes, uint8 [h, w, 3]: standard normal once it is normalised."""
-    sizes = [(height, width, 3) for _, _, height, width in boxes.tolist()]
-    normal = np.concatenate([rng.standard_normal(size).ravel() for size in sizes]).reshape(-1, 3)
+    """Every pixel of the boxes, uint8 [h, w·3]: standard normal once it is normalised."""
+    sizes = boxes[:, 2:].tolist()
+    normal = np.concatenate([rng.standard_normal((h * w, 3)) for h, w in sizes])
     pixels = (centre_rgb + 255 * np.array(std) * normal).round().clip(0, 255).astype(np.uint8)
-    drawn = to_device(pixels, device).split([height * width for height, width, _ in sizes])
-    return [of_box.view(size) for of_box, size in zip(drawn, sizes, strict=True)]
+    drawn = to_device(pixels, device).split([h * w for h, w in sizes])
+    return [of_box.view(h, w * 3) for of_box, (h, w) in zip(drawn, sizes, strict=True)]
