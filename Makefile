@@ -6,11 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint bench engines clean
+.PHONY: install demo test lint bench engines runtime-check clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install | demo | test | lint | bench | engines | clean"
+	@echo "make install | demo | test | lint | bench | engines | runtime-check | clean"
 
 install: $(INSTALLED)
 
@@ -34,13 +34,18 @@ test: lint
 	$(BIN)/python -m pytest
 
 # Each figure beside its baseline; benchmarks/latest.json keeps the last ones.
-BENCHMARKS := startup synthetic_rate text_tower part_contrast retrieval scale exported_latency
+BENCHMARKS := startup input synthetic_rate text_tower part_contrast student_step retrieval scale \
+              exported_latency int8_latency
 bench: $(INSTALLED)
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 # Students and teachers as TensorRT-RTX engines, in fp32, fp16 and int8; no GPU needed.
 engines: $(INSTALLED)
 	$(BIN)/python benchmarks/engine_builds.py
+
+# The deployment snippet in an environment without torch, on the latest export.
+runtime-check: $(INSTALLED)
+	$(BIN)/python benchmarks/torch_free.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -26,6 +26,7 @@ from torch import Tensor
 from pivl_distill.alignment import alignment_loss, full_texts
 from pivl_distill.config import PromptSettings
 from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.fusion import FusedMap
 from pivl_distill.losses import identity_contrast, image_to_text_loss
 from teachers.prompts import IdentityPrompts
 from teachers.text import TextTower, Tokenizer
@@ -67,7 +68,7 @@ def student_texts(identities: int) -> Callable[[], None]:
         projected.grad = aligned.grad = None
         loss = image_to_text_loss(projected, identity, labels, 0.1)
         target = full_texts(part, labels, parts)
-        (loss + alignment_loss(aligned, target, "cosine", 0.07)).backward()
+        (loss + alignment_loss(FusedMap(aligned), target, "cosine", 0.07)).backward()
 
     return step
 

@@ -1,4 +1,4 @@
-"""Stage three: a checkpoint leaves as one verified ONNX file, optionally with a TensorRT engine.
+"""Stage three: a checkpoint leaves as verified ONNX files, optionally with TensorRT engines.
 
 Nothing is imported here: onnx, onnxruntime and tensorrt are large, and the command line must start
 at once.

@@ -7,6 +7,8 @@ the graph, nor anything lost from it:
   (an attention scale, the bounds of a ReLU6) are settings. A batch norm directly after a
   convolution is folded into it and leaves a bias; any other holds scale, bias, mean and variance.
   A convolution's bias of zeros, as in an untrained network, is dropped by the exporter and here.
+- a quantised weight counts as the floats that it stands for; scales, zero points and the mean and
+  deviation of baked-in preprocessing are settings.
 - multiply-adds (MACs) are those of convolutions, linear layers and attention products at batch 1;
   additions of biases, norms, activations and pooling are not counted.
 
@@ -30,8 +32,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.graph import example_inputs
+from export.graph import example_inputs, preprocessing_nodes
 from pivl_distill.errors import PivlError, VerificationError
+
+_QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}
 
 
 @dataclass(frozen=True)
@@ -72,27 +76,29 @@ def network_cost(network: nn.Module, size_hw: tuple[int, int], cameras: int = 0)
 
 
 def graph_cost(onnx_path: Path) -> Cost:
-    """The cost of an ONNX file, for one image. Raises PivlError if its shapes are not known."""
+    """The cost of an ONNX file of any precision, for one image.
+
+    Raises PivlError if its shapes are not known.
+    """
     model = onnx.load(onnx_path)
     for taken in model.graph.input:
         taken.type.tensor_type.shape.dim[0].dim_value = 1
     del model.graph.value_info[:]  # they name the batch that is now fixed
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
-    sizes = {i.name: math.prod(i.dims) for i in graph.initializer if i.data_type in floats}
     shapes: dict[str, list[int]] = {i.name: list(i.dims) for i in graph.initializer}
     for value in [*graph.input, *graph.value_info, *graph.output]:
         shapes[value.name] = [d.dim_value for d in value.type.tensor_type.shape.dim]
     # The exporter stores equal tensors once, so they are counted per use, not per initialiser.
-    used = (sizes.get(name, 0) for node in graph.node for name in node.input)
-    return Cost(sum(n for n in used if n > 1), sum(_node_macs(n, shapes) for n in graph.node))
+    sizes = _weight_sizes(graph)
+    settings = {node.name for node in preprocessing_nodes(graph)}
+    nodes = [n for n in graph.node if n.op_type not in _QUANTISERS and n.name not in settings]
+    used = (sizes.get(name, 0) for node in nodes for name in node.input)
+    return Cost(sum(n for n in used if n > 1), sum(_node_macs(n, shapes) for n in nodes))
 
 
-def check_no_teaching(
-    onnx_path: Path, network: nn.Module, size_hw: tuple[int, int], cameras: int = 0
-) -> Cost:
-    """The graph's cost; VerificationError unless it is exactly that of the bare `network`."""
-    bare, exported = network_cost(network, size_hw, cameras), graph_cost(onnx_path)
+def check_no_teaching(onnx_path: Path, bare: Cost) -> None:
+    """VerificationError unless the graph's cost is exactly that of the bare network."""
+    exported = graph_cost(onnx_path)
     if exported != bare:
         raise VerificationError(
             f"{onnx_path} holds {exported.parameters:,} parameters and {exported.macs:,} "
@@ -100,7 +106,17 @@ def check_no_teaching(
             "of the training was exported or part of the network is missing: do not ship it. "
             "(Networks with stored position tables, as Swin and EVA, cannot be proven this way.)"
         )
-    return exported
+
+
+def _weight_sizes(graph: onnx.GraphProto) -> dict[str, int]:
+    """Elements of each weight: of float initialisers, and of what is dequantised from integers."""
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    stored = {i.name: math.prod(i.dims) for i in graph.initializer}
+    sizes = {i.name: stored[i.name] for i in graph.initializer if i.data_type in floats}
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            sizes[node.output[0]] = stored[node.input[0]]
+    return sizes
 
 
 @contextmanager

@@ -1,143 +1,261 @@
-"""The export as a whole: write, prove, measure, describe, and only then build an engine.
+"""The export as a whole: write, prove, measure, describe, and only then build engines.
 
-The manifest is written whatever happens after the graph exists; a failed check leaves its reason
-in it and raises. Printing is left to the command line.
+The float32 file comes first and everything else is made from it. The manifest is written whatever
+the gate finds; a file that fails leaves its reason there, and the export raises at its end.
+Printing results is left to the command line.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from export.cost import check_no_teaching
+import torch
+
+from export.calibration import measure_ranges
+from export.cost import network_cost
 from export.engines.builder import build_engine
-from export.engines.description import EngineInfo, Profile
+from export.engines.description import EngineInfo, Gpu, Profile
 from export.engines.library import Library
 from export.engines.runner import read_back
+from export.fp16 import write_fp16
+from export.gate import Gate
+from export.golden import FILE_NAME as GOLDEN_CROP
+from export.golden import write_golden_crop
 from export.graph import INPUT, OUTPUT, write_onnx
+from export.int8 import FILE_NAMES, int8_within_budget
 from export.latency import measure_latency
+from export.loading import as_embedding_model
 from export.manifest import (
+    Artifact,
+    GoldenCrop,
     InputSpec,
     Manifest,
     OutputSpec,
     installed_versions,
     read_manifest,
-    sha256,
     write_manifest,
 )
 from export.session import open_session
-from export.verify import Budget, check_budget, compare_retrieval, verify
+from export.verify import BUDGETS, Budget, Precision, measure_reference
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel
-from pivl_distill.errors import PivlError, VerificationError
+from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
+from pivl_distill.evaluation import TestCrops
+from pivl_distill.files import sha256
+from pivl_distill.runtime.manifest import FILE_NAME as MANIFEST
 
-PARITY_CROPS = 256
+FP32_FILE, FP16_FILE = "model.onnx", "model.fp16.onnx"
+ENGINE_SOURCES: dict[Precision, str] = {
+    "fp32": FP32_FILE,
+    "fp16": FP16_FILE,
+    "int8": FILE_NAMES["tensorrt"],
+}
+"""The ONNX file that an engine of each precision is built from."""
 LATENCY_BATCHES = (1, 32)
+RANKING_CROPS = 64
+"""Crops on which layers are compared when INT8 loses too much."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """Where the files are and what was measured."""
+    """Where the files are, what was measured, and the gate for files that are still to come."""
 
-    onnx_path: Path
-    manifest_path: Path
+    folder: Path
     manifest: Manifest
+    gate: Gate
+
+    @property
+    def onnx_path(self) -> Path:
+        """The float32 file."""
+        return self.folder / FP32_FILE
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.folder / MANIFEST
 
 
 @dataclass(frozen=True)
 class EngineReport:
-    """Where an engine is, what it is, and whether this machine could load it wholly."""
+    """An engine in the export's folder: what it is, and what it was seen to do."""
 
     path: Path
     info: EngineInfo
-    loads: bool
+    artifact: Artifact
+
+
+class ExportError(VerificationError):
+    """Some file did not pass; `report` says which, and what was measured of all."""
+
+    def __init__(self, report: ExportReport) -> None:
+        failed = [a for a in report.manifest.artifacts if a.status == "failed"]
+        reasons = " ".join(f"{artifact.file}: {artifact.failure}" for artifact in failed)
+        super().__init__(
+            f"Not everything in {report.folder} does what the checkpoint does. {reasons} The "
+            "files are kept for inspection; do not ship those that failed."
+        )
+        self.report = report
 
 
 def export_model(
     model: EmbeddingModel,
-    out_dir: Path,
+    folder: Path,
     *,
-    query: CropStore,
-    gallery: CropStore,
+    test: TestCrops,
+    calibration: CropStore | None = None,
+    precisions: Collection[Precision] = (),
     normalize: bool = False,
-    budget: Budget | None = None,
+    bake_preprocessing: bool = False,
+    budgets: dict[Precision, Budget] | None = None,
     source: Path | None = None,
     threads: int | None = None,
 ) -> ExportReport:
-    """Export `model` into `out_dir` and prove it on `query` and `gallery`.
+    """Export `model` into `folder`, in float32 and in `precisions`, each file proven on `test`.
 
-    `normalize` puts L2 normalisation into the graph, `source` is the checkpoint the manifest
-    names. `threads` limits the CPU threads while latency is measured. Raises VerificationError,
-    with the files and a manifest kept, if the graph is not the bare network or loses more than
-    `budget`.
+    INT8 needs `calibration`, crops of the training split. `normalize` puts L2 normalisation into
+    the graph, `bake_preprocessing` everything but resizing; `budgets` replace those of `BUDGETS`;
+    `source` is the checkpoint that the manifest names. `threads` limits the CPU threads while
+    latency is measured. Raises ExportError, with files and manifest kept, if a file is not the bare
+    network, cannot be run or loses more than its budget.
     """
-    budget = budget or Budget()
-    onnx_path = write_onnx(model, out_dir / "model.onnx", normalize=normalize)
-    manifest = _describe(model, onnx_path, normalize, budget, source)
-    try:
-        cost = check_no_teaching(onnx_path, model.network, model.size_hw, model.cameras)
-        manifest = _with(manifest, cost=cost)
-        crops = query.crops[:PARITY_CROPS]
-        camids = None if query.camids is None else query.camids[:PARITY_CROPS]
-        parity = verify(model, onnx_path, crops, camids, normalize=normalize)
-        manifest = _with(manifest, parity=parity)
-        retrieval = compare_retrieval(model, onnx_path, query, gallery)
-        manifest = _with(manifest, retrieval=retrieval)
-        check_budget(onnx_path, parity, retrieval, budget)
-    except VerificationError as error:
-        write_manifest(out_dir, _with(manifest, failure=str(error)))
-        raise
-    timed = open_session(onnx_path, threads=threads)
-    latency = tuple(measure_latency(timed, model.size_hw, batch) for batch in LATENCY_BATCHES)
-    manifest = _with(manifest, latency=latency)
-    manifest_path = write_manifest(out_dir, manifest)
-    return ExportReport(onnx_path, manifest_path, manifest)
+    if "int8" in precisions and calibration is None:
+        raise ValueError("INT8 needs crops to calibrate on")
+    options = {"normalize": normalize, "bake_preprocessing": bake_preprocessing}
+    onnx_path = write_onnx(model, folder / FP32_FILE, **options)
+    gate = Gate(
+        spec=input_spec(model, bake_preprocessing),
+        reference=measure_reference(model, test, normalize=normalize),
+        bare=network_cost(model.network, model.size_hw, model.cameras),
+        golden_crop=write_golden_crop(folder, model.size_hw),
+        budgets=BUDGETS | (budgets or {}),
+    )
+    manifest = Manifest(
+        name=model.name,
+        input=gate.spec,
+        output=OutputSpec(
+            name=OUTPUT,
+            dim=gate.reference.features.query.shape[1],
+            l2_normalised=normalize,
+        ),
+        golden_crop=GoldenCrop(file=GOLDEN_CROP, sha256=sha256(folder / GOLDEN_CROP)),
+        artifacts=(),
+        source={source.name: sha256(source)} if source else {},
+        budgets=gate.budgets,
+        cost=gate.bare,
+        versions=installed_versions(),
+    )
+    artifacts: list[Artifact] = []
+    for artifact in _judged(gate, onnx_path, precisions, calibration):
+        artifacts.append(artifact)
+        # At once: should the next file be impossible to make, this one is not lost.
+        write_manifest(folder, _with(manifest, artifacts))
+    manifest = _with(manifest, _timed(folder, artifacts, threads))
+    write_manifest(folder, manifest)
+    report = ExportReport(folder, manifest, gate)
+    if any(artifact.status == "failed" for artifact in artifacts):
+        raise ExportError(report)
+    return report
 
 
 def add_engine(
     report: ExportReport,
+    precision: Precision,
     library: Library,
     profile: Profile,
     *,
     workspace_bytes: int | None = None,
 ) -> EngineReport:
-    """Build an engine beside an export's ONNX file, read it back, and name it in the manifest.
+    """Build an engine of one precision beside an export's ONNX files and name it in the manifest.
 
-    Raises PivlError, with the ONNX export complete, if no engine can be built here.
+    Where it can run on this machine it goes through the gate like any other file; else it is
+    unverified. Raises PivlError, with the ONNX export complete, if it cannot be built here.
     """
-    onnx_path = report.onnx_path
+    folder, source = report.folder, ENGINE_SOURCES[precision]
     try:
-        path, info = build_engine(onnx_path, library, profile, workspace_bytes=workspace_bytes)
-        loads = read_back(path)
+        path, info = build_engine(
+            folder / source, library, profile, workspace_bytes=workspace_bytes
+        )
+        runs_here = read_back(path) and Gpu.current() is not None
     except PivlError as error:
-        raise PivlError(f"{error} The ONNX file is kept: {onnx_path}.") from error
-    manifest = read_manifest(path.parent)
-    artifacts = manifest.artifacts | {path.name: info.engine_sha256}
-    write_manifest(path.parent, _with(manifest, artifacts=artifacts))
-    return EngineReport(path, info, loads)
+        raise PivlError(f"{error} The ONNX files are kept in {folder}.") from error
+    manifest = read_manifest(folder)
+    kept_high = manifest.artifact(source).kept_high
+    describe = report.gate.judge if runs_here else Artifact.of
+    artifact = describe(path, precision, "tensorrt", kind=library, kept_high=kept_high)
+    others = [other for other in manifest.artifacts if other.file != artifact.file]
+    write_manifest(folder, _with(manifest, [*others, artifact]))
+    return EngineReport(path, info, artifact)
 
 
-def _describe(
-    model: EmbeddingModel, onnx_path: Path, normalize: bool, budget: Budget, source: Path | None
-) -> Manifest:
-    output = open_session(onnx_path).get_outputs()[0]
-    return Manifest(
-        name=model.name,
-        input=InputSpec(
-            name=INPUT,
-            size_hw=model.size_hw,
-            mean=model.mean,
-            std=model.std,
-            cameras=model.cameras,
-        ),
-        output=OutputSpec(name=OUTPUT, dim=output.shape[1], l2_normalised=normalize),
-        artifacts={onnx_path.name: sha256(onnx_path)},
-        source={source.name: sha256(source)} if source else {},
-        budget=budget,
-        versions=installed_versions(),
+def check_engines(engines: Collection[EngineReport]) -> None:
+    """VerificationError if some engines did not pass the gate, else UnverifiedError if some did not
+    get there."""
+    failed = [e for e in engines if e.artifact.status == "failed"]
+    if failed:
+        reasons = " ".join(f"{e.path.name}: {e.artifact.failure}" for e in failed)
+        raise VerificationError(
+            f"Not every engine does what the checkpoint does. {reasons} The engines are kept for"
+            " inspection; do not ship those that failed."
+        )
+    unverified = [e.path for e in engines if e.artifact.status == "unverified"]
+    if unverified:
+        raise UnverifiedError(
+            f"Built, but unverified: {', '.join(path.name for path in unverified)}. This machine"
+            " has no GPU that can run them. All files are kept; before you ship an engine, score it"
+            f" on its device: pivl-distill evaluate {unverified[0]}."
+        )
+
+
+def input_spec(model: EmbeddingModel, bake_preprocessing: bool = False) -> InputSpec:
+    """How the exported file of `model` is fed."""
+    return InputSpec(
+        name=INPUT,
+        size_hw=model.size_hw,
+        mean=model.mean,
+        std=model.std,
+        layout="NHWC" if bake_preprocessing else "NCHW",
+        dtype="uint8" if bake_preprocessing else "float32",
+        preprocessing_in_graph=bake_preprocessing,
+        cameras=model.cameras,
     )
 
 
-def _with(manifest: Manifest, **fields: Any) -> Manifest:
-    return manifest.model_copy(update=fields)
+def _judged(
+    gate: Gate, onnx_path: Path, precisions: Collection[Precision], calibration: CropStore | None
+) -> Iterator[Artifact]:
+    """The file in float32 and, if that is verified, in the other precisions."""
+    artifact = gate.judge(onnx_path, "fp32", "any")
+    yield artifact
+    if artifact.status == "failed":
+        return
+    if "fp16" in precisions:
+        yield gate.judge(write_fp16(onnx_path, onnx_path.with_name(FP16_FILE)), "fp16", "any")
+    if "int8" in precisions and calibration is not None:
+        yield from _int8(gate, onnx_path, calibration)
+
+
+def _int8(gate: Gate, onnx_path: Path, crops: CropStore) -> Iterator[Artifact]:
+    """Both forms of INT8, each with as many nodes left in float32 as its budget asks for."""
+    ranges = measure_ranges(onnx_path, gate.spec, crops)
+    inputs = [as_embedding_model(onnx_path.name, gate.spec).preprocess(crops.crops[:RANKING_CROPS])]
+    if gate.spec.cameras and crops.camids is not None:
+        inputs.append(torch.from_numpy(crops.camids[:RANKING_CROPS]))
+    for form in FILE_NAMES:
+        yield int8_within_budget(
+            onnx_path, form, ranges, inputs, partial(gate.judge, precision="int8", runs_on=form)
+        )
+
+
+def _with(manifest: Manifest, artifacts: Iterable[Artifact]) -> Manifest:
+    return manifest.model_copy(update={"artifacts": tuple(artifacts)})
+
+
+def _timed(folder: Path, artifacts: Sequence[Artifact], threads: int | None) -> list[Artifact]:
+    """The artifacts with the latency of those that passed and are made to run here."""
+    chosen = [a for a in artifacts if a.status == "verified" and a.runs_on != "tensorrt"]
+    sessions = [open_session(folder / artifact.file, threads=threads) for artifact in chosen]
+    batches = [measure_latency(sessions, batch) for batch in LATENCY_BATCHES]
+    timed = {a.file: latency for a, *latency in zip(chosen, *batches, strict=True)}
+    return [a.model_copy(update={"latency": tuple(timed.get(a.file, ()))}) for a in artifacts]

@@ -5,13 +5,23 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from export.engines.runner import EngineRunner
-from export.manifest import read_manifest, sha256
+from export.manifest import InputSpec, read_manifest
 from export.session import open_session, run
 from pivl_distill.embedding import EmbeddingModel, Forward
 from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256
+
+
+class _Preprocessed(EmbeddingModel):
+    """The graph does its own preprocessing and takes the crops as they are."""
+
+    def preprocess(self, crops: np.ndarray) -> Tensor:
+        return torch.from_numpy(crops)
 
 
 def load_exported(path: Path) -> tuple[EmbeddingModel, Forward]:
@@ -20,12 +30,23 @@ def load_exported(path: Path) -> tuple[EmbeddingModel, Forward]:
     Raises PivlError if there is no manifest or the file is not the one it describes.
     """
     manifest = read_manifest(path.parent)
-    if manifest.artifacts.get(path.name) != sha256(path):
+    described = {artifact.file: artifact.sha256 for artifact in manifest.artifacts}
+    if described.get(path.name) != sha256(path):
         raise PivlError(f"{path} is not the file its manifest describes; export it again.")
-    spec = manifest.input
-    model = EmbeddingModel(
-        manifest.name, nn.Identity(), spec.size_hw, spec.mean, spec.std, spec.cameras
-    )
+    return as_embedding_model(manifest.name, manifest.input), forward_of(path)
+
+
+def as_embedding_model(name: str, spec: InputSpec) -> EmbeddingModel:
+    """What `embed` needs to know to feed an exported file; there is no network in it."""
+    kind = _Preprocessed if spec.preprocessing_in_graph else EmbeddingModel
+    return kind(name, nn.Identity(), spec.size_hw, spec.mean, spec.std, spec.cameras)
+
+
+def forward_of(path: Path) -> Forward:
+    """The forward pass of an engine on the GPU, or of an ONNX file under ONNX Runtime on the CPU.
+
+    Raises PivlError if the file cannot run here.
+    """
     if path.suffix == ".engine":
-        return model, EngineRunner(path)
-    return model, partial(run, open_session(path))
+        return EngineRunner(path)
+    return partial(run, open_session(path))

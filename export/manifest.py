@@ -1,25 +1,29 @@
 """manifest.json: all that whoever deploys an export needs to know, beside the files it describes.
 
 It is written for failed exports too, with the failure in it, so that a folder found later says
-whether it may be used. No dates: the same export twice gives the same manifest, but for timings.
+which of its files may be used. No dates: the same export twice gives the same manifest, but for
+timings.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from export.cost import Cost
 from export.latency import Latency
-from export.verify import Budget, Parity, RetrievalComparison
+from export.verify import Budget, Parity, Precision, RetrievalComparison
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256 as sha256  # for those who read manifests
-from pivl_distill.files import write_text
+from pivl_distill.files import sha256, write_text
+from pivl_distill.runtime.manifest import FILE_NAME
+from pivl_distill.thresholds import OperatingThreshold
 
-FILE_NAME = "manifest.json"
+Kind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+RunsOn = Literal["any", "cpu", "tensorrt"]
 _PACKAGES = (
     "pivl-distill",
     "torch",
@@ -36,9 +40,11 @@ class _Section(BaseModel):
 
 
 class InputSpec(_Section):
-    """Crops are resized to `size_hw` pixels, divided by 255, then (x − mean) / std per channel.
+    """RGB crops of `size_hw` pixels, which the caller has resized as `resizing` says.
 
-    Where `cameras` is not 0, a second input int64 [batch] takes each crop's camera, from 0 on.
+    With preprocessing in the graph they go in as they are, uint8 [batch, H, W, 3]. Without, they
+    are divided by 255, then (x − mean) / std per channel, float32 [batch, 3, H, W]. Where `cameras`
+    is not 0, a second input int64 [batch] takes each crop's camera, from 0 on.
     """
 
     name: str
@@ -46,7 +52,12 @@ class InputSpec(_Section):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     colour_order: Literal["RGB"] = "RGB"
-    layout: Literal["NCHW"] = "NCHW"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    dtype: Literal["float32", "uint8"] = "float32"
+    preprocessing_in_graph: bool = False
+    resizing: Literal["by the caller: bilinear with antialiasing, as Pillow's BILINEAR"] = (
+        "by the caller: bilinear with antialiasing, as Pillow's BILINEAR"
+    )
     min_batch: int = 1
     max_batch: int | None = None
     cameras: int = 0
@@ -60,23 +71,83 @@ class OutputSpec(_Section):
     l2_normalised: bool
 
 
-class Manifest(_Section):
-    """One export folder. `artifacts` and `source` map file names to SHA-256 digests."""
+class GoldenCrop(_Section):
+    """The picture whose vector every artifact states."""
 
-    format: Literal[1] = 1
+    file: str
+    sha256: str
+
+
+class Artifact(_Section):
+    """One file, what it runs on, and what it was seen to do.
+
+    `verified`: it was run here and is within budget. `failed`: it was run and is not, or could not
+    be, for the reason in `failure`. `unverified`: it cannot be run here. `golden_vector` is its own
+    output for the golden crop (of camera 0), before any normalisation outside the graph, and the
+    digest is over its float32 little-endian bytes. `kept_high` names the nodes that quantisation
+    would cover but that lost too much.
+    """
+
+    file: str
+    sha256: str
+    bytes: int
+    kind: Kind
+    precision: Precision
+    runs_on: RunsOn
+    status: Literal["verified", "unverified", "failed"] = "unverified"
+    failure: str | None = None
+    golden_vector: tuple[float, ...] | None = None
+    golden_vector_sha256: str | None = None
+    parity: Parity | None = None
+    retrieval: RetrievalComparison | None = None
+    thresholds: tuple[OperatingThreshold, ...] = ()
+    latency: tuple[Latency, ...] = ()
+    kept_high: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        precision: Precision,
+        runs_on: RunsOn,
+        *,
+        kind: Kind,
+        kept_high: Sequence[str],
+        **measured: Any,
+    ) -> Artifact:
+        """The file at `path`; unverified unless something was `measured`."""
+        return cls(
+            file=path.name,
+            sha256=sha256(path),
+            bytes=path.stat().st_size,
+            kind=kind,
+            precision=precision,
+            runs_on=runs_on,
+            kept_high=tuple(kept_high),
+            **measured,
+        )
+
+
+class Manifest(_Section):
+    """One export folder. `source` maps file names to SHA-256 digests, `budgets` are by precision.
+
+    `cost` is the bare network's, and proven to be that of every ONNX file.
+    """
+
+    format: Literal[2] = 2
     name: str
     input: InputSpec
     output: OutputSpec
-    precision: Literal["fp32"] = "fp32"
-    artifacts: dict[str, str]
+    golden_crop: GoldenCrop
+    artifacts: tuple[Artifact, ...]
     source: dict[str, str]
-    budget: Budget
-    cost: Cost | None = None
-    parity: Parity | None = None
-    retrieval: RetrievalComparison | None = None
-    latency: tuple[Latency, ...] = ()
-    failure: str | None = None
+    budgets: dict[Precision, Budget]
+    cost: Cost
     versions: dict[str, str]
+
+    def artifact(self, file: str) -> Artifact:
+        """The artifact of this file name; KeyError if there is none."""
+        return {artifact.file: artifact for artifact in self.artifacts}[file]
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:

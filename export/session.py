@@ -6,17 +6,28 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
+from pivl_distill.errors import PivlError
 from pivl_distill.runtime.session import CPU, check_runtime, open_session
 
-__all__ = ["CPU", "check_runtime", "open_session", "run"]
+__all__ = ["CPU", "check_runtime", "open_session", "run", "run_all"]
 
 
 def run(session: ort.InferenceSession, *inputs: Tensor) -> Tensor:
-    """Normalised images float32 [B, 3, H, W], and cameras int64 [B] if the graph takes them →
-    features float32 [B, F]."""
+    """Images as the graph takes them, and cameras int64 [B] if it takes them → features float32
+    [B, F].
+
+    Raises PivlError if ONNX Runtime gives up.
+    """
+    return run_all(session, *inputs)[0]
+
+
+def run_all(session: ort.InferenceSession, *inputs: Tensor) -> list[Tensor]:
+    """`run` for all outputs of a graph."""
     feed = {
         info.name: value.cpu().contiguous().numpy()
         for info, value in zip(session.get_inputs(), inputs, strict=True)
     }
-    (features,) = session.run(None, feed)
-    return torch.from_numpy(features)
+    try:
+        return [torch.from_numpy(output) for output in session.run(None, feed)]
+    except Exception as error:  # onnxruntime's own exceptions share no public base class
+        raise PivlError(f"ONNX Runtime cannot run the graph: {error}") from error

@@ -1,7 +1,9 @@
 """Pixel-level texts (Eq. 6) and the alignment of fused features with them (Eq. 11).
 
-T_full of Eq. 6 is put together at the grid of the features and only where there is a text: cells of
-an unknown part, of a part never seen on the identity, or of an unwanted background have none.
+A cell of T_full (Eq. 6) is one of the P part texts of its image's identity, or a mean of them, so
+it is kept as the shares that these have in it. Cells of an unknown part, of a part never seen on
+the identity, or of an unwanted background have no text. Eq. 11 asks for inner products alone; they
+are taken with the P texts of an image, not with one text for each cell.
 """
 
 from __future__ import annotations
@@ -16,9 +18,12 @@ from torch import Tensor
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.parsing import cell_parts, part_shares
-from pivl_distill.data.vocabulary import IGNORE, Vocabulary
-from pivl_distill.fusion import aligned_dim, orthogonal_map
+from pivl_distill.data.vocabulary import Vocabulary
+from pivl_distill.fusion import FusedMap, aligned_dim, orthogonal_map
 from pivl_distill.losses import part_contrast
+
+SHORTEST = 1e-8
+"""Length from which vectors have an angle; shorter ones count as this long."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,30 @@ class Texts:
 
 @dataclass(frozen=True)
 class TextMap:
-    """T_full of Eq. 6 at the S cells that have a text."""
+    """T_full of Eq. 6 for a batch."""
 
-    cells: tuple[Tensor, Tensor, Tensor]
-    """Image, row and column of each cell, [S] each."""
+    labels: Tensor
+    """[B] identities."""
     texts: Tensor
-    """[S, D]."""
-    pairs: Tensor | None = None
-    """[S] numbers, equal where identity and part are; None where cells mix several parts."""
+    """[B, P, D] the part texts of each image's identity."""
+    shares: Tensor
+    """[B, P, h, w] share of each text in a cell's; they sum to 1, or to 0 where it has no text."""
+
+    @property
+    def known(self) -> Tensor:
+        """bool [B, h, w]: cells that have a text."""
+        return self.shares.sum(1) > 0
+
+    def full(self) -> Tensor:
+        """[B, D, h, w], zero where there is no text."""
+        full = self.texts.mT @ self.shares.flatten(2)
+        return full.unflatten(2, self.shares.shape[2:])
+
+    def squares(self) -> Tensor:
+        """Squared length of every cell's text, [B, h, w]."""
+        shares = self.shares.flatten(2)
+        squares = (shares * (self.texts @ self.texts.mT @ shares)).sum(1)
+        return squares.unflatten(1, self.shares.shape[2:])
 
 
 def text_map(
@@ -83,24 +104,26 @@ def text_map(
         wanted = wanted.clone()
         wanted[:, texts.vocabulary.background] = False
     if settings.align_labels == "soft":
-        shares = part_shares(maps, grid_hw, count).to(labels.device)
+        shares = part_shares(maps, grid_hw, count).to(labels.device, non_blocking=True)
         return mixed_texts(texts.part, labels, shares * wanted[:, :, None, None])
-    parts = cell_parts(maps, grid_hw, count, settings.align_labels).to(labels.device)
-    known = parts != IGNORE
-    index = parts.where(known, torch.zeros_like(parts))
-    known &= wanted.gather(1, index.flatten(1)).view_as(known)
-    return full_texts(texts.part, labels, parts.masked_fill(~known, IGNORE))
+    parts = cell_parts(maps, grid_hw, count, settings.align_labels)
+    parts = parts.to(labels.device, non_blocking=True)
+    return full_texts(texts.part, labels, parts, wanted)
 
 
-def full_texts(part_texts: Tensor, labels: Tensor, parts: Tensor) -> TextMap:
+def full_texts(
+    part_texts: Tensor, labels: Tensor, parts: Tensor, wanted: Tensor | None = None
+) -> TextMap:
     """aggregate(·) of Eq. 6: every cell gets the text of its identity and part.
 
-    part_texts [C, P, D], labels [B] rows of it, parts [B, h, w] part ids or IGNORE.
+    part_texts [C, P, D], labels [B] rows of it, parts [B, h, w] part ids or IGNORE; `wanted` bool
+    [B, P] leaves out parts of an image.
     """
-    image, row, column = cells = (parts != IGNORE).nonzero(as_tuple=True)
-    part = parts[cells].long()
-    pairs = labels[image] * part_texts.shape[1] + part
-    return TextMap((image, row, column), part_texts[labels[image], part], pairs)
+    every_part = torch.arange(part_texts.shape[1], device=parts.device)
+    shares = parts[:, None] == every_part[:, None, None]  # IGNORE is no part
+    if wanted is not None:
+        shares &= wanted[:, :, None, None]
+    return TextMap(labels, part_texts[labels], shares.to(part_texts))
 
 
 def mixed_texts(part_texts: Tensor, labels: Tensor, shares: Tensor) -> TextMap:
@@ -108,14 +131,13 @@ def mixed_texts(part_texts: Tensor, labels: Tensor, shares: Tensor) -> TextMap:
 
     A cell has a text where its parts fill at least half of it.
     """
-    filled = shares.sum(1)  # [B, h, w]
-    image, row, column = cells = (2 * filled >= 1).nonzero(as_tuple=True)
-    sums = torch.einsum("bphw,bpd->bhwd", shares.to(part_texts), part_texts[labels])
-    return TextMap((image, row, column), sums[cells] / filled[cells][:, None].to(part_texts))
+    shares = shares.to(part_texts)
+    filled = shares.sum(1, keepdim=True)
+    return TextMap(labels, part_texts[labels], shares / filled.clamp(min=0.5) * (2 * filled >= 1))
 
 
 def alignment_loss(
-    aligned: Tensor,
+    aligned: FusedMap,
     target: TextMap,
     distance: Literal["cosine", "mse", "smooth_l1", "contrastive"],
     temperature: float,
@@ -127,20 +149,34 @@ def alignment_loss(
     2 − 2·cos; "contrastive" Eq. 7 on unit vectors with `temperature`, weighted by area. Zero when
     no cell has a text.
     """
-    image, row, column = target.cells
-    if len(image) == 0:
-        return aligned.sum() * 0.0
-    features = aligned[image, :, row, column]  # [S, D]
-    if distance == "cosine":
-        return (2 - 2 * F.cosine_similarity(features, target.texts, dim=1)).mean()
-    if distance == "mse":
-        return F.mse_loss(features, target.texts)
+    if distance == "contrastive":
+        return _contrast(aligned, target, temperature)
     if distance == "smooth_l1":
-        return F.smooth_l1_loss(features, target.texts)
-    assert target.pairs is not None, "cells of several parts have no text to contrast"
-    distinct, owner = target.pairs.unique(return_inverse=True)
+        errors = F.smooth_l1_loss(aligned.full(), target.full(), reduction="none").mean(1)
+    else:
+        products = (aligned.dots(target.texts) * target.shares).sum(1)  # [B, h, w]
+        squares, text_squares = aligned.squares(), target.squares()
+        if distance == "mse":
+            errors = (squares - 2 * products + text_squares) / aligned.shape[1]
+        else:
+            length, text_length = (
+                square.clamp(min=SHORTEST**2).sqrt() for square in (squares, text_squares)
+            )
+            errors = 2 - 2 * products / (length * text_length)
+    known = target.known
+    return errors.where(known, 0).sum() / known.sum().clamp(min=1)
+
+
+def _contrast(aligned: FusedMap, target: TextMap, temperature: float) -> Tensor:
+    """Eq. 7 between the cells that have a text and the distinct texts among them."""
+    image, row, column = target.known.nonzero(as_tuple=True)
+    features = aligned.at(image, row, column)  # [S, D]
+    if len(features) == 0:
+        return features.sum()
+    part = target.shares.argmax(1)[image, row, column]
+    pairs, owner = (target.labels[image] * target.texts.shape[1] + part).unique(return_inverse=True)
     place = torch.arange(len(owner), device=owner.device)
-    first = torch.full_like(distinct, len(owner)).scatter_reduce(0, owner, place, "amin")
-    texts = target.texts[first]
+    first = torch.full_like(pairs, len(owner)).scatter_reduce(0, owner, place, "amin")
+    texts = target.texts[image[first], part[first]]
     features, texts = F.normalize(features, dim=1), F.normalize(texts, dim=1)
     return part_contrast(features, texts, owner, temperature, "area")

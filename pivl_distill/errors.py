@@ -22,6 +22,12 @@ class VerificationError(PivlError):
     exit_code = 3
 
 
+class UnverifiedError(PivlError):
+    """An artifact was made but cannot be run here, so that nobody knows yet what it does."""
+
+    exit_code = 4
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> PivlError:
     """The error for a name that a registry does not hold: nearest match and what is known.
 

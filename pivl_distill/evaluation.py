@@ -27,12 +27,15 @@ class TestCrops:
     gallery: CropStore
 
     @classmethod
-    def load(cls, dataset: ReIDDataset, size_hw: tuple[int, int]) -> TestCrops:
-        """Read both sets; maps are not needed to embed."""
-        return cls(
-            CropStore.load(dataset.query, size_hw, description="Reading query"),
-            CropStore.load(dataset.gallery, size_hw, description="Reading gallery"),
+    def load(
+        cls, dataset: ReIDDataset, size_hw: tuple[int, int], cache_gib: float = 0.0
+    ) -> TestCrops:
+        """Read both sets, as `CropStore.load` does; maps are not needed to embed."""
+        query, gallery = (
+            CropStore.load(records, size_hw, what=what, cache_gib=cache_gib)
+            for what, records in (("query", dataset.query), ("gallery", dataset.gallery))
         )
+        return cls(query, gallery)
 
 
 @dataclass(frozen=True)

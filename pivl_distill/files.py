@@ -6,27 +6,41 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _PARTIAL = ".partial"
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` atomically, also if power is lost; its folder is made if missing."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty file to write to, which takes the place of `path` if the block ends well.
+
+    It reaches the disk before its name does, so that nothing is half there if power is lost. The
+    folder of `path` is made if missing.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(_PARTIAL, prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(_PARTIAL, prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
+        temporary.chmod(0o644)
         os.replace(temporary, path)  # noqa: PTH105  (same call on all platforms)
         _sync_folder(path.parent)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` atomically; its folder is made if missing."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:

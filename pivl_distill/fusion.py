@@ -4,12 +4,18 @@ Teachers and students use the same code, each with a head of its own. The CNN fo
 strides 4, 8 and 16 (Eq. 9–10). A ViT has either a simple feature pyramid made out of its last map
 (Li et al., ECCV 2022, ViTDet) or goes the CNN's way with the tokens of three of its blocks. All
 give one map at stride 8, to be compared with texts (Eq. 11).
+
+A 1×1 convolution is the same before and after resampling, so where the laterals are nothing else,
+maps are resampled in their own few channels and the D dimensions come last: in a `FusedMap`, which
+need not be multiplied out.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +29,57 @@ GRID_STRIDE = 8
 
 FINEST, HALF = 2, 5
 """Numbers of the map of stride 4, and of a ViT's map at half the scale of its tokens."""
+
+
+@dataclass(frozen=True)
+class FusedMap:
+    """F of Eq. 10, [B, D, h, w]: `weight` · cells + `bias` at every cell, kept as these factors.
+
+    With C < D, inner products of F are cheaper in the C channels than in the D dimensions, and all
+    of them are there: F·t = x·(Wᵀt) + b·t and |F|² = xᵀ(WᵀW)x + 2·(Wᵀb)·x + |b|².
+    """
+
+    cells: Tensor
+    """[B, C, h, w]."""
+    weight: Tensor | None = None
+    """[D, C]; None where the cells are F themselves."""
+    bias: Tensor | None = None
+    """[D] beside a weight."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(B, D, h, w)."""
+        batch, channels, rows, columns = self.cells.shape
+        return batch, channels if self.weight is None else len(self.weight), rows, columns
+
+    def full(self) -> Tensor:
+        """F itself, [B, D, h, w]."""
+        if self.weight is None:
+            return self.cells
+        return F.conv2d(self.cells, self.weight[:, :, None, None], self.bias)
+
+    def at(self, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        """F at S cells, [S, D]."""
+        cells = self.cells[image, :, row, column]
+        return cells if self.weight is None else F.linear(cells, self.weight, self.bias)
+
+    def dots(self, texts: Tensor) -> Tensor:
+        """Inner products of every cell with P texts of its image, [B, P, D] → [B, P, h, w]."""
+        cells = self.cells.flatten(2)  # [B, C, h·w]
+        if self.weight is None or self.bias is None:
+            dots = texts @ cells
+        else:
+            dots = (texts @ self.weight) @ cells + (texts @ self.bias)[:, :, None]
+        return dots.unflatten(2, self.cells.shape[2:])
+
+    def squares(self) -> Tensor:
+        """Squared length of every cell, [B, h, w]; rounding may leave a zero below zero."""
+        if self.weight is None or self.bias is None:
+            return self.cells.square().sum(1)
+        cells = self.cells.flatten(2)
+        slope = self.weight.T @ self.weight @ cells + 2 * (self.bias @ self.weight)[:, None]
+        squares = (cells * slope).sum(1) + self.bias.square().sum()
+        return squares.unflatten(1, self.cells.shape[2:])
 
 
 def grid_of(size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -63,7 +120,7 @@ def build_fusion_head(
     dim: int,
     size_hw: tuple[int, int],
     settings: HeadSettings,
-) -> nn.Module:
+) -> FusionHead:
     """The head for a backbone's maps; `channels` finest first, `dim` = D of the bank."""
     grid_hw, dim = grid_of(size_hw), aligned_dim(dim, settings)
     if kind == "vit" and settings.vit == "simple":
@@ -77,10 +134,27 @@ def build_fusion_head(
     return LateralFusion(channels, dim, grid_hw, settings, finest)
 
 
-class LateralFusion(nn.Module):
+class FusionHead(nn.Module, ABC):
+    """A head in two steps: what it makes of each crop by itself, and the last linear map of it."""
+
+    @abstractmethod
+    def cells_of(self, pyramid: tuple[Tensor, ...]) -> Tensor:
+        """Maps [B, C_i, h_i, w_i] → [B, C, h, w] on the grid of the aligned map."""
+
+    @abstractmethod
+    def map_of(self, cells: Tensor) -> FusedMap:
+        """What `cells_of` gave → F of Eq. 10."""
+
+    def forward(self, pyramid: tuple[Tensor, ...]) -> FusedMap:
+        return self.map_of(self.cells_of(pyramid))
+
+
+class LateralFusion(FusionHead):
     """CNN form: lateral 1×1 convolutions F_i = DW(C_i) (Eq. 9), brought to the grid and fused.
 
-    `finest` is the number of the map finer than the grid, None where all are coarser.
+    `finest` is the number of the map finer than the grid, None where all are coarser. Laterals
+    without a norm or a strided convolution behind them are `linear`; if the channels of all maps
+    are fewer than D as well, the map stays `factored`.
     """
 
     def __init__(
@@ -92,6 +166,7 @@ class LateralFusion(nn.Module):
         finest: int | None = FINEST,
     ) -> None:
         super().__init__()
+        self.grid_hw = grid_hw
         self.places = tuple(level - FINEST for level in settings.levels)
         self.laterals = nn.ModuleList(
             with_norm(lateral(channels[place], dim, settings.lateral), dim, settings.lateral_norm)
@@ -101,15 +176,39 @@ class LateralFusion(nn.Module):
             ToGrid(dim, grid_hw, settings, finer=level == finest) for level in settings.levels
         )
         self.merge = Merge(len(self.places), dim, settings.merge)
+        strided = any(fit.halve is not None for fit in self.to_grid)
+        self.linear = settings.lateral_norm == "none" and not strided
+        self.factored = self.linear and sum(channels[place] for place in self.places) < dim
 
-    def forward(self, pyramid: tuple[Tensor, ...]) -> Tensor:
-        """Maps [B, C_i, h_i, w_i] → [B, D, h, w]."""
+    def cells_of(self, pyramid: tuple[Tensor, ...]) -> Tensor:
         branches = zip(self.places, self.laterals, self.to_grid, strict=True)
-        fused: Tensor = self.merge([fit(align(pyramid[place])) for place, align, fit in branches])
-        return fused
+        maps = [self._branch(pyramid[place], align, fit) for place, align, fit in branches]
+        if self.factored:
+            return torch.cat(maps, dim=1)
+        merged: Tensor = self.merge(maps)
+        return merged
+
+    def map_of(self, cells: Tensor) -> FusedMap:
+        if not self.factored:
+            return FusedMap(cells)
+        pointwise = [split_lateral(module)[1] for module in self.laterals]
+        weights = [dense_weight(conv) for conv in pointwise]
+        biases = [cast(Tensor, conv.bias) for conv in pointwise]
+        return FusedMap(cells, *self.merge.combine(weights, biases))
+
+    def _branch(self, x: Tensor, align: nn.Module, fit: nn.Module) -> Tensor:
+        """One map on the grid: in its own channels if the rest is `factored`, else in D."""
+        if not self.linear:
+            return cast(Tensor, fit(align(x)))
+        before, pointwise = split_lateral(align)
+        x = before(x)
+        if self.factored:
+            return cast(Tensor, fit(x))
+        finer = x.shape[2:].numel() > math.prod(self.grid_hw)
+        return cast(Tensor, pointwise(fit(x)) if finer else fit(pointwise(x)))
 
 
-class PlainFusion(nn.Module):
+class PlainFusion(FusionHead):
     """Eq. 9–10 for a ViT: the last map at scales 4, 2, 1 (and ½), each 1×1 and 3×3; then 1×1."""
 
     def __init__(
@@ -133,13 +232,14 @@ class PlainFusion(nn.Module):
         self.merge = Merge(len(settings.levels), hidden, settings.merge)
         self.project = nn.Conv2d(hidden, dim, 1)
 
-    def forward(self, pyramid: tuple[Tensor, ...]) -> Tensor:
-        """The last of the maps [B, C, h', w'] → [B, D, h, w]."""
+    def cells_of(self, pyramid: tuple[Tensor, ...]) -> Tensor:
+        """The last of the maps alone [B, C, h', w'] → [B, 256, h, w]."""
         branches = zip(self.branches, self.to_grid, strict=True)
-        projected: Tensor = self.project(
-            self.merge([fit(branch(pyramid[-1])) for branch, fit in branches])
-        )
-        return projected
+        merged: Tensor = self.merge([fit(branch(pyramid[-1])) for branch, fit in branches])
+        return merged
+
+    def map_of(self, cells: Tensor) -> FusedMap:
+        return FusedMap(cells, dense_weight(self.project), self.project.bias)
 
 
 class ToGrid(nn.Module):
@@ -173,6 +273,21 @@ class Merge(nn.Module):
         if self.weights is not None:
             maps = [weight * x for weight, x in zip(self.weights, maps, strict=True)]
         return sum(maps[1:], start=maps[0])
+
+    def combine(self, weights: list[Tensor], biases: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Linear maps [D, C_i] and [D] and the merging behind them as one, [D, ΣC_i] and [D]."""
+        if self.convolve is not None:
+            dim = self.convolve.out_channels
+            blocks = dense_weight(self.convolve).split(dim, dim=1)  # [D, D] each
+            weights = [block @ weight for block, weight in zip(blocks, weights, strict=True)]
+            biases = [block @ bias for block, bias in zip(blocks, biases, strict=True)]
+            biases.append(cast(Tensor, self.convolve.bias))
+        elif self.weights is not None:
+            weights = [
+                factor * weight for factor, weight in zip(self.weights, weights, strict=True)
+            ]
+            biases = [factor * bias for factor, bias in zip(self.weights, biases, strict=True)]
+        return torch.cat(weights, dim=1), torch.stack(biases).sum(0)
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -227,6 +342,19 @@ def with_norm(module: nn.Module, dim: int, norm: Literal["none", "batch", "layer
     if norm == "none":
         return module
     return nn.Sequential(module, nn.BatchNorm2d(dim) if norm == "batch" else LayerNorm2d(dim))
+
+
+def split_lateral(module: nn.Module) -> tuple[nn.Module, nn.Conv2d]:
+    """A lateral without a norm: what it does in space, and its 1×1 convolution to D."""
+    if isinstance(module, nn.Sequential):
+        return module[0], cast(nn.Conv2d, module[1])
+    return nn.Identity(), cast(nn.Conv2d, module)
+
+
+def dense_weight(conv: nn.Conv2d) -> Tensor:
+    """The matrix [D, C] of a 1×1 convolution, with zeros between its groups."""
+    blocks = conv.weight.flatten(1).chunk(conv.groups)
+    return torch.block_diag(*blocks) if conv.groups > 1 else blocks[0]
 
 
 def _rescaling(channels: int, level: int) -> list[nn.Module]:

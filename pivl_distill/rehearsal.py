@@ -7,6 +7,7 @@ the largest preset takes seconds anywhere; on a real device one step is run and 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import pick_device
+from pivl_distill.fusion import FusedMap
 from pivl_distill.reid import ReIDNetwork, ReIDOutput
-from pivl_distill.training import Stage2, schedule
+from pivl_distill.training import Stage2, prepare, schedule
 
 TRAINED_BYTES = 16
 """Per trained parameter: the weight, its gradient and Adam's two moments, float32 each."""
@@ -66,12 +68,14 @@ def _storage(tensor: Tensor) -> int:
 def rehearse_forward(
     network: ReIDNetwork, texts: Texts | None, settings: Stage2Settings
 ) -> tuple[ReIDOutput, int]:
-    """One batch of black crops through the network: its output and the bytes kept for its gradient.
+    """One batch of black crops, or as much of it as goes through the network at a time: the output
+    and the bytes kept for its gradient.
 
     Raises PivlError unless output and texts have the same dimensions.
     """
     device = next(network.parameters()).device
-    batch = settings.identities_per_batch * settings.crops_per_identity
+    prepare(network, settings)
+    batch = crops_at_a_time(settings)
     inputs = [torch.zeros(batch, 3, *network.size_hw, device=device)]
     if network.cameras:
         inputs.append(torch.zeros(batch, dtype=torch.long, device=device))
@@ -84,7 +88,7 @@ def rehearse_forward(
     return output, memory.bytes
 
 
-def _require_same(name: str, features: Tensor | None, other: str, texts: Tensor) -> None:
+def _require_same(name: str, features: Tensor | FusedMap | None, other: str, texts: Tensor) -> None:
     if features is not None and features.shape[1] != texts.shape[-1]:
         raise PivlError(
             f"The {name} have {features.shape[1]} dimensions, the {other} {texts.shape[-1]}."
@@ -111,12 +115,30 @@ def stage2_facts(
     if output.aligned is not None:
         _, dim, *grid = output.aligned.shape
         facts["stage 2: aligned map"] = f"{grid[0]}×{grid[1]} cells of {dim} dimensions"
-    batch = settings.identities_per_batch * settings.crops_per_identity
+    facts["stage 2: precision"] = precision_fact(network, settings)
+    again = ", blocks computed twice" if settings.checkpointing else ""
     facts["stage 2: memory"] = (
         f"at least {size(trained * TRAINED_BYTES)} of weights, gradients and moments and"
-        f" {size(kept)} of activations of {batch} crops"
+        f" {size(kept)} of activations of {crops_at_a_time(settings)} crops{again}"
     )
+    if settings.accumulate > 1:
+        facts["stage 2: batch"] = f"in {settings.accumulate} parts, losses over the whole"
     return facts
+
+
+def crops_at_a_time(settings: Stage2Settings) -> int:
+    """Crops that go through the network together."""
+    crops = settings.identities_per_batch * settings.crops_per_identity
+    return math.ceil(crops / settings.accumulate)
+
+
+def precision_fact(network: ReIDNetwork, settings: Stage2Settings) -> str:
+    """What the network computes in on its device."""
+    device = next(network.parameters()).device
+    if device.type == "meta":
+        return f"{settings.precision}; the memory below is float32's"
+    name = str(network.half_precision or torch.float32).removeprefix("torch.")
+    return f"{name} on this {device.type}"
 
 
 def step_facts(

@@ -1,20 +1,45 @@
 """What a network looks like while it learns to re-identify, teacher or student alike.
 
 A `ReIDNetwork` is a bare network inside a shell that exists in training only: batch-norm necks with
-identity classifiers, a projection into the joint space, the fusion head. What leaves training is
+identity classifiers, a projection into the joint space, the fusion head. It works in two steps.
+`encode` is nearly all of the work and looks at each crop by itself, perhaps in half precision;
+`heads` are small, in full precision, and look at the whole batch. What leaves training is
 `embedding_model()`, the bare network.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import PivlError
+from pivl_distill.fusion import FusedMap
 from pivl_distill.ranks import size
 from pivl_distill.whole_batch import gather
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a network makes of each of B crops by itself."""
+
+    metric: tuple[Tensor, ...]
+    """[B, F_i] features that the triplet loss compares and the heads read."""
+    cells: Tensor | None = None
+    """[B, C, h, w] what the fusion head makes of a crop; None where nothing is aligned."""
+
+    def tensors(self) -> list[Tensor]:
+        """All of them, each with the crops first."""
+        return [*self.metric] if self.cells is None else [*self.metric, self.cells]
+
+    def replaced(self, tensors: Sequence[Tensor]) -> Encoded:
+        """The same with other `tensors`, in the same order."""
+        metric, rest = tensors[: len(self.metric)], tensors[len(self.metric) :]
+        return Encoded(tuple(metric), rest[0] if rest else None)
 
 
 @dataclass(frozen=True)
@@ -27,7 +52,7 @@ class ReIDOutput:
     """[B, C] identity scores, one for each classifier."""
     projected: Tensor | None
     """[B, D] the crop in the joint space (Eq. 3); None without a bank."""
-    aligned: Tensor | None
+    aligned: FusedMap | None
     """[B, D, h, w] fused features (Eq. 10); None where nothing is aligned."""
     distilled: Tensor | None = None
     """[B, F] the crop in the space of a teacher's vectors; None without them."""
@@ -62,10 +87,43 @@ class ReIDNetwork(nn.Module, ABC):
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     cameras: int = 0
+    half_precision: torch.dtype | None = None
+    """The half precision that crops are encoded in, by autocast; None for full precision."""
 
-    @abstractmethod
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
         """Normalised images [B, 3, H, W], and cameras int64 [B] where wanted → `ReIDOutput`."""
+        return self.heads(self.encode(images, cameras))
+
+    def encode(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+        """What each crop is by itself, in full precision whatever it was computed in."""
+        if self.half_precision is None:
+            return self.encode_crops(images, cameras)
+        with torch.autocast(images.device.type, self.half_precision):
+            encoded = self.encode_crops(images, cameras)
+        return encoded.replaced([tensor.float() for tensor in encoded.tensors()])
+
+    @abstractmethod
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+        """`encode` without its precision."""
+
+    @abstractmethod
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        """Necks, classifiers and projections."""
+
+    @property
+    @abstractmethod
+    def body(self) -> nn.Module:
+        """The part that is worth compiling: all but heads."""
+
+    def checkpoint_blocks(self) -> None:
+        """Keep only what enters each transformer block and compute the rest again for gradients.
+
+        PivlError where there are no such blocks.
+        """
+        raise PivlError(
+            f"{type(self).__name__} has no transformer blocks to checkpoint; set"
+            " stage2.checkpointing to false, and stage2.accumulate higher to save memory."
+        )
 
     @abstractmethod
     def embedding_model(self) -> EmbeddingModel:

@@ -35,6 +35,7 @@ from torch import Tensor
 import pivl_distill
 from pivl_distill import ranks
 from pivl_distill.checkpoint import load_tensors, save_tensors
+from pivl_distill.config import CACHE_LIMITS
 from pivl_distill.console import note
 from pivl_distill.data.sampling import Schedule, Step
 from pivl_distill.errors import PivlError
@@ -51,8 +52,8 @@ SAVE_PERIOD_S = 300.0
 MACHINE = "machine"
 """What a run is begun on may change, but then the last bits may, which is said."""
 
-MAY_MOVE = ("bank.file",)
-"""Where something lies may change."""
+MAY_CHANGE = ("bank.file", *(f"config.{key}" for keys in CACHE_LIMITS.values() for key in keys))
+"""Where something lies may change, and what is kept in the cache folder."""
 
 
 class Stateful(Protocol):
@@ -130,7 +131,7 @@ class Progress:
             for name, line in _differences(known[fact], value, fact).items()
         }
         broken = [
-            line for name, line in changed.items() if not name.startswith((MACHINE, *MAY_MOVE))
+            line for name, line in changed.items() if not name.startswith((MACHINE, *MAY_CHANGE))
         ]
         if broken:
             told = "\n".join([f"{self.run} was begun with something else:", *broken])

@@ -16,15 +16,21 @@ from torch import Tensor
 
 from pivl_distill import ranks
 from pivl_distill.alignment import Texts, alignment_loss, text_map
+from pivl_distill.compiling import compile_body, pays
 from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
 from pivl_distill.console import track
+from pivl_distill.data.batches import Pixels
 from pivl_distill.data.sampling import Schedule
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE
 from pivl_distill.embedding import normalize_crops
+from pivl_distill.errors import PivlError
+from pivl_distill.fusion import FusedMap
 from pivl_distill.losses import embedding_loss, identity_loss, image_to_text_loss, triplet_loss
+from pivl_distill.microbatches import MicroBatches
 from pivl_distill.norms import whole_batch_norms
+from pivl_distill.precision import half_of, loss_scaler
 from pivl_distill.reid import ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
 from pivl_distill.schedules import floored_cosine, steps
@@ -44,13 +50,17 @@ def train(
     description: str,
 ) -> None:
     """Train `network` in place by Eq. 12; one line of metrics per epoch goes to the run."""
+    require_crops(settings)
     stage = Stage2(network, store, texts, settings)
     totals = Totals()
+    if pays(settings.compile, about_steps(store, settings), stage.device):
+        compile_body(network.body, stage.device)
     steps = run.progress.remaining(
         "reid",
         schedule(store.pids, settings, seed),
         network=network,
         optimizer=stage.optimizer,
+        scaler=stage.scaler,
         totals=totals,
     )
     begin_alike(network)
@@ -78,8 +88,31 @@ def schedule(pids: np.ndarray, settings: Stage2Settings, seed: int) -> Schedule:
     )
 
 
+def about_steps(store: CropStore, settings: Stage2Settings) -> int:
+    """Steps of a run in which each crop is seen once in an epoch."""
+    return (
+        settings.epochs
+        * len(store)
+        // (settings.identities_per_batch * settings.crops_per_identity)
+    )
+
+
+def require_crops(settings: Stage2Settings) -> None:
+    """PivlError unless every process has crops in every batch, and in every part of its share."""
+    crops = settings.identities_per_batch * settings.crops_per_identity
+    if crops < ranks.size() * settings.accumulate:
+        raise PivlError(
+            f"{ranks.size()} processes cannot share a batch of {crops} crops in"
+            f" {settings.accumulate} parts each; start fewer, or raise stage2.identities_per_batch."
+        )
+
+
 class Stage2:
-    """One step of training: augment, forward, Eq. 12, update."""
+    """One step of training: augment, forward, Eq. 12, update.
+
+    On a GPU the host only hands out work: nothing in a step waits for a result, except a
+    contrastive `align_distance` for the number of its cells.
+    """
 
     def __init__(
         self,
@@ -90,55 +123,80 @@ class Stage2:
     ) -> None:
         # Crops arrive as [B, H, W, 3]; convolutions on a CPU are about twice as fast that way.
         self.network = network.to(memory_format=torch.channels_last)
-        self.store = store
         self.texts = texts
         self.settings = settings
         self.device = next(network.parameters()).device
-        self.labels = torch.from_numpy(np.unique(store.pids, return_inverse=True)[1])
+        self.crops = Pixels(store.crops, self.device)
+        self.maps = None
+        if texts is not None and store.maps is not None:
+            self.maps = Pixels(store.maps, self.device)
+        prepare(network, settings)
+        labels = np.unique(store.pids, return_inverse=True)[1]
+        self.labels = torch.from_numpy(labels).to(self.device)
         self.cameras = None
         if network.cameras:
             assert store.camids is not None  # whoever gave the network its cameras saw to it
-            self.cameras = torch.from_numpy(store.camids)
+            self.cameras = torch.from_numpy(store.camids).to(self.device)
         self.optimizer = make_optimizer(network, settings)
+        self.scaler = loss_scaler(network.half_precision, self.device)
         self.augmentation = augmentation_of(settings.augment, network, texts)
         red, green, blue = (round(255 * channel) for channel in network.mean)
         self.fill_rgb = (red, green, blue)
         self.embeddings = None
         if store.embeddings is not None:
-            self.embeddings = torch.from_numpy(store.embeddings)
+            self.embeddings = torch.from_numpy(store.embeddings).to(self.device)
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
         crops, maps = self._augmented(batch, rng)
         own = ranks.share(len(batch))
-        images = torch.from_numpy(crops[own]).to(self.device)
-        labels = self.labels[batch].to(self.device)
-        inputs = [normalize_crops(images, self.network.mean, self.network.std)]
+        index = torch.from_numpy(batch).to(self.device, non_blocking=True)
+        inputs = [normalize_crops(crops[own], self.network.mean, self.network.std)]
         if self.cameras is not None:
-            inputs.append(self.cameras[batch[own]].to(self.device))
+            inputs.append(self.cameras[index[own]])
+        self.optimizer.zero_grad(set_to_none=True)
         with whole_batch_norms():
-            output = self.network(*inputs).of_whole_batch(len(batch))
+            if self.settings.accumulate > 1:
+                parts = MicroBatches(self.network, inputs, self.settings.accumulate)
+                terms = self._backward(self.network.heads(parts.encoded), index, maps)
+                parts.backward()
+            else:
+                terms = self._backward(self.network(*inputs), index, maps)
+        sum_gradients(self.network.parameters())
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return terms
+
+    def _backward(self, own: ReIDOutput, index: Tensor, maps: Tensor | None) -> dict[str, Tensor]:
+        """The gradient of Eq. 12 for crops `index`; the loss terms and the training accuracy.
+
+        `own` is what this process's share of them gave.
+        """
+        labels, output = self.labels[index], own.of_whole_batch(len(index))
         terms = loss_terms(output, labels, maps, self.texts, self.settings.loss)
         if self.embeddings is not None and output.distilled is not None:
-            vectors = self.embeddings[batch].to(self.device, torch.float32)
             terms["embedding"] = self.settings.loss.embedding * embedding_loss(
-                output.distilled, vectors
+                output.distilled, self.embeddings[index].float()
             )
-        loss = torch.stack(list(terms.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        sum_gradients(self.network.parameters())
-        self.optimizer.step()
+        self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
         accuracy = (output.logits[0].argmax(1) == labels).float().mean()
         return {**terms, "accuracy": accuracy}
 
     def _augmented(
         self, batch: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        crops, maps, mirror = self.store.crops[batch], None, None
-        if self.texts is not None and self.store.maps is not None:
-            maps, mirror = self.store.maps[batch], self.texts.vocabulary.mirror
+    ) -> tuple[Tensor, Tensor | None]:
+        """Crops uint8 [B, H, W, 3] and maps uint8 [B, H, W], on the device."""
+        crops, maps, mirror = self.crops.take(batch), None, None
+        if self.maps is not None and self.texts is not None:
+            maps, mirror = self.maps.take(batch), self.texts.vocabulary.mirror
         return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng)
+
+
+def prepare(network: ReIDNetwork, settings: Stage2Settings) -> None:
+    """Let the network compute in the precision, and keep as much, as the settings say."""
+    network.half_precision = half_of(settings.precision, next(network.parameters()).device)
+    if settings.checkpointing:
+        network.checkpoint_blocks()
 
 
 def augmentation_of(
@@ -158,7 +216,7 @@ def augmentation_of(
 def loss_terms(
     output: ReIDOutput,
     labels: Tensor,
-    maps: np.ndarray | None,
+    maps: Tensor | None,
     texts: Texts | None,
     settings: LossSettings,
 ) -> dict[str, Tensor]:
@@ -186,20 +244,21 @@ def loss_terms(
 
 
 def align_term(
-    aligned: Tensor, labels: Tensor, maps: np.ndarray, texts: Texts, settings: LossSettings
+    aligned: FusedMap, labels: Tensor, maps: Tensor, texts: Texts, settings: LossSettings
 ) -> Tensor:
     """L_align (Eq. 11) of a batch; `aligned` is this process's share of it.
 
     A mean over cells is put together from the means of all processes; only what is contrasted has
-    to be in one place, for these are by far the largest of all outputs.
+    to be in one place, for maps are by far the largest of all outputs.
     """
-    own = ranks.share(len(labels))
-    if settings.align_distance == "contrastive":
-        aligned, own = gather(aligned, len(labels)), slice(None)
-    grid_hw = (aligned.shape[2], aligned.shape[3])
-    target = text_map(torch.from_numpy(maps[own]), labels[own], grid_hw, texts, settings)
+    own, contrasts = ranks.share(len(labels)), settings.align_distance == "contrastive"
+    if contrasts and ranks.size() > 1:
+        aligned, own = FusedMap(gather(aligned.full(), len(labels))), slice(None)
+    target = text_map(maps[own], labels[own], aligned.shape[2:], texts, settings)
     loss = alignment_loss(aligned, target, settings.align_distance, settings.align_temperature)
-    return loss if settings.align_distance == "contrastive" else mean(loss, len(target.texts))
+    if contrasts or ranks.size() == 1:
+        return loss
+    return mean(loss, target.known.sum())
 
 
 def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.optim.Optimizer:

@@ -86,7 +86,8 @@ def distill(
         run.progress.enter("evaluation")
         model = student.embedding_model()
         save_student(model, run.path / STUDENT_FILE, config.last_stride)
-        retrieval = evaluate_model(model, TestCrops.load(dataset, config.data.size_hw))
+        test = TestCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)
+        retrieval = evaluate_model(model, test)
         seconds = run.progress.seconds["training"]
         run.finish(
             "student",

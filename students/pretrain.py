@@ -119,8 +119,9 @@ def train(arch: str, recipe: Recipe) -> tuple[nn.Module, dict[str, float]]:
 def augmented(crops: RenderedCrops, batch: np.ndarray, rng: np.random.Generator) -> Tensor:
     """Normalised images [B, 3, H, W], shifted, flipped and erased."""
     grey = (124, 116, 104)
-    images, _ = augment(crops.images[batch], None, None, Augmentation(pad_px=5), grey, rng)
-    return normalize_crops(torch.from_numpy(images), IMAGENET_MEAN, IMAGENET_STD)
+    plain = torch.from_numpy(crops.images[batch])
+    images, _ = augment(plain, None, None, Augmentation(pad_px=5), grey, rng)
+    return normalize_crops(images, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def attribute_loss(logits: Tensor, labels: Tensor, sizes: list[int]) -> Tensor:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.config import HeadSettings
 from pivl_distill.embedding import EmbeddingModel
-from pivl_distill.fusion import build_fusion_head
-from pivl_distill.reid import Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.fusion import FusionHead, build_fusion_head
+from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
 from students.archs import Backbone, LastStride, create_backbone
 
 KIND = "student"
@@ -47,20 +47,33 @@ class Student(ReIDNetwork):
         self.neck = Neck(self.backbone.feature_dim, identities)
         self.project = nn.Linear(self.backbone.feature_dim, dim) if dim else None
         self.imitate = nn.Linear(self.backbone.feature_dim, teacher_dim) if teacher_dim else None
-        self.fusion = None
+        self.fusion: FusionHead | None = None
         if dim and align:
             channels = self.backbone.pyramid_channels
             self.fusion = build_fusion_head(self.backbone.kind, channels, dim, size_hw, head)
 
-    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
         out = self.backbone(images)
+        return Encoded((out.feature,), self.fusion.cells_of(out.pyramid) if self.fusion else None)
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        (feature,), cells = encoded.metric, encoded.cells
         return ReIDOutput(
-            metric=(out.feature,),
-            logits=(self.neck(out.feature),),
-            projected=self.project(out.feature) if self.project else None,
-            aligned=self.fusion(out.pyramid) if self.fusion else None,
-            distilled=self.imitate(out.feature) if self.imitate else None,
+            metric=(feature,),
+            logits=(self.neck(feature),),
+            projected=self.project(feature) if self.project else None,
+            aligned=None if self.fusion is None or cells is None else self.fusion.map_of(cells),
+            distilled=self.imitate(feature) if self.imitate else None,
         )
+
+    @property
+    def body(self) -> nn.Module:
+        return self.backbone
+
+    def checkpoint_blocks(self) -> None:
+        if self.backbone.kind != "vit":
+            super().checkpoint_blocks()
+        self.backbone.network.set_grad_checkpointing()
 
     def embedding_model(self) -> EmbeddingModel:
         network = self.backbone.network.eval()

@@ -11,10 +11,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pivl_distill import ranks
+from pivl_distill import array_cache, ranks
 from pivl_distill.cache import cache_folder
-from pivl_distill.config import TuningSettings
-from pivl_distill.console import note, track
+from pivl_distill.config import Precision, TuningSettings
+from pivl_distill.console import track
 from pivl_distill.data.parsing import cell_parts
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.embedding import normalize_crops
+from pivl_distill.errors import PivlError
+from pivl_distill.precision import half_of
 from pivl_distill.whole_batch import gather
 from teachers.clip import Clip
 
@@ -40,9 +38,8 @@ FORMAT_VERSION = 1
 
 CellPath = Literal["attended", "value"]
 HALF = np.dtype("<f2")
+WHAT = "features of crops"
 BATCH_CROPS = 64
-ABANDONED_S = 24 * 3600
-"""After so many seconds an unfinished file is one that a crash left behind."""
 
 
 @dataclass(frozen=True)
@@ -75,18 +72,17 @@ def encode_crops(
     path = settings.cell_features if settings.part_epochs else None
     limit = int(settings.feature_cache_gib * 2**30)
     shapes = feature_shapes(clip, store, path)
+    half = encoding_half(settings.precision, clip.text.positional_embedding.device)
     needed = sum(math.prod(shape) * HALF.itemsize for shape in shapes.values())
     folder = cache_folder() / "features"
-    full = ranks.highest(not _has_room(folder, needed, limit))
-    if not full:
-        entry = folder / feature_key(clip, store, path)
-        arrays = _cached(entry, shapes, lambda: _batches(clip, store, path))
+    entry = folder / feature_key(clip, store, path, half) if needed <= limit else None
+    if entry is not None and not ranks.highest(not array_cache.has_room(entry, shapes, HALF, WHAT)):
+        arrays = _cached(entry, shapes, lambda: _batches(clip, store, path, half))
         if not ranks.local_rank():
-            os.utime(entry)
-            drop_oldest(folder, limit)
+            array_cache.used(entry, limit)
     else:
         arrays, start = {name: np.empty(shape, HALF) for name, shape in shapes.items()}, 0
-        for batch in _batches(clip, store, path):
+        for batch in _batches(clip, store, path, half):
             stop = start + len(batch["projected"])
             for name, values in batch.items():
                 arrays[name][start:stop] = values
@@ -100,20 +96,20 @@ def encode_crops(
 
 def _cached(
     entry: Path,
-    shapes: dict[str, tuple[int, ...]],
+    shapes: array_cache.Shapes,
     encoded: Callable[[], Iterator[dict[str, np.ndarray]]],
 ) -> dict[str, np.ndarray]:
     """The arrays of an entry, which is made first where a machine has none."""
     with ranks.first_on_machine():
-        arrays = _read(entry, shapes)
+        arrays = array_cache.read(entry, shapes, HALF, WHAT)
     if ranks.highest(arrays is None):
         if arrays is None and not ranks.local_rank():
-            _write(entry, shapes, encoded())
+            array_cache.write(entry, shapes, HALF, encoded())
         else:
             for _ in encoded():
                 pass
         ranks.wait()
-        arrays = _read(entry, shapes)
+        arrays = array_cache.read(entry, shapes, HALF, WHAT)
     assert arrays is not None, entry
     return arrays
 
@@ -129,7 +125,9 @@ def feature_shapes(
     return shapes
 
 
-def feature_key(clip: Clip, store: CropStore, path: CellPath | None) -> str:
+def feature_key(
+    clip: Clip, store: CropStore, path: CellPath | None, half: torch.dtype | None = None
+) -> str:
     """SHA-256 (hex) of everything that decides the features."""
     about = {
         "version": FORMAT_VERSION,
@@ -140,43 +138,50 @@ def feature_key(clip: Clip, store: CropStore, path: CellPath | None) -> str:
         "crops": store.crops.shape,
         "cells": path,
     }
+    if half is not None:
+        about["precision"] = str(half)
     digest = hashlib.sha256(json.dumps(about).encode())
     digest.update(np.ascontiguousarray(store.crops).data)
     return digest.hexdigest()
 
 
-def drop_oldest(folder: Path, limit_bytes: int) -> None:
-    """Remove the least recently used entries until the folder takes no more than `limit_bytes`.
-
-    The most recently used one stays in any case.
-    """
-    now = time.time()
-    for unfinished in folder.glob(".*"):
-        if now - unfinished.stat().st_mtime > ABANDONED_S:
-            shutil.rmtree(unfinished, ignore_errors=True)
-    entries = sorted(folder.glob("[!.]*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
-    kept = 0
-    for number, entry in enumerate(entries):
-        kept += sum(file.stat().st_size for file in entry.iterdir())
-        if number and kept > limit_bytes:
-            shutil.rmtree(entry, ignore_errors=True)
-
-
 @torch.inference_mode()
 def _batches(
-    clip: Clip, store: CropStore, path: CellPath | None
+    clip: Clip, store: CropStore, path: CellPath | None, half: torch.dtype | None
 ) -> Iterator[dict[str, np.ndarray]]:
     """The features of `BATCH_CROPS` crops for each process, one batch after the other."""
     device = clip.text.positional_embedding.device
-    tokens_of = clip.image.value_tokens if path == "value" else clip.image.joint_tokens
     size = BATCH_CROPS * ranks.size()
     for start in track(range(0, len(store), size), "Encoding crops with CLIP", unit="batches"):
         together = store.crops[start : start + size]
         crops = torch.from_numpy(together[ranks.busy_share(len(together))]).to(device)
-        half = tokens_of(normalize_crops(crops, clip.mean, clip.std)).half()
-        tokens = gather(half, len(together)).cpu().numpy()
+        own = _tokens(clip, crops, path, half).half()
+        tokens = gather(own, len(together)).cpu().numpy()
+        if not np.isfinite(tokens).all():
+            raise PivlError(
+                "CLIP's features of the crops overflow half precision, which they are computed in"
+                " or kept in; set tuning.precision to float32 or choose other weights."
+            )
         batch = {"projected": tokens[:, 0]}
         yield batch | {"cells": tokens[:, 1:]} if path else batch
+
+
+def _tokens(clip: Clip, crops: Tensor, path: CellPath | None, half: torch.dtype | None) -> Tensor:
+    """The image and its cells in the joint space, [B, 1 + h·w, D], of crops uint8 [B, H, W, 3]."""
+    tokens_of = clip.image.value_tokens if path == "value" else clip.image.joint_tokens
+    images = normalize_crops(crops, clip.mean, clip.std)
+    with torch.autocast(images.device.type, half, enabled=half is not None):
+        return tokens_of(images)
+
+
+def encoding_half(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The half precision that the image tower encodes in; None for float32.
+
+    "auto" is float16 on CUDA: features are kept in it, and CLIP was published in it.
+    """
+    if precision == "auto" and device.type == "cuda":
+        return torch.float16
+    return half_of(precision, device)
 
 
 def _part_of_cells(
@@ -192,58 +197,3 @@ def _part_of_cells(
         for maps in chunks
     ]
     return torch.cat(parts).flatten(1).to(device)
-
-
-def _has_room(folder: Path, needed: int, limit: int) -> bool:
-    """Whether `needed` bytes may be written to the cache; says so where the disk is too full."""
-    if needed > limit:
-        return False
-    folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        note(
-            f"CLIP's features stay in memory: they take {needed / 2**30:.1f} GiB and {folder} has"
-            f" {free / 2**30:.1f} GiB left. PIVL_DISTILL_CACHE names another folder."
-        )
-    return needed <= free
-
-
-def _read(entry: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray] | None:
-    """The arrays of an entry, mapped from its files; None where it is absent or damaged."""
-    if not entry.is_dir():
-        return None
-    try:
-        # Copy on write: the file never changes, and torch gets memory that it may write to.
-        arrays = {name: np.load(entry / f"{name}.npy", mmap_mode="c") for name in shapes}
-    except (OSError, ValueError):
-        arrays = {}
-    if all(name in arrays and arrays[name].shape == shape for name, shape in shapes.items()):
-        return arrays
-    note(f"The cached features in {entry} are damaged; they are computed anew.")
-    shutil.rmtree(entry)
-    return None
-
-
-def _write(
-    entry: Path, shapes: dict[str, tuple[int, ...]], batches: Iterator[dict[str, np.ndarray]]
-) -> None:
-    """Make an entry at once, out of batches; another process may finish the same one first."""
-    with tempfile.TemporaryDirectory(prefix=".", dir=entry.parent) as unfinished:
-        folder = Path(unfinished) / "entry"
-        folder.mkdir()
-        files = {name: (folder / f"{name}.npy").open("wb") for name in shapes}
-        try:
-            for name, shape in shapes.items():
-                header = {"descr": HALF.str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(files[name], header)
-            for batch in batches:
-                for name, values in batch.items():
-                    values.astype(HALF, order="C").tofile(files[name])
-        finally:
-            for file in files.values():
-                file.close()
-        try:
-            folder.rename(entry)
-        except OSError:
-            if not entry.is_dir():
-                raise

@@ -24,7 +24,7 @@ from pivl_distill.rehearsal import (
     step_facts,
 )
 from teachers.clip import Clip
-from teachers.features import HALF, encode_crops
+from teachers.features import HALF, encode_crops, encoding_half
 from teachers.objective import prompt_losses, resolve_temperature
 from teachers.prompts import IdentityPrompts
 from teachers.teach import head_of, part_vocabulary, stage2_texts, teaching_clip
@@ -55,7 +55,8 @@ def rehearse_teach(config: TeachConfig) -> Rehearsal:
         config.stage2.crops_per_identity,
         epoch_rng(config.seed, 0),
     )[0]
-    store = load_training([dataset.train[crop] for crop in batch], config.data, vocabulary)
+    data = config.data.model_copy(update={"crop_cache_gib": 0})  # nothing is written
+    store = load_training([dataset.train[crop] for crop in batch], data, vocabulary)
     if device.type != "meta":
         facts |= stage1_step(config, clip, prompts, store, words)
     texts = stage2_texts(_stand_in_bank(dataset, clip.image.dim, words), config)
@@ -86,9 +87,16 @@ def stage1_facts(
         "stage 1: steps": f"{per_epoch[0]:,} in the first of {epochs} epochs,"
         f" {sum(per_epoch):,} in all",
         "stage 1: grid": f"{rows}×{columns} cells of {dim} dimensions",
-        "stage 1: features": size(len(pids) * (1 + cells) * dim * HALF.itemsize),
+        "stage 1: features": size(len(pids) * (1 + cells) * dim * HALF.itemsize)
+        + f", computed in {encoding_precision(config, clip)}",
         "prompt bank": f"at most {size(texts * dim * width)}",
     }
+
+
+def encoding_precision(config: TeachConfig, clip: Clip) -> str:
+    """What the image tower computes in, on the device it is on."""
+    half = encoding_half(config.tuning.precision, clip.text.positional_embedding.device)
+    return str(half or torch.float32).removeprefix("torch.")
 
 
 def stage1_step(

@@ -97,7 +97,8 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         if config.save_embeddings:
             save_vectors(run.path / VECTORS_FILE, model, store, dataset)
         run.progress.enter("evaluation")
-        retrieval = evaluate_model(model, TestCrops.load(dataset, config.data.size_hw))
+        test = TestCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)
+        retrieval = evaluate_model(model, test)
         seconds = {stage: run.progress.seconds[stage] for stage in ("prompts", "teacher")}
         readout = BankReadout(**bank.provenance["readout"])
         run.finish(
@@ -254,6 +255,6 @@ def provenance(clip: Clip, config: TeachConfig, dataset: ReIDDataset) -> dict[st
         "prompts": config.prompts.model_dump(mode="json"),
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
-        "data": config.data.model_dump(mode="json"),
+        "data": config.data.model_dump(mode="json", exclude={"crop_cache_gib"}),
         "seed": config.seed,
     }

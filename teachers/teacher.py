@@ -18,8 +18,8 @@ from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.config import HeadSettings
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.fusion import build_fusion_head
-from pivl_distill.reid import Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.fusion import FusionHead, build_fusion_head
+from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
 from teachers.clip import Clip, load_clip
 from teachers.towers import ImageTower, ViTOptions, ViTTower
 
@@ -53,21 +53,35 @@ class Teacher(ReIDNetwork):
         self.cameras = vit_options(clip.image).cameras
         self.neck = Neck(clip.image.feature_dim, identities)
         self.projected_neck = Neck(clip.image.dim, identities)
-        self.fusion = None
+        self.fusion: FusionHead | None = None
         if head is not None:
             channels = clip.image.pyramid_channels
             self.fusion = build_fusion_head(
                 clip.image.kind, channels, clip.image.dim, clip.size_hw, head
             )
 
-    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
         out = self.tower(images) if cameras is None else self.tower(images, cameras)
+        cells = self.fusion.cells_of(out.pyramid) if self.fusion else None
+        return Encoded((out.previous, out.feature, out.projected), cells)
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        (_, feature, projected), cells = encoded.metric, encoded.cells
         return ReIDOutput(
-            metric=(out.previous, out.feature, out.projected),
-            logits=(self.neck(out.feature), self.projected_neck(out.projected)),
-            projected=out.projected,
-            aligned=self.fusion(out.pyramid) if self.fusion else None,
+            metric=encoded.metric,
+            logits=(self.neck(feature), self.projected_neck(projected)),
+            projected=projected,
+            aligned=None if self.fusion is None or cells is None else self.fusion.map_of(cells),
         )
+
+    @property
+    def body(self) -> nn.Module:
+        return self.tower
+
+    def checkpoint_blocks(self) -> None:
+        if not isinstance(self.tower, ViTTower):
+            super().checkpoint_blocks()
+        self.tower.checkpointing = True
 
     def embedding_model(self) -> EmbeddingModel:
         network = TeacherEmbedding(self.tower).eval()

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from pivl_distill.errors import PivlError
 from pivl_distill.fusion import thirds
@@ -125,10 +126,11 @@ class ViTTower(nn.Module):
     """open_clip's `VisionTransformer` with a class token, on an H × W crop.
 
     Position embeddings are resampled to the grid as CLIP-ReID does. `camera` [cameras, C] holds the
-    vectors of SIE, or is None.
+    vectors of SIE, or is None. With `checkpointing`, gradients cost memory for one block at a time.
     """
 
     kind: Literal["cnn", "vit"] = "vit"
+    checkpointing = False
 
     def __init__(
         self,
@@ -164,7 +166,9 @@ class ViTTower(nn.Module):
         """
         hidden = [self._embedded(images, cameras)]
         for block in self.visual.transformer.resblocks:
-            hidden.append(block(hidden[-1]))
+            again = self.checkpointing and torch.is_grad_enabled()
+            x = checkpoint(block, hidden[-1], use_reentrant=False) if again else block(hidden[-1])
+            hidden.append(x)
         previous, last = hidden[-2], self.visual.ln_post(hidden[-1])
         after_block = [*hidden[1:-1], last]
         return TowerOutput(

@@ -62,7 +62,10 @@ def tune_prompts(
     learned = IdentityPrompts(clip.text, prompts, identities, vocabulary, generator)
     learned.to(rows.device)
     optimizer = torch.optim.Adam(
-        learned.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+        learned.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
     )
     totals = Totals()
     steps = run.progress.remaining(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pivl_distill.bank import PromptBank
 from pivl_distill.data.store import CropStore
@@ -36,6 +38,14 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIVL_DISTILL_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_rests() -> Iterator[None]:
+    """What tests time means nothing, so nothing rests between two runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("export.latency.REST_S", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -227,3 +237,62 @@ def small_released(golden_shapes, golden_state, monkeypatch) -> Callable[..., di
         return golden_state(shapes)
 
     return make
+
+
+class SmallNetwork(nn.Module):
+    """Two convolutions, and if asked a vector for each camera: exported in a second."""
+
+    def __init__(self, cameras: int = 0) -> None:
+        super().__init__()
+        self.maps = nn.Sequential(
+            nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 24, 3, 2, 1), nn.ReLU()
+        )
+        self.cameras = nn.Parameter(torch.randn(cameras, 24)) if cameras else None
+
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
+        features = self.maps(images).mean((2, 3))
+        return features if self.cameras is None else features + self.cameras[cameras]
+
+
+def pattern_store(seed: int, camid: int) -> CropStore:
+    """Two noisy crops 64×32 of each of forty people, each with a pattern."""
+    pids = np.repeat(np.arange(40), 2)
+    patterns = np.random.default_rng(0).integers(0, 200, (40, 1, 1, 3))
+    noise = np.random.default_rng(seed).integers(0, 56, (len(pids), 64, 32, 3))
+    return CropStore((patterns[pids] + noise).astype(np.uint8), None, pids, np.full(80, camid))
+
+
+@pytest.fixture(scope="session")
+def deploy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`deploy(*precisions, cameras=0, **options)` is the folder of a small network's export."""
+    from export.exporter import export_model
+    from pivl_distill.embedding import EmbeddingModel
+    from pivl_distill.evaluation import TestCrops
+
+    @functools.cache
+    def make(*precisions: str, cameras: int = 0, **options: bool) -> Path:
+        torch.manual_seed(0)
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        network = SmallNetwork(cameras).eval()
+        model = EmbeddingModel("small", network, (64, 32), mean, std, cameras)
+        folder = tmp_path_factory.mktemp("deploy")
+        test = TestCrops(pattern_store(1, camid=0), pattern_store(2, camid=1))
+        training = pattern_store(3, camid=0)
+        export_model(
+            model, folder, test=test, calibration=training, precisions=precisions, **options
+        )
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def deployed_once(deploy: Callable[..., Path]) -> Path:
+    """An export in all precisions, to be left as it is."""
+    return deploy("fp16", "int8")
+
+
+@pytest.fixture
+def deployed(deployed_once: Path, tmp_path: Path) -> Path:
+    """A copy of that export which a test may damage."""
+    return Path(shutil.copytree(deployed_once, tmp_path / "export"))

@@ -16,7 +16,6 @@ import onnx
 from export.engines.description import (
     EngineInfo,
     Gpu,
-    Precision,
     Profile,
     TensorInfo,
     engine_path,
@@ -25,11 +24,11 @@ from export.engines.description import (
 )
 from export.engines.library import TITLES, Library, library_log, load_tensorrt
 from export.engines.progress import progress_monitor
-from export.manifest import sha256
+from export.verify import Precision
 from pivl_distill.cache import cache_folder
 from pivl_distill.console import note, watch
 from pivl_distill.errors import PivlError
-from pivl_distill.files import write_bytes
+from pivl_distill.files import sha256, write_bytes
 
 
 def build_engine(

@@ -15,11 +15,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from export.engines.library import Library
-from export.manifest import sha256
+from export.verify import Precision
 from pivl_distill.errors import PivlError
-from pivl_distill.files import write_text
+from pivl_distill.files import sha256, write_text
 
-Precision = Literal["fp32", "fp16", "int8"]
 _SUFFIXES: dict[Library, str] = {"tensorrt": ".engine", "tensorrt-rtx": ".rtx.engine"}
 
 

@@ -48,7 +48,8 @@ class EngineRunner:
         """Images [B, 3, H, W], and cameras int64 [B] if the engine takes them → features [B, F].
 
         Inputs may lie anywhere; features lie on the GPU. A batch above the engine's largest is run
-        in parts. Raises PivlError for inputs that the engine does not take.
+        in parts, one below its smallest is filled up. Raises PivlError for inputs that the engine
+        does not take.
         """
         for expected, given in zip(self.info.inputs, inputs, strict=True):
             _check_input(expected, given)
@@ -57,14 +58,8 @@ class EngineRunner:
         return torch.cat([self._run(chunk) for chunk in chunks])
 
     def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        batch, profile = len(inputs[0]), self.info.profile
-        if batch < profile.min_batch:
-            raise PivlError(
-                f"The engine takes batches of {profile.min_batch} to {profile.max_batch}, not "
-                f"{batch}. Build it again with --batch {batch},{profile.opt_batch},"
-                f"{profile.max_batch}."
-            )
-        placed = [tensor.to(DEVICE).contiguous() for tensor in inputs]
+        batch, smallest = len(inputs[0]), self.info.profile.min_batch
+        placed = [_filled_up(tensor.to(DEVICE), smallest).contiguous() for tensor in inputs]
         for info, tensor in zip(self.info.inputs, placed, strict=True):
             self._context.set_input_shape(info.name, tuple(tensor.shape))
             self._context.set_tensor_address(info.name, tensor.data_ptr())
@@ -78,7 +73,7 @@ class EngineRunner:
         torch.cuda.current_stream().wait_stream(self._stream)
         if not started:
             raise PivlError("The engine could not be run; TensorRT's log says why.")
-        return features
+        return features[:batch]
 
 
 def read_back(path: Path) -> bool:
@@ -155,6 +150,14 @@ def _load(trt: Any, path: Path) -> tuple[Any, Any]:
 def _only_cuda(words: str) -> bool:
     """Whether nothing is said but that there is no CUDA driver."""
     return all("cudaError" in word for word in words.split("; "))
+
+
+def _filled_up(tensor: Tensor, batch: int) -> Tensor:
+    """The tensor, with its last row repeated where it has fewer than `batch` rows."""
+    missing = batch - len(tensor)
+    if missing <= 0:
+        return tensor
+    return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
 
 
 def _check_input(expected: TensorInfo, given: Tensor) -> None:

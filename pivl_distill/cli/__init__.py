@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +17,12 @@ from pivl_distill.errors import PivlError
 if TYPE_CHECKING:
     from export.engines.library import Library
     from pivl_distill.cli.sources import Cameras, Engines
+    from pivl_distill.runtime.session import Device
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-PICTURE = click.Path(dir_okay=False, path_type=Path)
+PICTURE = FILE = click.Path(dir_okay=False, path_type=Path)
+COUNT = click.IntRange(min=1)
+DEVICE = click.Choice(["cpu", "cuda"])
 
 
 MANY = ("teach", "student", "evaluate", "parse")
@@ -47,7 +51,7 @@ class Commands(click.Group):
             return super().main(*args, **kwargs)
         except SystemExit as end:
             if ranks.launched() > 1:
-                ranks.leave(end.code if isinstance(end.code, int) else 0)
+                ranks.leave(end.code if isinstance(end.code, int) else bool(end.code))
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -83,8 +87,22 @@ def main() -> None:
     """
 
 
+def latest_export() -> Path:
+    """The folder of the latest export run; PivlError when there is none."""
+    from pivl_distill.runs import Run
+
+    return Run.latest("export").path
+
+
+no_cache_option = click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Neither use decoded crops and features of earlier runs nor keep any.",
+)
+
+
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a training: --data to --set, --out, --resume, --dry-run."""
+    """The options of a training: --data to --set, --out, --resume, --dry-run, --no-cache."""
 
     @click.option("--data", "spec", metavar="KIND:PATH", help="Data set, e.g. market1501:/data.")
     @click.option("--parsing", type=FOLDER, help="Folder of parsing maps of the training images.")
@@ -99,17 +117,21 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Continue an unfinished run; default: the latest, or --out.",
     )
     @click.option("--dry-run", is_flag=True, help="Build everything, say what it takes, stop.")
+    @no_cache_option
     @functools.wraps(command)
     def wrapped(
         *args: Any,
         spec: str | None,
         parsing: Path | None,
         assignments: tuple[str, ...],
+        no_cache: bool,
         **kwargs: Any,
     ) -> None:
-        from pivl_distill.config import parse_override
+        from pivl_distill.config import CACHE_LIMITS, parse_override
 
         overrides = dict(parse_override(text) for text in assignments)
+        if no_cache:
+            overrides |= dict.fromkeys(CACHE_LIMITS[command.__name__], 0)
         if spec is not None:
             overrides["data.spec"] = spec
         if parsing is not None:
@@ -197,17 +219,22 @@ Examples:
   pivl-distill student --arch resnet18 --bank runs/teach-1
   pivl-distill student --bank none                     the plain baseline
   pivl-distill student --set supervision=identity      identity texts only (CLIP-ReID)
+  pivl-distill student --max-ms 2 --device cpu         the largest that is fast enough here
   pivl-distill student --resume runs/student-2
 """
 )
 @click.option("--arch", help="mobilenetv2_025 (default) or any timm model with feature stages.")
 @click.option("--bank", metavar="RUN|FILE|none", help="Teach run or bank; default: the latest.")
 @click.option("--pretrained", metavar="FILE|timm|none", help="Weights to start from.")
+@click.option("--max-ms", type=float, metavar="MS", help="Instead of --arch: latency, exported.")
+@click.option("--device", type=DEVICE, default="cpu", show_default=True, help="For --max-ms.")
 @settings_options
 def student(
     arch: str | None,
     bank: str | None,
     pretrained: str | None,
+    max_ms: float | None,
+    device: Device,
     config: str | None,
     overrides: dict[str, Any],
     out: Path | None,
@@ -217,7 +244,7 @@ def student(
     """Train a light network on the texts of a prompt bank."""
     from pivl_distill.cli.report import print_rehearsal, print_student
     from pivl_distill.cli.sources import find_bank, run_place
-    from pivl_distill.config import StudentConfig, load_config
+    from pivl_distill.config import CACHE_LIMITS, StudentConfig, load_config
 
     place = run_place("student", out, resume)
     chosen = {"arch": arch, "pretrained": pretrained}
@@ -226,9 +253,18 @@ def student(
         overrides["supervision"] = "none"
     settings = load_config(StudentConfig, "student", config, overrides, place.begun_config)
     bank_file, data = find_bank(bank or place.begun_bank, settings.supervision)
-    chosen_data = config is not None or any(key.startswith("data.") for key in overrides)
+    chosen_data = config is not None or any(
+        key.startswith("data.") and key not in CACHE_LIMITS["student"] for key in overrides
+    )
     if place.resume is None and not chosen_data:
-        settings = settings.model_copy(update={"data": data})
+        kept = {"crop_cache_gib": settings.data.crop_cache_gib}
+        settings = settings.model_copy(update={"data": data.model_copy(update=kept)})
+    if max_ms is not None and place.resume is None:
+        from pivl_distill.cli.choice import choose_arch
+
+        if "arch" in overrides:
+            raise PivlError("Either --arch names the student or --max-ms chooses it; drop one.")
+        settings = choose_arch(settings, max_ms, device)
     if dry_run:
         from students.rehearsal import rehearse_student
 
@@ -287,10 +323,10 @@ def bank(
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--trt, --rtx, --batch and --workspace: engines to build beside the ONNX file."""
+    """--trt, --rtx, --batch and --workspace: engines to build beside the ONNX files."""
 
-    @click.option("--trt", is_flag=True, help="Also build a TensorRT engine, on its own GPU.")
-    @click.option("--rtx", is_flag=True, help="Also build a TensorRT-RTX engine, on any machine.")
+    @click.option("--trt", is_flag=True, help="Also build TensorRT engines, on their own GPU.")
+    @click.option("--rtx", is_flag=True, help="Also build TensorRT-RTX engines, on any machine.")
     @click.option(
         "--batch",
         metavar="MIN,OPT,MAX",
@@ -321,39 +357,71 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     epilog="""\b
 Examples:
   pivl-distill export
-  pivl-distill export runs/student-2 --normalize
-  pivl-distill export runs/teach-1 --trt --batch 1,4,16 -o deploy/
+  pivl-distill export runs/student-2 --normalize --bake-preprocessing
+  pivl-distill export --precision fp16,int8 --budget int8.mAP=2
+  pivl-distill export runs/teach-1 --precision fp16 --trt --batch 1,4,16 -o deploy/
   pivl-distill export Market_ViT-B-16_60.pth --camera mean -o deploy/
 """
 )
 @click.argument("source", required=False, type=click.Path(path_type=Path))
+@click.option("--onnx", is_flag=True, expose_value=False, help="ONNX files; always written.")
 @engine_options
+@click.option("--precision", multiple=True, metavar="fp32|fp16|int8", help="One, several or a,b.")
+@click.option("--budget", multiple=True, metavar="KEY=VALUE", help="May be lost: int8.mAP=2, …")
 @click.option("--normalize", is_flag=True, help="Put L2 normalisation into the graph.")
-@click.option("--data", "spec", metavar="KIND:PATH", help="Verify on this data set instead.")
+@click.option("--bake-preprocessing", is_flag=True, help="Take uint8 RGB crops [N, H, W, 3].")
+@click.option("--data", "spec", metavar="KIND:PATH", help="Calibrate and verify on this instead.")
+@no_cache_option
 @camera_options
 @click.option("--out", "-o", type=FOLDER, help="Folder; default: the next in runs/.")
 def export(
     source: Path | None,
-    normalize: bool,
-    spec: str | None,
     engines: Engines,
+    precision: tuple[str, ...],
+    budget: tuple[str, ...],
+    spec: str | None,
+    no_cache: bool,
     cameras: Cameras,
     out: Path | None,
+    **options: bool,
 ) -> None:
-    """Write a student or teacher as ONNX, without any of its teaching, and verify it.
+    """Write a student or teacher as ONNX, without any of its teaching, and verify every file.
 
     SOURCE is a run folder or a checkpoint, also one that CLIP-ReID published; default: the latest
-    student run.
+    student run. float32 is always written, as the reference; engines are built of every precision.
+    Budgets are PRECISION.cosine, PRECISION.mAP and PRECISION.rank1. Exit code 3 if a file does not
+    do what the checkpoint does, 4 if an engine was built but cannot be run here.
     """
+    from export.exporter import ExportError, check_engines
+    from export.verify import parse_budgets, parse_precision
     from pivl_distill.cli.report import print_engine, print_export
     from pivl_distill.cli.sources import export_checkpoint
     from pivl_distill.runs import Run
 
+    precisions = [parse_precision(name) for names in precision for name in names.split(",")]
+    budgets = parse_budgets(budget)
     engines.profile()  # refused before the work, not after it
-    report = export_checkpoint(source or Run.latest("student").path, spec, normalize, out, cameras)
+    path = source or Run.latest("student").path
+    try:
+        report = export_checkpoint(
+            path,
+            spec,
+            out,
+            cameras,
+            precisions=precisions,
+            cached=not no_cache,
+            budgets=budgets,
+            **options,
+        )
+    except ExportError as error:
+        print_export(error.report)
+        raise
     print_export(report)
+    built = []
     for engine in engines.build(report):
         print_engine(engine)
+        built.append(engine)
+    check_engines(built)
 
 
 @main.command(
@@ -367,11 +435,17 @@ Examples:
 )
 @click.argument("target", required=False, type=click.Path(path_type=Path))
 @click.option("--data", "spec", metavar="KIND:PATH", help="Data set; default: the run's own.")
+@no_cache_option
 @camera_options
 @click.option("--rerank", is_flag=True, help="Also score after k-reciprocal re-ranking.")
 @click.option("--sheet", type=PICTURE, help="Also draw what was found for some queries, as PNG.")
 def evaluate(
-    target: Path | None, spec: str | None, cameras: Cameras, rerank: bool, sheet: Path | None
+    target: Path | None,
+    spec: str | None,
+    no_cache: bool,
+    cameras: Cameras,
+    rerank: bool,
+    sheet: Path | None,
 ) -> None:
     """Score a run, a checkpoint, an exported ONNX file or an engine by the Market-1501 protocol.
 
@@ -384,12 +458,94 @@ def evaluate(
     from pivl_distill.evaluation import score_reranked
     from pivl_distill.runs import Run
 
-    evaluation = evaluate_target(target or Run.latest("student").path, spec, cameras)
+    target = target or Run.latest("student").path
+    evaluation = evaluate_target(target, spec, cameras, cached=not no_cache)
     print_retrieval(evaluation)
     if rerank:
         print_reranked(score_reranked(evaluation.features, evaluation.test))
-    if sheet is not None:
+    if sheet is not None and not ranks.rank():
         ranking_sheet(evaluation.features, evaluation.test, sheet)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  pivl-distill embed crops/ -o features.npz
+  pivl-distill embed crops/ --export deploy/ --precision fp32 -o features.parquet
+"""
+)
+@click.argument("folder", type=FOLDER)
+@click.option("--export", "export_dir", type=FOLDER, help="An export; default: the latest.")
+@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
+@click.option("--device", type=DEVICE, help="Default: a GPU where there is one.")
+@click.option("--camera", type=int, help="Camera of all images, for networks that take one.")
+@click.option("--out", "-o", type=FILE, required=True, help="File: .npz or .parquet.")
+@click.pass_context
+def embed(
+    ctx: click.Context,
+    folder: Path,
+    export_dir: Path | None,
+    precision: str,
+    device: Device | None,
+    camera: int | None,
+    out: Path,
+) -> None:
+    """Write the vectors of all images in a folder; exit code 3 if some cannot be read.
+
+    Runs without torch. Vectors are of length one: compare them by their dot product.
+    """
+    from pivl_distill.cli.features import embed_folder, print_embedded
+    from pivl_distill.errors import VerificationError
+    from pivl_distill.runtime import Extractor
+
+    extractor = Extractor(
+        export_dir or latest_export(), precision=precision, device=device or "auto"
+    )
+    report = embed_folder(folder, extractor, out, camera)
+    print_embedded(report)
+    if report.unreadable:
+        ctx.exit(VerificationError.exit_code)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  pivl-distill bench
+  pivl-distill bench deploy/ --threads 1 --threads 4 --batch 1 --batch 8 --batch 32
+  pivl-distill bench --json bench.json --picture bench.png
+"""
+)
+@click.argument("export_dir", metavar="[EXPORT]", required=False, type=FOLDER)
+@click.option("--batch", "batches", multiple=True, type=COUNT, default=(1, 32), show_default=True)
+@click.option("--threads", multiple=True, type=COUNT, help="CPU threads; default: all cores.")
+@click.option("--device", "devices", multiple=True, type=DEVICE, help="Default: what is there.")
+@click.option("--seconds", default=20.0, show_default=True, help="For each batch and threads.")
+@click.option("--json", "json_file", type=FILE, help="Also write all figures as JSON.")
+@click.option("--picture", type=PICTURE, help="Also draw mAP against latency, as PNG.")
+def bench(
+    export_dir: Path | None,
+    batches: tuple[int, ...],
+    threads: tuple[int, ...],
+    devices: tuple[Device, ...],
+    seconds: float,
+    json_file: Path | None,
+    picture: Path | None,
+) -> None:
+    """Time the files of an export here, turn about with PyTorch eager; default: the latest."""
+    from dataclasses import asdict
+
+    from pivl_distill.cli.bench import bench_chart, print_bench, run_bench
+    from pivl_distill.files import write_json
+    from pivl_distill.runtime.session import has_cuda
+
+    threads = threads or (os.cpu_count() or 1,)
+    devices = devices or (("cpu", "cuda") if has_cuda() else ("cpu",))
+    report = run_bench(export_dir or latest_export(), batches, threads, devices, seconds)
+    print_bench(report)
+    if json_file is not None:
+        write_json(json_file, asdict(report))
+    if picture is not None:
+        bench_chart(report, picture)
 
 
 @main.command(

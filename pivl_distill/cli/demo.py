@@ -51,23 +51,23 @@ def run_demo() -> None:
 
 
 def _export(checkpoint: Path) -> ExportReport:
-    return export_checkpoint(checkpoint, spec=None, normalize=False, out=None)
+    return export_checkpoint(checkpoint, spec=None, out=None)
 
 
 def _row(name: str, report: ExportReport, *, exported: bool) -> list[str]:
     """One line of the table; every row is timed as its exported file under ONNX Runtime."""
-    manifest = report.manifest
-    if manifest.retrieval is None or manifest.cost is None:
+    cost, artifact = report.manifest.cost, report.manifest.artifact(report.onnx_path.name)
+    scores = artifact.retrieval
+    if scores is None:
         raise ValueError("only a verified export has figures")
-    scores = manifest.retrieval
     mean_ap = scores.exported_mAP if exported else scores.checkpoint_mAP
     rank1 = scores.exported_rank1 if exported else scores.checkpoint_rank1
     return [
         name,
         percent(mean_ap),
         percent(rank1),
-        f"{manifest.cost.parameters:,}",
-        f"{manifest.cost.macs / 1e6:.1f} M",
-        f"{report.onnx_path.stat().st_size / 1e6:.2f} MB",
-        *(f"{latency.median_ms:.1f} ms" for latency in manifest.latency),
+        f"{cost.parameters:,}",
+        f"{cost.macs / 1e6:.1f} M",
+        f"{artifact.bytes / 1e6:.2f} MB",
+        *(f"{latency.median_ms:.1f} ms" for latency in artifact.latency),
     ]

@@ -15,6 +15,7 @@ from pivl_distill.retrieval import RetrievalResult
 
 if TYPE_CHECKING:
     from export.exporter import EngineReport, ExportReport
+    from export.manifest import Artifact
     from pivl_distill.cli.sources import Evaluation
     from pivl_distill.parsing.writing import ParseReport
     from pivl_distill.rehearsal import Rehearsal
@@ -110,48 +111,71 @@ def print_reranked(result: RetrievalResult) -> None:
     summary("The same after k-reciprocal re-ranking", retrieval_facts(result))
 
 
+_EXPORT_COLUMNS = (
+    "file", "precision", "status", "cosine min", "mean", "mAP before", "after", "Rank-1 before",
+    "after", "size", "batch 1", "batch 32",
+)  # fmt: skip
+
+
 def print_export(report: ExportReport) -> None:
-    """Parity, retrieval before and after, cost and latency of an export."""
+    """Every file of an export and what was measured of it; latency is ONNX Runtime's on the CPU."""
     manifest = report.manifest
-    retrieval, parity, cost = manifest.retrieval, manifest.parity, manifest.cost
-    if retrieval is None or parity is None or cost is None:
-        raise ValueError("only a verified export has a report")
-    table(
-        f"Exported {report.onnx_path}",
-        ("", "mAP", "Rank-1"),
-        [
-            ("checkpoint", percent(retrieval.checkpoint_mAP), percent(retrieval.checkpoint_rank1)),
-            ("ONNX file", percent(retrieval.exported_mAP), percent(retrieval.exported_rank1)),
-        ],
-    )
+    rows = [_artifact_row(artifact) for artifact in manifest.artifacts]
+    table(f"Exported to {report.folder}", _EXPORT_COLUMNS, rows)
     facts: dict[str, object] = {
-        "least / mean cosine": f"{parity.min_cosine:.7f} / {parity.mean_cosine:.7f}",
-        "largest difference": f"{parity.max_abs_difference:.1e}",
-        "parameters": f"{cost.parameters:,}",
-        "multiply-adds": f"{cost.macs:,}",
-        "file": f"{report.onnx_path.stat().st_size / 1e6:.2f} MB",
+        "parameters": f"{manifest.cost.parameters:,}",
+        "multiply-adds": f"{manifest.cost.macs:,}",
     }
-    for latency in manifest.latency:
-        facts[f"latency, batch {latency.batch}"] = f"{latency.median_ms:.2f} ms (ONNX Runtime, CPU)"
-    if not retrieval.camera_rule:
+    for artifact in manifest.artifacts:
+        if artifact.kept_high:
+            facts[f"float32 in {artifact.file}"] = ", ".join(artifact.kept_high)
+    reference = manifest.artifacts[0].retrieval
+    if reference is not None and not reference.camera_rule:
         facts["cameras"] = NO_CAMERA_RULE
     facts["manifest"] = report.manifest_path
-    summary("Verified", facts)
+    statuses = {artifact.status for artifact in manifest.artifacts}
+    summary("Not verified" if "failed" in statuses else "Verified", facts)
+
+
+def _artifact_row(artifact: Artifact) -> list[str]:
+    """One line of the table; a dash is what was not measured."""
+    parity, retrieval = artifact.parity, artifact.retrieval
+    cells = [artifact.file, artifact.precision, artifact.status]
+    cells += [f"{parity.min_cosine:.6f}", f"{parity.mean_cosine:.6f}"] if parity else ["–"] * 2
+    if retrieval is None:
+        cells += ["–"] * 4
+    else:
+        shares = (
+            retrieval.checkpoint_mAP,
+            retrieval.exported_mAP,
+            retrieval.checkpoint_rank1,
+            retrieval.exported_rank1,
+        )
+        cells += [f"{100 * share:.2f} %" for share in shares]
+    cells.append(f"{artifact.bytes / 1e6:.2f} MB")
+    latency = [f"{timed.median_ms:.2f} ms" for timed in artifact.latency]
+    return cells + (latency or ["–"] * 2)
 
 
 def print_engine(report: EngineReport) -> None:
-    """What was built, and how far it was read back; nothing has run it yet."""
-    info = report.info
-    gpu = info.gpu
-    facts = {
+    """What was built, on what, and what it was seen to do."""
+    info, artifact = report.info, report.artifact
+    where = f"on {info.gpu.name}" if info.gpu else "without a GPU"
+    facts: dict[str, object] = {
         "library": f"{info.library} {info.library_version}",
         "precision": info.precision,
         "batches": "min {}, opt {}, max {}".format(*info.profile.batches),
-        "built": f"in {info.build_seconds:.1f} s {f'on {gpu.name}' if gpu else 'without a GPU'}",
+        "built": f"in {info.build_seconds:.1f} s {where}",
         "file": f"{info.engine_bytes / 1e6:.2f} MB",
-        "read back": "wholly" if report.loads else "its header; the rest needs the GPU",
-        "verified": f"no; on the GPU: pivl-distill evaluate {report.path}",
+        "status": artifact.status,
     }
+    if artifact.parity is not None:
+        facts["cosine, least and mean"] = (
+            f"{artifact.parity.min_cosine:.6f}, {artifact.parity.mean_cosine:.6f}"
+        )
+    if artifact.retrieval is not None:
+        before, after = artifact.retrieval.checkpoint_mAP, artifact.retrieval.exported_mAP
+        facts["mAP, before and after"] = f"{100 * before:.2f} %, {100 * after:.2f} %"
     summary(f"Engine {report.path}", facts)
 
 

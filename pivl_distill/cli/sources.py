@@ -5,11 +5,12 @@ Stages are imported where they are used: a student must not load CLIP, nor a tea
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from export.engines.description import Profile
     from export.engines.library import Library
     from export.exporter import EngineReport, ExportReport
+    from export.verify import Precision
 
 UNSEEN = DataSettings(spec="synthetic:tiny")
 """What the export of a published checkpoint is verified on where no data set is named."""
@@ -122,27 +124,38 @@ class Cameras:
 def export_checkpoint(
     source: Path,
     spec: str | None,
-    normalize: bool,
     out: Path | None,
     cameras: Cameras = Cameras(),
+    *,
+    precisions: Collection[Precision] = (),
+    cached: bool = True,
+    **options: Any,
 ) -> ExportReport:
-    """Export the checkpoint of a run or path into a run folder of its own, verified on its data."""
+    """Export the checkpoint of a run or path into a run folder of its own, verified on its data.
+
+    With `cached` its decoded crops may come from the cache folder and stay there; `options` are
+    those of `export.exporter.export_model`.
+    """
+    from export.calibration import calibration_crops
     from export.exporter import export_model
 
     path = _find_checkpoint(source)
     foreign = is_foreign(path) and spec is None
     data = UNSEEN if foreign else _data_settings(path.parent, spec)
     model = load_checkpoint(path, cameras)
+    dataset = load_dataset(data.spec)
+    cache_gib = data.crop_cache_gib if cached else 0
     config = {"export": {"source": str(path), "data": data.model_dump(mode="json")}}
     run = Run.create("export", yaml.safe_dump(config, sort_keys=False), out)
-    test = _load_test(data, model.size_hw)
+    wanted = "int8" in precisions
     report = export_model(
         model,
         run.path,
-        query=test.query,
-        gallery=test.gallery,
-        normalize=normalize,
+        test=TestCrops.load(dataset, model.size_hw, cache_gib),
+        calibration=calibration_crops(dataset.train, model.size_hw) if wanted else None,
+        precisions=precisions,
         source=path,
+        **options,
     )
     run.finish("export", source=str(path))
     return report
@@ -163,12 +176,15 @@ class Engines:
         return Profile.parse(self.batch)
 
     def build(self, report: ExportReport) -> Iterator[EngineReport]:
-        """One engine after the other."""
+        """One engine after the other, of every precision of the export."""
         from export.exporter import add_engine
 
         workspace_bytes = None if self.workspace_mib is None else self.workspace_mib << 20
-        for library in self.libraries:
-            yield add_engine(report, library, self.profile(), workspace_bytes=workspace_bytes)
+        precisions = dict.fromkeys(artifact.precision for artifact in report.manifest.artifacts)
+        for library, precision in itertools.product(self.libraries, precisions):
+            yield add_engine(
+                report, precision, library, self.profile(), workspace_bytes=workspace_bytes
+            )
 
 
 @dataclass(frozen=True)
@@ -186,8 +202,10 @@ def evaluate_target(
     target: Path,
     spec: str | None,
     cameras: Cameras = Cameras(),
+    *,
+    cached: bool = True,
 ) -> Evaluation:
-    """Score a run, a checkpoint, or an exported file or engine."""
+    """Score a run, a checkpoint, or an exported file or engine; `cached` as in exporting."""
     exported = target.suffix in EXPORTED
     if exported or (target / ONNX_FILE).is_file():
         from export.loading import load_exported
@@ -202,7 +220,8 @@ def evaluate_target(
             raise PivlError(f"Name the data set to score {path} on with --data.")
         model, forward = load_checkpoint(path, cameras), None
     data = _data_settings(path.parent, spec)
-    test = _load_test(data, model.size_hw)
+    cache_gib = data.crop_cache_gib if cached else 0
+    test = TestCrops.load(load_dataset(data.spec), model.size_hw, cache_gib)
     features = embed_test(model, test, forward)
     return Evaluation(path, data.spec, score(features, test), features, test)
 
@@ -246,7 +265,3 @@ def _find_checkpoint(source: Path) -> Path:
 
 def _data_settings(folder: Path, spec: str | None) -> DataSettings:
     return data_of(folder) if spec is None else DataSettings(spec=spec)
-
-
-def _load_test(data: DataSettings, size_hw: tuple[int, int]) -> TestCrops:
-    return TestCrops.load(load_dataset(data.spec), size_hw)

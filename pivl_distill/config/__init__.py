@@ -5,9 +5,10 @@ the paper, the field says so and `configs/paper.yaml` holds the letter. `docs/re
 places where the paper can be read in several ways, each with the setting that chooses.
 """
 
-from pivl_distill.config.base import Device, Settings
+from pivl_distill.config.base import Device, Precision, Settings
 from pivl_distill.config.data import DataSettings
 from pivl_distill.config.loading import (
+    CACHE_LIMITS,
     CONFIGS_DIR,
     dump_config,
     load_config,
@@ -24,6 +25,7 @@ from pivl_distill.config.student import StudentConfig
 from pivl_distill.config.teach import ClipSettings, PromptSettings, TeachConfig, TuningSettings
 
 __all__ = [
+    "CACHE_LIMITS",
     "CONFIGS_DIR",
     "AugmentSettings",
     "ClipSettings",
@@ -31,6 +33,7 @@ __all__ = [
     "Device",
     "HeadSettings",
     "LossSettings",
+    "Precision",
     "PromptSettings",
     "Settings",
     "Stage2Settings",

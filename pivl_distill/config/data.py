@@ -17,9 +17,6 @@ class DataSettings(Settings):
     size_hw: tuple[PositiveInt, PositiveInt] = Field(
         (128, 64), description="crop height and width in pixels; the paper's 256×128 for real CLIP"
     )
-    min_part_px: int = Field(
-        0, ge=0, description="a part of fewer pixels in a crop counts as unknown there; 0 keeps all"
-    )
-    largest_person: bool = Field(
-        False, description="keep only the largest connected foreground of a map, drop bystanders"
+    crop_cache_gib: float = Field(
+        20.0, ge=0, description="disk for decoded crops and maps, for later runs; 0 keeps none"
     )

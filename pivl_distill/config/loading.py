@@ -22,6 +22,12 @@ CONFIGS_DIR = Path(configs.__file__).parent
 SECTIONS = ("teach", "student")
 EXTENDS = "extends"
 
+CACHE_LIMITS = {
+    "teach": ("data.crop_cache_gib", "tuning.feature_cache_gib"),
+    "student": ("data.crop_cache_gib",),
+}
+"""Settings by section that decide what stays in the cache folder, but no result."""
+
 Config = TypeVar("Config", bound=Settings)
 
 

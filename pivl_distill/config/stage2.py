@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from pivl_distill.config.base import Settings
+from pivl_distill.config.base import Precision, Settings
 
 LEVELS = (2, 3, 4, 5)
 """The paper's numbers of the maps F_i, of strides 4, 8, 16; 5 (stride 32) is ViTDet's."""
@@ -141,6 +141,31 @@ class Stage2Settings(Settings):
     bias_lr_factor: float = Field(
         1.0, gt=0, description="rate of biases, times that of weights; CLIP-ReID 2"
     )
+    precision: Precision = Field(
+        "auto",
+        description="of the network in training; auto is bfloat16 on a GPU that has it, else"
+        " float32. float16 scales its loss; CLIP-ReID trains with it",
+    )
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="torch.compile of the network; auto does it in long runs on a CPU, where it"
+        " was measured to pay (docs/speed.md)",
+    )
+    accumulate: PositiveInt = Field(
+        1,
+        description="parts that a batch goes through the network in, to save memory; losses see"
+        " the whole batch (GradCache, Gao et al. 2021), batch norm only its part",
+    )
+    checkpointing: bool = Field(
+        False, description="compute a ViT's blocks twice instead of keeping what they hold"
+    )
     head: HeadSettings = HeadSettings()
     loss: LossSettings = LossSettings()
     augment: AugmentSettings = AugmentSettings()
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Stage2Settings:
+        crops = self.identities_per_batch * self.crops_per_identity
+        if self.accumulate > crops:
+            raise ValueError(f"accumulate: {self.accumulate} parts of a batch of {crops} crops")
+        return self

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
-from pivl_distill.config.base import Device, Settings
+from pivl_distill.config.base import Device, Precision, Settings
 from pivl_distill.config.data import DataSettings
 from pivl_distill.config.stage2 import LossSettings, Stage2Settings
 
@@ -115,6 +115,11 @@ class TuningSettings(Settings):
     )
     background: Literal["include", "ignore"] = Field(
         "ignore", description="whether background cells take part in Eq. 7 (literal: include)"
+    )
+    precision: Precision = Field(
+        "auto",
+        description="of CLIP's image tower in stage 1; auto is float16 on a GPU, as CLIP itself and"
+        " CLIP-ReID, and float32 on a CPU",
     )
     feature_cache_gib: float = Field(
         20.0, ge=0, description="disk for CLIP's features of crops, for later runs; 0 keeps none"

@@ -47,6 +47,21 @@ def image_files(folder: Path) -> list[Path]:
     return sorted((path for path in paths if path.name[0] != "."), key=lambda path: path.name)
 
 
+def images_below(folder: Path) -> list[Path]:
+    """The images in `folder` and in every folder below it, by path; hidden ones are passed over.
+
+    Raises PivlError if there is no such folder.
+    """
+    if not folder.is_dir():
+        raise PivlError(f"There is no folder {folder}.")
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part[0] == "." for part in path.relative_to(folder).parts)
+    )
+
+
 def require_images(count: int, place: object) -> None:
     """PivlError if a split, found at `place`, came out empty."""
     if not count:

@@ -152,7 +152,7 @@ def part_shares(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tenso
 
 
 def _label_counts(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:
-    """Pixels per label and cell, long [B, P + 1, h, w]; the last row counts pixels without a class.
+    """Pixels per label and cell, int [B, P + 1, h, w]; the last row counts pixels without a class.
 
     A pixel belongs to the cell that holds its centre, so any map at least as large as the grid
     comes down without interpolation.
@@ -171,5 +171,7 @@ def _label_counts(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Ten
     bins = maps.clamp(max=num_parts).int()
     bins += (row[:, None] * grid_w + column) * labels
     bins += (image * grid_h * grid_w * labels)[:, None, None]
-    counts = torch.bincount(bins.flatten(), minlength=batch * grid_h * grid_w * labels)
+    # bincount would first ask the device for the largest bin, and wait for the answer.
+    counts = bins.new_zeros(batch * grid_h * grid_w * labels)
+    counts.index_add_(0, bins.flatten(), bins.new_ones(1).expand(bins.numel()))
     return counts.view(batch, grid_h, grid_w, labels).permute(0, 3, 1, 2)

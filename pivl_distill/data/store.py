@@ -1,28 +1,51 @@
-"""Decoded crops in memory, so that no epoch decodes an image twice.
+"""Decoded crops and part maps: once for all epochs, and on disk for all later runs.
 
 A crop of 256×128 takes 96 KiB and its map 32 KiB: Market-1501's training split fits in 1.6 GiB.
 Resizing is bilinear and smooths when it shrinks (Pillow), as torchvision does for every codebase
-of the field and as the deployed runtime does. Datasets larger than memory are left out on purpose.
+of the field and as the deployed runtime does.
+
+What is decoded is kept in the cache folder and mapped from there, so that data sets larger than
+memory work and processes of one machine share it. It is found by what it was decoded from: the
+bytes of every file, in order, and how they are read. So a changed image is noticed whatever its
+name, size or time, and a data set that has moved is found. Crops and maps are kept apart: other
+maps decode no crop again.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
+import PIL
+from PIL import features
 
+from pivl_distill import array_cache
+from pivl_distill.cache import cache_folder
 from pivl_distill.config import DataSettings
 from pivl_distill.console import track
-from pivl_distill.data.cleaning import drop_small_parts, keep_largest_person
-from pivl_distill.data.parsing import read_map
+from pivl_distill.data.images import read_crop
+from pivl_distill.data.parsing import read_confidence, read_map
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.errors import PivlError
+
+T = TypeVar("T")
+
+FORMAT_VERSION = 1
+"""Part of every key: raise it when the same files and settings give other pixels."""
+
+PIXEL = np.dtype(np.uint8)
+CHUNK_FILES = 256
+"""Files that are read before their pixels are written: 24 MiB of crops of 256×128."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +54,8 @@ class CropStore:
 
     `crops` uint8 RGB [N, H, W, 3]; `maps` uint8 [N, H, W] or None if no vocabulary was given;
     `pids` int64 [N]; `camids` int64 [N] or None if a camera is unknown. `missing_maps` images had
-    no map: theirs is IGNORE throughout. `embeddings` [N, F] are a teacher's vectors, if there are
-    any.
+    no map: theirs is IGNORE throughout. `confidence` uint8 [N, H, W] says how sure the parser was,
+    `embeddings` [N, F] are a teacher's vectors, where they were asked for.
     """
 
     crops: np.ndarray
@@ -40,6 +63,7 @@ class CropStore:
     pids: np.ndarray
     camids: np.ndarray | None
     missing_maps: int = 0
+    confidence: np.ndarray | None = None
     embeddings: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -51,50 +75,46 @@ class CropStore:
         records: Sequence[Record],
         size_hw: tuple[int, int],
         vocabulary: Vocabulary | None = None,
-        description: str = "Reading crops",
+        what: str = "crops",
         *,
-        min_part_px: int = 0,
-        largest_person: bool = False,
+        confidence: bool = False,
+        cache_gib: float = 0.0,
     ) -> CropStore:
-        """Read the records' images and, with a vocabulary, their part maps, cleaned as asked.
+        """Read the records' images and, with a vocabulary, their part maps.
 
-        Raises PivlError naming the first file that cannot be read.
+        All decoded pixels in the cache folder take at most `cache_gib`, 0 keeps none. Raises
+        PivlError naming the first file that cannot be read.
         """
-        crops = np.empty((len(records), *size_hw, 3), dtype=np.uint8)
-        maps = np.full((len(records), *size_hw), IGNORE, np.uint8) if vocabulary else None
-
-        def read(number: int) -> None:
-            record = records[number]
-            crops[number] = read_crop(record.path, size_hw)
-            if vocabulary and maps is not None and record.parsing is not None:
-                values = read_map(record.parsing, size_hw, vocabulary)
-                if largest_person:
-                    values = keep_largest_person(values, vocabulary.background)
-                maps[number] = drop_small_parts(values, min_part_px)
-
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            done = pool.map(read, range(len(records)))
-            for _ in track(done, description, total=len(records), unit="crops"):
-                pass
+        crops = _crop_reading(records, size_hw, what).pixels(cache_gib)
+        maps, sure = None, None
+        if vocabulary:
+            maps = _map_reading(records, size_hw, vocabulary).pixels(cache_gib)
+            if confidence:
+                sure = _confidence_reading(records, size_hw).pixels(cache_gib)
         return cls(
             crops=crops,
             maps=maps,
             pids=np.array([record.pid for record in records], dtype=np.int64),
             camids=_camids(records),
             missing_maps=sum(record.parsing is None for record in records) if vocabulary else 0,
+            confidence=sure,
         )
 
 
 def load_training(
-    records: Sequence[Record], settings: DataSettings, vocabulary: Vocabulary | None = None
+    records: Sequence[Record],
+    settings: DataSettings,
+    vocabulary: Vocabulary | None = None,
+    *,
+    confidence: bool = False,
 ) -> CropStore:
     """Training crops as the settings want them, with maps where there is a vocabulary."""
     return CropStore.load(
         records,
         settings.size_hw,
         vocabulary,
-        min_part_px=settings.min_part_px,
-        largest_person=settings.largest_person,
+        confidence=confidence,
+        cache_gib=settings.crop_cache_gib,
     )
 
 
@@ -103,19 +123,103 @@ def _camids(records: Sequence[Record]) -> np.ndarray | None:
     return None if None in camids else np.array(camids, dtype=np.int64)
 
 
-def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
-    """One image as uint8 RGB [H, W, 3]; raises PivlError if it cannot be decoded."""
-    return np.array(_open_rgb(path).resize(size_hw[::-1], Image.Resampling.BILINEAR))
+@dataclass(frozen=True)
+class _Reading:
+    """How the pixels of N files become uint8 [N, *size]; a path of None gives IGNORE."""
+
+    what: str
+    paths: Sequence[Path | None]
+    size: tuple[int, ...]
+    read: Callable[[Path], np.ndarray]
+    facts: dict[str, Any]
+    """What decides the pixels beside the files, the size and the decoder, as JSON values."""
+
+    def pixels(self, cache_gib: float) -> np.ndarray:
+        """All of them, out of the cache folder where they may be kept there."""
+        shape, limit = (len(self.paths), *self.size), int(cache_gib * 2**30)
+        if limit:
+            entry = cache_folder() / "crops" / self.key()
+            arrays = array_cache.kept(
+                entry, {"pixels": shape}, PIXEL, self.batches, limit, f"decoded {self.what}"
+            )
+            if arrays is not None:
+                return arrays["pixels"]
+        pixels = np.empty(shape, PIXEL)
+        start = 0
+        for batch in self.batches():
+            chunk = batch["pixels"]
+            pixels[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        return pixels
+
+    def key(self) -> str:
+        """SHA-256 (hex) of everything that decides the pixels."""
+        decoder = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
+        about = {"version": FORMAT_VERSION, "decoder": decoder, "size": self.size, **self.facts}
+        digest = hashlib.sha256(json.dumps(about).encode())
+        for of_file in self._each(_file_digest, f"Looking for {self.what}"):
+            digest.update(of_file)
+        return digest.hexdigest()
+
+    def batches(self) -> Iterator[array_cache.Batch]:
+        """The pixels of `CHUNK_FILES` files after the other."""
+        decoded = self._each(self._decode, f"Reading {self.what}")
+        while chunk := list(islice(decoded, CHUNK_FILES)):
+            yield {"pixels": np.stack(chunk)}
+
+    def _decode(self, path: Path | None) -> np.ndarray:
+        return np.full(self.size, IGNORE, PIXEL) if path is None else self.read(path)
+
+    def _each(self, work: Callable[[Path | None], T], description: str) -> Iterator[T]:
+        """`work` done on every path, in order and in threads, no more than a chunk ahead."""
+        starts = range(0, len(self.paths), CHUNK_FILES)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            chunks = (pool.map(work, self.paths[start : start + CHUNK_FILES]) for start in starts)
+            done = chain.from_iterable(chunks)
+            yield from track(done, description, total=len(self.paths), unit="files")
 
 
-def read_pixels(path: Path) -> np.ndarray:
-    """One image in its own size, uint8 RGB [H, W, 3]; raises PivlError if it cannot be decoded."""
-    return np.array(_open_rgb(path))
+def _crop_reading(records: Sequence[Record], size_hw: tuple[int, int], what: str) -> _Reading:
+    return _Reading(
+        what=what,
+        paths=[record.path for record in records],
+        size=(*size_hw, 3),
+        read=functools.partial(read_crop, size_hw=size_hw),
+        facts={"pixels": "crops"},
+    )
 
 
-def _open_rgb(path: Path) -> Image.Image:
+def _map_reading(
+    records: Sequence[Record], size_hw: tuple[int, int], vocabulary: Vocabulary
+) -> _Reading:
+    return _Reading(
+        what="part maps",
+        paths=[record.parsing for record in records],
+        size=size_hw,
+        read=functools.partial(read_map, size_hw=size_hw, vocabulary=vocabulary),
+        facts={
+            "pixels": "maps",
+            "vocabulary": (vocabulary.name, vocabulary.labels, vocabulary.background),
+        },
+    )
+
+
+def _confidence_reading(records: Sequence[Record], size_hw: tuple[int, int]) -> _Reading:
+    """Of images without a map it matters nowhere."""
+    return _Reading(
+        what="confidence of the part maps",
+        paths=[record.parsing for record in records],
+        size=size_hw,
+        read=functools.partial(read_confidence, size_hw=size_hw),
+        facts={"pixels": "confidence"},
+    )
+
+
+def _file_digest(path: Path | None) -> bytes:
+    """SHA-256 of a file's bytes; zeros where there is none."""
+    if path is None:
+        return bytes(32)
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise PivlError(f"Cannot read the image {path}: {error}.") from error
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError as error:
+        raise PivlError(f"Cannot read {path}: {error}.") from error

@@ -5,15 +5,21 @@ random erasing by Zhong et al., AAAI 2020), which CLIP-ReID keeps. They act on u
 normalisation. On a map, a flip also exchanges the person's left and right, and whatever an
 operation invents — padding, the erased box — has no known class, unless the background is asked
 for. Colour changes are left out, as clothes are recognised by their colour.
+
+Random choices are drawn on the host, pixels are moved wherever they are, whole batches at a time:
+the bytes are the same on every device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
+from pivl_distill.data.batches import to_device
 from pivl_distill.data.vocabulary import IGNORE
 
 
@@ -44,32 +50,38 @@ class _Draws:
 
 
 def augment(
-    crops: np.ndarray,
-    maps: np.ndarray | None,
+    crops: Tensor,
+    maps: Tensor | None,
     mirror: np.ndarray | None,
     augmentation: Augmentation,
     fill_rgb: tuple[int, int, int],
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray | None]:
+) -> tuple[Tensor, Tensor | None]:
     """Augmented copies of crops uint8 [B, H, W, 3] and of their maps uint8 [B, H, W].
 
     `mirror` is the vocabulary's table (`Vocabulary.mirror`), needed where there are maps;
     `fill_rgb` colours padding and erased boxes. The random draws do not depend on `maps`: runs with
     and without part maps see the same images.
     """
-    draws = _draw(len(crops), (crops.shape[1], crops.shape[2]), augmentation, rng)
-    fill = np.array(fill_rgb if augmentation.noise_std is None else (0, 0, 0), np.uint8)
-    crops_out = _apply(crops, draws, augmentation.pad_px, fill)
-    if augmentation.noise_std is not None:
-        _fill_with_noise(crops_out, draws.box, fill_rgb, augmentation.noise_std, rng)
-    if maps is None:
-        return crops_out, None
-    if mirror is None:
+    if maps is not None and mirror is None:
         raise ValueError("maps cannot be flipped without their vocabulary's mirror table")
-    sided = maps.copy()
-    sided[draws.flip] = mirror[maps[draws.flip]]
-    part = np.array(augmentation.invented, np.uint8)
-    return crops_out, _apply(sided, draws, augmentation.pad_px, part)
+    device, pad_px = crops.device, augmentation.pad_px
+    draws = _draw(len(crops), (crops.shape[1], crops.shape[2]), augmentation, rng)
+    places = _places(draws, (crops.shape[1], crops.shape[2]), pad_px, device)
+    if augmentation.noise_std is None:
+        colour = to_device(np.array(fill_rgb, np.uint8), device)
+        contents = [colour.repeat(crops.shape[2])] * len(crops)
+    else:
+        colour = torch.zeros(3, dtype=torch.uint8, device=device)
+        contents = _noise(draws.box, fill_rgb, augmentation.noise_std, rng, device)
+    crops_out = _move(crops, places, pad_px, colour)
+    _erase(crops_out, draws.box, contents)
+    if maps is None or mirror is None:
+        return crops_out, None
+    part = torch.full((1,), augmentation.invented, dtype=torch.uint8, device=device)
+    maps_out = _move(maps[..., None], places, pad_px, part, to_device(mirror, device))
+    _erase(maps_out, draws.box, [part.repeat(maps.shape[2])] * len(maps))
+    return crops_out, maps_out[..., 0]
 
 
 def _draw(
@@ -88,32 +100,80 @@ def _draw(
     return _Draws(flip, shift, np.concatenate([corner, sides], axis=1))
 
 
-def _apply(images: np.ndarray, draws: _Draws, pad_px: int, fill: np.ndarray) -> np.ndarray:
-    """Flip, shift within the padding, erase; images [B, H, W, ...] of crops or of maps alike."""
-    _, height, width, *channels = images.shape
-    # The border never changes, so one canvas serves all images of the batch.
-    canvas = np.empty((height + 2 * pad_px, width + 2 * pad_px, *channels), np.uint8)
-    canvas[:] = fill
-    centre = canvas[pad_px : pad_px + height, pad_px : pad_px + width]
-    out = np.empty_like(images)
-    for number, image in enumerate(images):
-        top, left = draws.shift[number]
-        centre[:] = cv2.flip(image, 1) if draws.flip[number] else image
-        out[number] = canvas[top : top + height, left : left + width]
-        top, left, box_h, box_w = draws.box[number]
-        out[number, top : top + box_h, left : left + box_w] = fill
-    return out
+@dataclass(frozen=True)
+class _Places:
+    """Where a batch's pixels come from, once its crops lie padded behind one another.
+
+    `order` int64 [B] puts the crops to be flipped, `flips` of them, behind the others; `starts`
+    int64 [B·H] is the padded pixel that each row of the result begins at.
+    """
+
+    order: Tensor
+    flips: int
+    starts: Tensor
 
 
-def _fill_with_noise(
-    crops: np.ndarray,
+def _places(draws: _Draws, size_hw: tuple[int, int], pad_px: int, device: torch.device) -> _Places:
+    (height, width), (top, left) = size_hw, draws.shift.T
+    order = np.argsort(draws.flip, kind="stable")
+    canvas = np.argsort(order)  # the place of each crop among the padded ones
+    first_row = canvas * (height + 2 * pad_px) + top
+    rows = first_row[:, None] + np.arange(height)
+    starts = rows * (width + 2 * pad_px) + left[:, None]
+    flips = int(np.count_nonzero(draws.flip))
+    return _Places(to_device(order, device), flips, to_device(starts.ravel(), device))
+
+
+def _move(
+    images: Tensor, places: _Places, pad_px: int, fill: Tensor, mirror: Tensor | None = None
+) -> Tensor:
+    """Flip and shift within the padding, images [B, H, W, C] of crops or of maps alike.
+
+    Values of flipped images are looked up in the table `mirror`.
+    """
+    batch, height, width, channels = images.shape
+    padded_hw = (height + 2 * pad_px, width + 2 * pad_px)
+    canvas = fill.repeat(padded_hw[1]).expand(batch, padded_hw[0], -1).contiguous()
+    centre = canvas.view(batch, *padded_hw, channels)[
+        :, pad_px : pad_px + height, pad_px : pad_px + width
+    ]
+    plain, mirrored = images.index_select(0, places.order).split(
+        [batch - places.flips, places.flips]
+    )
+    mirrored = mirrored.flip(2)
+    if mirror is not None:
+        mirrored = mirror.index_select(0, mirrored.flatten().int()).view_as(mirrored)
+    centre[: len(plain)] = plain
+    centre[len(plain) :] = mirrored
+    # Every row of the result is a window of the canvas, and all windows are one view of it.
+    windows = canvas.view(-1).unfold(0, width * channels, channels)
+    return windows.index_select(0, places.starts).view(images.shape)
+
+
+def _erase(images: Tensor, boxes: np.ndarray, contents: Sequence[Tensor]) -> None:
+    """Put `contents` [w·C] or [h, w·C] into the boxes of images [B, H, W, C], in place.
+
+    Rows of pixels are rows of numbers here: these are copied several times as fast.
+    """
+    channels = images.shape[3]
+    for image, content, (top, left, height, width) in zip(
+        images.flatten(2), contents, boxes.tolist(), strict=True
+    ):
+        if height and width:
+            first, last = left * channels, (left + width) * channels
+            image[top : top + height, first:last] = content[..., : last - first]
+
+
+def _noise(
     boxes: np.ndarray,
     centre_rgb: tuple[int, int, int],
     std: tuple[float, float, float],
     rng: np.random.Generator,
-) -> None:
-    """Draw every pixel of the erased boxes, in place: standard normal once it is normalised."""
-    for crop, (top, left, height, width) in zip(crops, boxes, strict=True):
-        normal = rng.standard_normal((height, width, 3))
-        pixels = (centre_rgb + 255 * np.array(std) * normal).round().clip(0, 255)
-        crop[top : top + height, left : left + width] = pixels.astype(np.uint8)
+    device: torch.device,
+) -> list[Tensor]:
+    """Every pixel of the boxes, uint8 [h, w·3]: standard normal once it is normalised."""
+    sizes = boxes[:, 2:].tolist()
+    normal = np.concatenate([rng.standard_normal((h * w, 3)) for h, w in sizes])
+    pixels = (centre_rgb + 255 * np.array(std) * normal).round().clip(0, 255).astype(np.uint8)
+    drawn = to_device(pixels, device).split([h * w for h, w in sizes])
+    return [of_box.view(h, w * 3) for of_box, (h, w) in zip(drawn, sizes, strict=True)]

@@ -96,14 +96,15 @@ def augmented(
 ) -> tuple[Tensor, Tensor]:
     """Normalised images [B, 3, H, W] and classes long [B, H, W], shifted and mirrored together."""
     images, maps = augment(
-        crops.images[batch],
-        crops.labels[batch],
+        torch.from_numpy(crops.images[batch]),
+        torch.from_numpy(crops.labels[batch]),
         LIP20.mirror,
         Augmentation(pad_px=6, erase_probability=0.0),
         GREY_RGB,
         rng,
     )
-    return normalize_crops(torch.from_numpy(images), MEAN, STD), torch.from_numpy(maps).long()
+    assert maps is not None
+    return normalize_crops(images, MEAN, STD), maps.long()
 
 
 def one_of_four(labels: Tensor, rng: np.random.Generator) -> Tensor:

@@ -14,9 +14,9 @@ from PIL import Image
 
 from pivl_distill import ranks
 from pivl_distill.console import track
+from pivl_distill.data.images import read_pixels
 from pivl_distill.data.parsing import read_map
 from pivl_distill.data.records import Record, ReIDDataset
-from pivl_distill.data.store import read_pixels
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.cleaning import Cleaning
 from pivl_distill.parsing.folder import MapFolder

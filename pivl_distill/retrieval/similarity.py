@@ -84,10 +84,10 @@ def exact_similarity(
     return result.round(decimals=TIE_DECIMALS)
 
 
-def exact_rows(query: UnitFeatures, gallery: UnitFeatures, rows: Tensor) -> Tensor:
+def exact_rows(query: UnitFeatures, gallery: UnitFeatures, rows: Tensor | slice) -> Tensor:
     """float64 [n, G] of the query `rows` and the whole gallery."""
     directions = query.exact(rows)
-    result = directions.new_empty(len(rows), len(gallery))
+    result = directions.new_empty(len(directions), len(gallery))
     for part in blocks(len(gallery), _GALLERY_ROWS):
         result[:, part] = directions @ gallery.exact(part).T
     return result.round_(decimals=TIE_DECIMALS)

@@ -38,7 +38,8 @@ def open_session(
     options.log_severity_level = 3  # errors only
     if threads is not None:
         options.intra_op_num_threads = threads
-    if missing := [p for p in providers if p not in ort.get_available_providers()]:
+    usable = [p for p in ort.get_available_providers() if p != CUDA or has_cuda()]
+    if missing := [p for p in providers if p not in usable]:
         raise _provider_missing(missing)
     if CUDA in providers and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()  # CUDA and cuDNN from the nvidia-* packages, where they are installed
@@ -86,5 +87,5 @@ def _provider_missing(missing: list[str]) -> PivlError:
     return PivlError(
         f"ONNX Runtime cannot use {', '.join(missing)} here. It was built with "
         f"{', '.join(ort.get_available_providers())}; a GPU provider also needs NVIDIA's driver "
-        f"and libraries. Ask for {CPU}, or install what is missing."
+        "and libraries. Install what is missing, or take the CPU."
     )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from export.engines.library import load_tensorrt
 from export.graph import write_onnx
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.evaluation import TestCrops
 from students.archs import create_backbone
 
 SIZE_HW = (64, 32)
+RTX_PACKAGES = ("tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx")
 
 
 def randomised(network: nn.Module) -> nn.Module:
@@ -31,11 +36,51 @@ def randomised(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class SmallNetwork(nn.Module):
+    """Five convolutions with a residual, a depthwise and a strided one: seconds become tenths."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16))
+        self.wide = nn.Sequential(nn.Conv2d(16, 32, 1, bias=False), nn.BatchNorm2d(32))
+        self.depthwise = nn.Conv2d(32, 32, 3, 1, 1, groups=32)
+        self.narrow = nn.Conv2d(32, 16, 1)
+        self.last = nn.Conv2d(16, 24, 3, 2, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps = self.first(images).relu()
+        deeper = nn.functional.relu6(self.depthwise(nn.functional.relu6(self.wide(maps))))
+        return self.last(maps + self.narrow(deeper)).relu().mean((2, 3))
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Any:
+    """The real TensorRT-RTX; tests that use it build real engines on the CPU."""
+    if not all(map(importlib.util.find_spec, RTX_PACKAGES)):
+        pytest.skip(
+            "TensorRT-RTX is not installed (pip install 'pivl-distill[rtx]' on Linux x86-64)"
+        )
+    return load_tensorrt("tensorrt-rtx")
+
+
+@pytest.fixture(scope="session")
+def small() -> EmbeddingModel:
+    torch.manual_seed(0)
+    return EmbeddingModel("small", randomised(SmallNetwork()), SIZE_HW, MEAN, STD)
+
+
+@pytest.fixture(scope="session")
+def small_onnx(small, tmp_path_factory) -> Path:
+    return write_onnx(small, tmp_path_factory.mktemp("small") / "model.onnx")
+
+
 def embedding_model(name: str) -> EmbeddingModel:
     torch.manual_seed(0)
     network = randomised(create_backbone(name, image_size_hw=SIZE_HW))
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    return EmbeddingModel(name, network, SIZE_HW, mean, std)
+    return EmbeddingModel(name, network, SIZE_HW, MEAN, STD)
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +122,13 @@ def query() -> CropStore:
 @pytest.fixture(scope="session")
 def gallery() -> CropStore:
     return crop_store(seed=2, camid=1)
+
+
+@pytest.fixture(scope="session")
+def test_split(query, gallery) -> TestCrops:
+    return TestCrops(query, gallery)
+
+
+@pytest.fixture(scope="session")
+def training() -> CropStore:
+    return crop_store(seed=3, camid=0)

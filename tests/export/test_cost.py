@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from export.cost import Cost, check_no_teaching, graph_cost, network_cost
+from export.fp16 import write_fp16
 from export.graph import write_onnx
+from export.int8 import FILE_NAMES, write_int8
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError, VerificationError
 from students.archs import create_backbone
@@ -50,8 +52,31 @@ def test_graph_and_network_agree_exactly(exported, name):
     model, path = exported(name)
     cost = network_cost(model.network, model.size_hw)
     assert graph_cost(path) == cost
-    assert check_no_teaching(path, model.network, model.size_hw) == cost
+    check_no_teaching(path, cost)
     assert cost.macs > 0
+
+
+@pytest.mark.parametrize("name", ["small", "vit_tiny_patch16_224"])
+def test_every_precision_and_form_costs_the_same(exported, small, small_onnx, name, tmp_path):
+    model, fp32 = (small, small_onnx) if name == "small" else exported(name)
+    cost = network_cost(model.network, model.size_hw)
+    ranges = dict.fromkeys(tensors(fp32), (-3.0, 3.0))
+    assert graph_cost(write_fp16(fp32, tmp_path / "fp16.onnx")) == cost
+    for form in FILE_NAMES:
+        assert graph_cost(write_int8(fp32, tmp_path / "int8.onnx", form, ranges)) == cost
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_baked_in_preprocessing_is_not_counted(small, tmp_path, normalize):
+    path = write_onnx(small, tmp_path / "b.onnx", normalize=normalize, bake_preprocessing=True)
+    cost = network_cost(small.network, small.size_hw)
+    assert graph_cost(path) == cost
+    assert graph_cost(write_fp16(path, tmp_path / "fp16.onnx")) == cost
+
+
+def tensors(path) -> list[str]:
+    graph = onnx.load(path).graph
+    return [name for node in graph.node for name in (*node.input, *node.output)]
 
 
 def test_an_untrained_network_agrees_too(tmp_path):
@@ -73,7 +98,20 @@ def test_a_graph_with_more_than_the_network_is_refused(tmp_path, extra):
     addition = nn.Linear(5, 5) if extra == "layer" else nn.LayerNorm(5)
     path = write_onnx(small_model(nn.Sequential(bare, addition)), tmp_path / "taught.onnx")
     with pytest.raises(VerificationError, match="but the bare network"):
-        check_no_teaching(path, bare, (8, 6))
+        check_no_teaching(path, network_cost(bare, (8, 6)))
+    with pytest.raises(VerificationError, match="but the bare network"):
+        check_no_teaching(write_fp16(path, path), network_cost(bare, (8, 6)))
+
+
+def test_a_quantised_graph_with_more_than_the_network_is_refused(tmp_path):
+    path = write_onnx(
+        small_model(nn.Sequential(Small(), nn.Linear(5, 5))), tmp_path / "taught.onnx"
+    )
+    ranges = dict.fromkeys(tensors(path), (-3.0, 3.0))
+    for form in FILE_NAMES:
+        quantised = write_int8(path, tmp_path / "int8.onnx", form, ranges)
+        with pytest.raises(VerificationError, match="but the bare network"):
+            check_no_teaching(quantised, SMALL_COST)
 
 
 def test_unknown_shapes_are_an_error_not_zero(tmp_path):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 
 import export.graph
-from export.graph import write_onnx
+from export.graph import preprocessing_nodes, write_onnx
 from export.session import open_session, run
 
 ARCHS = ["mobilenetv2_025", "vit_tiny_patch16_224"]
@@ -54,6 +56,15 @@ def test_it_is_one_file_without_training_operators(mobilenet):
     assert not operators & {"BatchNormalization", "Dropout"}
 
 
+def test_no_path_of_this_machine_is_in_the_file(mobilenet):
+    model, path = mobilenet
+    data = path.read_bytes()
+    assert b"site-packages" not in data
+    assert str(Path(export.graph.__file__).parent).encode() not in data
+    weights = 4 * sum(p.numel() for p in model.network.parameters())
+    assert len(data) < 1.1 * weights
+
+
 def test_normalisation_in_the_graph_and_stale_weights_removed(mobilenet, tmp_path):
     model, raw_path = mobilenet
     (tmp_path / "model.onnx.data").write_bytes(b"of an earlier export")
@@ -64,6 +75,35 @@ def test_normalisation_in_the_graph_and_stale_weights_removed(mobilenet, tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
     normalised = {p.key: p.value for p in onnx.load(path).metadata_props}["normalised"]
     assert json.loads(normalised) is True
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_baked_in_preprocessing_takes_the_crops_as_they_are(small, tmp_path, normalize):
+    path = write_onnx(small, tmp_path / "m.onnx", normalize=normalize, bake_preprocessing=True)
+    crops = np.random.default_rng(0).integers(0, 256, (5, *small.size_hw, 3), np.uint8)
+    session = open_session(path)
+    (images,) = session.get_inputs()
+    assert (images.type, images.shape) == ("tensor(uint8)", ["batch", *small.size_hw, 3])
+    with torch.inference_mode():
+        expected = small.network(small.preprocess(crops))
+    if normalize:
+        expected = expected / expected.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(run(session, torch.from_numpy(crops)), expected)
+    baked = {p.key: p.value for p in onnx.load(path).metadata_props}["preprocessing_in_graph"]
+    assert json.loads(baked) is True
+
+
+def test_the_nodes_of_baked_in_preprocessing_end_where_the_network_begins(small, tmp_path):
+    graph = onnx.load(write_onnx(small, tmp_path / "m.onnx", bake_preprocessing=True)).graph
+    nodes = preprocessing_nodes(graph)
+    # Cast comes first: TensorRT refuses to move bytes about.
+    assert [node.op_type for node in nodes] == ["Cast", "Transpose", "Div", "Sub", "Div"]
+    (following,) = [n for n in graph.node if nodes[-1].output[0] in n.input]
+    assert following.op_type == "Conv"
+
+
+def test_there_is_no_preprocessing_in_an_ordinary_graph(small_onnx):
+    assert preprocessing_nodes(onnx.load(small_onnx).graph) == []
 
 
 def test_a_failed_write_leaves_the_old_file(mobilenet, tmp_path, monkeypatch):

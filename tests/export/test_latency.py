@@ -1,42 +1,79 @@
-"""Timing is bounded by count and by time, on a clock that the test controls."""
+"""Timing is in turns and bounded by count and by time, on a clock that the test controls."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import export.latency
-from export.latency import measure_latency
+from export.latency import in_turns, measure_latency, random_feed
+from export.session import open_session
 
 
-class FakeSession:
-    """Each run advances the fake clock by the next duration, then by the last one for ever."""
+class Clock:
+    """Time passes only by resting and by runs, each as long as its next duration."""
 
-    def __init__(self, monkeypatch, milliseconds: list[float]) -> None:
-        self.now, self.milliseconds, self.shapes = 0.0, milliseconds, []
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.ran = 0.0, []
         monkeypatch.setattr(export.latency.time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(export.latency.time, "sleep", self.passes)
+        monkeypatch.setattr(export.latency, "REST_S", 0.02)
 
-    def get_inputs(self):
-        return [SimpleNamespace(name="images")]
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
 
-    def run(self, _, inputs):
-        duration = self.milliseconds.pop(0) if len(self.milliseconds) > 1 else self.milliseconds[0]
-        self.now += duration / 1000
-        self.shapes.append(inputs["images"].shape)
+    def run(self, name: str, *milliseconds: float) -> Callable[[], None]:
+        durations = list(milliseconds)
 
+        def run() -> None:
+            self.ran.append(name)
+            self.passes((durations.pop(0) if len(durations) > 1 else durations[0]) / 1000)
 
-def test_warm_up_runs_are_not_timed(monkeypatch):
-    session = FakeSession(monkeypatch, [900, 900, 10, 20, 30, 40, 50])
-    latency = measure_latency(session, (64, 32), 4, warmup=2, max_repeats=5)
-    assert (latency.batch, latency.repeats) == (4, 5)
-    assert latency.median_ms == pytest.approx(30)
-    assert latency.p90_ms == pytest.approx(46)
-    assert set(session.shapes) == {(4, 3, 64, 32)}
+        return run
 
 
-def test_slow_networks_stop_at_the_time_limit_but_run_three_times(monkeypatch):
-    session = FakeSession(monkeypatch, [300])
-    assert measure_latency(session, (8, 8), 1, max_seconds=2).repeats == 7
-    session = FakeSession(monkeypatch, [9000])
-    assert measure_latency(session, (8, 8), 1, max_seconds=2).repeats == 3
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_every_turn_has_all_runs_and_only_their_own_time_counts(clock):
+    runs = [clock.run("a", 900, 900, 10, 20, 30), clock.run("b", 5), clock.run("c", 7)]
+    a, b, c = in_turns(runs, warmup=2, max_repeats=3)
+    assert a == pytest.approx([10, 20, 30])
+    assert b == pytest.approx([5] * 3)
+    assert c == pytest.approx([7] * 3)
+    turns = ["".join(clock.ran[start : start + 3]) for start in range(0, 15, 3)]
+    assert {"".join(sorted(turn)) for turn in turns} == {"abc"}
+    assert len(set(turns)) > 1
+
+
+def test_slow_runs_stop_at_the_time_limit_but_run_three_times(clock):
+    assert len(in_turns([clock.run("a", 280)], max_seconds=2)[0]) == 7
+    assert len(in_turns([clock.run("a", 9000)], max_seconds=2)[0]) == 3
+
+
+def test_sessions_are_described_by_median_and_90th_percentile(clock):
+    first, second = clock.run("first", 900, 10, 20, 30, 40, 50), clock.run("second", 4)
+
+    def session(run: Callable[[], None]) -> SimpleNamespace:
+        images = SimpleNamespace(name="images", type="tensor(float)", shape=["batch", 3, 8, 4])
+        return SimpleNamespace(get_inputs=lambda: [images], run=lambda *_: run())
+
+    latencies = measure_latency([session(first), session(second)], 4, warmup=1, max_repeats=5)
+    assert [(latency.batch, latency.repeats) for latency in latencies] == [(4, 5)] * 2
+    assert latencies[0].median_ms == pytest.approx(30)
+    assert latencies[0].p90_ms == pytest.approx(46)
+    assert latencies[1].median_ms == pytest.approx(4)
+
+
+@pytest.mark.parametrize("bake", [False, True])
+def test_feeds_are_what_the_graph_takes(deploy, bake):
+    path = deploy(cameras=2, bake_preprocessing=bake) / "model.onnx"
+    feed = random_feed(open_session(path), 3)
+    images = ((3, 64, 32, 3), np.uint8) if bake else ((3, 3, 64, 32), np.float32)
+    kinds = {name: (value.shape, value.dtype) for name, value in feed.items()}
+    assert kinds == {"images": images, "cameras": ((3,), np.int64)}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 
+import numpy as np
 import pytest
 
 from export.cost import Cost
 from export.latency import Latency
 from export.manifest import (
-    FILE_NAME,
+    Artifact,
+    GoldenCrop,
     InputSpec,
     Manifest,
     OutputSpec,
@@ -19,24 +21,53 @@ from export.manifest import (
     sha256,
     write_manifest,
 )
-from export.verify import Budget, Parity, RetrievalComparison
+from export.verify import BUDGETS, Parity, RetrievalComparison
 from pivl_distill.errors import PivlError
+from pivl_distill.runtime.manifest import FILE_NAME, vector_sha256
+from pivl_distill.thresholds import OperatingThreshold
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+VECTOR = np.array([0.1, -2.5, 1e-7], np.float32)
+
+
+def an_artifact(**fields) -> Artifact:
+    return Artifact(
+        file="model.onnx",
+        sha256="0" * 64,
+        bytes=1000,
+        kind="onnx",
+        precision="fp32",
+        runs_on="any",
+        **fields,
+    )
 
 
 def a_manifest() -> Manifest:
+    verified = an_artifact(
+        status="verified",
+        golden_vector=VECTOR.tolist(),
+        golden_vector_sha256=vector_sha256(VECTOR),
+        parity=Parity(0.99995, 1.0, 1e-6),
+        retrieval=RetrievalComparison(0.5, 0.5, 0.6, 0.6, 100),
+        thresholds=(
+            OperatingThreshold(1e-2, 0.7, 0.9, 0.8, 0.95, 5000, 100),
+            OperatingThreshold(1e-3, None, None, None, None, 5000, 100),
+        ),
+        latency=(Latency(1, 1.5, 2.0, 100),),
+        kept_high=("node_Conv_1",),
+    )
+    engine = an_artifact().model_copy(
+        update={"file": "model.engine", "kind": "tensorrt", "runs_on": "tensorrt"}
+    )
     return Manifest(
         name="student",
         input=InputSpec(name="images", size_hw=(64, 32), mean=MEAN, std=STD),
-        output=OutputSpec(name="features", dim=1280, l2_normalised=False),
-        artifacts={"model.onnx": "0" * 64},
+        output=OutputSpec(name="features", dim=3, l2_normalised=False),
+        golden_crop=GoldenCrop(file="golden.png", sha256="2" * 64),
+        artifacts=(verified, engine),
         source={"model.safetensors": "1" * 64},
-        budget=Budget(),
+        budgets=BUDGETS,
         cost=Cost(10, 20),
-        parity=Parity(0.99995, 1.0, 1e-6),
-        retrieval=RetrievalComparison(0.5, 0.5, 0.6, 0.6),
-        latency=(Latency(1, 1.5, 2.0, 100),),
         versions=installed_versions(),
     )
 
@@ -49,20 +80,60 @@ def test_round_trip(tmp_path):
 
 def test_the_file_says_what_a_runtime_needs(tmp_path):
     facts = json.loads(write_manifest(tmp_path, a_manifest()).read_text())
-    assert facts["input"]["colour_order"] == "RGB"
-    assert facts["input"]["size_hw"] == [64, 32]
-    assert facts["input"]["min_batch"] == 1
-    assert facts["output"] == {"name": "features", "dim": 1280, "l2_normalised": False}
-    assert facts["precision"] == "fp32"
+    assert facts["format"] == 2
+    resizing = facts["input"].pop("resizing")
+    assert "by the caller" in resizing
+    assert facts["input"] == {
+        "name": "images",
+        "size_hw": [64, 32],
+        "mean": list(MEAN),
+        "std": list(STD),
+        "colour_order": "RGB",
+        "layout": "NCHW",
+        "dtype": "float32",
+        "preprocessing_in_graph": False,
+        "min_batch": 1,
+        "max_batch": None,
+        "cameras": 0,
+    }
+    assert facts["output"] == {"name": "features", "dim": 3, "l2_normalised": False}
+    assert facts["golden_crop"] == {"file": "golden.png", "sha256": "2" * 64}
+    assert facts["budgets"]["int8"]["max_mAP_loss_points"] == 1.0
     assert "torch" in facts["versions"]
+    onnx, engine = facts["artifacts"]
+    assert onnx.keys() == engine.keys() == Artifact.model_fields.keys()
+    assert onnx["thresholds"][0] == {
+        "far": 1e-2,
+        "cosine": 0.7,
+        "tar": 0.9,
+        "tar_low": 0.8,
+        "tar_high": 0.95,
+        "impostor_pairs": 5000,
+        "genuine_pairs": 100,
+    }
+    assert onnx["thresholds"][1]["cosine"] is None
+    assert (engine["status"], engine["golden_vector"]) == ("unverified", None)
 
 
-def test_missing_broken_and_future_manifests(tmp_path):
+def test_a_golden_vector_survives_to_the_last_bit(tmp_path):
+    (artifact,) = json.loads(write_manifest(tmp_path, a_manifest()).read_text())["artifacts"][:1]
+    read = np.array(artifact["golden_vector"], np.float32)
+    assert read.tobytes() == VECTOR.tobytes()
+    assert artifact["golden_vector_sha256"] == hashlib.sha256(VECTOR.tobytes()).hexdigest()
+    changed = np.nextafter(VECTOR, np.float32(9))
+    assert vector_sha256(changed) != artifact["golden_vector_sha256"]
+
+
+def test_artifacts_are_found_by_file(tmp_path):
+    assert a_manifest().artifact("model.engine").kind == "tensorrt"
+
+
+def test_missing_broken_and_other_manifests(tmp_path):
     with pytest.raises(PivlError, match=r"has no manifest\.json"):
         read_manifest(tmp_path)
     path = write_manifest(tmp_path, a_manifest())
     facts = json.loads(path.read_text())
-    for text in ("{", json.dumps(facts | {"format": 2}), json.dumps(facts | {"unknown": 1})):
+    for text in ("{", json.dumps(facts | {"format": 1}), json.dumps(facts | {"unknown": 1})):
         path.write_text(text)
         with pytest.raises(PivlError, match="not a manifest of this version"):
             read_manifest(tmp_path)

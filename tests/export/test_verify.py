@@ -1,4 +1,4 @@
-"""Parity is near one for a true export, and a wrong graph is noticed."""
+"""Parity and retrieval are those of a plain computation, and budgets are kept to the letter."""
 
 from __future__ import annotations
 
@@ -8,91 +8,135 @@ import numpy as np
 import pytest
 import torch
 
-from export.graph import write_onnx
-from export.session import open_session, run
 from export.verify import (
+    BUDGETS,
     Budget,
     Parity,
     RetrievalComparison,
     check_budget,
-    compare_retrieval,
-    verify,
+    compare,
+    measure_reference,
+    parse_budgets,
 )
-from pivl_distill.errors import VerificationError
+from pivl_distill import evaluation
+from pivl_distill.errors import PivlError, VerificationError
 from pivl_distill.retrieval import evaluate
 
 GOOD_PARITY = Parity(1.0, 1.0, 0.0)
-GOOD_RETRIEVAL = RetrievalComparison(0.5, 0.5, 0.6, 0.6)
+GOOD_RETRIEVAL = RetrievalComparison(0.5, 0.5, 0.6, 0.6, 1000)
+BUDGET = Budget(min_cosine=0.99, max_mAP_loss_points=0.5, max_rank1_loss_points=1.0)
 
 
-def test_a_true_export_is_within_budget(mobilenet, query, gallery):
-    model, path = mobilenet
-    parity = verify(model, path, query.crops, normalize=False)
-    assert 0.999999 < parity.min_cosine <= parity.mean_cosine < 1.000001
-    retrieval = compare_retrieval(model, path, query, gallery)
-    check_budget(path, parity, retrieval, Budget())
-    assert retrieval.exported_mAP == pytest.approx(retrieval.checkpoint_mAP, abs=1e-3)
+def disturbed(features: evaluation.TestFeatures, scale: float) -> evaluation.TestFeatures:
+    rng = np.random.default_rng(0)
+    return evaluation.TestFeatures(
+        *(
+            (f + scale * rng.normal(size=f.shape)).astype(np.float32)
+            for f in (features.query, features.gallery)
+        )
+    )
 
 
-def test_figures_are_those_of_a_plain_computation(exported, query, gallery):
-    """Another network's graph, so that both sides differ."""
-    model, _ = exported("mobilenetv2_025")
-    other, path = exported("resnet18")
-    session = open_session(path)
+def test_the_checkpoint_against_itself(small, test_split):
+    reference = measure_reference(small, test_split, normalize=False)
+    parity, retrieval = compare(reference, reference.features)
+    assert parity.min_cosine == pytest.approx(1)
+    assert parity.max_abs_difference == 0
+    assert retrieval.mAP_loss_points == retrieval.rank1_loss_points == 0
+    check_budget(parity, retrieval, Budget(0.999999, 0, 0))
 
-    def both(crops):
-        images = model.preprocess(crops)
-        with torch.inference_mode():
-            return model.network(images).numpy(), run(session, images).numpy()
 
-    q, g = both(query.crops), both(gallery.crops)
+def test_figures_are_those_of_a_plain_computation(small, test_split):
+    reference = measure_reference(small, test_split, normalize=False)
+    query, gallery = test_split.query, test_split.gallery
+    with torch.inference_mode():
+        q, g = (small.network(small.preprocess(s.crops)).numpy() for s in (query, gallery))
+    other = disturbed(reference.features, 0.3 * q.std())
+    parity, retrieval = compare(reference, other)
+    ours, theirs = np.concatenate([q, g]), np.concatenate([other.query, other.gallery])
+    cosines = [
+        a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(ours, theirs, strict=True)
+    ]
+    assert parity.min_cosine == pytest.approx(min(cosines), abs=1e-5)
+    assert parity.mean_cosine == pytest.approx(np.mean(cosines), abs=1e-5)
+    assert parity.max_abs_difference == pytest.approx(np.abs(ours - theirs).max(), abs=1e-4)
     labels = (query.pids, gallery.pids, query.camids, gallery.camids)
-    ours, theirs = evaluate(q[0], g[0], *labels), evaluate(q[1], g[1], *labels)
-    comparison = compare_retrieval(model, path, query, gallery)
-    assert comparison.checkpoint_mAP == pytest.approx(ours.mAP)
-    assert comparison.exported_mAP == pytest.approx(theirs.mAP)
-    assert comparison.checkpoint_rank1 == pytest.approx(ours.rank(1))
-    assert comparison.exported_rank1 == pytest.approx(theirs.rank(1))
-    assert other.name == "resnet18"
+    before, after = evaluate(q, g, *labels), evaluate(other.query, other.gallery, *labels)
+    assert retrieval.checkpoint_mAP == pytest.approx(before.mAP)
+    assert retrieval.exported_mAP == pytest.approx(after.mAP)
+    assert retrieval.checkpoint_rank1 == pytest.approx(before.rank(1))
+    assert retrieval.exported_rank1 == pytest.approx(after.rank(1))
+    assert retrieval.queries == len(query)
+    assert retrieval.mAP_loss_points == pytest.approx(100 * (before.mAP - after.mAP))
 
 
-def test_unknown_cameras_are_told(mobilenet, query, gallery):
-    model, path = mobilenet
-    assert compare_retrieval(model, path, query, gallery).camera_rule
-    assert not compare_retrieval(model, path, replace(query, camids=None), gallery).camera_rule
+def test_a_normalised_reference_has_unit_vectors(small, test_split):
+    reference = measure_reference(small, test_split, normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(reference.features.query, axis=1), 1, rtol=1e-6)
 
 
-def test_a_graph_with_other_weights_is_noticed(mobilenet, query, tmp_path):
-    model, _ = mobilenet
-    first = model.network.conv_stem.weight
-    kept = first.detach().clone()
-    with torch.no_grad():
-        first.mul_(torch.linspace(0.5, 1.5, first.numel()).view_as(first))
-    path = write_onnx(model, tmp_path / "other.onnx", normalize=True)
-    with torch.no_grad():
-        first.copy_(kept)
-    parity = verify(model, path, query.crops, normalize=True)
-    assert parity.min_cosine < Budget().min_cosine
+def test_unknown_cameras_are_told(small, query, gallery):
+    def rule(query):
+        reference = measure_reference(small, evaluation.TestCrops(query, gallery), normalize=False)
+        return compare(reference, reference.features)[1].camera_rule
 
-    features = model.network(model.preprocess(query.crops)).detach().numpy()
-    features /= np.linalg.norm(features, axis=1, keepdims=True)
-    theirs = run(open_session(path), model.preprocess(query.crops)).numpy()
-    cosine = np.array([a @ b for a, b in zip(features, theirs, strict=True)])
-    assert parity.min_cosine == pytest.approx(cosine.min(), abs=1e-5)
-    assert parity.mean_cosine == pytest.approx(cosine.mean(), abs=1e-5)
-    assert parity.max_abs_difference == pytest.approx(np.abs(features - theirs).max(), abs=1e-5)
+    assert rule(query)
+    assert not rule(replace(query, camids=None))
 
 
-@pytest.mark.parametrize("cosine", [0.99, float("nan")])
-def test_a_low_cosine_is_over_budget(tmp_path, cosine):
-    with pytest.raises(VerificationError, match=r"least cosine .*budget 0.9999"):
-        check_budget(tmp_path, Parity(cosine, 1.0, 0.0), GOOD_RETRIEVAL, Budget())
+def test_features_that_are_not_finite_are_counted(small, test_split):
+    reference = measure_reference(small, test_split, normalize=False)
+    broken = reference.features.gallery.copy()
+    broken[[1, 4], 2] = np.inf, np.nan
+    with pytest.raises(VerificationError, match="2 of 24 features are not finite"):
+        compare(reference, evaluation.TestFeatures(reference.features.query, broken))
 
 
-@pytest.mark.parametrize("exported_map", [0.498, 0.502])
-def test_a_changed_map_is_over_budget(tmp_path, exported_map):
-    retrieval = RetrievalComparison(0.5, exported_map, 0.6, 0.6)
-    assert abs(retrieval.mAP_change_points) == pytest.approx(0.2)
-    with pytest.raises(VerificationError, match=r"mAP 50.00% became .*budget 0.1 points"):
-        check_budget(tmp_path, GOOD_PARITY, retrieval, Budget())
-    check_budget(tmp_path, GOOD_PARITY, retrieval, Budget(max_mAP_change_points=0.3))
+def test_a_low_cosine_is_over_budget():
+    check_budget(Parity(0.99, 1.0, 0.0), GOOD_RETRIEVAL, BUDGET)
+    with pytest.raises(VerificationError, match=r"least cosine 0\.989000, budget 0\.99"):
+        check_budget(Parity(0.989, 1.0, 0.0), GOOD_RETRIEVAL, BUDGET)
+
+
+def test_a_lost_map_is_over_budget_and_a_gain_is_not():
+    check_budget(GOOD_PARITY, replace(GOOD_RETRIEVAL, exported_mAP=0.4951), BUDGET)
+    check_budget(GOOD_PARITY, replace(GOOD_RETRIEVAL, exported_mAP=0.9), BUDGET)
+    with pytest.raises(VerificationError, match=r"mAP 50\.00% became 49\.40%, budget 0\.5 points"):
+        check_budget(GOOD_PARITY, replace(GOOD_RETRIEVAL, exported_mAP=0.494), BUDGET)
+
+
+def test_a_lost_rank_1_is_over_budget_from_the_second_query_on():
+    with pytest.raises(VerificationError, match=r"Rank-1 60\.00% became 58\.90%, budget 1 points"):
+        check_budget(GOOD_PARITY, replace(GOOD_RETRIEVAL, exported_rank1=0.589), BUDGET)
+    few = replace(GOOD_RETRIEVAL, queries=20)
+    check_budget(GOOD_PARITY, replace(few, exported_rank1=0.55), BUDGET)
+    with pytest.raises(VerificationError, match="Rank-1"):
+        check_budget(GOOD_PARITY, replace(few, exported_rank1=0.50), BUDGET)
+
+
+def test_the_budgets_that_the_documentation_states():
+    assert BUDGETS["fp16"].max_mAP_loss_points == 0.1
+    assert BUDGETS["int8"].max_mAP_loss_points == 1.0
+
+
+def test_budgets_are_replaced_one_figure_at_a_time():
+    budgets = parse_budgets(["int8.mAP=2", "int8.cosine=0.9", "fp16.rank1=0"])
+    assert budgets["int8"] == replace(BUDGETS["int8"], max_mAP_loss_points=2, min_cosine=0.9)
+    assert budgets["fp16"] == replace(BUDGETS["fp16"], max_rank1_loss_points=0)
+    assert budgets["fp32"] == BUDGETS["fp32"]
+
+
+@pytest.mark.parametrize(
+    ("assignment", "sentence"),
+    [
+        ("int9.mAP=2", "did you mean 'int8'"),
+        ("int8.map=2", "Unknown budget 'map'. Known: cosine, mAP, rank1"),
+        ("int8=2", "Unknown budget ''"),
+        ("int8.mAP=much", "takes e.g. int8.mAP=2, not 'int8.mAP=much'"),
+        ("int8.mAP", "takes e.g. int8.mAP=2"),
+        ("int8.mAP=nan", "takes e.g. int8.mAP=2"),
+    ],
+)
+def test_budgets_that_cannot_be_read(assignment, sentence):
+    with pytest.raises(PivlError, match=sentence):
+        parse_budgets([assignment])

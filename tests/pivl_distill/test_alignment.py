@@ -15,6 +15,7 @@ from pivl_distill.alignment import Texts, alignment_loss, full_texts, text_map
 from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
+from pivl_distill.fusion import FusedMap
 
 DISTANCES = ("cosine", "mse", "smooth_l1", "contrastive")
 IDENTITIES, DIM = 6, 16
@@ -80,15 +81,15 @@ def test_a_cell_has_a_text_where_its_part_was_seen(prompt_bank, background):
     settings = LossSettings(align_background=background)
     texts = Texts.of(prompt_bank, settings, HeadSettings())
     target = text_map(maps, labels, (2, 3), texts, settings)
-    places = torch.stack(target.cells, 1).tolist()
+    places, full = target.known.nonzero().tolist(), target.full()
     grounds = [] if background == "ignore" else [[0, 0, 0], [0, 1, 2], [1, 0, 0], [1, 1, 2]]
     assert places == sorted([[0, 0, 1], [0, 1, 0], [1, 1, 0], *grounds])
-    for (image, row, column), text in zip(places, target.texts, strict=True):
+    for image, row, column in places:
         part = int(maps[image, 8 * row, 8 * column])
         expected = prompt_bank.part[labels[image], part]
         if part == 0 and background == "identity_free":
             expected = prompt_bank.label[0]
-        assert torch.equal(text, expected)
+        torch.testing.assert_close(full[image, :, row, column], expected)
 
 
 def test_the_nearest_pixel_may_decide_instead_of_the_majority(prompt_bank):
@@ -99,7 +100,7 @@ def test_the_nearest_pixel_may_decide_instead_of_the_majority(prompt_bank):
         settings = LossSettings(align_labels=rule)
         texts = Texts.of(prompt_bank, settings, HeadSettings())
         target = text_map(maps, torch.tensor([0]), (1, 1), texts, settings)
-        assert torch.equal(target.texts[0], prompt_bank.part[0, part])
+        torch.testing.assert_close(target.full().flatten(), prompt_bank.part[0, part])
 
 
 @pytest.fixture
@@ -119,9 +120,9 @@ def test_alignment_is_zero_on_the_texts_themselves(alignment, distance):
     aligned, texts, labels, parts = alignment
     target = full_texts(texts, labels, parts)
     perfect = texts[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
-    assert alignment_loss(perfect, target, distance, 0.07).item() == pytest.approx(0)
-    assert alignment_loss(aligned, target, distance, 0.07).item() > 0.1
-    doubled = alignment_loss(2 * perfect, target, distance, 0.07).item()
+    assert alignment_loss(FusedMap(perfect), target, distance, 0.07).item() == pytest.approx(0)
+    assert alignment_loss(FusedMap(aligned), target, distance, 0.07).item() > 0.1
+    doubled = alignment_loss(FusedMap(2 * perfect), target, distance, 0.07).item()
     assert (doubled == pytest.approx(0)) == (distance == "cosine")
 
 
@@ -129,7 +130,7 @@ def test_alignment_is_zero_on_the_texts_themselves(alignment, distance):
 def test_alignment_without_a_known_cell_is_zero_with_a_gradient(alignment, distance):
     aligned, texts, labels, parts = alignment
     target = full_texts(texts, labels, torch.full_like(parts, IGNORE))
-    loss = alignment_loss(aligned, target, distance, 0.07)
+    loss = alignment_loss(FusedMap(aligned), target, distance, 0.07)
     loss.backward()
     assert loss.item() == 0
     assert aligned.grad is not None
@@ -139,7 +140,7 @@ def test_alignment_without_a_known_cell_is_zero_with_a_gradient(alignment, dista
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_unknown_cells_get_no_gradient(alignment, distance):
     aligned, texts, labels, parts = alignment
-    alignment_loss(aligned, full_texts(texts, labels, parts), distance, 0.5).backward()
+    alignment_loss(FusedMap(aligned), full_texts(texts, labels, parts), distance, 0.5).backward()
     touched = aligned.grad.abs().sum(1) > 0
     assert torch.equal(touched, parts != IGNORE)
 
@@ -149,5 +150,7 @@ def test_a_contrast_knows_identities_apart(alignment):
     own = texts[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
     other = texts[1 - labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
     target = full_texts(texts, labels, parts)
-    losses = [alignment_loss(maps, target, "contrastive", 0.07).item() for maps in (own, other)]
+    losses = [
+        alignment_loss(FusedMap(maps), target, "contrastive", 0.07).item() for maps in (own, other)
+    ]
     assert losses[0] < losses[1]

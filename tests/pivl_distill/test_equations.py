@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pivl_distill.alignment import Texts, alignment_loss, full_texts, mixed_texts, text_map
 from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.vocabulary import IGNORE, LIP20
-from pivl_distill.fusion import LateralFusion, PlainFusion
+from pivl_distill.fusion import FusedMap, LateralFusion, PlainFusion
 from pivl_distill.losses import (
     embedding_loss,
     identity_contrast,
@@ -193,11 +193,11 @@ def test_equation_6_takes_the_text_of_each_cells_part(
             if part != IGNORE and not unwanted and texts.present[person, part]:
                 expected[image, row, column] = texts.part[person, part]
     target = text_map(maps, labels, grid_hw, texts, settings)
-    places = list(zip(*(index.tolist() for index in target.cells), strict=True))
+    places = [tuple(place) for place in target.known.nonzero().tolist()]
     assert set(places) == set(expected)
     assert 0 < len(places) < len(maps) * grid_hw[0] * grid_hw[1]
     in_order = torch.stack([expected[place] for place in places])
-    assert_same(target.texts, in_order, texts.part)
+    assert_same(target.full().permute(0, 2, 3, 1)[target.known], in_order, texts.part)
 
 
 def test_equation_6_with_the_mean_text_of_each_cells_parts() -> None:
@@ -211,11 +211,10 @@ def test_equation_6_with_the_mean_text_of_each_cells_parts() -> None:
             if 2 * len(parts) >= len(values):
                 expected[image, row, column] = mean([texts.part[person, part] for part in parts])
     target = text_map(maps, labels, grid_hw, texts, settings)
-    places = list(zip(*(index.tolist() for index in target.cells), strict=True))
+    places = [tuple(place) for place in target.known.nonzero().tolist()]
     assert set(places) == set(expected)
     in_order = torch.stack([expected[place] for place in places])
-    assert_same(target.texts, in_order, texts.part)
-    assert target.pairs is None
+    assert_same(target.full().permute(0, 2, 3, 1)[target.known], in_order, texts.part)
 
 
 def test_equation_6_with_shares_of_one_part_is_the_text_of_that_part() -> None:
@@ -223,8 +222,8 @@ def test_equation_6_with_shares_of_one_part_is_the_text_of_that_part() -> None:
     parts = torch.randint(0, 6, (2, 4, 3), generator=torch.Generator().manual_seed(0))
     shares = nn.functional.one_hot(parts, 6).permute(0, 3, 1, 2).double()
     hard, soft = full_texts(texts, labels, parts), mixed_texts(texts, labels, shares)
-    assert all(torch.equal(*pair) for pair in zip(hard.cells, soft.cells, strict=True))
-    assert_same(soft.texts, hard.texts, texts)
+    assert hard.known.all()
+    assert_same(soft.full(), hard.full(), texts)
 
 
 # Eq. 9 and 10
@@ -335,7 +334,7 @@ def test_equations_9_and_10(levels: tuple[int, ...], kind: str, up: str, down: s
             total = total + resample(f_i, GRID)
         images.append(total)
     inputs = [maps[level - 2] for level in levels]
-    assert_same(head(maps), torch.stack(images), *inputs, *head.parameters())
+    assert_same(head(maps).full(), torch.stack(images), *inputs, *head.parameters())
 
 
 def test_equation_9_separable_and_10_strided() -> None:
@@ -345,7 +344,7 @@ def test_equation_9_separable_and_10_strided() -> None:
     for image in maps[0]:
         f_2 = lateral_by_loops(depthwise_3x3_by_loops(image, separable[0]), separable[1])
         images.append(depthwise_3x3_by_loops(f_2, to_grid.halve))
-    assert_same(head(maps), torch.stack(images), maps[0], *head.parameters())
+    assert_same(head(maps).full(), torch.stack(images), maps[0], *head.parameters())
 
 
 @pytest.mark.parametrize("merge", ["sum", "concat", "weighted"])
@@ -365,7 +364,7 @@ def test_equation_10_merges(merge: str) -> None:
         else:
             weights = [1, 1, 1] if merge == "sum" else head.merge.weights
             images.append(sum(w * x for w, x in zip(weights, aligned, strict=True)))
-    assert_same(head(maps), torch.stack(images), *maps, *head.parameters())
+    assert_same(head(maps).full(), torch.stack(images), *maps, *head.parameters())
 
 
 @pytest.mark.parametrize("merge", ["sum", "weighted"])
@@ -379,7 +378,7 @@ def test_equation_10_of_a_plain_backbone_sums_its_branches(merge: str) -> None:
         fused = finer[image] + upsample(same[image], GRID)  # the learned weights start at 1
         images.append(lateral_by_loops(fused, head.project))
     inputs = [tokens, head.project.weight, head.project.bias]
-    assert_same(head((tokens,)), torch.stack(images), *inputs)
+    assert_same(head((tokens,)).full(), torch.stack(images), *inputs)
 
 
 # Eq. 11
@@ -429,7 +428,7 @@ def test_equation_11(distance: str) -> None:
                 cells.append(dot(gaps, gaps) / (1 if distance == "cosine" else len(gaps)))
         expected = mean(cells)
     target = full_texts(texts, labels, parts)
-    assert_same(alignment_loss(aligned, target, distance, 0.5), expected, aligned, texts)
+    assert_same(alignment_loss(FusedMap(aligned), target, distance, 0.5), expected, aligned, texts)
 
 
 def test_embeddings_are_imitated_by_their_direction() -> None:
@@ -453,7 +452,7 @@ def test_equation_12(weights: tuple[float, ...]) -> None:
     settings = LossSettings(
         **lambdas, triplet_normalize=False, align_distance="mse", align_background="include"
     )
-    output = ReIDOutput(metric, logits, projected, aligned)
+    output = ReIDOutput(metric, logits, projected, FusedMap(aligned))
     terms = loss_terms(output, labels, np.asarray(maps), texts, settings)
 
     l_id = sum(smoothed_cross_entropy(scores, labels, 0.1) for scores in logits)

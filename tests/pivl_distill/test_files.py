@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 
 import pytest
 
-from pivl_distill.files import remove_partial, write_bytes, write_json, write_text
+from pivl_distill.files import (
+    remove_partial,
+    replacing,
+    sha256,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_bytes_are_written_into_a_new_folder(tmp_path):
@@ -93,3 +101,16 @@ def test_json_that_cannot_be_written_changes_nothing(tmp_path):
     with pytest.raises(TypeError):
         write_json(tmp_path / "file.json", {"tensor": object()})
     assert json.loads((tmp_path / "file.json").read_text()) == 1
+
+
+def test_a_block_that_fails_changes_nothing(tmp_path):
+    write_text(tmp_path / "file", "old")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file") as temporary:
+        temporary.write_text((tmp_path / "missing").read_text())
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
+
+
+def test_sha256_of_a_file_longer_than_one_block(tmp_path):
+    data = bytes(range(256)) * 5000
+    (tmp_path / "file").write_bytes(data)
+    assert sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()

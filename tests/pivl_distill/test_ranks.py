@@ -21,7 +21,7 @@ from pivl_distill.console import note
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.reid import Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
 from pivl_distill.training import Stage2, train
 
@@ -42,9 +42,16 @@ class Small(ReIDNetwork):
         self.neck = Neck(6, 3)
         self.double()
 
-    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
-        feature = self.patches(images.double()).relu().mean((2, 3))
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+        return Encoded((self.patches(images.double()).relu().mean((2, 3)),))
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        (feature,) = encoded.metric
         return ReIDOutput((feature,), (self.neck(feature),), None, None)
+
+    @property
+    def body(self) -> nn.Module:
+        return self.patches
 
     def embedding_model(self) -> EmbeddingModel:
         raise NotImplementedError

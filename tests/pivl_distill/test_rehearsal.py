@@ -22,7 +22,7 @@ from pivl_distill.rehearsal import (
     stage2_facts,
     step_facts,
 )
-from pivl_distill.reid import ReIDNetwork, ReIDOutput
+from pivl_distill.reid import Encoded, ReIDNetwork, ReIDOutput
 
 SETTINGS = Stage2Settings(epochs=3, identities_per_batch=3, crops_per_identity=2)
 
@@ -37,9 +37,16 @@ class Plain(ReIDNetwork):
         super().__init__()
         self.layer = nn.Linear(3 * 128 * 64, dim)
 
-    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
-        feature = self.layer(images.flatten(1))
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+        return Encoded((self.layer(images.flatten(1)),))
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        (feature,) = encoded.metric
         return ReIDOutput((feature,), (feature[:, :6],), feature, None)
+
+    @property
+    def body(self) -> nn.Module:
+        return self.layer
 
     def embedding_model(self) -> EmbeddingModel:
         return EmbeddingModel("plain", self.layer, self.size_hw, self.mean, self.std)
@@ -83,6 +90,32 @@ def test_steps_and_parameters_are_counted(band_store, texts):
     assert facts["stage 2: steps"] == f"{first} in the first of 3 epochs, {total} in all"
     assert facts["stage 2: memory"].startswith(f"at least {size(16 * weights)} of weights")
     assert "stage 2: aligned map" not in facts
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "said"),
+    [
+        ("cpu", "auto", "float32 on this cpu"),
+        ("cpu", "bfloat16", "bfloat16 on this cpu"),
+        ("meta", "bfloat16", "bfloat16; the memory below is float32's"),
+    ],
+)
+def test_the_precision_is_said(band_store, device, precision, said):
+    settings = SETTINGS.model_copy(update={"precision": precision})
+    facts = stage2_facts(Plain().to(device), band_store.pids, None, settings, seed=0)
+    assert facts["stage 2: precision"] == said
+    assert "stage 2: batch" not in facts
+
+
+@pytest.mark.parametrize(("parts", "at_a_time"), [(1, 6), (2, 3), (4, 2)])
+def test_parts_of_a_batch_take_less_memory(band_store, texts, parts, at_a_time):
+    settings = SETTINGS.model_copy(update={"accumulate": parts})
+    kept = rehearse_forward(Plain(), texts, settings)[1]
+    assert kept == at_a_time * 3 * 128 * 64 * 4
+    facts = stage2_facts(Plain(), band_store.pids, texts, settings, seed=0)
+    assert facts["stage 2: memory"].endswith(f"activations of {at_a_time} crops")
+    if parts > 1:
+        assert facts["stage 2: batch"] == f"in {parts} parts, losses over the whole"
 
 
 def test_a_real_step_is_timed_and_trains(band_store, texts):

@@ -19,7 +19,7 @@ from pivl_distill.config import Stage2Settings
 from pivl_distill.data.sampling import Step
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.reid import Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
 from pivl_distill.resume import Progress, is_running
 from pivl_distill.runs import Run
 from pivl_distill.training import Stage2, train
@@ -46,9 +46,16 @@ class Small(ReIDNetwork):
         self.dropout = nn.Dropout(0.3)
         self.neck = Neck(8, 6)
 
-    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
-        feature = self.dropout(self.patches(images).relu().mean((2, 3)))
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+        return Encoded((self.dropout(self.patches(images).relu().mean((2, 3))),))
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        (feature,) = encoded.metric
         return ReIDOutput((feature,), (self.neck(feature),), None, None)
+
+    @property
+    def body(self) -> nn.Module:
+        return self.patches
 
     def embedding_model(self) -> EmbeddingModel:
         raise NotImplementedError

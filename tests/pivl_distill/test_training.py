@@ -13,14 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pivl_distill import compiling, training
 from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import AugmentSettings, HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
+from pivl_distill.fusion import FusedMap
 from pivl_distill.losses import identity_loss, triplet_loss
-from pivl_distill.reid import Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
 from pivl_distill.training import Totals, loss_terms, make_optimizer, set_rate, train
 
@@ -50,16 +52,23 @@ class Stub(ReIDNetwork):
         self.align = nn.Conv2d(32, DIM, 1)
         self.fed: list[Tensor] = []
 
-    def forward(self, images: Tensor) -> ReIDOutput:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
         self.fed.append(images.clone())
         maps = self.patches(images).relu()
-        feature = maps.mean((2, 3))
+        return Encoded((maps.mean((2, 3)),), maps)
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        (feature,), maps = encoded.metric, encoded.cells
         return ReIDOutput(
             metric=(feature,),
             logits=(self.neck(feature),),
             projected=self.project(feature),
-            aligned=self.align(maps),
+            aligned=FusedMap(self.align(maps)),
         )
+
+    @property
+    def body(self) -> nn.Module:
+        return self.patches
 
     def embedding_model(self) -> EmbeddingModel:
         raise NotImplementedError
@@ -175,8 +184,8 @@ def test_a_network_imitates_the_vectors_of_a_teacher(band_store, tmp_path):
             super().__init__()
             self.imitate = nn.Linear(32, 5)
 
-        def forward(self, images: Tensor) -> ReIDOutput:
-            output = super().forward(images)
+        def heads(self, encoded: Encoded) -> ReIDOutput:
+            output = super().heads(encoded)
             distilled = self.imitate(output.metric[0])
             return dataclasses.replace(output, distilled=distilled)
 
@@ -194,6 +203,15 @@ def test_a_network_imitates_the_vectors_of_a_teacher(band_store, tmp_path):
     assert first < 0.5 * 4  # weighted
 
 
+@pytest.mark.parametrize(("epochs", "compiled"), [(3, 1), (2, 0)])
+def test_a_long_run_on_a_cpu_is_compiled(band_store, tmp_path, monkeypatch, epochs, compiled):
+    seen = []
+    monkeypatch.setattr(training, "compile_body", lambda body, _device: seen.append(body))
+    monkeypatch.setattr(compiling, "LONG_RUN_STEPS", 12)  # of 24 crops, six at a time
+    network, _ = trained(band_store, None, tmp_path, epochs=epochs)
+    assert seen == [network.patches] * compiled
+
+
 def test_too_few_people_are_told(band_store, tmp_path):
     with pytest.raises(PivlError, match="takes 7 identities, but the training split has 6"):
         trained(band_store, None, tmp_path, identities_per_batch=7)
@@ -206,8 +224,8 @@ def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
     logits = tuple(torch.randn(4, IDENTITIES, generator=generator) for _ in range(2))
     projected = torch.randn(4, DIM, generator=generator)
     aligned = torch.randn(4, DIM, 16, 8, generator=generator)
-    output = ReIDOutput(metric, logits, projected, aligned)
-    maps = band_store.maps[:4]
+    output = ReIDOutput(metric, logits, projected, FusedMap(aligned))
+    maps = torch.from_numpy(band_store.maps[:4])
 
     def terms(**weights: float) -> dict[str, Tensor]:
         return loss_terms(output, labels, maps, texts, LossSettings(**weights))
@@ -227,14 +245,30 @@ def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
 
 def test_alignment_pulls_each_cell_to_its_own_text(texts, band_store):
     labels = torch.tensor([0, 1, 3, 4])
-    maps = band_store.maps[:4]
-    parts = torch.from_numpy(maps)[:, 4::8, 4::8].long()
+    maps = torch.from_numpy(band_store.maps[:4])
+    parts = maps[:, 4::8, 4::8].long()
     own = texts.part[labels[:, None, None], parts].permute(0, 3, 1, 2)
-    output = ReIDOutput((torch.eye(4),), (torch.zeros(4, 6),), None, own)
+    output = ReIDOutput((torch.eye(4),), (torch.zeros(4, 6),), None, FusedMap(own))
     perfect = loss_terms(output, labels, maps, texts, LossSettings())
     swapped = loss_terms(output, labels.flip(0), maps, texts, LossSettings())
     assert perfect["align"].item() == pytest.approx(0, abs=1e-5)
     assert swapped["align"].item() > 1
+
+
+@pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1"])
+@pytest.mark.parametrize("labels", ["majority", "nearest", "soft"])
+def test_losses_never_wait_for_a_result(texts, band_store, distance, labels):
+    """The meta device has no numbers, so whatever asked for one would fail."""
+    meta = torch.device("meta")
+    settings = LossSettings(align_distance=distance, align_labels=labels)
+    network, totals = Stub().to(meta).train(), Totals()
+    output = network(torch.zeros(8, 3, 128, 64, device=meta))
+    people = torch.zeros(8, dtype=torch.long, device=meta)
+    terms = loss_terms(output, people, band_store.maps[:8], texts.to(meta), settings)
+    assert terms.keys() == TERMS
+    torch.stack(list(terms.values())).sum().backward()
+    totals.add(terms)
+    assert network.patches.weight.grad is not None
 
 
 def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not():
@@ -314,6 +348,11 @@ def test_without_warm_up_the_first_rate_is_the_full_one():
     optimizer = make_optimizer(Stub(), settings)
     set_rate(optimizer, settings, 0.0)
     assert optimizer.param_groups[0]["lr"] == settings.learning_rate
+
+
+def test_a_batch_has_at_least_one_crop_for_each_part():
+    with pytest.raises(ValueError, match="accumulate: 7 parts of a batch of 6 crops"):
+        Stage2Settings(identities_per_batch=3, crops_per_identity=2, accumulate=7)
 
 
 def test_totals_are_means_over_steps():

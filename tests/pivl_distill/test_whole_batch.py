@@ -22,8 +22,9 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.embedding import EmbeddingModel, embed
 from pivl_distill.evaluation import TestCrops, evaluate_model
+from pivl_distill.fusion import FusedMap
 from pivl_distill.norms import whole_batch_norms
-from pivl_distill.reid import Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
 from pivl_distill.training import Stage2, schedule
 from pivl_distill.whole_batch import begin_alike, divided, gather, mean, sum_gradients
 
@@ -62,18 +63,27 @@ class Network(ReIDNetwork):
         self.neck = Neck(DIM, PEOPLE)
         self.project = nn.Linear(DIM, DIM)
         self.imitate = nn.Linear(DIM, 5)
+        self.lift = nn.Linear(DIM, 2 * DIM)
         self.double()
 
-    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
         maps = self.patches(images.double())
-        feature = maps.mean((2, 3))
+        return Encoded((maps.mean((2, 3)), maps.amax((2, 3))), maps)
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        feature = encoded.metric[0]
+        assert encoded.cells is not None
         return ReIDOutput(
-            metric=(feature, maps.amax((2, 3))),
+            metric=encoded.metric,
             logits=(self.neck(feature),),
             projected=self.project(feature),
-            aligned=maps,
+            aligned=FusedMap(encoded.cells, self.lift.weight, self.lift.bias),
             distilled=self.imitate(feature),
         )
+
+    @property
+    def body(self) -> nn.Module:
+        return self.patches
 
     def embedding_model(self) -> EmbeddingModel:
         network = nn.Sequential(self.patches, nn.Flatten()).float()
@@ -91,7 +101,7 @@ def trained(distance: str) -> dict[str, Tensor]:
     )
     store, network = crop_store(), Network().train()
     present = torch.ones(PEOPLE, PARTS, dtype=torch.bool)
-    texts = Texts(random(PEOPLE, DIM), random(PEOPLE, PARTS, DIM, seed=1), present, LIP20)
+    texts = Texts(random(PEOPLE, DIM), random(PEOPLE, PARTS, 2 * DIM, seed=1), present, LIP20)
     stage, found = Stage2(network, store, texts, settings), {}
     for step in schedule(store.pids, settings, seed=0):
         terms = stage.step(step.batch, step.rng)

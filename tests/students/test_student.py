@@ -11,6 +11,7 @@ from torch import nn
 from pivl_distill.checkpoint import load_tensors
 from pivl_distill.config import HeadSettings
 from pivl_distill.embedding import embed
+from pivl_distill.errors import PivlError
 from pivl_distill.reid import ReIDOutput
 from students.archs import create_backbone
 from students.student import KIND, Student, load_student, save_student
@@ -85,7 +86,7 @@ def test_without_a_bank_there_is_neither_projection_nor_fusion():
 def test_every_parameter_learns(arch):
     student = make_student(arch)
     out = student.train()(images(4))
-    terms = (*out.metric, *out.logits, out.projected, out.aligned)
+    terms = (*out.metric, *out.logits, out.projected, out.aligned.full())
     sum(term.square().mean() for term in terms).backward()
     idle = {name for name, p in student.named_parameters() if p.requires_grad and p.grad is None}
     assert idle == set()
@@ -119,3 +120,27 @@ def test_the_last_stride_is_kept_with_the_weights(tmp_path):
     loaded = load_student(tmp_path / "student.safetensors")
     assert loaded.network.forward_features(images(1)).shape[2:] == (4, 2)
     assert torch.equal(loaded.network(images()), network.eval()(images()))
+
+
+def gradients_of(student: Student) -> dict[str, torch.Tensor]:
+    out = student.train()(images(4).double())
+    terms = (*out.metric, *out.logits, out.projected, out.aligned.full())
+    sum(term.square().mean() for term in terms).backward()
+    return {name: p.grad for name, p in student.named_parameters() if p.requires_grad}
+
+
+def test_checkpointing_a_vit_changes_no_gradient():
+    plain, saving = (make_student(ARCHS[1]).double() for _ in "ab")
+    saving.checkpoint_blocks()
+    runs = []
+    block = saving.backbone.network.blocks[0]
+    block.register_forward_pre_hook(lambda *_: runs.append(1))
+    expected, actual = gradients_of(plain), gradients_of(saving)
+    assert len(runs) == 2
+    for name, gradient in expected.items():
+        torch.testing.assert_close(actual[name], gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_a_cnn_has_no_blocks_to_checkpoint():
+    with pytest.raises(PivlError, match=r"no transformer blocks .* stage2\.accumulate higher"):
+        make_student(ARCHS[0]).checkpoint_blocks()

@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from pivl_distill import array_cache
+from pivl_distill.array_cache import drop_oldest
 from pivl_distill.config import TuningSettings
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.embedding import normalize_crops
+from pivl_distill.errors import PivlError
 from teachers import features as module
 from teachers.clip import hashed
-from teachers.features import FrozenFeatures, drop_oldest, encode_crops, feature_key
+from teachers.features import FrozenFeatures, encode_crops, encoding_half, feature_key
 
 
 def with_cache(gib: float) -> TuningSettings:
@@ -75,6 +77,34 @@ def test_cells_may_come_by_the_value_path(features, frozen_clip, band_store):
     torch.testing.assert_close(values.cells[3].float(), tokens[1:], **near)
     torch.testing.assert_close(values.projected, features.projected, **near)
     assert not torch.equal(values.cells, features.cells)
+
+
+@pytest.mark.parametrize(("precision", "cosine"), [("bfloat16", 0.999), ("float16", 0.99999)])
+def test_crops_may_be_encoded_in_half_precision(
+    folder, frozen_clip, features, band_store, precision, cosine
+):
+    settings = CACHED.model_copy(update={"precision": precision})
+    halves = encode_crops(frozen_clip, band_store, LIP20, settings)
+    for name in ("projected", "cells"):
+        ours, full = (getattr(x, name).float() for x in (halves, features))
+        assert not torch.equal(ours, full)
+        assert torch.cosine_similarity(ours, full, dim=-1).min() > cosine
+    encode_crops(frozen_clip, band_store, LIP20, CACHED)
+    assert len(list(folder.iterdir())) == 2  # neither takes the other's for its own
+
+
+def test_auto_is_float16_on_a_gpu_alone():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert encoding_half("auto", cuda) is torch.float16
+    assert encoding_half("auto", cpu) is encoding_half("float32", cuda) is None
+    assert encoding_half("bfloat16", cpu) is torch.bfloat16
+
+
+def test_features_that_overflow_are_told(make_clip, band_store):
+    clip = make_clip()
+    clip.image.visual.attnpool.c_proj.weight.data *= 1e6
+    with pytest.raises(PivlError, match=r"overflow half precision.* tuning\.precision to float32"):
+        encode_crops(clip, band_store, LIP20, UNCACHED)
 
 
 @pytest.mark.parametrize("gib", [0, 1])
@@ -152,7 +182,7 @@ def test_a_full_disk_is_told_and_nothing_is_written(
     features, frozen_clip, band_store, folder, monkeypatch, capsys
 ):
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
+    monkeypatch.setattr(array_cache.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
     assert not list(folder.iterdir())
     assert "PIVL_DISTILL_CACHE names another folder" in capsys.readouterr().err
@@ -192,7 +222,7 @@ def test_damaged_features_are_told_and_computed_anew(
         np.save(file, np.zeros((2, 3), np.float16))
     assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
     assert encoded == [24, 24]
-    assert "are damaged; they are computed anew" in capsys.readouterr().err
+    assert "are damaged; they are made anew" in capsys.readouterr().err
 
 
 def test_a_crash_while_encoding_leaves_no_entry(frozen_clip, band_store, folder, monkeypatch):
@@ -228,36 +258,11 @@ def _entry_of(clip, store, folder: Path) -> Path:
     return folder / feature_key(clip, store, "attended")
 
 
-def plant_entry(folder: Path, name: str, size: int, age_s: float) -> Path:
-    entry = folder / name
-    entry.mkdir(parents=True)
-    (entry / "cells.npy").write_bytes(bytes(size))
-    used = time.time() - age_s
-    os.utime(entry, (used, used))
-    return entry
-
-
-def test_the_least_recently_used_go_first(tmp_path):
-    for name, age_s in (("old", 300), ("older", 400), ("new", 100), ("newer", 50)):
-        plant_entry(tmp_path, name, 10, age_s)
-    drop_oldest(tmp_path, 29)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"new", "newer"}
-    drop_oldest(tmp_path, 1)
-    assert {entry.name for entry in tmp_path.iterdir()} == {"newer"}
-
-
-def test_what_a_crash_left_goes_after_a_day(tmp_path):
-    plant_entry(tmp_path, ".begun", 10, 3600)
-    plant_entry(tmp_path, ".left", 10, 2 * 24 * 3600)
-    plant_entry(tmp_path, "kept", 10, 2 * 24 * 3600)
-    drop_oldest(tmp_path, 100)
-    assert {entry.name for entry in tmp_path.iterdir()} == {".begun", "kept"}
-
-
 def test_finding_features_counts_as_using_them(frozen_clip, band_store, folder):
     entry = _entry_of(frozen_clip, band_store, folder)
     os.utime(entry, (1.0, 1.0))
-    plant_entry(folder, "another", 10, 60)
+    (folder / "another").mkdir()
+    os.utime(folder / "another", (2.0, 2.0))
     encode_crops(frozen_clip, band_store, LIP20, CACHED)
     drop_oldest(folder, 1)
     assert list(folder.iterdir()) == [entry]

@@ -6,12 +6,14 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from pivl_distill.alignment import Texts
 from pivl_distill.checkpoint import load_tensors
 from pivl_distill.config import AugmentSettings, HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.embedding import embed
+from pivl_distill.errors import PivlError
 from pivl_distill.runs import Run
 from pivl_distill.training import train
 from teachers.clip import CLIP_MEAN, CLIP_STD, build_tiny
@@ -42,10 +44,35 @@ def test_the_losses_see_three_features_two_heads_and_the_map(teacher):
 
 def test_a_frozen_tower_learns_again_with_everything_around_it(teacher):
     out = teacher.train()(images(4))
-    total = sum(m.square().mean() for m in (*out.metric, *out.logits, out.aligned))
+    total = sum(m.square().mean() for m in (*out.metric, *out.logits, out.aligned.full()))
     total.backward()
     idle = {name for name, p in teacher.named_parameters() if p.grad is None and p.requires_grad}
     assert idle == set()
+
+
+def test_checkpointing_a_vit_changes_no_gradient(make_clip):
+    gradients, runs = [], []
+    for saves in (False, True):
+        teacher = Teacher(make_clip("tiny_vit"), 6, HeadSettings()).double().train()
+        torch.manual_seed(0)
+        for parameter in (*teacher.fusion.parameters(), *teacher.neck.parameters()):
+            nn.init.normal_(parameter, std=0.1)
+        if saves:
+            teacher.checkpoint_blocks()
+        block = teacher.tower.visual.transformer.resblocks[0]
+        block.register_forward_pre_hook(lambda *_: runs.append(1))
+        out = teacher(images(4).double())
+        terms = (*out.metric, out.logits[0], out.aligned.full())
+        sum(term.square().mean() for term in terms).backward()
+        gradients.append({name: p.grad for name, p in teacher.named_parameters()})
+    assert len(runs) == 1 + 2
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_a_resnet_has_no_blocks_to_checkpoint(make_clip):
+    with pytest.raises(PivlError, match="Teacher has no transformer blocks to checkpoint"):
+        Teacher(make_clip("tiny_rn"), 6, None).checkpoint_blocks()
 
 
 def test_the_retrieval_vector_is_feature_and_projection_side_by_side(teacher):

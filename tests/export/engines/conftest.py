@@ -1,10 +1,10 @@
-"""A TensorRT that needs no GPU, and the real TensorRT-RTX where it is installed."""
+"""A TensorRT that needs no GPU, and graphs in the precisions of an export."""
 
 from __future__ import annotations
 
 import ctypes
 import enum
-import importlib.util
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,64 +13,32 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from export.engines.library import load_tensorrt
-
-RTX_PACKAGES = ("tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx")
-
-
-@pytest.fixture(scope="session")
-def rtx() -> Any:
-    """The real TensorRT-RTX; tests that use it build real engines on the CPU."""
-    if not all(map(importlib.util.find_spec, RTX_PACKAGES)):
-        pytest.skip(
-            "TensorRT-RTX is not installed (pip install 'pivl-distill[rtx]' on Linux x86-64)"
-        )
-    return load_tensorrt("tensorrt-rtx")
+from export.calibration import measure_ranges
+from export.exporter import FP16_FILE, FP32_FILE, input_spec
+from export.fp16 import write_fp16
+from export.int8 import FILE_NAMES, Form, write_int8
+from pivl_distill.embedding import EmbeddingModel
 
 
 @pytest.fixture(scope="session")
-def in_precision() -> Callable[[Path, str, Path], Path]:
-    """`in_precision(onnx_path, precision, folder)` is that graph, computing in the precision."""
+def in_precision(training) -> Callable[[tuple[EmbeddingModel, Path], str, Path], Path]:
+    """`in_precision((model, onnx_path), precision, folder)` is that file in another precision.
 
-    def convert(onnx_path: Path, precision: str, folder: Path) -> Path:
-        made = folder / {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}.get(
-            precision, "model.int8.onnx"
-        )
+    Precisions are those of an export, and "int8 for CPUs".
+    """
+
+    def convert(source: tuple[EmbeddingModel, Path], precision: str, folder: Path) -> Path:
+        model, onnx_path = source
         if precision == "fp32":
-            made.write_bytes(onnx_path.read_bytes())
-        elif precision == "fp16":
-            onnx.save(convert_float_to_float16(onnx.load(onnx_path), keep_io_types=True), made)
-        else:
-            _quantise(onnx_path, made, for_cpus=precision == "int8 for CPUs")
-        return made
+            return Path(shutil.copy(onnx_path, folder / FP32_FILE))
+        if precision == "fp16":
+            return write_fp16(onnx_path, folder / FP16_FILE)
+        form: Form = "cpu" if precision == "int8 for CPUs" else "tensorrt"
+        ranges = measure_ranges(onnx_path, input_spec(model), training)
+        return write_int8(onnx_path, folder / FILE_NAMES[form], form, ranges)
 
     return convert
-
-
-class _Noise(CalibrationDataReader):
-    """One batch of random images."""
-
-    def __init__(self) -> None:
-        images = np.random.default_rng(0).standard_normal((2, 3, 64, 32), dtype=np.float32)
-        self._batches = iter([{"images": images}])
-
-    def get_next(self):
-        return next(self._batches, None)
-
-
-def _quantise(onnx_path: Path, made: Path, *, for_cpus: bool) -> None:
-    signed = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
-    quantize_static(
-        onnx_path,
-        made,
-        _Noise(),
-        per_channel=True,
-        activation_type=QuantType.QUInt8 if for_cpus else QuantType.QInt8,
-        extra_options={} if for_cpus else signed,
-    )
 
 
 class FakeTensorRT:

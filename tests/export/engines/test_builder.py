@@ -16,10 +16,10 @@ from export.engines import builder
 from export.engines.builder import build_engine
 from export.engines.description import Gpu, Profile, read_sidecar
 from export.engines.runner import read_back
-from export.manifest import sha256
 from pivl_distill.cache import cache_folder
 from pivl_distill.embedding import normalize_crops
 from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256
 
 PROFILE = Profile.parse("1,8,16")
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9")
@@ -174,8 +174,7 @@ def test_without_a_gpu_nothing_is_timed(fake_tensorrt, onnx_path, monkeypatch, t
 @pytest.mark.parametrize("arch", ["mobilenetv2_025", "test_vit"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_a_real_engine(rtx, exported, in_precision, tmp_path, arch, precision):
-    _, fp32 = exported(arch)
-    onnx_path = in_precision(fp32, precision, tmp_path)
+    onnx_path = in_precision(exported(arch), precision, tmp_path)
     path, info = build_engine(onnx_path, "tensorrt-rtx", PROFILE)
     assert path.name == f"model.{precision}.rtx.engine"
     assert info.precision == precision
@@ -191,7 +190,7 @@ def test_a_real_engine(rtx, exported, in_precision, tmp_path, arch, precision):
 def test_half_precision_halves_the_weights(rtx, exported, in_precision, tmp_path):
     sizes = {}
     for precision in ("fp32", "fp16"):
-        onnx_path = in_precision(exported("mobilenetv2_025")[1], precision, tmp_path)
+        onnx_path = in_precision(exported("mobilenetv2_025"), precision, tmp_path)
         sizes[precision] = build_engine(onnx_path, "tensorrt-rtx", PROFILE)[1].engine_bytes
     assert sizes["fp16"] < 0.8 * sizes["fp32"]
 
@@ -208,7 +207,7 @@ def test_the_real_parser_names_the_node_it_cannot_read(rtx, tmp_path):
 
 
 def test_int8_for_cpus_is_refused_with_a_hint(rtx, mobilenet, in_precision, tmp_path):
-    path = in_precision(mobilenet[1], "int8 for CPUs", tmp_path)
+    path = in_precision(mobilenet, "int8 for CPUs", tmp_path)
     with pytest.raises(PivlError, match=r"DequantizeLinear.*Int32.*signed activations"):
         build_engine(path, "tensorrt-rtx", PROFILE)
 

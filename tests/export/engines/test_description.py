@@ -19,8 +19,8 @@ from export.engines.description import (
     read_sidecar,
     write_sidecar,
 )
-from export.manifest import sha256
 from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256
 
 
 def test_batches_rise():

@@ -13,8 +13,8 @@ from export.engines import runner
 from export.engines.builder import build_engine
 from export.engines.description import Gpu, Profile, read_sidecar, write_sidecar
 from export.engines.runner import EngineRunner, read_back
-from export.manifest import sha256
 from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256
 
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9")
 
@@ -109,12 +109,13 @@ def test_images_that_the_engine_does_not_take(engine, given):
         EngineRunner(engine)(given)
 
 
-def test_a_batch_below_the_profile_names_the_way_out(fake_tensorrt, torch_stream, tmp_path):
-    path, _ = build_engine(write_graph(tmp_path), "tensorrt", Profile.parse("4,4,8"))
-    run = EngineRunner(path)
-    assert run(images(4)).shape == (4, 3)
-    with pytest.raises(PivlError, match=r"batches of 4 to 8, not 3\. .* --batch 3,4,8"):
-        run(images(3))
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_a_batch_below_the_profile_is_filled_up(fake_tensorrt, torch_stream, tmp_path, batch):
+    path, _ = build_engine(write_graph(tmp_path, cameras=True), "tensorrt", Profile.parse("4,4,8"))
+    given = images(batch)
+    features = EngineRunner(path)(given, torch.arange(batch))
+    torch.testing.assert_close(features, given.sum(dim=(2, 3)))
+    assert fake_tensorrt.batches == [4]
 
 
 def test_a_run_that_fails_says_so(engine, fake_tensorrt, monkeypatch):

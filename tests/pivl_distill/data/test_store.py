@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +13,9 @@ import pytest
 from PIL import Image
 
 from pivl_distill.config import DataSettings
+from pivl_distill.data import store as module
 from pivl_distill.data.records import Record
-from pivl_distill.data.store import CropStore, load_training, read_crop
+from pivl_distill.data.store import CropStore, load_training
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
 
@@ -44,23 +48,23 @@ def test_everything_keeps_the_order_of_the_records(tmp_path: Path) -> None:
     assert store.missing_maps == 6
 
 
-def test_maps_are_cleaned_as_the_settings_ask(tmp_path: Path) -> None:
-    values = np.zeros((16, 8), np.uint8)
-    values[:, 0], values[2:14, 2:6], values[15, 7] = 4, 5, 6
-    Image.new("RGB", (8, 16)).save(tmp_path / "crop.png")
-    Image.fromarray(values).save(tmp_path / "map.png")
-    record = Record(tmp_path / "crop.png", 1, 0, tmp_path / "map.png")
-
-    def seen(**settings: object) -> set[int]:
-        chosen = DataSettings(size_hw=(16, 8), **settings)
-        store = load_training([record], chosen, LIP20)
-        assert store.maps is not None
-        return set(np.unique(store.maps).tolist())
-
-    assert seen() == {0, 4, 5, 6}
-    assert seen(min_part_px=2) == {0, 4, 5, IGNORE}
-    assert seen(largest_person=True) == {0, 5, IGNORE}
-    assert load_training([record], DataSettings(min_part_px=2)).maps is None
+def test_confidence_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+    sure = np.array([[255, 30], [0, 128]], np.uint8)
+    picture = Image.fromarray(np.full((2, 2), 5, np.uint8))
+    picture.putalpha(Image.fromarray(sure))
+    picture.save(tmp_path / "told.png")
+    Image.fromarray(np.full((2, 2), 5, np.uint8)).save(tmp_path / "plain.png")
+    Image.new("RGB", (2, 2)).save(tmp_path / "crop.png")
+    records = [
+        Record(tmp_path / "crop.png", number, 0, tmp_path / name)
+        for number, name in enumerate(("told.png", "plain.png"))
+    ]
+    settings = DataSettings(size_hw=(2, 2))
+    store = load_training(records, settings, LIP20, confidence=True)
+    np.testing.assert_array_equal(store.confidence, [sure, np.full((2, 2), 255)])
+    assert (store.maps == 5).all()
+    assert load_training(records, settings, LIP20).confidence is None
+    assert load_training(records, settings, confidence=True).confidence is None
 
 
 def test_without_a_vocabulary_there_are_no_maps(tmp_path: Path) -> None:
@@ -73,18 +77,6 @@ def test_one_unknown_camera_leaves_none(tmp_path: Path) -> None:
     records = make_records(tmp_path)
     records[3] = replace(records[3], camid=None)
     assert CropStore.load(records, (6, 4)).camids is None
-
-
-def test_grey_images_become_rgb(tmp_path: Path) -> None:
-    Image.new("L", (4, 4), 9).save(tmp_path / "grey.png")
-    np.testing.assert_array_equal(read_crop(tmp_path / "grey.png", (2, 2)), np.full((2, 2, 3), 9))
-
-
-def test_shrinking_averages(tmp_path: Path) -> None:
-    board = (np.indices((32, 32)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    Image.fromarray(board).save(tmp_path / "board.png")
-    shrunk = read_crop(tmp_path / "board.png", (4, 4)).astype(int)
-    assert abs(shrunk - 127).max() < 10
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image"])
@@ -104,3 +96,185 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     records[0].path.write_bytes(records[0].path.read_bytes()[:5000])
     with pytest.raises(PivlError, match=r"0\.png"):
         CropStore.load(records, (6, 4))
+
+
+@pytest.fixture
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The cache folder of decoded crops, of this test alone."""
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "crops"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Grows by the name of each image and map that is decoded."""
+    names: list[str] = []
+
+    def counted(read):
+        def wrapped(path: Path, *args: object, **kwargs: object) -> object:
+            names.append(path.name)
+            return read(path, *args, **kwargs)
+
+        return wrapped
+
+    for name in ("read_crop", "read_map"):
+        monkeypatch.setattr(module, name, counted(getattr(module, name)))
+    yield names
+    names.clear()
+
+
+def load(records: list[Record], **settings: object) -> CropStore:
+    """Cached, unless the settings say otherwise."""
+    chosen = DataSettings(**{"size_hw": (6, 4), **settings})
+    return load_training(records, chosen, LIP20)
+
+
+def assert_same(one: CropStore, other: CropStore) -> None:
+    np.testing.assert_array_equal(one.crops, other.crops)
+    np.testing.assert_array_equal(one.maps, other.maps)
+    np.testing.assert_array_equal(one.pids, other.pids)
+    assert one.missing_maps == other.missing_maps
+
+
+def test_a_second_run_decodes_nothing(tmp_path: Path, folder: Path, decoded: list[str]) -> None:
+    records = make_records(tmp_path)
+    plain = load(records, crop_cache_gib=0)
+    assert not folder.exists()
+    decoded.clear()
+    first = load(records)
+    assert len(decoded) == 12 + 6
+    again = load(records)
+    assert len(decoded) == 12 + 6
+    for store in (first, again):
+        assert_same(store, plain)
+        assert isinstance(store.crops, np.memmap)
+        assert isinstance(store.maps, np.memmap)
+
+
+def test_more_files_than_are_read_at_a_time(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = make_records(tmp_path)
+    plain = load(records, crop_cache_gib=0)
+    monkeypatch.setattr(module, "CHUNK_FILES", 5)
+    assert_same(load(records), plain)
+    assert_same(load(records, crop_cache_gib=0), plain)
+
+
+def test_a_data_set_that_moved_is_found(tmp_path: Path, folder: Path, decoded: list[str]) -> None:
+    (tmp_path / "here").mkdir()
+    load(make_records(tmp_path / "here"))
+    decoded.clear()
+    (tmp_path / "here").rename(tmp_path / "there")
+    elsewhere = [
+        replace(
+            record,
+            path=tmp_path / "there" / f"{number}.png",
+            parsing=None if number % 2 else tmp_path / "there" / f"{number}_map.png",
+            pid=record.pid + 1,
+        )
+        for number, record in enumerate(make_records(tmp_path))
+    ]
+    assert load(elsewhere).pids[0] == 101
+    assert decoded == []
+
+
+@pytest.mark.parametrize("which", ["3.png", "4_map.png"])
+def test_changed_bytes_are_noticed_though_name_size_and_time_stay(
+    tmp_path: Path, folder: Path, decoded: list[str], which: str
+) -> None:
+    records = make_records(tmp_path)
+    load(records)
+    decoded.clear()
+    changed = tmp_path / which
+    before = changed.stat()
+    # One more byte behind the end of the picture, then another one: as long as before.
+    data = changed.read_bytes()
+    changed.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert changed.stat().st_size == before.st_size
+    load(records)
+    kind = {"3.png": 12, "4_map.png": 6}
+    assert len(decoded) == kind[which]  # the others are kept apart
+
+
+def test_order_size_and_vocabulary_have_other_entries(tmp_path: Path, folder: Path) -> None:
+    records = make_records(tmp_path)
+    entries = []
+    for changed, settings, vocabulary in (
+        (records, {}, LIP20),
+        (records[::-1], {}, LIP20),
+        (records, {"size_hw": (4, 6)}, LIP20),
+        (records, {}, replace(LIP20, background=1)),
+    ):
+        load_training(changed, DataSettings(**{"size_hw": (6, 4), **settings}), vocabulary)
+        entries.append(len(list(folder.iterdir())))
+    # Crops and maps; again both; again both; then maps alone.
+    assert entries == [2, 4, 6, 7]
+
+
+def test_another_decoder_reads_again(
+    tmp_path: Path, folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = make_records(tmp_path)
+    load(records)
+    monkeypatch.setattr(module.PIL, "__version__", "0.0")
+    decoded.clear()
+    load(records)
+    assert len(decoded) == 12 + 6
+
+
+def test_a_damaged_entry_is_decoded_again(
+    tmp_path: Path, folder: Path, decoded: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = make_records(tmp_path)
+    plain = load(records)
+    crops, maps = plain.crops.copy(), plain.maps.copy()
+    for file in folder.glob("*/pixels.npy"):
+        os.truncate(file, file.stat().st_size - 3)
+    decoded.clear()
+    again = load(records)
+    assert len(decoded) == 12 + 6
+    assert_same(again, replace(plain, crops=crops, maps=maps))
+    told = capsys.readouterr().err
+    assert "The decoded crops in" in told
+    assert "The decoded part maps in" in told
+
+
+def test_an_image_that_is_gone_is_named_though_its_pixels_are_kept(
+    tmp_path: Path, folder: Path
+) -> None:
+    records = make_records(tmp_path)
+    load(records)
+    records[7].path.unlink()
+    with pytest.raises(PivlError, match=r"7\.png"):
+        load(records)
+
+
+def test_an_unreadable_image_leaves_no_entry(tmp_path: Path, folder: Path) -> None:
+    records = make_records(tmp_path)
+    records[7].path.write_bytes(b"no image")
+    with pytest.raises(PivlError, match=r"7\.png"):
+        load(records)
+    assert not list(folder.iterdir())
+
+
+def _load_and_compare(records: list[Record], expected: CropStore, start: object) -> None:
+    start.wait()  # type: ignore[attr-defined]
+    assert_same(load(records), expected)
+
+
+def test_processes_may_load_at_once(tmp_path: Path, folder: Path) -> None:
+    records = make_records(tmp_path)
+    expected = load(records, crop_cache_gib=0)
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(3)
+    processes = [
+        context.Process(target=_load_and_compare, args=(records, expected, start)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 3
+    assert len(list(folder.iterdir())) == 2

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
+import torch
 
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE, LIP20
@@ -22,12 +25,96 @@ def make_batch(batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
     return crops, maps
 
 
+def augmented(
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+    *,
+    blind: bool = False,
+    fill: tuple[int, int, int] = FILL,
+    device: str = "cpu",
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """`augment` of the batch, without its maps if `blind`."""
+    crops, maps = (torch.from_numpy(values).to(device) for values in make_batch())
+    given = (None, None) if blind else (maps, LIP20.mirror)
+    out, out_maps = augment(crops, *given, augmentation, fill, rng)
+    return out.cpu().numpy(), None if out_maps is None else out_maps.cpu().numpy()
+
+
 def run(augmentation: Augmentation, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    crops, maps = augmented(augmentation, np.random.default_rng(seed))
+    assert maps is not None
+    return crops, maps
+
+
+def one_by_one(
+    augmentation: Augmentation, rng: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Every crop and map augmented on its own, pixel after pixel; draws are those of a batch."""
     crops, maps = make_batch()
-    rng = np.random.default_rng(seed)
-    crops, out = augment(crops, maps, LIP20.mirror, augmentation, FILL, rng)
-    assert out is not None
-    return crops, out
+    batch, height, width, pad = len(crops), *SIZE_HW, augmentation.pad_px
+    flips = rng.random(batch) < augmentation.flip_probability
+    shifts = rng.integers(0, 2 * pad, size=(batch, 2), endpoint=True)
+    erased = rng.random(batch) < augmentation.erase_probability
+    areas = rng.uniform(*augmentation.erase_area, batch) * height * width
+    aspects = rng.uniform(*augmentation.erase_aspect, batch)
+    sides = np.array(
+        [
+            (min(height, round((a * r) ** 0.5)), min(width, round((a / r) ** 0.5))) if e else (0, 0)
+            for a, r, e in zip(areas, aspects, erased, strict=True)
+        ]
+    )
+    corners = rng.integers(0, np.array(SIZE_HW) - sides, endpoint=True)
+    std = augmentation.noise_std
+    padding = FILL if std is None else (0, 0, 0)
+    for crop, part_map, flip, (down, right), (box_h, box_w), (top, left) in zip(
+        crops, maps, flips, shifts, sides, corners, strict=True
+    ):
+        new, new_map = np.empty_like(crop), np.empty_like(part_map)
+        if std is not None:
+            noise = rng.standard_normal((box_h, box_w, 3)) * std * 255 + FILL
+        for y, x in np.ndindex(height, width):
+            from_y, from_x = y + down - pad, x + right - pad
+            if top <= y < top + box_h and left <= x < left + box_w:
+                drawn = FILL if std is None else noise[y - top, x - left].round().clip(0, 255)
+                new[y, x], new_map[y, x] = drawn, augmentation.invented
+            elif not (0 <= from_y < height and 0 <= from_x < width):
+                new[y, x], new_map[y, x] = padding, augmentation.invented
+            elif flip:
+                new[y, x] = crop[from_y, width - 1 - from_x]
+                new_map[y, x] = LIP20.mirror[part_map[from_y, width - 1 - from_x]]
+            else:
+                new[y, x], new_map[y, x] = crop[from_y, from_x], part_map[from_y, from_x]
+        yield new, new_map
+
+
+EVERY_OPTION = {
+    "defaults": Augmentation(),
+    "nothing": NOTHING,
+    "no padding": Augmentation(pad_px=0),
+    "more padding than crop": Augmentation(pad_px=40),
+    "all flipped": Augmentation(flip_probability=1),
+    "none flipped": Augmentation(flip_probability=0),
+    "all erased": Augmentation(erase_probability=1, erase_area=(0.3, 1.0)),
+    "none erased": Augmentation(erase_probability=0),
+    "noise": Augmentation(noise_std=(0.2, 0.1, 0.05)),
+    "background": Augmentation(invented=LIP20.background),
+}
+CUDA = pytest.param(
+    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+)
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("augmentation", EVERY_OPTION.values(), ids=EVERY_OPTION)
+def test_a_batch_is_what_its_crops_are_one_by_one(augmentation: Augmentation, device: str) -> None:
+    ours, theirs = np.random.default_rng(5), np.random.default_rng(5)
+    crops, maps = augmented(augmentation, ours, device=device)
+    expected = one_by_one(augmentation, theirs)
+    for number, (crop, part_map) in enumerate(expected):
+        np.testing.assert_array_equal(crops[number], crop)
+        np.testing.assert_array_equal(maps[number], part_map)
+    assert number == 63
+    assert ours.random() == theirs.random()  # as many draws, so the next batch is the same too
 
 
 def test_nothing_asked_nothing_changed() -> None:
@@ -73,19 +160,17 @@ def test_noise_fills_boxes_and_black_the_padding() -> None:
     crops, _ = make_batch()
     erasing = Augmentation(0, flip_probability=0, erase_probability=1, noise_std=std)
     middle = (128, 120, 130)
-    rng = np.random.default_rng(0)
-    noisy, maps = augment(crops, maps, LIP20.mirror, erasing, middle, rng)
+    noisy, maps = augmented(erasing, np.random.default_rng(0), fill=middle)
     drawn = noisy[(maps == IGNORE) & (noisy != crops).any(-1)].astype(float)
     np.testing.assert_allclose(drawn.mean(0), middle, atol=2)
     np.testing.assert_allclose(drawn.std(0) / 255, std, rtol=0.05)
 
 
 def test_noise_is_the_same_for_the_same_draws_with_maps_or_without() -> None:
-    crops, maps = make_batch()
     augmentation = Augmentation(noise_std=(0.2, 0.2, 0.2))
     first, second = np.random.default_rng(4), np.random.default_rng(4)
-    seen, _ = augment(crops, maps, LIP20.mirror, augmentation, FILL, first)
-    blind, _ = augment(crops, None, None, augmentation, FILL, second)
+    seen, _ = augmented(augmentation, first)
+    blind, _ = augmented(augmentation, second, blind=True)
     np.testing.assert_array_equal(seen, blind)
     assert first.random() == second.random()
 
@@ -119,23 +204,22 @@ def test_an_erased_box_is_one_rectangle_of_the_asked_area() -> None:
 
 
 def test_maps_do_not_change_the_draws() -> None:
-    crops, maps = make_batch()
     with_maps, without = np.random.default_rng(4), np.random.default_rng(4)
-    seen, _ = augment(crops, maps, LIP20.mirror, Augmentation(), FILL, with_maps)
-    blind, none = augment(crops, None, None, Augmentation(), FILL, without)
+    seen, _ = augmented(Augmentation(), with_maps)
+    blind, none = augmented(Augmentation(), without, blind=True)
     np.testing.assert_array_equal(seen, blind)
     assert none is None
     assert with_maps.random() == without.random()
 
 
 def test_the_input_stays_as_it_was() -> None:
-    crops, maps = make_batch()
+    crops, maps = (torch.from_numpy(values) for values in make_batch())
     augment(crops, maps, LIP20.mirror, Augmentation(), FILL, np.random.default_rng(0))
     for before, after in zip(make_batch(), (crops, maps), strict=True):
-        np.testing.assert_array_equal(after, before)
+        np.testing.assert_array_equal(after.numpy(), before)
 
 
 def test_maps_need_the_mirror_table() -> None:
-    crops, maps = make_batch()
+    crops, maps = (torch.from_numpy(values) for values in make_batch())
     with pytest.raises(ValueError, match="mirror"):
         augment(crops, maps, None, Augmentation(), FILL, np.random.default_rng(0))

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import importlib.metadata
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import pivl_distill
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime import session as sessions
 from pivl_distill.runtime.session import CPU, CUDA, check_runtime, has_cuda, open_session
 
 
 @pytest.fixture(scope="module")
-def path():
-    return Path(pivl_distill.__file__).parent / "parsing" / "weights" / "synthetic.onnx"
+def path(deployed_once):
+    return deployed_once / "model.onnx"
 
 
 def test_it_runs_on_the_asked_provider_and_threads(path):
     session = open_session(path, threads=1)
     assert session.get_providers() == [CPU]
     assert session.get_session_options().intra_op_num_threads == 1
-    (logits,) = session.run(None, {"images": np.zeros((2, 3, 128, 64), np.float32)})
-    assert logits.shape == (2, 20, 64, 32)
-    assert logits.dtype == np.float32
+    (features,) = session.run(None, {"images": np.zeros((2, 3, 64, 32), np.float32)})
+    assert features.shape == (2, 24)
+    assert features.dtype == np.float32
 
 
 def test_an_unavailable_provider_is_an_error(path):

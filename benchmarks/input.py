@@ -1,0 +1,160 @@
+"""Augmented training batches against Pillow + torchvision: `python benchmarks/input.py`.
+
+64 JPEG crops of synthetic people and their part maps (PNG), 128×64 as Market-1501's, to normalised
+images and maps of 256×128: flip, pad and crop, erase, the field's defaults. One thread, so figures
+are per core. The baseline is the loop of the reference codebases: every image is decoded again in
+every epoch, resized and augmented on its own, by Pillow and torchvision; the map goes along. Ours
+picks decoded crops out of the mapped store and augments the batch. Both make what a network takes
+as input; their random choices differ. Shown beside it: the baseline with its decoding left out, our
+augmentation alone against its limit, a bare copy of the batch's bytes, and what a later run takes
+to find all decoded crops on disk and verify them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from harness import Row, interleaved, overhead, report, speedup
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import functional as TF
+
+from pivl_distill.data.batches import Pixels
+from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.records import Record
+from pivl_distill.data.sampling import pk_batches
+from pivl_distill.data.store import CropStore
+from pivl_distill.data.transforms import Augmentation, augment
+from pivl_distill.data.vocabulary import IGNORE, LIP20
+from pivl_distill.embedding import normalize_crops
+
+ROUNDS = 15
+SIZE_HW = (256, 128)
+IDENTITIES, CROPS = 16, 4
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FILL = (124, 116, 104)
+AUGMENTATION = Augmentation()
+
+Decoded = tuple[Image.Image, Image.Image]
+
+
+def decode(record: Record) -> Decoded:
+    """One image and its map, in the size of the network."""
+    assert record.parsing is not None
+    width_height = SIZE_HW[::-1]
+    with Image.open(record.path) as image, Image.open(record.parsing) as part_map:
+        return (
+            image.convert("RGB").resize(width_height, Image.Resampling.BILINEAR),
+            part_map.resize(width_height, Image.Resampling.NEAREST),
+        )
+
+
+def augmented(image: Image.Image, part_map: Image.Image) -> tuple[Tensor, Tensor]:
+    """One image [3, H, W], normalised, and its map [H, W], by torchvision."""
+    asked = AUGMENTATION
+    if random.random() < asked.flip_probability:
+        image, part_map = TF.hflip(image), TF.hflip(part_map)
+    image = TF.pad(image, asked.pad_px)
+    part_map = TF.pad(part_map, asked.pad_px, fill=IGNORE)
+    window = transforms.RandomCrop.get_params(image, SIZE_HW)
+    image, part_map = TF.crop(image, *window), TF.crop(part_map, *window)
+    pixels = TF.normalize(TF.to_tensor(image), MEAN, STD)
+    parts = torch.from_numpy(np.array(part_map))
+    if random.random() < asked.erase_probability:
+        *box, value = transforms.RandomErasing.get_params(
+            pixels, asked.erase_area, asked.erase_aspect, [0.0]
+        )
+        top, left, height, width = box
+        pixels = TF.erase(pixels, top, left, height, width, value)
+        parts[top : top + height, left : left + width] = IGNORE
+    return pixels, parts
+
+
+def stacked(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A batch of them."""
+    images, maps = zip(*pairs, strict=True)
+    return torch.stack(images), torch.stack(maps)
+
+
+def our_ways(
+    store: CropStore, batch: np.ndarray
+) -> tuple[Callable[[], object], Callable[[], object]]:
+    """From the store to the network's input; the same up to uint8, without normalising."""
+    assert store.maps is not None
+    crops, maps = (Pixels(values, torch.device("cpu")) for values in (store.crops, store.maps))
+    rng = np.random.default_rng(0)
+
+    def uint8() -> tuple[Tensor, Tensor | None]:
+        taken = crops.take(batch), maps.take(batch)
+        return augment(*taken, LIP20.mirror, AUGMENTATION, FILL, rng)
+
+    def network_input() -> tuple[Tensor, Tensor | None]:
+        images, parts = uint8()
+        return normalize_crops(images, MEAN, STD), parts
+
+    return network_input, uint8
+
+
+def batch_rows(store: CropStore, records: Sequence[Record]) -> list[Row]:
+    """A training batch, decoded again and picked out of the store."""
+    batch = pk_batches(store.pids, IDENTITIES, CROPS, np.random.default_rng(0))[0]
+    chosen = [records[crop] for crop in batch]
+    decoded = [decode(record) for record in chosen]
+    ours, augmentation = our_ways(store, batch)
+    assert store.maps is not None
+    crops, maps = store.crops[batch], store.maps[batch]
+    seconds = interleaved(
+        {
+            "ours": ours,
+            "baseline": lambda: stacked([augmented(*decode(record)) for record in chosen]),
+            "decoded": lambda: stacked([augmented(*pair) for pair in decoded]),
+            "augmentation": augmentation,
+            "copy": lambda: (crops.copy(), maps.copy()),
+        },
+        ROUNDS,
+        warmup=3,
+    )
+    ms = {name: 1000 * value for name, value in seconds.items()}
+    name = f"augmented batch, {len(batch)} × {SIZE_HW[0]}×{SIZE_HW[1]} + maps, per core"
+    return [
+        speedup(f"{name}, against Pillow + torchvision", ms["ours"], ms["baseline"], "ms", 5),
+        speedup(f"{name}, against these without decoding", ms["ours"], ms["decoded"], "ms", None),
+        overhead(
+            f"{name}, uint8 alone, against a copy", ms["augmentation"], ms["copy"], "ms", None
+        ),
+    ]
+
+
+def store_row(records: Sequence[Record]) -> Row:
+    """All crops and maps, found and verified on disk or decoded, by all cores."""
+    seconds = interleaved(
+        {
+            "found": lambda: CropStore.load(records, SIZE_HW, LIP20, cache_gib=20),
+            "decoded": lambda: CropStore.load(records, SIZE_HW, LIP20),
+        },
+        rounds=3,
+    )
+    name = f"{len(records):,} decoded crops + maps, found on disk against decoded"
+    return speedup(name, seconds["found"], seconds["decoded"], "s", None)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    random.seed(0)
+    records = load_dataset("synthetic:default").train
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ["PIVL_DISTILL_CACHE"] = cache
+        rows = [store_row(records)]
+        store = CropStore.load(records, SIZE_HW, LIP20, cache_gib=20)
+        rows = [*batch_rows(store, records), *rows]
+    report("Input", rows)
+
+
+if __name__ == "__main__":
+    main()

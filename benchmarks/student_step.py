@@ -1,0 +1,130 @@
+"""A student's training step against its bare backbone: `python benchmarks/student_step.py`.
+
+MobileNetV2 ×0.25, 64 crops of 256 × 128 with maps, a bank of 751 identities × 20 parts in 1024
+dimensions (CLIP RN50) or 512 (ViT-B/16), all losses of Eq. 12: the whole step as it is trained,
+augmentation too. The baseline is the same timm backbone with a linear classifier, cross-entropy and
+the same fused Adam, on the same crops, in the same precision and layout of memory. `--compiled`
+adds the student after `torch.compile`, which takes a minute first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from harness import Row, interleaved, on_device, overhead, report
+from torch import nn
+
+from pivl_distill.alignment import Texts
+from pivl_distill.bank import PromptBank
+from pivl_distill.compiling import compile_body
+from pivl_distill.config import Stage2Settings
+from pivl_distill.data.sampling import epoch_rng
+from pivl_distill.data.store import CropStore
+from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.embedding import normalize_crops
+from pivl_distill.precision import half_of
+from pivl_distill.training import Stage2
+from students.archs import create_backbone
+from students.student import IMAGENET_MEAN, IMAGENET_STD, Student
+
+ROUNDS, AT_MOST = 7, 1.25
+ARCH, SIZE_HW, IDENTITIES, IN_BATCH, CROPS = "mobilenetv2_025", (256, 128), 751, 16, 4
+BATCH = np.arange(IN_BATCH * CROPS)
+LETTER = {
+    "head": {"lateral": "auto", "levels": (2, 4)},
+    "loss": {"align": 1.0, "align_distance": "mse", "align_background": "include"},
+}
+"""Head and losses of `--config paper`."""
+
+Step = Callable[[], object]
+
+
+def crops(size_hw: tuple[int, int] = SIZE_HW) -> CropStore:
+    """Noise, each crop with a person from head to feet in the middle half."""
+    rng, (height, width) = np.random.default_rng(0), size_hw
+    maps = np.zeros((len(BATCH), height, width), np.uint8)
+    rows = np.arange(height) * (len(LIP20) - 1) // height + 1
+    maps[:, :, width // 4 : -width // 4] = rows[:, None]
+    pixels = rng.integers(0, 256, (len(BATCH), height, width, 3), dtype=np.uint8)
+    return CropStore(pixels, maps, BATCH // CROPS, BATCH % CROPS)
+
+
+def bank(dim: int) -> PromptBank:
+    """Random texts."""
+    shape, everything = (IDENTITIES, len(LIP20)), torch.ones(IDENTITIES, len(LIP20)).bool()
+    return PromptBank(
+        identity=torch.randn(IDENTITIES, dim),
+        part=torch.randn(*shape, dim),
+        label=torch.randn(len(LIP20), dim),
+        present=everything,
+        pids=tuple(range(IDENTITIES)),
+        vocabulary=LIP20,
+        provenance={},
+    )
+
+
+def student_step(store: CropStore, dim: int, *, compiled: bool = False, **changes: object) -> Step:
+    """A step of stage 2 with all its losses."""
+    settings = Stage2Settings.model_validate(
+        {"identities_per_batch": IN_BATCH, "crops_per_identity": CROPS, **changes}
+    )
+    device = torch.get_default_device()
+    network = create_backbone(ARCH, image_size_hw=SIZE_HW)
+    student = Student(ARCH, network, SIZE_HW, IDENTITIES, dim, True, settings.head).to(device)
+    texts = Texts.of(bank(dim), settings.loss, settings.head).to(device)
+    stage = Stage2(student.train(), store, texts, settings)
+    if compiled:
+        compile_body(student.body, device)
+    return lambda: stage.step(BATCH, epoch_rng(0, 0))
+
+
+def bare_step(store: CropStore) -> Step:
+    """The backbone with a linear classifier."""
+    device = torch.get_default_device()
+    backbone = create_backbone(ARCH, image_size_hw=SIZE_HW).to(device).train()
+    network = nn.Sequential(backbone, nn.Linear(backbone.head_hidden_size, IDENTITIES))
+    network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
+    labels, half = torch.from_numpy(store.pids).to(device), half_of("auto", device)
+
+    def step() -> None:
+        pixels = torch.from_numpy(store.crops[BATCH]).to(device)
+        images = normalize_crops(pixels, IMAGENET_MEAN, IMAGENET_STD)
+        with torch.autocast(device.type, half, enabled=half is not None):
+            logits = network(images)
+        optimizer.zero_grad()
+        F.cross_entropy(logits.float(), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+@click.command()
+@click.option("--compiled", is_flag=True, help="Also the student after torch.compile.")
+@on_device
+def main(compiled: bool) -> None:
+    """Measure and print."""
+    store = crops()
+    ways = {
+        "bank of 1024 dimensions": student_step(store, 1024),
+        "bank of 512 dimensions": student_step(store, 512),
+        "to the letter, 1024 dimensions": student_step(store, 1024, **LETTER),
+    }
+    if compiled:
+        ways["compiled, 1024 dimensions"] = student_step(store, 1024, compiled=True)
+    seconds = interleaved({"bare": bare_step(store), **ways}, ROUNDS)
+    title = f"student step, {len(BATCH)} × {SIZE_HW[0]}×{SIZE_HW[1]}"
+    rows: list[Row] = [
+        overhead(f"{title}, {way}, against the bare backbone", s, seconds["bare"], "s", AT_MOST)
+        for way, s in seconds.items()
+        if way != "bare"
+    ]
+    report("Student's training step", rows)
+
+
+if __name__ == "__main__":
+    main()

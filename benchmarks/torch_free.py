@@ -1,0 +1,82 @@
+"""Deployment without torch: `make runtime-check`, or `python benchmarks/torch_free.py [EXPORT]`.
+
+Makes a virtual environment with numpy, Pillow, onnxruntime and this package without its
+dependencies, runs the deployment snippets of the documentation in it on an export (default: the
+latest), and prints what the environment holds and how long a snippet takes, import and checks
+included. Downloads the packages.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import numpy as np
+from PIL import Image
+
+from pivl_distill.cli import latest_export
+from pivl_distill.console import summary
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("numpy", "pillow", "onnxruntime")
+PAGES = ("README.md", "docs/deploy.md")
+
+
+@click.command()
+@click.argument("export", required=False, type=click.Path(path_type=Path, file_okay=False))
+def main(export: Path | None) -> None:
+    """Run the deployment snippets where torch is not installed."""
+    facts: dict[str, object] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        python = environment(folder / "venv")
+        (folder / "deploy").symlink_to((export or latest_export()).resolve())
+        picture = np.random.default_rng(0).integers(0, 256, (150, 220, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(folder / "frame.png")
+        for page, snippet in deployment_snippets():
+            (folder / "snippet.py").write_text(snippet)
+            start = time.perf_counter()
+            printed = output(python, "snippet.py", cwd=folder).strip()
+            seconds = time.perf_counter() - start
+            facts[f"{page} printed"] = f"{printed}, {seconds:.2f} s after Python started"
+        missing = subprocess.run([python, "-c", "import torch"], capture_output=True).returncode
+        assert missing, "torch is installed here"
+        size = sum(file.stat().st_size for file in (folder / "venv").rglob("*") if file.is_file())
+        installed = output(python, "-m", "pip", "list", "--format=freeze", "--exclude=pip")
+    facts["packages"] = ", ".join(installed.split())
+    facts["environment"] = f"{size / 1e6:.0f} MB, pip included"
+    summary("Deployment without torch", facts)
+
+
+def deployment_snippets() -> Iterator[tuple[str, str]]:
+    """Each page with those of its Python blocks that stand alone: they import the Extractor."""
+    for page in PAGES:
+        blocks = re.findall(
+            r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL
+        )
+        yield from ((page, block) for block in blocks if "import Extractor" in block)
+
+
+def environment(folder: Path) -> Path:
+    """A new virtual environment with the runtime's packages; gives its Python."""
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
+    output(python, "-m", "pip", "install", "--quiet", *PACKAGES)
+    output(python, "-m", "pip", "install", "--quiet", "--no-deps", str(ROOT))
+    return python
+
+
+def output(python: Path, *arguments: str, cwd: Path | None = None) -> str:
+    """What a command prints, without the caller's PYTHONPATH; what it prints as errors is shown."""
+    command = [str(python), "-I", *arguments]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=cwd).stdout
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What running a network costs in time, each way of running it turn about with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from export.latency import in_turns, random_feed
+from pivl_distill.runtime.session import open_session
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run one network on `batch` crops."""
+
+    name: str
+    device: str
+    threads: int
+    batch: int
+    run: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Percentiles of milliseconds per batch over `rounds`, and crops per second at the median."""
+
+    name: str
+    device: str
+    threads: int
+    batch: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    crops_per_second: float
+    rounds: int
+
+
+def time_ways(
+    ways: Sequence[Way], *, max_rounds: int = 100, max_seconds: float = 20.0
+) -> list[Timing]:
+    """Time all ways until `max_rounds` or `max_seconds`, but at least three rounds."""
+    times = in_turns([way.run for way in ways], max_repeats=max_rounds, max_seconds=max_seconds)
+    return [_timing(way, times_ms) for way, times_ms in zip(ways, times, strict=True)]
+
+
+def run_once(onnx_path: Path, provider: str, threads: int, batch: int) -> None:
+    """Load a file and run one batch: what `peak_memory` measures of it."""
+    session = open_session(onnx_path, threads=threads, providers=[provider])
+    session.run(None, random_feed(session, batch))
+
+
+def _timing(way: Way, times_ms: list[float]) -> Timing:
+    p50, p90, p99 = (float(value) for value in np.percentile(times_ms, (50, 90, 99)))
+    rate = 1000 * way.batch / p50
+    return Timing(way.name, way.device, way.threads, way.batch, p50, p90, p99, rate, len(times_ms))

@@ -1,0 +1,87 @@
+"""The gate: every file is itself run over query and gallery before it may be called verified.
+
+What it finds goes into the manifest, whether the file passes or not. Nothing is believed of one
+precision because another has passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from export.cost import Cost, check_no_teaching
+from export.loading import as_embedding_model, forward_of
+from export.manifest import Artifact, InputSpec, Kind, RunsOn
+from export.verify import Budget, Precision, Reference, check_budget, compare
+from pivl_distill.embedding import EmbeddingModel, Forward
+from pivl_distill.errors import PivlError, VerificationError
+from pivl_distill.evaluation import TestFeatures, embed_test
+from pivl_distill.runtime.manifest import vector_sha256
+from pivl_distill.thresholds import OperatingThreshold, operating_thresholds
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What every file of an export is held against.
+
+    `bare` is the cost of the network without its teaching, `golden_crop` uint8 RGB [H, W, 3].
+    """
+
+    spec: InputSpec
+    reference: Reference
+    bare: Cost
+    golden_crop: np.ndarray
+    budgets: dict[Precision, Budget]
+
+    def judge(
+        self,
+        path: Path,
+        precision: Precision,
+        runs_on: RunsOn,
+        *,
+        kind: Kind = "onnx",
+        kept_high: Sequence[str] = (),
+    ) -> Artifact:
+        """Run a file over the test split: the artifact, verified or failed, never raised.
+
+        An engine cannot be looked into; the ONNX file that it was built from was.
+        """
+        facts: dict[str, Any] = {"status": "verified"}
+        try:
+            # As it is found, so that a failure keeps what was measured before.
+            if kind == "onnx":
+                check_no_teaching(path, self.bare)
+            model, forward = as_embedding_model(path.name, self.spec), forward_of(path)
+            facts |= self._golden(model, forward)
+            features = embed_test(model, self.reference.test, forward)
+            facts["parity"], facts["retrieval"] = compare(self.reference, features)
+            facts["thresholds"] = self._thresholds(features)
+            check_budget(facts["parity"], facts["retrieval"], self.budgets[precision])
+        except PivlError as error:
+            facts |= {"status": "failed", "failure": str(error)}
+        return Artifact.of(path, precision, runs_on, kind=kind, kept_high=kept_high, **facts)
+
+    def _golden(self, model: EmbeddingModel, forward: Forward) -> dict[str, Any]:
+        inputs = [model.preprocess(self.golden_crop[None])]
+        if model.cameras:
+            inputs.append(torch.zeros(1, dtype=torch.long))
+        vector = forward(*inputs)[0].cpu().numpy()
+        if not np.isfinite(vector).all():
+            raise VerificationError(f"{model.name} gives no finite vector for the golden crop.")
+        return {"golden_vector": vector.tolist(), "golden_vector_sha256": vector_sha256(vector)}
+
+    def _thresholds(self, features: TestFeatures) -> tuple[OperatingThreshold, ...]:
+        query, gallery = self.reference.test.query, self.reference.test.gallery
+        return operating_thresholds(
+            features.query,
+            features.gallery,
+            query.pids,
+            gallery.pids,
+            query.camids,
+            gallery.camids,
+        )

@@ -1,0 +1,215 @@
+"""`pivl-distill bench`: what the files of an export cost here, beside PyTorch eager in one run.
+
+Times go from crops in memory to vectors in memory, copies to a GPU and back included. Peak memory
+is that of a process of its own which loads one file and runs one batch on the CPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from export.bench import Timing, Way, run_once, time_ways
+from export.cost import Cost
+from export.latency import random_feed
+from export.manifest import Artifact, Manifest, installed_versions, read_manifest
+from export.memory import peak_memory
+from pivl_distill.cli.chart import Dot, latency_chart
+from pivl_distill.cli.eager import eager, run_eager_once
+from pivl_distill.cli.report import percent
+from pivl_distill.cli.sources import load_checkpoint
+from pivl_distill.console import note, table, track
+from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256
+from pivl_distill.runtime.manifest import check_file
+from pivl_distill.runtime.session import CPU, PROVIDERS, Device, open_session
+
+EAGER = "PyTorch eager"
+LATENCY_COLUMNS = (
+    *("", "device", "threads", "batch", "p50 ms", "p90 ms", "p99 ms"),
+    *("crops/s", "against eager", "rounds"),
+)
+COST_COLUMNS = ("", "precision", "file", "peak memory", "mAP")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A file, or the checkpoint under PyTorch, and what it costs besides time.
+
+    mAP is a share of 1, from the export's own verification.
+    """
+
+    name: str
+    precision: str
+    file_bytes: int
+    peak_bytes: int | None
+    mAP: float | None  # noqa: N815
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """All that was measured, and on what; `cost` is the network's in every precision."""
+
+    network: str
+    cost: Cost
+    machine: dict[str, object]
+    subjects: list[Subject]
+    timings: list[Timing]
+
+
+def run_bench(
+    folder: Path,
+    batches: Sequence[int],
+    threads: Sequence[int],
+    devices: Sequence[Device],
+    seconds: float,
+) -> BenchReport:
+    """Measure every ONNX file of an export that runs on `devices`, beside PyTorch eager.
+
+    Each pair of a batch size and a number of threads takes about `seconds`. Raises PivlError if no
+    file can be run.
+    """
+    manifest = read_manifest(folder)
+    artifacts = [a for a in manifest.artifacts if any(_runs_on(a, device) for device in devices)]
+    for artifact in manifest.artifacts:
+        if artifact not in artifacts:
+            note(f"{artifact.file} is left out: {_why_not(artifact)}.")
+    if not artifacts:
+        raise PivlError(f"No file in '{folder}' can be timed on {' or '.join(devices)}.")
+    for artifact in artifacts:
+        check_file(folder / artifact.file, artifact.bytes, artifact.sha256)
+    checkpoint = _find_checkpoint(folder, manifest)
+    model = None if checkpoint is None else load_checkpoint(checkpoint)
+    in_graph = manifest.input.preprocessing_in_graph
+    timings = []
+    settings = list(itertools.product(threads, batches))
+    for count, batch in track(settings, "Timing", unit="settings"):
+        torch.set_num_threads(count)
+        ways = [
+            _onnx_way(folder / artifact.file, device, count, batch)
+            for device in devices
+            for artifact in artifacts
+            if _runs_on(artifact, device)
+        ]
+        if model is not None:
+            for device in devices:
+                run = eager(model, device, batch, in_graph=in_graph)
+                ways.append(Way(EAGER, device, count, batch, run))
+        timings += time_ways(ways, max_seconds=seconds)
+    subjects = _subjects(folder, artifacts, checkpoint, threads[0], max(batches))
+    return BenchReport(manifest.name, manifest.cost, _machine(), subjects, timings)
+
+
+def print_bench(report: BenchReport) -> None:
+    """Latency and throughput of every way, then what each file costs besides."""
+    eager = {(t.device, t.threads, t.batch): t.p50_ms for t in report.timings if t.name == EAGER}
+    rows = []
+    for t in report.timings:
+        base = eager.get((t.device, t.threads, t.batch))
+        faster = "" if base is None else f"{base / t.p50_ms:.1f}×"
+        times = (f"{ms:.2f}" for ms in (t.p50_ms, t.p90_ms, t.p99_ms))
+        rate = f"{t.crops_per_second:,.0f}"
+        rows.append((t.name, t.device, t.threads, t.batch, *times, rate, faster, t.rounds))
+    table(f"{report.network}: latency", LATENCY_COLUMNS, rows)
+    cost = f"{report.cost.parameters:,} parameters, {report.cost.macs:,} multiply-adds"
+    table(f"Cost: {cost}", COST_COLUMNS, [_cells(subject) for subject in report.subjects])
+
+
+def bench_chart(report: BenchReport, out: Path) -> None:
+    """Draw mAP against latency at the first batch size and thread count; PNG."""
+    scores = {s.name: s.mAP for s in report.subjects}
+    first = report.timings[0]
+    dots = [
+        Dot(f"{t.name}, {t.device}", t.p50_ms, score)
+        for t in report.timings
+        if (t.threads, t.batch) == (first.threads, first.batch)
+        and (score := scores[t.name]) is not None
+    ]
+    if not dots:
+        raise PivlError("The manifest holds no mAP to draw; export again with --data.")
+    title = f"{report.network}: batch {first.batch}, {first.threads} threads"
+    latency_chart(dots, title, out)
+
+
+def _runs_on(artifact: Artifact, device: Device) -> bool:
+    runs = artifact.kind == "onnx" and artifact.runs_on in ("any", device)
+    return runs and artifact.status != "failed"
+
+
+def _why_not(artifact: Artifact) -> str:
+    if artifact.status == "failed":
+        return "it failed its verification"
+    return f"made for {artifact.runs_on}"
+
+
+def _find_checkpoint(folder: Path, manifest: Manifest) -> Path | None:
+    """The checkpoint that was exported, if it is still where it was and what it was."""
+    run = folder / "run.json"
+    source = Path(json.loads(run.read_bytes()).get("source", "")) if run.is_file() else Path()
+    if source.is_file() and manifest.source.get(source.name) == sha256(source):
+        return source
+    note("PyTorch is left out: the checkpoint of this export is not there.")
+    return None
+
+
+def _onnx_way(path: Path, device: Device, threads: int, batch: int) -> Way:
+    session = open_session(path, threads=threads, providers=[PROVIDERS[device]])
+    run = partial(session.run, None, random_feed(session, batch))
+    return Way(path.name, device, threads, batch, run)
+
+
+def _subjects(
+    folder: Path,
+    artifacts: Sequence[Artifact],
+    checkpoint: Path | None,
+    threads: int,
+    batch: int,
+) -> list[Subject]:
+    """What each file costs besides time, the checkpoint last."""
+    subjects = []
+    for artifact in artifacts:
+        peak = peak_memory(run_once, folder / artifact.file, CPU, threads, batch)
+        retrieval = artifact.retrieval
+        score = retrieval.exported_mAP if retrieval else None
+        subjects.append(Subject(artifact.file, artifact.precision, artifact.bytes, peak, score))
+    if checkpoint is not None:
+        peak = peak_memory(run_eager_once, checkpoint, threads, batch)
+        retrieval = artifacts[0].retrieval
+        score = retrieval.checkpoint_mAP if retrieval else None
+        subjects.append(Subject(EAGER, "fp32", checkpoint.stat().st_size, peak, score))
+    return subjects
+
+
+def _cells(subject: Subject) -> tuple[str, ...]:
+    return (
+        subject.name,
+        subject.precision,
+        f"{subject.file_bytes / 1e6:.2f} MB",
+        "" if subject.peak_bytes is None else f"{subject.peak_bytes / 1e6:,.0f} MB",
+        "" if subject.mAP is None else percent(subject.mAP),
+    )
+
+
+def _machine() -> dict[str, object]:
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "versions": installed_versions(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name as Linux tells it, elsewhere what Python knows."""
+    facts = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", facts.read_text()) if facts.exists() else None
+    return named[1] if named else platform.processor()

@@ -1,0 +1,60 @@
+"""`pivl-distill student --max-ms`: the largest student whose exported file is fast enough here.
+
+Each candidate is exported untrained, since latency does not depend on the weights, and timed at
+batch 1 and the size of the data.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from export.cost import network_cost
+from export.graph import write_onnx
+from export.latency import measure_latency
+from export.session import open_session
+from pivl_distill.config import StudentConfig
+from pivl_distill.console import table, track
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.runtime.session import PROVIDERS, Device
+from students.archs import create_backbone
+from students.choose import CANDIDATES, Candidate, choose
+from students.student import IMAGENET_MEAN, IMAGENET_STD
+
+
+def choose_arch(settings: StudentConfig, max_ms: float, device: Device) -> StudentConfig:
+    """The settings with the arch that fits the budget; prints all candidates.
+
+    Raises PivlError if none fits or the device is not there.
+    """
+    candidates = [
+        measure_candidate(arch, settings, device)
+        for arch in track(CANDIDATES, "Measuring candidates", unit="networks")
+    ]
+    height, width = settings.data.size_hw
+    rows = [
+        (
+            candidate.arch,
+            f"{candidate.parameters / 1e6:.2f} M",
+            f"{candidate.macs / 1e6:.1f} M",
+            f"{candidate.latency_ms:.2f} ms",
+            "yes" if candidate.latency_ms <= max_ms else "no",
+        )
+        for candidate in candidates
+    ]
+    columns = ("", "parameters", "multiply-adds", "batch 1", f"≤ {max_ms:g} ms")
+    table(f"Candidates at {height}×{width}, ONNX Runtime on the {device}", columns, rows)
+    return settings.model_copy(update={"arch": choose(candidates, max_ms).arch})
+
+
+def measure_candidate(arch: str, settings: StudentConfig, device: Device) -> Candidate:
+    """Cost and latency of an untrained student of this arch."""
+    size_hw = settings.data.size_hw
+    network = create_backbone(arch, image_size_hw=size_hw, last_stride=settings.last_stride).eval()
+    cost = network_cost(network, size_hw)
+    model = EmbeddingModel(arch, network, size_hw, IMAGENET_MEAN, IMAGENET_STD)
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_onnx(model, Path(folder) / "model.onnx")
+        session = open_session(path, providers=[PROVIDERS[device]])
+    (latency,) = measure_latency([session], batch=1)
+    return Candidate(arch, cost.parameters, cost.macs, latency.median_ms)

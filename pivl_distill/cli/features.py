@@ -1,0 +1,159 @@
+"""`pivl-distill embed`: the vectors of a folder of crops in one file, .npz or .parquet.
+
+Vectors go to disk as they come, so memory does not grow with the folder, and the file appears whole
+or not at all. Images that cannot be read are left out and listed, in the report and in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pivl_distill import __version__
+from pivl_distill.console import note, summary, track
+from pivl_distill.data.listing import images_below, require_images
+from pivl_distill.errors import PivlError
+from pivl_distill.files import replacing
+from pivl_distill.runtime import Extractor
+
+ROWS_PER_GROUP = 4096
+Row = Callable[[str, np.ndarray], None]
+Facts = dict[str, Any]
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """Where the vectors are, how many, from what, and the images that could not be read."""
+
+    out: Path
+    vectors: int
+    dim: int
+    artifact: str
+    device: str
+    unreadable: list[str] = field(default_factory=list)
+
+
+def embed_folder(
+    folder: Path, extractor: Extractor, out: Path, camera: int | None = None
+) -> EmbedReport:
+    """Embed all images in `folder` and below into `out`, a name ending in .npz or .parquet.
+
+    `camera` is that of all images, for networks that take one. Raises PivlError, with nothing
+    written, for another ending, an empty folder, or one without any readable image.
+    """
+    write = _writer(out)
+    paths = images_below(folder)
+    require_images(len(paths), folder)
+    artifact = extractor.artifact
+    facts: Facts = {
+        "network": extractor.name,
+        "artifact": artifact.file,
+        "artifact_sha256": artifact.sha256,
+        "version": __version__,
+        "unreadable": [],
+    }
+    unreadable: list[str] = facts["unreadable"]
+    cameras = None if camera is None else [camera] * len(paths)
+    with write(out, extractor.dim, facts) as add:
+        streamed = extractor.stream_files(paths, cameras)
+        for path, vector in track(streamed, "Embedding", total=len(paths), unit="images"):
+            name = path.relative_to(folder).as_posix()
+            if isinstance(vector, PivlError):
+                unreadable.append(name)
+            else:
+                add(name, vector)
+        if len(unreadable) == len(paths):
+            raise PivlError(f"None of the {len(paths)} images in {folder} can be read.")
+    vectors = len(paths) - len(unreadable)
+    return EmbedReport(out, vectors, extractor.dim, artifact.file, extractor.device, unreadable)
+
+
+def print_embedded(report: EmbedReport) -> None:
+    """Where the vectors are, and the first of the images that have none."""
+    for name in report.unreadable[:_SHOWN]:
+        note(f"Cannot read {name}; it has no vector.")
+    if len(report.unreadable) > _SHOWN:
+        note(f"… and {len(report.unreadable) - _SHOWN:,} more; {report.out} lists them all.")
+    facts: dict[str, object] = {
+        "file": report.out,
+        "vectors": f"{report.vectors:,} of {report.dim} values, of length one",
+        "by": f"{report.artifact} on the {report.device}",
+    }
+    if report.unreadable:
+        facts["unreadable images"] = f"{len(report.unreadable):,}, left out"
+    summary("Embedded", facts)
+
+
+def _writer(out: Path) -> Callable[[Path, int, Facts], AbstractContextManager[Row]]:
+    if out.suffix == ".npz":
+        return _npz
+    if out.suffix != ".parquet":
+        raise PivlError(f"{out} must end in .npz (numpy) or .parquet.")
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise PivlError(
+            "Parquet files need pyarrow: `pip install 'pivl-distill[search]'`, or name a file"
+            " that ends in .npz."
+        ) from error
+    return _parquet
+
+
+@contextmanager
+def _npz(out: Path, dim: int, facts: Facts) -> Iterator[Row]:
+    """`names` [N], `features` float32 [N, dim], and `facts` as JSON.
+
+    How many rows there are stands at the head of an array in a .npz file, so they wait in a file
+    without a name beside it.
+    """
+    names: list[str] = []
+    with replacing(out) as file, tempfile.TemporaryFile(dir=file.parent) as rows:
+
+        def add(name: str, vector: np.ndarray) -> None:
+            names.append(name)
+            rows.write(vector.astype("<f4").tobytes())
+
+        yield add
+        rows.flush()
+        features = np.memmap(rows, "<f4", "r", shape=(len(names), dim))
+        with file.open("wb") as archive:
+            np.savez(archive, names=names, features=features, facts=json.dumps(facts))
+
+
+@contextmanager
+def _parquet(out: Path, dim: int, facts: Facts) -> Iterator[Row]:
+    """Columns `name` and `feature`, a list of `dim` float32; `facts` as metadata of the file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    kind = pyarrow.list_(pyarrow.float32(), dim)
+    schema = pyarrow.schema([("name", pyarrow.string()), ("feature", kind)])
+    names: list[str] = []
+    vectors: list[np.ndarray] = []
+
+    def flush() -> None:
+        flat = pyarrow.array(np.concatenate(vectors), pyarrow.float32())
+        columns = [names, pyarrow.FixedSizeListArray.from_arrays(flat, dim)]
+        writer.write_table(pyarrow.table(columns, schema=schema))
+        names.clear()
+        vectors.clear()
+
+    def add(name: str, vector: np.ndarray) -> None:
+        names.append(name)
+        vectors.append(vector)
+        if len(names) == ROWS_PER_GROUP:
+            flush()
+
+    with replacing(out) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
+        yield add
+        if names:
+            flush()
+        writer.add_key_value_metadata({"pivl_distill": json.dumps(facts)})

@@ -1,0 +1,239 @@
+"""What deployment needs of manifest.json, format 2, read with the standard library and numpy.
+
+`export` writes the file and holds its full declaration; here is only what it takes to feed a
+network, to trust it and to interpret what it returns. Fields that are not needed are not looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pivl_distill.errors import PivlError, unknown_name
+from pivl_distill.files import sha256
+from pivl_distill.runtime.session import Device
+
+FILE_NAME = "manifest.json"
+FORMAT = 2
+
+PREFERENCE: dict[Device, tuple[str, ...]] = {
+    "cpu": ("fp32", "fp16", "int8"),
+    "cuda": ("fp16", "fp32"),
+}
+"""What "auto" takes first. On GPUs fp16 is fast and as good. On CPUs it is slower than fp32; INT8
+may be faster, by how much depends on the processor, and costs some accuracy: it must be named."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How to feed crops: resized to `size_hw`, RGB.
+
+    Where `in_graph`, the graph takes them as they are, uint8 [B, H, W, 3]; else as float32
+    [B, 3, H, W], divided by 255, then (x − mean) / std per channel. Where `cameras` is not 0, a
+    second input int64 [B] takes each crop's camera, from 0 on.
+    """
+
+    name: str
+    size_hw: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    in_graph: bool
+    max_batch: int | None
+    cameras: int
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Pairs of cosine ≥ `cosine` are called one person; `far` of impostor pairs are then wrongly.
+
+    `cosine` is None where there were too few impostor pairs to measure it.
+    """
+
+    far: float
+    cosine: float | None
+    impostor_pairs: int
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """One file of an export, and what is known of it."""
+
+    file: str
+    sha256: str
+    bytes: int
+    kind: str
+    precision: str
+    runs_on: str
+    status: str
+    failure: str | None
+    golden_vector: np.ndarray | None
+    golden_vector_sha256: str | None
+    thresholds: tuple[Threshold, ...]
+
+    def __str__(self) -> str:
+        where = "" if self.runs_on == "any" else f" for {self.runs_on}"
+        return f"{self.file} ({self.precision} {self.kind}{where}, {self.status})"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One export folder; `golden_crop` is a file name and its SHA-256."""
+
+    folder: Path
+    name: str
+    input: InputSpec
+    output: str
+    dim: int
+    golden_crop: tuple[str, str]
+    artifacts: tuple[Artifact, ...]
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read `folder`/manifest.json; PivlError if it is missing, of another format or damaged."""
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise PivlError(f"'{folder}' has no {FILE_NAME}; name a folder written by an export.")
+    try:
+        facts = json.loads(path.read_bytes())
+        found = facts["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise PivlError(f"'{path}' is not a manifest of an export: {error!r}.") from error
+    if found != FORMAT:
+        raise PivlError(
+            f"'{path}' is of format {found}, but this version reads format {FORMAT}; export again"
+            " with it, or install the version that wrote the export."
+        )
+    try:
+        return _manifest(folder, facts)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PivlError(f"'{path}' is damaged ({error!r}); export again.") from error
+
+
+def choose_artifact(
+    manifest: Manifest, device: Device, precision: str, allow_unverified: bool
+) -> Artifact:
+    """The ONNX file to run on `device`: the first of `PREFERENCE`, or that of a named precision.
+
+    Unverified files come after verified ones, and only with `allow_unverified`. Raises PivlError
+    that says why none of the export's files will do.
+    """
+    known = sorted({p for preferred in PREFERENCE.values() for p in preferred})
+    if precision not in ("auto", *known):
+        raise unknown_name("precision", precision, ["auto", *known])
+    order = PREFERENCE[device] if precision == "auto" else (precision,)
+    runnable = [
+        artifact
+        for artifact in manifest.artifacts
+        if artifact.kind == "onnx"
+        and artifact.runs_on in ("any", device)
+        and artifact.precision in order
+    ]
+    accepted = ("verified", "unverified") if allow_unverified else ("verified",)
+    usable = [artifact for artifact in runnable if artifact.status in accepted]
+    if usable:
+        return min(usable, key=lambda a: (accepted.index(a.status), order.index(a.precision)))
+    if runnable:
+        raise _refused(runnable[0])
+    wanted = "ONNX file" if precision == "auto" else f"{precision} ONNX file"
+    raise PivlError(
+        f"'{manifest.folder}' holds no {wanted} for the {device}, only "
+        f"{', '.join(map(str, manifest.artifacts)) or 'nothing'}; copy the whole export, or"
+        " export again with --precision."
+    )
+
+
+def check_file(path: Path, size: int, digest: str) -> None:
+    """PivlError unless a file is there, whole and the one that the manifest describes."""
+    if not path.is_file():
+        raise PivlError(f"{path} is missing, though the manifest names it; copy the whole export.")
+    if (found := path.stat().st_size) < size:
+        raise PivlError(f"{path} is cut off: {found:,} of {size:,} bytes; copy it again.")
+    if sha256(path) != digest:
+        raise PivlError(f"{path} is not the file its manifest describes; copy or export it again.")
+
+
+def vector_sha256(vector: np.ndarray) -> str:
+    """SHA-256 (hex) over the float32 little-endian bytes of a vector."""
+    return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
+
+
+def _refused(artifact: Artifact) -> PivlError:
+    if artifact.status == "unverified":
+        return PivlError(
+            f"{artifact.file} is unverified: nothing has measured yet what it does to retrieval."
+            " Export it again where it can run, or allow unverified files if you must."
+        )
+    return PivlError(
+        f"{artifact.file} failed its verification and must not be used: "
+        f"{artifact.failure or 'no reason is given'}"
+    )
+
+
+def _manifest(folder: Path, facts: dict[str, Any]) -> Manifest:
+    golden = facts["golden_crop"]
+    return Manifest(
+        folder=folder,
+        name=str(facts["name"]),
+        input=_input(facts["input"]),
+        output=str(facts["output"]["name"]),
+        dim=int(facts["output"]["dim"]),
+        golden_crop=(_file_name(golden["file"]), str(golden["sha256"])),
+        artifacts=tuple(_artifact(artifact) for artifact in facts["artifacts"]),
+    )
+
+
+def _input(facts: dict[str, Any]) -> InputSpec:
+    if facts["colour_order"] != "RGB":
+        raise ValueError(f"colour order {facts['colour_order']!r} instead of RGB")
+    in_graph = bool(facts["preprocessing_in_graph"])
+    form = ("NHWC", "uint8") if in_graph else ("NCHW", "float32")
+    if (facts["layout"], facts["dtype"]) != form:
+        raise ValueError(f"input {facts['layout']} {facts['dtype']} instead of {' '.join(form)}")
+    height, width = facts["size_hw"]
+    return InputSpec(
+        name=str(facts["name"]),
+        size_hw=(int(height), int(width)),
+        mean=tuple(float(value) for value in facts["mean"]),
+        std=tuple(float(value) for value in facts["std"]),
+        in_graph=in_graph,
+        max_batch=None if facts["max_batch"] is None else int(facts["max_batch"]),
+        cameras=int(facts["cameras"]),
+    )
+
+
+def _artifact(facts: dict[str, Any]) -> Artifact:
+    vector = facts["golden_vector"]
+    return Artifact(
+        file=_file_name(facts["file"]),
+        sha256=str(facts["sha256"]),
+        bytes=int(facts["bytes"]),
+        kind=str(facts["kind"]),
+        precision=str(facts["precision"]),
+        runs_on=str(facts["runs_on"]),
+        status=str(facts["status"]),
+        failure=facts["failure"],
+        golden_vector=None if vector is None else np.array(vector, dtype=np.float32),
+        golden_vector_sha256=facts["golden_vector_sha256"],
+        thresholds=tuple(_threshold(threshold) for threshold in facts["thresholds"]),
+    )
+
+
+def _threshold(facts: dict[str, Any]) -> Threshold:
+    cosine = facts["cosine"]
+    return Threshold(
+        far=float(facts["far"]),
+        cosine=None if cosine is None else float(cosine),
+        impostor_pairs=int(facts["impostor_pairs"]),
+    )
+
+
+def _file_name(name: str) -> str:
+    """A name inside the folder, never a path out of it."""
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is no plain file name")
+    return name

@@ -1,0 +1,138 @@
+"""The gate runs each file itself; what it finds is kept whether the file passes or not."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from export.cost import network_cost
+from export.exporter import input_spec
+from export.fp16 import write_fp16
+from export.gate import Gate
+from export.golden import write_golden_crop
+from export.graph import write_onnx
+from export.session import open_session, run
+from export.verify import BUDGETS, measure_reference
+from pivl_distill.errors import PivlError
+from pivl_distill.files import sha256
+from pivl_distill.thresholds import operating_thresholds
+
+
+@pytest.fixture(scope="module")
+def gate(small, test_split, tmp_path_factory) -> Gate:
+    return Gate(
+        spec=input_spec(small),
+        reference=measure_reference(small, test_split, normalize=False),
+        bare=network_cost(small.network, small.size_hw),
+        golden_crop=write_golden_crop(tmp_path_factory.mktemp("golden"), small.size_hw),
+        budgets=BUDGETS,
+    )
+
+
+def edited(path, onnx_path, change):
+    """A copy of a file with its first convolution's weights changed."""
+    model = onnx.load(onnx_path)
+    conv = next(node for node in model.graph.node if node.op_type == "Conv")
+    weight = next(i for i in model.graph.initializer if i.name == conv.input[1])
+    weight.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(weight)), weight.name))
+    onnx.save(model, path)
+    return path
+
+
+def test_a_true_file_is_verified_and_described(gate, small, small_onnx):
+    artifact = gate.judge(small_onnx, "fp32", "any")
+    assert (artifact.status, artifact.failure) == ("verified", None)
+    assert (artifact.file, artifact.kind, artifact.precision) == ("model.onnx", "onnx", "fp32")
+    assert artifact.sha256 == sha256(small_onnx)
+    assert artifact.bytes == small_onnx.stat().st_size
+    assert artifact.parity.min_cosine > 0.999999
+    assert artifact.latency == artifact.kept_high == ()
+
+
+def test_the_golden_vector_is_the_files_own(gate, small, small_onnx, tmp_path):
+    for path, precision in (
+        (small_onnx, "fp32"),
+        (write_fp16(small_onnx, tmp_path / "half.onnx"), "fp16"),
+    ):
+        artifact = gate.judge(path, precision, "any")
+        own = run(open_session(path), small.preprocess(gate.golden_crop[None]))[0].numpy()
+        vector = np.array(artifact.golden_vector, np.float32)
+        np.testing.assert_array_equal(vector, own)
+        assert artifact.golden_vector_sha256 == hashlib.sha256(own.astype("<f4")).hexdigest()
+
+
+def test_thresholds_are_those_of_the_files_own_features(gate, small, test_split, small_onnx):
+    artifact = gate.judge(small_onnx, "fp32", "any")
+    assert [threshold.far for threshold in artifact.thresholds] == [1e-2, 1e-3, 1e-4]
+    q, g = test_split.query, test_split.gallery
+    with torch.inference_mode():
+        features = [small.network(small.preprocess(some.crops)).numpy() for some in (q, g)]
+    expected = operating_thresholds(*features, q.pids, g.pids, q.camids, g.camids)
+    assert [t.genuine_pairs for t in artifact.thresholds] == [t.genuine_pairs for t in expected]
+    # 120 impostor pairs support none of these rates.
+    assert [t.cosine for t in artifact.thresholds] == [None] * 3
+
+
+def test_a_file_that_does_something_else_keeps_its_figures(gate, small_onnx, tmp_path):
+    path = edited(tmp_path / "other.onnx", small_onnx, lambda weight: weight[::-1].copy())
+    artifact = gate.judge(path, "fp32", "any", kept_high=["n1"])
+    assert artifact.status == "failed"
+    assert artifact.failure.startswith("Over budget: least cosine")
+    assert artifact.parity.min_cosine < BUDGETS["fp32"].min_cosine
+    assert artifact.retrieval is not None
+    assert artifact.golden_vector is not None
+    assert artifact.kept_high == ("n1",)
+
+
+def test_the_budget_is_that_of_the_precision(gate, small_onnx, tmp_path):
+    half = write_fp16(small_onnx, tmp_path / "half.onnx")
+    strict = replace(BUDGETS["fp16"], min_cosine=1.0)
+    assert gate.judge(half, "fp16", "any").status == "verified"
+    refusing = replace(gate, budgets=BUDGETS | {"fp16": strict})
+    assert "budget 1" in refusing.judge(half, "fp16", "any").failure
+
+
+def test_features_that_overflow_are_a_failure(gate, small_onnx, tmp_path):
+    path = edited(tmp_path / "nan.onnx", small_onnx, lambda weight: weight * np.float32(np.nan))
+    artifact = gate.judge(path, "fp16", "any")
+    assert artifact.status == "failed"
+    assert "no finite vector" in artifact.failure
+    assert artifact.golden_vector is None
+
+
+def test_another_network_is_not_even_run(gate, small, tmp_path):
+    larger = replace(small, network=torch.nn.Sequential(small.network, torch.nn.Linear(24, 24)))
+    artifact = gate.judge(write_onnx(larger, tmp_path / "taught.onnx"), "fp32", "any")
+    assert "but the bare network" in artifact.failure
+    assert artifact.parity is None
+
+
+def test_a_file_that_cannot_be_loaded_is_a_failure(gate, small_onnx, tmp_path):
+    """It has an operator that ONNX Runtime does not know, and costs the same."""
+    model = onnx.load(small_onnx)
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    made = relu.output[0]
+    relu.output[0] = "before"
+    unknown = onnx.helper.make_node("Unknown", ["before"], [made], domain="nowhere")
+    model.graph.node.insert(list(model.graph.node).index(relu) + 1, unknown)
+    model.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
+    onnx.save(model, tmp_path / "foreign.onnx")
+    artifact = gate.judge(tmp_path / "foreign.onnx", "fp32", "any")
+    assert artifact.status == "failed"
+    assert artifact.parity is None
+
+
+def test_a_file_that_stops_on_the_way_is_a_failure(gate, small_onnx, monkeypatch):
+    def stop(*_):
+        raise PivlError("ONNX Runtime cannot run the graph: out of memory")
+
+    monkeypatch.setattr("export.loading.run", stop)
+    artifact = gate.judge(small_onnx, "fp32", "any")
+    assert artifact.status == "failed"
+    assert "out of memory" in artifact.failure

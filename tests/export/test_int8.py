@@ -1,0 +1,209 @@
+"""INT8 covers what it should, in the two forms, and leaves layers in float32 where it must."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+import export.int8
+from export.calibration import measure_ranges
+from export.exporter import input_spec
+from export.graph import write_onnx
+from export.int8 import FILE_NAMES, int8_within_budget, quantisable, rank_by_loss, write_int8
+from export.manifest import Artifact
+from export.session import open_session, run
+
+
+@pytest.fixture(scope="module")
+def ranges(small, small_onnx, training):
+    return measure_ranges(small_onnx, input_spec(small), training)
+
+
+@pytest.fixture
+def inputs(small, training) -> list[torch.Tensor]:
+    return [small.preprocess(training.crops)]
+
+
+def kinds(path: Path, names: list[str]) -> Counter[str]:
+    types = {node.name: node.op_type for node in onnx.load(path).graph.node}
+    return Counter(types[name] for name in names)
+
+
+def dequantised(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """Tensor → the node that dequantises it."""
+    return {n.output[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
+
+
+def test_what_is_covered(exported, small_onnx):
+    def covered(path, form="cpu"):
+        return kinds(path, quantisable(onnx.load(path).graph, form))
+
+    # All convolutions but the one that sees the image, and the residual addition.
+    assert covered(small_onnx) == {"Conv": 4, "Add": 1}
+    assert covered(small_onnx, "tensorrt") == {"Conv": 4}
+    # Behind the stem's pooling too: eight residual blocks.
+    assert covered(exported("resnet18")[1]) == {"Conv": 19, "Add": 8}
+    # Four products with weights in each block; no attention, no residual stream, no patches.
+    vit = covered(exported("vit_tiny_patch16_224")[1])
+    assert vit.keys() <= {"MatMul", "Gemm"}
+    assert vit.total() == 12 * 4
+
+
+@pytest.mark.parametrize("form", FILE_NAMES)
+def test_a_form_is_what_its_world_takes(small_onnx, ranges, form, tmp_path):
+    path = write_int8(small_onnx, tmp_path / FILE_NAMES[form], form, ranges)
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    graph = model.graph
+    stored = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    activations, weights, biases = set(), 0, 0
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            zero = stored[node.input[2]]
+            activations.add(zero.dtype)
+            assert zero == 0 or form == "cpu"
+        elif node.op_type == "DequantizeLinear" and node.input[0] in stored:
+            values, scale, zero = (stored[name] for name in node.input)
+            assert not zero.any()
+            assert len(scale) == len(values)  # one for each output channel
+            weights += values.dtype == np.int8
+            biases += values.dtype == np.int32
+    assert activations == {np.dtype("uint8" if form == "cpu" else "int8")}
+    assert (weights, biases) == (4, 4 if form == "cpu" else 0)
+    assert {p.key: p.value for p in model.metadata_props}["precision"] == "int8"
+    outputs = {
+        name for node in graph.node if node.op_type == "QuantizeLinear" for name in node.input
+    }
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    if form == "tensorrt":
+        # What follows a layer is fused with it: no rounding between a layer and its activation.
+        assert not outputs.intersection(n.output[0] for n in convolutions)
+
+
+def test_weights_are_rounded_channel_by_channel(small_onnx, ranges, tmp_path):
+    """Against the definition: the largest weight of a channel is 127 steps."""
+    exact = {i.name: numpy_helper.to_array(i) for i in onnx.load(small_onnx).graph.initializer}
+    path = write_int8(small_onnx, tmp_path / "int8.onnx", "tensorrt", ranges)
+    graph = onnx.load(path).graph
+    stored = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
+    checked = 0
+    for node in dequantised(graph).values():
+        name = node.input[0].removesuffix("_quantized")
+        if name in exact:
+            weight = exact[name]
+            largest = np.abs(weight).max(axis=(1, 2, 3))
+            np.testing.assert_allclose(stored[node.input[1]], largest / 127, rtol=1e-5)
+            steps = weight / (largest / 127)[:, None, None, None]
+            assert np.abs(stored[node.input[0]] - steps).max() <= 0.501
+            checked += 1
+    assert checked == 4
+
+
+@pytest.mark.parametrize("form", FILE_NAMES)
+def test_features_are_nearly_those_of_float32(small, small_onnx, ranges, inputs, form, tmp_path):
+    path = write_int8(small_onnx, tmp_path / "int8.onnx", form, ranges)
+    exact, features = (run(open_session(p), *inputs) for p in (small_onnx, path))
+    error = (features - exact).norm() / exact.norm()
+    assert 1e-5 < error < 0.03
+    one = run(open_session(path), inputs[0][:1])
+    torch.testing.assert_close(one, features[:1], rtol=1e-4, atol=1e-4 * float(exact.abs().max()))
+
+
+def test_baked_in_preprocessing_stays_in_float32(small, training, tmp_path):
+    fp32 = write_onnx(small, tmp_path / "m.onnx", bake_preprocessing=True, normalize=True)
+    ranges = measure_ranges(fp32, input_spec(small, True), training)
+    path = write_int8(fp32, tmp_path / "int8.onnx", "cpu", ranges)
+    crops = torch.from_numpy(training.crops)
+    exact, features = (run(open_session(p), crops) for p in (fp32, path))
+    assert (exact * features).sum(dim=1).min() > 0.999
+    made = {o: node.op_type for node in onnx.load(path).graph.node for o in node.output}
+    first = next(node for node in onnx.load(path).graph.node if node.op_type == "Conv")
+    assert made[first.input[0]] == "Div"
+
+
+def test_kept_nodes_keep_their_float32_weights(small_onnx, ranges, tmp_path):
+    graph = onnx.load(small_onnx).graph
+    kept = quantisable(graph, "cpu")[1:3]
+    path = write_int8(small_onnx, tmp_path / "int8.onnx", "cpu", ranges, kept)
+    quantised = onnx.load(path).graph
+    floats = {i.name for i in quantised.initializer if i.data_type == TensorProto.FLOAT}
+    by_name = {node.name: node for node in quantised.node}
+    for name in quantisable(graph, "cpu"):
+        if by_name[name].op_type == "Conv":
+            assert (by_name[name].input[1] in floats) == (name in kept)
+
+
+def test_the_layer_with_the_worst_range_loses_most(small_onnx, ranges, inputs):
+    """Its input's range is taken a hundred times too wide, as one outlier would have it."""
+    graph = onnx.load(small_onnx).graph
+    names = quantisable(graph, "tensorrt")
+    nodes = {node.name: node for node in graph.node}
+    for victim in (names[0], names[2]):
+        spoilt = ranges | {nodes[victim].input[0]: (-1e3, 1e3)}
+        ranked = rank_by_loss(small_onnx, "tensorrt", spoilt, inputs)
+        assert ranked[0] == victim
+        assert sorted(ranked) == sorted(names)
+
+
+class Judge:
+    """Verifies a file once `needed` of the layers are kept; remembers what it was asked."""
+
+    def __init__(self, needed: int, *, runs: bool = True) -> None:
+        self.needed, self.runs, self.asked = needed, runs, []
+
+    def __call__(self, path: Path, kept_high=()) -> Artifact:
+        self.asked.append((tuple(kept_high), path.read_bytes()))
+        passed = len(kept_high) >= self.needed
+        return Artifact.model_construct(
+            file=path.name,
+            status="verified" if passed else "failed",
+            failure=None if passed else "Over budget.",
+            retrieval=SimpleNamespace() if self.runs else None,
+            kept_high=tuple(kept_high),
+        )
+
+
+@pytest.fixture
+def search(small_onnx, ranges, monkeypatch, tmp_path):
+    """`search(judge)` with twenty layers that are ranked by their number."""
+    written = tmp_path / "model.onnx"
+    written.write_bytes(b"")
+
+    def write(onnx_path, path, form, ranges, kept_high=()):
+        path.write_bytes(repr(kept_high).encode())
+        return path
+
+    monkeypatch.setattr(export.int8, "write_int8", write)
+    monkeypatch.setattr(export.int8, "rank_by_loss", lambda *_: [f"n{i}" for i in range(20)])
+    return lambda judge: int8_within_budget(written, "cpu", {}, [], judge)
+
+
+@pytest.mark.parametrize(("needed", "kept"), [(0, 0), (1, 1), (3, 4), (8, 8)])
+def test_as_many_layers_are_kept_as_the_budget_asks_for(search, needed, kept, capsys):
+    judge = Judge(needed)
+    artifact = search(judge)
+    assert artifact.status == "verified"
+    assert artifact.kept_high == tuple(f"n{i}" for i in range(kept))
+    said = " ".join(capsys.readouterr().err.split())
+    assert (f"with {kept} of 20 layers in float32: n0" in said) == bool(kept)
+
+
+def test_a_file_that_is_hardly_int8_fails(search):
+    judge = Judge(needed=11)
+    artifact = search(judge)
+    assert artifact.status == "failed"
+    assert artifact.failure == "Over budget. That is with 8 of 20 layers in float32."
+    assert [len(kept) for kept, _ in judge.asked] == [0, 1, 2, 4, 8]
+
+
+def test_a_file_that_does_not_run_is_not_searched(search):
+    judge = Judge(needed=1, runs=False)
+    assert search(judge).status == "failed"
+    assert len(judge.asked) == 1

@@ -1,0 +1,33 @@
+"""Peak memory is that of a fresh process, whatever this one holds."""
+
+from __future__ import annotations
+
+import operator
+import sys
+
+import numpy as np
+import pytest
+
+from export.bench import run_once
+from export.memory import peak_memory
+from export.session import CPU
+
+MEGABYTE = 2**20
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
+
+
+def test_it_is_that_of_a_fresh_process():
+    ballast = np.ones(200 * MEGABYTE, np.uint8)
+    small, large = (peak_memory(operator.mul, b"x", n * MEGABYTE) for n in (1, 100))
+    assert 95 * MEGABYTE < large - small < 105 * MEGABYTE
+    assert small < 60 * MEGABYTE < ballast.nbytes
+
+
+def test_a_file_and_its_runtime_are_counted(deployed_once):
+    peak = peak_memory(run_once, deployed_once / "model.onnx", CPU, 1, 2)
+    assert 30 * MEGABYTE < peak < 250 * MEGABYTE
+
+
+def test_errors_come_back():
+    with pytest.raises(ZeroDivisionError):
+        peak_memory(operator.truediv, 1, 0)

@@ -1,0 +1,112 @@
+"""`pivl-distill bench`: every file that runs here, beside PyTorch, as table, JSON and picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pivl_distill.cli import main
+from pivl_distill.config import HeadSettings
+from pivl_distill.files import sha256
+from students.archs import create_backbone
+from students.student import Student, save_student
+
+QUICK = ("--seconds", "0", "--threads", "1", "--batch", "1", "--batch", "2")
+
+
+def bench(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, ["bench", *map(str, arguments)])
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return facts
+
+
+def edit(folder: Path, change) -> None:
+    facts = read_facts(folder)
+    change(facts)
+    (folder / "manifest.json").write_text(json.dumps(facts))
+
+
+@pytest.fixture
+def whole(deployed: Path, tmp_path: Path) -> Path:
+    """An export run whose checkpoint is still there."""
+    network = create_backbone("lcnet_050", image_size_hw=(64, 32))
+    student = Student("lcnet_050", network, (64, 32), 4, None, False, HeadSettings())
+    checkpoint = tmp_path / "student.safetensors"
+    save_student(student.embedding_model(), checkpoint, "auto")
+    (deployed / "run.json").write_text(json.dumps({"kind": "export", "source": str(checkpoint)}))
+    edit(deployed, lambda facts: facts.update(source={checkpoint.name: sha256(checkpoint)}))
+    return deployed
+
+
+def test_every_file_and_pytorch_at_every_setting(whole, tmp_path):
+    json_file, picture = tmp_path / "bench.json", tmp_path / "bench.png"
+    result = bench(whole, *QUICK, "--json", json_file, "--picture", picture)
+    assert result.exit_code == 0, result.output
+    names = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "PyTorch eager"]
+    facts = json.loads(json_file.read_text())
+    keys = [(t["name"], t["device"], t["threads"], t["batch"]) for t in facts["timings"]]
+    assert keys == [(name, "cpu", 1, batch) for batch in (1, 2) for name in names]
+    for timing in facts["timings"]:
+        assert 0 < timing["p50_ms"] <= timing["p90_ms"] <= timing["p99_ms"]
+        rate = 1000 * timing["batch"] / timing["p50_ms"]
+        assert timing["crops_per_second"] == pytest.approx(rate)
+        assert timing["rounds"] >= 3
+    subjects = {subject["name"]: subject for subject in facts["subjects"]}
+    assert list(subjects) == names
+    assert subjects["model.onnx"]["file_bytes"] == (whole / "model.onnx").stat().st_size
+    retrieval = [a["retrieval"] for a in read_facts(whole)["artifacts"]]
+    scores = [r["exported_mAP"] for r in retrieval[:3]] + [retrieval[0]["checkpoint_mAP"]]
+    assert [subject["mAP"] for subject in subjects.values()] == scores
+    assert subjects["PyTorch eager"]["peak_bytes"] > subjects["model.onnx"]["peak_bytes"] > 1e7
+    assert "against eager" in result.output
+    assert f"{read_facts(whole)['cost']['macs']:,} multiply-adds" in result.output
+    assert "model.int8.trt.onnx is left out: made for tensorrt" in result.output
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_checkpoint_and_figures_the_files_are_timed_all_the_same(deployed, tmp_path):
+    def forget(facts: dict[str, Any]) -> None:
+        for artifact in facts["artifacts"]:
+            artifact["retrieval"] = None
+
+    edit(deployed, forget)
+    result = bench(deployed, *QUICK, "--picture", tmp_path / "bench.png")
+    assert "PyTorch is left out" in result.output
+    assert "model.int8.onnx" in result.output
+    assert result.exit_code == 2
+    assert "no mAP to draw" in result.output
+
+
+def test_another_checkpoint_is_no_baseline(whole):
+    source = Path(json.loads((whole / "run.json").read_text())["source"])
+    source.write_bytes(source.read_bytes() + b" ")
+    assert "PyTorch is left out" in bench(whole, *QUICK).output
+
+
+def test_failed_files_and_engines_are_left_out_and_said(deployed):
+    def change(facts: dict[str, Any]) -> None:
+        facts["artifacts"][1].update(status="failed", failure="overflow")
+        facts["artifacts"][2].update(kind="tensorrt", runs_on="tensorrt")
+
+    edit(deployed, change)
+    output = bench(deployed, *QUICK).output
+    assert "model.fp16.onnx is left out: it failed its verification" in output
+    assert "model.int8.onnx is left out: made for tensorrt" in output
+    edit(deployed, lambda facts: facts["artifacts"][0].update(status="failed"))
+    result = bench(deployed, *QUICK)
+    assert result.exit_code == 2
+    assert "can be timed on cpu" in result.output
+
+
+def test_a_changed_file_is_not_timed(deployed):
+    (deployed / "model.onnx").write_bytes(b"short")
+    result = bench(deployed, *QUICK)
+    assert result.exit_code == 2
+    assert "is cut off" in result.output

@@ -1,0 +1,69 @@
+"""`pivl-distill student --max-ms` measures exported candidates and trains the chosen one."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from pivl_distill.cli import choice, main
+from pivl_distill.config import StudentConfig
+from pivl_distill.errors import PivlError
+from students.choose import Candidate
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Candidates with made-up figures; gives the names that were asked for."""
+    asked: list[str] = []
+    figures = {"small": (10, 1.0), "large": (90, 4.0)}
+
+    def measure(arch: str, settings: StudentConfig, device: str) -> Candidate:
+        asked.append(arch)
+        macs, milliseconds = figures[arch]
+        return Candidate(arch, 1000, macs * 10**6, milliseconds)
+
+    monkeypatch.setattr(choice, "CANDIDATES", tuple(figures))
+    monkeypatch.setattr(choice, "measure_candidate", measure)
+    return asked
+
+
+def test_all_candidates_are_shown_and_the_largest_that_fits_is_taken(measured, capsys):
+    settings = choice.choose_arch(StudentConfig(), 2.0, "cpu")
+    assert settings == StudentConfig(arch="small")
+    assert measured == ["small", "large"]
+    assert choice.choose_arch(StudentConfig(), 4.0, "cpu").arch == "large"
+    printed = capsys.readouterr().out
+    assert "128×64" in printed
+    assert "90.0 M" in printed
+    assert "4.00 ms" in printed
+
+
+def test_nothing_fits(measured):
+    with pytest.raises(PivlError, match=r"fastest, small, takes 1\.00 ms"):
+        choice.choose_arch(StudentConfig(), 0.5, "cpu")
+
+
+def test_one_candidate_is_really_exported_timed_and_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(choice, "CANDIDATES", ("lcnet_050",))
+    timed = choice.measure_latency
+    monkeypatch.setattr(choice, "measure_latency", partial(timed, max_repeats=3))
+    command = ["student", "--config", "quick", "--bank", "none", "--max-ms", "60000", "-o", "run"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    assert "lcnet_050" in result.output
+    assert "arch: lcnet_050" in Path("run/config.yaml").read_text()
+    assert json.loads(Path("run/run.json").read_text())["start"] == "none"
+
+
+@pytest.mark.parametrize("named", [("--arch", "resnet18"), ("--set", "arch=resnet18")])
+def test_an_arch_is_either_named_or_chosen(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    command = ["student", "--config", "quick", "--bank", "none", "--max-ms", "2", *named]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert "drop one" in result.output

@@ -1,0 +1,182 @@
+"""`pivl-distill embed`: a folder of crops becomes one file of unit vectors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from pivl_distill.cli import features, main
+from pivl_distill.retrieval.search import FeatureShards, build_index
+from pivl_distill.runtime import Extractor
+
+
+@pytest.fixture
+def crops(tmp_path: Path) -> Path:
+    """Seven crops of several sizes in two folders."""
+    folder = tmp_path / "crops"
+    rng = np.random.default_rng(0)
+    for number in range(7):
+        path = folder / ("a" if number % 2 else "b") / f"{number}ü.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        crop = rng.integers(0, 256, (40 + number, 20, 3), dtype=np.uint8)
+        Image.fromarray(crop).save(path)
+    return folder
+
+
+@pytest.fixture
+def embed(deployed_once: Path, crops: Path):
+    """`embed(*arguments)` runs the command on the crops."""
+
+    def run(*arguments: str | Path) -> Result:
+        command = ["embed", crops, "--export", deployed_once, *arguments]
+        return CliRunner().invoke(main, [str(argument) for argument in command])
+
+    return run
+
+
+def expected(
+    deployed_once: Path, crops: Path, precision: str = "auto"
+) -> tuple[list[str], np.ndarray]:
+    return Extractor(deployed_once, precision=precision).embed_folder(crops)
+
+
+def test_npz_holds_names_unit_vectors_and_where_they_come_from(
+    embed, deployed_once, crops, tmp_path
+):
+    out = tmp_path / "new" / "features.npz"
+    result = embed("-o", out, "--precision", "int8")
+    assert result.exit_code == 0, result.output
+    assert "7 of 24 values" in result.output
+    assert [path.name for path in out.parent.iterdir()] == ["features.npz"]
+    names, vectors = expected(deployed_once, crops, "int8")
+    assert names[0] == "a/1ü.png"
+    with np.load(out) as file:
+        assert file["names"].tolist() == names
+        assert file["features"].dtype == np.float32
+        np.testing.assert_allclose(file["features"], vectors, atol=1e-6)
+        facts = json.loads(str(file["facts"]))
+    assert facts["artifact"] == "model.int8.onnx"
+    assert facts["unreadable"] == []
+    assert len(facts["artifact_sha256"]) == 64
+
+
+@pytest.mark.parametrize("group", [3, 7, 4096])
+def test_parquet_holds_the_same_in_groups(
+    embed, deployed_once, crops, tmp_path, monkeypatch, group
+):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(features, "ROWS_PER_GROUP", group)
+    out = tmp_path / "features.parquet"
+    assert embed("-o", out).exit_code == 0
+    names, vectors = expected(deployed_once, crops)
+    table = parquet.read_table(out)
+    assert table["name"].to_pylist() == names
+    np.testing.assert_allclose(np.array(table["feature"].to_pylist()), vectors, atol=1e-6)
+    assert parquet.ParquetFile(out).num_row_groups == -(-7 // group)
+    facts = json.loads(parquet.read_metadata(out).metadata[b"pivl_distill"])
+    assert facts["network"] == "small"
+
+
+def test_a_folder_of_parquet_files_can_be_searched(
+    embed, deployed_once, crops, tmp_path, monkeypatch
+):
+    """What one command writes, the other reads: rows, groups, shards and names."""
+    pytest.importorskip("pyarrow")
+    pytest.importorskip("faiss")
+    monkeypatch.setattr(features, "ROWS_PER_GROUP", 3)
+    gallery = tmp_path / "gallery"
+    for shard in ("1.parquet", "2.parquet"):
+        assert embed("-o", gallery / shard).exit_code == 0
+    names, vectors = expected(deployed_once, crops)
+    shards = FeatureShards.open(gallery)
+    assert (len(shards), shards.dim) == (14, 24)
+    similarity, found = build_index(shards).search(vectors, 2)
+    np.testing.assert_allclose(similarity, 1, atol=1e-5)
+    assert [shards.names(ids) for ids in found] == [[name, name] for name in names]
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_unreadable_images_are_named_left_out_and_counted(embed, crops, tmp_path, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    for name in ("a/3ü.png", "b/0ü.png"):
+        (crops / name).write_bytes(b"no image")
+    out = tmp_path / f"features.{ending}"
+    result = embed("-o", out)
+    assert result.exit_code == 3, result.output
+    assert "Cannot read a/3ü.png" in result.output
+    assert "Cannot read b/0ü.png" in result.output
+    if ending == "npz":
+        with np.load(out) as file:
+            assert len(file["features"]) == len(file["names"]) == 5
+            facts = json.loads(str(file["facts"]))
+        assert facts["unreadable"] == ["a/3ü.png", "b/0ü.png"]
+
+
+def test_of_many_unreadable_images_the_first_are_named(embed, crops, tmp_path):
+    for number in range(25):
+        (crops / f"x{number:02}.jpg").write_bytes(b"")
+    result = embed("-o", tmp_path / "features.npz")
+    assert result.exit_code == 3
+    assert "Cannot read x09.jpg" in result.output
+    assert "x10.jpg" not in result.output
+    assert "and 15 more" in result.output
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_a_failure_keeps_the_old_file_and_leaves_nothing(embed, crops, tmp_path, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    out = tmp_path / "out" / f"features.{ending}"
+    out.parent.mkdir()
+    out.write_text("old")
+    for path in crops.rglob("*.png"):
+        path.write_bytes(b"")
+    result = embed("-o", out)
+    assert result.exit_code == 2
+    assert "None of the 7 images" in result.output
+    assert [path.read_text() for path in out.parent.iterdir()] == ["old"]
+
+
+def test_wrong_input_is_refused_before_any_work(embed, crops, tmp_path, monkeypatch):
+    result = embed("-o", tmp_path / "features.csv")
+    assert result.exit_code == 2
+    assert "must end in .npz" in result.output
+    for path in crops.rglob("*.png"):
+        path.unlink()
+    result = embed("-o", tmp_path / "features.npz")
+    assert result.exit_code == 2
+    assert "holds no images" in result.output
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    result = embed("-o", tmp_path / "features.parquet")
+    assert result.exit_code == 2
+    assert "pip install 'pivl-distill[search]'" in result.output
+
+
+def test_the_camera_of_all_images_reaches_the_network(deployed_once, crops, tmp_path, monkeypatch):
+    extractor = Extractor(deployed_once)
+    seen = []
+    streamed = extractor.stream_files
+    monkeypatch.setattr(
+        extractor, "stream_files", lambda paths, ids: seen.append(ids) or streamed(paths, ids)
+    )
+    features.embed_folder(crops, extractor, tmp_path / "a.npz", camera=3)
+    features.embed_folder(crops, extractor, tmp_path / "b.npz")
+    assert seen == [[3] * 7, None]
+
+
+def test_torch_is_not_imported(deployed_once, crops, tmp_path):
+    script = (
+        "import sys; from pivl_distill.cli import main\n"
+        f"main(['embed', {str(crops)!r}, '--export', {str(deployed_once)!r},"
+        f" '-o', {str(tmp_path / 'features.npz')!r}], standalone_mode=False)\n"
+        "assert not {'torch', 'pydantic', 'yaml', 'open_clip', 'timm'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

@@ -1,0 +1,150 @@
+"""What the runtime reads of a manifest, which file it takes, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pivl_distill.errors import PivlError
+from pivl_distill.runtime.manifest import Manifest, choose_artifact, read_manifest
+
+
+@pytest.fixture
+def edit(deployed: Path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
+    """`edit(change)` changes the manifest's facts and gives its folder."""
+
+    def apply(change: Callable[[dict[str, Any]], object]) -> Path:
+        path = deployed / "manifest.json"
+        facts = json.loads(path.read_text())
+        change(facts)
+        path.write_text(json.dumps(facts))
+        return deployed
+
+    return apply
+
+
+@pytest.fixture
+def manifest(deployed: Path) -> Manifest:
+    return read_manifest(deployed)
+
+
+def with_status(manifest: Manifest, **statuses: str) -> Manifest:
+    """The manifest with other statuses by precision; files that are not named are left out."""
+    artifacts = tuple(
+        replace(artifact, status=statuses[artifact.precision], failure="cosine 0.4")
+        for artifact in manifest.artifacts
+        if artifact.precision in statuses
+    )
+    return replace(manifest, artifacts=artifacts)
+
+
+def test_facts_are_read(manifest):
+    assert manifest.name == "small"
+    assert manifest.input.size_hw == (64, 32)
+    assert manifest.input.mean == (0.485, 0.456, 0.406)
+    assert not manifest.input.in_graph
+    assert manifest.input.max_batch is None
+    assert manifest.dim == 24
+    assert [str(artifact) for artifact in manifest.artifacts] == [
+        "model.onnx (fp32 onnx, verified)",
+        "model.fp16.onnx (fp16 onnx, verified)",
+        "model.int8.onnx (int8 onnx for cpu, verified)",
+        "model.int8.trt.onnx (int8 onnx for tensorrt, verified)",
+    ]
+    coarse, *others = manifest.artifacts[0].thresholds
+    assert (coarse.far, coarse.impostor_pairs) == (0.01, 6240)
+    assert 0 < coarse.cosine < 1
+    assert [(other.far, other.cosine) for other in others] == [(0.001, None), (0.0001, None)]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "file"),
+    [
+        ("cpu", "auto", "model.onnx"),
+        ("cuda", "auto", "model.fp16.onnx"),
+        ("cpu", "int8", "model.int8.onnx"),
+        ("cpu", "fp16", "model.fp16.onnx"),
+        ("cuda", "fp32", "model.onnx"),
+    ],
+)
+def test_the_preferred_file_of_the_device_or_the_named_one(manifest, device, precision, file):
+    assert choose_artifact(manifest, device, precision, allow_unverified=False).file == file
+
+
+def test_a_file_that_failed_or_is_unverified_is_passed_over(manifest):
+    manifest = with_status(manifest, fp32="failed", fp16="unverified", int8="verified")
+    for allow in (False, True):
+        assert choose_artifact(manifest, "cpu", "auto", allow).precision == "int8"
+    assert choose_artifact(manifest, "cuda", "auto", True).precision == "fp16"
+
+
+def test_a_failed_file_is_refused_with_its_reason_whatever_is_allowed(manifest):
+    manifest = with_status(manifest, fp32="failed")
+    for allow in (False, True):
+        with pytest.raises(PivlError, match=r"model\.onnx failed its verification.*cosine 0\.4"):
+            choose_artifact(manifest, "cpu", "auto", allow)
+
+
+def test_an_unverified_file_needs_permission(manifest):
+    manifest = with_status(manifest, fp32="unverified", int8="verified")
+    with pytest.raises(PivlError, match=r"model\.onnx is unverified"):
+        choose_artifact(manifest, "cpu", "fp32", allow_unverified=False)
+    assert choose_artifact(manifest, "cpu", "fp32", allow_unverified=True).file == "model.onnx"
+
+
+def test_what_is_there_is_listed_where_nothing_fits(manifest):
+    with pytest.raises(PivlError, match=r"no int8 ONNX file for the cuda, only model\.onnx \(fp32"):
+        choose_artifact(manifest, "cuda", "int8", allow_unverified=False)
+    engines = tuple(replace(a, kind="tensorrt", runs_on="tensorrt") for a in manifest.artifacts)
+    with pytest.raises(PivlError, match="no ONNX file for the cpu"):
+        choose_artifact(replace(manifest, artifacts=engines), "cpu", "auto", False)
+    with pytest.raises(PivlError, match="did you mean 'int8'"):
+        choose_artifact(manifest, "cpu", "int", allow_unverified=False)
+
+
+def test_a_missing_manifest(tmp_path):
+    with pytest.raises(PivlError, match=r"has no manifest\.json"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "7"])
+def test_no_manifest(deployed, text):
+    (deployed / "manifest.json").write_text(text)
+    with pytest.raises(PivlError, match="is not a manifest of an export"):
+        read_manifest(deployed)
+
+
+@pytest.mark.parametrize("found", [1, 3])
+def test_other_formats_say_so(edit, found):
+    with pytest.raises(PivlError, match=f"of format {found}, but this version reads format 2"):
+        read_manifest(edit(lambda facts: facts.update(format=found)))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda facts: facts["input"].update(colour_order="BGR"), "colour order 'BGR'"),
+        (lambda facts: facts["input"].update(layout="NHWC"), "NHWC float32 instead of NCHW"),
+        (lambda facts: facts["input"].update(preprocessing_in_graph=True), "NHWC uint8"),
+        (lambda facts: facts["input"].update(size_hw=[64]), "damaged"),
+        (lambda facts: facts["input"].pop("mean"), "'mean'"),
+        (lambda facts: facts["artifacts"][0].update(file="../x.onnx"), "no plain file name"),
+        (lambda facts: facts["artifacts"][0].update(golden_vector="x"), "damaged"),
+        (lambda facts: facts["golden_crop"].update(file="/golden.png"), "no plain file name"),
+        (lambda facts: facts.update(artifacts=None), "damaged"),
+    ],
+)
+def test_damage_is_named(edit, change, reason):
+    with pytest.raises(PivlError, match=reason):
+        read_manifest(edit(change))
+
+
+def test_fields_of_others_are_not_looked_at(edit):
+    edit(lambda facts: facts.update(budget={"min_cosine": 1}))
+    folder = edit(lambda facts: facts["artifacts"][0].update(kept_high=["Conv_3"]))
+    assert len(read_manifest(folder).artifacts) == 4

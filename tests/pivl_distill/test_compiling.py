@@ -1,0 +1,55 @@
+"""torch.compile where it works, and a sentence where it does not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pivl_distill import compiling
+from pivl_distill.compiling import LONG_RUN_STEPS, compile_body, pays
+from pivl_distill.config import Stage2Settings
+
+CPU = torch.device("cpu")
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch, capsys):
+    def broken(*_args: object, **_options: object) -> object:
+        raise RuntimeError("No working C++ compiler found.\nMany more lines")
+
+    body = nn.Linear(3, 3)
+    monkeypatch.setattr(compiling.torch, "compile", broken)
+    compile_body(body, CPU)
+    assert body._compiled_call_impl is None
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "goes on uncompiled: No working C++ compiler found. With stage2.compile" in said
+
+
+def test_a_compiled_body_is_the_same_module(monkeypatch):
+    monkeypatch.setattr(compiling, "obstacle_to_compiling", lambda _device: None)
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)
+    body = nn.Linear(3, 3)
+    compile_body(body, CPU)
+    assert compiled == [body]
+    assert torch._dynamo.config.suppress_errors  # what cannot be compiled runs as it is
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_who_asks_gets_it(wanted):
+    assert pays(wanted, 1, CPU) is pays(wanted, 10**6, torch.device("cuda")) is wanted
+
+
+def test_by_itself_only_a_long_run_on_a_cpu_is_compiled():
+    assert not pays("auto", LONG_RUN_STEPS - 1, CPU)
+    assert pays("auto", LONG_RUN_STEPS, CPU)
+    assert not pays("auto", LONG_RUN_STEPS, torch.device("cuda"))
+
+
+def test_settings_take_on_off_and_auto():
+    assert [Stage2Settings(compile=value).compile for value in (True, False, "auto")] == [
+        True,
+        False,
+        "auto",
+    ]

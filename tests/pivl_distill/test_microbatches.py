@@ -1,0 +1,165 @@
+"""A batch in parts gives the loss and the gradients of the batch in one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pivl_distill.alignment import Texts
+from pivl_distill.config import HeadSettings, LossSettings, Stage2Settings
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.fusion import LateralFusion
+from pivl_distill.microbatches import MicroBatches
+from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.training import Stage2, loss_terms
+
+IDENTITIES, DIM, CROPS = 6, 16, 8
+LABELS = torch.tensor([0, 0, 1, 1, 3, 3, 4, 4])
+
+
+class Small(ReIDNetwork):
+    """Three maps, a fusion head, a neck with its batch norm; perhaps dropout or norms inside."""
+
+    size_hw = (128, 64)
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self, inside: nn.Module | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(
+            nn.Conv2d(channels, width, stride, stride=stride)
+            for channels, width, stride in ((3, 4, 4), (4, 6, 2), (6, 3, 2))
+        )
+        self.inside = inside or nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.fusion = LateralFusion((4, 6, 3), DIM, (16, 8), HeadSettings())
+        self.neck = Neck(3, IDENTITIES)
+        self.project = nn.Linear(3, DIM)
+
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+        pyramid, x = [], images if cameras is None else images + cameras[:, None, None, None]
+        for layer in self.layers:
+            x = self.dropout(layer(x).tanh())
+            pyramid.append(x)
+        feature = self.inside(x).mean((2, 3))
+        return Encoded((feature,), self.fusion.cells_of(tuple(pyramid)))
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        (feature,) = encoded.metric
+        projected, aligned = self.project(feature), self.fusion.map_of(encoded.cells)
+        return ReIDOutput((feature,), (self.neck(feature),), projected, aligned)
+
+    @property
+    def body(self) -> nn.Module:
+        return self.layers
+
+    def embedding_model(self) -> EmbeddingModel:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def texts(prompt_bank) -> Texts:
+    texts = Texts.of(prompt_bank, LossSettings(), HeadSettings())
+    return dataclasses.replace(texts, identity=texts.identity.double(), part=texts.part.double())
+
+
+def inputs() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(CROPS, 3, 128, 64, generator=generator, dtype=torch.float64)
+    return [images, torch.arange(CROPS) % 2]
+
+
+def loss_of(output: ReIDOutput, texts: Texts, maps, **loss: object) -> Tensor:
+    terms = loss_terms(output, LABELS, maps, texts, LossSettings(**loss))
+    return torch.stack(list(terms.values())).sum()
+
+
+def gradients(network: Small) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 8])
+@pytest.mark.parametrize("distance", ["cosine", "mse", "contrastive"])
+def test_parts_give_the_loss_and_the_gradients_of_the_whole(texts, band_store, parts, distance):
+    maps, loss = band_store.maps[:CROPS], {"align_distance": distance, "triplet_margin": 3.0}
+    whole, split = Small().double().train(), Small().double().train()
+    expected = loss_of(whole(*inputs()), texts, maps, **loss)
+    expected.backward()
+    batch = MicroBatches(split, inputs(), parts)
+    actual = loss_of(split.heads(batch.encoded), texts, maps, **loss)
+    actual.backward()
+    batch.backward()
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+    for name, gradient in gradients(whole).items():
+        assert gradient.abs().max() > 1e-6, name
+        torch.testing.assert_close(gradients(split)[name], gradient, rtol=1e-9, atol=1e-9)
+
+
+def test_mining_sees_the_whole_batch(texts, band_store):
+    """The mean over smaller batches, which each mine among themselves, is another loss."""
+    network, maps, loss = Small().double().train(), band_store.maps, LossSettings(triplet_margin=3)
+
+    def triplet(output: ReIDOutput, rows: slice) -> Tensor:
+        return loss_terms(output, LABELS[rows], maps[rows], texts, loss)["triplet"]
+
+    encoded = MicroBatches(network, inputs(), 2).encoded
+    whole = triplet(network.heads(encoded), slice(0, 8))
+    halves = [
+        triplet(network(*(tensor[rows] for tensor in inputs())), rows)
+        for rows in (slice(0, 4), slice(4, 8))
+    ]
+    assert abs(torch.stack(halves).mean() - whole) > 1e-3
+
+
+def test_dropout_is_the_same_both_times(texts, band_store):
+    network, maps = Small(dropout=0.4).double().train(), band_store.maps[:CROPS]
+    seen = []
+    network.dropout.register_forward_hook(lambda _module, _inputs, out: seen.append(out.detach()))
+    torch.manual_seed(3)
+    batch = MicroBatches(network, inputs(), 2)
+    after_first = torch.rand(1)
+    torch.manual_seed(3)
+    seen.clear()
+    batch = MicroBatches(network, inputs(), 2)
+    first, half = list(seen), len(seen)
+    loss_of(network.heads(batch.encoded), texts, maps).backward()
+    batch.backward()
+    for one, other in zip(first, seen[half:], strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(torch.rand(1), after_first)  # what comes next draws what it would have
+
+
+def test_running_statistics_move_once_a_step(texts, band_store):
+    norm = nn.BatchNorm2d(3)
+    network = Small(inside=norm).double().train()
+    before = norm.running_mean.clone()
+    batch = MicroBatches(network, inputs(), 2)
+    assert norm.num_batches_tracked == 0
+    assert torch.equal(norm.running_mean, before)
+    loss_of(network.heads(batch.encoded), texts, band_store.maps[:CROPS]).backward()
+    batch.backward()
+    assert norm.num_batches_tracked == 2
+    assert network.neck.norm.num_batches_tracked == 1
+
+
+def test_a_step_of_training_may_go_in_parts(texts, band_store):
+    weights = []
+    for parts in (1, 3):
+        settings = Stage2Settings(
+            identities_per_batch=4, crops_per_identity=2, accumulate=parts, learning_rate=0.01
+        )
+        network = Small().train()
+        single = dataclasses.replace(
+            texts, identity=texts.identity.float(), part=texts.part.float()
+        )
+        stage = Stage2(network, band_store, single, settings)
+        terms = stage.step(np.arange(CROPS), np.random.default_rng(0))
+        weights.append(({n: v.item() for n, v in terms.items()}, network.state_dict()))
+    (whole_terms, whole), (split_terms, split) = weights
+    assert split_terms == pytest.approx(whole_terms, abs=1e-5)
+    for name, value in whole.items():
+        torch.testing.assert_close(split[name], value, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,157 @@
+"""Half precision: where it is used, where never, and that it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pivl_distill.alignment import Texts
+from pivl_distill.config import HeadSettings, LossSettings, Stage2Settings
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.precision import half_of, loss_scaler
+from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.resume import Progress
+from pivl_distill.runs import Run
+from pivl_distill.training import Stage2, train
+
+CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
+SETTINGS = Stage2Settings(epochs=2, identities_per_batch=4, crops_per_identity=2)
+
+
+class Listening(ReIDNetwork):
+    """Notes the precision of what its layers give."""
+
+    size_hw = (128, 64)
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 8, 8, stride=8)
+        self.neck = Neck(8, 6)
+        self.project = nn.Linear(8, 16)
+        self.heard: dict[str, torch.dtype] = {}
+
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+        maps = self.patches(images)
+        self.heard["patches"] = maps.dtype
+        return Encoded((maps.relu().mean((2, 3)),))
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        (feature,) = encoded.metric
+        projected = self.project(feature)
+        self.heard |= {"feature": feature.dtype, "projected": projected.dtype}
+        return ReIDOutput((feature,), (self.neck(feature),), projected, None)
+
+    @property
+    def body(self) -> nn.Module:
+        return self.patches
+
+    def embedding_model(self) -> EmbeddingModel:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def texts(prompt_bank) -> Texts:
+    return Texts.of(prompt_bank, LossSettings(), HeadSettings())
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bfloat16_where_a_gpu_has_it(monkeypatch, native):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    assert half_of("auto", CUDA) is (torch.bfloat16 if native else None)
+    assert half_of("auto", CPU) is None
+    assert half_of("float32", CUDA) is None
+    assert half_of("float16", CUDA) is half_of("float16", CPU) is torch.float16
+    assert half_of("bfloat16", META) is None
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_crops_are_encoded_in_it_and_heads_are_not(band_store, texts, precision, parts):
+    settings = SETTINGS.model_copy(update={"precision": precision, "accumulate": parts})
+    network = Listening().train()
+    stage = Stage2(network, band_store, texts, settings)
+    terms = stage.step(np.arange(8), np.random.default_rng(0))
+    assert network.heard.pop("patches") is getattr(torch, precision)
+    assert set(network.heard.values()) == {torch.float32}
+    assert {value.dtype for value in terms.values()} == {torch.float32}
+    assert all(p.dtype == torch.float32 for p in network.parameters())
+
+
+def test_half_precision_changes_a_step_by_its_rounding_alone(band_store, texts):
+    gradients = {}
+    for precision in ("auto", "float32", "bfloat16", "float16"):
+        settings = SETTINGS.model_copy(update={"precision": precision})
+        network = Listening().train()
+        stage = Stage2(network, band_store, texts, settings)
+        stage.scaler = torch.amp.GradScaler("cpu", 256.0, enabled=precision == "float16")
+        stage.step(np.arange(8), np.random.default_rng(0))
+        gradients[precision] = network.patches.weight.grad  # Adam took the scale out
+    assert torch.equal(gradients["auto"], gradients["float32"])
+    for precision, share in (("bfloat16", 0.05), ("float16", 0.01)):
+        gap = (gradients[precision] - gradients["float32"]).norm() / gradients["float32"].norm()
+        assert 0 < gap < share
+
+
+def test_only_float16_scales_its_loss():
+    assert loss_scaler(torch.float16, CPU).is_enabled()
+    assert not loss_scaler(torch.bfloat16, CPU).is_enabled()
+    assert not loss_scaler(None, CPU).is_enabled()
+
+
+def test_a_step_that_overflows_is_left_out_and_the_scale_lowered(band_store, texts):
+    network = Listening().train()
+    stage = Stage2(network, band_store, texts, SETTINGS.model_copy(update={"precision": "float16"}))
+    before, scale = network.patches.weight.clone(), stage.scaler.get_scale()
+    handle = network.patches.weight.register_hook(lambda gradient: gradient * torch.inf)
+    stage.step(np.arange(8), np.random.default_rng(0))
+    assert torch.equal(network.patches.weight, before)
+    assert stage.scaler.get_scale() == scale / 2
+    handle.remove()
+    stage.step(np.arange(8), np.random.default_rng(0))
+    assert not torch.equal(network.patches.weight, before)
+
+
+def test_the_scale_is_saved_with_a_run(band_store, tmp_path, monkeypatch):
+    """Half of a run, and the other half in a new process: the scale goes on."""
+    settings = SETTINGS.model_copy(update={"precision": "float16"})
+    scales: list[float] = []
+    step = Stage2.step
+
+    def noting(self, *args):
+        scales.append(self.scaler.get_scale())
+        if len(scales) == 4:
+            raise KeyboardInterrupt
+        terms = step(self, *args)
+        self.scaler.update(self.scaler.get_scale() / 2)
+        return terms
+
+    monkeypatch.setattr(Stage2, "step", noting)
+    monkeypatch.setattr("pivl_distill.resume.SAVE_PERIOD_S", 0.0)
+    run = Run.create("student", "", tmp_path / "run")
+    for _sitting in range(2):
+        sitting = Run(run.path)
+        assert isinstance(sitting.progress, Progress)
+        try:
+            with sitting.progress.session("student"):
+                train(Listening(), band_store, None, settings, 0, sitting, "Training")
+        except KeyboardInterrupt:
+            pass
+    assert scales[4] == scales[3] < scales[2]  # the fourth step, begun twice
+    assert len(scales) > 5
+    assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 2
+    assert json.loads((run.path / "metrics.jsonl").read_text().splitlines()[1])["epoch"] == 2
+
+
+def test_encoded_tensors_keep_their_order():
+    encoded = Encoded((torch.zeros(1), torch.ones(1)), torch.full((1,), 2.0))
+    doubled = encoded.replaced([2 * tensor for tensor in encoded.tensors()])
+    assert [tensor.item() for tensor in doubled.tensors()] == [0, 2, 4]
+    alone = dataclasses.replace(encoded, cells=None)
+    assert alone.replaced(alone.tensors()).cells is None
