@@ -25,7 +25,7 @@ COUNT = click.IntRange(min=1)
 DEVICE = click.Choice(["cpu", "cuda"])
 
 
-MANY = ("teach", "student", "evaluate", "parse")
+MANY = ("teach", "student", "evaluate", "embed", "parse")
 """What torchrun may start in several processes; the others would do the same thing twice."""
 
 
@@ -492,7 +492,8 @@ def embed(
 ) -> None:
     """Write the vectors of all images in a folder; exit code 3 if some cannot be read.
 
-    Runs without torch. Vectors are of length one: compare them by their dot product.
+    Runs without torch. Vectors are of length one: compare them by their dot product. Several
+    processes (torchrun) write a Parquet file each.
     """
     from pivl_distill.cli.features import embed_folder, print_embedded
     from pivl_distill.errors import VerificationError
