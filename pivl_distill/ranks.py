@@ -7,7 +7,7 @@ group, so that asking costs nothing.
 
 Accelerate is left out on purpose: it wraps networks and loaders for losses that are means over
 crops. Here losses compare the crops of all processes, which takes the collectives themselves; what
-would be left for it is to start them. `accelerate launch` sets the same variables as torchrun.
+would be left for it is to start them.
 """
 
 from __future__ import annotations
