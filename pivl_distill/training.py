@@ -112,6 +112,9 @@ class Stage2:
         self.maps = None
         if texts is not None and store.maps is not None:
             self.maps = Pixels(store.maps, self.device)
+        self.confidence = None
+        if self.maps is not None and store.confidence is not None:
+            self.confidence = Pixels(store.confidence, self.device)
         prepare(network, settings)
         labels = np.unique(store.pids, return_inverse=True)[1]
         self.labels = torch.from_numpy(labels).to(self.device)
@@ -130,7 +133,7 @@ class Stage2:
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
-        crops, maps = self._augmented(batch, rng)
+        crops, maps, sure = self._augmented(batch, rng)
         index = torch.from_numpy(batch).to(self.device, non_blocking=True)
         inputs = [normalize_crops(crops, self.network.mean, self.network.std)]
         if self.cameras is not None:
@@ -138,20 +141,20 @@ class Stage2:
         self.optimizer.zero_grad(set_to_none=True)
         if self.settings.accumulate > 1:
             parts = MicroBatches(self.network, inputs, self.settings.accumulate)
-            terms = self._backward(self.network.heads(parts.encoded), index, maps)
+            terms = self._backward(self.network.heads(parts.encoded), index, maps, sure)
             parts.backward()
         else:
-            terms = self._backward(self.network(*inputs), index, maps)
+            terms = self._backward(self.network(*inputs), index, maps, sure)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return terms
 
     def _backward(
-        self, output: ReIDOutput, index: Tensor, maps: Tensor | None
+        self, output: ReIDOutput, index: Tensor, maps: Tensor | None, sure: Tensor | None
     ) -> dict[str, Tensor]:
         """The gradient of Eq. 12 for crops `index`; the loss terms and the training accuracy."""
         labels = self.labels[index]
-        terms = loss_terms(output, labels, maps, self.texts, self.settings.loss)
+        terms = loss_terms(output, labels, maps, self.texts, self.settings.loss, sure)
         if self.embeddings is not None and output.distilled is not None:
             terms["embedding"] = self.settings.loss.embedding * embedding_loss(
                 output.distilled, self.embeddings[index].float()
@@ -162,12 +165,13 @@ class Stage2:
 
     def _augmented(
         self, batch: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """Crops uint8 [B, H, W, 3] and maps uint8 [B, H, W], on the device."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Crops uint8 [B, H, W, 3], maps and their confidence uint8 [B, H, W], on the device."""
         crops, maps, mirror = self.crops.take(batch), None, None
         if self.maps is not None and self.texts is not None:
             maps, mirror = self.maps.take(batch), self.texts.vocabulary.mirror
-        return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng)
+        sure = None if self.confidence is None else self.confidence.take(batch)
+        return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng, sure)
 
 
 def prepare(network: ReIDNetwork, settings: Stage2Settings) -> None:
@@ -197,6 +201,7 @@ def loss_terms(
     maps: Tensor | None,
     texts: Texts | None,
     settings: LossSettings,
+    confidence: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The weighted terms of Eq. 12: L_id + L_tri + L_i2tce + L_align."""
     smoothing = settings.label_smoothing
@@ -215,7 +220,7 @@ def loss_terms(
         )
     if texts is not None and output.aligned is not None and maps is not None:
         grid_hw = output.aligned.shape[2:]
-        target = text_map(maps, labels, grid_hw, texts, settings)
+        target = text_map(maps, labels, grid_hw, texts, settings, confidence)
         terms["align"] = settings.align * alignment_loss(
             output.aligned, target, settings.align_distance, settings.align_temperature
         )
