@@ -17,7 +17,7 @@ from pivl_distill.alignment import Texts, alignment_loss, text_map
 from pivl_distill.compiling import compile_body, pays
 from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
 from pivl_distill.console import track
-from pivl_distill.data.batches import Pixels
+from pivl_distill.data.batches import Pixels, to_device
 from pivl_distill.data.sampling import Schedule
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.transforms import Augmentation, augment
@@ -133,8 +133,13 @@ class Stage2:
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
+<<<<<<< HEAD
         crops, maps, sure = self._augmented(batch, rng)
         index = torch.from_numpy(batch).to(self.device, non_blocking=True)
+=======
+        crops, maps = self._augmented(batch, rng)
+        index = to_device(batch, self.device)
+>>>>>>> steps
         inputs = [normalize_crops(crops, self.network.mean, self.network.std)]
         if self.cameras is not None:
             inputs.append(self.cameras[index])
