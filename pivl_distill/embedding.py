@@ -57,7 +57,7 @@ def normalize_crops(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ..
         for values in (mean, std)
     )
     rows = crops.reshape(batch, height, width * channels).to(torch.float32, copy=True)
-    images = rows.div_(255).sub_(mean_row).div_(std_row)  # in this order: TensorRT moves no bytes
+    images = rows.div_(255).sub_(mean_row).div_(std_row)
     return images.view(crops.shape).permute(0, 3, 1, 2)
 
 
