@@ -133,13 +133,8 @@ class Stage2:
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
-<<<<<<< HEAD
         crops, maps, sure = self._augmented(batch, rng)
-        index = torch.from_numpy(batch).to(self.device, non_blocking=True)
-=======
-        crops, maps = self._augmented(batch, rng)
         index = to_device(batch, self.device)
->>>>>>> steps
         inputs = [normalize_crops(crops, self.network.mean, self.network.std)]
         if self.cameras is not None:
             inputs.append(self.cameras[index])
