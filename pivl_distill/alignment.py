@@ -23,6 +23,8 @@ from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.fusion import FusedMap, aligned_dim, orthogonal_map
 from pivl_distill.losses import part_contrast
 
+LEAST = 1e-6
+"""Of weights that something is divided by; cells without a text have none."""
 SHORTEST = 1e-8
 """Length from which vectors have an angle; shorter ones count as this long."""
 
@@ -80,6 +82,13 @@ class TextMap:
     def known(self) -> Tensor:
         """bool [B, h, w]: cells that have a text."""
         return self.shares.sum(1) > 0
+
+    @property
+    def weight(self) -> Tensor:
+        """[B, h, w] what each cell counts for, 0 where it has no text."""
+        return (
+            self.known.to(self.texts) if self.confidence is None else self.known * self.confidence
+        )
 
     def full(self) -> Tensor:
         """[B, D, h, w], zero where there is no text."""
@@ -174,11 +183,8 @@ def alignment_loss(
                 square.clamp(min=SHORTEST**2).sqrt() for square in (squares, text_squares)
             )
             errors = 2 - 2 * products / (length * text_length)
-    known = target.known
-    if target.confidence is None:
-        return errors.where(known, 0).sum() / known.sum().clamp(min=1)
-    weight = target.confidence * known
-    return (errors.where(known, 0) * weight).sum() / weight.sum().clamp(min=1 / CERTAIN)
+    weight = target.weight
+    return (errors.where(target.known, 0) * weight).sum() / weight.sum().clamp(min=LEAST)
 
 
 def _contrast(aligned: FusedMap, target: TextMap, temperature: float) -> Tensor:

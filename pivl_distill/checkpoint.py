@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from pivl_distill import ranks
 from pivl_distill.errors import PivlError
 from pivl_distill.files import write_bytes
 
@@ -24,7 +25,9 @@ should be the same bytes."""
 
 
 def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write `tensors` atomically as a file of this `kind`."""
+    """Write `tensors` atomically as a file of this `kind`; of several processes, the first does."""
+    if ranks.rank():
+        return
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     metadata = {"format": FORMAT, "kind": kind, "facts": facts}
     write_bytes(path, to_safetensors(tensors, {_ENTRY: json.dumps(metadata)}))

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from pivl_distill import ranks
 from pivl_distill.console import note
 
 LONG_RUN_STEPS = 5000
@@ -38,6 +39,8 @@ def compile_body(body: nn.Module, device: torch.device) -> None:
 
 def obstacle_to_compiling(device: torch.device) -> str | None:
     """Why torch cannot compile for this device here, in its own words; None if it can."""
+    if ranks.size() > 1:
+        return "several processes exchange the statistics of batch norms"
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
     except Exception as error:  # whatever a compiler, its headers or its packages lack

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pivl_distill import ranks
 from pivl_distill.console import track
 from pivl_distill.errors import PivlError
+from pivl_distill.whole_batch import gather
 
 Forward = Callable[..., Tensor]
 """Normalised images [B, 3, H, W], and cameras int64 [B] where wanted → features [B, F]."""
@@ -84,20 +86,22 @@ def embed(
 
     `camids` int64 [N], counted from 0, are for networks that take cameras; the others ignore them.
     `forward` replaces the network, to run an exported artifact through the same preprocessing.
+    Several processes embed a share each and have all of them.
     """
     cameras = _cameras_for(model, camids)
-    starts = range(0, len(crops), batch_size)
+    own = ranks.busy_share(len(crops))
+    starts = range(own.start, own.stop, batch_size)
     batches = []
     model.network.eval()
     with torch.inference_mode():
         for start in track(starts, description, unit="batches"):
-            stop = start + batch_size
+            stop = min(start + batch_size, own.stop)
             inputs = [model.preprocess(crops[start:stop]).to(model.device)]
             if cameras is not None:
                 inputs.append(cameras[start:stop].to(model.device))
             features = (forward or model.network)(*inputs)
             batches.append(features.float().cpu().numpy())
-    return np.concatenate(batches)
+    return gather(torch.from_numpy(np.concatenate(batches)), len(crops)).numpy()
 
 
 def _cameras_for(model: EmbeddingModel, camids: np.ndarray | None) -> Tensor | None:

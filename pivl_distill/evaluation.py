@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pivl_distill import ranks
 from pivl_distill.config import Device
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
@@ -100,4 +101,11 @@ def pick_device(wanted: Device) -> torch.device:
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
         raise PivlError("No CUDA device is available here; set device to 'auto' or 'cpu'.")
-    return torch.device("cuda" if wanted != "cpu" and available else "cpu")
+    if wanted == "cpu" or not available:
+        return torch.device("cpu")
+    if ranks.local_rank() >= (devices := torch.cuda.device_count()):
+        raise PivlError(
+            f"This machine has {devices} CUDA devices and more processes; start as many with"
+            " torchrun --nproc-per-node, or set device to 'cpu'."
+        )
+    return torch.device("cuda")

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
 from pivl_distill.fusion import FusedMap
+from pivl_distill.ranks import size
+from pivl_distill.whole_batch import gather
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,25 @@ class ReIDOutput:
     """[B, D, h, w] fused features (Eq. 10); None where nothing is aligned."""
     distilled: Tensor | None = None
     """[B, F] the crop in the space of a teacher's vectors; None without them."""
+
+    def of_whole_batch(self, crops: int) -> ReIDOutput:
+        """This process's share of an output with the vectors of the whole batch, but its own maps.
+
+        `crops` is how many the batch has. In a single process this is the output itself.
+        """
+        if size() == 1:
+            return self
+
+        def of_all(own: Tensor | None) -> Tensor | None:
+            return None if own is None else gather(own, crops)
+
+        return ReIDOutput(
+            metric=tuple(gather(own, crops) for own in self.metric),
+            logits=tuple(gather(own, crops) for own in self.logits),
+            projected=of_all(self.projected),
+            aligned=self.aligned,
+            distilled=of_all(self.distilled),
+        )
 
 
 class ReIDNetwork(nn.Module, ABC):

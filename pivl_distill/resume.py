@@ -9,6 +9,9 @@ While a run is unfinished, its folder has a folder `state/` with
 
 Files are replaced as a whole, so a run killed at any moment has the old one or the new one. What
 was done after the last saved step is undone and done again. Nothing is ever unpickled.
+
+Of several processes at a run the first writes and all read. Nothing is about any one of them, so a
+run goes on with more of them or fewer.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 import pivl_distill
+from pivl_distill import ranks
 from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.config import CACHE_LIMITS
 from pivl_distill.console import note
@@ -110,11 +114,11 @@ class Progress:
             try:
                 with self._signals.handled():
                     yield
-            except (KeyboardInterrupt, SystemExit):
+            except (KeyboardInterrupt, SystemExit, ranks.OtherProcessError):
                 how = f"pivl-distill {command} --resume {self.run}"
                 note(f"{self.run} is unfinished; continue it with `{how}`.")
                 raise
-        if (self.run / FINISHED).is_file():
+        if not ranks.rank() and (self.run / FINISHED).is_file():
             shutil.rmtree(self.run / STATE)
 
     def pin(self, **facts: Any) -> None:
@@ -134,7 +138,8 @@ class Progress:
             raise PivlError(f"{told}\nUndo the change to continue it, or start a new run.")
         if other_machine := [line for name, line in changed.items() if name.startswith(MACHINE)]:
             note("\n".join(["The result may differ in its last bits:", *other_machine]))
-        write_json(self._contract_file, known | facts)
+        if not ranks.rank():
+            write_json(self._contract_file, known | facts)
 
     def enter(self, stage: str) -> None:
         """From here on, time counts for `stage`."""
@@ -168,21 +173,23 @@ class Progress:
                     continue
                 yield step
                 late = time.monotonic() - self._saved_at >= SAVE_PERIOD_S
-                stop = self._signals.waiting is not None
-                if step.ends_epoch or late or stop:
+                stop = self._signals.agreed()
+                if not ranks.rank() and (step.ends_epoch or late or stop):
                     self._save(stage, number, step, parts)
                 if stop:
+                    ranks.wait()
                     break
 
     def _go_back(self) -> None:
         """Undo what was done after the last saved step, or half-done."""
-        remove_partial(self.run)
+        if not ranks.rank():
+            remove_partial(self.run)
         metrics = ""
         if self._progress_file.is_file():
             _, tensors, facts = load_tensors(self._progress_file, KIND)
             saved = Saved(**facts)
             self._last, self.seconds, metrics = (saved, tensors), saved.seconds, saved.metrics
-        if (self.run / METRICS).is_file():
+        if not ranks.rank() and (self.run / METRICS).is_file():
             write_text(self.run / METRICS, metrics)
 
     def _save(self, stage: str, done: int, step: Step, parts: dict[str, Stateful]) -> None:
@@ -225,6 +232,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """What decides the last bits of a result beside its settings."""
     return {
         "device": device.type,
+        "processes": ranks.size(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "pivl-distill": pivl_distill.__version__,
@@ -244,6 +252,10 @@ def is_running(run: Path) -> bool:
 
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
+    """Process 0 holds the lock for all of them."""
+    if ranks.rank():
+        yield
+        return
     (run / STATE).mkdir(parents=True, exist_ok=True)
     lock = FileLock(run / STATE / "lock")
     try:
@@ -257,7 +269,11 @@ def _locked(run: Path) -> Iterator[None]:
 
 
 class _Signals:
-    """SIGTERM and Ctrl-C; while held, the first of them waits. A second one never does."""
+    """SIGTERM and Ctrl-C; while held, the first of them waits. A second one never does.
+
+    Of several processes each is told more than once, by its terminal or queue and by torchrun, so
+    there all of them wait; torchrun kills what takes too long.
+    """
 
     def __init__(self) -> None:
         self.waiting: int | None = None
@@ -288,8 +304,13 @@ class _Signals:
         if self.waiting is not None:
             self._raise(self.waiting)
 
+    def agreed(self) -> bool:
+        """Whether one waits, here or in another process: all stop after the same step."""
+        self.waiting = ranks.highest(self.waiting or 0) or None
+        return self.waiting is not None
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._holding and self.waiting is None:
+        if self._holding and (self.waiting is None or ranks.size() > 1):
             self.waiting = number
         else:
             self._raise(number)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import yaml
 
+from pivl_distill import ranks
 from pivl_distill.config import DataSettings
 from pivl_distill.errors import PivlError
 from pivl_distill.files import write_json, write_text
@@ -25,7 +26,10 @@ Kind = Literal["teach", "student", "export"]
 
 
 class Run:
-    """One run's folder; writes are atomic except metrics.jsonl, which is appended line by line."""
+    """One run's folder; writes are atomic except metrics.jsonl, which is appended line by line.
+
+    Of several processes the first writes; what the others have to say is the same.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,16 +38,9 @@ class Run:
     def create(cls, kind: Kind, config_yaml: str, path: Path | None = None) -> Run:
         """A fresh folder: `path`, or the next free `runs/<kind>-<number>`.
 
-        An existing folder is never written over: PivlError.
+        An existing folder is never written over: PivlError. Several processes share one folder.
         """
-        if path is None:
-            numbers = [_number(p) for p in RUNS_DIR.glob(f"{kind}-*")]
-            path = RUNS_DIR / f"{kind}-{max(numbers, default=0) + 1}"
-        if path.exists() and any(path.iterdir()):
-            raise PivlError(f"{path} already holds a run; name another folder with --out.")
-        path.mkdir(parents=True, exist_ok=True)
-        write_text(path / CONFIG, config_yaml)
-        return cls(path)
+        return cls(Path(ranks.first_says(lambda: str(_new_folder(kind, config_yaml, path)))))
 
     @classmethod
     def unfinished(cls, kind: Kind, path: Path) -> Run:
@@ -113,6 +110,8 @@ class Run:
 
     def log(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl."""
+        if ranks.rank():
+            return
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
             file.flush()
@@ -120,7 +119,19 @@ class Run:
 
     def finish(self, kind: Kind, **facts: Any) -> None:
         """Mark the run complete with its summary."""
-        write_json(self.path / FINISHED, {"kind": kind, **facts})
+        if not ranks.rank():
+            write_json(self.path / FINISHED, {"kind": kind, **facts})
+
+
+def _new_folder(kind: Kind, config_yaml: str, path: Path | None) -> Path:
+    if path is None:
+        numbers = [_number(p) for p in RUNS_DIR.glob(f"{kind}-*")]
+        path = RUNS_DIR / f"{kind}-{max(numbers, default=0) + 1}"
+    if path.exists() and any(path.iterdir()):
+        raise PivlError(f"{path} already holds a run; name another folder with --out.")
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(path / CONFIG, config_yaml)
+    return path
 
 
 def data_of(folder: Path) -> DataSettings:

@@ -2,6 +2,7 @@
 
 Crops and maps are augmented together; the bank gives the texts. Order and augmentation of the data
 depend on the seed and the epoch alone, so runs that differ only in their losses see the same data.
+Several processes share the crops of a batch; its losses and their gradient stay those of one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pivl_distill import ranks
 from pivl_distill.alignment import Texts, alignment_loss, text_map
 from pivl_distill.compiling import compile_body, pays
 from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
@@ -23,12 +25,16 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE
 from pivl_distill.embedding import normalize_crops
+from pivl_distill.errors import PivlError
+from pivl_distill.fusion import FusedMap
 from pivl_distill.losses import embedding_loss, identity_loss, image_to_text_loss, triplet_loss
 from pivl_distill.microbatches import MicroBatches
+from pivl_distill.norms import whole_batch_norms
 from pivl_distill.precision import half_of, loss_scaler
 from pivl_distill.reid import ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
 from pivl_distill.schedules import floored_cosine, steps
+from pivl_distill.whole_batch import begin_alike, gather, mean, sum_gradients
 
 WARMUP_START = 0.02
 """Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
@@ -44,6 +50,7 @@ def train(
     description: str,
 ) -> None:
     """Train `network` in place by Eq. 12; one line of metrics per epoch goes to the run."""
+    require_crops(settings)
     stage = Stage2(network, store, texts, settings)
     totals = Totals()
     if pays(settings.compile, about_steps(store, settings), stage.device):
@@ -56,6 +63,7 @@ def train(
         scaler=stage.scaler,
         totals=totals,
     )
+    begin_alike(network)
     start, crops_seen = time.monotonic(), 0
     network.train()
     for step in track(steps, description):
@@ -87,6 +95,16 @@ def about_steps(store: CropStore, settings: Stage2Settings) -> int:
         * len(store)
         // (settings.identities_per_batch * settings.crops_per_identity)
     )
+
+
+def require_crops(settings: Stage2Settings) -> None:
+    """PivlError unless every process has crops in every batch, and in every part of its share."""
+    crops = settings.identities_per_batch * settings.crops_per_identity
+    if crops < ranks.size() * settings.accumulate:
+        raise PivlError(
+            f"{ranks.size()} processes cannot share a batch of {crops} crops in"
+            f" {settings.accumulate} parts each; start fewer, or raise stage2.identities_per_batch."
+        )
 
 
 class Stage2:
@@ -134,26 +152,32 @@ class Stage2:
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
         crops, maps, sure = self._augmented(batch, rng)
+        own = ranks.share(len(batch))
         index = to_device(batch, self.device)
-        inputs = [normalize_crops(crops, self.network.mean, self.network.std)]
+        inputs = [normalize_crops(crops[own], self.network.mean, self.network.std)]
         if self.cameras is not None:
-            inputs.append(self.cameras[index])
+            inputs.append(self.cameras[index[own]])
         self.optimizer.zero_grad(set_to_none=True)
-        if self.settings.accumulate > 1:
-            parts = MicroBatches(self.network, inputs, self.settings.accumulate)
-            terms = self._backward(self.network.heads(parts.encoded), index, maps, sure)
-            parts.backward()
-        else:
-            terms = self._backward(self.network(*inputs), index, maps, sure)
+        with whole_batch_norms():
+            if self.settings.accumulate > 1:
+                parts = MicroBatches(self.network, inputs, self.settings.accumulate)
+                terms = self._backward(self.network.heads(parts.encoded), index, maps, sure)
+                parts.backward()
+            else:
+                terms = self._backward(self.network(*inputs), index, maps, sure)
+        sum_gradients(self.network.parameters())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return terms
 
     def _backward(
-        self, output: ReIDOutput, index: Tensor, maps: Tensor | None, sure: Tensor | None
+        self, own: ReIDOutput, index: Tensor, maps: Tensor | None, sure: Tensor | None
     ) -> dict[str, Tensor]:
-        """The gradient of Eq. 12 for crops `index`; the loss terms and the training accuracy."""
-        labels = self.labels[index]
+        """The gradient of Eq. 12 for crops `index`; the loss terms and the training accuracy.
+
+        `own` is what this process's share of them gave.
+        """
+        labels, output = self.labels[index], own.of_whole_batch(len(index))
         terms = loss_terms(output, labels, maps, self.texts, self.settings.loss, sure)
         if self.embeddings is not None and output.distilled is not None:
             terms["embedding"] = self.settings.loss.embedding * embedding_loss(
@@ -203,7 +227,10 @@ def loss_terms(
     settings: LossSettings,
     confidence: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The weighted terms of Eq. 12: L_id + L_tri + L_i2tce + L_align."""
+    """The weighted terms of Eq. 12: L_id + L_tri + L_i2tce + L_align.
+
+    All see the whole batch, but `output.aligned` is this process's share of it.
+    """
     smoothing = settings.label_smoothing
     identity = [identity_loss(logits, labels, smoothing) for logits in output.logits]
     triplet = [
@@ -219,12 +246,34 @@ def loss_terms(
             output.projected, texts.identity, labels, smoothing
         )
     if texts is not None and output.aligned is not None and maps is not None:
-        grid_hw = output.aligned.shape[2:]
-        target = text_map(maps, labels, grid_hw, texts, settings, confidence)
-        terms["align"] = settings.align * alignment_loss(
-            output.aligned, target, settings.align_distance, settings.align_temperature
+        terms["align"] = settings.align * align_term(
+            output.aligned, labels, maps, texts, settings, confidence
         )
     return terms
+
+
+def align_term(
+    aligned: FusedMap,
+    labels: Tensor,
+    maps: Tensor,
+    texts: Texts,
+    settings: LossSettings,
+    confidence: Tensor | None,
+) -> Tensor:
+    """L_align (Eq. 11) of a batch; `aligned` is this process's share of it.
+
+    A mean over cells is put together from the means of all processes; only what is contrasted has
+    to be in one place, for maps are by far the largest of all outputs.
+    """
+    own, contrasts = ranks.share(len(labels)), settings.align_distance == "contrastive"
+    if contrasts and ranks.size() > 1:
+        aligned, own = FusedMap(gather(aligned.full(), len(labels))), slice(None)
+    sure = None if confidence is None else confidence[own]
+    target = text_map(maps[own], labels[own], aligned.shape[2:], texts, settings, sure)
+    loss = alignment_loss(aligned, target, settings.align_distance, settings.align_temperature)
+    if contrasts or ranks.size() == 1:
+        return loss
+    return mean(loss, target.weight.sum())
 
 
 def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.optim.Optimizer:

@@ -11,15 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pivl_distill import array_cache
+from pivl_distill import array_cache, ranks
 from pivl_distill.cache import cache_folder
 from pivl_distill.config import Precision, TuningSettings
 from pivl_distill.console import track
@@ -29,6 +30,7 @@ from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.embedding import normalize_crops
 from pivl_distill.errors import PivlError
 from pivl_distill.precision import half_of
+from pivl_distill.whole_batch import gather
 from teachers.clip import Clip
 
 FORMAT_VERSION = 1
@@ -64,7 +66,8 @@ def encode_crops(
 
     At most `feature_cache_gib` of features stay on disk, the least recently used go first; with 0,
     and where they do not fit, these are kept in memory instead. Cells are encoded only where part
-    prompts are tuned: they are by far the largest of all.
+    prompts are tuned: they are by far the largest of all. Several processes encode a share of each
+    batch and send it to all of them; one of each machine writes the file.
     """
     path = settings.cell_features if settings.part_epochs else None
     limit = int(settings.feature_cache_gib * 2**30)
@@ -73,23 +76,42 @@ def encode_crops(
     needed = sum(math.prod(shape) * HALF.itemsize for shape in shapes.values())
     folder = cache_folder() / "features"
     entry = folder / feature_key(clip, store, path, half) if needed <= limit else None
-    if entry is not None and array_cache.has_room(entry, shapes, HALF, WHAT):
-        arrays = array_cache.read(entry, shapes, HALF, WHAT)
-        if arrays is None:
-            array_cache.write(entry, shapes, HALF, _batches(clip, store, path, half))
-            arrays = array_cache.read(entry, shapes, HALF, WHAT)
-            assert arrays is not None, entry
-        array_cache.used(entry, limit)
+    if entry is not None and not ranks.highest(not array_cache.has_room(entry, shapes, HALF, WHAT)):
+        arrays = _cached(entry, shapes, lambda: _batches(clip, store, path, half))
+        if not ranks.local_rank():
+            array_cache.used(entry, limit)
     else:
-        arrays = {name: np.empty(shape, HALF) for name, shape in shapes.items()}
-        for number, batch in enumerate(_batches(clip, store, path, half)):
+        arrays, start = {name: np.empty(shape, HALF) for name, shape in shapes.items()}, 0
+        for batch in _batches(clip, store, path, half):
+            stop = start + len(batch["projected"])
             for name, values in batch.items():
-                arrays[name][number * BATCH_CROPS : (number + 1) * BATCH_CROPS] = values
+                arrays[name][start:stop] = values
+            start = stop
     device = clip.text.positional_embedding.device
     projected = torch.from_numpy(arrays["projected"]).to(device, torch.float32)
     cells = arrays.get("cells", np.empty((len(store), 0, clip.image.dim), HALF))
     parts = _part_of_cells(clip, store, vocabulary, settings)
     return FrozenFeatures(projected, torch.from_numpy(cells), parts)
+
+
+def _cached(
+    entry: Path,
+    shapes: array_cache.Shapes,
+    encoded: Callable[[], Iterator[dict[str, np.ndarray]]],
+) -> dict[str, np.ndarray]:
+    """The arrays of an entry, which is made first where a machine has none."""
+    with ranks.first_on_machine():
+        arrays = array_cache.read(entry, shapes, HALF, WHAT)
+    if ranks.highest(arrays is None):
+        if arrays is None and not ranks.local_rank():
+            array_cache.write(entry, shapes, HALF, encoded())
+        else:
+            for _ in encoded():
+                pass
+        ranks.wait()
+        arrays = array_cache.read(entry, shapes, HALF, WHAT)
+    assert arrays is not None, entry
+    return arrays
 
 
 def feature_shapes(
@@ -127,12 +149,14 @@ def feature_key(
 def _batches(
     clip: Clip, store: CropStore, path: CellPath | None, half: torch.dtype | None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The features of `BATCH_CROPS` crops after the other."""
+    """The features of `BATCH_CROPS` crops for each process, one batch after the other."""
     device = clip.text.positional_embedding.device
-    starts = range(0, len(store), BATCH_CROPS)
-    for start in track(starts, "Encoding crops with CLIP", unit="batches"):
-        crops = torch.from_numpy(store.crops[start : start + BATCH_CROPS]).to(device)
-        tokens = _tokens(clip, crops, path, half).half().cpu().numpy()
+    size = BATCH_CROPS * ranks.size()
+    for start in track(range(0, len(store), size), "Encoding crops with CLIP", unit="batches"):
+        together = store.crops[start : start + size]
+        crops = torch.from_numpy(together[ranks.busy_share(len(together))]).to(device)
+        own = _tokens(clip, crops, path, half).half()
+        tokens = gather(own, len(together)).cpu().numpy()
         if not np.isfinite(tokens).all():
             raise PivlError(
                 "CLIP's features of the crops overflow half precision, which they are computed in"

@@ -1,7 +1,7 @@
 """What stage 1 minimises, Eq. 8: Eq. 2 on whole crops and Eq. 7 on their cells, for one batch.
 
-Texts are encoded once for each identity, or identity and part, of the batch. How Eq. 7 may be read
-is set in `TuningSettings`; `docs/readings.md` says which reading is whose.
+Texts are encoded once for each identity, or identity and part, of the batch, each by one process.
+How Eq. 7 may be read is set in `TuningSettings`; `docs/readings.md` says which reading is whose.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from pivl_distill.config import TuningSettings
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.losses import identity_contrast, part_contrast
+from pivl_distill.whole_batch import divided
 from teachers.clip import Clip
 from teachers.features import FrozenFeatures
 from teachers.prompts import IdentityPrompts
@@ -58,7 +59,7 @@ def identity_loss(
     """Eq. 2 for one batch of crop indices."""
     index = torch.from_numpy(batch).to(rows.device)
     identities, owner = rows[index].unique(return_inverse=True)
-    images, texts = features.projected[index], learned.identity(identities)
+    images, texts = features.projected[index], divided(learned.identity, identities)
     if settings.identity_normalize:
         images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
     return identity_contrast(images, texts, owner, settings.identity_temperature)
@@ -81,7 +82,7 @@ def part_loss(
     parts, first = len(vocabulary), rows[index][:, None] * len(vocabulary)
     pair = first + part  # [B, S]
     pairs = pair[there].unique()
-    texts = similar(learned.part(pairs // parts, pairs % parts), settings)  # [U, D]
+    texts = similar(divided(learned.part, pairs // parts, pairs % parts), settings)  # [U, D]
 
     def contrast(cells: Tensor, texts: Tensor, owner: Tensor, size: Tensor | None) -> Tensor:
         temperature = settings.part_temperature

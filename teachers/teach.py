@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import pivl_distill
+from pivl_distill import ranks
 from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
 from pivl_distill.checkpoint import is_foreign
@@ -87,6 +88,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         if "bank" not in run.progress.contract:
             bank = learn_bank(config, clip, store, dataset, vocabulary or LIP20, run)
             bank.save(run.path / BANK_FILE, config.bank_precision)
+            ranks.wait()
         bank = PromptBank.load(run.path / BANK_FILE)
         run.progress.pin(bank=sha256(run.path / BANK_FILE))
 

@@ -17,6 +17,7 @@ from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.runs import Run
 from pivl_distill.schedules import cosine_per_epoch, smooth_cosine
 from pivl_distill.training import Totals
+from pivl_distill.whole_batch import begin_alike, divided, sum_gradients
 from teachers.clip import Clip
 from teachers.features import FrozenFeatures
 from teachers.objective import prompt_losses, resolve_temperature
@@ -74,6 +75,7 @@ def tune_prompts(
         optimizer=optimizer,
         totals=totals,
     )
+    begin_alike(learned)
     for step in track(steps, "Tuning prompts"):
         set_rate(optimizer, settings, step.epochs_before)
         losses = prompt_losses(
@@ -81,6 +83,7 @@ def tune_prompts(
         )
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
+        sum_gradients(learned.parameters())
         optimizer.step()
         totals.add(losses)
         if step.ends_epoch:
@@ -132,11 +135,11 @@ def bank_texts(learned: IdentityPrompts, present: Tensor) -> tuple[Tensor, Tenso
     """
     device = learned.tokens.device
     rows = torch.arange(len(present), device=device)
-    identity = torch.cat([learned.identity(chunk) for chunk in rows.split(CHUNK_PROMPTS)])
+    identity = torch.cat([divided(learned.identity, c) for c in rows.split(CHUNK_PROMPTS)])
     part = identity.new_zeros(*present.shape, identity.shape[1])
     pairs = present.to(device).nonzero()
     chunks = pairs.split(CHUNK_PROMPTS) if len(pairs) else ()
     for chunk in track(chunks, "Encoding the bank", unit="chunks"):
         row, number = chunk.unbind(1)
-        part[row, number] = learned.part(row, number)
+        part[row, number] = divided(learned.part, row, number)
     return identity, part

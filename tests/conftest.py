@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +54,49 @@ def ctrl_c() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that has ended: its exit code and all that it printed."""
+
+    code: int
+    said: str
+
+
+@pytest.fixture(scope="session")
+def launch() -> Callable[..., list[Ended]]:
+    """`launch(size, *arguments)` runs Python in so many processes, each told what torchrun tells.
+
+    The standard input of a process ends when those before it have ended.
+    """
+
+    def run(size: int, *arguments: object) -> list[Ended]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        shared = {"WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        processes = []
+        for rank in range(size):
+            told = shared | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1}
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *map(str, arguments)],
+                    env=os.environ | {name: str(value) for name, value in told.items()},
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    text=True,
+                )
+            )
+        try:
+            outputs = [process.communicate(timeout=120)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        return [Ended(p.returncode, said) for p, said in zip(processes, outputs, strict=True)]
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pivl_distill import __version__
+from pivl_distill import __version__, ranks
 from pivl_distill.errors import PivlError
 
 if TYPE_CHECKING:
@@ -25,22 +25,52 @@ COUNT = click.IntRange(min=1)
 DEVICE = click.Choice(["cpu", "cuda"])
 
 
+MANY = ("teach", "student", "evaluate", "embed", "parse")
+"""What torchrun may start in several processes; the others would do the same thing twice."""
+
+
 class Commands(click.Group):
-    """Commands in the order of the work; what the user can mend is printed without traceback."""
+    """Commands in the order of the work; what the user can mend is printed without traceback.
+
+    Several processes are one command: the first of them to fail says so.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if ranks.launched() > 1 and name not in MANY:
+            raise PivlError(f"`pivl-distill {name}` is one process; start it without torchrun.")
+        return name, command, rest
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().invoke(ctx)
-        except PivlError as error:
-            click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-            click.echo(str(error), err=True)
-            ctx.exit(error.exit_code)
-        except KeyboardInterrupt:
-            click.echo("Stopped; what was finished is kept.", err=True)
-            ctx.exit(130)
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            if ranks.launched() > 1:
+                ranks.leave(end.code if isinstance(end.code, int) else bool(end.code))
+            raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with ranks.joined():
+            try:
+                return super().invoke(ctx)
+            except PivlError as error:
+                if ranks.tells(error):
+                    click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
+                    click.echo(str(error), err=True)
+                ctx.exit(error.exit_code)
+            except click.ClickException as error:
+                if ranks.tells(error):
+                    raise
+                ctx.exit(error.exit_code)
+            except KeyboardInterrupt:
+                if not ranks.rank():
+                    click.echo("Stopped; what was finished is kept.", err=True)
+                ctx.exit(130)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -433,7 +463,7 @@ def evaluate(
     print_retrieval(evaluation)
     if rerank:
         print_reranked(score_reranked(evaluation.features, evaluation.test))
-    if sheet is not None:
+    if sheet is not None and not ranks.rank():
         ranking_sheet(evaluation.features, evaluation.test, sheet)
 
 
@@ -462,7 +492,8 @@ def embed(
 ) -> None:
     """Write the vectors of all images in a folder; exit code 3 if some cannot be read.
 
-    Runs without torch. Vectors are of length one: compare them by their dot product.
+    Runs without torch. Vectors are of length one: compare them by their dot product. Several
+    processes (torchrun) write a Parquet file each.
     """
     from pivl_distill.cli.features import embed_folder, print_embedded
     from pivl_distill.errors import VerificationError

@@ -2,6 +2,7 @@
 
 Vectors go to disk as they come, so memory does not grow with the folder, and the file appears whole
 or not at all. Images that cannot be read are left out and listed, in the report and in the file.
+Several processes write a Parquet file each, which are searched as one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pivl_distill import __version__
+from pivl_distill import __version__, ranks
 from pivl_distill.console import note, summary, track
 from pivl_distill.data.listing import images_below, require_images
 from pivl_distill.errors import PivlError
@@ -47,11 +48,13 @@ def embed_folder(
     """Embed all images in `folder` and below into `out`, a name ending in .npz or .parquet.
 
     `camera` is that of all images, for networks that take one. Raises PivlError, with nothing
-    written, for another ending, an empty folder, or one without any readable image.
+    written, for another ending, an empty folder, or one without any readable image. Several
+    processes take a share of the images each, and put its place into the name: `out-2-of-4`.
     """
-    write = _writer(out)
-    paths = images_below(folder)
-    require_images(len(paths), folder)
+    write, out = _writer(out), shard(out)
+    every = images_below(folder)
+    require_images(len(every), folder)
+    paths = every[ranks.share(len(every))]
     artifact = extractor.artifact
     facts: Facts = {
         "network": extractor.name,
@@ -70,10 +73,23 @@ def embed_folder(
                 unreadable.append(name)
             else:
                 add(name, vector)
-        if len(unreadable) == len(paths):
-            raise PivlError(f"None of the {len(paths)} images in {folder} can be read.")
-    vectors = len(paths) - len(unreadable)
+        of_all = [json.loads(text) for text in ranks.everyone_says(json.dumps(unreadable))]
+        unreadable = [name for of_one in of_all for name in of_one]
+        if len(unreadable) == len(every):
+            raise PivlError(f"None of the {len(every)} images in {folder} can be read.")
+    vectors = len(every) - len(unreadable)
     return EmbedReport(out, vectors, extractor.dim, artifact.file, extractor.device, unreadable)
+
+
+def shard(out: Path) -> Path:
+    """The file of this process; PivlError where there are several and `out` is no Parquet file."""
+    if ranks.size() == 1:
+        return out
+    if out.suffix != ".parquet":
+        raise PivlError(f"Several processes write Parquet files, not {out}: end it in .parquet.")
+    digits = len(str(ranks.size()))  # as many in each, so that names are in the order of the images
+    place = f"{ranks.rank() + 1:0{digits}}-of-{ranks.size()}"
+    return out.with_name(f"{out.stem}-{place}.parquet")
 
 
 def print_embedded(report: EmbedReport) -> None:
@@ -83,7 +99,7 @@ def print_embedded(report: EmbedReport) -> None:
     if len(report.unreadable) > _SHOWN:
         note(f"… and {len(report.unreadable) - _SHOWN:,} more; {report.out} lists them all.")
     facts: dict[str, object] = {
-        "file": report.out,
+        "file": report.out if ranks.size() == 1 else f"{report.out} and the others' beside it",
         "vectors": f"{report.vectors:,} of {report.dim} values, of length one",
         "by": f"{report.artifact} on the {report.device}",
     }

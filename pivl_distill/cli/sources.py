@@ -6,6 +6,7 @@ Stages are imported where they are used: a student must not load CLIP, nor a tea
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from pivl_distill import ranks
 from pivl_distill.checkpoint import is_foreign, load_tensors
 from pivl_distill.config import DataSettings
 from pivl_distill.console import note
@@ -46,6 +48,11 @@ class Place:
     resume: Path | None = None
 
     @property
+    def named(self) -> list[str | None]:
+        """Both as texts."""
+        return [None if path is None else str(path) for path in (self.out, self.resume)]
+
+    @property
     def begun_config(self) -> str | None:
         """The config.yaml of the run to be continued."""
         return None if self.resume is None else str(self.resume / CONFIG)
@@ -61,8 +68,14 @@ def run_place(kind: Kind, out: Path | None, resume: str | None) -> Place:
     """The place that --out and --resume name; --resume without a RUN is "".
 
     With --out and --resume together the run in that folder is continued, or begun if there is none:
-    one command for a job that may be sent away and started again.
+    one command for a job that may be sent away and started again. Several processes go where the
+    first finds that they should.
     """
+    named = ranks.first_says(lambda: json.dumps(_run_place(kind, out, resume).named))
+    return Place(*(None if path is None else Path(path) for path in json.loads(named)))
+
+
+def _run_place(kind: Kind, out: Path | None, resume: str | None) -> Place:
     if resume is None:
         latest = Run.begun(kind)[-1:]
         if latest and latest[0].stopped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pivl_distill import ranks
 from pivl_distill.console import track
 from pivl_distill.data.images import read_pixels
 from pivl_distill.data.parsing import read_map
@@ -61,25 +63,33 @@ def write_maps(
     """Write a map of each image of `splits` into the folder `out`, which may hold some already.
 
     Raises PivlError if `out` holds other maps, two images would share a map, or an image cannot be
-    read; maps that were written until then stay.
+    read; maps that were written until then stay. Several processes take turns with the images, and
+    all look at all maps.
     """
     jobs = plan(dataset, splits)
-    folder = MapFolder(out, cleaning.vocabulary, parser.facts)
+    with ranks.first():
+        folder = MapFolder(out, cleaning.vocabulary, parser.facts)
+    own = jobs[ranks.rank() :: ranks.size()]
     todo = [
         job
-        for job in track(jobs, "Looking for earlier maps", unit="images")
+        for job in track(own, "Looking for earlier maps", unit="images")
         if not folder.holds(job.name, _size_hw(job.record.path))
     ]
     steps = _write(todo, parser, cleaning, folder)
     made = list(track(steps, "Parsing", total=len(todo), unit="images"))
-    missing = tuple(job.name for job, written in zip(todo, made, strict=True) if not written)
-    folder.finish(len(jobs) - len(missing))
-    mapped = [job for job in jobs if job.name not in set(missing)]
+    unmapped = [str(job.name) for job, written in zip(todo, made, strict=True) if not written]
+    told = [json.loads(text) for text in ranks.everyone_says(json.dumps([len(todo), unmapped]))]
+    tried = sum(number for number, _ in told)
+    without = {name for _, names in told for name in names}
+    missing = tuple(job.name for job in jobs if str(job.name) in without)
+    mapped = [job for job in jobs if str(job.name) not in without]
+    if not ranks.rank():
+        folder.finish(len(mapped))
     survey, agreement = inspect(mapped, folder, dataset)
     return ParseReport(
         folder=out,
-        written=len(todo) - len(missing),
-        kept=len(jobs) - len(todo),
+        written=tried - len(missing),
+        kept=len(jobs) - tried,
         missing=missing,
         survey=survey,
         agreement=agreement,
@@ -159,7 +169,7 @@ def inspect(
 
 def _draw(jobs: Sequence[_Job], folder: MapFolder, survey: Survey) -> Path | None:
     """The QA sheet, of evenly spaced images."""
-    if not jobs:
+    if not jobs or ranks.rank():
         return None
     chosen = np.linspace(0, len(jobs) - 1, min(len(jobs), 32)).round().astype(int)
     pairs = [

@@ -85,7 +85,8 @@ def gradients(network: Small) -> dict[str, Tensor]:
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
 @pytest.mark.parametrize("distance", ["cosine", "mse", "contrastive"])
 def test_parts_give_the_loss_and_the_gradients_of_the_whole(texts, band_store, parts, distance):
-    maps, loss = torch.from_numpy(band_store.maps[:CROPS]), {"align_distance": distance, "triplet_margin": 3.0}
+    maps = torch.from_numpy(band_store.maps[:CROPS])
+    loss = {"align_distance": distance, "triplet_margin": 3.0}
     whole, split = Small().double().train(), Small().double().train()
     expected = loss_of(whole(*inputs()), texts, maps, **loss)
     expected.backward()
@@ -141,7 +142,8 @@ def test_running_statistics_move_once_a_step(texts, band_store):
     batch = MicroBatches(network, inputs(), 2)
     assert norm.num_batches_tracked == 0
     assert torch.equal(norm.running_mean, before)
-    loss_of(network.heads(batch.encoded), texts, torch.from_numpy(band_store.maps[:CROPS])).backward()
+    maps = torch.from_numpy(band_store.maps[:CROPS])
+    loss_of(network.heads(batch.encoded), texts, maps).backward()
     batch.backward()
     assert norm.num_batches_tracked == 2
     assert network.neck.norm.num_batches_tracked == 1

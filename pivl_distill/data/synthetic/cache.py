@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pivl_distill import ranks
 from pivl_distill.cache import cache_folder
 from pivl_distill.data.synthetic.dataset import GENERATOR_VERSION, write_dataset
 from pivl_distill.data.synthetic.tiers import get_tier
@@ -16,11 +17,12 @@ def cached_dataset(tier_name: str, seed: int = 0) -> Path:
     """
     tier = get_tier(tier_name)
     root = cache_folder() / "synthetic" / f"{tier.name}-seed{seed}-v{GENERATOR_VERSION}"
-    if root.exists():
-        return root
-    try:
-        write_dataset(root, tier, seed)
-    except OSError:
-        if not root.exists():  # else another process has finished the same tree first
-            raise
+    with ranks.first_on_machine():
+        if root.exists():
+            return root
+        try:
+            write_dataset(root, tier, seed)
+        except OSError:
+            if not root.exists():  # else another process has finished the same tree first
+                raise
     return root

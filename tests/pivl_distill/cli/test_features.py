@@ -67,6 +67,27 @@ def test_npz_holds_names_unit_vectors_and_where_they_come_from(
     assert len(facts["artifact_sha256"]) == 64
 
 
+def test_several_processes_write_a_part_each(launch, deployed_once, crops, tmp_path):
+    pytest.importorskip("pyarrow")
+    (crops / "b" / "broken.png").write_bytes(b"none")
+    command = ("-m", "pivl_distill", "embed", crops, "--export", deployed_once, "-o")
+    first, second = launch(2, *command, tmp_path / "features" / "people.parquet")
+    assert first.code == second.code == 3, first.said
+    assert second.said == ""
+    assert "7 of 24 values" in first.said
+    assert "Cannot read b/broken.png" in first.said
+    shards = FeatureShards.open(tmp_path / "features")
+    assert [p.name for p in shards.files] == ["people-1-of-2.parquet", "people-2-of-2.parquet"]
+    (crops / "b" / "broken.png").unlink()
+    names, vectors = expected(deployed_once, crops)
+    assert shards.names(range(7)) == names
+    np.testing.assert_allclose(np.concatenate(list(shards.batches())), vectors, atol=1e-6)
+    ended = launch(2, *command, tmp_path / "people.npz")
+    assert [process.code for process in ended] == [2, 2]
+    (said,) = (process.said for process in ended if process.said)
+    assert "Several processes write Parquet files" in said
+
+
 @pytest.mark.parametrize("group", [3, 7, 4096])
 def test_parquet_holds_the_same_in_groups(
     embed, deployed_once, crops, tmp_path, monkeypatch, group

@@ -1,0 +1,108 @@
+"""Commands under torchrun as a user starts it, and what they leave beside those of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.torch import load_file
+
+from pivl_distill.bank import PromptBank
+from pivl_distill.cli import main
+from pivl_distill.data.synthetic.cache import cached_dataset
+
+QUICK = ("--config", "quick")
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder; the data set is there already."""
+    monkeypatch.chdir(tmp_path)
+    cached_dataset("tiny")
+    return tmp_path
+
+
+def torchrun(*arguments: str) -> str:
+    """The output of two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*command, "-m", "pivl_distill", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def alone(*arguments: str) -> str:
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def metrics(path: Path) -> list[dict]:
+    """The lines of a run that several processes share with one."""
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("stage", "crops_per_s")} for line in lines]
+
+
+def test_teach_and_evaluate(desk: Path) -> None:
+    said = torchrun("teach", *QUICK, "-o", "together")
+    assert said.count("Taught in together") == said.count("Tuning prompts: 15 steps") == 1
+    alone("teach", *QUICK, "-o", "alone")
+    assert sorted(p.name for p in Path("together").iterdir()) == sorted(
+        p.name for p in Path("alone").iterdir()
+    )
+    for line, expected in zip(metrics(Path("together")), metrics(Path("alone")), strict=True):
+        assert line == pytest.approx(expected, rel=1e-3)
+    banks = [
+        PromptBank.load(Path(run) / "prompt_bank.safetensors") for run in ("together", "alone")
+    ]
+    np.testing.assert_allclose(banks[0].part, banks[1].part, atol=1e-3)
+    facts = [json.loads((Path(run) / "run.json").read_text()) for run in ("together", "alone")]
+    assert facts[0]["retrieval"]["mAP"] == pytest.approx(facts[1]["retrieval"]["mAP"], abs=0.05)
+
+
+def test_student_in_the_next_free_folder(desk: Path) -> None:
+    torchrun("student", *QUICK, "--bank", "none")
+    alone("student", *QUICK, "--bank", "none")
+    first, second = Path("runs/student-1"), Path("runs/student-2")
+    assert (first / "run.json").is_file()
+    assert not (first / "state").exists()
+    for line, expected in zip(metrics(first), metrics(second), strict=True):
+        assert line == pytest.approx(expected, rel=2e-2)  # Adam enlarges the last bits of zeros
+    assert (
+        load_file(first / "student.safetensors").keys()
+        == load_file(second / "student.safetensors").keys()
+    )
+
+
+def test_evaluate_and_parse(desk: Path, launch: Callable) -> None:
+    alone("student", *QUICK, "--bank", "none", "-o", "student")
+    first, second = launch(2, "-m", "pivl_distill", "evaluate", "student")
+    assert first.code == second.code == 0
+    assert second.said == ""
+    figures = [line.split() for line in alone("evaluate", "student").splitlines() if "%" in line]
+    assert figures == [line.split() for line in first.said.splitlines() if "%" in line]
+
+    first, second = launch(2, "-m", "pivl_distill", "parse", "synthetic:tiny", "-o", "maps")
+    assert first.code == second.code == 0
+    assert second.said == ""
+    assert "48 written, 0 kept" in first.said
+    alone("parse", "synthetic:tiny", "-o", "expected")
+    maps = sorted(path.relative_to("expected") for path in Path("expected").rglob("*.png"))
+    assert len(maps) == 49  # and the sheet
+    for name in maps:
+        with Image.open("maps" / name) as found, Image.open("expected" / name) as expected:
+            assert np.array_equal(found, expected), name
+    assert Path("maps/parsing.json").read_text() == Path("expected/parsing.json").read_text()

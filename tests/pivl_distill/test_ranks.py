@@ -1,0 +1,225 @@
+"""What the processes of a run tell each other, and what becomes of the others when one is gone."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pivl_distill import ranks, resume
+from pivl_distill.cli import main as command_line
+from pivl_distill.config import Stage2Settings
+from pivl_distill.console import note
+from pivl_distill.data.store import CropStore
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import PivlError
+from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.runs import Run
+from pivl_distill.training import Stage2, train
+
+SETTINGS = Stage2Settings(epochs=2, identities_per_batch=3, crops_per_identity=2)
+"""Two epochs of two steps."""
+
+
+class Small(ReIDNetwork):
+    """In double precision, with a batch norm."""
+
+    size_hw = (16, 8)
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Conv2d(3, 6, 4, 4)
+        self.neck = Neck(6, 3)
+        self.double()
+
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+        return Encoded((self.patches(images.double()).relu().mean((2, 3)),))
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        (feature,) = encoded.metric
+        return ReIDOutput((feature,), (self.neck(feature),), None, None)
+
+    @property
+    def body(self) -> nn.Module:
+        return self.patches
+
+    def embedding_model(self) -> EmbeddingModel:
+        raise NotImplementedError
+
+
+def sit(folder: Path, stop_at: int | None = None, stop: Callable[[], None] = lambda: None) -> Small:
+    """Begin or continue the run in a folder; in the middle of step `stop_at`, from 1, `stop`."""
+    rng = np.random.default_rng(0)
+    crops = rng.integers(0, 256, (12, 16, 8, 3), dtype=np.uint8)
+    store = CropStore(crops, None, np.repeat(np.arange(3), 4), None)
+    run, network, steps = Run(folder), Small(), iter(range(1, 10))
+    step = Stage2.step
+
+    def stopping(self, *args):
+        if next(steps) == stop_at:
+            stop()
+        return step(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage2, "step", stopping)
+        patch.setattr(resume, "SAVE_PERIOD_S", 0.0)
+        folder.mkdir(exist_ok=True)
+        machine = resume.machine(torch.device("cpu"))
+        with run.progress.session("student", machine=machine):
+            train(network, store, None, SETTINGS, 0, run, "Training")
+    return network
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def die() -> None:
+    raise Killed
+
+
+def assert_same(found: dict[str, Tensor], tmp_path: Path) -> None:
+    expected = sit(tmp_path / "unstopped").state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)
+
+
+def test_begun_by_two_processes_and_continued_by_one(launch, tmp_path):
+    first, second = launch(2, __file__, "kill", tmp_path / "run")
+    assert first.code == second.code == 9
+    assert second.said == ""
+    assert_same(sit(tmp_path / "run").state_dict(), tmp_path)
+
+
+def test_begun_by_one_process_and_continued_by_two(launch, tmp_path, capsys):
+    with pytest.raises(Killed):
+        sit(tmp_path / "run", 3, die)
+    first, second = launch(2, __file__, "go on", tmp_path / "run")
+    assert first.code == second.code == 0, first.said + second.said
+    assert "Continuing after step 2 of 4." in first.said
+    assert "machine.processes was 1, now 2" in first.said
+    assert "said by process 0" in first.said
+    assert second.said == ""
+    assert_same(load_file(tmp_path / "weights.safetensors"), tmp_path)
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(launch, tmp_path):
+    first, second = launch(2, __file__, "signal", tmp_path / "run")
+    assert first.code == second.code == 143
+    assert "is unfinished; continue it with `pivl-distill student --resume" in first.said
+    assert second.said == ""
+    assert_same(sit(tmp_path / "run").state_dict(), tmp_path)
+
+
+@pytest.mark.parametrize("way", ["gone", "stuck"])
+def test_the_others_say_that_one_is_missing_instead_of_waiting_for_ever(launch, tmp_path, way):
+    first, second = launch(2, __file__, way, tmp_path / "run")
+    assert (first.code, second.code) == (2, 5)
+    assert "Error: Process 0 of 2 lost another one, or waited" in " ".join(first.said.split())
+    assert "Traceback" not in first.said
+    assert "is unfinished; continue it with `pivl-distill student --resume" in first.said
+
+
+def test_an_error_of_one_process_is_told_once_and_ends_all(launch, tmp_path):
+    first, second = launch(2, __file__, "refuse", tmp_path / "run")
+    assert (first.code, second.code) == (2, 2)
+    assert first.said == ""
+    assert second.said == "Error: Only process 1 sees this.\n"
+
+
+def test_an_error_of_all_is_told_once(launch):
+    ended = launch(2, "-m", "pivl_distill", "export")
+    assert [process.code for process in ended] == [2, 2]
+    (said,) = (process.said for process in ended if process.said)
+    assert said == "Error: `pivl-distill export` is one process; start it without torchrun.\n"
+
+
+def test_processes_tell_each_other_texts(launch, tmp_path):
+    for process in launch(2, __file__, "talk", tmp_path):
+        assert process.code == 0, process.said
+
+
+def test_shares_are_whole_and_as_large_as_each_other(monkeypatch):
+    for size in range(1, 6):
+        monkeypatch.setattr(ranks, "size", lambda size=size: size)
+        for items in range(12):
+            taken = []
+            for rank in range(size):
+                monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
+                taken.append(range(items)[ranks.share(items)])
+            assert [item for share in taken for item in share] == list(range(items))
+            assert max(map(len, taken)) - min(map(len, taken)) <= 1
+
+
+def run_command(act: Callable[[], None]) -> None:
+    """`act` in place of a command's body."""
+    command_line.commands["evaluate"].callback = lambda **_: act()
+    command_line(["evaluate"])
+
+
+def talk() -> None:
+    rank = ranks.rank()
+    assert ranks.first_says(lambda: f"from {rank}") == "from 0"
+    assert ranks.everyone_says(f"of {rank}") == ["of 0", "of 1"]
+    assert ranks.highest(10 * rank) == 10
+    assert ranks.first_says(lambda: "") == ""
+
+
+def leave() -> None:
+    if ranks.rank():
+        os._exit(5)
+
+
+def hang() -> None:
+    if ranks.rank():
+        sys.stdin.read()  # until process 0 has ended
+        os._exit(5)
+
+
+def refuse() -> None:
+    if ranks.rank():
+        raise PivlError("Only process 1 sees this.")
+    ranks.wait()
+
+
+def signalled() -> None:
+    if ranks.rank():
+        os.kill(os.getpid(), 15)
+
+
+def main(task: str, folder: Path) -> None:
+    ranks.TIMEOUT = timedelta(seconds=60 if task != "stuck" else 8)
+    ranks.TOLD = timedelta(seconds=1)
+    if task == "kill":
+        with ranks.joined():
+            sit(folder, 4, lambda: os._exit(9))
+    elif task == "go on":
+        with ranks.joined():
+            note(f"said by process {ranks.rank()}")
+            network = sit(folder)
+            if not ranks.rank():
+                weights = {n: value.contiguous() for n, value in network.state_dict().items()}
+                save_file(weights, folder.parent / "weights.safetensors")
+        ranks.leave(0)
+    elif task == "signal":
+        with ranks.joined():
+            sit(folder, 2, signalled)
+    elif task in ("gone", "stuck"):
+        run_command(lambda: sit(folder, 2, leave if task == "gone" else hang))
+    else:
+        run_command({"refuse": refuse, "talk": talk}[task])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

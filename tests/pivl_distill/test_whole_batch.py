@@ -1,0 +1,207 @@
+"""Two and four processes have the losses, gradients and features of one; they run this file.
+
+In double precision, so that what differs is a mistake and not the order of a sum.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
+
+from pivl_distill import ranks
+from pivl_distill.alignment import Texts
+from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
+from pivl_distill.data.store import CropStore
+from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.embedding import EmbeddingModel, embed
+from pivl_distill.evaluation import TestCrops, evaluate_model
+from pivl_distill.fusion import FusedMap
+from pivl_distill.norms import whole_batch_norms
+from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.training import Stage2, schedule
+from pivl_distill.whole_batch import begin_alike, divided, gather, mean, sum_gradients
+
+PEOPLE, CROPS, DIM, PARTS = 6, 30, 8, len(LIP20)
+SIZES = (2, 4)
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def crop_store() -> CropStore:
+    """Noise; no map of the first person says anything, so that shares of Eq. 11 differ in size."""
+    rng = np.random.default_rng(0)
+    maps = rng.integers(0, PARTS, (CROPS, 32, 16), dtype=np.uint8)
+    maps[:5] = 255
+    return CropStore(
+        crops=rng.integers(0, 256, (CROPS, 32, 16, 3), dtype=np.uint8),
+        maps=maps,
+        pids=np.repeat(np.arange(PEOPLE), CROPS // PEOPLE),
+        camids=np.arange(CROPS) % 2,
+        embeddings=rng.standard_normal((CROPS, 5)),
+    )
+
+
+class Network(ReIDNetwork):
+    """Every output that there is, behind batch norms of torch and of timm."""
+
+    size_hw = (32, 16)
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches = nn.Sequential(nn.Conv2d(3, DIM, 4, 4, bias=False), BatchNormAct2d(DIM))
+        self.neck = Neck(DIM, PEOPLE)
+        self.project = nn.Linear(DIM, DIM)
+        self.imitate = nn.Linear(DIM, 5)
+        self.lift = nn.Linear(DIM, 2 * DIM)
+        self.double()
+
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+        maps = self.patches(images.double())
+        return Encoded((maps.mean((2, 3)), maps.amax((2, 3))), maps)
+
+    def heads(self, encoded: Encoded) -> ReIDOutput:
+        feature = encoded.metric[0]
+        assert encoded.cells is not None
+        return ReIDOutput(
+            metric=encoded.metric,
+            logits=(self.neck(feature),),
+            projected=self.project(feature),
+            aligned=FusedMap(encoded.cells, self.lift.weight, self.lift.bias),
+            distilled=self.imitate(feature),
+        )
+
+    @property
+    def body(self) -> nn.Module:
+        return self.patches
+
+    def embedding_model(self) -> EmbeddingModel:
+        network = nn.Sequential(self.patches, nn.Flatten()).float()
+        return EmbeddingModel("stub", network.eval(), self.size_hw, self.mean, self.std)
+
+
+def trained(distance: str) -> dict[str, Tensor]:
+    """The terms of each step of an epoch, the first gradients, the last weights and statistics."""
+    settings = Stage2Settings(
+        epochs=1,
+        identities_per_batch=3,
+        crops_per_identity=3,
+        augment=AugmentSettings(pad_px=2, fill="noise"),
+        loss=LossSettings(align_distance=distance, embedding=0.5),
+    )
+    store, network = crop_store(), Network().train()
+    present = torch.ones(PEOPLE, PARTS, dtype=torch.bool)
+    texts = Texts(random(PEOPLE, DIM), random(PEOPLE, PARTS, 2 * DIM, seed=1), present, LIP20)
+    stage, found = Stage2(network, store, texts, settings), {}
+    for step in schedule(store.pids, settings, seed=0):
+        terms = stage.step(step.batch, step.rng)
+        found |= {f"{name} of step {step.number}": value for name, value in terms.items()}
+        if step.number == 0:
+            found |= {
+                f"gradient of {n}": p.grad.clone()
+                for n, p in network.named_parameters()
+                if p.grad is not None
+            }
+    return found | network.state_dict()
+
+
+def embedded(count: int) -> Tensor:
+    crops = crop_store().crops[:count]
+    return torch.from_numpy(embed(Network().embedding_model(), crops, batch_size=4))
+
+
+def scored() -> dict[str, Tensor]:
+    store = crop_store()
+    query, gallery = (
+        CropStore(store.crops[of], None, store.pids[of], store.camids[of])
+        for of in (slice(0, CROPS, 5), slice(0, CROPS))
+    )
+    result = evaluate_model(Network().embedding_model(), TestCrops(query, gallery))
+    return {name: torch.tensor(value) for name, value in result.summary().items()}
+
+
+def weighed() -> dict[str, Tensor]:
+    """Shares that the processes do not have in equal parts, rows that some have none of."""
+    own = ranks.share(7)
+    weights = random(DIM, seed=3).requires_grad_()
+    share = (random(7, DIM)[own] @ weights).sum() / max(own.stop - own.start, 1)
+    loss = mean(share, own.stop - own.start) + divided(lambda x: x * weights, random(3, DIM)).sum()
+    loss.backward()
+    sum_gradients([weights])
+    return {"mean": loss, "its gradient": weights.grad, "none": mean(loss.detach() * 0, 0)}
+
+
+def results() -> dict[str, Tensor]:
+    """All that has to come out alike, whatever the number of processes."""
+    found = {"embedded": embedded(CROPS), "embedded one": embedded(1), **weighed(), **scored()}
+    for distance in ("cosine", "contrastive"):
+        found |= {f"{distance}: {name}": value for name, value in trained(distance).items()}
+    return {name: value.detach().contiguous() for name, value in found.items()}
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def together(request, launch, tmp_path_factory) -> dict[str, Tensor]:
+    """What so many processes found."""
+    out = tmp_path_factory.mktemp("results") / "results.safetensors"
+    ended = launch(request.param, __file__, out)
+    assert [process.code for process in ended] == [0] * request.param, ended
+    return load_file(out)
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Tensor]:
+    return results()
+
+
+def test_several_processes_find_what_one_does(together, alone):
+    assert together.keys() == alone.keys()
+    for name, value in alone.items():
+        tolerance = 1e-6 if value.dtype == torch.float32 else 1e-9
+        torch.testing.assert_close(
+            together[name], value, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_there_is_something_to_find(alone):
+    for part in ("identity", "triplet", "image_to_text", "align", "embedding"):
+        assert all(alone[f"{kind}: {part} of step 0"] > 0 for kind in ("cosine", "contrastive"))
+    for name in ("patches.0.weight", "patches.1.weight", "neck.norm.weight", "imitate.weight"):
+        assert alone[f"cosine: gradient of {name}"].abs().max() > 1e-6
+
+
+def test_one_process_has_no_group():
+    x = random(4, 3).requires_grad_()
+    assert ranks.size() == 1
+    assert gather(x, 4) is x
+    assert mean(x, 2) is x
+    assert divided(lambda rows: rows, x) is x
+    assert ranks.share(4) == slice(0, 4)
+    with whole_batch_norms() as mode:
+        assert mode is None
+
+
+def main(out: Path) -> None:
+    with ranks.joined():
+        network = Network()
+        if ranks.rank():
+            nn.init.zeros_(network.project.weight)
+        begin_alike(network)
+        assert torch.equal(network.project.weight, Network().project.weight)
+        found = results()
+        if not ranks.rank():
+            save_file(found, out)
+    ranks.leave(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

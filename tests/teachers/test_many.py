@@ -1,0 +1,139 @@
+"""Stage 1 of two and four processes is that of one; this file is what they run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pivl_distill import ranks
+from pivl_distill.config import PromptSettings, TuningSettings
+from pivl_distill.data.store import CropStore
+from pivl_distill.data.vocabulary import IGNORE, LIP20
+from pivl_distill.runs import Run
+from pivl_distill.whole_batch import sum_gradients
+from teachers.clip import Clip, build_tiny, hashed
+from teachers.features import FrozenFeatures, encode_crops
+from teachers.objective import prompt_losses
+from teachers.prompts import IdentityPrompts
+from teachers.text import token_rows
+from teachers.tuning import bank_texts, tune_prompts
+
+PEOPLE, CROPS = 5, 67
+"""So many crops that a batch of 64 leaves some over."""
+
+SETTINGS = TuningSettings(
+    identity_epochs=1,
+    part_epochs=1,
+    identities_per_batch=3,
+    crops_per_identity=2,
+    part_normalize=False,
+)
+PROMPTS = PromptSettings(learned_tokens=2)
+
+
+def tiny_clip() -> Clip:
+    torch.manual_seed(0)
+    words = token_rows(["a photo of the X person, wearing .", *LIP20.words])
+    return hashed(build_tiny("tiny_rn", words).freeze())
+
+
+def crop_store() -> CropStore:
+    rng = np.random.default_rng(0)
+    size_hw = (128, 64)
+    return CropStore(
+        crops=rng.integers(0, 256, (CROPS, *size_hw, 3), dtype=np.uint8),
+        maps=rng.integers(0, 4, (CROPS, *size_hw), dtype=np.uint8).repeat(1, axis=0),
+        pids=np.arange(CROPS) % PEOPLE,
+        camids=None,
+    )
+
+
+def learned_prompts(clip: Clip) -> IdentityPrompts:
+    generator = torch.Generator().manual_seed(0)
+    return IdentityPrompts(clip.text, PROMPTS, PEOPLE, LIP20, generator)
+
+
+def encoded(gib: float) -> FrozenFeatures:
+    settings = SETTINGS.model_copy(update={"feature_cache_gib": gib})
+    return encode_crops(tiny_clip(), crop_store(), LIP20, settings)
+
+
+def gradients(kind: str, rows: Tensor, batch: np.ndarray) -> dict[str, Tensor]:
+    """One step's losses and token gradients, in double precision."""
+    clip = tiny_clip()
+    clip.text.double()
+    generator = torch.Generator().manual_seed(1)
+    numbers = {"generator": generator, "dtype": torch.float64}
+    parts = torch.randint(0, 6, (CROPS, 8), generator=generator)
+    parts = parts.where(parts < 5, IGNORE if kind == "some parts" else 0)
+    if kind == "no parts":
+        parts.fill_(IGNORE)
+    dim = clip.image.dim
+    features = FrozenFeatures(
+        torch.randn(CROPS, dim, **numbers), torch.randn(CROPS, 8, dim, **numbers), parts
+    )
+    learned = learned_prompts(clip).double()
+    losses = prompt_losses(learned, features, rows, batch, SETTINGS, LIP20, epoch=1)
+    torch.stack(list(losses.values())).sum().backward()
+    sum_gradients(learned.parameters())
+    assert learned.tokens.grad is not None
+    return {**losses, "gradient": learned.tokens.grad}
+
+
+def results(folder: Path) -> dict[str, Tensor]:
+    """All that has to come out alike, whatever the number of processes."""
+    rows = torch.arange(CROPS) % PEOPLE
+    found = {}
+    for kind in ("some parts", "no parts"):
+        for batch in ([0, 5, 1, 6, 2, 7], [3]):  # the last: fewer prompts than processes
+            step = gradients(kind, rows, np.array(batch))
+            found |= {f"{kind} of {len(batch)}: {name}": value for name, value in step.items()}
+    for gib in (0, 1, 1):  # in memory, made, found
+        features = encoded(gib)
+        found |= {"projected": features.projected, "cells": features.cells}
+    clip, run = tiny_clip(), Run.create("teach", "", folder / f"run of {ranks.size()}")
+    learned = tune_prompts(clip, features, rows, LIP20, PROMPTS, SETTINGS, 0, run)
+    identity, part = bank_texts(learned, torch.ones(PEOPLE, len(LIP20), dtype=torch.bool))
+    found |= {"tokens": learned.tokens, "identity": identity, "part": part}
+    return {name: value.detach().clone() for name, value in found.items()}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_several_processes_learn_what_one_does(launch, size, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "several"))
+    ended = launch(size, __file__, tmp_path)
+    assert [process.code for process in ended] == [0] * size, ended
+    assert all(process.said == "" for process in ended[1:])
+    together = load_file(tmp_path / "results.safetensors")
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "one"))
+    alone = results(tmp_path)
+    assert together.keys() == alone.keys()
+    for name, value in alone.items():
+        tolerance = {torch.float64: 1e-9, torch.float16: 2e-3}.get(value.dtype, 1e-4)
+        torch.testing.assert_close(
+            together[name], value, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    for folder in ("several", "one"):
+        assert len(list((tmp_path / folder / "features").iterdir())) == 1
+    metrics = [tmp_path / f"run of {n}" / "metrics.jsonl" for n in (1, size)]
+    assert [len(path.read_text().splitlines()) for path in metrics] == [2, 2]
+    assert alone["some parts of 6: gradient"].abs().max() > 1e-6
+    assert not together["no parts of 1: part"]
+
+
+def main(folder: Path) -> None:
+    with ranks.joined():
+        found = results(folder)
+        if not ranks.rank():
+            save_file(found, folder / "results.safetensors")
+    ranks.leave(0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
