@@ -99,9 +99,8 @@ EVERY_OPTION = {
     "noise": Augmentation(noise_std=(0.2, 0.1, 0.05)),
     "background": Augmentation(invented=LIP20.background),
 }
-CUDA = pytest.param(
-    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+CUDA = pytest.param("cuda", marks=needs_gpu)
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
@@ -115,6 +114,18 @@ def test_a_batch_is_what_its_crops_are_one_by_one(augmentation: Augmentation, de
         np.testing.assert_array_equal(maps[number], part_map)
     assert number == 63
     assert ours.random() == theirs.random()  # as many draws, so the next batch is the same too
+
+
+@needs_gpu
+@pytest.mark.parametrize("augmentation", EVERY_OPTION.values(), ids=EVERY_OPTION)
+def test_the_host_does_not_wait_for_the_device(augmentation: Augmentation) -> None:
+    crops, maps = (torch.from_numpy(values).cuda() for values in make_batch())
+    rng = np.random.default_rng(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        augment(crops, maps, LIP20.mirror, augmentation, FILL, rng)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_nothing_asked_nothing_changed() -> None:
