@@ -21,10 +21,8 @@ from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.parsing import CERTAIN, cell_parts, part_shares
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.fusion import FusedMap, aligned_dim, orthogonal_map
-from pivl_distill.losses import part_contrast
+from pivl_distill.losses import LEAST, part_contrast
 
-LEAST = 1e-6
-"""Of weights that something is divided by; cells without a text have none."""
 SHORTEST = 1e-8
 """Length from which vectors have an angle; shorter ones count as this long."""
 
@@ -86,9 +84,8 @@ class TextMap:
     @property
     def weight(self) -> Tensor:
         """[B, h, w] what each cell counts for, 0 where it has no text."""
-        return (
-            self.known.to(self.texts) if self.confidence is None else self.known * self.confidence
-        )
+        known = self.known.to(self.texts)
+        return known if self.confidence is None else known * self.confidence
 
     def full(self) -> Tensor:
         """[B, D, h, w], zero where there is no text."""

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pivl_distill import ranks
-from pivl_distill.alignment import LEAST
+from pivl_distill.losses import LEAST
 
 
 def gather(own: Tensor, rows: int) -> Tensor:
