@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pivl_distill
-from pivl_distill.embedding import EmbeddingModel, normalize_crops
+from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.files import write_bytes
 
 INPUT, CAMERAS, OUTPUT = "images", "cameras", "features"
@@ -37,10 +37,19 @@ class _Deployed(nn.Module):
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         if self.bake_preprocessing:
             # Without the copy the graph would follow the strides of channels that come last.
-            images = normalize_crops(images, self.mean, self.std).contiguous()
+            images = _normalized(images, self.mean, self.std).contiguous()
         inputs = (images,) if cameras is None else (images, cameras)
         features: Tensor = self.network(*inputs)
         return F.normalize(features) if self.normalize else features
+
+
+def _normalized(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """`pivl_distill.embedding.normalize_crops` as a graph says it: one number for each channel."""
+    images = crops.float().permute(0, 3, 1, 2) / 255  # in this order: TensorRT moves no bytes
+    shape = (1, 3, 1, 1)
+    mean_t = torch.tensor(mean, device=images.device).view(shape)
+    std_t = torch.tensor(std, device=images.device).view(shape)
+    return (images - mean_t) / std_t
 
 
 def write_onnx(

@@ -8,6 +8,7 @@ are taken with the P texts of an image, not with one text for each cell.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,10 +18,10 @@ from torch import Tensor
 
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import HeadSettings, LossSettings
-from pivl_distill.data.parsing import cell_parts, part_shares
+from pivl_distill.data.parsing import CERTAIN, cell_parts, part_shares
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.fusion import FusedMap, aligned_dim, orthogonal_map
-from pivl_distill.losses import part_contrast
+from pivl_distill.losses import LEAST, part_contrast
 
 SHORTEST = 1e-8
 """Length from which vectors have an angle; shorter ones count as this long."""
@@ -72,11 +73,19 @@ class TextMap:
     """[B, P, D] the part texts of each image's identity."""
     shares: Tensor
     """[B, P, h, w] share of each text in a cell's; they sum to 1, or to 0 where it has no text."""
+    confidence: Tensor | None = None
+    """[B, h, w] in 0..1, what a cell counts for; None for 1 everywhere."""
 
     @property
     def known(self) -> Tensor:
         """bool [B, h, w]: cells that have a text."""
         return self.shares.sum(1) > 0
+
+    @property
+    def weight(self) -> Tensor:
+        """[B, h, w] what each cell counts for, 0 where it has no text."""
+        known = self.known.to(self.texts)
+        return known if self.confidence is None else known * self.confidence
 
     def full(self) -> Tensor:
         """[B, D, h, w], zero where there is no text."""
@@ -96,8 +105,16 @@ def text_map(
     grid_hw: tuple[int, int],
     texts: Texts,
     settings: LossSettings,
+    confidence: Tensor | None = None,
 ) -> TextMap:
-    """The texts of a batch of maps uint8 [B, H, W] of identities `labels` [B] on a grid (Eq. 6)."""
+    """The texts of a batch of maps uint8 [B, H, W] of identities `labels` [B] on a grid (Eq. 6).
+
+    A cell's confidence is the mean of its pixels', uint8 [B, H, W].
+    """
+    if confidence is not None:
+        sure = confidence.to(labels.device, non_blocking=True).float() / CERTAIN
+        target = text_map(maps, labels, grid_hw, texts, settings)
+        return dataclasses.replace(target, confidence=F.adaptive_avg_pool2d(sure, grid_hw))
     count = len(texts.vocabulary)
     wanted = texts.present[labels]  # [B, P]
     if settings.align_background == "ignore":
@@ -146,8 +163,8 @@ def alignment_loss(
 
     "mse" is the printed squared error, averaged over channels too; "smooth_l1" (Girshick 2015,
     threshold 1) the same but linear far away; "cosine" the squared distance of unit vectors,
-    2 − 2·cos; "contrastive" Eq. 7 on unit vectors with `temperature`, weighted by area. Zero when
-    no cell has a text.
+    2 − 2·cos; "contrastive" Eq. 7 on unit vectors with `temperature`, weighted by area. The average
+    is weighted by the confidence of the cells, if it is known. Zero when no cell has a text.
     """
     if distance == "contrastive":
         return _contrast(aligned, target, temperature)
@@ -163,8 +180,8 @@ def alignment_loss(
                 square.clamp(min=SHORTEST**2).sqrt() for square in (squares, text_squares)
             )
             errors = 2 - 2 * products / (length * text_length)
-    known = target.known
-    return errors.where(known, 0).sum() / known.sum().clamp(min=1)
+    weight = target.weight
+    return (errors.where(target.known, 0) * weight).sum() / weight.sum().clamp(min=LEAST)
 
 
 def _contrast(aligned: FusedMap, target: TextMap, temperature: float) -> Tensor:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LEAST = 1e-6
+"""Weights that something is divided by are no less, so that without any the mean is 0."""
 LEFT_OUT = -1e4
 """Added to a logit, it leaves nothing in a softmax; unlike −∞ it has a gradient."""
 

@@ -173,14 +173,14 @@ def rehearsal_device(wanted: Device) -> torch.device:
 
 
 def data_facts(dataset: ReIDDataset, settings: DataSettings, *, maps: bool) -> dict[str, object]:
-    """Crops, identities, maps, and the memory that decoded training crops take."""
+    """Crops, identities, maps, and the memory or disk that decoded training crops take."""
     images, identities, cameras = dataset.summary()["train"]
     mapped = sum(record.parsing is not None for record in dataset.train)
     height, width = settings.size_hw
     return {
         "data": f"{dataset.name}: {images:,} crops of {identities:,} identities, {cameras} cameras",
         "parsing maps": f"{mapped:,} of {images:,}" if maps else "not needed",
-        "crops in memory": size(images * height * width * (4 if maps else 3)),
+        "decoded crops": size(images * height * width * (4 if maps else 3)),
     }
 
 

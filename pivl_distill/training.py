@@ -19,7 +19,7 @@ from pivl_distill.alignment import Texts, alignment_loss, text_map
 from pivl_distill.compiling import compile_body, pays
 from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
 from pivl_distill.console import track
-from pivl_distill.data.batches import Pixels
+from pivl_distill.data.batches import Pixels, to_device
 from pivl_distill.data.sampling import Schedule
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.transforms import Augmentation, augment
@@ -130,6 +130,9 @@ class Stage2:
         self.maps = None
         if texts is not None and store.maps is not None:
             self.maps = Pixels(store.maps, self.device)
+        self.confidence = None
+        if self.maps is not None and store.confidence is not None:
+            self.confidence = Pixels(store.confidence, self.device)
         prepare(network, settings)
         labels = np.unique(store.pids, return_inverse=True)[1]
         self.labels = torch.from_numpy(labels).to(self.device)
@@ -148,9 +151,9 @@ class Stage2:
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
-        crops, maps = self._augmented(batch, rng)
+        crops, maps, sure = self._augmented(batch, rng)
         own = ranks.share(len(batch))
-        index = torch.from_numpy(batch).to(self.device, non_blocking=True)
+        index = to_device(batch, self.device)
         inputs = [normalize_crops(crops[own], self.network.mean, self.network.std)]
         if self.cameras is not None:
             inputs.append(self.cameras[index[own]])
@@ -158,22 +161,24 @@ class Stage2:
         with whole_batch_norms():
             if self.settings.accumulate > 1:
                 parts = MicroBatches(self.network, inputs, self.settings.accumulate)
-                terms = self._backward(self.network.heads(parts.encoded), index, maps)
+                terms = self._backward(self.network.heads(parts.encoded), index, maps, sure)
                 parts.backward()
             else:
-                terms = self._backward(self.network(*inputs), index, maps)
+                terms = self._backward(self.network(*inputs), index, maps, sure)
         sum_gradients(self.network.parameters())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return terms
 
-    def _backward(self, own: ReIDOutput, index: Tensor, maps: Tensor | None) -> dict[str, Tensor]:
+    def _backward(
+        self, own: ReIDOutput, index: Tensor, maps: Tensor | None, sure: Tensor | None
+    ) -> dict[str, Tensor]:
         """The gradient of Eq. 12 for crops `index`; the loss terms and the training accuracy.
 
         `own` is what this process's share of them gave.
         """
         labels, output = self.labels[index], own.of_whole_batch(len(index))
-        terms = loss_terms(output, labels, maps, self.texts, self.settings.loss)
+        terms = loss_terms(output, labels, maps, self.texts, self.settings.loss, sure)
         if self.embeddings is not None and output.distilled is not None:
             terms["embedding"] = self.settings.loss.embedding * embedding_loss(
                 output.distilled, self.embeddings[index].float()
@@ -184,12 +189,13 @@ class Stage2:
 
     def _augmented(
         self, batch: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """Crops uint8 [B, H, W, 3] and maps uint8 [B, H, W], on the device."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Crops uint8 [B, H, W, 3], maps and their confidence uint8 [B, H, W], on the device."""
         crops, maps, mirror = self.crops.take(batch), None, None
         if self.maps is not None and self.texts is not None:
             maps, mirror = self.maps.take(batch), self.texts.vocabulary.mirror
-        return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng)
+        sure = None if self.confidence is None else self.confidence.take(batch)
+        return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng, sure)
 
 
 def prepare(network: ReIDNetwork, settings: Stage2Settings) -> None:
@@ -219,6 +225,7 @@ def loss_terms(
     maps: Tensor | None,
     texts: Texts | None,
     settings: LossSettings,
+    confidence: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The weighted terms of Eq. 12: L_id + L_tri + L_i2tce + L_align.
 
@@ -239,12 +246,19 @@ def loss_terms(
             output.projected, texts.identity, labels, smoothing
         )
     if texts is not None and output.aligned is not None and maps is not None:
-        terms["align"] = settings.align * align_term(output.aligned, labels, maps, texts, settings)
+        terms["align"] = settings.align * align_term(
+            output.aligned, labels, maps, texts, settings, confidence
+        )
     return terms
 
 
 def align_term(
-    aligned: FusedMap, labels: Tensor, maps: Tensor, texts: Texts, settings: LossSettings
+    aligned: FusedMap,
+    labels: Tensor,
+    maps: Tensor,
+    texts: Texts,
+    settings: LossSettings,
+    confidence: Tensor | None,
 ) -> Tensor:
     """L_align (Eq. 11) of a batch; `aligned` is this process's share of it.
 
@@ -254,11 +268,12 @@ def align_term(
     own, contrasts = ranks.share(len(labels)), settings.align_distance == "contrastive"
     if contrasts and ranks.size() > 1:
         aligned, own = FusedMap(gather(aligned.full(), len(labels))), slice(None)
-    target = text_map(maps[own], labels[own], aligned.shape[2:], texts, settings)
+    sure = None if confidence is None else confidence[own]
+    target = text_map(maps[own], labels[own], aligned.shape[2:], texts, settings, sure)
     loss = alignment_loss(aligned, target, settings.align_distance, settings.align_temperature)
     if contrasts or ranks.size() == 1:
         return loss
-    return mean(loss, target.known.sum())
+    return mean(loss, target.weight.sum())
 
 
 def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.optim.Optimizer:

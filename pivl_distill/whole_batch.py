@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pivl_distill import ranks
+from pivl_distill.losses import LEAST
 
 
 def gather(own: Tensor, rows: int) -> Tensor:
@@ -47,8 +48,8 @@ def mean(value: Tensor, weight: Tensor | int) -> Tensor:
     weight = torch.full_like(value, weight) if isinstance(weight, int) else weight.to(value)
     sums = torch.stack([value.detach() * weight, weight])
     add_up(sums)
-    own = value * (weight / sums[1].clamp(min=1))
-    return own + (sums[0] / sums[1].clamp(min=1) - own).detach()
+    own = value * (weight / sums[1].clamp(min=LEAST))
+    return own + (sums[0] / sums[1].clamp(min=LEAST) - own).detach()
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:

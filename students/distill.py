@@ -78,7 +78,12 @@ def distill(
         machine=machine(device),
     ):
         vocabulary = bank.vocabulary if bank and aligns(config) else None
-        store = load_training(dataset.train, config.data, vocabulary)
+        store = load_training(
+            dataset.train,
+            config.data,
+            vocabulary,
+            confidence=config.stage2.loss.align_confidence,
+        )
         store = dataclasses.replace(store, embeddings=vectors)
         texts = texts_of(config, bank).to(device) if bank else None
         run.progress.enter("training")

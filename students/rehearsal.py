@@ -53,7 +53,12 @@ def rehearse_student(config: StudentConfig, bank_file: Path | None) -> Rehearsal
     p, k = config.stage2.identities_per_batch, config.stage2.crops_per_identity
     batch = pk_batches(pids, p, k, epoch_rng(config.seed, 0))[0]
     data = config.data.model_copy(update={"crop_cache_gib": 0})  # nothing is written
-    store = load_training([dataset.train[crop] for crop in batch], data, vocabulary)
+    store = load_training(
+        [dataset.train[crop] for crop in batch],
+        data,
+        vocabulary,
+        confidence=config.stage2.loss.align_confidence,
+    )
     if device.type != "meta":
         seen = None if vectors is None else vectors[batch]
         store = dataclasses.replace(store, embeddings=seen)

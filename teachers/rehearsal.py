@@ -56,7 +56,12 @@ def rehearse_teach(config: TeachConfig) -> Rehearsal:
         epoch_rng(config.seed, 0),
     )[0]
     data = config.data.model_copy(update={"crop_cache_gib": 0})  # nothing is written
-    store = load_training([dataset.train[crop] for crop in batch], data, vocabulary)
+    store = load_training(
+        [dataset.train[crop] for crop in batch],
+        data,
+        vocabulary,
+        confidence=config.stage2.loss.align_confidence,
+    )
     if device.type != "meta":
         facts |= stage1_step(config, clip, prompts, store, words)
     texts = stage2_texts(_stand_in_bank(dataset, clip.image.dim, words), config)

@@ -78,7 +78,12 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         clip=clip.weights_sha256,
         machine=machine(device),
     ):
-        store = load_training(dataset.train, config.data, vocabulary)
+        store = load_training(
+            dataset.train,
+            config.data,
+            vocabulary,
+            confidence=config.stage2.loss.align_confidence,
+        )
         run.progress.enter("prompts")
         if "bank" not in run.progress.contract:
             bank = learn_bank(config, clip, store, dataset, vocabulary or LIP20, run)

@@ -90,12 +90,19 @@ class LossSettings(Settings):
         description="Eq. 11 as 2 − 2·cos, a plain mean squared error (literal), its smooth-L1"
         " form, or the contrast of Eq. 7 once more",
     )
+    align_confidence: bool = Field(
+        False,
+        description="weigh the cells of Eq. 11 by the parser's confidence, where maps hold one"
+        " (later version of the paper)",
+    )
     align_temperature: float = Field(0.07, gt=0, description="τ of the contrastive distance only")
 
     @model_validator(mode="after")
     def _check_contrast(self) -> LossSettings:
         if self.align_distance == "contrastive" and self.align_labels == "soft":
             raise ValueError("a contrast needs one text for each cell: soft labels have several")
+        if self.align_distance == "contrastive" and self.align_confidence:
+            raise ValueError("a contrast does not weigh cells: leave align_confidence out")
         return self
 
 

@@ -31,9 +31,9 @@ from PIL import features
 from pivl_distill import array_cache
 from pivl_distill.cache import cache_folder
 from pivl_distill.config import DataSettings
-from pivl_distill.console import track
+from pivl_distill.console import note, track
 from pivl_distill.data.images import read_crop
-from pivl_distill.data.parsing import read_confidence, read_map
+from pivl_distill.data.parsing import CERTAIN, read_confidence, read_map
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.errors import PivlError
@@ -109,13 +109,16 @@ def load_training(
     confidence: bool = False,
 ) -> CropStore:
     """Training crops as the settings want them, with maps where there is a vocabulary."""
-    return CropStore.load(
+    store = CropStore.load(
         records,
         settings.size_hw,
         vocabulary,
         confidence=confidence,
         cache_gib=settings.crop_cache_gib,
     )
+    if store.confidence is not None and (store.confidence == CERTAIN).all():
+        note("No part map tells how sure its parser was (write_confidence): all count the same.")
+    return store
 
 
 def _camids(records: Sequence[Record]) -> np.ndarray | None:

@@ -56,12 +56,13 @@ def augment(
     augmentation: Augmentation,
     fill_rgb: tuple[int, int, int],
     rng: np.random.Generator,
-) -> tuple[Tensor, Tensor | None]:
-    """Augmented copies of crops uint8 [B, H, W, 3] and of their maps uint8 [B, H, W].
+    confidence: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Augmented copies of crops uint8 [B, H, W, 3], maps and `confidence`, uint8 [B, H, W] each.
 
     `mirror` is the vocabulary's table (`Vocabulary.mirror`), needed where there are maps;
-    `fill_rgb` colours padding and erased boxes. The random draws do not depend on `maps`: runs with
-    and without part maps see the same images.
+    `fill_rgb` colours padding and erased boxes, where the confidence is 0. The random draws do not
+    depend on `maps`: runs with and without part maps see the same images.
     """
     if maps is not None and mirror is None:
         raise ValueError("maps cannot be flipped without their vocabulary's mirror table")
@@ -77,11 +78,16 @@ def augment(
     crops_out = _move(crops, places, pad_px, colour)
     _erase(crops_out, draws.box, contents)
     if maps is None or mirror is None:
-        return crops_out, None
+        return crops_out, None, None
     part = torch.full((1,), augmentation.invented, dtype=torch.uint8, device=device)
     maps_out = _move(maps[..., None], places, pad_px, part, to_device(mirror, device))
     _erase(maps_out, draws.box, [part.repeat(maps.shape[2])] * len(maps))
-    return crops_out, maps_out[..., 0]
+    if confidence is None:
+        return crops_out, maps_out[..., 0], None
+    nothing = torch.zeros_like(part)
+    sure = _move(confidence[..., None], places, pad_px, nothing)
+    _erase(sure, draws.box, [nothing.repeat(maps.shape[2])] * len(maps))
+    return crops_out, maps_out[..., 0], sure[..., 0]
 
 
 def _draw(

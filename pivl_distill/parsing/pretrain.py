@@ -95,7 +95,7 @@ def augmented(
     crops: RenderedCrops, batch: np.ndarray, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Normalised images [B, 3, H, W] and classes long [B, H, W], shifted and mirrored together."""
-    images, maps = augment(
+    images, maps, _ = augment(
         torch.from_numpy(crops.images[batch]),
         torch.from_numpy(crops.labels[batch]),
         LIP20.mirror,

@@ -154,3 +154,31 @@ def test_a_contrast_knows_identities_apart(alignment):
         alignment_loss(FusedMap(maps), target, "contrastive", 0.07).item() for maps in (own, other)
     ]
     assert losses[0] < losses[1]
+
+
+def test_cells_count_as_much_as_the_parser_was_sure(prompt_bank):
+    """Cell by cell: the mean confidence of its pixels is its weight."""
+    hat, face = LIP20.index("Hat"), LIP20.index("Face")
+    maps = cells([hat, face, 0], [face, IGNORE, hat])
+    confidence = torch.randint(0, 256, maps.shape, generator=torch.Generator().manual_seed(0))
+    confidence = confidence.to(torch.uint8)
+    settings = LossSettings(align_background="ignore")
+    texts = Texts.of(prompt_bank, settings, HeadSettings())
+    aligned = torch.randn(1, DIM, 2, 3, generator=torch.Generator().manual_seed(1))
+    errors, weights = [], []
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 2)):
+        part = int(maps[0, 8 * row, 8 * column])
+        pair = aligned[0, :, row, column], prompt_bank.part[1, part]
+        errors.append(2 - 2 * F.cosine_similarity(*pair, dim=0))
+        of_cell = confidence[0, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8]
+        weights.append(of_cell.float().mean() / 255)
+    expected = sum(e * w for e, w in zip(errors, weights, strict=True)) / sum(weights)
+
+    def loss(confidence: Tensor | None) -> Tensor:
+        labels = torch.tensor([1])
+        target = text_map(maps, labels, (2, 3), texts, settings, confidence)
+        return alignment_loss(FusedMap(aligned), target, "cosine", 0.07)
+
+    torch.testing.assert_close(loss(confidence), expected)
+    torch.testing.assert_close(loss(torch.full_like(confidence, 77)), loss(None))
+    assert loss(torch.zeros_like(confidence)) == 0

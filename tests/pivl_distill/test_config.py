@@ -297,9 +297,11 @@ def test_levels_are_the_papers_numbers_ascending(levels):
         student(stage2__head__levels=levels)
 
 
-def test_soft_labels_cannot_be_contrasted():
+def test_soft_labels_and_weights_cannot_be_contrasted():
     with pytest.raises(PivlError, match="a contrast needs one text for each cell"):
         student(stage2__loss__align_labels="soft", stage2__loss__align_distance="contrastive")
+    with pytest.raises(PivlError, match="a contrast does not weigh cells"):
+        student(stage2__loss__align_confidence=True, stage2__loss__align_distance="contrastive")
 
 
 @pytest.mark.parametrize(("scale", "taken"), [(3, 3.0), ("clip", "clip")])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -453,7 +452,7 @@ def test_equation_12(weights: tuple[float, ...]) -> None:
         **lambdas, triplet_normalize=False, align_distance="mse", align_background="include"
     )
     output = ReIDOutput(metric, logits, projected, FusedMap(aligned))
-    terms = loss_terms(output, labels, np.asarray(maps), texts, settings)
+    terms = loss_terms(output, labels, torch.as_tensor(maps), texts, settings)
 
     l_id = sum(smoothed_cross_entropy(scores, labels, 0.1) for scores in logits)
     l_tri = sum(batch_hard_triplet(features, labels, 0.3) for features in metric)

@@ -85,7 +85,8 @@ def gradients(network: Small) -> dict[str, Tensor]:
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
 @pytest.mark.parametrize("distance", ["cosine", "mse", "contrastive"])
 def test_parts_give_the_loss_and_the_gradients_of_the_whole(texts, band_store, parts, distance):
-    maps, loss = band_store.maps[:CROPS], {"align_distance": distance, "triplet_margin": 3.0}
+    maps = torch.from_numpy(band_store.maps[:CROPS])
+    loss = {"align_distance": distance, "triplet_margin": 3.0}
     whole, split = Small().double().train(), Small().double().train()
     expected = loss_of(whole(*inputs()), texts, maps, **loss)
     expected.backward()
@@ -101,7 +102,8 @@ def test_parts_give_the_loss_and_the_gradients_of_the_whole(texts, band_store, p
 
 def test_mining_sees_the_whole_batch(texts, band_store):
     """The mean over smaller batches, which each mine among themselves, is another loss."""
-    network, maps, loss = Small().double().train(), band_store.maps, LossSettings(triplet_margin=3)
+    network, maps = Small().double().train(), torch.from_numpy(band_store.maps)
+    loss = LossSettings(triplet_margin=3)
 
     def triplet(output: ReIDOutput, rows: slice) -> Tensor:
         return loss_terms(output, LABELS[rows], maps[rows], texts, loss)["triplet"]
@@ -116,7 +118,7 @@ def test_mining_sees_the_whole_batch(texts, band_store):
 
 
 def test_dropout_is_the_same_both_times(texts, band_store):
-    network, maps = Small(dropout=0.4).double().train(), band_store.maps[:CROPS]
+    network, maps = Small(dropout=0.4).double().train(), torch.from_numpy(band_store.maps[:CROPS])
     seen = []
     network.dropout.register_forward_hook(lambda _module, _inputs, out: seen.append(out.detach()))
     torch.manual_seed(3)
@@ -140,7 +142,8 @@ def test_running_statistics_move_once_a_step(texts, band_store):
     batch = MicroBatches(network, inputs(), 2)
     assert norm.num_batches_tracked == 0
     assert torch.equal(norm.running_mean, before)
-    loss_of(network.heads(batch.encoded), texts, band_store.maps[:CROPS]).backward()
+    maps = torch.from_numpy(band_store.maps[:CROPS])
+    loss_of(network.heads(batch.encoded), texts, maps).backward()
     batch.backward()
     assert norm.num_batches_tracked == 2
     assert network.neck.norm.num_batches_tracked == 1

@@ -134,7 +134,7 @@ def test_data_are_counted(tmp_path):
     facts = data_facts(dataset, DataSettings(size_hw=(32, 32)), maps=True)
     assert facts["data"] == "synthetic:tiny: 48 crops of 8 identities, 3 cameras"
     assert facts["parsing maps"] == "48 of 48"
-    assert facts["crops in memory"] == size(48 * 32 * 32 * 4)
+    assert facts["decoded crops"] == size(48 * 32 * 32 * 4)
     assert data_facts(dataset, DataSettings(), maps=False)["parsing maps"] == "not needed"
 
 

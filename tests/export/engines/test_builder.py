@@ -9,15 +9,14 @@ from pathlib import Path
 
 import onnx
 import pytest
-import torch
 from onnx import TensorProto, helper
 
 from export.engines import builder
 from export.engines.builder import build_engine
 from export.engines.description import Gpu, Profile, read_sidecar
 from export.engines.runner import read_back
+from export.graph import write_onnx
 from pivl_distill.cache import cache_folder
-from pivl_distill.embedding import normalize_crops
 from pivl_distill.errors import PivlError
 from pivl_distill.files import sha256
 
@@ -212,26 +211,10 @@ def test_int8_for_cpus_is_refused_with_a_hint(rtx, mobilenet, in_precision, tmp_
         build_engine(path, "tensorrt-rtx", PROFILE)
 
 
-class Preprocessing(torch.nn.Module):
-    """Crops as they are → the mean of each channel, normalised."""
-
-    def forward(self, crops: torch.Tensor) -> torch.Tensor:
-        return normalize_crops(crops, (0.5,) * 3, (0.25,) * 3).mean(dim=(2, 3))
-
-
-def test_crops_may_go_in_as_they_are(rtx, tmp_path):
-    torch.onnx.export(
-        Preprocessing().eval(),
-        (torch.zeros(2, 8, 4, 3, dtype=torch.uint8),),
-        tmp_path / "model.onnx",
-        input_names=["images"],
-        output_names=["features"],
-        dynamic_shapes=({0: "batch"},),
-        external_data=False,
-        verbose=False,
-    )
-    _, info = build_engine(tmp_path / "model.onnx", "tensorrt-rtx", PROFILE)
-    assert (info.inputs[0].dtype, info.inputs[0].shape) == ("UINT8", (-1, 8, 4, 3))
+def test_crops_may_go_in_as_they_are(rtx, small, tmp_path):
+    path = write_onnx(small, tmp_path / "model.onnx", bake_preprocessing=True)
+    _, info = build_engine(path, "tensorrt-rtx", PROFILE)
+    assert (info.inputs[0].dtype, info.inputs[0].shape) == ("UINT8", (-1, 64, 32, 3))
 
 
 def test_too_little_workspace_is_said_in_the_librarys_words(rtx, onnx_path):

@@ -36,7 +36,7 @@ def augmented(
     """`augment` of the batch, without its maps if `blind`."""
     crops, maps = (torch.from_numpy(values).to(device) for values in make_batch())
     given = (None, None) if blind else (maps, LIP20.mirror)
-    out, out_maps = augment(crops, *given, augmentation, fill, rng)
+    out, out_maps, _ = augment(crops, *given, augmentation, fill, rng)
     return out.cpu().numpy(), None if out_maps is None else out_maps.cpu().numpy()
 
 
@@ -99,9 +99,8 @@ EVERY_OPTION = {
     "noise": Augmentation(noise_std=(0.2, 0.1, 0.05)),
     "background": Augmentation(invented=LIP20.background),
 }
-CUDA = pytest.param(
-    "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+CUDA = pytest.param("cuda", marks=needs_gpu)
 
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
@@ -115,6 +114,18 @@ def test_a_batch_is_what_its_crops_are_one_by_one(augmentation: Augmentation, de
         np.testing.assert_array_equal(maps[number], part_map)
     assert number == 63
     assert ours.random() == theirs.random()  # as many draws, so the next batch is the same too
+
+
+@needs_gpu
+@pytest.mark.parametrize("augmentation", EVERY_OPTION.values(), ids=EVERY_OPTION)
+def test_the_host_does_not_wait_for_the_device(augmentation: Augmentation) -> None:
+    crops, maps = (torch.from_numpy(values).cuda() for values in make_batch())
+    rng = np.random.default_rng(0)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        augment(crops, maps, LIP20.mirror, augmentation, FILL, rng)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_nothing_asked_nothing_changed() -> None:
@@ -223,3 +234,19 @@ def test_maps_need_the_mirror_table() -> None:
     crops, maps = (torch.from_numpy(values) for values in make_batch())
     with pytest.raises(ValueError, match="mirror"):
         augment(crops, maps, None, Augmentation(), FILL, np.random.default_rng(0))
+
+
+def test_confidence_goes_where_its_pixels_go() -> None:
+    """Crops whose green channel (from 50) is the confidence: 0 where something was invented."""
+    crops, maps = (torch.from_numpy(values) for values in make_batch())
+    sure = torch.from_numpy(np.random.default_rng(1).integers(0, 200, maps.shape, dtype=np.uint8))
+    crops[..., 1] = 50 + sure
+    given = (LIP20.mirror, Augmentation(), (0, 0, 0), np.random.default_rng(0))
+    out, out_maps, out_sure = augment(crops, maps, *given, confidence=sure)
+    invented = (out == 0).all(3)
+    assert invented.any()
+    assert torch.equal(out_sure, torch.where(invented, 0, out[..., 1] - 50))
+    again = augment(crops, maps, LIP20.mirror, Augmentation(), (0, 0, 0), np.random.default_rng(0))
+    assert torch.equal(again[0], out)
+    assert torch.equal(again[1], out_maps)
+    assert again[2] is None
