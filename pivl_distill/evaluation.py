@@ -103,7 +103,7 @@ def pick_device(wanted: Device) -> torch.device:
         raise PivlError("No CUDA device is available here; set device to 'auto' or 'cpu'.")
     if wanted == "cpu" or not available:
         return torch.device("cpu")
-    if ranks.local_rank() >= (devices := torch.cuda.device_count()):
+    if ranks.local_rank() and ranks.local_rank() >= (devices := torch.cuda.device_count()):
         raise PivlError(
             f"This machine has {devices} CUDA devices and more processes; start as many with"
             " torchrun --nproc-per-node, or set device to 'cpu'."

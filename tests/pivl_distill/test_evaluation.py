@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pivl_distill import evaluation
+from pivl_distill import evaluation, ranks
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
@@ -83,3 +83,14 @@ def test_auto_takes_cuda_where_it_is_and_cpu_never_does(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
     assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_more_processes_than_devices_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(ranks, "local_rank", lambda: 1)
+    assert pick_device("auto").type == "cuda"
+    monkeypatch.setattr(ranks, "local_rank", lambda: 2)
+    with pytest.raises(PivlError, match="2 CUDA devices and more processes"):
+        pick_device("cuda")
+    assert pick_device("cpu").type == "cpu"

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pivl_distill import compiling, training
+from pivl_distill import compiling, ranks, training
 from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import AugmentSettings, HeadSettings, LossSettings, Stage2Settings
@@ -24,7 +24,7 @@ from pivl_distill.fusion import FusedMap
 from pivl_distill.losses import identity_loss, triplet_loss
 from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
 from pivl_distill.runs import Run
-from pivl_distill.training import Totals, loss_terms, make_optimizer, set_rate, train
+from pivl_distill.training import Totals, loss_terms, make_optimizer, require_crops, set_rate, train
 
 IDENTITIES, DIM = 6, 16
 SETTINGS = Stage2Settings(
@@ -361,3 +361,14 @@ def test_totals_are_means_over_steps():
     for value in (1.0, 2.0, 6.0):
         totals.add({"loss": torch.tensor(value, requires_grad=True)})
     assert totals.mean() == {"loss": 3.0}
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_every_process_must_have_crops_in_every_part(monkeypatch, accumulate):
+    settings = SETTINGS.model_copy(update={"accumulate": accumulate})
+    crops = SETTINGS.identities_per_batch * SETTINGS.crops_per_identity
+    monkeypatch.setattr(ranks, "size", lambda: crops // accumulate)
+    require_crops(settings)
+    monkeypatch.setattr(ranks, "size", lambda: crops // accumulate + 1)
+    with pytest.raises(PivlError, match=f"cannot share a batch of {crops} crops"):
+        require_crops(settings)
