@@ -88,12 +88,16 @@ def sorted_distances(task: Task) -> np.ndarray:
 def dense_reranking(
     query: np.ndarray, gallery: np.ndarray, k1: int = 20, k2: int = 6, share: float = 0.3
 ) -> np.ndarray:
-    """k-reciprocal re-ranking with N × N matrices, as the authors' code goes about it."""
+    """k-reciprocal re-ranking with N × N matrices, as the authors' code goes about it.
+
+    In float32 throughout; theirs keeps encodings in float16, too coarse to compare distances with.
+    """
     features = np.concatenate([query, gallery])
     count, queries = len(features), len(query)
-    original = 2 - 2 * features @ features.T
-    original /= original.max(axis=1, keepdims=True)
-    nearest = np.argsort(original, axis=1)
+    vectors = torch.from_numpy(features)
+    original = (2 - 2 * vectors @ vectors.T).numpy()
+    original = np.transpose(original / original.max(axis=0))
+    nearest = np.argsort(original).astype(np.int32)
 
     def reciprocal(crop: int, k: int) -> np.ndarray:
         near = nearest[crop, : k + 1]

@@ -39,6 +39,12 @@ _ROWS = 64
 _LEAST_FARTHEST = 1e-6
 """A collapsed network's distances are all about 0, which must not divide them."""
 
+_SAMPLE = 512
+"""Similarities of each chunk that are computed exactly, to learn how exact the others are."""
+
+_TILE = 512
+"""Rows at a time of a product that is symmetric."""
+
 _MEETINGS = 2**21
 """Entries of queries and gallery that meet at a time."""
 
@@ -80,13 +86,14 @@ def reranked(
             f" {lambda_value}."
         )
     features = UnitFeatures.of(_joined(query, gallery), "query and gallery")
-    nearest = _Nearest.of(features, k1, k2, memory_bytes)
-    encodings = _Encodings.of(features, nearest, k1)
+    similarities = _Similarities(features.unit, memory_bytes)
+    nearest = _Nearest.of(features, similarities, k1, k2, memory_bytes)
+    encodings = _Encodings.of(similarities, nearest, k1)
     if k2 > 1:
         encodings = encodings.averaged(nearest.crops[:, :k2])
     jaccard = _Jaccard(encodings, len(query))
     for rows in blocks(len(query), chunk_rows(memory_bytes, 4 * len(gallery))):
-        similarity = features.unit[rows] @ features.unit[len(query) :].T
+        similarity = similarities.rows(rows)[:, len(query) :]
         original = _distance(similarity) / nearest.farthest[rows, None]
         yield (1 - lambda_value) * jaccard.distances(rows) + lambda_value * original
 
@@ -102,6 +109,34 @@ def _distance(similarity: Tensor) -> Tensor:
     return 2 - 2 * similarity
 
 
+class _Similarities:
+    """float32, of N unit vectors among themselves: all of them where memory allows it."""
+
+    def __init__(self, unit: Tensor, memory_bytes: int) -> None:
+        self._unit = unit
+        self._whole = _symmetric(unit) if 4 * len(unit) ** 2 <= memory_bytes else None
+
+    def rows(self, rows: Tensor | slice) -> Tensor:
+        """[n, N]."""
+        return self._unit[rows] @ self._unit.T if self._whole is None else self._whole[rows]
+
+    def pairs(self, one: Tensor, other: Tensor) -> Tensor:
+        """[E]."""
+        if self._whole is None:
+            return torch.linalg.vecdot(self._unit[one], self._unit[other])
+        return self._whole[one, other]
+
+
+def _symmetric(unit: Tensor) -> Tensor:
+    """Products [N, N] of vectors [N, F]; what is symmetric is multiplied once."""
+    product = unit.new_empty(len(unit), len(unit))
+    for rows in blocks(len(unit), _TILE):
+        tile = unit[rows] @ unit[rows.start :].T
+        product[rows, rows.start :] = tile
+        product[rows.stop :, rows] = tile[:, rows.stop - rows.start :].T
+    return product
+
+
 @dataclass(frozen=True)
 class _Nearest:
     """Of each of the N crops the nearest, itself among them, and how far the farthest is."""
@@ -110,7 +145,14 @@ class _Nearest:
     farthest: Tensor  # float32 [N], squared distance
 
     @classmethod
-    def of(cls, features: UnitFeatures, k1: int, k2: int, memory_bytes: int) -> _Nearest:
+    def of(
+        cls,
+        features: UnitFeatures,
+        similarities: _Similarities,
+        k1: int,
+        k2: int,
+        memory_bytes: int,
+    ) -> _Nearest:
         """As many as k1 and k2 ask for. Only where a list is cut must the order be exact."""
         count = len(features)
         after = [cut for cut in (k1 + 1, _half(k1), k2) if cut < count]
@@ -122,12 +164,13 @@ class _Nearest:
         starts = range(0, count, rows_in)
         for start in track(starts, "Finding neighbours", unit="chunks"):
             rows = torch.arange(start, min(start + rows_in, count), device=crops.device)
-            similarity = features.unit[rows] @ features.unit.T
+            similarity = similarities.rows(rows)
             farthest[rows] = _distance(similarity.amin(dim=1)).clamp(min=_LEAST_FARTHEST)
             value, found = similarity.topk(min(width + 1, count))
             crops[rows] = found[:, :width]
-            exact = exact_similarity(features, features, rows, found[:, -1])
-            unclear = (value[:, before] - value[:, after]) <= tolerance(value[:, -1], exact)
+            some = torch.linspace(0, len(rows) - 1, _SAMPLE, device=rows.device).long()
+            exact = exact_similarity(features, features, rows[some], found[some, -1])
+            unclear = (value[:, before] - value[:, after]) <= tolerance(value[some, -1], exact)
             for some in rows[unclear.any(dim=1)].split(_ROWS):
                 exact = exact_rows(features, features, some)
                 crops[some] = exact.argsort(dim=1, descending=True, stable=True)[:, :width]
@@ -183,16 +226,16 @@ class _Encodings:
         return cls(crop, neighbour, weight, _starts(crop, count))
 
     @classmethod
-    def of(cls, features: UnitFeatures, nearest: _Nearest, k1: int) -> _Encodings:
+    def of(cls, similarities: _Similarities, nearest: _Nearest, k1: int) -> _Encodings:
         neighbours = _reciprocal(nearest.crops[:, : k1 + 1])
         closer = _reciprocal(nearest.crops[:, : _half(k1)])
-        parts = []
+        parts, count = [], len(nearest.crops)
         for crop, neighbour in _expanded(neighbours, closer):
-            similarity = torch.linalg.vecdot(features.unit[crop], features.unit[neighbour])
+            similarity = similarities.pairs(crop, neighbour)
             weight = torch.exp(-_distance(similarity) / nearest.farthest[crop])
-            total = weight.new_zeros(len(features)).index_add_(0, crop, weight)
+            total = weight.new_zeros(count).index_add_(0, crop, weight)
             parts.append((crop, neighbour, weight / total[crop]))
-        return cls.joined(parts, len(features))
+        return cls.joined(parts, count)
 
     def averaged(self, crops: Tensor) -> _Encodings:
         """The means of the encodings of `crops` [N, k2]."""
