@@ -24,6 +24,20 @@ _ENTRY = "pivl-distill"
 should be the same bytes."""
 
 
+class Facts(dict[str, Any]):
+    """The facts of a file; one that it lacks is a PivlError."""
+
+    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
+        super().__init__(facts)
+        self.path = path
+
+    def __missing__(self, name: str) -> Any:
+        raise PivlError(
+            f"{self.path} does not say its '{name}': another version of pivl-distill wrote it. Make it"
+            " again."
+        )
+
+
 def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write `tensors` atomically as a file of this `kind`; of several processes, the first does."""
     if ranks.rank():
@@ -63,4 +77,4 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[
             f"{path} is not a {expected} of format {FORMAT}, but of kind"
             f" {metadata.get('kind')!r} and format {metadata.get('format')!r}."
         )
-    return metadata["kind"], tensors, metadata["facts"]
+    return metadata["kind"], tensors, Facts(path, metadata["facts"])

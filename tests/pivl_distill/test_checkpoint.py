@@ -93,3 +93,15 @@ def test_a_file_that_is_not_ours_is_refused(tmp_path, metadata):
     save_file({"weight": torch.zeros(1)}, tmp_path / "file", metadata)
     with pytest.raises(PivlError, match=r"is not a student .* of kind None and format None"):
         load_tensors(tmp_path / "file", "student")
+
+
+def test_a_fact_that_another_version_did_not_write_is_named(tmp_path):
+    path = tmp_path / "old.safetensors"
+    save_tensors(path, "thing", {}, {"size_hw": [2, 1]})
+    _, _, facts = load_tensors(path, "thing")
+    assert facts == {"size_hw": [2, 1]}
+    assert facts.get("mean") is None
+    with pytest.raises(
+        PivlError, match=r"old\.safetensors does not say its 'mean': another version"
+    ):
+        facts["mean"]
