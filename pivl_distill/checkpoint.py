@@ -33,8 +33,8 @@ class Facts(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise PivlError(
-            f"{self.path} does not say its '{name}': another version of pivl-distill wrote it. Make it"
-            " again."
+            f"{self.path} does not say its '{name}': another version of pivl-distill wrote it."
+            " Make it again."
         )
 
 
