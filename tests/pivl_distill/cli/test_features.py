@@ -84,8 +84,8 @@ def test_several_processes_write_a_part_each(launch, deployed_once, crops, tmp_p
     np.testing.assert_allclose(np.concatenate(list(shards.batches())), vectors, atol=1e-6)
     ended = launch(2, *command, tmp_path / "people.npz")
     assert [process.code for process in ended] == [2, 2]
-    (said,) = (process.said for process in ended if process.said)
-    assert "Several processes write Parquet files" in said
+    # One says it; the other may add that it lost that one.
+    assert sum("Several processes write Parquet files" in process.said for process in ended) == 1
 
 
 @pytest.mark.parametrize("group", [3, 7, 4096])
