@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import count
@@ -27,6 +27,9 @@ TIMEOUT = timedelta(minutes=60)
 """How long a process waits for the others: as long as one may build a cache on its own."""
 
 FAILED = "pivl-distill/failed"
+"""How many processes failed."""
+
+ALL_FAILED = "pivl-distill/all failed"
 
 TOLD = timedelta(seconds=5)
 """How long a process that lost another one waits for that to say why."""
@@ -220,14 +223,21 @@ def tells(error: Exception) -> bool:
         return True
     try:
         if isinstance(error, OtherProcessError):
-            try:
+            with suppress(RuntimeError):  # nobody did
                 _group.store.wait([FAILED], TOLD)
-                return False
-            except RuntimeError:
-                pass
-        return bool(_group.store.add(FAILED, 1) == 1)
-    except RuntimeError:  # the store went with its process
+        failed: int = _group.store.add(FAILED, 1)
+        if failed == _group.size:
+            _group.store.set(ALL_FAILED, "")
+    except RuntimeError:  # the store went with process 0
         return True
+    return failed == 1
+
+
+def let_others_fail() -> None:
+    """Process 0, whose store says what was told already, stays while the others fail alike."""
+    if _group is not None and _group.rank == 0:
+        with suppress(RuntimeError):  # they do not
+            _group.store.wait([ALL_FAILED], TOLD)
 
 
 def _silence(silent: bool) -> None:

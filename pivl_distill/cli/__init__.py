@@ -58,19 +58,23 @@ class Commands(click.Group):
         with ranks.joined():
             try:
                 return super().invoke(ctx)
-            except PivlError as error:
+            except (PivlError, click.ClickException) as error:
                 if ranks.tells(error):
-                    click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-                    click.echo(str(error), err=True)
-                ctx.exit(error.exit_code)
-            except click.ClickException as error:
-                if ranks.tells(error):
-                    raise
+                    _show(error)
+                ranks.let_others_fail()
                 ctx.exit(error.exit_code)
             except KeyboardInterrupt:
                 if not ranks.rank():
                     click.echo("Stopped; what was finished is kept.", err=True)
                 ctx.exit(130)
+
+
+def _show(error: PivlError | click.ClickException) -> None:
+    if isinstance(error, click.ClickException):
+        error.show()
+        return
+    click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
+    click.echo(str(error), err=True)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
