@@ -1,6 +1,6 @@
-"""Does the bank help, and which part of it? Five arms, three seeds, equal in all but the texts.
+"""Does the bank help, and which part of it? Five arms, six seeds, equal in all but the texts.
 
-    python benchmarks/bank_arms.py            teach once, then 5 × 3 students of 20 epochs
+    python benchmarks/bank_arms.py            teach once, then 5 × 6 students of 20 epochs
     python benchmarks/bank_arms.py --bank runs/teach-1
 
 Start weights, budget, data order and augmentation are the same in every arm of a seed; nothing was
@@ -40,7 +40,7 @@ RESULTS = RUNS_DIR / "bank_arms.json"
 @click.option("--bank", type=click.Path(path_type=Path), help="A teach run; default: teach first.")
 @click.option("--arch", default="mobilenetv2_025", show_default=True)
 @click.option("--epochs", default=20, show_default=True)
-@click.option("--seeds", default=3, show_default=True)
+@click.option("--seeds", default=6, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 def main(bank: Path | None, arch: str, epochs: int, seeds: int, out: Path) -> None:
     """Train every arm with every seed and print mAP and Rank-1 with their spread."""

@@ -10,30 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
+from command_line import QUICK, refuse, succeed
 from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
-
-QUICK = ("--config", "quick")
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments: str | Path) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return result.output
-
-
-def refuse(*arguments: str | Path) -> str:
-    """Run a command that must fail as bad input does: exit code 2, a sentence, no traceback."""
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    return " ".join(result.output.split())
 
 
 @pytest.fixture(scope="module")

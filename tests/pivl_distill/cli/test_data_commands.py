@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
+from command_line import run
 from pivl_distill import console
-from pivl_distill.cli import main
 from pivl_distill.cli.report import NO_CAMERA_RULE, retrieval_facts
 from pivl_distill.data.published import PUBLISHED, Published
 from pivl_distill.retrieval import RetrievalResult
@@ -25,10 +25,6 @@ DUKE = (
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables on lines of their own, whatever the terminal."""
     monkeypatch.setattr(console.out, "_width", 200)
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def lines(result: Result) -> list[str]:

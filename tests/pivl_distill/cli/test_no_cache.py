@@ -11,20 +11,13 @@ import torch
 import yaml
 from click.testing import CliRunner
 
+from command_line import QUICK, succeed
 from pivl_distill.bank import PromptBank
 from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import TestCrops
 from pivl_distill.training import Stage2
-
-QUICK = ("--config", "quick")
-
-
-def succeed(*arguments: str | Path) -> str:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
-    return result.output
 
 
 @pytest.fixture(scope="module")

@@ -7,36 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
+from command_line import QUICK, refuse, succeed
 from pivl_distill import console
-from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
-
-QUICK = ("--config", "quick")
 
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables on lines of their own, whatever the terminal."""
     monkeypatch.setattr(console.out, "_width", 200)
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments: str | Path) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return " ".join(result.output.split())
-
-
-def refuse(*arguments: str | Path) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    return " ".join(result.output.split())
 
 
 @pytest.fixture

@@ -14,12 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 import export.exporter
-from pivl_distill.cli import main
+from command_line import QUICK, end, refuse, succeed
 
-QUICK = ("--config", "quick")
 FEW_QUERIES = tuple(
     part
     for key in ("fp16.mAP=5", "fp16.rank1=10", "int8.mAP=10", "int8.rank1=20", "int8.cosine=0.9")
@@ -28,23 +26,16 @@ FEW_QUERIES = tuple(
 FILES = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.trt.onnx"]
 
 
-def run(*arguments: str | Path, exit_code: int = 0) -> str:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == exit_code, result.output
-    assert "Traceback" not in result.output
-    return " ".join(result.output.split())
-
-
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a student and two teachers."""
     folder = tmp_path_factory.mktemp("precisions")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        run("teach", *QUICK, "-o", "tiny_rn")
+        succeed("teach", *QUICK, "-o", "tiny_rn")
         vit = ("--set", "clip.name=tiny_vit", "--set", "clip.weights=none")
-        run("teach", *QUICK, *vit, "-o", "tiny_vit")
-        run("student", *QUICK, "--bank", "tiny_rn", "-o", "student")
+        succeed("teach", *QUICK, *vit, "-o", "tiny_vit")
+        succeed("student", *QUICK, "--bank", "tiny_rn", "-o", "student")
     return folder
 
 
@@ -74,14 +65,14 @@ def artifacts(folder: str) -> list[dict[str, Any]]:
 def test_runs_in_every_precision(source: str) -> None:
     out = f"{source}-export"
     options = ("--precision", "fp16", "--precision", "fp32,int8", "--bake-preprocessing")
-    said = run("export", source, *options, *FEW_QUERIES, "-o", out)
+    said = succeed("export", source, *options, *FEW_QUERIES, "-o", out)
     assert "Verified" in said
     assert [artifact["file"] for artifact in artifacts(out)] == FILES
     for artifact in artifacts(out):
         assert artifact["status"] == "verified"
         assert artifact["file"] in said
         # Scored once more, by the command that scores anything.
-        scored = run("evaluate", f"{out}/{artifact['file']}")
+        scored = succeed("evaluate", f"{out}/{artifact['file']}")
         assert f"{100 * artifact['retrieval']['exported_mAP']:.1f} %" in scored
 
 
@@ -90,7 +81,7 @@ def test_a_published_checkpoint_with_cameras_in_every_precision(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(small_released(cameras=6, identities=8), "sie_olp.pth")
-    run("export", "sie_olp.pth", "--precision", "fp16,int8", *FEW_QUERIES, "-o", "out")
+    succeed("export", "sie_olp.pth", "--precision", "fp16,int8", *FEW_QUERIES, "-o", "out")
     assert [artifact["status"] for artifact in artifacts("out")] == ["verified"] * 4
     assert json.loads(Path("out/manifest.json").read_text())["input"]["cameras"] == 6
 
@@ -101,7 +92,7 @@ def test_engines_of_every_precision_are_exit_code_4_where_they_cannot_run() -> N
     if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
         pytest.skip("TensorRT-RTX is not installed")
     options = ("--precision", "fp16,int8", *FEW_QUERIES, "--rtx", "--batch", "1,2,4")
-    said = run("export", "student", *options, "-o", "engines", exit_code=4)
+    said = end(4, "export", "student", *options, "-o", "engines")
     assert "min 1, opt 2, max 4" in said
     engines = [f"model.{precision}.rtx.engine" for precision in ("fp32", "fp16", "int8")]
     assert f"Built, but unverified: {', '.join(engines)}." in said
@@ -109,13 +100,13 @@ def test_engines_of_every_precision_are_exit_code_4_where_they_cannot_run() -> N
     found = artifacts("engines")
     assert [artifact["file"] for artifact in found] == FILES + engines
     assert [artifact["status"] for artifact in found] == ["verified"] * 4 + ["unverified"] * 3
-    said = run("evaluate", f"engines/{engines[1]}", exit_code=2)
+    said = refuse("evaluate", f"engines/{engines[1]}")
     assert "runs on an NVIDIA GPU" in said
     # What runs on the CPU is not kept from it.
     crops = "engines/crops"
     Path(crops).mkdir()
     shutil.copy("engines/golden.png", crops)
-    run("embed", crops, "--export", "engines", "-o", "engines/features.npz")
+    succeed("embed", crops, "--export", "engines", "-o", "engines/features.npz")
 
 
 @pytest.mark.usefixtures("in_workplace")
@@ -128,7 +119,7 @@ def test_a_broken_calibration_is_exit_code_3(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(export.exporter, "measure_ranges", shrunk)
     monkeypatch.setattr("export.int8.MAX_KEPT_SHARE", 0.02)  # one try more is enough here
-    said = run("export", "student", "--precision", "int8", "-o", "broken", exit_code=3)
+    said = end(3, "export", "student", "--precision", "int8", "-o", "broken")
     assert "Not verified" in said
     assert "model.int8.onnx: Over budget: least cosine" in said
     assert "do not ship those that failed" in said
@@ -144,7 +135,7 @@ def test_a_broken_calibration_is_exit_code_3(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.usefixtures("in_workplace")
 def test_a_budget_that_nothing_keeps_is_exit_code_3() -> None:
-    said = run("export", "student", "--budget", "fp32.cosine=2", "-o", "strict", exit_code=3)
+    said = end(3, "export", "student", "--budget", "fp32.cosine=2", "-o", "strict")
     assert "budget 2" in said
     (artifact,) = artifacts("strict")
     assert artifact["status"] == "failed"

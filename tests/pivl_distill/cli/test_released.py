@@ -7,17 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 
-from pivl_distill.cli import main
+from command_line import refuse, succeed
 
 DATA = ("--data", "synthetic:tiny")
-
-
-def run(*arguments: str | Path, exit_code: int = 0) -> str:
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == exit_code, result.output
-    return " ".join(result.output.split())
 
 
 @pytest.fixture
@@ -28,38 +21,36 @@ def file(small_released, tmp_path, monkeypatch) -> str:
 
 
 def test_it_is_scored_on_the_data_that_is_named(file):
-    assert "mAP" in run("evaluate", file, *DATA)
-    assert "mAP" in run("evaluate", file, *DATA, "--camera", "mean", "--sie-coefficient", "3")
-    assert "Name the data set to score sie_olp.pth on with --data" in run(
-        "evaluate", file, exit_code=2
-    )
-    assert "--camera takes input, mean, or a number from 0 to 5, not '6'" in run(
-        "evaluate", file, *DATA, "--camera", "6", exit_code=2
+    assert "mAP" in succeed("evaluate", file, *DATA)
+    assert "mAP" in succeed("evaluate", file, *DATA, "--camera", "mean", "--sie-coefficient", "3")
+    assert "Name the data set to score sie_olp.pth on with --data" in refuse("evaluate", file)
+    assert "--camera takes input, mean, or a number from 0 to 5, not '6'" in refuse(
+        "evaluate", file, *DATA, "--camera", "6"
     )
 
 
 def test_its_export_takes_cameras_and_is_scored_as_the_file(file):
-    assert "Verified" in run("export", file, "-o", "out")
+    assert "Verified" in succeed("export", file, "-o", "out")
     manifest = json.loads(Path("out/manifest.json").read_text())
     assert manifest["input"]["cameras"] == 6
     assert manifest["source"].keys() == {"sie_olp.pth"}
-    scores = [run("evaluate", target, *DATA).split("mAP")[1] for target in ("out", file)]
+    scores = [succeed("evaluate", target, *DATA).split("mAP")[1] for target in ("out", file)]
     assert scores[0] == scores[1]
 
 
 def test_a_student_learns_from_its_identity_texts(file):
-    said = run("bank", file, *DATA)
+    said = succeed("bank", file, *DATA)
     assert "identities 8" in said
     assert "no; --words makes them" in said
-    assert "mAP" in run("evaluate", "runs/teach-1")
+    assert "mAP" in succeed("evaluate", "runs/teach-1")
     quick = ("student", "--config", "quick", "--pretrained", "none")
-    assert "holds no part texts" in run(*quick, exit_code=2)
-    assert "mAP" in run(*quick, "--set", "supervision=identity")
+    assert "holds no part texts" in refuse(*quick)
+    assert "mAP" in succeed(*quick, "--set", "supervision=identity")
 
 
 def test_other_files_are_refused_by_what_they_lack(tmp_path):
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    said = run("export", tmp_path / "other.pth", exit_code=2)
+    said = refuse("export", tmp_path / "other.pth")
     assert "is no checkpoint of CLIP-ReID: it lacks image_encoder.conv1.weight" in said
 
 
@@ -67,9 +58,9 @@ def test_a_teacher_of_ours_may_know_cameras_and_overlap_patches(tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     clip = {"name": "tiny_vit", "weights": "none", "stride_px": "6", "sie_coefficient": "1.5"}
     settings = [part for key, value in clip.items() for part in ("--set", f"clip.{key}={value}")]
-    run("teach", "--config", "quick", *settings)
+    succeed("teach", "--config", "quick", *settings)
     seen, mean = (
-        run("evaluate", "runs/teach-1", "--camera", camera) for camera in ("input", "mean")
+        succeed("evaluate", "runs/teach-1", "--camera", camera) for camera in ("input", "mean")
     )
     assert "mAP" in seen
     assert "mAP" in mean

@@ -16,36 +16,16 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
+from command_line import QUICK, refuse, run, succeed
 from pivl_distill.bank import PromptBank
-from pivl_distill.cli import main
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
 from pivl_distill.data.synthetic.cache import cached_dataset
 from pivl_distill.training import Stage2
 
-QUICK = ("--config", "quick")
-
 
 class Killed(BaseException):
     """The process ends here."""
-
-
-def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
-def succeed(*arguments: str | Path) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, result.output
-    return " ".join(result.output.split())
-
-
-def refuse(*arguments: str | Path) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 2, result.output
-    assert "Traceback" not in result.output
-    return " ".join(result.output.split())
 
 
 def kill(*arguments: str | Path, step: int = 7) -> None:
