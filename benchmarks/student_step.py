@@ -31,7 +31,7 @@ from pivl_distill.training import Stage2
 from students.archs import create_backbone
 from students.student import IMAGENET_MEAN, IMAGENET_STD, Student
 
-ROUNDS, AT_MOST = 7, 1.25
+ROUNDS, AT_MOST = 15, 1.25
 ARCH, SIZE_HW, IDENTITIES, IN_BATCH, CROPS = "mobilenetv2_025", (256, 128), 751, 16, 4
 BATCH = np.arange(IN_BATCH * CROPS)
 LETTER = {

@@ -28,6 +28,7 @@ from pivl_distill.retrieval.similarity import (
     UnitFeatures,
     exact_rows,
     exact_similarity,
+    similarity_rows,
     tolerance,
 )
 
@@ -47,7 +48,7 @@ def hit_ranks(
     Rows are filled up with 0 at their end. Junk takes no rank. Queries without hits are left out.
     """
     ours, theirs = UnitFeatures.of(query, "query"), UnitFeatures.of(gallery, "gallery")
-    device = theirs.unit.device
+    device = theirs.device
     buffer = torch.empty(matches.chunk_queries(memory_bytes), len(gallery), device=device)
     for candidates in matches.chunks(memory_bytes):
         hits, junk = matches.of(candidates)
@@ -85,12 +86,13 @@ class _Chunk:
 
     def ranks(self, buffer: Tensor) -> Tensor:
         """Ascending ranks [n, P], padded with 0; `buffer` [≥ n, G] takes the similarities."""
-        similarity = buffer[: len(self.queries)]
-        torch.mm(self.query.unit[self.queries], self.gallery.unit.T, out=similarity)
+        similarity = similarity_rows(
+            self.query, self.gallery, self.queries, buffer[: len(self.queries)]
+        )
         self._hide(self.junk, similarity)
         padding = self.hits == PADDING
         value = similarity.gather(1, self.hits.clamp(min=0)).masked_fill_(padding, torch.inf)
-        doubt = self._tolerance(value[:, 0])
+        doubt = self._tolerance(value, ~padding)
         low, high = (value - doubt).nextafter(value.new_tensor(-torch.inf)), value + doubt
         above, from_low = count_above(similarity, torch.cat([high, low], dim=1)).chunk(2, dim=1)
         contested = from_low - above - (~padding).long()  # a hit is always near itself
@@ -109,11 +111,13 @@ class _Chunk:
         row, number = (junk != PADDING).nonzero(as_tuple=True)
         similarity[row, junk[row, number]] = -torch.inf
 
-    def _tolerance(self, first: Tensor) -> float:
-        """From the similarities [n] of the first hits."""
-        some = slice(_SAMPLE)
-        pairs = self.queries[some], self.hits[some, 0]
-        return tolerance(first[some], exact_similarity(self.query, self.gallery, *pairs))
+    def _tolerance(self, value: Tensor, real: Tensor) -> float:
+        """From the similarities [n, P] of the hits that are `real`."""
+        row, number = real.nonzero(as_tuple=True)
+        some = torch.linspace(0, len(row) - 1, min(_SAMPLE, len(row)), device=row.device).long()
+        row, number = row[some], number[some]
+        pairs = self.queries[row], self.hits[row, number]
+        return tolerance(value[row, number], exact_similarity(self.query, self.gallery, *pairs))
 
     def _before(self, row: Tensor, number: Tensor, rival: Tensor) -> Tensor:
         """How many rivals come before each hit [n, P], given triples of query, hit and rival."""

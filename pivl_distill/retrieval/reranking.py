@@ -86,7 +86,7 @@ def reranked(
             f" {lambda_value}."
         )
     features = UnitFeatures.of(_joined(query, gallery), "query and gallery")
-    similarities = _Similarities(features.unit, memory_bytes)
+    similarities = _Similarities(features.unit(), memory_bytes)
     nearest = _Nearest.of(features, similarities, k1, k2, memory_bytes)
     encodings = _Encodings.of(similarities, nearest, k1)
     if k2 > 1:
@@ -158,8 +158,8 @@ class _Nearest:
         after = [cut for cut in (k1 + 1, _half(k1), k2) if cut < count]
         before = [cut - 1 for cut in after]
         width = min(max(k1 + 1, k2), count)
-        crops = torch.empty(count, width, dtype=torch.int64, device=features.unit.device)
-        farthest = torch.empty(count, device=features.unit.device)
+        crops = torch.empty(count, width, dtype=torch.int64, device=features.device)
+        farthest = torch.empty(count, device=features.device)
         rows_in = chunk_rows(memory_bytes, 4 * count)
         starts = range(0, count, rows_in)
         for start in track(starts, "Finding neighbours", unit="chunks"):

@@ -46,31 +46,61 @@ _SAFE_LENGTHS = (1e-15, 1e15)
 
 @dataclass(frozen=True)
 class UnitFeatures:
-    """Features and their directions; a zero row has none and is unlike everything."""
+    """Features and their lengths, which together are directions; a zero row is unlike everything.
+
+    float32 features are used where they lie, so that a large gallery is in memory once.
+    """
 
     raw: Features
-    unit: Tensor  # float32 [N, F], rows of length one
+    floats: Tensor  # float32 [N, F], the features or multiples of them
+    scale: Tensor  # float32 [N], what makes a row of `floats` one of length one
 
     @classmethod
     def of(cls, raw: Features, name: str) -> UnitFeatures:
         """Raises PivlError, which calls the features `name`, if they are not finite."""
-        unit = torch.empty(tuple(raw.shape), device=_rows(raw, slice(0)).device)
+        floats = _as_float32(raw)
+        copied = floats is None
+        if floats is None:
+            floats = torch.empty(tuple(raw.shape), device=_rows(raw, slice(0)).device)
+        scale = torch.empty(len(raw), device=floats.device)
         for rows in blocks(len(raw), _BLOCK_ROWS):
             block = _rows(raw, rows).float()
-            low, high = torch.linalg.vector_norm(block, dim=1).aminmax()
+            lengths = torch.linalg.vector_norm(block, dim=1)
+            low, high = lengths.aminmax()
             if not (_SAFE_LENGTHS[0] < low and high < _SAFE_LENGTHS[1]):
                 block = _rows(raw, rows).double()
                 if not block.isfinite().all():
                     raise _not_finite(raw, name)
-            unit[rows] = _directions(block)
-        return cls(raw, unit)
+                block, lengths = _directions(block), torch.ones_like(lengths)
+                if not copied:
+                    floats, copied = floats.clone(), True
+            if copied:
+                floats[rows] = block
+            scale[rows] = 1 / lengths
+        return cls(raw, floats, scale)
 
     def __len__(self) -> int:
-        return len(self.unit)
+        return len(self.floats)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.floats.device
+
+    def unit(self, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Rows of length one in float32 [n, F]."""
+        return self.floats[rows] * self.scale[rows, None]
 
     def exact(self, rows: Tensor | slice) -> Tensor:
         """Rows of length one in float64 [n, F]."""
         return _directions(_rows(self.raw, rows).double())
+
+
+def similarity_rows(
+    query: UnitFeatures, gallery: UnitFeatures, rows: Tensor, out: Tensor
+) -> Tensor:
+    """float32 [n, G] of the query `rows` and the whole gallery, in `out`."""
+    return torch.mm(query.unit(rows), gallery.floats.T, out=out).mul_(gallery.scale)
 
 
 def exact_similarity(
@@ -110,6 +140,13 @@ def chunk_rows(memory_bytes: int, row_bytes: int) -> int:
 def blocks(count: int, size: int) -> Iterator[slice]:
     """Slices of at most `size` that cover `range(count)`."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _as_float32(raw: Features) -> Tensor | None:
+    """The features themselves as a tensor; None where they are of another type or read-only."""
+    if isinstance(raw, Tensor):
+        return raw if raw.dtype == torch.float32 else None
+    return torch.from_numpy(raw) if raw.dtype == np.float32 and raw.flags.writeable else None
 
 
 def _rows(raw: Features, rows: Tensor | slice) -> Tensor:

@@ -46,9 +46,13 @@ def test_counts_are_those_of_comparing_everything(count, rows, columns, bounds) 
     assert torch.equal(count(values, limits), expected)
 
 
-def test_every_byte_counts_as_far_as_a_whole_row() -> None:
-    values = torch.ones(1, 3 * counting._COLUMNS)
-    assert count_above(values, torch.zeros(1, 1)).item() == values.numel()
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.9])
+def test_rows_count_the_same_however_much_is_above_their_lowest_bound(share: float) -> None:
+    torch.manual_seed(0)
+    values = torch.rand(2 * counting._ROWS + 3, 500)
+    values[5], values[6] = 2.0, -torch.inf  # one row all above, one with nothing
+    limits = 1 - share * torch.rand(len(values), 7)
+    assert torch.equal(count_above(values, limits), (values[:, None] > limits[:, :, None]).sum(2))
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -34,7 +34,7 @@ def cosine(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 100.0])
 def test_directions_have_length_one_whatever_the_type(kind: type, scale: float) -> None:
     raw = (features() * scale).astype(kind)
-    unit = UnitFeatures.of(raw, "query").unit
+    unit = UnitFeatures.of(raw, "query").unit()
     assert unit.dtype == torch.float32
     expected = raw / np.linalg.norm(raw.astype(float), axis=1, keepdims=True)
     np.testing.assert_allclose(unit, expected, atol=2e-7)
@@ -43,15 +43,15 @@ def test_directions_have_length_one_whatever_the_type(kind: type, scale: float) 
 @pytest.mark.parametrize("scale", [1e-30, 1e25])
 def test_lengths_whose_squares_float32_cannot_hold(scale: float) -> None:
     raw = features() * np.float32(scale)
-    unit = UnitFeatures.of(raw, "query").unit
-    np.testing.assert_allclose(unit, UnitFeatures.of(features(), "query").unit, atol=2e-7)
+    unit = UnitFeatures.of(raw, "query").unit()
+    np.testing.assert_allclose(unit, UnitFeatures.of(features(), "query").unit(), atol=2e-7)
 
 
 def test_a_zero_row_stays_zero() -> None:
     raw = features()
     raw[7] = 0
     unit = UnitFeatures.of(raw, "query")
-    assert (unit.unit[7] == 0).all()
+    assert (unit.unit()[7] == 0).all()
     assert (unit.exact(torch.tensor([7])) == 0).all()
 
 
@@ -78,7 +78,7 @@ def test_files_mapped_read_only_are_read_without_warning(tmp_path: Path, recwarn
     np.save(tmp_path / "features.npy", features())
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
     unit = UnitFeatures.of(mapped, "gallery")
-    assert torch.equal(unit.unit, UnitFeatures.of(features(), "gallery").unit)
+    assert torch.equal(unit.unit(), UnitFeatures.of(features(), "gallery").unit())
     assert torch.equal(
         unit.exact(torch.tensor([3])), UnitFeatures.of(features(), "x").exact(slice(3, 4))
     )
