@@ -15,7 +15,7 @@ import click
 import numpy as np
 import torch
 import torch.nn.functional as F
-from harness import Row, interleaved, on_device, overhead, report
+from harness import Row, interleaved, on_device, on_gpu, overhead, report, speedup
 from torch import nn
 
 from pivl_distill.alignment import Texts
@@ -26,12 +26,13 @@ from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.embedding import normalize_crops
+from pivl_distill.host_memory import GLIBC_DEFAULTS, KEEP, keep_freed_memory, set_malloc
 from pivl_distill.precision import half_of
 from pivl_distill.training import Stage2
 from students.archs import create_backbone
 from students.student import IMAGENET_MEAN, IMAGENET_STD, Student
 
-ROUNDS, AT_MOST = 15, 1.25
+ROUNDS, MALLOC_ROUNDS, AT_MOST = 15, 5, 1.25
 ARCH, SIZE_HW, IDENTITIES, IN_BATCH, CROPS = "mobilenetv2_025", (256, 128), 751, 16, 4
 BATCH = np.arange(IN_BATCH * CROPS)
 LETTER = {
@@ -103,12 +104,36 @@ def bare_step(store: CropStore) -> Step:
     return step
 
 
+def freed_memory_row(step: Step) -> Row:
+    """The step with freed memory kept for the next tensor, and given back as glibc does by itself.
+
+    What is compared leaves the heap as it likes it, so each step is preceded by an untimed one.
+    """
+
+    def after(setting: tuple[int, int]) -> Callable[[], object]:
+        return lambda: (set_malloc(*setting), step())
+
+    seconds = interleaved(
+        {
+            "to keep": after(KEEP),
+            "kept": step,
+            "to give back": after(GLIBC_DEFAULTS),
+            "given back": step,
+        },
+        MALLOC_ROUNDS,
+    )
+    name = f"student step, {len(BATCH)} × {SIZE_HW[0]}×{SIZE_HW[1]}, freed memory kept"
+    return speedup(f"{name}, against given back", seconds["kept"], seconds["given back"], "s", None)
+
+
 @click.command()
 @click.option("--compiled", is_flag=True, help="Also the student after torch.compile.")
 @on_device
 def main(compiled: bool) -> None:
     """Measure and print."""
     store = crops()
+    malloc_rows = [] if on_gpu() else [freed_memory_row(student_step(store, 1024))]
+    keep_freed_memory(torch.get_default_device())  # as the command does
     ways = {
         "bank of 1024 dimensions": student_step(store, 1024),
         "bank of 512 dimensions": student_step(store, 512),
@@ -123,7 +148,7 @@ def main(compiled: bool) -> None:
         for way, s in seconds.items()
         if way != "bare"
     ]
-    report("Student's training step", rows)
+    report("Student's training step", [*rows, *malloc_rows])
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import pick_device
 from pivl_distill.fusion import FusedMap
+from pivl_distill.host_memory import keep_freed_memory
 from pivl_distill.reid import ReIDNetwork, ReIDOutput
 from pivl_distill.training import Stage2, prepare, schedule
 
@@ -168,8 +169,10 @@ def clocked(work: Callable[[], object], device: torch.device) -> float:
 
 
 def rehearsal_device(wanted: Device) -> torch.device:
-    """As `pick_device`, and "meta" as well."""
-    return torch.device("meta") if wanted == "meta" else pick_device(wanted)
+    """As `pick_device`, and "meta" as well; memory is kept as in training."""
+    device = torch.device("meta") if wanted == "meta" else pick_device(wanted)
+    keep_freed_memory(device)
+    return device
 
 
 def data_facts(dataset: ReIDDataset, settings: DataSettings, *, maps: bool) -> dict[str, object]:

@@ -23,6 +23,7 @@ from pivl_distill.data.store import load_training
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import TestCrops, evaluate_model, pick_device
 from pivl_distill.files import sha256
+from pivl_distill.host_memory import keep_freed_memory
 from pivl_distill.resume import machine
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs import Run
@@ -63,6 +64,7 @@ def distill(
     torch.manual_seed(config.seed)
     network, start = starting_network(config, dataset)
     device = pick_device(config.device)
+    keep_freed_memory(device)
     student = make_student(config, network, dataset, bank, vectors).to(device)
     if resume is None:
         run = Run.create("student", dump_config(config, "student"), out)

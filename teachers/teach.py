@@ -25,6 +25,7 @@ from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import TestCrops, evaluate_model, pick_device
 from pivl_distill.files import sha256
+from pivl_distill.host_memory import keep_freed_memory
 from pivl_distill.resume import machine
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs import Run
@@ -66,6 +67,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
     dataset = load_dataset(config.data.spec, config.data.parsing)
     vocabulary = part_vocabulary(config, dataset)
     device = pick_device(config.device)
+    keep_freed_memory(device)
     clip = teaching_clip(config.clip, config.data.size_hw, dataset).freeze().to(device)
     if resume is None:
         run = Run.create("teach", dump_config(config, "teach"), out)
