@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,7 +251,7 @@ def test_sigterm_stops_a_command_between_steps_with_143(desk: Path) -> None:
     assert_same_teach(Path("runs/teach-2"), Path("in-one-go"))
 
 
-SITTINGS = 10
+KILLS = 10
 
 
 @pytest.fixture(scope="module")
@@ -257,6 +259,9 @@ def forks() -> multiprocessing.context.ForkServerContext:
     """Processes that have imported everything and nothing else."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["teachers.teach", "students.distill"])
+    first = context.Process(target=int)  # starts the server, which imports
+    first.start()
+    first.join()
     return context
 
 
@@ -279,19 +284,26 @@ def test_killed_again_and_again_at_random_moments(
         config = load_config(StudentConfig, "student", "quick", {"stage2.epochs": 12})
         function, arguments = distill, (config, Path("runs/teach-1/prompt_bank.safetensors"))
 
-    def sit(out: Path | None, resume: Path | None, killed_after_s: float | None = None) -> None:
+    def sit(out: Path | None, resume: Path | None, killed_after_s: float | None = None) -> bool:
+        """Whether it was killed before its end."""
         process = forks.Process(target=function, args=(*arguments, out, resume))
         process.start()
         process.join(killed_after_s)
         process.kill()
         process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        return process.exitcode != 0
 
-    unstopped, killed = Path("unstopped-run"), Path("killed")
-    sit(unstopped, None)
-    for number in range(SITTINGS + 1):
-        begun, last = (killed / "config.yaml").is_file(), number == SITTINGS
-        places = (None, killed) if begun else (killed, None)
-        if not (killed / "run.json").is_file():
-            sit(*places, None if last else moment.uniform(0.3, 2.5))
+    whole, start = Path("whole"), time.monotonic()
+    assert not sit(whole, None)
+    whole_run_s = time.monotonic() - start
     same = assert_same_teach if command == "teach" else assert_same_student
-    same(killed, unstopped)
+    kills = 0
+    for killed in (Path(f"killed-{number}") for number in itertools.count()):
+        while not (killed / "run.json").is_file():
+            begun = (killed / "config.yaml").is_file()
+            limit = moment.uniform(0, whole_run_s) if kills < KILLS else None
+            kills += sit(*((None, killed) if begun else (killed, None)), limit)
+        same(killed, whole)
+        if kills == KILLS:
+            break
