@@ -36,7 +36,7 @@ from pivl_distill.runtime.session import CPU, PROVIDERS, Device, open_session
 EAGER = "PyTorch eager"
 LATENCY_COLUMNS = (
     *("", "device", "threads", "batch", "p50 ms", "p90 ms", "p99 ms"),
-    *("crops/s", "against eager", "rounds"),
+    *("crops/s", "against eager", "runs"),
 )
 COST_COLUMNS = ("", "precision", "file", "peak memory", "mAP")
 
@@ -118,7 +118,7 @@ def print_bench(report: BenchReport) -> None:
         faster = "" if base is None else f"{base / t.p50_ms:.1f}×"
         times = (f"{ms:.2f}" for ms in (t.p50_ms, t.p90_ms, t.p99_ms))
         rate = f"{t.crops_per_second:,.0f}"
-        rows.append((t.name, t.device, t.threads, t.batch, *times, rate, faster, t.rounds))
+        rows.append((t.name, t.device, t.threads, t.batch, *times, rate, faster, t.runs))
     table(f"{report.network}: latency", LATENCY_COLUMNS, rows)
     cost = f"{report.cost.parameters:,} parameters, {report.cost.macs:,} multiply-adds"
     table(f"Cost: {cost}", COST_COLUMNS, [_cells(subject) for subject in report.subjects])

@@ -57,7 +57,7 @@ def test_every_file_and_pytorch_at_every_setting(whole, tmp_path):
         assert 0 < timing["p50_ms"] <= timing["p90_ms"] <= timing["p99_ms"]
         rate = 1000 * timing["batch"] / timing["p50_ms"]
         assert timing["crops_per_second"] == pytest.approx(rate)
-        assert timing["rounds"] >= 3
+        assert timing["runs"] >= 3
     subjects = {subject["name"]: subject for subject in facts["subjects"]}
     assert list(subjects) == names
     assert subjects["model.onnx"]["file_bytes"] == (whole / "model.onnx").stat().st_size
