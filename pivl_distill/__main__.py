@@ -9,6 +9,6 @@ import sys
 if sys.path and sys.path[0] in ("", sys.argv[0].rsplit("/pivl_distill", 1)[0]):
     del sys.path[0]
 
-from pivl_distill.cli import main
+from pivl_distill.command import main
 
 main()
