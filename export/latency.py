@@ -74,7 +74,8 @@ def in_turns(
         taken.clear()
     start, turns = time.perf_counter(), 0
     while turns < 3 or (
-        min(map(len, times_ms)) < max_repeats and time.perf_counter() - start < max_seconds
+        min(map(len, times_ms), default=max_repeats) < max_repeats
+        and time.perf_counter() - start < max_seconds
     ):
         turn()
         turns += 1

@@ -69,6 +69,11 @@ def test_slow_runs_stop_at_the_time_limit_but_run_three_times(clock):
     assert len(in_turns([clock.run("a", 9000)], max_seconds=2)[0]) == 3
 
 
+def test_nothing_is_timed_in_no_time(clock):
+    assert in_turns([]) == []
+    assert clock.now == 0
+
+
 def test_turns_go_on_until_the_slowest_was_timed_often_enough(clock):
     quick, slow = in_turns([clock.run("quick", 1), clock.run("slow", 300)], max_repeats=5)
     assert (len(quick), len(slow)) == (50, 5)
