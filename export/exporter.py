@@ -24,7 +24,7 @@ from export.fp16 import write_fp16
 from export.gate import Gate
 from export.golden import FILE_NAME as GOLDEN_CROP
 from export.golden import write_golden_crop
-from export.graph import INPUT, OUTPUT, write_onnx
+from export.graph import INPUT, OPSET, OUTPUT, write_onnx
 from export.int8 import FILE_NAMES, int8_within_budget
 from export.latency import measure_latency
 from export.loading import as_embedding_model
@@ -34,6 +34,7 @@ from export.manifest import (
     InputSpec,
     Manifest,
     OutputSpec,
+    TestData,
     installed_versions,
     read_manifest,
     write_manifest,
@@ -110,15 +111,16 @@ def export_model(
     bake_preprocessing: bool = False,
     budgets: dict[Precision, Budget] | None = None,
     source: Path | None = None,
+    data: TestData | None = None,
     threads: int | None = None,
 ) -> ExportReport:
     """Export `model` into `folder`, in float32 and in `precisions`, each file proven on `test`.
 
     INT8 needs `calibration`, crops of the training split. `normalize` puts L2 normalisation into
     the graph, `bake_preprocessing` everything but resizing; `budgets` replace those of `BUDGETS`;
-    `source` is the checkpoint that the manifest names. `threads` limits the CPU threads while
-    latency is measured. Raises ExportError, with files and manifest kept, if a file is not the bare
-    network, cannot be run or loses more than its budget.
+    `source` is the checkpoint and `data` the data set of `test` that the manifest names. `threads`
+    limits the CPU threads while latency is measured. Raises ExportError, with files and manifest
+    kept, if a file is not the bare network, cannot be run or loses more than its budget.
     """
     if "int8" in precisions and calibration is None:
         raise ValueError("INT8 needs crops to calibrate on")
@@ -133,6 +135,9 @@ def export_model(
     )
     manifest = Manifest(
         name=model.name,
+        pooling=model.pooling,
+        opset=OPSET,
+        data=data,
         input=gate.spec,
         output=OutputSpec(
             name=OUTPUT,
@@ -184,6 +189,8 @@ def add_engine(
     kept_high = manifest.artifact(source).kept_high
     describe = report.gate.judge if runs_here else Artifact.of
     artifact = describe(path, precision, "tensorrt", kind=library, kept_high=kept_high)
+    batches = {"min_batch": profile.min_batch, "max_batch": profile.max_batch}
+    artifact = artifact.model_copy(update=batches)
     others = [other for other in manifest.artifacts if other.file != artifact.file]
     write_manifest(folder, _with(manifest, [*others, artifact]))
     return EngineReport(path, info, artifact)

@@ -15,11 +15,10 @@ from export.latency import measure_latency
 from export.session import open_session
 from pivl_distill.config import StudentConfig
 from pivl_distill.console import table, track
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.runtime.session import PROVIDERS, Device
 from students.archs import create_backbone
 from students.choose import CANDIDATES, Candidate, choose
-from students.student import IMAGENET_MEAN, IMAGENET_STD
+from students.student import bare_student
 
 
 def choose_arch(settings: StudentConfig, max_ms: float, device: Device) -> StudentConfig:
@@ -52,7 +51,7 @@ def measure_candidate(arch: str, settings: StudentConfig, device: Device) -> Can
     size_hw = settings.data.size_hw
     network = create_backbone(arch, image_size_hw=size_hw, last_stride=settings.last_stride).eval()
     cost = network_cost(network, size_hw)
-    model = EmbeddingModel(arch, network, size_hw, IMAGENET_MEAN, IMAGENET_STD)
+    model = bare_student(arch, network, size_hw)
     with tempfile.TemporaryDirectory() as folder:
         path = write_onnx(model, Path(folder) / "model.onnx")
         session = open_session(path, providers=[PROVIDERS[device]])

@@ -138,6 +138,7 @@ def export_checkpoint(
     """
     from export.calibration import calibration_crops
     from export.exporter import export_model
+    from export.manifest import TestData
 
     path = _find_checkpoint(source)
     foreign = is_foreign(path) and spec is None
@@ -155,6 +156,7 @@ def export_checkpoint(
         calibration=calibration_crops(dataset.train, model.size_hw) if wanted else None,
         precisions=precisions,
         source=path,
+        data=TestData(spec=data.spec, name=dataset.name, fingerprint=dataset.test_fingerprint),
         **options,
     )
     run.finish("export", source=str(path))
