@@ -17,7 +17,7 @@ import torch
 from export.calibration import measure_ranges
 from export.cost import network_cost
 from export.engines.builder import build_engine
-from export.engines.description import EngineInfo, Gpu, Profile
+from export.engines.description import EngineInfo, Gpu, Profile, remove_engine
 from export.engines.library import Library
 from export.engines.runner import read_back
 from export.fp16 import write_fp16
@@ -174,15 +174,17 @@ def add_engine(
 ) -> EngineReport:
     """Build an engine of one precision beside an export's ONNX files and name it in the manifest.
 
-    Where it can run on this machine it goes through the gate like any other file; else it is
-    unverified. Raises PivlError, with the ONNX export complete, if it cannot be built here.
+    Where it can run on this machine it goes through the gate like any other file; else, without a
+    GPU or with one that the library does not take, it is unverified. Raises PivlError, with the
+    ONNX export complete and no engine left, if it cannot be built or read back here.
     """
     folder, source = report.folder, ENGINE_SOURCES[precision]
+    gpu = Gpu.current()
     try:
         path, info = build_engine(
             folder / source, library, profile, workspace_bytes=workspace_bytes
         )
-        runs_here = read_back(path) and Gpu.current() is not None
+        runs_here = _runs_here(path, library, gpu)
     except PivlError as error:
         raise PivlError(f"{error} The ONNX files are kept in {folder}.") from error
     manifest = read_manifest(folder)
@@ -191,9 +193,30 @@ def add_engine(
     artifact = describe(path, precision, "tensorrt", kind=library, kept_high=kept_high)
     batches = {"min_batch": profile.min_batch, "max_batch": profile.max_batch}
     artifact = artifact.model_copy(update=batches)
-    others = [other for other in manifest.artifacts if other.file != artifact.file]
-    write_manifest(folder, _with(manifest, [*others, artifact]))
+    write_manifest(folder, _with(manifest, [*_but(manifest, path), artifact]))
     return EngineReport(path, info, artifact)
+
+
+def _runs_here(path: Path, library: Library, gpu: Gpu | None) -> bool:
+    """Whether the engine at `path`, just built, runs on `gpu`; it is read back as far as it can be.
+
+    Raises PivlError, with the engine and what the manifest says of an older one removed, if it
+    cannot be read.
+    """
+    if gpu is not None and not gpu.takes(library):
+        return False
+    try:
+        return read_back(path) and gpu is not None
+    except PivlError:
+        remove_engine(path)
+        manifest = read_manifest(path.parent)
+        write_manifest(path.parent, _with(manifest, _but(manifest, path)))
+        raise
+
+
+def _but(manifest: Manifest, path: Path) -> list[Artifact]:
+    """All artifacts but that of the file at `path`."""
+    return [artifact for artifact in manifest.artifacts if artifact.file != path.name]
 
 
 def check_engines(engines: Collection[EngineReport]) -> None:

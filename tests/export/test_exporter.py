@@ -338,10 +338,37 @@ def test_an_engine_that_does_not_read_back_stays_out_of_the_manifest(
         raise PivlError("cannot be loaded.")
 
     monkeypatch.setattr(export.exporter, "read_back", damaged)
-    with pytest.raises(PivlError, match=r"cannot be loaded\. The ONNX files are kept"):
-        add_engine(export_small(), "fp32", "tensorrt", PROFILE, workspace_bytes=1 << 20)
-    (artifact,) = read_manifest(tmp_path / "out").artifacts
-    assert artifact.file == "model.onnx"
+    report = export_small()
+    for built_before in (False, True):
+        if built_before:
+            with monkeypatch.context() as patch:
+                patch.setattr(export.exporter, "read_back", lambda path: False)
+                add_engine(report, "fp32", "tensorrt", PROFILE, workspace_bytes=1 << 20)
+        with pytest.raises(PivlError, match=r"cannot be loaded\. The ONNX files are kept"):
+            add_engine(report, "fp32", "tensorrt", PROFILE, workspace_bytes=1 << 20)
+        (artifact,) = read_manifest(tmp_path / "out").artifacts
+        assert artifact.file == "model.onnx"
+        assert not list((tmp_path / "out").glob("*.engine*"))
+
+
+@pytest.mark.usefixtures("built")
+def test_a_gpu_that_tensorrt_rtx_does_not_take_leaves_the_engine_unverified(
+    export_small, tmp_path, monkeypatch
+):
+    """The library builds there, but would not load what it built."""
+
+    def no_such_gpu(path):
+        raise PivlError("cannot be loaded.")
+
+    monkeypatch.setattr(export.exporter, "read_back", no_such_gpu)
+    monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="H100", compute_capability="9.0"))
+    report = export_small()
+    engine = add_engine(report, "fp32", "tensorrt-rtx", PROFILE, workspace_bytes=1 << 20)
+    assert engine.artifact.status == "unverified"
+    assert read_manifest(tmp_path / "out").artifacts[-1] == engine.artifact
+    with pytest.raises(UnverifiedError) as error:
+        check_engines([engine])
+    assert error.value.exit_code == 4
 
 
 def test_real_engines_of_every_precision(rtx, export_small, tmp_path):
