@@ -544,8 +544,10 @@ def bench(
     from pivl_distill.runtime.session import has_cuda
 
     threads = threads or (os.cpu_count() or 1,)
+    engines = not devices or "cuda" in devices
     devices = devices or (("cpu", "cuda") if has_cuda() else ("cpu",))
-    report = run_bench(export_dir or latest_export(), batches, threads, devices, seconds)
+    folder = export_dir or latest_export()
+    report = run_bench(folder, batches, threads, devices, seconds, engines=engines)
     print_bench(report)
     if json_file is not None:
         write_json(json_file, asdict(report))

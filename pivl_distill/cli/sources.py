@@ -159,7 +159,8 @@ def export_checkpoint(
         data=TestData(spec=data.spec, name=dataset.name, fingerprint=dataset.test_fingerprint),
         **options,
     )
-    run.finish("export", source=str(path))
+    camera = {"camera": cameras.choice, "sie_coefficient": cameras.coefficient}
+    run.finish("export", source=str(path.resolve()), **camera)
     return report
 
 
