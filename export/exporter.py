@@ -95,7 +95,8 @@ class ExportError(VerificationError):
         reasons = " ".join(f"{artifact.file}: {artifact.failure}" for artifact in failed)
         super().__init__(
             f"Not everything in {report.folder} does what the checkpoint does. {reasons} The "
-            "files are kept for inspection; do not ship those that failed."
+            "files are kept for inspection; do not ship those that failed. To export again, remove "
+            "the folder or name another with --out."
         )
         self.report = report
 
