@@ -230,7 +230,12 @@ Examples:
 @click.option("--arch", help="mobilenetv2_025 (default) or any timm model with feature stages.")
 @click.option("--bank", metavar="RUN|FILE|none", help="Teach run or bank; default: the latest.")
 @click.option("--pretrained", metavar="FILE|timm|none", help="Weights to start from.")
-@click.option("--max-ms", type=float, metavar="MS", help="Instead of --arch: latency, exported.")
+@click.option(
+    "--max-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MS",
+    help="Instead of --arch: latency, exported.",
+)
 @click.option("--device", type=DEVICE, default="cpu", show_default=True, help="For --max-ms.")
 @settings_options
 def student(
@@ -250,6 +255,8 @@ def student(
     from pivl_distill.cli.sources import find_bank, run_place
     from pivl_distill.config import CACHE_LIMITS, StudentConfig, load_config
 
+    if max_ms is not None and resume is not None and out is None:
+        raise PivlError("--resume continues with the network that was begun; leave --max-ms away.")
     place = run_place("student", out, resume)
     chosen = {"arch": arch, "pretrained": pretrained}
     overrides |= {key: value for key, value in chosen.items() if value is not None}
