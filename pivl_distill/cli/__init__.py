@@ -508,8 +508,10 @@ def embed(
     """
     from pivl_distill.cli.features import embed_folder, print_embedded
     from pivl_distill.errors import VerificationError
+    from pivl_distill.files import check_writable
     from pivl_distill.runtime import Extractor
 
+    check_writable(out)
     extractor = Extractor(
         export_dir or latest_export(), precision=precision, device=device or "auto"
     )
@@ -547,9 +549,12 @@ def bench(
     from dataclasses import asdict
 
     from pivl_distill.cli.bench import bench_chart, print_bench, run_bench
-    from pivl_distill.files import write_json
+    from pivl_distill.files import check_writable, write_json
     from pivl_distill.runtime.session import has_cuda
 
+    for file in (json_file, picture):
+        if file is not None:
+            check_writable(file)  # before the work, not after it
     threads = threads or (os.cpu_count() or 1,)
     engines = not devices or "cuda" in devices
     devices = devices or (("cpu", "cuda") if has_cuda() else ("cpu",))

@@ -164,3 +164,11 @@ def test_a_changed_file_is_not_timed(deployed):
     result = bench(deployed, *QUICK)
     assert result.exit_code == 2
     assert "is cut off" in result.output
+
+
+@pytest.mark.parametrize("option", ["--json", "--picture"])
+def test_a_place_that_takes_no_file_is_refused_before_the_work(deployed, option):
+    result = bench(deployed, *QUICK, option, deployed / "model.onnx" / "bench")
+    assert result.exit_code == 2
+    assert "Nothing can be written to" in result.output
+    assert "Timing" not in result.output
