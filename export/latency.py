@@ -45,9 +45,10 @@ def measure_latency(
     """Time each session on random images, as `in_turns` does."""
     runs = [partial(session.run, None, random_feed(session, batch)) for session in sessions]
     times = in_turns(runs, max_repeats=max_repeats, max_seconds=max_seconds)
+    percentiles = [np.percentile(times_ms, (50, 90)).tolist() for times_ms in times]
     return [
-        Latency(batch, *np.percentile(times_ms, (50, 90)).tolist(), len(times_ms))
-        for times_ms in times
+        Latency(batch, p50, p90, len(times_ms))
+        for (p50, p90), times_ms in zip(percentiles, times, strict=True)
     ]
 
 

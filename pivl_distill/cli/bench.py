@@ -109,7 +109,9 @@ def run_bench(
         check_file(folder / artifact.file, artifact.bytes, artifact.sha256)
     checkpoint = _find_checkpoint(folder, manifest)
     model = None if checkpoint is None else load_checkpoint(checkpoint.path, checkpoint.cameras)
-    compared: list[Device] = [*devices, *(["cuda"] if runners and "cuda" not in devices else [])]
+    compared = list(devices)
+    if runners and "cuda" not in compared:
+        compared.append("cuda")  # PyTorch there too, beside the engines
     in_graph = manifest.input.preprocessing_in_graph
     timings = []
     settings = list(itertools.product(threads, batches))
