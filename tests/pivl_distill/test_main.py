@@ -35,7 +35,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 find_spec = importlib.util.find_spec
 importlib.util.find_spec = lambda name: None if name in {packages!r} else find_spec(name)
-from pivl_distill.command import main
+from pivl_distill.__main__ import main
 main()
 """
     command = [sys.executable, "-c", script, *map(str, arguments)]
