@@ -24,20 +24,15 @@ from PIL import Image
 from pivl_distill.data.images import read_crop, resize_crop
 from pivl_distill.data.listing import images_below
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256
+from pivl_distill.runtime.golden import check_golden
 from pivl_distill.runtime.manifest import (
     Artifact,
     check_file,
     choose_artifact,
     read_manifest,
-    vector_sha256,
 )
 from pivl_distill.runtime.pictures import check_picture, cut_box
 from pivl_distill.runtime.session import PROVIDERS, Device, has_cuda, open_session
-
-GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
-"""How far the golden vector may be off, relative to its length. Processors differ by 1e-6 in fp32,
-2e-3 in fp16; swapped channels are off by 0.1 and more, channels' deviations alone by 7e-3."""
 
 
 class Extractor:
@@ -78,7 +73,7 @@ class Extractor:
         self.device, self.artifact, self._session = self._open(
             device, precision, threads, allow_unverified
         )
-        self._check_golden()
+        check_golden(self.manifest, self.artifact, self._run)
 
     def embed(
         self,
@@ -211,40 +206,6 @@ class Extractor:
         path = self.manifest.folder / artifact.file
         check_file(path, artifact.bytes, artifact.sha256)
         return chosen, artifact, open_session(path, threads=threads, providers=[PROVIDERS[chosen]])
-
-    def _check_golden(self) -> None:
-        """PivlError unless the artifact gives its recorded vector for the golden crop."""
-        artifact, golden = self.artifact, self.artifact.golden_vector
-        if golden is None and artifact.status == "unverified":
-            return
-        if golden is None or vector_sha256(golden) != artifact.golden_vector_sha256:
-            what = "is missing from" if golden is None else "was changed in"
-            raise PivlError(
-                f"The golden vector of {artifact.file} {what} the manifest; take the export from"
-                " where it was made."
-            )
-        if golden.shape != (self.dim,):
-            raise PivlError(
-                f"The golden vector of {artifact.file} has {golden.size} values, but the manifest"
-                f" speaks of {self.dim}; take the export from where it was made."
-            )
-        name, digest = self.manifest.golden_crop
-        path = self.manifest.folder / name
-        if not path.is_file() or sha256(path) != digest:
-            raise PivlError(
-                f"{path} is missing or not the golden crop that the manifest describes; take the"
-                " export from where it was made."
-            )
-        crop = read_crop(path, self.size_hw)
-        (vector,) = self._run(crop[None], np.zeros(1, np.int64))
-        off = float(np.linalg.norm(vector - golden) / np.linalg.norm(golden))
-        if not off <= GOLDEN_TOLERANCE[artifact.precision]:  # NaN is off too
-            raise PivlError(
-                f"{artifact.file} does not give its golden vector here: off by {off:.2g} of its"
-                f" length, {GOLDEN_TOLERANCE[artifact.precision]:g} is allowed. Channel order, mean"
-                " or deviation in the manifest are not those of the network, or this runtime"
-                " computes something else; try another precision."
-            )
 
     def _read(self, path: Path) -> np.ndarray | PivlError:
         try:
