@@ -3,8 +3,9 @@
 Each model in fp32, fp16 and int8 as an engine of every TensorRT library that is installed, beside
 ONNX Runtime on CUDA and PyTorch eager, at batch 1 and 32. The ways of one model are timed turn
 about in one run; a time includes bringing the images to the GPU and the features back. The cosine
-is the least to PyTorch's features of the same images. Models that would begin after the tenth
-minute are left out and named.
+is the least to PyTorch's features of the same images. It ends within ten minutes: nothing is built
+or timed that would begin too late, and what is left out is named. A build cannot be stopped, so it
+begins only while there is time for one.
 
 Needs a GPU; `pip install 'pivl-distill[trt]'` for TensorRT (`[rtx]` on GeForce and RTX cards).
 """
@@ -37,6 +38,8 @@ from pivl_distill.files import write_json
 BATCHES, ROUNDS, WARMUP = (1, 32), 30, 5
 PROFILE = Profile.parse("1,32,64")
 TIME_LIMIT_S = 600
+FOR_A_BUILD_S, FOR_A_BATCH_S = 150, 20
+"""What an engine, and what timing one batch, is given: less is left, and it is not begun."""
 
 Forward = Callable[[torch.Tensor], np.ndarray]
 """Images float32 [B, 3, H, W] on the CPU → features float32 [B, F] on the CPU."""
@@ -77,23 +80,38 @@ def main() -> None:
     if gpu is None:
         raise SystemExit("torch finds no NVIDIA GPU here; this benchmark needs one.")
     ort.preload_dlls()
-    start, rows = time.monotonic(), []
+    clock, rows = Clock(time.monotonic() + TIME_LIMIT_S), []
     for name in options.model or (*STUDENTS, *TEACHERS):
-        if time.monotonic() - start > TIME_LIMIT_S:
-            note(f"{name} was left out: ten minutes are over. Run it with --model {name}.")
+        if not clock.allows(FOR_A_BUILD_S, f"{name}; run it with --model {name}"):
             continue
-        rows += measure(name)
+        rows += measure(name, gpu, clock)
         write_json(options.json, {"gpu": gpu.model_dump(), "rows": [asdict(row) for row in rows]})
     columns = ("model", "way", "precision", "batch", "ms", "× eager", "cosine", "MB", "build s")
     table(f"On {gpu.name}", columns, [_cells(row) for row in rows])
 
 
-def measure(name: str) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Clock:
+    """When everything has to be done, on `time.monotonic`."""
+
+    end_s: float
+
+    def allows(self, seconds: float, what: str) -> bool:
+        """Whether so much time is left; if not, it is said what is left out."""
+        if time.monotonic() + seconds <= self.end_s:
+            return True
+        note(f"Left out, for ten minutes are nearly over: {what}.")
+        return False
+
+
+def measure(name: str, gpu: Gpu, clock: Clock) -> Iterator[Row]:
     """All ways of one model at all batches."""
     model = make_model(name)
     with tempfile.TemporaryDirectory() as folder:
-        ways = [eager(model), *exported(model, Path(folder))]
+        ways = [eager(model), *exported(model, Path(folder), gpu, clock)]
         for batch in BATCHES:
+            if not clock.allows(FOR_A_BATCH_S, f"{name}, batch {batch}"):
+                continue
             shape = (batch, 3, *model.size_hw)
             images = torch.randn(shape, generator=torch.Generator().manual_seed(batch))
             reference = ways[0].forward(images)
@@ -124,19 +142,25 @@ def eager(model: EmbeddingModel) -> Way:
     return Way("PyTorch eager", "fp32", forward, 0.0)
 
 
-def exported(model: EmbeddingModel, folder: Path) -> Iterator[Way]:
+def exported(model: EmbeddingModel, folder: Path, gpu: Gpu, clock: Clock) -> Iterator[Way]:
     """Sessions and engines of each precision; one that cannot be made is named and left out."""
     for precision, onnx_path in write_graphs(model, folder):
         megabytes = onnx_path.stat().st_size / 1e6
         if precision != "int8":  # TensorRT's form of INT8 is not ONNX Runtime's
             yield Way("ONNX Runtime CUDA", precision, on_cuda(onnx_path), megabytes)
         for library, title in TITLES.items():
+            what = f"{model.name} {precision}, {title}"
+            if not gpu.takes(library):
+                note(f"{what}: not for {gpu.name}.")
+                continue
+            if not clock.allows(FOR_A_BUILD_S, what):
+                continue
             try:
                 load_tensorrt(library)
                 path, info = build_engine(onnx_path, library, PROFILE)
                 run = EngineRunner(path)
             except PivlError as error:
-                note(f"{model.name} {precision}, {title}: {error}")
+                note(f"{what}: {error}")
                 continue
             yield Way(
                 title,

@@ -14,6 +14,7 @@ import gc
 import json
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,13 +129,18 @@ def _resident_bytes(field: str) -> int:
 
 
 def report(title: str, rows: Sequence[Row]) -> None:
-    """Print rows as a table and put them into the file of results, over rows of the same names."""
+    """Print rows as a table and put them into the file of results, over rows of the same names.
+
+    Ends the process with exit code 1 if a target is missed, so it comes last.
+    """
     columns = ("figure", "ours", "baseline", "ratio", "target", "met")
     table(title, columns, [_cells(row) for row in rows])
     file = FOLDER / ("gpu.json" if on_gpu() else "latest.json")
     kept = {row["name"]: row for row in (json.loads(file.read_text()) if file.exists() else [])}
     kept.update({row.name: dataclasses.asdict(row) for row in rows})
     write_json(file, list(kept.values()))
+    if any(row.ok is False for row in rows):
+        sys.exit(1)
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from students.distill import WEIGHTS_DIR
 from students.student import IMAGENET_MEAN, IMAGENET_STD
 
 ARCH, SIZE_HW, THREADS = "mobilenetv2_025", (256, 128), 2
-TURNS, SECONDS = 200, 30
+RUNS, SECONDS = 200, 30
 LEAST_SPEEDUP = 1.3
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     for batch in (1, 32):
         before, after = (
             latency.median_ms
-            for latency in measure_latency(sessions, batch, max_repeats=TURNS, max_seconds=SECONDS)
+            for latency in measure_latency(sessions, batch, max_repeats=RUNS, max_seconds=SECONDS)
         )
         name = f"INT8 {ARCH}, batch {batch}, against its float32 file"
         rows.append(speedup(name, after, before, "ms", LEAST_SPEEDUP))

@@ -120,9 +120,9 @@ def main() -> None:
         title = f"{name}, size {first:,} to {last:,}: off the straight line"
         rows.append(bound(title, off_the_line(seconds), "%", WITHIN_PERCENT))
         print(name, {size: f"{1000 * s:.1f} ms" for size, s in seconds.items()})
-    report("Cost over size", rows)
     if not on_gpu():
         draw(curves, PICTURE)
+    report("Cost over size", rows)
 
 
 def measured(ways: dict[int, Callable[[], object]]) -> dict[int, float]:

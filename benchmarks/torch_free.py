@@ -2,8 +2,8 @@
 
 Makes a virtual environment with numpy, Pillow, onnxruntime and this package without its
 dependencies, runs the deployment snippets of the documentation in it on an export (default: the
-latest), and prints what the environment holds and how long a snippet takes, import and checks
-included. Downloads the packages.
+latest), then with click and rich added the command `pivl-distill embed`, and prints what the
+environment holds and how long each takes, import and checks included. Downloads the packages.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import click
 import numpy as np
 from PIL import Image
 
+from pivl_distill.__main__ import PACKAGES as FOR_THE_COMMAND
 from pivl_distill.cli import latest_export
 from pivl_distill.console import summary
 
@@ -45,6 +46,7 @@ def main(export: Path | None) -> None:
             printed = output(python, "snippet.py", cwd=folder).strip()
             seconds = time.perf_counter() - start
             facts[f"{page} printed"] = f"{printed}, {seconds:.2f} s after Python started"
+        facts["pivl-distill embed"] = command(python, folder)
         missing = subprocess.run([python, "-c", "import torch"], capture_output=True).returncode
         assert missing, "torch is installed here"
         size = sum(file.stat().st_size for file in (folder / "venv").rglob("*") if file.is_file())
@@ -70,6 +72,27 @@ def environment(folder: Path) -> Path:
     output(python, "-m", "pip", "install", "--quiet", *PACKAGES)
     output(python, "-m", "pip", "install", "--quiet", "--no-deps", str(ROOT))
     return python
+
+
+def command(python: Path, folder: Path) -> str:
+    """Run `pivl-distill embed` in `folder` as on a device: first refused, then with its packages.
+
+    Gives what it wrote and how long it took.
+    """
+    (folder / "crops").mkdir()
+    (folder / "frame.png").rename(folder / "crops" / "frame.png")
+    embed = ["embed", "crops", "--export", "deploy", "-o", "features.npz"]
+    script = [str(python.with_name("pivl-distill")), *embed]
+    refused = subprocess.run(script, capture_output=True, text=True, cwd=folder, env={})
+    assert refused.returncode == 2, refused
+    assert f"pip install {' '.join(FOR_THE_COMMAND)}" in refused.stderr, refused.stderr
+    output(python, "-m", "pip", "install", "--quiet", *FOR_THE_COMMAND)
+    start = time.perf_counter()
+    subprocess.run(script, check=True, stdout=subprocess.PIPE, cwd=folder, env={})
+    seconds = time.perf_counter() - start
+    with np.load(folder / "features.npz") as written:
+        shape = "×".join(map(str, written["features"].shape))
+    return f"{shape} values, {seconds:.2f} s, with {' and '.join(FOR_THE_COMMAND)} added"
 
 
 def output(python: Path, *arguments: str, cwd: Path | None = None) -> str:

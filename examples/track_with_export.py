@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pivl_distill.errors import PivlError
 from pivl_distill.runtime import Extractor
 
 Box = tuple[float, float, float, float]
@@ -76,7 +77,10 @@ def walk(frames: int = 12) -> Iterator[tuple[np.ndarray, list[Box], list[int]]]:
 
 
 def main(export: Path) -> None:
-    tracker = AppearanceTracker(Extractor(export))
+    try:
+        tracker = AppearanceTracker(Extractor(export))
+    except PivlError as error:  # as where too few people were there to measure the threshold
+        sys.exit(f"No tracking with {export}: {error}")
     for number, (frame, boxes, people) in enumerate(walk()):
         found = zip(people, tracker.update(frame, boxes), strict=True)
         print(f"frame {number:>2}: " + ", ".join(f"person {p} → track {t}" for p, t in found))

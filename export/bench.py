@@ -25,7 +25,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Timing:
-    """Percentiles of milliseconds per batch over `rounds`, and crops per second at the median."""
+    """Percentiles of milliseconds per batch over `runs`, and crops per second at the median."""
 
     name: str
     device: str
@@ -35,14 +35,14 @@ class Timing:
     p90_ms: float
     p99_ms: float
     crops_per_second: float
-    rounds: int
+    runs: int
 
 
 def time_ways(
-    ways: Sequence[Way], *, max_rounds: int = 100, max_seconds: float = 20.0
+    ways: Sequence[Way], *, max_runs: int = 100, max_seconds: float = 20.0
 ) -> list[Timing]:
-    """Time all ways until `max_rounds` or `max_seconds`, but at least three rounds."""
-    times = in_turns([way.run for way in ways], max_repeats=max_rounds, max_seconds=max_seconds)
+    """Time all ways until `max_runs` or `max_seconds`, but at least three turns of each."""
+    times = in_turns([way.run for way in ways], max_repeats=max_runs, max_seconds=max_seconds)
     return [_timing(way, times_ms) for way, times_ms in zip(ways, times, strict=True)]
 
 

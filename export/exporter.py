@@ -17,14 +17,14 @@ import torch
 from export.calibration import measure_ranges
 from export.cost import network_cost
 from export.engines.builder import build_engine
-from export.engines.description import EngineInfo, Gpu, Profile
+from export.engines.description import EngineInfo, Gpu, Profile, remove_engine
 from export.engines.library import Library
 from export.engines.runner import read_back
 from export.fp16 import write_fp16
 from export.gate import Gate
 from export.golden import FILE_NAME as GOLDEN_CROP
 from export.golden import write_golden_crop
-from export.graph import INPUT, OUTPUT, write_onnx
+from export.graph import INPUT, OPSET, OUTPUT, write_onnx
 from export.int8 import FILE_NAMES, int8_within_budget
 from export.latency import measure_latency
 from export.loading import as_embedding_model
@@ -34,6 +34,7 @@ from export.manifest import (
     InputSpec,
     Manifest,
     OutputSpec,
+    TestData,
     installed_versions,
     read_manifest,
     write_manifest,
@@ -94,7 +95,8 @@ class ExportError(VerificationError):
         reasons = " ".join(f"{artifact.file}: {artifact.failure}" for artifact in failed)
         super().__init__(
             f"Not everything in {report.folder} does what the checkpoint does. {reasons} The "
-            "files are kept for inspection; do not ship those that failed."
+            "files are kept for inspection; do not ship those that failed. To export again, remove "
+            "the folder or name another with --out."
         )
         self.report = report
 
@@ -110,15 +112,16 @@ def export_model(
     bake_preprocessing: bool = False,
     budgets: dict[Precision, Budget] | None = None,
     source: Path | None = None,
+    data: TestData | None = None,
     threads: int | None = None,
 ) -> ExportReport:
     """Export `model` into `folder`, in float32 and in `precisions`, each file proven on `test`.
 
     INT8 needs `calibration`, crops of the training split. `normalize` puts L2 normalisation into
     the graph, `bake_preprocessing` everything but resizing; `budgets` replace those of `BUDGETS`;
-    `source` is the checkpoint that the manifest names. `threads` limits the CPU threads while
-    latency is measured. Raises ExportError, with files and manifest kept, if a file is not the bare
-    network, cannot be run or loses more than its budget.
+    `source` is the checkpoint and `data` the data set of `test` that the manifest names. `threads`
+    limits the CPU threads while latency is measured. Raises ExportError, with files and manifest
+    kept, if a file is not the bare network, cannot be run or loses more than its budget.
     """
     if "int8" in precisions and calibration is None:
         raise ValueError("INT8 needs crops to calibrate on")
@@ -133,6 +136,9 @@ def export_model(
     )
     manifest = Manifest(
         name=model.name,
+        pooling=model.pooling,
+        opset=OPSET,
+        data=data,
         input=gate.spec,
         output=OutputSpec(
             name=OUTPUT,
@@ -169,24 +175,49 @@ def add_engine(
 ) -> EngineReport:
     """Build an engine of one precision beside an export's ONNX files and name it in the manifest.
 
-    Where it can run on this machine it goes through the gate like any other file; else it is
-    unverified. Raises PivlError, with the ONNX export complete, if it cannot be built here.
+    Where it can run on this machine it goes through the gate like any other file; else, without a
+    GPU or with one that the library does not take, it is unverified. Raises PivlError, with the
+    ONNX export complete and no engine left, if it cannot be built or read back here.
     """
     folder, source = report.folder, ENGINE_SOURCES[precision]
+    gpu = Gpu.current()
     try:
         path, info = build_engine(
             folder / source, library, profile, workspace_bytes=workspace_bytes
         )
-        runs_here = read_back(path) and Gpu.current() is not None
+        runs_here = _runs_here(path, library, gpu)
     except PivlError as error:
         raise PivlError(f"{error} The ONNX files are kept in {folder}.") from error
     manifest = read_manifest(folder)
     kept_high = manifest.artifact(source).kept_high
     describe = report.gate.judge if runs_here else Artifact.of
     artifact = describe(path, precision, "tensorrt", kind=library, kept_high=kept_high)
-    others = [other for other in manifest.artifacts if other.file != artifact.file]
-    write_manifest(folder, _with(manifest, [*others, artifact]))
+    batches = {"min_batch": profile.min_batch, "max_batch": profile.max_batch}
+    artifact = artifact.model_copy(update=batches)
+    write_manifest(folder, _with(manifest, [*_but(manifest, path), artifact]))
     return EngineReport(path, info, artifact)
+
+
+def _runs_here(path: Path, library: Library, gpu: Gpu | None) -> bool:
+    """Whether the engine at `path`, just built, runs on `gpu`; it is read back as far as it can be.
+
+    Raises PivlError, with the engine and what the manifest says of an older one removed, if it
+    cannot be read.
+    """
+    if gpu is not None and not gpu.takes(library):
+        return False
+    try:
+        return read_back(path) and gpu is not None
+    except PivlError:
+        remove_engine(path)
+        manifest = read_manifest(path.parent)
+        write_manifest(path.parent, _with(manifest, _but(manifest, path)))
+        raise
+
+
+def _but(manifest: Manifest, path: Path) -> list[Artifact]:
+    """All artifacts but that of the file at `path`."""
+    return [artifact for artifact in manifest.artifacts if artifact.file != path.name]
 
 
 def check_engines(engines: Collection[EngineReport]) -> None:

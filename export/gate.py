@@ -49,7 +49,8 @@ class Gate:
     ) -> Artifact:
         """Run a file over the test split: the artifact, verified or failed, never raised.
 
-        An engine cannot be looked into; the ONNX file that it was built from was.
+        An engine cannot be looked into; the ONNX file that it was built from was. A file also fails
+        by what torch raises, as for lack of memory on a GPU.
         """
         facts: dict[str, Any] = {"status": "verified"}
         try:
@@ -64,6 +65,9 @@ class Gate:
             check_budget(facts["parity"], facts["retrieval"], self.budgets[precision])
         except PivlError as error:
             facts |= {"status": "failed", "failure": str(error)}
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            facts |= {"status": "failed", "failure": f"It could not be run here: {reason}"}
         return Artifact.of(path, precision, runs_on, kind=kind, kept_high=kept_high, **facts)
 
     def _golden(self, model: EmbeddingModel, forward: Forward) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.files import write_bytes
 
 INPUT, CAMERAS, OUTPUT = "images", "cameras", "features"
+OPSET = 20
+"""Of ONNX's operators, fixed: ONNX Runtime from 1.17 and TensorRT from 10 on read it."""
 
 
 class _Deployed(nn.Module):
@@ -58,7 +60,7 @@ def write_onnx(
     *,
     normalize: bool = False,
     bake_preprocessing: bool = False,
-    opset: int = 20,
+    opset: int = OPSET,
 ) -> Path:
     """Write `images` float32 [batch, 3, H, W] → `features` float32 [batch, F]; batch is 1 or more.
 

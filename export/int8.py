@@ -6,11 +6,12 @@
   the inputs of layers only, so that what follows a layer is fused with it before it is rounded.
 
 Weights have a scale for each output channel. Quantised are convolutions and products with weights;
-where convolutions feed them, additions and bounded activations too, or the CPU would go back to
-float in between. What stays in float in any case: the layer that sees the image (cheap, and faster
-so on CPUs), products of two activations (attention), additions of biases, norms and softmax.
-Quantised additions of a transformer's residual stream cost a ViT student 6 points of mAP; its
-cosine was still 0.999.
+for CPUs, where quantised convolutions feed them, additions, bounded activations and the pooling to
+a vector too, or the CPU would go back to float in between. What stays in float in any case: the
+layer that sees the image (cheap, and faster so on CPUs), for CPUs convolutions of few channels
+(integer kernels are slower on them than float ones), products of two activations (attention),
+additions of biases, norms and softmax. Quantised additions of a transformer's residual stream cost
+a ViT student 6 points of mAP; its cosine was still 0.999.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Literal
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 from torch import Tensor
 
@@ -35,10 +37,13 @@ Form = Literal["cpu", "tensorrt"]
 FILE_NAMES: dict[Form, str] = {"cpu": "model.int8.onnx", "tensorrt": "model.int8.trt.onnx"}
 MAX_KEPT_SHARE = 0.5
 """With more of its layers in float32 a file is hardly INT8: then it fails instead."""
+LEAST_CHANNELS = 16
+"""CPUs run a convolution in INT8 if it takes or gives at least so many channels."""
 _LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
 _ACTIVATIONS = frozenset(("Clip", "Relu"))
 _KEEP_MAPS = {"Add": 2, "AveragePool": 1, "Clip": 1, "MaxPool": 1, "Relu": 1}
 """What makes a map of convolutional features from so many others."""
+_POOLING = "GlobalAveragePool"
 
 
 def write_int8(
@@ -52,20 +57,30 @@ def write_int8(
 
 
 def quantisable(graph: onnx.GraphProto, form: Form) -> list[str]:
-    """Names of the layers, and for CPUs of the additions, that INT8 covers; in graph order."""
-    weights = {initializer.name for initializer in graph.initializer}
+    """Names of the layers, and for CPUs of additions and pooling, that INT8 covers; in graph order.
+
+    For CPUs a convolution has `LEAST_CHANNELS`, and an addition or pooling follows something in
+    INT8.
+    """
+    weights = {initializer.name: initializer for initializer in graph.initializer}
     maps: set[str] = set()  # tensors that convolutions made
+    integers: set[str] = set()  # those of them that come from something in INT8
     names = []
     for node in graph.node:
         sees_image = node.op_type == "Conv" and not maps
-        if node.op_type == "Conv" or (
-            node.op_type in _KEEP_MAPS and maps.issuperset(node.input[: _KEEP_MAPS[node.op_type]])
-        ):
-            maps.update(node.output)
-            if node.op_type == "Add" and form == "cpu":
-                names.append(node.name)
-        if node.op_type in _LAYERS and not sees_image and node.input[1] in weights:
+        taken = node.input[: _KEEP_MAPS.get(node.op_type, 1)]
+        follows = maps.issuperset(taken) and not integers.isdisjoint(taken)
+        if node.op_type in _LAYERS:
+            covered = not sees_image and _pays(node, weights, form)
+        else:
+            joins = node.op_type == "Add" or _is_pooling(node, weights)
+            covered = form == "cpu" and follows and joins
+        if covered:
             names.append(node.name)
+        if node.op_type == "Conv" or (node.op_type in _KEEP_MAPS and maps.issuperset(taken)):
+            maps.update(node.output)
+            if covered or (follows and node.op_type in _ACTIVATIONS):
+                integers.update(node.output)
     return names
 
 
@@ -125,11 +140,53 @@ def rank_by_loss(
     return sorted(losses, key=lambda name: -losses[name])
 
 
+def _pays(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], form: Form) -> bool:
+    """Whether a layer has weights, and for CPUs a convolution channels enough."""
+    weight = weights.get(node.input[1])
+    if weight is None or form != "cpu" or node.op_type != "Conv":
+        return weight is not None
+    groups = next((entry.i for entry in node.attribute if entry.name == "group"), 1)
+    return max(weight.dims[0], weight.dims[1] * groups) >= LEAST_CHANNELS
+
+
+def _is_pooling(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
+    """Whether a node takes the mean of a map [B, C, h, w] over its pixels."""
+    if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in weights:
+        return False
+    axes = numpy_helper.to_array(weights[node.input[1]])
+    return sorted(axes % 4) == [2, 3]
+
+
+def _pooled_at_once(model: onnx.ModelProto, ranges: Ranges, chosen: Sequence[str]) -> Ranges:
+    """Write the `chosen` means over maps as the pooling that has an integer kernel; in place.
+
+    Returns the ranges with those of what is new: [B, C, 1, 1] before a mean that drops its pixels.
+    """
+    added: Ranges = {}
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type != "ReduceMean" or node.name not in chosen:
+            continue
+        (made,) = node.output
+        keeps_pixels = all(entry.i for entry in node.attribute if entry.name == "keepdims")
+        pooled = made if keeps_pixels else f"{made}.pooled"
+        added[pooled] = ranges[made]
+        nodes[-1] = onnx.helper.make_node(_POOLING, node.input[:1], [pooled], name=node.name)
+        if not keeps_pixels:
+            flat = onnx.helper.make_node("Flatten", [pooled], [made], name=f"{node.name}.flat")
+            nodes.append(flat)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return ranges | added
+
+
 def _quantised(
     model: onnx.ModelProto, form: Form, ranges: Ranges, chosen: Sequence[str]
 ) -> onnx.ModelProto:
     """The model with the `chosen` nodes between QDQ pairs; it is changed in place."""
-    types = _LAYERS | _ACTIVATIONS | {"Add"}
+    ranges = _pooled_at_once(model, ranges, chosen)
+    types = _LAYERS | _ACTIVATIONS | {"Add", _POOLING}
     others = [
         node.name
         for node in model.graph.node

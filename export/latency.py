@@ -1,10 +1,11 @@
 """How long sessions take for one batch on this machine: median and 90th percentile.
 
 Single runs differ by tens of per cent on a shared machine, so a mean would say little, and whatever
-is compared takes turns, so that what disturbs one disturbs all. Between two runs there is a short
-rest: the threads of ONNX Runtime and of PyTorch spin for a while after their work, which would be
-counted to whoever comes next. Reading and resizing images is left out on purpose: it costs the same
-for every network.
+is compared takes turns, so that what disturbs one disturbs all. A turn is a rest and then a short
+burst of runs. The rest outlasts the threads of ONNX Runtime and of PyTorch, which spin for some 30
+milliseconds after their work and would be counted to whoever comes next. The burst starts with runs
+that are not counted: after a rest caches are cold and the processor is slow, and a device in use is
+neither. Reading and resizing images is left out on purpose: it costs the same for every network.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from functools import partial
 import numpy as np
 import onnxruntime as ort
 
-REST_S = 0.02
+REST_S = 0.05
+BURST_RUNS, BURST_UNTIMED = 10, 2
+BURST_S = 0.2
+"""Of slow runs a burst has fewer: none begins after this, but one is not counted and one is."""
 
 
 @dataclass(frozen=True)
@@ -35,46 +39,64 @@ def measure_latency(
     sessions: Sequence[ort.InferenceSession],
     batch: int,
     *,
-    warmup: int = 3,
     max_repeats: int = 100,
     max_seconds: float = 5.0,
 ) -> list[Latency]:
     """Time each session on random images, as `in_turns` does."""
     runs = [partial(session.run, None, random_feed(session, batch)) for session in sessions]
-    times = in_turns(runs, warmup=warmup, max_repeats=max_repeats, max_seconds=max_seconds)
-    medians = [np.percentile(times_ms, (50, 90)).tolist() for times_ms in times]
-    return [Latency(batch, p50, p90, len(times[0])) for p50, p90 in medians]
+    times = in_turns(runs, max_repeats=max_repeats, max_seconds=max_seconds)
+    percentiles = [np.percentile(times_ms, (50, 90)).tolist() for times_ms in times]
+    return [
+        Latency(batch, p50, p90, len(times_ms))
+        for (p50, p90), times_ms in zip(percentiles, times, strict=True)
+    ]
 
 
 def in_turns(
     runs: Sequence[Callable[[], object]],
     *,
-    warmup: int = 3,
     max_repeats: int = 100,
     max_seconds: float = 5.0,
 ) -> list[list[float]]:
-    """Milliseconds of each run, in turns until `max_repeats` or `max_seconds`.
+    """Milliseconds of each run, in turns until all have `max_repeats`, or `max_seconds`.
 
-    There are at least three turns, after `warmup` that do not count. Each has an order of its own,
-    so that none always comes after the same other.
+    There are at least three turns, after one that does not count. Each has an order of its own, so
+    that none always comes after the same other. Quick runs are timed more often than slow ones.
     """
-    times_ms: list[list[float]] = [[] for _ in runs]
     order = random.Random(0)
+    times_ms: list[list[float]] = [[] for _ in runs]
 
     def turn() -> None:
         for number in order.sample(range(len(runs)), len(runs)):
-            time.sleep(REST_S)
-            before = time.perf_counter()
-            runs[number]()
-            times_ms[number].append(1000 * (time.perf_counter() - before))
+            times_ms[number] += _burst(runs[number])
 
-    for _ in range(warmup):
-        turn()
+    turn()
+    for taken in times_ms:
+        taken.clear()
     start, turns = time.perf_counter(), 0
-    while turns < 3 or (turns < max_repeats and time.perf_counter() - start < max_seconds):
+    while turns < 3 or (
+        min(map(len, times_ms), default=max_repeats) < max_repeats
+        and time.perf_counter() - start < max_seconds
+    ):
         turn()
         turns += 1
-    return [taken[warmup:] for taken in times_ms]
+    return times_ms
+
+
+def _burst(run: Callable[[], object]) -> list[float]:
+    """Milliseconds of up to `BURST_RUNS` runs back to back, after a rest and some untimed ones."""
+    time.sleep(REST_S)
+    end = time.perf_counter() + BURST_S
+    for _ in range(BURST_UNTIMED):
+        run()
+        if time.perf_counter() > end:
+            break
+    times_ms: list[float] = []
+    while not times_ms or (len(times_ms) < BURST_RUNS and time.perf_counter() < end):
+        before = time.perf_counter()
+        run()
+        times_ms.append(1000 * (time.perf_counter() - before))
+    return times_ms
 
 
 def random_feed(session: ort.InferenceSession, batch: int) -> dict[str, np.ndarray]:

@@ -71,6 +71,18 @@ class OutputSpec(_Section):
     l2_normalised: bool
 
 
+class TestData(_Section):
+    """What mAP, Rank-1 and thresholds were measured on.
+
+    `spec` is as `--data` takes it, `fingerprint` the SHA-256 of query and gallery: names, sizes,
+    identities and cameras.
+    """
+
+    spec: str
+    name: str
+    fingerprint: str
+
+
 class GoldenCrop(_Section):
     """The picture whose vector every artifact states."""
 
@@ -85,7 +97,7 @@ class Artifact(_Section):
     be, for the reason in `failure`. `unverified`: it cannot be run here. `golden_vector` is its own
     output for the golden crop (of camera 0), before any normalisation outside the graph, and the
     digest is over its float32 little-endian bytes. `kept_high` names the nodes that quantisation
-    would cover but that lost too much.
+    would cover but that lost too much. It takes batches from `min_batch` to `max_batch`, None: any.
     """
 
     file: str
@@ -94,6 +106,8 @@ class Artifact(_Section):
     kind: Kind
     precision: Precision
     runs_on: RunsOn
+    min_batch: int = 1
+    max_batch: int | None = None
     status: Literal["verified", "unverified", "failed"] = "unverified"
     failure: str | None = None
     golden_vector: tuple[float, ...] | None = None
@@ -131,11 +145,16 @@ class Artifact(_Section):
 class Manifest(_Section):
     """One export folder. `source` maps file names to SHA-256 digests, `budgets` are by precision.
 
-    `cost` is the bare network's, and proven to be that of every ONNX file.
+    `cost` is the bare network's, and proven to be that of every ONNX file, `pooling` what makes its
+    last map one vector. `opset` is that of every ONNX file. Those two and `data` are None
+    where an earlier version did not record them, or nobody could say.
     """
 
     format: Literal[2] = 2
     name: str
+    pooling: str | None = None
+    opset: int | None = None
+    data: TestData | None = None
     input: InputSpec
     output: OutputSpec
     golden_crop: GoldenCrop

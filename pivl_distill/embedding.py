@@ -33,7 +33,8 @@ class EmbeddingModel:
 
     `network` maps normalised images [B, 3, H, W] to features [B, F]; crops are RGB in 0..255,
     divided by 255, then normalised by `mean` and `std` per channel. Where `cameras` is not 0, the
-    network also takes the camera of each image, int64 [B] in 0..cameras−1.
+    network also takes the camera of each image, int64 [B] in 0..cameras−1. `pooling` says in words
+    what makes the network's last map one vector.
     """
 
     name: str
@@ -42,6 +43,7 @@ class EmbeddingModel:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     cameras: int = 0
+    pooling: str | None = None
 
     @property
     def device(self) -> torch.device:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pivl_distill.errors import PivlError
+
 _PARTIAL = ".partial"
 
 
@@ -35,6 +37,21 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_writable(path: Path) -> None:
+    """PivlError unless a file can be written at `path`; its folder is made if missing.
+
+    For commands that write their result after long work.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise PivlError(
+            f"Nothing can be written to '{path}' ({error.strerror}); name another place."
+        ) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:

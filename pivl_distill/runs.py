@@ -127,11 +127,18 @@ def _new_folder(kind: Kind, config_yaml: str, path: Path | None) -> Path:
     if path is None:
         numbers = [_number(p) for p in RUNS_DIR.glob(f"{kind}-*")]
         path = RUNS_DIR / f"{kind}-{max(numbers, default=0) + 1}"
-    if path.exists() and any(path.iterdir()):
-        raise PivlError(f"{path} already holds a run; name another folder with --out.")
+    check_free(path)
     path.mkdir(parents=True, exist_ok=True)
     write_text(path / CONFIG, config_yaml)
     return path
+
+
+def check_free(path: Path) -> None:
+    """PivlError if a folder for a new run exists and is not empty."""
+    if path.exists() and any(path.iterdir()):
+        raise PivlError(
+            f"{path} already holds a run; name another folder with --out, or remove this one."
+        )
 
 
 def data_of(folder: Path) -> DataSettings:

@@ -153,6 +153,18 @@ def create_backbone(
     return finer or network
 
 
+_POOLING = {"avg": "average over the map", "token": "class token", "map": "attention pooling"}
+
+
+def pooling_of(network: Any) -> str | None:
+    """In words what makes a timm network's last map one vector; None where it does not tell."""
+    pool = getattr(network, "global_pool", None)
+    if pool is None:
+        pool = getattr(getattr(network, "head", None), "global_pool", None)
+    kind = getattr(pool, "pool_type", pool)
+    return _POOLING.get(kind, kind) if isinstance(kind, str) and kind else None
+
+
 def _feature_stages(network: Any) -> list[dict[str, Any]]:
     info = getattr(network, "feature_info", [])
     return list(getattr(info, "info", info))

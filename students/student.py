@@ -16,7 +16,7 @@ from pivl_distill.config import HeadSettings
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.fusion import FusionHead, build_fusion_head
 from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
-from students.archs import Backbone, LastStride, create_backbone
+from students.archs import Backbone, LastStride, create_backbone, pooling_of
 
 KIND = "student"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -76,8 +76,15 @@ class Student(ReIDNetwork):
         self.backbone.network.set_grad_checkpointing()
 
     def embedding_model(self) -> EmbeddingModel:
-        network = self.backbone.network.eval()
-        return EmbeddingModel(self.arch, network, self.size_hw, self.mean, self.std)
+        return bare_student(self.arch, self.backbone.network, self.size_hw)
+
+
+def bare_student(arch: str, network: nn.Module, size_hw: tuple[int, int]) -> EmbeddingModel:
+    """A backbone as the network that a student leaves behind."""
+    pooling = pooling_of(network)
+    return EmbeddingModel(
+        arch, network.eval(), size_hw, IMAGENET_MEAN, IMAGENET_STD, pooling=pooling
+    )
 
 
 def save_student(model: EmbeddingModel, path: Path, last_stride: LastStride) -> None:
@@ -94,4 +101,4 @@ def load_student(path: Path) -> EmbeddingModel:
         facts["arch"], image_size_hw=size_hw, last_stride=facts["last_stride"]
     )
     network.load_state_dict(state)
-    return EmbeddingModel(facts["arch"], network.eval(), size_hw, IMAGENET_MEAN, IMAGENET_STD)
+    return bare_student(facts["arch"], network, size_hw)

@@ -85,13 +85,24 @@ class Teacher(ReIDNetwork):
 
     def embedding_model(self) -> EmbeddingModel:
         network = TeacherEmbedding(self.tower).eval()
-        return EmbeddingModel(self.name, network, self.size_hw, self.mean, self.std, self.cameras)
+        pooling = _pooling(self.tower)
+        return EmbeddingModel(
+            self.name, network, self.size_hw, self.mean, self.std, self.cameras, pooling
+        )
 
 
 def bare_teacher(clip: Clip) -> EmbeddingModel:
     """A CLIP's image tower as the network that a teacher leaves behind."""
     network, cameras = TeacherEmbedding(clip.image).eval(), vit_options(clip.image).cameras
-    return EmbeddingModel(clip.name, network, clip.size_hw, clip.mean, clip.std, cameras)
+    pooling = _pooling(clip.image)
+    return EmbeddingModel(clip.name, network, clip.size_hw, clip.mean, clip.std, cameras, pooling)
+
+
+def _pooling(tower: ImageTower) -> str:
+    """In words what makes a tower's last map the two parts of a vector."""
+    if isinstance(tower, ViTTower):
+        return "class token, and the same after CLIP's projection"
+    return "average over the map, and CLIP's attention pooling"
 
 
 def tower_of(network: nn.Module) -> Any:

@@ -42,9 +42,10 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def without_rests() -> Iterator[None]:
-    """What tests time means nothing, so nothing rests between two runs."""
+    """What tests time means nothing, so nothing rests and bursts are of one run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("export.latency.REST_S", 0.0)
+        patch.setattr("export.latency.BURST_S", 0.0)
         yield
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,14 @@ def test_the_script_runs(deployed_once):
     assert lines[0].startswith("frame  0: person 0 → track 0, person 1 → track")
     assert "person 1" not in lines[5]
     assert lines[-1].endswith("tracks for 3 people")
+
+
+def test_too_few_people_for_a_threshold_are_a_sentence(deployed):
+    manifest = deployed / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    facts["artifacts"][0]["thresholds"][0].update(cosine=None, impostor_pairs=432)
+    manifest.write_text(json.dumps(facts))
+    ended = subprocess.run([sys.executable, SCRIPT, deployed], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"No tracking with {deployed}: 432 impostor pairs are too few")
+    assert "Traceback" not in ended.stderr

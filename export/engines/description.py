@@ -19,6 +19,8 @@ from export.verify import Precision
 from pivl_distill.errors import PivlError
 from pivl_distill.files import sha256, write_text
 
+RTX_GPUS = "compute capabilities 7.5, 8.0 to 8.9 but not 8.7, and 12.x"
+"""What TensorRT-RTX runs on: GeForce and RTX cards, not the H100 (9.0) or Jetson Orin (8.7)."""
 _SUFFIXES: dict[Library, str] = {"tensorrt": ".engine", "tensorrt-rtx": ".rtx.engine"}
 
 
@@ -73,6 +75,14 @@ class Gpu(_Section):
             return None
         major, minor = torch.cuda.get_device_capability()
         return cls(name=torch.cuda.get_device_name(), compute_capability=f"{major}.{minor}")
+
+    def takes(self, library: Library) -> bool:
+        """Whether the library runs on this GPU; for TensorRT-RTX `RTX_GPUS` says which."""
+        if library == "tensorrt":
+            return True
+        major = self.compute_capability.partition(".")[0]
+        rtx = major in ("8", "12") and self.compute_capability != "8.7"
+        return rtx or self.compute_capability == "7.5"
 
 
 class EngineInfo(_Section):
@@ -138,6 +148,12 @@ def read_sidecar(path: Path) -> EngineInfo:
     if sha256(path) != info.engine_sha256:
         raise PivlError(f"'{path}' is not the engine that its .json describes; build it again.")
     return info
+
+
+def remove_engine(path: Path) -> None:
+    """Remove an engine and its sidecar."""
+    for file in (path, _sidecar(path)):
+        file.unlink(missing_ok=True)
 
 
 def _sidecar(path: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.engines.description import EngineInfo, Gpu, TensorInfo, read_sidecar
+from export.engines.description import RTX_GPUS, EngineInfo, Gpu, TensorInfo, read_sidecar
 from export.engines.library import TITLES, library_log, load_tensorrt
 from pivl_distill.console import note
 from pivl_distill.errors import PivlError
@@ -37,11 +37,17 @@ class EngineRunner:
     """
 
     def __init__(self, path: Path) -> None:
-        self.info = read_sidecar(path)
+        self.path, self.info = path, read_sidecar(path)
         trt = _check_version(path, self.info)
         _check_gpu(path, self.info)
+        self._log = library_log(trt)
         self._runtime, self._engine = _load(trt, path)  # an engine needs its runtime to live on
         self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise PivlError(
+                f"'{path}' cannot be made ready to run: {self._words()}. Free memory of the GPU, or"
+                " build it again with a smaller --batch."
+            )
         self._stream = torch.cuda.Stream()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -49,7 +55,7 @@ class EngineRunner:
 
         Inputs may lie anywhere; features lie on the GPU. A batch above the engine's largest is run
         in parts, one below its smallest is filled up. Raises PivlError for inputs that the engine
-        does not take.
+        does not take, and where it cannot be run.
         """
         for expected, given in zip(self.info.inputs, inputs, strict=True):
             _check_input(expected, given)
@@ -61,7 +67,8 @@ class EngineRunner:
         batch, smallest = len(inputs[0]), self.info.profile.min_batch
         placed = [_filled_up(tensor.to(DEVICE), smallest).contiguous() for tensor in inputs]
         for info, tensor in zip(self.info.inputs, placed, strict=True):
-            self._context.set_input_shape(info.name, tuple(tensor.shape))
+            if not self._context.set_input_shape(info.name, tuple(tensor.shape)):
+                raise PivlError(self._beyond_profile(info.name, len(tensor)))
             self._context.set_tensor_address(info.name, tensor.data_ptr())
         output = self.info.output
         shape = tuple(self._context.get_tensor_shape(output.name))
@@ -72,8 +79,19 @@ class EngineRunner:
         started = self._context.execute_async_v3(self._stream.cuda_stream)
         torch.cuda.current_stream().wait_stream(self._stream)
         if not started:
-            raise PivlError("The engine could not be run; TensorRT's log says why.")
+            raise PivlError(f"'{self.path}' could not be run: {self._words()}.")
         return features[:batch]
+
+    def _beyond_profile(self, name: str, batch: int) -> str:
+        low, _, high = (shape[0] for shape in self._engine.get_tensor_profile_shape(name, 0))
+        return (
+            f"'{self.path}' takes batches {low} to {high}, not {batch}: build it again with --batch"
+            f" {min(low, batch)},{batch},{max(high, batch)}."
+        )
+
+    def _words(self) -> str:
+        """What the library has said since it was last asked."""
+        return self._log.taken() or f"{TITLES[self.info.library]} gives no reason"
 
 
 def read_back(path: Path) -> bool:
@@ -117,6 +135,11 @@ def _check_gpu(path: Path, info: EngineInfo) -> None:
         raise PivlError(
             f"'{path}' runs on an NVIDIA GPU, and torch finds none here: install the driver and a "
             "torch with CUDA, or run the ONNX file."
+        )
+    if not gpu.takes(info.library):
+        raise PivlError(
+            f"'{path}' does not run on {gpu.name} (compute capability {gpu.compute_capability}):"
+            f" TensorRT-RTX takes {RTX_GPUS}. Build it with --trt, or run the ONNX file."
         )
     built_on = info.gpu
     if info.library == "tensorrt-rtx" or built_on is None:

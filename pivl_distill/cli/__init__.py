@@ -230,7 +230,12 @@ Examples:
 @click.option("--arch", help="mobilenetv2_025 (default) or any timm model with feature stages.")
 @click.option("--bank", metavar="RUN|FILE|none", help="Teach run or bank; default: the latest.")
 @click.option("--pretrained", metavar="FILE|timm|none", help="Weights to start from.")
-@click.option("--max-ms", type=float, metavar="MS", help="Instead of --arch: latency, exported.")
+@click.option(
+    "--max-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MS",
+    help="Instead of --arch: latency, exported.",
+)
 @click.option("--device", type=DEVICE, default="cpu", show_default=True, help="For --max-ms.")
 @settings_options
 def student(
@@ -250,6 +255,8 @@ def student(
     from pivl_distill.cli.sources import find_bank, run_place
     from pivl_distill.config import CACHE_LIMITS, StudentConfig, load_config
 
+    if max_ms is not None and resume is not None and out is None:
+        raise PivlError("--resume continues with the network that was begun; leave --max-ms away.")
     place = run_place("student", out, resume)
     chosen = {"arch": arch, "pretrained": pretrained}
     overrides |= {key: value for key, value in chosen.items() if value is not None}
@@ -501,8 +508,10 @@ def embed(
     """
     from pivl_distill.cli.features import embed_folder, print_embedded
     from pivl_distill.errors import VerificationError
+    from pivl_distill.files import check_writable
     from pivl_distill.runtime import Extractor
 
+    check_writable(out)
     extractor = Extractor(
         export_dir or latest_export(), precision=precision, device=device or "auto"
     )
@@ -540,12 +549,17 @@ def bench(
     from dataclasses import asdict
 
     from pivl_distill.cli.bench import bench_chart, print_bench, run_bench
-    from pivl_distill.files import write_json
+    from pivl_distill.files import check_writable, write_json
     from pivl_distill.runtime.session import has_cuda
 
+    for file in (json_file, picture):
+        if file is not None:
+            check_writable(file)  # before the work, not after it
     threads = threads or (os.cpu_count() or 1,)
+    engines = not devices or "cuda" in devices
     devices = devices or (("cpu", "cuda") if has_cuda() else ("cpu",))
-    report = run_bench(export_dir or latest_export(), batches, threads, devices, seconds)
+    folder = export_dir or latest_export()
+    report = run_bench(folder, batches, threads, devices, seconds, engines=engines)
     print_bench(report)
     if json_file is not None:
         write_json(json_file, asdict(report))

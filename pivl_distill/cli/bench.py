@@ -1,7 +1,8 @@
 """`pivl-distill bench`: what the files of an export cost here, beside PyTorch eager in one run.
 
 Times go from crops in memory to vectors in memory, copies to a GPU and back included. Peak memory
-is that of a process of its own which loads one file and runs one batch on the CPU.
+is that of a process of its own which loads one file and runs one batch on the CPU; engines, which
+do not run there, have none.
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from export.bench import Timing, Way, run_once, time_ways
 from export.cost import Cost
+from export.engines.description import Gpu
+from export.engines.runner import EngineRunner
 from export.latency import random_feed
+from export.loading import as_embedding_model
 from export.manifest import Artifact, Manifest, installed_versions, read_manifest
 from export.memory import peak_memory
 from pivl_distill.cli.chart import Dot, latency_chart
 from pivl_distill.cli.eager import eager, run_eager_once
 from pivl_distill.cli.report import percent
-from pivl_distill.cli.sources import load_checkpoint
+from pivl_distill.cli.sources import Cameras, load_checkpoint
 from pivl_distill.console import note, table, track
 from pivl_distill.errors import PivlError
 from pivl_distill.files import sha256
@@ -36,7 +41,7 @@ from pivl_distill.runtime.session import CPU, PROVIDERS, Device, open_session
 EAGER = "PyTorch eager"
 LATENCY_COLUMNS = (
     *("", "device", "threads", "batch", "p50 ms", "p90 ms", "p99 ms"),
-    *("crops/s", "against eager", "rounds"),
+    *("crops/s", "against eager", "runs"),
 )
 COST_COLUMNS = ("", "precision", "file", "peak memory", "mAP")
 
@@ -56,6 +61,14 @@ class Subject:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """What was exported: its file, and how its cameras were used."""
+
+    path: Path
+    cameras: Cameras
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """All that was measured, and on what; `cost` is the network's in every precision."""
 
@@ -72,14 +85,21 @@ def run_bench(
     threads: Sequence[int],
     devices: Sequence[Device],
     seconds: float,
+    *,
+    engines: bool = True,
 ) -> BenchReport:
     """Measure every ONNX file of an export that runs on `devices`, beside PyTorch eager.
 
-    Each pair of a batch size and a number of threads takes about `seconds`. Raises PivlError if no
-    file can be run.
+    With `engines` those too that the GPU here takes. Each pair of a batch size and a number of
+    threads takes about `seconds`. Raises PivlError if no file can be run.
     """
     manifest = read_manifest(folder)
-    artifacts = [a for a in manifest.artifacts if any(_runs_on(a, device) for device in devices)]
+    runners = _runners(folder, manifest) if engines else {}
+    artifacts = [
+        artifact
+        for artifact in manifest.artifacts
+        if artifact.file in runners or any(_runs_on(artifact, device) for device in devices)
+    ]
     for artifact in manifest.artifacts:
         if artifact not in artifacts:
             note(f"{artifact.file} is left out: {_why_not(artifact)}.")
@@ -88,7 +108,10 @@ def run_bench(
     for artifact in artifacts:
         check_file(folder / artifact.file, artifact.bytes, artifact.sha256)
     checkpoint = _find_checkpoint(folder, manifest)
-    model = None if checkpoint is None else load_checkpoint(checkpoint)
+    model = None if checkpoint is None else load_checkpoint(checkpoint.path, checkpoint.cameras)
+    compared = list(devices)
+    if runners and "cuda" not in compared:
+        compared.append("cuda")  # PyTorch there too, beside the engines
     in_graph = manifest.input.preprocessing_in_graph
     timings = []
     settings = list(itertools.product(threads, batches))
@@ -100,8 +123,10 @@ def run_bench(
             for artifact in artifacts
             if _runs_on(artifact, device)
         ]
+        for name, runner in runners.items():
+            ways.append(_engine_way(name, runner, manifest, count, batch))
         if model is not None:
-            for device in devices:
+            for device in compared:
                 run = eager(model, device, batch, in_graph=in_graph)
                 ways.append(Way(EAGER, device, count, batch, run))
         timings += time_ways(ways, max_seconds=seconds)
@@ -118,7 +143,7 @@ def print_bench(report: BenchReport) -> None:
         faster = "" if base is None else f"{base / t.p50_ms:.1f}×"
         times = (f"{ms:.2f}" for ms in (t.p50_ms, t.p90_ms, t.p99_ms))
         rate = f"{t.crops_per_second:,.0f}"
-        rows.append((t.name, t.device, t.threads, t.batch, *times, rate, faster, t.rounds))
+        rows.append((t.name, t.device, t.threads, t.batch, *times, rate, faster, t.runs))
     table(f"{report.network}: latency", LATENCY_COLUMNS, rows)
     cost = f"{report.cost.parameters:,} parameters, {report.cost.macs:,} multiply-adds"
     table(f"Cost: {cost}", COST_COLUMNS, [_cells(subject) for subject in report.subjects])
@@ -151,12 +176,27 @@ def _why_not(artifact: Artifact) -> str:
     return f"made for {artifact.runs_on}"
 
 
-def _find_checkpoint(folder: Path, manifest: Manifest) -> Path | None:
+def _runners(folder: Path, manifest: Manifest) -> dict[str, EngineRunner]:
+    """The engines of an export that run on the GPU here, by file; one that does not says why."""
+    gpu, runners = Gpu.current(), {}
+    for artifact in manifest.artifacts:
+        if gpu is None or artifact.kind == "onnx" or artifact.status == "failed":
+            continue
+        try:
+            check_file(folder / artifact.file, artifact.bytes, artifact.sha256)
+            runners[artifact.file] = EngineRunner(folder / artifact.file)
+        except PivlError as error:
+            note(str(error))
+    return runners
+
+
+def _find_checkpoint(folder: Path, manifest: Manifest) -> Checkpoint | None:
     """The checkpoint that was exported, if it is still where it was and what it was."""
     run = folder / "run.json"
-    source = Path(json.loads(run.read_bytes()).get("source", "")) if run.is_file() else Path()
+    facts = json.loads(run.read_bytes()) if run.is_file() else {}
+    source = Path(facts.get("source", ""))
     if source.is_file() and manifest.source.get(source.name) == sha256(source):
-        return source
+        return Checkpoint(source, Cameras(facts.get("camera"), facts.get("sie_coefficient", 1.0)))
     note("PyTorch is left out: the checkpoint of this export is not there.")
     return None
 
@@ -167,25 +207,39 @@ def _onnx_way(path: Path, device: Device, threads: int, batch: int) -> Way:
     return Way(path.name, device, threads, batch, run)
 
 
+def _engine_way(
+    name: str, runner: EngineRunner, manifest: Manifest, threads: int, batch: int
+) -> Way:
+    """An engine on random crops, memory to memory."""
+    model = as_embedding_model(name, manifest.input)
+    shape = (batch, *model.size_hw, 3)
+    inputs = [model.preprocess(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))]
+    if model.cameras:
+        inputs.append(torch.zeros(batch, dtype=torch.long))
+    return Way(name, "cuda", threads, batch, lambda: runner(*inputs).cpu())
+
+
 def _subjects(
     folder: Path,
     artifacts: Sequence[Artifact],
-    checkpoint: Path | None,
+    checkpoint: Checkpoint | None,
     threads: int,
     batch: int,
 ) -> list[Subject]:
     """What each file costs besides time, the checkpoint last."""
     subjects = []
     for artifact in artifacts:
-        peak = peak_memory(run_once, folder / artifact.file, CPU, threads, batch)
+        file, peak = folder / artifact.file, None
+        if artifact.kind == "onnx":
+            peak = peak_memory(run_once, file, CPU, threads, batch)
         retrieval = artifact.retrieval
         score = retrieval.exported_mAP if retrieval else None
         subjects.append(Subject(artifact.file, artifact.precision, artifact.bytes, peak, score))
     if checkpoint is not None:
-        peak = peak_memory(run_eager_once, checkpoint, threads, batch)
+        peak = peak_memory(run_eager_once, checkpoint.path, checkpoint.cameras, threads, batch)
         retrieval = artifacts[0].retrieval
         score = retrieval.checkpoint_mAP if retrieval else None
-        subjects.append(Subject(EAGER, "fp32", checkpoint.stat().st_size, peak, score))
+        subjects.append(Subject(EAGER, "fp32", checkpoint.path.stat().st_size, peak, score))
     return subjects
 
 

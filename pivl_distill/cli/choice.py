@@ -1,25 +1,28 @@
 """`pivl-distill student --max-ms`: the largest student whose exported file is fast enough here.
 
-Each candidate is exported untrained, since latency does not depend on the weights, and timed at
-batch 1 and the size of the data.
+Each candidate is exported untrained, since latency does not depend on the weights, and all are
+timed in turns at batch 1 and the size of the data.
 """
 
 from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from export.cost import network_cost
+from export.cost import Cost, network_cost
 from export.graph import write_onnx
 from export.latency import measure_latency
 from export.session import open_session
 from pivl_distill.config import StudentConfig
 from pivl_distill.console import table, track
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.runtime.session import PROVIDERS, Device
 from students.archs import create_backbone
 from students.choose import CANDIDATES, Candidate, choose
-from students.student import IMAGENET_MEAN, IMAGENET_STD
+from students.student import bare_student
+
+SECONDS = 20.0
+"""For timing all candidates."""
 
 
 def choose_arch(settings: StudentConfig, max_ms: float, device: Device) -> StudentConfig:
@@ -27,9 +30,15 @@ def choose_arch(settings: StudentConfig, max_ms: float, device: Device) -> Stude
 
     Raises PivlError if none fits or the device is not there.
     """
+    exported = [
+        export_candidate(arch, settings, device)
+        for arch in track(CANDIDATES, "Exporting candidates", unit="networks")
+    ]
+    sessions = [session for _, session in exported]
+    latencies = measure_latency(sessions, batch=1, max_seconds=SECONDS)
     candidates = [
-        measure_candidate(arch, settings, device)
-        for arch in track(CANDIDATES, "Measuring candidates", unit="networks")
+        Candidate(arch, cost.parameters, cost.macs, latency.median_ms)
+        for arch, (cost, _), latency in zip(CANDIDATES, exported, latencies, strict=True)
     ]
     height, width = settings.data.size_hw
     rows = [
@@ -47,14 +56,12 @@ def choose_arch(settings: StudentConfig, max_ms: float, device: Device) -> Stude
     return settings.model_copy(update={"arch": choose(candidates, max_ms).arch})
 
 
-def measure_candidate(arch: str, settings: StudentConfig, device: Device) -> Candidate:
-    """Cost and latency of an untrained student of this arch."""
+def export_candidate(arch: str, settings: StudentConfig, device: Device) -> tuple[Cost, Any]:
+    """Cost of an untrained student of this arch, and ONNX Runtime's session of its export."""
     size_hw = settings.data.size_hw
     network = create_backbone(arch, image_size_hw=size_hw, last_stride=settings.last_stride).eval()
-    cost = network_cost(network, size_hw)
-    model = EmbeddingModel(arch, network, size_hw, IMAGENET_MEAN, IMAGENET_STD)
+    model = bare_student(arch, network, size_hw)
     with tempfile.TemporaryDirectory() as folder:
         path = write_onnx(model, Path(folder) / "model.onnx")
         session = open_session(path, providers=[PROVIDERS[device]])
-    (latency,) = measure_latency([session], batch=1)
-    return Candidate(arch, cost.parameters, cost.macs, latency.median_ms)
+    return network_cost(network, size_hw), session

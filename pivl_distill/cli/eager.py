@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pivl_distill.cli.sources import load_checkpoint
+from pivl_distill.cli.sources import Cameras, load_checkpoint
 from pivl_distill.embedding import EmbeddingModel
 
 
@@ -32,7 +32,7 @@ def eager(
     return run
 
 
-def run_eager_once(checkpoint: Path, threads: int, batch: int) -> None:
+def run_eager_once(checkpoint: Path, cameras: Cameras, threads: int, batch: int) -> None:
     """Load a checkpoint and run one batch on the CPU: what `peak_memory` measures of it."""
     torch.set_num_threads(threads)
-    eager(load_checkpoint(checkpoint), "cpu", batch)()
+    eager(load_checkpoint(checkpoint, cameras), "cpu", batch)()

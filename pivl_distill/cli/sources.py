@@ -23,7 +23,7 @@ from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import TestCrops, TestFeatures, embed_test, score
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.runs import CONFIG, RUNS_DIR, Kind, Run, data_of
+from pivl_distill.runs import CONFIG, RUNS_DIR, Kind, Run, check_free, data_of
 
 if TYPE_CHECKING:
     from export.engines.description import Profile
@@ -134,30 +134,38 @@ def export_checkpoint(
     """Export the checkpoint of a run or path into a run folder of its own, verified on its data.
 
     With `cached` its decoded crops may come from the cache folder and stay there; `options` are
-    those of `export.exporter.export_model`.
+    those of `export.exporter.export_model`. The folder is made when all that is needed has been
+    read, so that what is missing leaves nothing behind.
     """
     from export.calibration import calibration_crops
     from export.exporter import export_model
+    from export.manifest import TestData
 
+    if out is not None:
+        check_free(out)  # before the work, not after it
     path = _find_checkpoint(source)
     foreign = is_foreign(path) and spec is None
     data = UNSEEN if foreign else _data_settings(path.parent, spec)
     model = load_checkpoint(path, cameras)
     dataset = load_dataset(data.spec)
     cache_gib = data.crop_cache_gib if cached else 0
+    test = TestCrops.load(dataset, model.size_hw, cache_gib)
+    wanted = "int8" in precisions
+    calibration = calibration_crops(dataset.train, model.size_hw) if wanted else None
     config = {"export": {"source": str(path), "data": data.model_dump(mode="json")}}
     run = Run.create("export", yaml.safe_dump(config, sort_keys=False), out)
-    wanted = "int8" in precisions
     report = export_model(
         model,
         run.path,
-        test=TestCrops.load(dataset, model.size_hw, cache_gib),
-        calibration=calibration_crops(dataset.train, model.size_hw) if wanted else None,
+        test=test,
+        calibration=calibration,
         precisions=precisions,
         source=path,
+        data=TestData(spec=data.spec, name=dataset.name, fingerprint=dataset.test_fingerprint),
         **options,
     )
-    run.finish("export", source=str(path))
+    camera = {"camera": cameras.choice, "sie_coefficient": cameras.coefficient}
+    run.finish("export", source=str(path.resolve()), **camera)
     return report
 
 

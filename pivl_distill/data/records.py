@@ -85,10 +85,20 @@ class ReIDDataset:
 
         It does not depend on where the dataset lies or on the order of its records.
         """
+        return self._digest(self.train)
+
+    @cached_property
+    def test_fingerprint(self) -> str:
+        """The same of query and gallery, on which figures are measured."""
+        return _sha256(
+            [f"query\t{self._digest(self.query)}", f"gallery\t{self._digest(self.gallery)}"]
+        )
+
+    def _digest(self, records: Iterable[Record]) -> str:
         return _sha256(
             f"{self.relative(record.path).as_posix()}\t{record.path.stat().st_size}"
             f"\t{record.pid}\t{record.camid}\n"
-            for record in self.train
+            for record in records
         )
 
     @property

@@ -24,19 +24,15 @@ from PIL import Image
 from pivl_distill.data.images import read_crop, resize_crop
 from pivl_distill.data.listing import images_below
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256
+from pivl_distill.runtime.golden import check_golden
 from pivl_distill.runtime.manifest import (
     Artifact,
     check_file,
     choose_artifact,
     read_manifest,
-    vector_sha256,
 )
+from pivl_distill.runtime.pictures import check_picture, cut_box
 from pivl_distill.runtime.session import PROVIDERS, Device, has_cuda, open_session
-
-GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
-"""How far the golden vector may be off, relative to its length. Processors differ by 1e-6 in fp32,
-2e-3 in fp16; swapped channels are off by 0.1 and more, channels' deviations alone by 7e-3."""
 
 
 class Extractor:
@@ -66,6 +62,8 @@ class Extractor:
         Raises PivlError, each with its own sentence: no usable file, a file or golden crop that is
         not the one described, a golden vector that was changed or is not reproduced.
         """
+        if batch_size < 1:
+            raise PivlError(f"Crops are run 1 or more at a time, not batch_size={batch_size}.")
         self.manifest = read_manifest(Path(folder))
         spec = self.manifest.input
         self.name, self.dim, self.size_hw = self.manifest.name, self.manifest.dim, spec.size_hw
@@ -75,7 +73,7 @@ class Extractor:
         self.device, self.artifact, self._session = self._open(
             device, precision, threads, allow_unverified
         )
-        self._check_golden()
+        check_golden(self.manifest, self.artifact, self._run)
 
     def embed(
         self,
@@ -107,8 +105,8 @@ class Extractor:
         Boxes are left, top, right, bottom in pixels; they are clipped to the frame and take every
         pixel they touch. Raises PivlError for a box with no pixel in the frame.
         """
-        _check_picture(frame, "The frame")
-        return self.embed([_cut(frame, box, n) for n, box in enumerate(boxes_xyxy)], cameras)
+        check_picture(frame, "The frame")
+        return self.embed([cut_box(frame, box, n) for n, box in enumerate(boxes_xyxy)], cameras)
 
     def embed_files(
         self, paths: Iterable[str | Path], cameras: Sequence[int] | np.ndarray | None = None
@@ -174,9 +172,23 @@ class Extractor:
     def same_person(self, a: np.ndarray, b: np.ndarray, far: float = 1e-3) -> np.bool_ | np.ndarray:
         """Whether unit vectors a and b [..., dim] are of one person, at a false-accept rate.
 
-        Shapes broadcast: one vector against a gallery [N, dim] gives [N].
+        Shapes broadcast: one vector against a gallery [N, dim] gives [N]. Raises PivlError for a
+        rate that was not measured, and for what are not vectors of this network.
         """
-        return (np.asarray(a) * np.asarray(b)).sum(axis=-1) >= self.threshold(far)
+        threshold = self.threshold(far)
+        a, b = np.asarray(a), np.asarray(b)
+        try:
+            np.broadcast_shapes(a.shape, b.shape)
+            fit = a.shape[-1:] == b.shape[-1:] == (self.dim,)
+        except ValueError:
+            fit = False
+        if not fit:
+            raise PivlError(
+                f"{self.name} compares vectors [..., {self.dim}] that pair up, not"
+                f" {list(a.shape)} with {list(b.shape)}."
+            )
+        answers: np.bool_ | np.ndarray = (a * b).sum(axis=-1) >= threshold
+        return answers
 
     def _open(
         self, device: str, precision: str, threads: int | None, allow_unverified: bool
@@ -195,34 +207,6 @@ class Extractor:
         check_file(path, artifact.bytes, artifact.sha256)
         return chosen, artifact, open_session(path, threads=threads, providers=[PROVIDERS[chosen]])
 
-    def _check_golden(self) -> None:
-        """PivlError unless the artifact gives its recorded vector for the golden crop."""
-        artifact, golden = self.artifact, self.artifact.golden_vector
-        if golden is None:  # only an unverified artifact has none
-            return
-        if vector_sha256(golden) != artifact.golden_vector_sha256:
-            raise PivlError(
-                f"The golden vector of {artifact.file} was changed in the manifest; take the"
-                " export from where it was made."
-            )
-        name, digest = self.manifest.golden_crop
-        path = self.manifest.folder / name
-        if not path.is_file() or sha256(path) != digest:
-            raise PivlError(
-                f"{path} is missing or not the golden crop that the manifest describes; take the"
-                " export from where it was made."
-            )
-        crop = read_crop(path, self.size_hw)
-        (vector,) = self._run(crop[None], np.zeros(1, np.int64))
-        off = float(np.linalg.norm(vector - golden) / np.linalg.norm(golden))
-        if not off <= GOLDEN_TOLERANCE[artifact.precision]:  # NaN is off too
-            raise PivlError(
-                f"{artifact.file} does not give its golden vector here: off by {off:.2g} of its"
-                f" length, {GOLDEN_TOLERANCE[artifact.precision]:g} is allowed. Channel order, mean"
-                " or deviation in the manifest are not those of the network, or this runtime"
-                " computes something else; try another precision."
-            )
-
     def _read(self, path: Path) -> np.ndarray | PivlError:
         try:
             return read_crop(path, self.size_hw)
@@ -230,7 +214,7 @@ class Extractor:
             return error
 
     def _resized(self, crop: np.ndarray, number: int) -> np.ndarray:
-        _check_picture(crop, f"Crop {number}")
+        check_picture(crop, f"Crop {number}")
         return resize_crop(Image.fromarray(crop), self.size_hw)
 
     def _camera_ids(self, count: int, cameras: Sequence[int] | np.ndarray | None) -> np.ndarray:
@@ -251,12 +235,28 @@ class Extractor:
         return ids
 
     def _run(self, crops: np.ndarray, cameras: np.ndarray) -> np.ndarray:
-        """Raw features float32 [B, dim] of crops uint8 [B, H, W, 3] of the right size."""
+        """Raw features float32 [B, dim] of crops uint8 [B, H, W, 3] of the right size.
+
+        Raises PivlError if the graph does not run, or gives anything else.
+        """
         spec = self.manifest.input
         feed = {spec.name: crops if spec.in_graph else self._normalized(crops)}
-        if spec.cameras:
-            feed[self._session.get_inputs()[1].name] = cameras
-        (features,) = self._session.run([self.manifest.output], feed)
+        try:
+            if spec.cameras:
+                feed[self._session.get_inputs()[1].name] = cameras
+            (features,) = self._session.run([self.manifest.output], feed)
+        except Exception as error:  # onnxruntime's own exceptions share no public base class
+            raise PivlError(
+                f"{self.artifact.file} cannot be run on {len(crops)} crops as the manifest says:"
+                f" {error}. If this is not for lack of memory, take the export from where it was"
+                " made."
+            ) from error
+        if features.shape != (len(crops), self.dim):
+            raise PivlError(
+                f"{self.artifact.file} gives {list(features.shape)} for {len(crops)} crops, but the"
+                f" manifest speaks of {self.dim} values each; take the export from where it was"
+                " made."
+            )
         return np.asarray(features, np.float32)
 
     def _normalized(self, crops: np.ndarray) -> np.ndarray:
@@ -273,26 +273,3 @@ class Extractor:
             )
         unit: np.ndarray = features / lengths
         return unit
-
-
-def _check_picture(picture: np.ndarray, what: str) -> None:
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
-        kind = getattr(picture, "dtype", type(picture).__name__)
-        raise PivlError(f"{what} must be a uint8 array of 0..255, not {kind}.")
-    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-        raise PivlError(f"{what} must be RGB [H, W, 3], not of shape {list(picture.shape)}.")
-
-
-def _cut(frame: np.ndarray, box: Sequence[float] | np.ndarray, number: int) -> np.ndarray:
-    height, width, _ = frame.shape
-    if len(box) != 4 or not np.isfinite(box).all():
-        raise PivlError(f"Box {number} must be left, top, right, bottom in pixels, not {box}.")
-    left, top = (max(math.floor(value), 0) for value in box[:2])
-    right, bottom = math.ceil(box[2]), math.ceil(box[3])
-    cut = frame[top : max(bottom, 0), left : max(right, 0)]
-    if not cut.size:
-        raise PivlError(
-            f"Box {number} ({', '.join(f'{value:g}' for value in box)}) has no pixel in the frame"
-            f" of {width}x{height}; drop it before embedding."
-        )
-    return cut

@@ -16,7 +16,7 @@ import export.exporter
 from export.engines.description import Gpu, Profile
 from export.exporter import ExportError, add_engine, check_engines, export_model
 from export.loading import load_exported
-from export.manifest import read_manifest
+from export.manifest import TestData, read_manifest
 from export.session import open_session, run
 from export.verify import BUDGETS, Budget
 from pivl_distill.embedding import embed
@@ -25,6 +25,7 @@ from pivl_distill.files import sha256
 
 ALL = ("fp32", "fp16", "int8")
 FILES = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.trt.onnx"]
+DATA = TestData(spec="folders:/people", name="people", fingerprint="3" * 64)
 PROFILE = Profile.parse("1,8,16")
 LENIENT = {"int8": Budget(0.95, 5.0, 10.0), "fp16": Budget(0.999, 5.0, 10.0)}
 
@@ -61,7 +62,7 @@ def test_everything_in_the_graph_end_to_end(small, test_split, training, tmp_pat
     source.write_bytes(b"weights")
     out = tmp_path / "out"
     report = export_model(
-        small,
+        replace(small, pooling="average over the map"),
         out,
         test=test_split,
         calibration=training,
@@ -70,6 +71,7 @@ def test_everything_in_the_graph_end_to_end(small, test_split, training, tmp_pat
         bake_preprocessing=True,
         budgets=LENIENT,
         source=source,
+        data=DATA,
         threads=1,
     )
     manifest = read_manifest(out)
@@ -92,6 +94,10 @@ def test_everything_in_the_graph_end_to_end(small, test_split, training, tmp_pat
     assert manifest.source == {"student.safetensors": sha256(source)}
     assert manifest.golden_crop.sha256 == sha256(out / "golden.png")
     assert manifest.budgets == BUDGETS | LENIENT
+    assert (manifest.pooling, manifest.data) == ("average over the map", DATA)
+    for file in FILES:
+        domains = {entry.domain: entry.version for entry in onnx.load(out / file).opset_import}
+        assert domains[""] == manifest.opset == 20
     vectors = set()
     for artifact in manifest.artifacts:
         assert (artifact.status, artifact.failure) == ("verified", None)
@@ -262,6 +268,7 @@ def test_engines_that_cannot_run_here_are_unverified(export_small, built, tmp_pa
         assert artifact.bytes == engine.path.stat().st_size
         assert (artifact.kind, artifact.runs_on) == ("tensorrt-rtx", "tensorrt")
         assert (artifact.precision, artifact.status) == (precision, "unverified")
+        assert (artifact.min_batch, artifact.max_batch) == (1, 16)
         assert artifact.golden_vector is artifact.parity is artifact.retrieval is None
     with pytest.raises(
         UnverifiedError, match=r"model\.tensorrt-rtx\.engine.* no GPU that"
@@ -331,10 +338,37 @@ def test_an_engine_that_does_not_read_back_stays_out_of_the_manifest(
         raise PivlError("cannot be loaded.")
 
     monkeypatch.setattr(export.exporter, "read_back", damaged)
-    with pytest.raises(PivlError, match=r"cannot be loaded\. The ONNX files are kept"):
-        add_engine(export_small(), "fp32", "tensorrt", PROFILE, workspace_bytes=1 << 20)
-    (artifact,) = read_manifest(tmp_path / "out").artifacts
-    assert artifact.file == "model.onnx"
+    report = export_small()
+    for built_before in (False, True):
+        if built_before:
+            with monkeypatch.context() as patch:
+                patch.setattr(export.exporter, "read_back", lambda path: False)
+                add_engine(report, "fp32", "tensorrt", PROFILE, workspace_bytes=1 << 20)
+        with pytest.raises(PivlError, match=r"cannot be loaded\. The ONNX files are kept"):
+            add_engine(report, "fp32", "tensorrt", PROFILE, workspace_bytes=1 << 20)
+        (artifact,) = read_manifest(tmp_path / "out").artifacts
+        assert artifact.file == "model.onnx"
+        assert not list((tmp_path / "out").glob("*.engine*"))
+
+
+@pytest.mark.usefixtures("built")
+def test_a_gpu_that_tensorrt_rtx_does_not_take_leaves_the_engine_unverified(
+    export_small, tmp_path, monkeypatch
+):
+    """The library builds there, but would not load what it built."""
+
+    def no_such_gpu(path):
+        raise PivlError("cannot be loaded.")
+
+    monkeypatch.setattr(export.exporter, "read_back", no_such_gpu)
+    monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="H100", compute_capability="9.0"))
+    report = export_small()
+    engine = add_engine(report, "fp32", "tensorrt-rtx", PROFILE, workspace_bytes=1 << 20)
+    assert engine.artifact.status == "unverified"
+    assert read_manifest(tmp_path / "out").artifacts[-1] == engine.artifact
+    with pytest.raises(UnverifiedError) as error:
+        check_engines([engine])
+    assert error.value.exit_code == 4
 
 
 def test_real_engines_of_every_precision(rtx, export_small, tmp_path):

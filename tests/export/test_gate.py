@@ -136,3 +136,15 @@ def test_a_file_that_stops_on_the_way_is_a_failure(gate, small_onnx, monkeypatch
     artifact = gate.judge(small_onnx, "fp32", "any")
     assert artifact.status == "failed"
     assert "out of memory" in artifact.failure
+
+
+def test_what_torch_raises_fails_the_file(gate, small_onnx, monkeypatch):
+    """As for lack of memory on a GPU, in the first line of what it says."""
+
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nSee the documentation.")
+
+    monkeypatch.setattr("export.gate.forward_of", lambda path: full)
+    artifact = gate.judge(small_onnx, "fp32", "any")
+    assert artifact.status == "failed"
+    assert artifact.failure == "It could not be run here: CUDA out of memory. Tried 2 GiB."

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import export.graph
-from export.graph import preprocessing_nodes, write_onnx
+from export.graph import OPSET, preprocessing_nodes, write_onnx
 from export.session import open_session, run
 
 ARCHS = ["mobilenetv2_025", "vit_tiny_patch16_224"]
@@ -33,6 +33,8 @@ def test_inputs_outputs_and_metadata(mobilenet):
     model, path = mobilenet
     graph = onnx.load(path)
     onnx.checker.check_model(graph, full_check=True)
+    assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", OPSET)]
+    assert OPSET == 20  # another one is for other versions of the runtimes
     session = open_session(path)
     (images,), (features,) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.type, images.shape) == (

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
@@ -19,6 +20,7 @@ from export.graph import write_onnx
 from export.int8 import FILE_NAMES, int8_within_budget, quantisable, rank_by_loss, write_int8
 from export.manifest import Artifact
 from export.session import open_session, run
+from pivl_distill.embedding import EmbeddingModel
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +47,82 @@ def test_what_is_covered(exported, small_onnx):
     def covered(path, form="cpu"):
         return kinds(path, quantisable(onnx.load(path).graph, form))
 
-    # All convolutions but the one that sees the image, and the residual addition.
-    assert covered(small_onnx) == {"Conv": 4, "Add": 1}
+    # All convolutions but the one that sees the image, the residual addition, and the pooling.
+    assert covered(small_onnx) == {"Conv": 4, "Add": 1, "ReduceMean": 1}
     assert covered(small_onnx, "tensorrt") == {"Conv": 4}
     # Behind the stem's pooling too: eight residual blocks.
-    assert covered(exported("resnet18")[1]) == {"Conv": 19, "Add": 8}
+    assert covered(exported("resnet18")[1]) == {"Conv": 19, "Add": 8, "ReduceMean": 1}
     # Four products with weights in each block; no attention, no residual stream, no patches.
     vit = covered(exported("vit_tiny_patch16_224")[1])
     assert vit.keys() <= {"MatMul", "Gemm"}
     assert vit.total() == 12 * 4
+
+
+class Thin(torch.nn.Module):
+    """Maps of few channels and of enough, each pooled; one more pooling is not of plain maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 8, 3, 2, 1)
+        self.depthwise = torch.nn.Conv2d(8, 8, 3, 1, 1, groups=8)
+        self.few = torch.nn.Conv2d(8, 8, 1)
+        self.widen = torch.nn.Conv2d(8, 16, 1)
+        self.wide = torch.nn.Conv2d(16, 16, 3, 1, 1, groups=16)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        thin = self.depthwise(self.stem(images))
+        thin = thin + self.few(thin)
+        maps = self.widen(thin)
+        maps = maps + self.wide(maps)
+        shares = maps.sigmoid().mean((2, 3))
+        means = [part.mean((2, 3), keepdim=True).flatten(1) for part in (thin, maps)]
+        return torch.cat([*means, shares], dim=1)
+
+
+@pytest.fixture(scope="module")
+def thin(tmp_path_factory) -> tuple[EmbeddingModel, Path]:
+    torch.manual_seed(0)
+    model = EmbeddingModel("thin", Thin().eval(), (64, 32), (0.5,) * 3, (0.25,) * 3)
+    return model, write_onnx(model, tmp_path_factory.mktemp("thin") / "model.onnx")
+
+
+def test_few_channels_stay_in_float_on_cpus(thin):
+    graph = onnx.load(thin[1]).graph
+    convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
+    assert quantisable(graph, "tensorrt") == convolutions[1:]
+    covered = quantisable(graph, "cpu")
+    # The last two convolutions, their sum and its mean; nothing of eight channels.
+    assert kinds(thin[1], covered) == {"Conv": 2, "Add": 1, "ReduceMean": 1}
+    assert covered[:2] == convolutions[3:]
+    made = {node.output[0]: node.name for node in graph.node}
+    (pooled,) = (node for node in graph.node if node.name == covered[3])
+    assert made[pooled.input[0]] == covered[2]
+
+
+@pytest.mark.parametrize("network", ["small", "thin"])  # one drops the pixels, one keeps them
+def test_pooling_has_an_integer_kernel(small, small_onnx, thin, network, training, tmp_path):
+    model, fp32 = (small, small_onnx) if network == "small" else thin
+    ranges = measure_ranges(fp32, input_spec(model), training)
+    path = write_int8(fp32, tmp_path / "int8.onnx", "cpu", ranges)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    fused = ort.SessionOptions()
+    fused.optimized_model_filepath = str(tmp_path / "fused.onnx")
+    ort.InferenceSession(str(path), fused, providers=["CPUExecutionProvider"])
+    kernels = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
+    assert kernels.count("QLinearGlobalAveragePool") == 1
+    images = model.preprocess(training.crops)
+    exact, features = (run(open_session(p), images) for p in (fp32, path))
+    assert exact.shape == features.shape
+    assert (features - exact).norm() / exact.norm() < 0.03
+    for count in (1, 3):
+        assert run(open_session(path), images[:count]).shape == features[:count].shape
+    for form in FILE_NAMES:
+        kept = write_int8(fp32, tmp_path / "kept.onnx", form, ranges, quantisable_means(fp32))
+        assert not any(n.op_type == "GlobalAveragePool" for n in onnx.load(kept).graph.node)
+
+
+def quantisable_means(path: Path) -> list[str]:
+    return [node.name for node in onnx.load(path).graph.node if node.op_type == "ReduceMean"]
 
 
 @pytest.mark.parametrize("form", FILE_NAMES)

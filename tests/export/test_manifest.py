@@ -16,6 +16,7 @@ from export.manifest import (
     InputSpec,
     Manifest,
     OutputSpec,
+    TestData,
     installed_versions,
     read_manifest,
     sha256,
@@ -57,10 +58,19 @@ def a_manifest() -> Manifest:
         kept_high=("node_Conv_1",),
     )
     engine = an_artifact().model_copy(
-        update={"file": "model.engine", "kind": "tensorrt", "runs_on": "tensorrt"}
+        update={
+            "file": "model.engine",
+            "kind": "tensorrt",
+            "runs_on": "tensorrt",
+            "min_batch": 2,
+            "max_batch": 64,
+        }
     )
     return Manifest(
         name="student",
+        pooling="class token",
+        opset=20,
+        data=TestData(spec="synthetic:tiny", name="synthetic", fingerprint="3" * 64),
         input=InputSpec(name="images", size_hw=(64, 32), mean=MEAN, std=STD),
         output=OutputSpec(name="features", dim=3, l2_normalised=False),
         golden_crop=GoldenCrop(file="golden.png", sha256="2" * 64),
@@ -100,6 +110,12 @@ def test_the_file_says_what_a_runtime_needs(tmp_path):
     assert facts["golden_crop"] == {"file": "golden.png", "sha256": "2" * 64}
     assert facts["budgets"]["int8"]["max_mAP_loss_points"] == 1.0
     assert "torch" in facts["versions"]
+    assert (facts["pooling"], facts["opset"]) == ("class token", 20)
+    assert facts["data"] == {
+        "spec": "synthetic:tiny",
+        "name": "synthetic",
+        "fingerprint": "3" * 64,
+    }
     onnx, engine = facts["artifacts"]
     assert onnx.keys() == engine.keys() == Artifact.model_fields.keys()
     assert onnx["thresholds"][0] == {
@@ -113,6 +129,7 @@ def test_the_file_says_what_a_runtime_needs(tmp_path):
     }
     assert onnx["thresholds"][1]["cosine"] is None
     assert (engine["status"], engine["golden_vector"]) == ("unverified", None)
+    assert [(a["min_batch"], a["max_batch"]) for a in (onnx, engine)] == [(1, None), (2, 64)]
 
 
 def test_a_golden_vector_survives_to_the_last_bit(tmp_path):
@@ -122,6 +139,15 @@ def test_a_golden_vector_survives_to_the_last_bit(tmp_path):
     assert artifact["golden_vector_sha256"] == hashlib.sha256(VECTOR.tobytes()).hexdigest()
     changed = np.nextafter(VECTOR, np.float32(9))
     assert vector_sha256(changed) != artifact["golden_vector_sha256"]
+
+
+def test_manifests_from_before_pooling_opset_and_data_are_read(tmp_path):
+    facts = json.loads(write_manifest(tmp_path, a_manifest()).read_text())
+    for name in ("pooling", "opset", "data"):
+        del facts[name]
+    (tmp_path / FILE_NAME).write_text(json.dumps(facts))
+    manifest = read_manifest(tmp_path)
+    assert manifest.pooling is manifest.opset is manifest.data is None
 
 
 def test_artifacts_are_found_by_file(tmp_path):

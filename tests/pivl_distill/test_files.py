@@ -8,7 +8,9 @@ import os
 
 import pytest
 
+from pivl_distill.errors import PivlError
 from pivl_distill.files import (
+    check_writable,
     remove_partial,
     replacing,
     sha256,
@@ -114,3 +116,11 @@ def test_sha256_of_a_file_longer_than_one_block(tmp_path):
     data = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(data)
     assert sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+def test_a_place_that_takes_no_file_is_known_before_there_is_one(tmp_path):
+    check_writable(tmp_path / "new" / "file")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(PivlError, match=r"Nothing can be written to '.*below' \(.+\); "):
+        check_writable(tmp_path / "file" / "below")

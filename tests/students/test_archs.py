@@ -7,7 +7,7 @@ import timm
 import torch
 
 from pivl_distill.errors import PivlError
-from students.archs import Backbone, create_backbone
+from students.archs import Backbone, create_backbone, pooling_of
 
 SIZE_HW = (128, 64)
 MOBILENET = "mobilenetv2_025"
@@ -51,6 +51,13 @@ def test_pyramid_has_the_documented_shapes(arch):
     assert output.feature.shape == (2, feature_dim)
     expected = [(2, c, *hw) for c, hw in zip(channels, maps_hw, strict=True)]
     assert [tuple(m.shape) for m in output.pyramid] == expected
+
+
+def test_pooling_is_named(arch):
+    _, backbone = arch
+    expected = "class token" if backbone.kind == "vit" else "average over the map"
+    assert pooling_of(backbone.network) == expected
+    assert pooling_of(torch.nn.Identity()) is None
 
 
 def test_feature_is_what_the_bare_network_returns(arch):

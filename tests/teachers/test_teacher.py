@@ -90,6 +90,13 @@ def test_nothing_of_the_teaching_is_in_the_embedding_model(teacher):
     assert not model.network.training
 
 
+def test_both_poolings_are_named(teacher, tmp_path):
+    model = teacher.embedding_model()
+    save_teacher(model, tmp_path / "teacher.safetensors")
+    assert "projection" in model.pooling or "attention pooling" in model.pooling
+    assert load_teacher(tmp_path / "teacher.safetensors").pooling == model.pooling
+
+
 def test_what_was_saved_embeds_the_same(teacher, band_store, tmp_path):
     model = teacher.embedding_model()
     save_teacher(model, tmp_path / "teacher.safetensors")

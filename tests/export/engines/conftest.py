@@ -66,6 +66,7 @@ class FakeTensorRT:
         self.before_build: Callable[[Any], None] = lambda config: None
         self.known_timings = (b"",)
         self.batches: list[int] = []
+        self.context = True
 
     @property
     def classes(self) -> list[type]:
@@ -205,6 +206,7 @@ class IBuilderConfig:
     def __init__(self, trt: FakeTensorRT) -> None:
         self._trt, self._workspace = trt, 1 << 36
         self._cache: ITimingCache | None = None
+        self._flags = {trt.BuilderFlag.TF32}  # as the library has it
 
     def add_optimization_profile(self, profile):
         self.profile = profile
@@ -220,7 +222,10 @@ class IBuilderConfig:
         return self._workspace
 
     def get_flag(self, flag):
-        return flag.name == "TF32"
+        return flag in self._flags
+
+    def clear_flag(self, flag):
+        self._flags.discard(flag)
 
     def create_timing_cache(self, data):
         return ITimingCache(data)
@@ -249,21 +254,26 @@ class Runtime:
 
     def deserialize_cuda_engine(self, plan):
         if self._trt.driver and plan.startswith(b"plan"):
-            return ICudaEngine(self._trt, eval(plan.removeprefix(b"plan ")))
+            return ICudaEngine(self._trt, self._log, eval(plan.removeprefix(b"plan ")))
         self._log.log(1, "cudaError 35: no driver" if plan.startswith(b"plan") else "magicTag")
         return None
 
 
 class ICudaEngine:
-    def __init__(self, trt: FakeTensorRT, shapes: dict[str, tuple[tuple[int, ...], ...]]) -> None:
-        self._trt, self._shapes = trt, shapes
+    def __init__(
+        self, trt: FakeTensorRT, log: Any, shapes: dict[str, tuple[tuple[int, ...], ...]]
+    ) -> None:
+        self._trt, self._log, self._shapes = trt, log, shapes
 
     def get_tensor_profile_shape(self, name, profile):
         assert profile == 0
         return self._shapes[name]
 
     def create_execution_context(self):
-        return IExecutionContext(self._trt, self._shapes)
+        if self._trt.context:
+            return IExecutionContext(self._trt, self._shapes)
+        self._log.log(1, "out of memory")
+        return None
 
 
 class IExecutionContext:

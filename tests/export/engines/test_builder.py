@@ -47,7 +47,7 @@ def test_the_sidecar_says_what_the_plan_cannot(fake_tensorrt, gpu, onnx_path):
     facts = json.loads(path.with_name("model.fp32.engine.json").read_text())
     assert (facts["library"], facts["library_version"]) == ("tensorrt", "11.4.0")
     assert facts["precision"] == "fp32"
-    assert facts["flags"] == ["TF32"]
+    assert facts["flags"] == []  # TF32, which the library sets by itself, is less than was proven
     assert facts["profile"] == {"min_batch": 1, "opt_batch": 8, "max_batch": 16}
     assert facts["workspace_bytes"] == 1 << 20
     assert facts["inputs"] == [{"name": "images", "dtype": "FLOAT", "shape": [-1, 3, 64, 32]}]

@@ -132,3 +132,16 @@ def test_a_foreign_sidecar_is_refused(engine, text):
     engine.with_name("model.fp16.engine.json").write_text(text)
     with pytest.raises(PivlError, match="describes no engine of this version"):
         read_sidecar(engine)
+
+
+@pytest.mark.parametrize(
+    ("capability", "rtx"),
+    [
+        *((known, True) for known in ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")),
+        *((other, False) for other in ("7.0", "8.7", "9.0", "10.0")),
+    ],
+)
+def test_tensorrt_rtx_takes_its_cards_and_tensorrt_all(capability, rtx):
+    gpu = Gpu(name="a GPU", compute_capability=capability)
+    assert gpu.takes("tensorrt-rtx") == rtx
+    assert gpu.takes("tensorrt")

@@ -120,9 +120,31 @@ def test_a_batch_below_the_profile_is_filled_up(fake_tensorrt, torch_stream, tmp
 
 def test_a_run_that_fails_says_so(engine, fake_tensorrt, monkeypatch):
     run = EngineRunner(engine)
-    monkeypatch.setattr(run._context, "execute_async_v3", lambda stream: False)
-    with pytest.raises(PivlError, match="could not be run"):
+
+    def fail(stream):
+        run._log.log(1, "misaligned address")
+        return False
+
+    monkeypatch.setattr(run._context, "execute_async_v3", fail)
+    with pytest.raises(PivlError, match=r"fp32\.engine' could not be run: misaligned address\."):
         run(images(1))
+    monkeypatch.setattr(run._context, "execute_async_v3", lambda stream: False)
+    with pytest.raises(PivlError, match=r"could not be run: TensorRT gives no reason\."):
+        run(images(1))
+
+
+def test_a_batch_beyond_the_profile_names_the_option(engine):
+    """The sidecar promises more than the plan takes."""
+    info = read_sidecar(engine)
+    write_sidecar(engine, info.model_copy(update={"profile": Profile.parse("1,4,16")}))
+    with pytest.raises(PivlError, match=r"takes batches 1 to 8, not 16: .* --batch 1,16,16\."):
+        EngineRunner(engine)(images(16))
+
+
+def test_an_engine_without_memory_for_its_context_says_so(engine, fake_tensorrt):
+    fake_tensorrt.context = False
+    with pytest.raises(PivlError, match=r"cannot be made ready to run: out of memory\. Free"):
+        EngineRunner(engine)
 
 
 def test_an_engine_of_another_version_is_refused(engine, fake_tensorrt):
@@ -158,6 +180,14 @@ def test_an_rtx_engine_meets_any_gpu(engine, monkeypatch):
     info = read_sidecar(engine)
     write_sidecar(engine, info.model_copy(update={"library": "tensorrt-rtx", "gpu": None}))
     assert EngineRunner(engine)(images(1)).shape == (1, 3)
+
+
+def test_an_rtx_engine_is_refused_by_a_gpu_that_its_library_does_not_take(engine, monkeypatch):
+    info = read_sidecar(engine)
+    write_sidecar(engine, info.model_copy(update={"library": "tensorrt-rtx", "gpu": None}))
+    monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="H100", compute_capability="9.0"))
+    with pytest.raises(PivlError, match=r"does not run on H100 \(compute capability 9\.0\)"):
+        EngineRunner(engine)
 
 
 def change_plan(path: Path, plan: bytes) -> None:

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+from export.engines.description import Gpu
 from pivl_distill.cli import main
+from pivl_distill.cli.sources import Cameras, load_checkpoint
 from pivl_distill.config import HeadSettings
+from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.errors import PivlError
 from pivl_distill.files import sha256
 from students.archs import create_backbone
 from students.student import Student, save_student
@@ -57,7 +62,7 @@ def test_every_file_and_pytorch_at_every_setting(whole, tmp_path):
         assert 0 < timing["p50_ms"] <= timing["p90_ms"] <= timing["p99_ms"]
         rate = 1000 * timing["batch"] / timing["p50_ms"]
         assert timing["crops_per_second"] == pytest.approx(rate)
-        assert timing["rounds"] >= 3
+        assert timing["runs"] >= 3
     subjects = {subject["name"]: subject for subject in facts["subjects"]}
     assert list(subjects) == names
     assert subjects["model.onnx"]["file_bytes"] == (whole / "model.onnx").stat().st_size
@@ -105,8 +110,65 @@ def test_failed_files_and_engines_are_left_out_and_said(deployed):
     assert "can be timed on cpu" in result.output
 
 
+class Runner:
+    """An engine of a GPU that is not there; one file is of another version."""
+
+    def __init__(self, path: Path) -> None:
+        if "int8" in path.name:
+            raise PivlError(f"{path.name} was built by another version.")
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[1:] == (3, 64, 32)
+        return images[:, 0, 0]
+
+
+@pytest.mark.parametrize(("device", "timed"), [((), True), (("--device", "cpu"), False)])
+def test_engines_that_run_here_have_a_row(deployed, tmp_path, monkeypatch, device, timed):
+    monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="L4", compute_capability="8.9"))
+    monkeypatch.setattr("pivl_distill.cli.bench.EngineRunner", Runner)
+
+    def change(facts: dict[str, Any]) -> None:
+        for artifact in facts["artifacts"][1:3]:
+            artifact.update(kind="tensorrt", runs_on="tensorrt", status="unverified")
+
+    edit(deployed, change)
+    result = bench(deployed, *QUICK, *device, "--json", tmp_path / "bench.json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads((tmp_path / "bench.json").read_text())
+    keys = [(t["name"], t["device"], t["batch"]) for t in facts["timings"]]
+    engine = [("model.fp16.onnx", "cuda", batch) for batch in (1, 2)]
+    assert [key for key in keys if key[0] != "model.onnx"] == (engine if timed else [])
+    peaks = {subject["name"]: subject["peak_bytes"] for subject in facts["subjects"]}
+    assert peaks.get("model.fp16.onnx") is None
+    assert ("model.int8.onnx was built by another version" in result.output) == timed
+
+
+def test_pytorch_runs_with_the_cameras_of_the_export(whole, monkeypatch):
+    """The run says how the checkpoint was used, wherever the command is run from."""
+    run = json.loads((whole / "run.json").read_text())
+    (whole / "run.json").write_text(json.dumps(run | {"camera": "mean", "sie_coefficient": 3.0}))
+    used = []
+
+    def load(path: Path, cameras: Cameras) -> EmbeddingModel:
+        used.append(cameras)
+        return load_checkpoint(path)
+
+    monkeypatch.setattr("pivl_distill.cli.bench.load_checkpoint", load)
+    monkeypatch.setattr("pivl_distill.cli.bench.peak_memory", lambda run, *taken: 0)
+    assert bench(whole, *QUICK).exit_code == 0
+    assert used == [Cameras("mean", 3.0)]
+
+
 def test_a_changed_file_is_not_timed(deployed):
     (deployed / "model.onnx").write_bytes(b"short")
     result = bench(deployed, *QUICK)
     assert result.exit_code == 2
     assert "is cut off" in result.output
+
+
+@pytest.mark.parametrize("option", ["--json", "--picture"])
+def test_a_place_that_takes_no_file_is_refused_before_the_work(deployed, option):
+    result = bench(deployed, *QUICK, option, deployed / "model.onnx" / "bench")
+    assert result.exit_code == 2
+    assert "Nothing can be written to" in result.output
+    assert "Timing" not in result.output

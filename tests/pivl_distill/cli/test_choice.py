@@ -9,32 +9,37 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from command_line import QUICK, refuse, succeed
+from export.cost import Cost
+from export.latency import Latency
 from pivl_distill.cli import choice, main
 from pivl_distill.config import StudentConfig
 from pivl_distill.errors import PivlError
-from students.choose import Candidate
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Candidates with made-up figures; gives the names that were asked for."""
-    asked: list[str] = []
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Candidates with made-up figures; gives the names that were timed, one list a time."""
+    timed: list[list[str]] = []
     figures = {"small": (10, 1.0), "large": (90, 4.0)}
 
-    def measure(arch: str, settings: StudentConfig, device: str) -> Candidate:
-        asked.append(arch)
-        macs, milliseconds = figures[arch]
-        return Candidate(arch, 1000, macs * 10**6, milliseconds)
+    def export(arch: str, settings: StudentConfig, device: str) -> tuple[Cost, str]:
+        return Cost(1000, figures[arch][0] * 10**6), arch
+
+    def measure(sessions: list[str], batch: int, max_seconds: float) -> list[Latency]:
+        timed.append(sessions)
+        return [Latency(batch, figures[name][1], 9.0, 3) for name in sessions]
 
     monkeypatch.setattr(choice, "CANDIDATES", tuple(figures))
-    monkeypatch.setattr(choice, "measure_candidate", measure)
-    return asked
+    monkeypatch.setattr(choice, "export_candidate", export)
+    monkeypatch.setattr(choice, "measure_latency", measure)
+    return timed
 
 
 def test_all_candidates_are_shown_and_the_largest_that_fits_is_taken(measured, capsys):
     settings = choice.choose_arch(StudentConfig(), 2.0, "cpu")
     assert settings == StudentConfig(arch="small")
-    assert measured == ["small", "large"]
+    assert measured == [["small", "large"]]  # in turns
     assert choice.choose_arch(StudentConfig(), 4.0, "cpu").arch == "large"
     printed = capsys.readouterr().out
     assert "128×64" in printed
@@ -58,6 +63,28 @@ def test_one_candidate_is_really_exported_timed_and_trained(tmp_path, monkeypatc
     assert "lcnet_050" in result.output
     assert "arch: lcnet_050" in Path("run/config.yaml").read_text()
     assert json.loads(Path("run/run.json").read_text())["start"] == "none"
+
+
+def test_the_choice_learns_from_a_bank(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(choice, "CANDIDATES", ("lcnet_050",))
+    timed = choice.measure_latency
+    monkeypatch.setattr(choice, "measure_latency", partial(timed, max_repeats=3))
+    succeed("teach", *QUICK)
+    succeed("student", *QUICK, "--max-ms", "60000", "-o", "run")
+    assert "arch: lcnet_050" in Path("run/config.yaml").read_text()
+    assert "supervision: part" in Path("run/config.yaml").read_text()
+
+
+@pytest.mark.parametrize("budget", ["0", "-1"])
+def test_a_budget_is_above_zero(budget):
+    assert "--max-ms" in refuse("student", "--max-ms", budget)
+
+
+def test_a_run_that_is_continued_has_its_network(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = refuse("student", "--max-ms", "2", "--resume", "runs/student-1")
+    assert "leave --max-ms away" in said
 
 
 @pytest.mark.parametrize("named", [("--arch", "resnet18"), ("--set", "arch=resnet18")])

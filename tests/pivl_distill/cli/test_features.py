@@ -202,3 +202,10 @@ def test_torch_is_not_imported(deployed_once, crops, tmp_path):
         "assert not {'torch', 'pydantic', 'yaml', 'open_clip', 'timm'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
+
+
+def test_a_place_that_takes_no_file_is_refused_before_the_work(embed, crops, monkeypatch):
+    monkeypatch.setattr(features, "embed_folder", lambda *_: pytest.fail("began to work"))
+    result = embed("-o", crops / "a" / "1ü.png" / "features.npz")
+    assert result.exit_code == 2
+    assert "Nothing can be written to" in result.output

@@ -17,6 +17,7 @@ import torch
 
 import export.exporter
 from command_line import QUICK, end, refuse, succeed
+from pivl_distill.errors import PivlError
 
 FEW_QUERIES = tuple(
     part
@@ -129,8 +130,30 @@ def test_a_broken_calibration_is_exit_code_3(monkeypatch: pytest.MonkeyPatch) ->
         "model.int8.onnx": "failed",
         "model.int8.trt.onnx": "failed",
     }
-    # What did not pass is no finished run.
+    # What did not pass is no finished run, and stays until it is removed.
     assert not Path("broken/run.json").exists()
+    assert "To export again, remove the folder or name another with --out." in said
+    said = refuse("export", "student", "-o", "broken")
+    assert "broken already holds a run; name another folder with --out, or remove this" in said
+
+
+@pytest.mark.usefixtures("in_workplace")
+def test_an_export_that_lacks_its_crops_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: Any) -> None:
+        raise PivlError("INT8 is calibrated on the training split, but this data set has none.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("export.calibration.calibration_crops", none)
+        said = refuse("export", "student", "--precision", "int8", "-o", tmp_path / "out")
+    assert "this data set has none" in said
+    assert not (tmp_path / "out").exists()
+    succeed("export", "student", "-o", tmp_path / "out")
+    # From any folder the run says where its checkpoint is.
+    facts = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert facts["source"] == str(Path("student/student.safetensors").resolve())
+    assert (facts["camera"], facts["sie_coefficient"]) == (None, 1.0)
 
 
 @pytest.mark.usefixtures("in_workplace")

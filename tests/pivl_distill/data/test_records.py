@@ -89,6 +89,17 @@ def test_fingerprint_depends_on_names_and_sizes(tmp_path: Path) -> None:
     assert replace(dataset).fingerprint != before
 
 
+def test_the_test_split_has_a_fingerprint_of_its_own(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    swapped = replace(dataset, query=dataset.gallery, gallery=dataset.query)
+    fewer = replace(dataset, train=dataset.train[1:])
+    relabelled = replace(dataset, query=(replace(dataset.query[0], pid=9), *dataset.query[1:]))
+    assert dataset.test_fingerprint == fewer.test_fingerprint
+    assert dataset.test_fingerprint != swapped.test_fingerprint
+    assert dataset.test_fingerprint != relabelled.test_fingerprint
+    assert dataset.test_fingerprint != dataset.fingerprint
+
+
 def with_maps(dataset: ReIDDataset, lengths: tuple[int, ...]) -> ReIDDataset:
     """Maps of the first training images, of these file sizes."""
     train = list(dataset.train)

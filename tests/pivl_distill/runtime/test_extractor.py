@@ -160,12 +160,18 @@ def test_boxes_are_cut_and_clipped(extractor):
         ((30, 5, 20, 30), "has no pixel"),
         ((float("nan"), 5, 20, 30), "Box 1 must be left, top"),
         ((1, 2, 3), "Box 1 must be left, top"),
+        (7, r"Box 1 must be left, top, right, bottom in pixels, not 7; .* in a list: \[box\]"),
     ],
 )
 def test_boxes_without_a_pixel_are_named(extractor, box, sentence):
     frame = np.zeros((90, 120, 3), np.uint8)
     with pytest.raises(PivlError, match=sentence):
         extractor.embed_boxes(frame, [(0, 0, 10, 10), box])
+
+
+def test_a_box_that_is_not_in_a_list_is_refused(extractor):
+    with pytest.raises(PivlError, match="Box 0 must be left, top, right, bottom"):
+        extractor.embed_boxes(np.zeros((90, 120, 3), np.uint8), (0, 0, 10, 10))
 
 
 @pytest.mark.parametrize(
@@ -259,6 +265,15 @@ def test_a_rate_that_was_not_measured_is_refused(extractor):
         extractor.same_person(np.ones(3), np.ones(3))
 
 
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [((24,), (23,)), ((3,), (3,)), ((5, 24), (4, 24)), ((), (24,)), ((24,), (24, 1))],
+)
+def test_vectors_that_cannot_be_compared_are_refused(extractor, a, b):
+    with pytest.raises(PivlError, match=r"compares vectors \[\.\.\., 24\] that pair up, not \["):
+        extractor.same_person(np.ones(a, np.float32), np.ones(b, np.float32), far=1e-2)
+
+
 # What is loaded
 
 
@@ -309,6 +324,58 @@ def test_a_vector_that_the_file_does_not_give_is_refused(deployed):
     change(deployed, golden_vector=vector.tolist(), golden_vector_sha256=digest)
     with pytest.raises(PivlError, match="does not give its golden vector here"):
         Extractor(deployed)
+
+
+def test_a_verified_file_without_a_golden_vector_is_refused(deployed):
+    """It would let through what the golden vector is there to find, as swapped means."""
+
+    def swap(manifest):
+        manifest["input"].update({k: manifest["input"][k][::-1] for k in ("mean", "std")})
+
+    change_manifest(deployed, swap)
+    change(deployed, golden_vector=None, golden_vector_sha256=None)
+    with pytest.raises(PivlError, match=r"golden vector of model\.onnx is missing"):
+        Extractor(deployed)
+
+
+def test_a_golden_vector_of_another_length_is_refused(deployed):
+    vector = np.ones(23, np.float32)
+    digest = hashlib.sha256(vector.tobytes()).hexdigest()
+    change(deployed, golden_vector=vector.tolist(), golden_vector_sha256=digest)
+    with pytest.raises(PivlError, match=r"has 23 values, but the manifest speaks of 24"):
+        Extractor(deployed)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "sentence"),
+    [
+        ("input", "size_hw", [32, 64], "cannot be run on 1 crops as the manifest says"),
+        ("input", "name", "pictures", "cannot be run on 1 crops as the manifest says"),
+        ("input", "cameras", 3, "cannot be run on 1 crops as the manifest says"),
+        ("output", "name", "vectors", "cannot be run on 1 crops as the manifest says"),
+        ("output", "dim", 25, "has 24 values, but the manifest speaks of 25"),
+    ],
+)
+def test_a_manifest_that_describes_another_graph_is_refused(
+    deployed, section, field, value, sentence
+):
+    change_manifest(deployed, lambda manifest: manifest[section].update({field: value}))
+    with pytest.raises(PivlError, match=sentence):
+        Extractor(deployed)
+
+
+def test_features_of_another_length_are_refused(deployed, crops):
+    """Also where no golden vector shows it."""
+    change_manifest(deployed, lambda manifest: manifest["output"].update(dim=25))
+    change(deployed, status="unverified", golden_vector=None, golden_vector_sha256=None)
+    extractor = Extractor(deployed, precision="fp32", allow_unverified=True)
+    with pytest.raises(PivlError, match=r"gives \[2, 24\] for 2 crops, .* of 25 values"):
+        extractor.embed(crops[:2])
+
+
+def test_batches_have_crops(deployed_once):
+    with pytest.raises(PivlError, match="not batch_size=0"):
+        Extractor(deployed_once, batch_size=0)
 
 
 def test_swapped_channels_are_refused(deployed):

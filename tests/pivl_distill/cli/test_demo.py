@@ -1,0 +1,84 @@
+"""`pivl-distill demo`: the table of what the stages made; for the stages something stands in."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from export.exporter import ExportError, ExportReport
+from export.manifest import read_manifest
+from pivl_distill.config import DataSettings
+from pivl_distill.errors import VerificationError
+
+demo = importlib.import_module("pivl_distill.cli.demo")  # the name in the package is the command
+PRECISIONS = ("fp16", "int8")
+
+
+@pytest.fixture
+def asked(deployed_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple]]:
+    """Stages that make nothing, and exports that are all the same; what was exported, and how."""
+    exported = []
+
+    def export(path: Path, spec: None, out: None, precisions: tuple = ()) -> ExportReport:
+        exported.append((path.name, precisions))
+        return ExportReport(deployed_once, read_manifest(deployed_once), gate=None)
+
+    taught = SimpleNamespace(bank=Path("bank"), teacher=Path("teacher"))
+    students = iter([SimpleNamespace(student=Path("plain")), SimpleNamespace(student=Path("own"))])
+    monkeypatch.setattr(demo, "teach", lambda config: taught)
+    monkeypatch.setattr(demo, "distill", lambda config, bank: next(students))
+    monkeypatch.setattr(demo, "find_bank", lambda *_: (None, DataSettings()))
+    monkeypatch.setattr(demo, "print_teach", lambda report: None)
+    monkeypatch.setattr(demo, "print_student", lambda report: None)
+    monkeypatch.setattr(demo, "export_checkpoint", export)
+    return exported
+
+
+def rows(printed: str) -> dict[str, list[str]]:
+    """The lines of the table by the name they begin with."""
+    names = ("teacher", "student, no bank", "student, bank", *demo.EXPORTED)
+    lines = [line.strip() for line in printed.splitlines() if " MB " in line]
+    return {
+        name: line.removeprefix(name).split()
+        for name, line in zip(names, lines, strict=True)
+        if line.startswith(name)
+    }
+
+
+def test_the_taught_student_is_shown_in_every_precision(asked, deployed_once, capsys):
+    demo.run_demo()
+    assert asked == [("teacher", ()), ("plain", ()), ("own", PRECISIONS)]
+    printed = capsys.readouterr().out
+    found, manifest = rows(printed), read_manifest(deployed_once)
+    for name, file in demo.EXPORTED.items():
+        artifact = manifest.artifact(file)
+        assert found[name][0] == f"{100 * artifact.retrieval.exported_mAP:.1f}"
+        assert f"{artifact.bytes / 1e6:.2f}" in found[name]
+        assert file in printed
+    assert len(found) == 6
+
+
+def test_a_file_over_its_budget_is_shown_and_then_ends_the_demo(
+    asked, deployed_once, monkeypatch, capsys
+):
+    manifest = read_manifest(deployed_once)
+    failed = {"status": "failed", "failure": "Over budget.", "latency": ()}
+    artifacts = [
+        artifact.model_copy(update=failed) if artifact.precision == "int8" else artifact
+        for artifact in manifest.artifacts
+    ]
+    changed = manifest.model_copy(update={"artifacts": tuple(artifacts)})
+    good = demo.export_checkpoint
+
+    def export(path: Path, precisions: tuple = (), **options: None) -> ExportReport:
+        if precisions:
+            raise ExportError(ExportReport(deployed_once, changed, gate=None))
+        return good(path, **options)
+
+    monkeypatch.setattr(demo, "export_checkpoint", export)
+    with pytest.raises(VerificationError, match=r"model\.int8\.onnx: Over budget"):
+        demo.run_demo()
+    assert rows(capsys.readouterr().out)["exported student, int8"][-2:] == ["–", "–"]
