@@ -92,8 +92,8 @@ def our_ways(
 
     def uint8() -> tuple[Tensor, Tensor | None]:
         taken = crops.take(batch), maps.take(batch)
-        images, parts, _ = augment(*taken, LIP20.mirror, AUGMENTATION, FILL, rng)
-        return images, parts
+        seen = augment(*taken, LIP20.mirror, AUGMENTATION, FILL, rng)
+        return seen.crops, seen.maps
 
     def network_input() -> tuple[Tensor, Tensor | None]:
         images, parts = uint8()

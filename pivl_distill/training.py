@@ -22,7 +22,7 @@ from pivl_distill.console import track
 from pivl_distill.data.batches import Pixels, to_device
 from pivl_distill.data.sampling import Schedule
 from pivl_distill.data.store import CropStore
-from pivl_distill.data.transforms import Augmentation, augment
+from pivl_distill.data.transforms import Augmentation, Augmented, augment
 from pivl_distill.data.vocabulary import IGNORE
 from pivl_distill.embedding import normalize_crops
 from pivl_distill.errors import PivlError
@@ -142,7 +142,7 @@ class Stage2:
             self.cameras = torch.from_numpy(store.camids).to(self.device)
         self.optimizer = make_optimizer(network, settings)
         self.scaler = loss_scaler(network.half_precision, self.device)
-        self.augmentation = augmentation_of(settings.augment, network, texts)
+        self.augmentation = augmentation_of(settings.augment, texts)
         red, green, blue = (round(255 * channel) for channel in network.mean)
         self.fill_rgb = (red, green, blue)
         self.embeddings = None
@@ -151,34 +151,36 @@ class Stage2:
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
-        crops, maps, sure = self._augmented(batch, rng)
+        seen = self._augmented(batch, rng)
         own = ranks.share(len(batch))
         index = to_device(batch, self.device)
-        inputs = [normalize_crops(crops[own], self.network.mean, self.network.std)]
+        inputs = [normalize_crops(seen.crops[own], self.network.mean, self.network.std)]
+        if seen.noise is not None:
+            seen.noise.put_into(inputs[0], own)
         if self.cameras is not None:
             inputs.append(self.cameras[index[own]])
         self.optimizer.zero_grad(set_to_none=True)
         with whole_batch_norms():
             if self.settings.accumulate > 1:
                 parts = MicroBatches(self.network, inputs, self.settings.accumulate)
-                terms = self._backward(self.network.heads(parts.encoded), index, maps, sure)
+                terms = self._backward(self.network.heads(parts.encoded), index, seen)
                 parts.backward()
             else:
-                terms = self._backward(self.network(*inputs), index, maps, sure)
+                terms = self._backward(self.network(*inputs), index, seen)
         sum_gradients(self.network.parameters())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return terms
 
-    def _backward(
-        self, own: ReIDOutput, index: Tensor, maps: Tensor | None, sure: Tensor | None
-    ) -> dict[str, Tensor]:
+    def _backward(self, own: ReIDOutput, index: Tensor, seen: Augmented) -> dict[str, Tensor]:
         """The gradient of Eq. 12 for crops `index`; the loss terms and the training accuracy.
 
         `own` is what this process's share of them gave.
         """
         labels, output = self.labels[index], own.of_whole_batch(len(index))
-        terms = loss_terms(output, labels, maps, self.texts, self.settings.loss, sure)
+        terms = loss_terms(
+            output, labels, seen.maps, self.texts, self.settings.loss, seen.confidence
+        )
         if self.embeddings is not None and output.distilled is not None:
             terms["embedding"] = self.settings.loss.embedding * embedding_loss(
                 output.distilled, self.embeddings[index].float()
@@ -187,10 +189,8 @@ class Stage2:
         accuracy = (output.logits[0].argmax(1) == labels).float().mean()
         return {**terms, "accuracy": accuracy}
 
-    def _augmented(
-        self, batch: np.ndarray, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Crops uint8 [B, H, W, 3], maps and their confidence uint8 [B, H, W], on the device."""
+    def _augmented(self, batch: np.ndarray, rng: np.random.Generator) -> Augmented:
+        """The crops of a batch and what belongs to them, on the device."""
         crops, maps, mirror = self.crops.take(batch), None, None
         if self.maps is not None and self.texts is not None:
             maps, mirror = self.maps.take(batch), self.texts.vocabulary.mirror
@@ -205,16 +205,14 @@ def prepare(network: ReIDNetwork, settings: Stage2Settings) -> None:
         network.checkpoint_blocks()
 
 
-def augmentation_of(
-    settings: AugmentSettings, network: ReIDNetwork, texts: Texts | None
-) -> Augmentation:
-    """What the settings ask for, with the network's deviation of pixels and the texts' parts."""
+def augmentation_of(settings: AugmentSettings, texts: Texts | None) -> Augmentation:
+    """What the settings ask for, in the texts' parts."""
     background = IGNORE if texts is None else texts.vocabulary.background
     return Augmentation(
         pad_px=settings.pad_px,
         flip_probability=settings.flip_probability,
         erase_probability=settings.erase_probability,
-        noise_std=network.std if settings.fill == "noise" else None,
+        noise=settings.fill == "noise",
         invented=background if settings.invented == "background" else IGNORE,
     )
 

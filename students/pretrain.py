@@ -120,8 +120,8 @@ def augmented(crops: RenderedCrops, batch: np.ndarray, rng: np.random.Generator)
     """Normalised images [B, 3, H, W], shifted, flipped and erased."""
     grey = (124, 116, 104)
     plain = torch.from_numpy(crops.images[batch])
-    images, _, _ = augment(plain, None, None, Augmentation(pad_px=5), grey, rng)
-    return normalize_crops(images, IMAGENET_MEAN, IMAGENET_STD)
+    seen = augment(plain, None, None, Augmentation(pad_px=5), grey, rng)
+    return normalize_crops(seen.crops, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def attribute_loss(logits: Tensor, labels: Tensor, sizes: list[int]) -> Tensor:

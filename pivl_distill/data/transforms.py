@@ -4,7 +4,8 @@ The three operations and their defaults are those of the ReID baselines (Luo et 
 random erasing by Zhong et al., AAAI 2020), which CLIP-ReID keeps. They act on uint8 crops, before
 normalisation. On a map, a flip also exchanges the person's left and right, and whatever an
 operation invents — padding, the erased box — has no known class, unless the background is asked
-for. Colour changes are left out, as clothes are recognised by their colour.
+for. Noise in erased boxes is what the network sees, not bytes, so it comes after normalisation.
+Colour changes are left out, as clothes are recognised by their colour.
 
 Random choices are drawn on the host, pixels are moved wherever they are, whole batches at a time:
 the bytes are the same on every device.
@@ -27,8 +28,8 @@ from pivl_distill.data.vocabulary import IGNORE
 class Augmentation:
     """How strongly to augment; the defaults are the field's. Areas are shares of the crop.
 
-    With `noise_std`, a deviation of 1 per channel, padding is black and every erased pixel is drawn
-    around the colour that would fill it, as in CLIP-ReID. On maps they are of the part `invented`.
+    With `noise`, padding is black and erased boxes hold standard normal values after normalisation,
+    as in CLIP-ReID. On maps both are of the part `invented`.
     """
 
     pad_px: int = 10
@@ -36,7 +37,7 @@ class Augmentation:
     erase_probability: float = 0.5
     erase_area: tuple[float, float] = (0.02, 0.4)
     erase_aspect: tuple[float, float] = (0.3, 3.33)
-    noise_std: tuple[float, float, float] | None = None
+    noise: bool = False
     invented: int = IGNORE
 
 
@@ -49,6 +50,30 @@ class _Draws:
     box: np.ndarray
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What erased boxes hold in the end."""
+
+    boxes: np.ndarray
+    """int [B, 4] of top, left, height and width."""
+    values: list[Tensor]
+    """float32 [height, width·3] of each box, standard normal."""
+
+    def put_into(self, images: Tensor, own: slice) -> None:
+        """Fill the boxes of normalised images [b, 3, H, W], those `own` of the batch, in place."""
+        _erase(images.permute(0, 2, 3, 1), self.boxes[own], self.values[own])
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """A batch: crops uint8 [B, H, W, 3], maps and their confidence uint8 [B, H, W]."""
+
+    crops: Tensor
+    maps: Tensor | None = None
+    confidence: Tensor | None = None
+    noise: Noise | None = None
+
+
 def augment(
     crops: Tensor,
     maps: Tensor | None,
@@ -57,7 +82,7 @@ def augment(
     fill_rgb: tuple[int, int, int],
     rng: np.random.Generator,
     confidence: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
+) -> Augmented:
     """Augmented copies of crops uint8 [B, H, W, 3], maps and `confidence`, uint8 [B, H, W] each.
 
     `mirror` is the vocabulary's table (`Vocabulary.mirror`), needed where there are maps;
@@ -69,25 +94,22 @@ def augment(
     device, pad_px = crops.device, augmentation.pad_px
     draws = _draw(len(crops), (crops.shape[1], crops.shape[2]), augmentation, rng)
     places = _places(draws, (crops.shape[1], crops.shape[2]), pad_px, device)
-    if augmentation.noise_std is None:
-        colour = to_device(np.array(fill_rgb, np.uint8), device)
-        contents = [colour.repeat(crops.shape[2])] * len(crops)
-    else:
-        colour = torch.zeros(3, dtype=torch.uint8, device=device)
-        contents = _noise(draws.box, fill_rgb, augmentation.noise_std, rng, device)
-    crops_out = _move(crops, places, pad_px, colour)
-    _erase(crops_out, draws.box, contents)
+    noise = _noise(draws.box, rng, device) if augmentation.noise else None
+    colour = to_device(np.array(fill_rgb, np.uint8), device)
+    padding = colour if noise is None else torch.zeros_like(colour)
+    crops_out = _move(crops, places, pad_px, padding)
+    _erase(crops_out, draws.box, [colour.repeat(crops.shape[2])] * len(crops))
     if maps is None or mirror is None:
-        return crops_out, None, None
+        return Augmented(crops_out, noise=noise)
     part = torch.full((1,), augmentation.invented, dtype=torch.uint8, device=device)
     maps_out = _move(maps[..., None], places, pad_px, part, to_device(mirror, device))
     _erase(maps_out, draws.box, [part.repeat(maps.shape[2])] * len(maps))
     if confidence is None:
-        return crops_out, maps_out[..., 0], None
+        return Augmented(crops_out, maps_out[..., 0], noise=noise)
     nothing = torch.zeros_like(part)
     sure = _move(confidence[..., None], places, pad_px, nothing)
     _erase(sure, draws.box, [nothing.repeat(maps.shape[2])] * len(maps))
-    return crops_out, maps_out[..., 0], sure[..., 0]
+    return Augmented(crops_out, maps_out[..., 0], sure[..., 0], noise)
 
 
 def _draw(
@@ -170,16 +192,10 @@ def _erase(images: Tensor, boxes: np.ndarray, contents: Sequence[Tensor]) -> Non
             image[top : top + height, first:last] = content[..., : last - first]
 
 
-def _noise(
-    boxes: np.ndarray,
-    centre_rgb: tuple[int, int, int],
-    std: tuple[float, float, float],
-    rng: np.random.Generator,
-    device: torch.device,
-) -> list[Tensor]:
-    """Every pixel of the boxes, uint8 [h, w·3]: standard normal once it is normalised."""
+def _noise(boxes: np.ndarray, rng: np.random.Generator, device: torch.device) -> Noise:
+    """Drawn on the host, so that it is the same on every device."""
     sizes = boxes[:, 2:].tolist()
-    normal = np.concatenate([rng.standard_normal((h * w, 3)) for h, w in sizes])
-    pixels = (centre_rgb + 255 * np.array(std) * normal).round().clip(0, 255).astype(np.uint8)
-    drawn = to_device(pixels, device).split([h * w for h, w in sizes])
-    return [of_box.view(h, w * 3) for of_box, (h, w) in zip(drawn, sizes, strict=True)]
+    drawn = np.concatenate([rng.standard_normal((h * w, 3), np.float32) for h, w in sizes])
+    values = to_device(drawn, device).split([h * w for h, w in sizes])
+    rows = [of_box.view(h, w * 3) for of_box, (h, w) in zip(values, sizes, strict=True)]
+    return Noise(boxes, rows)

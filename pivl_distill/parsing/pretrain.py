@@ -95,7 +95,7 @@ def augmented(
     crops: RenderedCrops, batch: np.ndarray, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Normalised images [B, 3, H, W] and classes long [B, H, W], shifted and mirrored together."""
-    images, maps, _ = augment(
+    seen = augment(
         torch.from_numpy(crops.images[batch]),
         torch.from_numpy(crops.labels[batch]),
         LIP20.mirror,
@@ -103,8 +103,8 @@ def augmented(
         GREY_RGB,
         rng,
     )
-    assert maps is not None
-    return normalize_crops(images, MEAN, STD), maps.long()
+    assert seen.maps is not None
+    return normalize_crops(seen.crops, MEAN, STD), seen.maps.long()
 
 
 def one_of_four(labels: Tensor, rng: np.random.Generator) -> Tensor:

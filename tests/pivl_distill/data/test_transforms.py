@@ -10,6 +10,7 @@ import torch
 
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE, LIP20
+from pivl_distill.embedding import normalize_crops
 
 SIZE_HW = (32, 16)
 FILL = (1, 2, 3)
@@ -36,8 +37,8 @@ def augmented(
     """`augment` of the batch, without its maps if `blind`."""
     crops, maps = (torch.from_numpy(values).to(device) for values in make_batch())
     given = (None, None) if blind else (maps, LIP20.mirror)
-    out, out_maps, _ = augment(crops, *given, augmentation, fill, rng)
-    return out.cpu().numpy(), None if out_maps is None else out_maps.cpu().numpy()
+    seen = augment(crops, *given, augmentation, fill, rng)
+    return seen.crops.cpu().numpy(), None if seen.maps is None else seen.maps.cpu().numpy()
 
 
 def run(augmentation: Augmentation, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -64,19 +65,17 @@ def one_by_one(
         ]
     )
     corners = rng.integers(0, np.array(SIZE_HW) - sides, endpoint=True)
-    std = augmentation.noise_std
-    padding = FILL if std is None else (0, 0, 0)
+    padding = (0, 0, 0) if augmentation.noise else FILL
     for crop, part_map, flip, (down, right), (box_h, box_w), (top, left) in zip(
         crops, maps, flips, shifts, sides, corners, strict=True
     ):
         new, new_map = np.empty_like(crop), np.empty_like(part_map)
-        if std is not None:
-            noise = rng.standard_normal((box_h, box_w, 3)) * std * 255 + FILL
+        if augmentation.noise:
+            rng.standard_normal((box_h, box_w, 3), np.float32)
         for y, x in np.ndindex(height, width):
             from_y, from_x = y + down - pad, x + right - pad
             if top <= y < top + box_h and left <= x < left + box_w:
-                drawn = FILL if std is None else noise[y - top, x - left].round().clip(0, 255)
-                new[y, x], new_map[y, x] = drawn, augmentation.invented
+                new[y, x], new_map[y, x] = FILL, augmentation.invented
             elif not (0 <= from_y < height and 0 <= from_x < width):
                 new[y, x], new_map[y, x] = padding, augmentation.invented
             elif flip:
@@ -96,7 +95,7 @@ EVERY_OPTION = {
     "none flipped": Augmentation(flip_probability=0),
     "all erased": Augmentation(erase_probability=1, erase_area=(0.3, 1.0)),
     "none erased": Augmentation(erase_probability=0),
-    "noise": Augmentation(noise_std=(0.2, 0.1, 0.05)),
+    "noise": Augmentation(noise=True),
     "background": Augmentation(invented=LIP20.background),
 }
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -164,25 +163,40 @@ def test_inventions_may_be_background() -> None:
     np.testing.assert_array_equal(background, np.where(plain == IGNORE, 0, plain))
 
 
-def test_noise_fills_boxes_and_black_the_padding() -> None:
-    std = (0.2, 0.1, 0.05)
-    noisy, maps = run(Augmentation(4, flip_probability=0, erase_probability=0, noise_std=std))
-    assert (noisy[maps == IGNORE] == 0).all()
-    crops, _ = make_batch()
-    erasing = Augmentation(0, flip_probability=0, erase_probability=1, noise_std=std)
-    middle = (128, 120, 130)
-    noisy, maps = augmented(erasing, np.random.default_rng(0), fill=middle)
-    drawn = noisy[(maps == IGNORE) & (noisy != crops).any(-1)].astype(float)
-    np.testing.assert_allclose(drawn.mean(0), middle, atol=2)
-    np.testing.assert_allclose(drawn.std(0) / 255, std, rtol=0.05)
+def noisy(*, maps: bool = True) -> tuple[torch.Tensor, torch.Tensor, np.random.Generator]:
+    """Normalised images before and after the noise of their boxes is put in."""
+    crops, part_maps = (torch.from_numpy(values) for values in make_batch())
+    given = (part_maps, LIP20.mirror) if maps else (None, None)
+    rng, half = np.random.default_rng(4), (0.5, 0.5, 0.5)
+    augmentation = Augmentation(4, flip_probability=0, erase_probability=1, noise=True)
+    seen = augment(crops, *given, augmentation, FILL, rng)
+    before = normalize_crops(seen.crops, half, half)
+    after = before.clone()
+    seen.noise.put_into(after[:40], slice(40))
+    seen.noise.put_into(after[40:], slice(40, None))
+    return before, after, rng
+
+
+def test_noise_is_standard_normal_after_normalisation_and_not_cut_off() -> None:
+    before, after, _ = noisy()
+    changed = (before != after).any(1)
+    drawn = after.permute(0, 2, 3, 1)[changed]
+    assert drawn.mean().abs() < 0.02
+    assert (drawn.std() - 1).abs() < 0.02
+    assert drawn.max() > 3  # bytes end at 1 here
+    filled = before.permute(0, 2, 3, 1)[changed]
+    assert torch.equal(filled, filled[:1].expand_as(filled))  # boxes alone: all of one colour
+    assert (changed.sum((1, 2)) > 0).all()
+
+
+def test_noise_comes_with_black_padding() -> None:
+    crops, maps = run(Augmentation(4, flip_probability=0, erase_probability=0, noise=True))
+    assert (crops[maps == IGNORE] == 0).all()
 
 
 def test_noise_is_the_same_for_the_same_draws_with_maps_or_without() -> None:
-    augmentation = Augmentation(noise_std=(0.2, 0.2, 0.2))
-    first, second = np.random.default_rng(4), np.random.default_rng(4)
-    seen, _ = augmented(augmentation, first)
-    blind, _ = augmented(augmentation, second, blind=True)
-    np.testing.assert_array_equal(seen, blind)
+    (_, seen, first), (_, blind, second) = noisy(), noisy(maps=False)
+    assert torch.equal(seen, blind)
     assert first.random() == second.random()
 
 
@@ -242,11 +256,11 @@ def test_confidence_goes_where_its_pixels_go() -> None:
     sure = torch.from_numpy(np.random.default_rng(1).integers(0, 200, maps.shape, dtype=np.uint8))
     crops[..., 1] = 50 + sure
     given = (LIP20.mirror, Augmentation(), (0, 0, 0), np.random.default_rng(0))
-    out, out_maps, out_sure = augment(crops, maps, *given, confidence=sure)
-    invented = (out == 0).all(3)
+    seen = augment(crops, maps, *given, confidence=sure)
+    invented = (seen.crops == 0).all(3)
     assert invented.any()
-    assert torch.equal(out_sure, torch.where(invented, 0, out[..., 1] - 50))
+    assert torch.equal(seen.confidence, torch.where(invented, 0, seen.crops[..., 1] - 50))
     again = augment(crops, maps, LIP20.mirror, Augmentation(), (0, 0, 0), np.random.default_rng(0))
-    assert torch.equal(again[0], out)
-    assert torch.equal(again[1], out_maps)
-    assert again[2] is None
+    assert torch.equal(again.crops, seen.crops)
+    assert torch.equal(again.maps, seen.maps)
+    assert again.confidence is None
