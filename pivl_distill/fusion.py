@@ -219,7 +219,7 @@ class PlainFusion(FusionHead):
         self.branches = nn.ModuleList(
             nn.Sequential(
                 *_rescaling(channels, level),
-                nn.Conv2d(channels, hidden, 1, bias=False),
+                nn.Conv2d(_channels_at(channels, level), hidden, 1, bias=False),
                 LayerNorm2d(hidden),
                 nn.Conv2d(hidden, hidden, 3, padding=1, bias=False),
                 LayerNorm2d(hidden),
@@ -358,12 +358,21 @@ def dense_weight(conv: nn.Conv2d) -> Tensor:
 
 
 def _rescaling(channels: int, level: int) -> list[nn.Module]:
-    """From the tokens' scale to that of map `level`: ×4, ×2, ×1 or ×½, as ViTDet."""
+    """From the tokens' scale to that of map `level`: ×4, ×2, ×1 or ×½, as ViTDet.
+
+    Each doubling of the scale halves the channels.
+    """
     if level == HALF:
         return [nn.MaxPool2d(2)]
     layers: list[nn.Module] = []
-    for number in range(4 - level):
-        if number:
-            layers += [LayerNorm2d(channels), nn.GELU()]
-        layers.append(nn.ConvTranspose2d(channels, channels, 2, stride=2))
+    for coarser in range(4, level, -1):
+        before, after = (_channels_at(channels, number) for number in (coarser, coarser - 1))
+        if coarser < 4:
+            layers += [LayerNorm2d(before), nn.GELU()]
+        layers.append(nn.ConvTranspose2d(before, after, 2, stride=2))
     return layers
+
+
+def _channels_at(channels: int, level: int) -> int:
+    """Channels of the map of `level` that is made of tokens with so many."""
+    return channels // 2 ** max(4 - level, 0)

@@ -92,6 +92,41 @@ def test_the_vit_form_at_scale_1_is_two_normalised_convolutions():
     torch.testing.assert_close(head((maps,)).full(), expected, rtol=1e-4, atol=1e-4)
 
 
+def doubled(x: Tensor, layer: torch.nn.ConvTranspose2d) -> Tensor:
+    """Every cell [C] becomes 2 × 2 cells [C / 2]: a linear map for each."""
+    out = x.new_empty(len(x), layer.out_channels, 2 * x.shape[2], 2 * x.shape[3])
+    for row in range(2):
+        for column in range(2):
+            cell = torch.einsum("bchw,co->bohw", x, layer.weight[:, :, row, column])
+            out[:, :, row::2, column::2] = cell + layer.bias[:, None, None]
+    return out
+
+
+def test_the_vit_form_doubles_the_scale_and_halves_the_channels_as_vitdet():
+    head = head_of((64, 32), "vit", levels=(2, 3))
+    tokens = torch.randn(2, 12, 4, 2)
+    up, norm, _, again = head.branches[0][:4]
+    assert [layer.out_channels for layer in (up, again)] == [6, 3]
+    x = doubled(tokens, up)
+    centred = x - x.mean(1, keepdim=True)
+    x = centred / (centred.square().mean(1, keepdim=True) + norm.eps).sqrt()
+    x = doubled(F.gelu(x * norm.weight[:, None, None] + norm.bias[:, None, None]), again)
+    torch.testing.assert_close(head.branches[0][:4](tokens), x, rtol=1e-4, atol=1e-5)
+    once = head.branches[1][0]
+    assert once.out_channels == 6
+    torch.testing.assert_close(once(tokens), doubled(tokens, once), rtol=1e-4, atol=1e-5)
+
+
+def test_the_branches_of_vit_b_16_have_the_parameters_of_vitdet():
+    settings = HeadSettings(levels=(2, 3, 4))
+    head = build_fusion_head("vit", (768, 768, 768), 512, (256, 128), settings)
+    once, again = 768 * 384 * 4 + 384, 384 * 192 * 4 + 192
+    doublings = 2 * once + 2 * 384 + again  # a norm between the two
+    convolutions = sum(width * 256 + 256 * 256 * 9 + 4 * 256 for width in (192, 384, 768))
+    parameters = sum(parameter.numel() for parameter in head.branches.parameters())
+    assert parameters == doublings + convolutions
+
+
 @pytest.mark.parametrize("channels", [256, 512, 1024])
 def test_a_depthwise_lateral_to_1024_has_2048_parameters(channels):
     settings = HeadSettings(lateral="depthwise", levels=(4,))
