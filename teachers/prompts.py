@@ -119,7 +119,9 @@ class IdentityPrompts(nn.Module):
         shape = (identities, learned, text.width)
         self.tokens = nn.Parameter(torch.randn(shape, generator=generator) * settings.init_std)
         self._identity_sentence = Sentence(text, settings.identity, [""], learned)
-        self._part_sentence = Sentence(text, settings.part, vocabulary.words, learned)
+        self._part_sentence = Sentence(
+            text, settings.part, vocabulary.spoken(settings.part_words), learned
+        )
 
     @property
     def longest(self) -> int:

@@ -238,8 +238,9 @@ def make_bank(
     """Encode every text once and say where it all came from."""
     present = present_parts(features.parts, rows, len(pids), len(vocabulary))
     identity, part = bank_texts(learned, present)
+    words = vocabulary.spoken(config.prompts.part_words)
     with torch.no_grad():
-        label = clip.text.encode([config.prompts.label.format(part=w) for w in vocabulary.words])
+        label = clip.text.encode([config.prompts.label.format(part=word) for word in words])
     return PromptBank(
         identity=identity.cpu(),
         part=part.cpu(),

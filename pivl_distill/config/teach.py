@@ -45,6 +45,9 @@ class PromptSettings(Settings):
         "a photo of a {X} person {part}", description="part prompt, Eq. 6; slots in any order"
     )
     label: str = Field("a photo of a person {part}", description="part prompt without identity")
+    part_words: Literal["plain", "raw"] = Field(
+        "plain", description="{part}: in plain words, or the parser's label, paper Upper-clothes"
+    )
     learned_tokens: PositiveInt = Field(4, description="M; CLIP-ReID uses 4")
     init_std: float = Field(0.02, gt=0, description="standard deviation of the first tokens")
 

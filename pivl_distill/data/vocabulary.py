@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 
@@ -41,6 +42,10 @@ class Vocabulary:
         if label not in self.labels:
             raise unknown_name(f"{self.name} label", label, self.labels)
         return self.labels.index(label)
+
+    def spoken(self, part_words: Literal["plain", "raw"]) -> tuple[str, ...]:
+        """What a prompt says for each class: plain words, or the labels as published."""
+        return self.words if part_words == "plain" else self.labels
 
     @cached_property
     def mirror(self) -> np.ndarray:

@@ -60,7 +60,9 @@ def test_the_letter_of_the_paper(name):
         assert (loss.align, loss.align_distance, loss.align_background) == (1.0, "mse", "include")
         assert (loss.identity, loss.triplet, loss.image_to_text) == (1.0, 1.0, 1.0)
         assert loss.triplet_margin == 0.3
-    tuning = load_config(TeachConfig, "teach", name, {}).tuning
+    teach = load_config(TeachConfig, "teach", name, {})
+    assert (teach.prompts.part_words == "raw") == (name == "paper")
+    tuning = teach.tuning
     assert (tuning.part_weighting, tuning.background) == ("area", "include")
     assert (tuning.identity_epochs, tuning.part_epochs) == (60, 20)
 

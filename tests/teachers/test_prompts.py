@@ -186,6 +186,14 @@ def test_part_texts_and_gradients_are_those_of_the_77_token_encoder(exact_prompt
     assert_same_with_gradients(learned.part(rows, parts), plain, learned)
 
 
+def test_parts_may_be_said_as_the_parser_labels_them(exact_prompts):
+    text, learned = exact_prompts(part_words="raw")
+    rows, parts = torch.tensor([2, 0]), torch.tensor([14, 5])
+    template = "a photo of a {X} person {part}"
+    plain = plain_texts(text, learned, template, rows, ["Left-arm", "Upper-clothes"])
+    assert_same_with_gradients(learned.part(rows, parts), plain, learned)
+
+
 @pytest.mark.parametrize("template", ["a photo of a {X} person", "{X}", "the {X} person, a photo."])
 def test_identity_texts_and_gradients_are_those_of_the_77_token_encoder(exact_prompts, template):
     text, learned = exact_prompts(identity=template)

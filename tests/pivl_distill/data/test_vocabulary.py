@@ -21,6 +21,13 @@ def test_lip_has_its_published_ids() -> None:
     assert {label: LIP20.index(label) for label in published} == published
 
 
+def test_prompts_say_plain_words_or_published_labels() -> None:
+    assert [LIP20.spoken(kind)[5] for kind in ("plain", "raw")] == [
+        "upper clothes",
+        "Upper-clothes",
+    ]
+
+
 def test_other_vocabularies_have_their_published_ids() -> None:
     published = {
         "atr18": {"Belt": 8, "Left-shoe": 9, "Face": 11, "Right-arm": 15, "Bag": 16, "Scarf": 17},
