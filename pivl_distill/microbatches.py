@@ -3,9 +3,9 @@
 Batch-hard mining and contrasts compare every crop of a batch with every other, so summing the
 losses of smaller batches is another loss. Instead each part is encoded without a graph, the loss of
 the whole batch gives the gradient of what was encoded, and each part is encoded once more, with a
-graph, to pass its share on to the weights. Memory is that of one part, time a third more, and the
-gradients are those of the whole batch: except through batch norm inside the network, which sees one
-part at a time. The necks, which belong to the heads, see the whole batch.
+graph, to pass its share on to the weights. Memory is that of one part, time one more forward pass,
+and the gradients are those of the whole batch: except through batch norm inside the network, which
+sees one part at a time. The necks, which belong to the heads, see the whole batch.
 """
 
 from __future__ import annotations

@@ -263,5 +263,5 @@ def hashed(clip: Clip) -> Clip:
         if key == "image.camera":  # may be drawn anew; the rest tells weights apart
             continue
         digest.update(key.encode())
-        digest.update(value.detach().to(torch.float32).contiguous().numpy().tobytes())
+        digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return dataclasses.replace(clip, weights_sha256=digest.hexdigest())

@@ -23,7 +23,7 @@ from torch import Tensor
 from pivl_distill import array_cache, ranks
 from pivl_distill.cache import cache_folder
 from pivl_distill.config import Precision, TuningSettings
-from pivl_distill.console import track
+from pivl_distill.console import note, track
 from pivl_distill.data.parsing import cell_parts
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
@@ -76,11 +76,12 @@ def encode_crops(
     needed = sum(math.prod(shape) * HALF.itemsize for shape in shapes.values())
     folder = cache_folder() / "features"
     entry = folder / feature_key(clip, store, path, half) if needed <= limit else None
-    if entry is not None and not ranks.highest(not array_cache.has_room(entry, shapes, HALF, WHAT)):
+    arrays = None
+    if entry is not None and not ranks.highest(not _has_room(entry, shapes)):
         arrays = _cached(entry, shapes, lambda: _batches(clip, store, path, half))
-        if not ranks.local_rank():
+        if arrays is not None and not ranks.local_rank():
             array_cache.used(entry, limit)
-    else:
+    if arrays is None:
         arrays, start = {name: np.empty(shape, HALF) for name, shape in shapes.items()}, 0
         for batch in _batches(clip, store, path, half):
             stop = start + len(batch["projected"])
@@ -98,20 +99,34 @@ def _cached(
     entry: Path,
     shapes: array_cache.Shapes,
     encoded: Callable[[], Iterator[dict[str, np.ndarray]]],
-) -> dict[str, np.ndarray]:
-    """The arrays of an entry, which is made first where a machine has none."""
+) -> dict[str, np.ndarray] | None:
+    """The arrays of an entry, which is made first where a machine has none.
+
+    None, for all processes, where one of them cannot have it, which is said.
+    """
     with ranks.first_on_machine():
         arrays = array_cache.read(entry, shapes, HALF, WHAT)
     if ranks.highest(arrays is None):
+        batches = encoded()
         if arrays is None and not ranks.local_rank():
-            array_cache.write(entry, shapes, HALF, encoded())
-        else:
-            for _ in encoded():
-                pass
+            try:
+                array_cache.write(entry, shapes, HALF, batches)
+            except array_cache.CacheError as error:
+                note(f"The {WHAT} stay in memory: {error}")
+        for _ in batches:  # all processes encode each batch together
+            pass
         ranks.wait()
         arrays = array_cache.read(entry, shapes, HALF, WHAT)
-    assert arrays is not None, entry
-    return arrays
+    return None if ranks.highest(arrays is None) else arrays
+
+
+def _has_room(entry: Path, shapes: array_cache.Shapes) -> bool:
+    """Whether the disk has room for an entry; says so where it has not or cannot be written to."""
+    try:
+        return array_cache.has_room(entry, shapes, HALF, WHAT)
+    except array_cache.CacheError as error:
+        note(f"The {WHAT} stay in memory: {error}")
+        return False
 
 
 def feature_shapes(

@@ -82,14 +82,28 @@ def embed_folder(
 
 
 def shard(out: Path) -> Path:
-    """The file of this process; PivlError where there are several and `out` is no Parquet file."""
-    if ranks.size() == 1:
-        return out
-    if out.suffix != ".parquet":
+    """The file of this process; PivlError where there are several and `out` is no Parquet file, or
+    where files of another number of processes are beside it: a gallery would hold images twice."""
+    if ranks.size() > 1 and out.suffix != ".parquet":
         raise PivlError(f"Several processes write Parquet files, not {out}: end it in .parquet.")
-    digits = len(str(ranks.size()))  # as many in each, so that names are in the order of the images
-    place = f"{ranks.rank() + 1:0{digits}}-of-{ranks.size()}"
-    return out.with_name(f"{out.stem}-{place}.parquet")
+    files = _shards(out, ranks.size())
+    if out.suffix == ".parquet":
+        beside = [out, *sorted(out.parent.glob(f"{out.stem}-*-of-*.parquet"))]
+        if others := [file for file in beside if file not in files and file.is_file()]:
+            raise PivlError(
+                f"{others[0]} is of another number of processes; a gallery of both would hold its"
+                " images twice. Remove it and what belongs to it, or name another --out."
+            )
+    return files[ranks.rank()]
+
+
+def _shards(out: Path, processes: int) -> list[Path]:
+    """The file of each process; names are in the order of the images."""
+    if processes == 1:
+        return [out]
+    digits = len(str(processes))
+    places = (f"{number:0{digits}}-of-{processes}" for number in range(1, processes + 1))
+    return [out.with_name(f"{out.stem}-{place}.parquet") for place in places]
 
 
 def print_embedded(report: EmbedReport) -> None:

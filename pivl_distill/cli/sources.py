@@ -21,7 +21,8 @@ from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.evaluation import TestCrops, TestFeatures, embed_test, score
+from pivl_distill.evaluation import CPU, TestCrops, TestFeatures, embed_test, score
+from pivl_distill.host_memory import keep_freed_memory
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs import CONFIG, RUNS_DIR, Kind, Run, check_free, data_of
 
@@ -214,6 +215,7 @@ def evaluate_target(
     cached: bool = True,
 ) -> Evaluation:
     """Score a run, a checkpoint, or an exported file or engine; `cached` as in exporting."""
+    keep_freed_memory(CPU)
     exported = target.suffix in EXPORTED
     if exported or (target / ONNX_FILE).is_file():
         from export.loading import load_exported

@@ -4,7 +4,7 @@ A hit's rank is one more than the number of crops more similar to the query. Thr
 each for what the one before leaves open:
 
 1. *Count* in float32 what lies above a hit by more than a tolerance: a multiple of the errors that
-   the matrix product made on hits, so that it covers whatever a device does.
+   the matrix product made on a sample, so that it covers whatever a device does.
 2. *Decide* what lies within the tolerance by float64 similarities, pair by pair. Equal ones keep
    the order of the gallery.
 3. *Sort* a float64 row after all where that is too many, as with a network that has collapsed.
@@ -37,7 +37,7 @@ MAX_CONTESTED = 256
 
 
 _SAMPLE = 128
-"""Hits of a chunk that tell the errors of its product."""
+"""Hits of a chunk, and as many pairs that are none, that tell the errors of its product."""
 
 
 def hit_ranks(
@@ -74,6 +74,12 @@ def sorted_hit_ranks(similarity: np.ndarray, hits: np.ndarray) -> np.ndarray:
     return np.sort(ranks)
 
 
+def _spread(count: int, device: torch.device) -> Tensor:
+    """`_SAMPLE` of `count` places, or all, evenly spread: int64."""
+    number = min(_SAMPLE, count)
+    return torch.arange(number, device=device) * count // number
+
+
 @dataclass(frozen=True)
 class _Chunk:
     """Some queries, each with a hit; their hits and junk are padded."""
@@ -89,10 +95,10 @@ class _Chunk:
         similarity = similarity_rows(
             self.query, self.gallery, self.queries, buffer[: len(self.queries)]
         )
-        self._hide(self.junk, similarity)
         padding = self.hits == PADDING
+        doubt = self._tolerance(similarity, ~padding)
+        self._hide(self.junk, similarity)
         value = similarity.gather(1, self.hits.clamp(min=0)).masked_fill_(padding, torch.inf)
-        doubt = self._tolerance(value, ~padding)
         low, high = (value - doubt).nextafter(value.new_tensor(-torch.inf)), value + doubt
         above, from_low = count_above(similarity, torch.cat([high, low], dim=1)).chunk(2, dim=1)
         contested = from_low - above - (~padding).long()  # a hit is always near itself
@@ -111,13 +117,19 @@ class _Chunk:
         row, number = (junk != PADDING).nonzero(as_tuple=True)
         similarity[row, junk[row, number]] = -torch.inf
 
-    def _tolerance(self, value: Tensor, real: Tensor) -> float:
-        """From the similarities [n, P] of the hits that are `real`."""
+    def _tolerance(self, similarity: Tensor, real: Tensor) -> float:
+        """From pairs spread over the product [n, G]: hits, those that are `real`, and others.
+
+        A chunk with few hits, or with hits of little similarity, would tell too little.
+        """
         row, number = real.nonzero(as_tuple=True)
-        some = torch.linspace(0, len(row) - 1, min(_SAMPLE, len(row)), device=row.device).long()
-        row, number = row[some], number[some]
-        pairs = self.queries[row], self.hits[row, number]
-        return tolerance(value[row, number], exact_similarity(self.query, self.gallery, *pairs))
+        hits = _spread(len(row), row.device)
+        row, column = row[hits], self.hits[row[hits], number[hits]]
+        others = _spread(similarity.numel(), row.device)
+        row = torch.cat([row, others // similarity.shape[1]])
+        column = torch.cat([column, others % similarity.shape[1]])
+        exact = exact_similarity(self.query, self.gallery, self.queries[row], column)
+        return tolerance(similarity[row, column], exact)
 
     def _before(self, row: Tensor, number: Tensor, rival: Tensor) -> Tensor:
         """How many rivals come before each hit [n, P], given triples of query, hit and rival."""

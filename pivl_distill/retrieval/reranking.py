@@ -160,20 +160,19 @@ class _Nearest:
         width = min(max(k1 + 1, k2), count)
         crops = torch.empty(count, width, dtype=torch.int64, device=features.device)
         farthest = torch.empty(count, device=features.device)
-        rows_in = chunk_rows(memory_bytes, 4 * count)
-        starts = range(0, count, rows_in)
-        for start in track(starts, "Finding neighbours", unit="chunks"):
-            rows = torch.arange(start, min(start + rows_in, count), device=crops.device)
+        chunks, doubtful = list(blocks(count, chunk_rows(memory_bytes, 4 * count))), []
+        for rows in track(chunks, "Finding neighbours", unit="chunks"):
             similarity = similarities.rows(rows)
             farthest[rows] = _distance(similarity.amin(dim=1)).clamp(min=_LEAST_FARTHEST)
             value, found = similarity.topk(min(width + 1, count))
             crops[rows] = found[:, :width]
-            some = torch.linspace(0, len(rows) - 1, _SAMPLE, device=rows.device).long()
-            exact = exact_similarity(features, features, rows[some], found[some, -1])
+            some = torch.linspace(0, len(found) - 1, _SAMPLE, device=found.device).long()
+            exact = exact_similarity(features, features, rows.start + some, found[some, -1])
             unclear = (value[:, before] - value[:, after]) <= tolerance(value[some, -1], exact)
-            for some in rows[unclear.any(dim=1)].split(_ROWS):
-                exact = exact_rows(features, features, some)
-                crops[some] = exact.argsort(dim=1, descending=True, stable=True)[:, :width]
+            doubtful.append(rows.start + unclear.any(dim=1).nonzero().flatten())
+        for some in torch.cat(doubtful).split(_ROWS):
+            exact = exact_rows(features, features, some)
+            crops[some] = exact.argsort(dim=1, descending=True, stable=True)[:, :width]
         return cls(crops, farthest)
 
 

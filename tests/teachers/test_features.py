@@ -67,6 +67,29 @@ def test_crops_are_encoded_in_their_order(features, frozen_clip, band_store):
     torch.testing.assert_close(features.cells[17].float(), tokens[1:], **near)
 
 
+def test_a_cache_that_cannot_be_made_is_done_without(
+    features, frozen_clip, band_store, folder, capsys
+):
+    folder.write_text("a file in the way")
+    assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
+    assert "The features of crops stay in memory: Cannot write" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+def test_a_disk_that_fills_on_the_way_costs_the_cache_alone(
+    features, frozen_clip, band_store, folder, encoded, capsys, monkeypatch
+):
+    def full(entry, shapes, dtype, batches):
+        next(iter(batches))
+        raise array_cache.CacheError("No space left on device.")
+
+    monkeypatch.setattr(array_cache, "write", full)
+    assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
+    assert sum(encoded) == 2 * len(band_store)  # once for the file, all of it, and once more
+    assert "stay in memory: No space left" in " ".join(capsys.readouterr().err.split())
+
+
 def test_cells_may_come_by_the_value_path(features, frozen_clip, band_store):
     settings = UNCACHED.model_copy(update={"cell_features": "value"})
     values = encode_crops(frozen_clip, band_store, LIP20, settings)

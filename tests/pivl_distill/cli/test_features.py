@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from pivl_distill.cli import features, main
+from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.search import FeatureShards, build_index
 from pivl_distill.runtime import Extractor
 
@@ -86,6 +87,28 @@ def test_several_processes_write_a_part_each(launch, deployed_once, crops, tmp_p
     assert [process.code for process in ended] == [2, 2]
     # One says it; the other may add that it lost that one.
     assert sum("Several processes write Parquet files" in process.said for process in ended) == 1
+
+
+def test_files_of_another_number_of_processes_are_not_added_to(embed, tmp_path, monkeypatch):
+    pytest.importorskip("pyarrow")
+    out = tmp_path / "gallery" / "people.parquet"
+    out.parent.mkdir()
+    left = out.with_name("people-2-of-4.parquet")
+    left.touch()
+    result = embed("-o", out)
+    assert result.exit_code == 2
+    assert "people-2-of-4.parquet is of another number of processes" in " ".join(
+        result.output.split()
+    )
+    monkeypatch.setattr(features.ranks, "size", lambda: 4)
+    monkeypatch.setattr(features.ranks, "rank", lambda: 1)
+    assert features.shard(out) == left  # a run of as many writes its own anew
+    monkeypatch.setattr(features.ranks, "size", lambda: 2)
+    with pytest.raises(PivlError, match="people-2-of-4"):
+        features.shard(out)
+    left.rename(out)
+    with pytest.raises(PivlError, match=r"people\.parquet is of another"):
+        features.shard(out)
 
 
 @pytest.mark.parametrize("group", [3, 7, 4096])

@@ -80,6 +80,27 @@ def test_what_float32_cannot_tell_apart_is_told_in_float64() -> None:
     assert found == {0: [5 + 10 * number for number in range(20)]}
 
 
+@pytest.mark.parametrize("cosine", [0.001, 0.3])
+def test_a_lone_hit_of_little_similarity_stands_where_float64_has_it(cosine: float) -> None:
+    """float32 sums err as much near 0 as elsewhere, which one hit of a small value does not say."""
+    wrong, features = [], 1280
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        query = rng.standard_normal(features)
+        query /= np.linalg.norm(query)
+        across = rng.standard_normal((1000, features))
+        across -= (across @ query)[:, None] * query
+        across /= np.linalg.norm(across, axis=1, keepdims=True)
+        near = cosine + rng.uniform(-3e-8, 3e-8, 1000)[:, None]
+        gallery = (near * query + np.sqrt(1 - near**2) * across).astype(np.float32)
+        pids = np.where(np.arange(1000) == 500, 1, 2)
+        labels = [np.ones(1, int), pids, np.zeros(1, int), np.ones(1000, int)]
+        query = query[None].astype(np.float32)
+        if ranked(query, gallery, labels) != by_argsort(query, gallery, labels):
+            wrong.append(seed)
+    assert not wrong
+
+
 def test_copies_keep_the_order_of_the_gallery() -> None:
     query, gallery, labels = task(4, queries=10, gallery=60)
     copies = np.random.default_rng(1).integers(0, 60, 300)
