@@ -40,6 +40,22 @@ def test_a_named_folder_may_exist_but_not_hold_anything(tmp_path):
         Run.create("teach", "", folder)
 
 
+def test_a_folder_whose_first_write_was_killed_is_free(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / ".config.yaml.x1.partial").write_text("teach")
+    Run.create("teach", "a: 1\n", folder)
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+
+
+def test_partial_files_beside_others_stay(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".notes.txt.x1.partial").write_text("mine")
+    with pytest.raises(PivlError, match="already holds a run"):
+        Run.create("teach", "", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_metrics_are_appended_line_by_line():
     run = Run.create("teach", "")
     run.log(epoch=1, loss=0.5)
