@@ -143,12 +143,18 @@ def check_free(path: Path) -> None:
 
 
 def data_of(folder: Path) -> DataSettings:
-    """The data settings in a folder's config.yaml; the defaults where there is none."""
+    """The data settings in a folder's config.yaml; the defaults where there is none.
+
+    A config.yaml of something else is none: a bank may lie anywhere.
+    """
     path = folder / CONFIG
     if not path.is_file():
         return DataSettings()
-    (section,) = yaml.safe_load(path.read_text(encoding="utf-8")).values()
-    return DataSettings.model_validate(section["data"])
+    try:
+        (section,) = yaml.safe_load(path.read_text(encoding="utf-8")).values()
+        return DataSettings.model_validate(section["data"])
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        return DataSettings()
 
 
 def _begun_as(path: Path) -> str:

@@ -111,6 +111,14 @@ def test_a_folder_without_a_configuration_has_the_default_data(tmp_path):
     assert data_of(tmp_path) == DataSettings()
 
 
+@pytest.mark.parametrize(
+    "foreign", ["", "a: 1\nb: 2\n", "a: 1\n", "a: {b: 1}\n", "- a\n", "a: [", "a: {data: {b: 1}}\n"]
+)
+def test_nor_has_one_with_a_configuration_of_something_else(tmp_path, foreign):
+    (tmp_path / "config.yaml").write_text(foreign)
+    assert data_of(tmp_path) == DataSettings()
+
+
 def begin(kind: str, folder: str, second: int) -> Run:
     run = Run.create(kind, f"{kind}:\n  seed: 0\n", Path("runs") / folder)
     os.utime(run.path / "config.yaml", (second, second))
