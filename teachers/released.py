@@ -141,7 +141,8 @@ def is_released(state: dict[str, Tensor]) -> bool:
 def take_words(released: Released, words: str) -> None:
     """Give `released` the token table and the logit scale of the CLIP `words`.
 
-    `words` are weights as for `load_clip`; the file holds neither, and CLIP-ReID keeps both. Raises PivlError if that CLIP says "a photo of a" otherwise than the checkpoint does.
+    `words` are weights as for `load_clip`; the file holds neither, and CLIP-ReID keeps both. Raises
+    PivlError if that CLIP says "a photo of a" otherwise than the checkpoint does.
     """
     clip, prefix = released.clip, released.prompts.prefix
     text = clip.text
@@ -172,8 +173,8 @@ def _load(
     if wrong := misfits(own | prompts, state):
         raise PivlError(f"'{source}' is not what CLIP-ReID saves{wrong}.")
     with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(state[name])
+        for name in own.keys() & state.keys():
+            own[name].copy_(state[name])
 
 
 def _published_name(name: str) -> str:
