@@ -97,7 +97,7 @@ class CropStore:
             if confidence:
                 sure = _confidence_reading(records, size_hw).pixels(cache_gib)
         if hashed:
-            contents = {"images": of_crops.content, "maps": of_maps and of_maps.content}
+            contents = {"images": of_crops.content, "maps": of_maps.content if of_maps else None}
         return cls(
             crops=crops,
             maps=maps,
