@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -36,6 +36,20 @@ class TestCrops:
             for what, records in (("query", dataset.query), ("gallery", dataset.gallery))
         )
         return cls(query, gallery)
+
+    def with_cameras_below(self, cameras: int) -> TestCrops:
+        """The same crops, those of higher camera ids (int64, from 0) as if of the last that is.
+
+        For a network that has never seen these cameras, of which no figure is meant.
+        """
+        return TestCrops(
+            *(
+                store
+                if store.camids is None
+                else replace(store, camids=store.camids.clip(max=cameras - 1))
+                for store in (self.query, self.gallery)
+            )
+        )
 
 
 @dataclass(frozen=True)

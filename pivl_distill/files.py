@@ -70,6 +70,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def is_unused(folder: Path) -> bool:
+    """Whether a folder holds nothing but what killed writes left in it, or is not there."""
+    return not folder.exists() or all(
+        path.name.startswith(".") and path.suffix == _PARTIAL for path in folder.iterdir()
+    )
+
+
 def remove_partial(folder: Path) -> None:
     """Remove what killed writes left in `folder` and below; nobody may be writing there."""
     for path in folder.rglob(f".*{_PARTIAL}"):

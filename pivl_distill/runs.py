@@ -17,7 +17,7 @@ import yaml
 from pivl_distill import ranks
 from pivl_distill.config import DataSettings
 from pivl_distill.errors import PivlError
-from pivl_distill.files import write_json, write_text
+from pivl_distill.files import is_unused, remove_partial, write_json, write_text
 from pivl_distill.resume import FINISHED, METRICS, Progress, is_running
 
 RUNS_DIR = Path("runs")
@@ -129,25 +129,32 @@ def _new_folder(kind: Kind, config_yaml: str, path: Path | None) -> Path:
         path = RUNS_DIR / f"{kind}-{max(numbers, default=0) + 1}"
     check_free(path)
     path.mkdir(parents=True, exist_ok=True)
+    remove_partial(path)
     write_text(path / CONFIG, config_yaml)
     return path
 
 
 def check_free(path: Path) -> None:
-    """PivlError if a folder for a new run exists and is not empty."""
-    if path.exists() and any(path.iterdir()):
+    """PivlError if a folder for a new run holds anything but what a killed first write left."""
+    if not is_unused(path):
         raise PivlError(
             f"{path} already holds a run; name another folder with --out, or remove this one."
         )
 
 
 def data_of(folder: Path) -> DataSettings:
-    """The data settings in a folder's config.yaml; the defaults where there is none."""
+    """The data settings in a folder's config.yaml; the defaults where there is none.
+
+    A config.yaml of something else is none: a bank may lie anywhere.
+    """
     path = folder / CONFIG
     if not path.is_file():
         return DataSettings()
-    (section,) = yaml.safe_load(path.read_text(encoding="utf-8")).values()
-    return DataSettings.model_validate(section["data"])
+    try:
+        (section,) = yaml.safe_load(path.read_text(encoding="utf-8")).values()
+        return DataSettings.model_validate(section["data"])
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+        return DataSettings()
 
 
 def _begun_as(path: Path) -> str:

@@ -86,6 +86,7 @@ def distill(
             vocabulary,
             confidence=config.stage2.loss.align_confidence,
         )
+        run.progress.pin(contents=store.contents)
         store = dataclasses.replace(store, embeddings=vectors)
         texts = texts_of(config, bank).to(device) if bank else None
         run.progress.enter("training")

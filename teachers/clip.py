@@ -200,7 +200,7 @@ def _fill(clip: CLIP, name: str, weights: str, published: Published) -> None:
         raise PivlError(
             f"'{weights}' does not fit {name}{wrong}. Set clip.name to the model it was made for."
         )
-    clip.load_state_dict(published.state)
+    clip.load_state_dict(published.state, strict=False)  # misfits has looked
 
 
 def _split(

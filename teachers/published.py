@@ -26,6 +26,9 @@ HUB = "hf-hub:"
 _OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 """Numbers among the tensors of OpenAI's archives; nobody else writes them."""
 
+COUNTER = "num_batches_tracked"
+"""What older files lack: batch norms only count with it."""
+
 
 @dataclass(frozen=True)
 class Published:
@@ -73,8 +76,12 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Where names and shapes of `state` differ from `own`: " in N places: …", or nothing."""
-    wrong = [f"no {key}" for key in own.keys() - state.keys()]
+    """Where names and shapes of `state` differ from `own`: " in N places: …", or nothing.
+
+    Counters of batches (`num_batches_tracked`), which decide nothing, may be missing.
+    """
+    missing = own.keys() - state.keys()
+    wrong = [f"no {key}" for key in missing if not key.endswith(COUNTER)]
     wrong += [f"extra {key}" for key in state.keys() - own.keys()]
     wrong += [
         f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"

@@ -139,13 +139,15 @@ def is_released(state: dict[str, Tensor]) -> bool:
 
 
 def take_words(released: Released, words: str) -> None:
-    """Give the text tower the token table of the CLIP `words` (weights as for `load_clip`).
+    """Give `released` the token table and the logit scale of the CLIP `words`.
 
-    Raises PivlError if that CLIP says "a photo of a" otherwise than the checkpoint does.
+    `words` are weights as for `load_clip`; the file holds neither, and CLIP-ReID keeps both. Raises
+    PivlError if that CLIP says "a photo of a" otherwise than the checkpoint does.
     """
     clip, prefix = released.clip, released.prompts.prefix
     text = clip.text
-    table = load_clip(clip.name, words, clip.size_hw).freeze().text.token_embedding
+    base = load_clip(clip.name, words, clip.size_hw).freeze()
+    table = base.text.token_embedding
     opening = torch.tensor([text.tokenizer.start, *text.tokenizer.encode("a photo of a")])
     same_length = len(opening) == len(prefix)
     # The official code may have kept its token table in half precision.
@@ -155,6 +157,8 @@ def take_words(released: Released, words: str) -> None:
             " CLIP it was fine-tuned from; for CLIP-ReID that is 'openai'."
         )
     text.token_embedding = table
+    with torch.no_grad():
+        clip.logit_scale.copy_(base.logit_scale)
 
 
 def _load(
@@ -169,8 +173,8 @@ def _load(
     if wrong := misfits(own | prompts, state):
         raise PivlError(f"'{source}' is not what CLIP-ReID saves{wrong}.")
     with torch.no_grad():
-        for name, value in own.items():
-            value.copy_(state[name])
+        for name in own.keys() & state.keys():
+            own[name].copy_(state[name])
 
 
 def _published_name(name: str) -> str:

@@ -86,6 +86,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
             vocabulary,
             confidence=config.stage2.loss.align_confidence,
         )
+        run.progress.pin(contents=store.contents)
         run.progress.enter("prompts")
         if "bank" not in run.progress.contract:
             bank = learn_bank(config, clip, store, dataset, vocabulary or LIP20, run)

@@ -151,6 +151,8 @@ def export_checkpoint(
     dataset = load_dataset(data.spec)
     cache_gib = data.crop_cache_gib if cached else 0
     test = TestCrops.load(dataset, model.size_hw, cache_gib)
+    if foreign and model.cameras:
+        test = test.with_cameras_below(model.cameras)
     wanted = "int8" in precisions
     calibration = calibration_crops(dataset.train, model.size_hw) if wanted else None
     config = {"export": {"source": str(path), "data": data.model_dump(mode="json")}}

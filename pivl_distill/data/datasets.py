@@ -87,7 +87,7 @@ KINDS = {
 
 
 def _options(spec: str, kind: Kind, query: str) -> dict[str, str]:
-    """What stands after the first `?`: `option=value`, more of them after `&`."""
+    """What stands after the first `?`: `option=value`, more of them after `&`; `%26` is an `&`."""
     options = {}
     for part in query.split("&") if query else ():
         name, separator, value = part.partition("=")
@@ -97,7 +97,7 @@ def _options(spec: str, kind: Kind, query: str) -> dict[str, str]:
             raise unknown_name(f"option in '{spec}':", name, kind.options)
         if not separator or not value:
             raise PivlError(f"Option {name} in '{spec}' has no value: write ?{name}=...")
-        options[name] = value
+        options[name] = value.replace("%26", "&")
     return options
 
 

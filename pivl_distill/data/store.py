@@ -17,9 +17,9 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,7 +55,8 @@ class CropStore:
     `crops` uint8 RGB [N, H, W, 3]; `maps` uint8 [N, H, W] or None if no vocabulary was given;
     `pids` int64 [N]; `camids` int64 [N] or None if a camera is unknown. `missing_maps` images had
     no map: theirs is IGNORE throughout. `confidence` uint8 [N, H, W] says how sure the parser was,
-    `embeddings` [N, F] are a teacher's vectors, where they were asked for.
+    `embeddings` [N, F] are a teacher's vectors, `contents` the hashes (hex) of the bytes of all
+    `images` and `maps`, where they were asked for.
     """
 
     crops: np.ndarray
@@ -65,6 +66,7 @@ class CropStore:
     missing_maps: int = 0
     confidence: np.ndarray | None = None
     embeddings: np.ndarray | None = None
+    contents: Mapping[str, str | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.pids)
@@ -79,18 +81,23 @@ class CropStore:
         *,
         confidence: bool = False,
         cache_gib: float = 0.0,
+        hashed: bool = False,
     ) -> CropStore:
         """Read the records' images and, with a vocabulary, their part maps.
 
-        All decoded pixels in the cache folder take at most `cache_gib`, 0 keeps none. Raises
-        PivlError naming the first file that cannot be read.
+        All decoded pixels in the cache folder take at most `cache_gib`, 0 keeps none; `hashed` asks
+        for `contents`. Raises PivlError naming the first file that cannot be read.
         """
-        crops = _crop_reading(records, size_hw, what).pixels(cache_gib)
-        maps, sure = None, None
-        if vocabulary:
-            maps = _map_reading(records, size_hw, vocabulary).pixels(cache_gib)
+        of_crops = _crop_reading(records, size_hw, what)
+        of_maps = _map_reading(records, size_hw, vocabulary) if vocabulary else None
+        crops = of_crops.pixels(cache_gib)
+        maps, sure, contents = None, None, {}
+        if of_maps:
+            maps = of_maps.pixels(cache_gib)
             if confidence:
                 sure = _confidence_reading(records, size_hw).pixels(cache_gib)
+        if hashed:
+            contents = {"images": of_crops.content, "maps": of_maps.content if of_maps else None}
         return cls(
             crops=crops,
             maps=maps,
@@ -98,6 +105,7 @@ class CropStore:
             camids=_camids(records),
             missing_maps=sum(record.parsing is None for record in records) if vocabulary else 0,
             confidence=sure,
+            contents=contents,
         )
 
 
@@ -108,13 +116,14 @@ def load_training(
     *,
     confidence: bool = False,
 ) -> CropStore:
-    """Training crops as the settings want them, with maps where there is a vocabulary."""
+    """Training crops as the settings want them, with maps where there is a vocabulary, hashed."""
     store = CropStore.load(
         records,
         settings.size_hw,
         vocabulary,
         confidence=confidence,
         cache_gib=settings.crop_cache_gib,
+        hashed=True,
     )
     if store.confidence is not None and (store.confidence == CERTAIN).all():
         note("No part map tells how sure its parser was (write_confidence): all count the same.")
@@ -158,8 +167,19 @@ class _Reading:
     def key(self) -> str:
         """SHA-256 (hex) of everything that decides the pixels."""
         decoder = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
-        about = {"version": FORMAT_VERSION, "decoder": decoder, "size": self.size, **self.facts}
-        digest = hashlib.sha256(json.dumps(about).encode())
+        about = {
+            "version": FORMAT_VERSION,
+            "decoder": decoder,
+            "size": self.size,
+            "files": self.content,
+            **self.facts,
+        }
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+    @functools.cached_property
+    def content(self) -> str:
+        """SHA-256 (hex) of the bytes of every file, in order, wherever they lie."""
+        digest = hashlib.sha256()
         for of_file in self._each(_file_digest, f"Looking for {self.what}"):
             digest.update(of_file)
         return digest.hexdigest()

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pivl_distill import ranks
 from pivl_distill.data.parsing import MANIFEST, PartMap, map_values, unknown_value
 from pivl_distill.data.vocabulary import Vocabulary, voc_palette
 from pivl_distill.errors import PivlError
-from pivl_distill.files import write_bytes, write_json
+from pivl_distill.files import is_unused, remove_partial, write_bytes, write_json
 
 FORMAT = 1
 _PALETTE = voc_palette(256).tobytes()
@@ -81,13 +82,20 @@ class MapFolder:
                     f"{self.path} holds maps that were made otherwise: {'; '.join(differences)}."
                     " Name another folder with --out, or remove this one."
                 )
+            self._remove_partial()
             return
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.is_file() or not is_unused(self.path):
             raise PivlError(
                 f"{self.path} is there already and holds no {MANIFEST}; name another folder with"
                 " --out."
             )
+        self._remove_partial()
         write_json(path, self.manifest)
+
+    def _remove_partial(self) -> None:
+        """Only the first process may: it is here before the others write maps."""
+        if not ranks.rank():
+            remove_partial(self.path)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -40,6 +40,22 @@ def test_a_named_folder_may_exist_but_not_hold_anything(tmp_path):
         Run.create("teach", "", folder)
 
 
+def test_a_folder_whose_first_write_was_killed_is_free(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / ".config.yaml.x1.partial").write_text("teach")
+    Run.create("teach", "a: 1\n", folder)
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+
+
+def test_partial_files_beside_others_stay(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".notes.txt.x1.partial").write_text("mine")
+    with pytest.raises(PivlError, match="already holds a run"):
+        Run.create("teach", "", tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_metrics_are_appended_line_by_line():
     run = Run.create("teach", "")
     run.log(epoch=1, loss=0.5)
@@ -92,6 +108,14 @@ def test_the_data_settings_of_a_run_are_read_from_its_configuration(tmp_path):
 
 
 def test_a_folder_without_a_configuration_has_the_default_data(tmp_path):
+    assert data_of(tmp_path) == DataSettings()
+
+
+@pytest.mark.parametrize(
+    "foreign", ["", "a: 1\nb: 2\n", "a: 1\n", "a: {b: 1}\n", "- a\n", "a: [", "a: {data: {b: 1}}\n"]
+)
+def test_nor_has_one_with_a_configuration_of_something_else(tmp_path, foreign):
+    (tmp_path / "config.yaml").write_text(foreign)
     assert data_of(tmp_path) == DataSettings()
 
 

@@ -143,6 +143,19 @@ def test_weights_of_another_architecture_are_named(tmp_path):
         load_clip("small-vit", str(tmp_path / "weights.pt"), SIZE_HW)
 
 
+def test_counters_of_batches_may_be_missing(tmp_path):
+    original = make("small-rn", quick=False).state_dict()
+    state = {key: v for key, v in original.items() if not key.endswith("num_batches_tracked")}
+    assert len(state) < len(original)
+    torch.save(state, tmp_path / "weights.pt")
+    clip = load_clip("small-rn", str(tmp_path / "weights.pt"), SIZE_HW)
+    assert torch.equal(clip.image.visual.bn1.running_var, original["visual.bn1.running_var"])
+    del state["visual.bn1.running_var"]
+    torch.save(state, tmp_path / "weights.pt")
+    with pytest.raises(PivlError, match=r"in 1 places: no visual\.bn1\.running_var"):
+        load_clip("small-rn", str(tmp_path / "weights.pt"), SIZE_HW)
+
+
 def test_pickled_objects_are_never_run(tmp_path):
     class Harmful:
         def __reduce__(self):

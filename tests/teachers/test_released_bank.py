@@ -9,12 +9,13 @@ import open_clip
 import pytest
 import torch
 
-from pivl_distill.config import DataSettings
+from pivl_distill.config import DataSettings, TuningSettings
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
-from teachers.clip import load_clip
+from teachers.clip import hashed, load_clip
+from teachers.objective import resolve_temperature
 from teachers.released import from_state, take_words
 from teachers.released_bank import (
     make_released_bank,
@@ -80,6 +81,17 @@ def test_part_texts_hold_the_learned_tokens_and_the_words_of_its_clip(with_words
     own = load_clip("small-reid-quickgelu", str(path), SIZE_HW).text.token_embedding
     assert torch.equal(text.token_embedding.weight, own.weight)
     torch.testing.assert_close(label[1], text.encode(["a photo of a person hat"])[0])
+
+
+def test_the_temperature_is_that_of_the_clip_whose_words_are_taken(worded_checkpoint):
+    state, path = worded_checkpoint()
+    base = torch.load(path, weights_only=True)
+    torch.save(base | {"logit_scale": torch.tensor(100.0).log()}, path)
+    released = from_state(state, "checkpoint")
+    clip_s_own = TuningSettings(part_temperature="clip")
+    take_words(released, str(path))
+    settings = resolve_temperature(clip_s_own, hashed(released.clip))
+    assert settings.part_temperature == pytest.approx(0.01)
 
 
 def test_words_of_another_clip_are_refused(with_words, tmp_path):

@@ -38,6 +38,13 @@ def test_its_export_takes_cameras_and_is_scored_as_the_file(file):
     assert scores[0] == scores[1]
 
 
+def test_a_file_of_fewer_cameras_than_the_people_it_is_verified_on(small_released, tmp_path):
+    torch.save(small_released(cameras=2, identities=8), tmp_path / "two.pth")
+    assert "Verified" in succeed("export", tmp_path / "two.pth", "-o", tmp_path / "out")
+    said = refuse("export", tmp_path / "two.pth", *DATA, "-o", tmp_path / "named")
+    assert "knows cameras 0 to 1, but these crops come from cameras 0 to" in said
+
+
 def test_a_student_learns_from_its_identity_texts(file):
     said = succeed("bank", file, *DATA)
     assert "identities 8" in said

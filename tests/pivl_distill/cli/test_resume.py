@@ -171,6 +171,41 @@ def test_data_cannot_change_on_the_way(desk: Path, pattern: str, named: str) -> 
     assert named in refuse("student", "--resume")
 
 
+@pytest.mark.parametrize("command", ["teach", "student"])
+@pytest.mark.parametrize(
+    ("pattern", "place", "named", "other"),
+    [
+        # The resolution in a JPEG's header, and the checksum of a PNG's end: the same picture.
+        ("bounding_box_train/*.jpg", 15, "contents.images was", "contents.maps"),
+        ("parsing/bounding_box_train/*.png", -1, "contents.maps was", "contents.images"),
+    ],
+)
+def test_nor_can_bytes_of_the_same_number(
+    desk: Path, command: str, pattern: str, place: int, named: str, other: str
+) -> None:
+    shutil.copytree(cached_dataset("tiny"), "market")
+    kill(command, *QUICK, "--data", "market1501:market", "--no-cache", step=3)
+    changed = min(Path("market").glob(pattern))
+    whole = changed.read_bytes()
+    edited = bytearray(whole)
+    edited[place] ^= 1
+    changed.write_bytes(edited)
+    for how in ((), ("--no-cache",)):
+        said = refuse(command, "--resume", *how)
+        assert named in said
+        assert other not in said
+    changed.write_bytes(whole)
+    succeed(command, "--resume")
+
+
+def test_the_same_bytes_at_another_place_are_the_same_data(desk: Path) -> None:
+    shutil.copytree(cached_dataset("tiny"), "market")
+    kill("student", *QUICK, "--data", "market1501:market", step=3)
+    Path("market").rename("moved")
+    Path("market").symlink_to("moved")
+    succeed("student", "--resume")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

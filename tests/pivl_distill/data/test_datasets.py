@@ -70,6 +70,12 @@ def test_patterns_are_options_and_may_hold_question_marks(tmp_path: Path, plant)
         load_dataset(f"regex:{tmp_path}")
 
 
+def test_a_pattern_may_hold_an_ampersand(tmp_path: Path, plant) -> None:
+    plant(tmp_path, [f"{split}/5&c1.jpg" for split in ("train", "query", "gallery")])
+    dataset = load_dataset(rf"regex:{tmp_path}?pattern=(?P<pid>\d+)%26c(?P<cam>\d+)")
+    assert [(record.pid, record.camid) for record in dataset.train] == [(5, 0)]
+
+
 def test_a_manifest_by_spec(tmp_path: Path, plant) -> None:
     plant(tmp_path, ["a.jpg"])
     rows = "".join(f"a.jpg,1,{split}\n" for split in ("train", "query", "gallery"))

@@ -198,6 +198,35 @@ def test_changed_bytes_are_noticed_though_name_size_and_time_stay(
     assert len(decoded) == kind[which]  # the others are kept apart
 
 
+@pytest.mark.parametrize("cache_gib", [0, 1])
+def test_contents_are_those_of_the_files_alone(
+    tmp_path: Path, folder: Path, cache_gib: int
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir(), there.mkdir()
+    contents = load(make_records(here), crop_cache_gib=cache_gib).contents
+    records = make_records(there)
+    assert load(records, crop_cache_gib=cache_gib, size_hw=(4, 6)).contents == contents
+    data = (there / "4_map.png").read_bytes()
+    (there / "4_map.png").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    changed = load(records, crop_cache_gib=cache_gib).contents
+    assert changed["images"] == contents["images"]
+    assert changed["maps"] != contents["maps"]
+    exchanged = load([records[1], records[0], *records[2:]], crop_cache_gib=cache_gib).contents
+    assert exchanged["images"] != contents["images"]
+    assert load_training(records, DataSettings(size_hw=(6, 4))).contents["maps"] is None
+
+
+def test_files_are_hashed_once(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[object] = []
+    plain = module._file_digest
+    monkeypatch.setattr(module, "_file_digest", lambda path: (hashed.append(path), plain(path))[1])
+    load(make_records(tmp_path))
+    assert len(hashed) == 12 + 12
+
+
 def test_order_size_and_vocabulary_have_other_entries(tmp_path: Path, folder: Path) -> None:
     records = make_records(tmp_path)
     entries = []

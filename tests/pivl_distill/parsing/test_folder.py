@@ -76,6 +76,18 @@ def test_the_same_parser_may_go_on(tmp_path: Path) -> None:
     assert MapFolder(tmp_path / "maps", COARSE6, PARSER).path == tmp_path / "maps"
 
 
+def test_what_killed_writes_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    out.mkdir()
+    (out / ".parsing.json.x1.partial").write_text("{")
+    folder = MapFolder(out, COARSE6, PARSER)
+    assert [path.name for path in out.iterdir()] == ["parsing.json"]
+    folder.write(NAME, PartMap(np.zeros((4, 2), np.uint8)))
+    folder.place(NAME).with_name(".b.png.x2.partial").write_bytes(b"half")
+    MapFolder(out, COARSE6, PARSER)
+    assert [path.name for path in folder.place(NAME).parent.iterdir()] == ["a.png"]
+
+
 def test_another_parser_or_vocabulary_is_told_what_differs(tmp_path: Path) -> None:
     out = tmp_path / "maps"
     MapFolder(out, COARSE6, PARSER)
