@@ -107,6 +107,30 @@ def load_clip(
     return _load_open_clip(name, weights, size_hw, options)
 
 
+def is_download(name: str, weights: str) -> bool:
+    """Whether `weights` of CLIP `name` are published ones, to be had from the network."""
+    names = (name, name.removesuffix(QUICK))
+    return weights.startswith(HUB) or any(open_clip.get_pretrained_cfg(n, weights) for n in names)
+
+
+def architecture(name: str, weights: str) -> str:
+    """The model that `weights` fill, a tag of open_clip's: OpenAI's have their own activation."""
+    if open_clip.get_pretrained_cfg(name, weights).get("quick_gelu"):
+        return f"{name.removesuffix(QUICK)}{QUICK}"
+    return name
+
+
+def joint_dim(name: str) -> int:
+    """Dimensions D of the joint space of CLIP `name`, and so of the bank it makes."""
+    if name in TINY:
+        return TINY_DIM
+    config = open_clip.get_model_config(name.removesuffix(QUICK))
+    if config is None:
+        raise unknown_name("CLIP", name, [*TINY, *open_clip.list_models()])
+    dim: int = config["embed_dim"]
+    return dim
+
+
 def build_tiny(
     name: str,
     rows: list[int],
@@ -161,8 +185,7 @@ def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: 
         clip = _build(name, None)
         _fill(clip, name, weights, published)
     else:
-        if open_clip.get_pretrained_cfg(name, weights).get("quick_gelu"):
-            name = f"{name.removesuffix(QUICK)}{QUICK}"  # as all of OpenAI's were made
+        name = architecture(name, weights)
         try:
             clip = _build(name, None if weights == "none" else weights)
         except (RuntimeError, OSError) as error:
