@@ -234,15 +234,28 @@ def _split(
     output_stride: int,
     options: ViTOptions,
 ) -> Clip:
-    if not isinstance(clip, CLIP) or clip.text_pool_type != "argmax":
-        raise PivlError(
-            f"{name} does not read its text as CLIP does, causally and up to an end-of-text token;"
-            " choose another CLIP, such as RN50 or ViT-B-16."
-        )
+    _require_clips_text(name, clip)
     image = _image_tower(name, clip.visual, size_hw, output_stride, options)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if image.kind == "cnn" else (HALF, HALF)
     text = TextTower(clip, tokenizer)
     return Clip(name, image, text, clip.logit_scale, size_hw, mean, std, weights_sha256="")
+
+
+def _require_clips_text(name: str, clip: nn.Module) -> None:
+    """PivlError unless the text tower is CLIP's own; the sentence says in what it is not."""
+    if isinstance(clip, CLIP) and clip.text_pool_type == "argmax":
+        return
+    text = getattr(clip, "text", clip)
+    pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
+    if pool not in (None, "argmax"):
+        reason = f"its text tower reads the '{pool}' token instead"
+    else:
+        reason = f"open_clip builds it as a {type(clip).__name__}, whose image tower is"
+        reason += f" a {type(clip.visual).__name__}, and not as a CLIP"
+    raise PivlError(
+        f"{name} does not read its text as CLIP does, causally and up to an end-of-text token:"
+        f" {reason}. Choose another CLIP, such as RN50 or ViT-B-16."
+    )
 
 
 def _image_tower(
