@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from pivl_distill.alignment import Texts
+from pivl_distill.bank import PromptBank
 from pivl_distill.config import DataSettings, Device, Stage2Settings
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
+from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.evaluation import pick_device
 from pivl_distill.fusion import FusedMap
@@ -185,6 +187,20 @@ def data_facts(dataset: ReIDDataset, settings: DataSettings, *, maps: bool) -> d
         "parsing maps": f"{mapped:,} of {images:,}" if maps else "not needed",
         "decoded crops": size(images * height * width * (4 if maps else 3)),
     }
+
+
+def stand_in_bank(dataset: ReIDDataset, dim: int, vocabulary: Vocabulary) -> PromptBank:
+    """Random texts of `dim` dimensions in the shape of the bank that stage 1 would leave."""
+    pids, parts = dataset.train_pids, len(vocabulary)
+    return PromptBank(
+        identity=torch.randn(len(pids), dim),
+        part=torch.randn(len(pids), parts, dim),
+        label=torch.randn(parts, dim),
+        present=torch.ones(len(pids), parts, dtype=torch.bool),
+        pids=pids,
+        vocabulary=vocabulary,
+        provenance={},
+    )
 
 
 def size(count: float) -> str:

@@ -8,34 +8,47 @@ from pathlib import Path
 
 import numpy as np
 
+from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig
+from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
 from pivl_distill.data.store import load_training
+from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.rehearsal import (
     Rehearsal,
     data_facts,
     rehearsal_device,
     stage2_facts,
+    stand_in_bank,
     step_facts,
 )
 from students.distill import (
     aligns,
+    check_parts,
+    chosen_bank,
     make_student,
     open_bank,
     starting_network,
+    starting_point,
     teacher_vectors,
     texts_of,
 )
 
 
-def rehearse_student(config: StudentConfig, bank_file: Path | None) -> Rehearsal:
+def rehearse_student(
+    config: StudentConfig, bank_file: Path | None, stand_in_dim: int | None = None
+) -> Rehearsal:
     """Load the data's listing and the bank, build the student, and see whether all fits together.
 
-    One batch of crops and maps is read. Off the meta device one training step is run.
+    Where no bank has been made yet, random texts of `stand_in_dim` dimensions take its place, and
+    random weights that of published ones. One batch of crops and maps is read. Off the meta device
+    one training step is run.
     """
     dataset = load_dataset(config.data.spec, config.data.parsing)
-    bank = None if bank_file is None else open_bank(config, bank_file, dataset)
+    config = without_download(config, dataset)
+    bank = _bank(config, bank_file, stand_in_dim, dataset)
     vocabulary = bank.vocabulary if bank and aligns(config) else None
     vectors = teacher_vectors(config, bank_file, dataset)
     device = rehearsal_device(config.device)
@@ -46,7 +59,8 @@ def rehearse_student(config: StudentConfig, bank_file: Path | None) -> Rehearsal
     texts = texts_of(config, bank) if bank else None
     pids = np.array([record.pid for record in dataset.train])
     facts = data_facts(dataset, config.data, maps=vocabulary is not None)
-    facts["prompt bank"] = "none" if bank is None else f"{bank_file}, {bank.dim} dimensions"
+    source = bank_file or "random texts"
+    facts["prompt bank"] = "none" if bank is None else f"{source}, {bank.dim} dimensions"
     facts["started from"] = start
     facts |= stage2_facts(student, pids, texts, config.stage2, config.seed)
 
@@ -64,3 +78,28 @@ def rehearse_student(config: StudentConfig, bank_file: Path | None) -> Rehearsal
         store = dataclasses.replace(store, embeddings=seen)
         facts |= step_facts(student, store, texts.to(device) if texts else None, config.stage2)
     return Rehearsal(f"Would train {config.arch}", facts)
+
+
+def without_download(config: StudentConfig, dataset: ReIDDataset) -> StudentConfig:
+    """Settings that name where training starts; random weights stand in for published ones."""
+    start = starting_point(config.arch, config.pretrained, dataset)
+    if start == "timm":
+        note("Random weights stand in for timm's, which a dry run does not download.")
+        start = "none"
+    return config.model_copy(update={"pretrained": start})
+
+
+def _bank(
+    config: StudentConfig, bank_file: Path | None, stand_in_dim: int | None, dataset: ReIDDataset
+) -> PromptBank | None:
+    """The bank in the file, else one of random texts, else none."""
+    if bank_file is not None:
+        return open_bank(config, bank_file, dataset)
+    if stand_in_dim is None:
+        return None
+    note(f"No bank has been made yet; random texts of {stand_in_dim} dimensions stand in.")
+    texts = stand_in_bank(dataset, stand_in_dim, dataset.vocabulary or LIP20)
+    bank = chosen_bank(config, texts, dataset)
+    if aligns(config):
+        check_parts(bank, dataset)
+    return bank

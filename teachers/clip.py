@@ -107,6 +107,30 @@ def load_clip(
     return _load_open_clip(name, weights, size_hw, options)
 
 
+def is_download(name: str, weights: str) -> bool:
+    """Whether `weights` of CLIP `name` are published ones, to be had from the network."""
+    names = (name, name.removesuffix(QUICK))
+    return weights.startswith(HUB) or any(open_clip.get_pretrained_cfg(n, weights) for n in names)
+
+
+def architecture(name: str, weights: str) -> str:
+    """The model that `weights` fill, a tag of open_clip's: OpenAI's have their own activation."""
+    if open_clip.get_pretrained_cfg(name, weights).get("quick_gelu"):
+        return f"{name.removesuffix(QUICK)}{QUICK}"
+    return name
+
+
+def joint_dim(name: str) -> int:
+    """Dimensions D of the joint space of CLIP `name`, and so of the bank it makes."""
+    if name in TINY:
+        return TINY_DIM
+    config = open_clip.get_model_config(name.removesuffix(QUICK))
+    if config is None:
+        raise unknown_name("CLIP", name, [*TINY, *open_clip.list_models()])
+    dim: int = config["embed_dim"]
+    return dim
+
+
 def build_tiny(
     name: str,
     rows: list[int],
@@ -161,8 +185,7 @@ def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: 
         clip = _build(name, None)
         _fill(clip, name, weights, published)
     else:
-        if open_clip.get_pretrained_cfg(name, weights).get("quick_gelu"):
-            name = f"{name.removesuffix(QUICK)}{QUICK}"  # as all of OpenAI's were made
+        name = architecture(name, weights)
         try:
             clip = _build(name, None if weights == "none" else weights)
         except (RuntimeError, OSError) as error:
@@ -211,15 +234,28 @@ def _split(
     output_stride: int,
     options: ViTOptions,
 ) -> Clip:
-    if not isinstance(clip, CLIP) or clip.text_pool_type != "argmax":
-        raise PivlError(
-            f"{name} does not read its text as CLIP does, causally and up to an end-of-text token;"
-            " choose another CLIP, such as RN50 or ViT-B-16."
-        )
+    _require_clips_text(name, clip)
     image = _image_tower(name, clip.visual, size_hw, output_stride, options)
     mean, std = (IMAGENET_MEAN, IMAGENET_STD) if image.kind == "cnn" else (HALF, HALF)
     text = TextTower(clip, tokenizer)
     return Clip(name, image, text, clip.logit_scale, size_hw, mean, std, weights_sha256="")
+
+
+def _require_clips_text(name: str, clip: nn.Module) -> None:
+    """PivlError unless the text tower is CLIP's own; the sentence says in what it is not."""
+    if isinstance(clip, CLIP) and clip.text_pool_type == "argmax":
+        return
+    text = getattr(clip, "text", clip)
+    pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
+    if pool not in (None, "argmax"):
+        reason = f"its text tower reads the '{pool}' token instead"
+    else:
+        reason = f"open_clip builds it as a {type(clip).__name__}, whose image tower is"
+        reason += f" a {type(clip.visual).__name__}, and not as a CLIP"
+    raise PivlError(
+        f"{name} does not read its text as CLIP does, causally and up to an end-of-text token:"
+        f" {reason}. Choose another CLIP, such as RN50 or ViT-B-16."
+    )
 
 
 def _image_tower(

@@ -6,24 +6,28 @@ import contextlib
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
-from pivl_distill.bank import PromptBank
-from pivl_distill.config import TeachConfig
+from pivl_distill.config import ClipSettings, TeachConfig
+from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
 from pivl_distill.data.store import CropStore, load_training
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.rehearsal import (
+    TRAINED_BYTES,
     Rehearsal,
+    SavedMemory,
     clocked,
     data_facts,
     rehearsal_device,
     size,
     stage2_facts,
+    stand_in_bank,
     step_facts,
 )
-from teachers.clip import Clip
+from teachers.clip import Clip, architecture, is_download
 from teachers.features import HALF, encode_crops, encoding_half
 from teachers.objective import prompt_losses, resolve_temperature
 from teachers.prompts import IdentityPrompts
@@ -37,8 +41,10 @@ FLOAT_BYTES = 4
 def rehearse_teach(config: TeachConfig) -> Rehearsal:
     """Load the data's listing, build CLIP, prompts and teacher, and see whether all fits together.
 
-    One batch of crops and maps is read. Off the meta device one step of each stage is run.
+    One batch of crops and maps is read, nothing is downloaded: random weights stand in for those
+    that are not on this machine. Off the meta device one step of each stage is run.
     """
+    config = config.model_copy(update={"clip": without_download(config.clip)})
     dataset = load_dataset(config.data.spec, config.data.parsing)
     vocabulary = part_vocabulary(config, dataset)
     device = rehearsal_device(config.device)
@@ -64,12 +70,24 @@ def rehearse_teach(config: TeachConfig) -> Rehearsal:
     )
     if device.type != "meta":
         facts |= stage1_step(config, clip, prompts, store, words)
-    texts = stage2_texts(_stand_in_bank(dataset, clip.image.dim, words), config)
+    texts = stage2_texts(stand_in_bank(dataset, clip.image.dim, words), config)
     teacher = Teacher(clip, len(dataset.train_pids), head_of(config)).to(device)
     facts |= stage2_facts(teacher, pids, texts, config.stage2, config.seed)
     if device.type != "meta":
         facts |= step_facts(teacher, store, texts.to(device), config.stage2)
     return Rehearsal(f"Would teach {clip.name}", facts)
+
+
+def without_download(settings: ClipSettings) -> ClipSettings:
+    """Settings of the same architecture with random weights, where its weights are not a file."""
+    if not is_download(settings.name, settings.weights):
+        return settings
+    note(
+        f"Random weights stand in for '{settings.weights}', which a dry run does not download;"
+        " the architecture is the same."
+    )
+    name = architecture(settings.name, settings.weights)
+    return settings.model_copy(update={"name": name, "weights": "none"})
 
 
 def stage1_facts(
@@ -94,6 +112,8 @@ def stage1_facts(
         "stage 1: grid": f"{rows}×{columns} cells of {dim} dimensions",
         "stage 1: features": size(len(pids) * (1 + cells) * dim * HALF.itemsize)
         + f", computed in {encoding_precision(config, clip)}",
+        "stage 1: memory": f"at least {size((image + text) * FLOAT_BYTES)} of frozen weights and"
+        f" {size(prompts.tokens.numel() * TRAINED_BYTES)} of tokens, gradients and moments",
         "prompt bank": f"at most {size(texts * dim * width)}",
     }
 
@@ -111,7 +131,8 @@ def stage1_step(
     store: CropStore,
     vocabulary: Vocabulary,
 ) -> dict[str, object]:
-    """Seconds of the second of two real steps of the last epoch, and how fast crops are encoded."""
+    """Seconds of the second of two real steps of the last epoch, what the first kept for its
+    gradient, and how fast crops are encoded."""
     device = prompts.tokens.device
     tuning = config.tuning.model_copy(update={"feature_cache_gib": 0})  # nothing is written
     tuning = resolve_temperature(tuning, clip)
@@ -121,14 +142,19 @@ def stage1_step(
     last = tuning.identity_epochs + tuning.part_epochs - 1
     batch = np.arange(len(store))
 
-    def step() -> None:
+    def loss() -> Tensor:
         losses = prompt_losses(prompts, features, rows, batch, tuning, vocabulary, last)
-        torch.stack(list(losses.values())).sum().backward()
+        return torch.stack(list(losses.values())).sum()
 
-    step()
+    memory = SavedMemory(nn.ModuleList([prompts, clip.text]))
+    with memory.watching():
+        total = loss()
+    total.backward()
+    seconds = clocked(lambda: loss().backward(), device)
     return {
+        "stage 1: activations": f"at least {size(memory.bytes)} of a batch of {len(store)} crops",
         "stage 1: encoding": f"{len(store) / encoding:,.3g} crops/s on this {device.type}",
-        "stage 1: time": f"{clocked(step, device):.3g} s a step on this {device.type}",
+        "stage 1: time": f"{seconds:.3g} s a step on this {device.type}",
     }
 
 
@@ -145,17 +171,3 @@ def _prompts(
     identities, generator = len(dataset.train_pids), torch.Generator().manual_seed(config.seed)
     prompts = IdentityPrompts(clip.text, config.prompts, identities, vocabulary, generator)
     return prompts.to(clip.text.positional_embedding.device)
-
-
-def _stand_in_bank(dataset: ReIDDataset, dim: int, vocabulary: Vocabulary) -> PromptBank:
-    """Random texts in the shape of the bank that stage 1 would leave."""
-    pids, parts = dataset.train_pids, len(vocabulary)
-    return PromptBank(
-        identity=torch.randn(len(pids), dim),
-        part=torch.randn(len(pids), parts, dim),
-        label=torch.randn(parts, dim),
-        present=torch.ones(len(pids), parts, dtype=torch.bool),
-        pids=pids,
-        vocabulary=vocabulary,
-        provenance={},
-    )

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from pivl_distill.bank import PromptBank
+from command_line import refuse, succeed
 from pivl_distill.cli import main
 from pivl_distill.config import CONFIGS_DIR, StudentConfig, TeachConfig, load_config
-from pivl_distill.data.vocabulary import LIP20
 
 REAL = sorted(
     path.stem for path in CONFIGS_DIR.glob("*.yaml") if path.stem not in ("quick", "literal")
@@ -45,11 +43,10 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def dry_run(command: str, preset: str, market: Path, *arguments: str) -> dict[str, str]:
+def dry_run(command: str, preset: str, market: Path, device: str = "meta") -> dict[str, str]:
     """What `--dry-run` prints, as name → value."""
     common = ["--config", preset, "--data", f"market1501:{market}", "--dry-run"]
-    meta = ["--set", "device=meta"]
-    result = CliRunner().invoke(main, [command, *common, *meta, *arguments])
+    result = CliRunner().invoke(main, [command, *common, "--set", f"device={device}"])
     assert result.exit_code == 0, result.output
     lines = (line.strip() for line in result.stdout.splitlines())
     return dict(line.split("  ", 1) for line in lines if "  " in line)
@@ -58,7 +55,7 @@ def dry_run(command: str, preset: str, market: Path, *arguments: str) -> dict[st
 @pytest.mark.parametrize("preset", REAL)
 def test_every_preset_can_be_taught(market: Path, tmp_path: Path, preset: str, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    facts = dry_run("teach", preset, market, "--set", "clip.weights=none")
+    facts = dry_run("teach", preset, market)
     config = load_config(TeachConfig, "teach", preset, {})
     is_vit = config.clip.name == "ViT-B-16"
     grid = (21, 10) if config.clip.stride_px else (16, 8)
@@ -86,36 +83,58 @@ def test_every_preset_can_be_taught(market: Path, tmp_path: Path, preset: str, m
     assert list(tmp_path.iterdir()) == []  # nothing is written
 
 
-def random_bank(dim: int, path: Path) -> Path:
-    parts = len(LIP20)
-    PromptBank(
-        identity=torch.randn(IDENTITIES, dim),
-        part=torch.randn(IDENTITIES, parts, dim),
-        label=torch.randn(parts, dim),
-        present=torch.ones(IDENTITIES, parts, dtype=torch.bool),
-        pids=tuple(range(1, IDENTITIES + 1)),
-        vocabulary=LIP20,
-        provenance={},
-    ).save(path)
-    return path
-
-
-NEW = ("--pretrained", "none", "--set", "trust_pids=true")
-
-
 @pytest.mark.parametrize("preset", REAL)
-def test_every_preset_can_train_a_student(market: Path, tmp_path: Path, preset: str) -> None:
+def test_every_preset_can_train_a_student(
+    market: Path, tmp_path: Path, preset: str, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     taught = load_config(TeachConfig, "teach", preset, {})
     config = load_config(StudentConfig, "student", preset, {})
-    dim = 512 if taught.clip.name == "ViT-B-16" else 1024
-    bank = "none"
-    if config.supervision != "none":
-        bank = str(random_bank(dim, tmp_path / "bank.safetensors"))
-    said = dry_run("student", preset, market, "--bank", bank, *NEW)
+    said = dry_run("student", preset, market)
     assert said["stage 2: parameters"].endswith(" 238,112 afterwards")
     assert "of 120 epochs" in said["stage 2: steps"]
     aligned = config.supervision in ("part", "label")
     assert ("stage 2: aligned map" in said) == aligned
+    dim = 512 if taught.clip.name == "ViT-B-16" else 1024
+    bank = "none" if config.supervision == "none" else f"random texts, {dim} dimensions"
+    assert said["prompt bank"].strip() == bank
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "preset", "stages"),
+    [("student", "table5_pivl", (2,)), ("teach", "paper", (1, 2))],
+)
+def test_a_real_preset_runs_a_step_of_each_stage(
+    market: Path, tmp_path: Path, monkeypatch, command: str, preset: str, stages: tuple[int, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = dry_run(command, preset, market, device="cpu")
+    for stage in stages:
+        assert said[f"stage {stage}: time"].endswith(" s a step on this cpu")
+        assert said[f"stage {stage}: memory"].strip().startswith("at least ")
+    if command == "teach":
+        assert said["stage 1: activations"].strip().endswith(" of a batch of 64 crops")
+        assert said["CLIP"].strip().startswith("RN50-quickgelu, ")  # OpenAI's, which stays away
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_dry_run_puts_random_numbers_in_the_place_of_is_said(
+    market: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    common = ("--data", f"market1501:{market}", "--set", "device=meta", "--dry-run")
+    said = succeed("teach", "--config", "clipreid_vit", *common)
+    assert "Random weights stand in for 'openai'" in said
+    said = succeed("student", "--config", "clipreid_vit", *common, "--arch", "resnet18")
+    assert "random texts of 512 dimensions stand in" in said
+    assert "Random weights stand in for timm's" in said
+    wrong = ("teach", "--config", "clipreid_vit", *common, "--set", "clip.weights=opanai")
+    assert "Could not load ViT-B-16 with weights 'opanai'" in refuse(*wrong)
+    assert "No prompt bank at elsewhere" in refuse(
+        "student", "--config", "paper", *common, "--bank", "elsewhere"
+    )
 
 
 def test_the_meta_device_trains_nothing(market: Path) -> None:
@@ -128,7 +147,7 @@ def test_the_meta_device_trains_nothing(market: Path) -> None:
 def test_what_does_not_fit_together_is_told(market: Path) -> None:
     def refuse(*arguments: str) -> str:
         common = ["--config", "paper", "--data", f"market1501:{market}", "--dry-run"]
-        meta = ["--set", "device=meta", "--set", "clip.weights=none"]
+        meta = ["--set", "device=meta"]
         result = CliRunner().invoke(main, ["teach", *common, *meta, *arguments])
         assert result.exit_code == 2, result.output
         return " ".join(result.output.split())

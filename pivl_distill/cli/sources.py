@@ -16,7 +16,7 @@ import yaml
 
 from pivl_distill import ranks
 from pivl_distill.checkpoint import is_foreign, load_tensors
-from pivl_distill.config import DataSettings
+from pivl_distill.config import DataSettings, TeachConfig, load_config
 from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.embedding import EmbeddingModel
@@ -112,6 +112,24 @@ def find_bank(named: str | None, supervision: str) -> tuple[Path | None, DataSet
     if not file.is_file():
         raise PivlError(f"No prompt bank at {file}; name a teach run, a bank file, or 'none'.")
     return file, data_of(file.parent)
+
+
+def lacks_bank(supervision: str) -> bool:
+    """Whether the supervision needs a bank and no teach run has left one yet."""
+    if supervision == "none":
+        return False
+    try:
+        Run.latest("teach")
+    except PivlError:
+        return True
+    return False
+
+
+def bank_dim(config: str | None) -> int:
+    """Dimensions of the bank that `teach` with the same --config would make."""
+    from teachers.clip import joint_dim
+
+    return joint_dim(load_config(TeachConfig, "teach", config, {}).clip.name)
 
 
 @dataclass(frozen=True)

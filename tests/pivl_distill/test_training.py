@@ -16,7 +16,15 @@ from torch import Tensor, nn
 from pivl_distill import compiling, ranks, training
 from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
-from pivl_distill.config import AugmentSettings, HeadSettings, LossSettings, Stage2Settings
+from pivl_distill.config import (
+    AugmentSettings,
+    HeadSettings,
+    LossSettings,
+    Stage2Settings,
+    StudentConfig,
+    TeachConfig,
+    load_config,
+)
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
@@ -322,6 +330,35 @@ def test_steps_are_the_rates_of_clip_reids_stage_2(golden_rates, model, changes)
             set_rate(optimizer, settings, epoch + inside)
             rates.append(optimizer.param_groups[0]["lr"])
         assert rates == pytest.approx(expected, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "section", "model"),
+    [
+        ("clipreid_vit", "teach", "vit"),
+        ("clipreid_vit_sie_olp", "teach", "vit"),
+        ("paper_vit", "teach", "vit"),
+        ("clipreid_rn50", "teach", "cnn"),
+        ("paper", "teach", "cnn"),
+        ("table3_b_p_f", "teach", "cnn"),
+        ("clipreid_rn50", "student", "cnn"),
+        ("clipreid_vit", "student", "cnn"),
+        ("paper", "student", "cnn"),
+        ("table5_pivl", "student", "cnn"),
+    ],
+)
+def test_presets_have_clip_reids_rates_of_stage_2(golden_rates, preset, section, model):
+    kind = TeachConfig if section == "teach" else StudentConfig
+    settings = load_config(kind, section, preset, {}).stage2
+    optimizer, rates = make_optimizer(Stub(), settings), []
+    for epoch in range(settings.epochs):
+        set_rate(optimizer, settings, epoch)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    expected = golden_rates[f"stage2_{model}"]
+    *weights, biases = zip(*rates, strict=True)
+    for group in weights:
+        assert group == pytest.approx(expected, rel=1e-9, abs=0)
+    assert biases == pytest.approx([2 * rate for rate in expected], rel=1e-9, abs=0)
 
 
 @pytest.mark.parametrize(

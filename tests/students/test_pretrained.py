@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,17 @@ def test_it_loads_from_python_as_it_is(classifier, tmp_path):
         network.blocks[6][0].bn3.running_mean, classifier.blocks[6][0].bn3.running_mean
     )
     assert network.eval()(torch.zeros(1, 3, 256, 128)).shape == (1, 1280)
+
+
+def test_the_line_of_the_documentation_runs(classifier, tmp_path, monkeypatch):
+    page = Path(__file__).parents[2] / "docs" / "checkpoints.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
+    torch.save(published_names(classifier.state_dict()), tmp_path / "mobilenetv2_0.25.pth")
+    monkeypatch.chdir(tmp_path)
+    said: dict[str, nn.Module] = {}
+    exec(code, said)
+    assert isinstance(said["network"], EfficientNet)
+    assert torch.equal(said["network"].conv_stem.weight, classifier.conv_stem.weight)
 
 
 def test_what_the_published_file_has_too_much_is_named(classifier, tmp_path):

@@ -227,6 +227,39 @@ def test_an_image_tower_of_another_make_is_refused(open_clip_models):
         load_clip("small-timm", "none", SIZE_HW)
 
 
+@pytest.mark.parametrize(
+    ("name", "grid_hw", "dim"),
+    [
+        ("RN101", (16, 8), 512),
+        ("RN50x4", (16, 8), 640),
+        ("ViT-B-32", (8, 4), 512),
+        ("ViT-L-14", (18, 9), 768),
+        ("ViT-H-14", (18, 9), 1024),
+    ],
+)
+def test_other_models_of_open_clip_are_taken(name, grid_hw, dim):
+    with torch.device("meta"):
+        image = load_clip(name, "none", (256, 128)).image
+        tokens = image.joint_tokens(torch.zeros(1, 3, 256, 128))
+    assert image.grid_hw == grid_hw
+    assert tokens.shape == (1, 1 + grid_hw[0] * grid_hw[1], dim)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("ViT-B-16-SigLIP", "its text tower reads the 'last' token instead"),
+        ("ViT-L-14-worldwide", "its text tower reads the 'eos' token instead"),
+        ("EVA02-B-16", "as a CustomTextCLIP, whose image tower is a TimmModel"),
+        ("coca_ViT-B-32", "as a CoCa, whose image tower is a VisionTransformer"),
+        ("convnext_base", "has a TimmModel image tower"),
+    ],
+)
+def test_models_of_another_make_are_refused_for_what_they_are(name, reason):
+    with torch.device("meta"), pytest.raises(PivlError, match=f"{name} .*{reason}"):
+        load_clip(name, "none", (256, 128))
+
+
 @pytest.mark.parametrize("name", ["small-eos", "small-cls"])
 def test_a_text_tower_of_another_make_is_refused(open_clip_models, name):
     with pytest.raises(PivlError, match=f"{name} does not read its text as CLIP does"):

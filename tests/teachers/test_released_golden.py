@@ -23,10 +23,11 @@ from teachers.released import Released, from_state
 LABELS = torch.tensor([0, 0, 3, 3, 7, 7, 9, 9])
 IDENTITY_WEIGHT = {"vit": 0.25, "rn50": 1.0}
 TOLERANCE = 1e-4
-BLOWN_UP = 3e-4
-"""Batch norms over eight crops blow rounding up. In double precision our RN50 lies 1.2e-4 from the
-reference's scores, which are single precision; in single precision 2e-6 to 8e-5, by how many
-threads add up."""
+SCORE_TOLERANCE = {"vit": TOLERANCE, "rn50": 3e-4}
+"""The ViT's scores lie 1.3e-5 from the reference's. The RN50's necks, batch norms over eight crops,
+blow the rounding of its many others up: in double precision it lies 1.2e-4 from the reference,
+which is single precision; in single precision 2e-6 to 8e-5, by how many threads add up. So 1e-4 may
+fail on another machine and say nothing; the necks alone are held to it below."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def test_features_in_training_mode(answers, golden):
 
 def test_scores_in_training_mode(answers, golden):
     for ours, what in zip(answers.trained.logits, ("score", "score_proj"), strict=True):
-        assert difference(ours, golden(what)) < BLOWN_UP, what
+        assert difference(ours, golden(what)) < SCORE_TOLERANCE[answers.model], what
 
 
 def test_necks_alone_in_training_mode(answers, golden):

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pivl_distill.config import PromptSettings, TuningSettings
+from pivl_distill.config import PromptSettings, TeachConfig, TuningSettings, load_config
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.runs import Run
 from teachers import tuning
@@ -134,6 +134,37 @@ def test_one_rate_per_epoch_is_clip_reids_stage_1(golden_rates, model, parts):
     )
     rates = [rate_at(settings, epoch + 0.5) for epoch in range(len(expected))]
     assert rates == pytest.approx(expected, rel=1e-9, abs=0)
+
+
+def preset_rates(preset: str) -> list[float]:
+    """The rate of each epoch of stage 1 as a configuration file asks for it."""
+    settings = load_config(TeachConfig, "teach", preset, {}).tuning
+    epochs = settings.identity_epochs + settings.part_epochs
+    return [rate_at(settings, epoch + 0.5) for epoch in range(epochs)]
+
+
+@pytest.mark.parametrize(
+    ("preset", "model"),
+    [
+        ("clipreid_vit", "vit"),
+        ("clipreid_vit_sie_olp", "vit"),
+        ("clipreid_rn50", "cnn"),
+        ("table3_b", "cnn"),
+        ("table5_clipreid", "cnn"),
+    ],
+)
+def test_presets_have_clip_reids_rates_of_stage_1(golden_rates, preset, model):
+    assert preset_rates(preset) == pytest.approx(golden_rates[f"stage1_{model}"], rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize("preset", ["paper", "paper_vit", "table3_b_p_f"])
+def test_the_papers_presets_warm_up_alike_and_stretch_the_cosine(golden_rates, preset):
+    """60 + 20 epochs are none of CLIP-ReID's lengths, but their warm-up is one of both."""
+    rates = preset_rates(preset)
+    assert len(rates) == 80
+    assert rates[:4] == pytest.approx(golden_rates["stage1_cnn"][:4], rel=1e-9, abs=0)
+    cosine = [1e-6 + (3.5e-4 - 1e-6) / 2 * (1 + np.cos(np.pi * e / 80)) for e in range(5, 81)]
+    assert rates[4:] == pytest.approx(cosine, rel=1e-9, abs=0)
 
 
 @pytest.mark.parametrize("schedule", ["smooth", "per_epoch"])

@@ -24,7 +24,7 @@ Examples:
   pivl-distill teach
   pivl-distill teach --data market1501:/data/market --parsing /data/market_maps
   pivl-distill teach --config paper --set tuning.part_epochs=30
-  pivl-distill teach --config paper --set device=meta --set clip.weights=none --dry-run
+  pivl-distill teach --config paper --set device=meta --dry-run
   pivl-distill teach --resume
 """
 )
@@ -89,7 +89,7 @@ def student(
 ) -> None:
     """Train a light network on the texts of a prompt bank."""
     from pivl_distill.cli.report import print_rehearsal, print_student
-    from pivl_distill.cli.sources import find_bank, run_place
+    from pivl_distill.cli.sources import bank_dim, find_bank, lacks_bank, run_place
     from pivl_distill.config import CACHE_LIMITS, StudentConfig, load_config
 
     if max_ms is not None and resume is not None and out is None:
@@ -100,7 +100,9 @@ def student(
     if bank == "none":
         overrides["supervision"] = "none"
     settings = load_config(StudentConfig, "student", config, overrides, place.begun_config)
-    bank_file, data = find_bank(bank or place.begun_bank, settings.supervision)
+    named = bank or place.begun_bank
+    stand_in = dry_run and named is None and lacks_bank(settings.supervision)
+    bank_file, data = (None, settings.data) if stand_in else find_bank(named, settings.supervision)
     chosen_data = config is not None or any(
         key.startswith("data.") and key not in CACHE_LIMITS["student"] for key in overrides
     )
@@ -116,7 +118,8 @@ def student(
     if dry_run:
         from students.rehearsal import rehearse_student
 
-        print_rehearsal(rehearse_student(settings, bank_file))
+        dim = bank_dim(config) if stand_in else None
+        print_rehearsal(rehearse_student(settings, bank_file, dim))
         return
     from students.distill import distill
 
