@@ -36,15 +36,14 @@ def images_to_texts(images: Tensor, texts: Tensor, owner: Tensor, temperature: f
     Every image brings its text along: the denominator holds each text as often as it is owned.
     """
     logits = images @ texts.T / temperature  # [B, U]
-    count = torch.bincount(owner, minlength=len(texts)).to(logits.dtype)
+    count = _owned(owner, logits)
     return _rows_to_texts(logits + count.log(), owner).add(count.log()[owner]).mean()
 
 
 def texts_to_images(images: Tensor, texts: Tensor, owner: Tensor, temperature: float) -> Tensor:
     """L_t2i of Eq. 2: each text once per image that owns it; shapes as in `identity_contrast`."""
     logits = images @ texts.T / temperature  # [B, U]
-    count = torch.bincount(owner, minlength=len(texts)).to(logits.dtype)
-    return (_texts_to_rows(logits, owner) * count / len(images)).sum()
+    return (_texts_to_rows(logits, owner) * _owned(owner, logits) / len(images)).sum()
 
 
 def part_contrast(
@@ -93,8 +92,15 @@ def _texts_to_rows(logits: Tensor, owner: Tensor) -> Tensor:
     log_share = logits.log_softmax(dim=0)
     own = log_share.gather(1, owner[:, None]).squeeze(1)
     total = torch.zeros(logits.shape[1], dtype=own.dtype, device=own.device)
-    count = torch.bincount(owner, minlength=logits.shape[1])
-    return -total.index_add(0, owner, own) / count
+    return -total.index_add(0, owner, own) / _owned(owner, logits)
+
+
+def _owned(owner: Tensor, logits: Tensor) -> Tensor:
+    """How many rows own each text: [U], of the type of logits [B, U].
+
+    `bincount` would make a GPU's host wait.
+    """
+    return torch.zeros_like(logits[0]).index_add(0, owner, torch.ones_like(logits[:, 0]))
 
 
 def identity_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

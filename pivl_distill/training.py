@@ -19,7 +19,7 @@ from pivl_distill.alignment import Texts, alignment_loss, text_map
 from pivl_distill.compiling import compile_body, pays
 from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
 from pivl_distill.console import track
-from pivl_distill.data.batches import Pixels, to_device
+from pivl_distill.data.batches import PerCrop, to_device
 from pivl_distill.data.sampling import Schedule
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.transforms import Augmentation, Augmented, augment
@@ -126,13 +126,13 @@ class Stage2:
         self.texts = texts
         self.settings = settings
         self.device = next(network.parameters()).device
-        self.crops = Pixels(store.crops, self.device)
+        self.crops = PerCrop(store.crops, self.device)
         self.maps = None
         if texts is not None and store.maps is not None:
-            self.maps = Pixels(store.maps, self.device)
+            self.maps = PerCrop(store.maps, self.device)
         self.confidence = None
         if self.maps is not None and store.confidence is not None:
-            self.confidence = Pixels(store.confidence, self.device)
+            self.confidence = PerCrop(store.confidence, self.device)
         prepare(network, settings)
         labels = np.unique(store.pids, return_inverse=True)[1]
         self.labels = torch.from_numpy(labels).to(self.device)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock, Transformer
 from torch import Tensor, nn
 
+from pivl_distill.data.batches import to_device
 from pivl_distill.errors import PivlError
 
 Attended = tuple[Tensor, Tensor]
@@ -72,7 +73,7 @@ def extend(
     blocks: Sequence[ResidualAttentionBlock], x: Tensor, prefix: Prefix | None = None
 ) -> Prefix:
     """What B sequences leave to later tokens after tokens x [B, L, width] that follow `prefix`."""
-    lengths = torch.full(x.shape[:1], x.shape[1], device=x.device)
+    lengths = torch.full(x.shape[:1], x.shape[1], device="cpu")
     return Prefix(tuple(attended for _, attended in _run(blocks, x, lengths, prefix)))
 
 
@@ -84,10 +85,11 @@ def read(
 ) -> Tensor:
     """Hidden states [B, width] at the end of B sequences that follow `prefix`.
 
-    They have `lengths` [B] tokens each; x [B, L, width] may hold anything behind them.
+    They have `lengths` [B] tokens each, which the host must know; x [B, L, width] may hold anything
+    behind them.
     """
     ((packed, _),) = deque(_run(blocks, x, lengths, prefix), maxlen=1)  # after the last block
-    return packed.index_select(0, lengths.cumsum(0) - 1)
+    return packed.index_select(0, to_device(lengths.cumsum(0) - 1, x.device))
 
 
 def _run(
@@ -95,8 +97,9 @@ def _run(
 ) -> Iterator[tuple[Tensor, Attended]]:
     """Hidden states, packed, after each block, and what was attended to in it."""
     sequences, length = x.shape[:2]
-    real = torch.arange(length, device=x.device) < lengths[:, None]
-    packed = real.flatten().nonzero().squeeze(1)  # places of the tokens in the padded batch
+    real = torch.arange(length, device=lengths.device) < lengths[:, None]
+    # Places of the tokens in the padded batch.
+    packed = to_device(real.flatten().nonzero().squeeze(1), x.device)
     before = 0 if prefix is None else len(prefix)
     sees = torch.ones(length, before + length, dtype=torch.bool, device=x.device).tril(before)
     x = x.flatten(0, 1).index_select(0, packed)

@@ -24,6 +24,7 @@ from pivl_distill import array_cache, ranks
 from pivl_distill.cache import cache_folder
 from pivl_distill.config import Precision, TuningSettings
 from pivl_distill.console import note, track
+from pivl_distill.data.batches import PerCrop, to_device
 from pivl_distill.data.parsing import cell_parts
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
@@ -48,15 +49,18 @@ class FrozenFeatures:
 
     projected: Tensor
     """[N, D], on the device of the towers."""
-    cells: Tensor
-    """[N, h·w, D] in half precision: in the main memory, or mapped from a file; h·w is 0 where the
-    part prompts are not tuned."""
+    cells: PerCrop
+    """[N, h·w, D] in half precision; h·w is 0 where the part prompts are not tuned."""
     parts: Tensor
-    """[N, h·w] the part of each cell, or IGNORE; on the device of the towers."""
+    """[N, h·w] the part of each cell, or IGNORE; on the host."""
 
-    def cells_of(self, crops: Tensor) -> Tensor:
-        """[B, h·w, D] of crops [B], in the precision and on the device of the text tower."""
-        return self.cells[crops.to(self.cells.device)].to(self.projected)
+    def projected_of(self, batch: np.ndarray) -> Tensor:
+        """[B, D] of crops `batch` [B]."""
+        return self.projected.index_select(0, to_device(batch, self.projected.device))
+
+    def cells_of(self, batch: np.ndarray) -> Tensor:
+        """[B, h·w, D] of crops `batch` [B], in the precision and on the device of `projected`."""
+        return self.cells.take(batch).to(self.projected)
 
 
 def encode_crops(
@@ -92,7 +96,7 @@ def encode_crops(
     projected = torch.from_numpy(arrays["projected"]).to(device, torch.float32)
     cells = arrays.get("cells", np.empty((len(store), 0, clip.image.dim), HALF))
     parts = _part_of_cells(clip, store, vocabulary, settings)
-    return FrozenFeatures(projected, torch.from_numpy(cells), parts)
+    return FrozenFeatures(projected, PerCrop(cells, device), parts)
 
 
 def _cached(
@@ -202,13 +206,13 @@ def encoding_half(precision: Precision, device: torch.device) -> torch.dtype | N
 def _part_of_cells(
     clip: Clip, store: CropStore, vocabulary: Vocabulary, settings: TuningSettings
 ) -> Tensor:
-    """[N, h·w] the part of each cell; IGNORE throughout without maps."""
-    device, grid_hw = clip.text.positional_embedding.device, clip.image.grid_hw
+    """[N, h·w] the part of each cell; IGNORE throughout without maps. On the host."""
+    grid_hw = clip.image.grid_hw
     if store.maps is None:
-        return torch.full((len(store), math.prod(grid_hw)), IGNORE, device=device)
+        return torch.full((len(store), math.prod(grid_hw)), IGNORE, device="cpu")
     chunks = np.split(store.maps, range(BATCH_CROPS, len(store), BATCH_CROPS))
     parts = [
         cell_parts(torch.from_numpy(maps), grid_hw, len(vocabulary), settings.cell_labels)
         for maps in chunks
     ]
-    return torch.cat(parts).flatten(1).to(device)
+    return torch.cat(parts).flatten(1)

@@ -1,6 +1,9 @@
 """What stage 1 minimises, Eq. 8: Eq. 2 on whole crops and Eq. 7 on their cells, for one batch.
 
 Texts are encoded once for each identity, or identity and part, of the batch, each by one process.
+Which these are decides shapes, so the host keeps what says it, identities and parts of cells, and
+never waits for the device.
+
 How Eq. 7 may be read is set in `TuningSettings`; `docs/readings.md` says which reading is whose.
 """
 
@@ -12,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pivl_distill.config import TuningSettings
+from pivl_distill.data.batches import to_device
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.losses import identity_contrast, part_contrast
 from pivl_distill.whole_batch import divided
@@ -38,6 +42,7 @@ def prompt_losses(
 ) -> dict[str, Tensor]:
     """The terms of Eq. 8, L_prompt = L_stage1 + L_part, that `epoch` (from 0) minimises.
 
+    `rows` [N], on the host, number the identity of each crop from 0; `batch` [B] are crop indices.
     The identity epochs have the first alone, the part epochs both, or the second alone if asked.
     """
     losses = {}
@@ -57,11 +62,11 @@ def identity_loss(
     settings: TuningSettings,
 ) -> Tensor:
     """Eq. 2 for one batch of crop indices."""
-    index = torch.from_numpy(batch).to(rows.device)
-    identities, owner = rows[index].unique(return_inverse=True)
-    images, texts = features.projected[index], divided(learned.identity, identities)
+    identities, owner = rows[batch].unique(return_inverse=True)
+    images, texts = features.projected_of(batch), divided(learned.identity, identities)
     if settings.identity_normalize:
         images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
+    owner = to_device(owner, images.device)
     return identity_contrast(images, texts, owner, settings.identity_temperature)
 
 
@@ -74,12 +79,11 @@ def part_loss(
     vocabulary: Vocabulary,
 ) -> Tensor:
     """Eq. 7 for one batch of crop indices: cells against their distinct (identity, part) texts."""
-    index = torch.from_numpy(batch).to(rows.device)
-    cells, part, size = part_positions(features, index, settings, vocabulary)
+    cells, part, size = part_positions(features, batch, settings, vocabulary)
     there = size > 0
     if not there.any():
         return learned.tokens.sum() * 0.0
-    parts, first = len(vocabulary), rows[index][:, None] * len(vocabulary)
+    parts, first = len(vocabulary), rows[batch][:, None] * len(vocabulary)
     pair = first + part  # [B, S]
     pairs = pair[there].unique()
     texts = similar(divided(learned.part, pairs // parts, pairs % parts), settings)  # [U, D]
@@ -87,34 +91,43 @@ def part_loss(
     def contrast(cells: Tensor, texts: Tensor, owner: Tensor, size: Tensor | None) -> Tensor:
         temperature = settings.part_temperature
         assert temperature != "clip", "see resolve_temperature"
+        size = None if size is None else to_device(size, cells.device).to(cells)
+        owner = to_device(owner, cells.device)
         return part_contrast(cells, texts, owner, temperature, settings.part_weighting, size)
 
     if settings.part_negatives == "batch":
         counts = size[there] if settings.part_positions == "pooled" else None
-        return contrast(cells[there], texts, torch.searchsorted(pairs, pair[there]), counts)
-    every_pair = first + torch.arange(parts, device=part.device)  # [B, P]
+        places = to_device(there.flatten().nonzero().squeeze(1), cells.device)
+        chosen = cells.flatten(0, 1).index_select(0, places)
+        return contrast(chosen, texts, torch.searchsorted(pairs, pair[there]), counts)
+    every_pair = first + torch.arange(parts, device=first.device)  # [B, P]
     text = torch.searchsorted(pairs, every_pair).clamp(max=len(pairs) - 1)  # any where absent
-    return contrast(cells, texts[text], part, size)
+    return contrast(cells, texts[to_device(text, texts.device)], part, size)
 
 
 def part_positions(
-    features: FrozenFeatures, index: Tensor, settings: TuningSettings, vocabulary: Vocabulary
+    features: FrozenFeatures, batch: np.ndarray, settings: TuningSettings, vocabulary: Vocabulary
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What Eq. 7 compares of crops `index` [B]: vectors [B, S, D], parts [B, S], cells [B, S].
+    """What Eq. 7 compares of crops `batch` [B]: vectors [B, S, D], parts [B, S], cells [B, S].
 
-    The last says for how many cells each vector stands, 0 where it takes no part.
+    The last says for how many cells each vector stands, 0 where it takes no part. Parts and their
+    cells are on the host.
     """
-    part = features.parts[index].long()  # [B, h·w]
+    part = features.parts[batch].long()  # [B, h·w]
     known = part != IGNORE
     if settings.background == "ignore":
         known &= part != vocabulary.background
     part = part.where(known, 0)
-    cells = similar(features.cells_of(index), settings)
-    size = known.to(cells)
+    cells = similar(features.cells_of(batch), settings)
     if settings.part_positions == "cells":
-        return cells, part, size
-    pooled, size = pool_parts(cells, part, size, len(vocabulary))
-    return similar(pooled, settings), torch.arange(len(vocabulary)).to(part).expand_as(size), size
+        return cells, part, known.long()
+    count = torch.zeros(len(part), len(vocabulary), dtype=torch.long, device=part.device)
+    count.scatter_add_(1, part, known.long())
+    pooled = pool_parts(
+        cells, to_device(part, cells.device), to_device(known, cells.device), len(vocabulary)
+    )
+    every = torch.arange(len(vocabulary), device=part.device).expand_as(count)
+    return similar(pooled, settings), every, count
 
 
 def similar(vectors: Tensor, settings: TuningSettings) -> Tensor:
@@ -122,11 +135,11 @@ def similar(vectors: Tensor, settings: TuningSettings) -> Tensor:
     return F.normalize(vectors, dim=-1) if settings.part_normalize else vectors
 
 
-def pool_parts(cells: Tensor, part: Tensor, size: Tensor, parts: int) -> tuple[Tensor, Tensor]:
-    """The mean [B, P, D] of each part's cells [B, S, D], and their number [B, P].
+def pool_parts(cells: Tensor, part: Tensor, known: Tensor, parts: int) -> Tensor:
+    """The mean [B, P, D] of each part's cells [B, S, D], 0 for parts without any.
 
-    part [B, S] holds part ids, size [B, S] is 1 for cells that count and 0 for others.
+    part [B, S] holds part ids, known bool [B, S] says which cells count.
     """
-    member = F.one_hot(part, parts).to(cells) * size.unsqueeze(-1)  # [B, S, P]
-    count = member.sum(1)
-    return member.mT @ cells / count.clamp(min=1).unsqueeze(-1), count
+    of_part = torch.arange(parts, device=part.device) == part.unsqueeze(-1)  # [B, S, P]
+    member = (of_part & known.unsqueeze(-1)).to(cells)
+    return member.mT @ cells / member.sum(1).clamp(min=1).unsqueeze(-1)

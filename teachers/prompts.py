@@ -4,7 +4,9 @@ The learned tokens are the only parameters; words around them keep CLIP's own em
 of Eq. 6 appends the part's word before the end-of-text token, or puts it where the template says.
 
 Prompts that begin alike are encoded from there on: the words before the learned tokens once for
-all, an identity's learned tokens and the words up to the part once for all of its parts.
+all, an identity's learned tokens and the words up to the part once for all of its parts. Which
+identities and parts are asked for is told by tensors on the host: they decide shapes, for which it
+would have to wait otherwise.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from pivl_distill.config import PromptSettings
+from pivl_distill.data.batches import to_device
 from pivl_distill.data.vocabulary import Vocabulary
 from teachers.causal import Prefix
 from teachers.text import TextTower
@@ -37,15 +40,18 @@ class Phrase:
             self.words = text.token_embedding(ids.clamp(min=0))  # [V, L, width]
         places = [[at for at, token in enumerate(row) if token == ROOM] for row in versions]
         self.places = torch.tensor(places, device=device) if any(places) else None
-        self.ends = torch.tensor([len(row) - 1 for row in versions], device=device)
+        self.ends = torch.tensor([len(row) - 1 for row in versions], device="cpu")
 
     def __call__(self, version: Tensor, tokens: Tensor) -> Tensor:
-        """Embeddings [B, L, width] of versions [B] with tokens [B, M, width] put in."""
-        words = self.words[version]
+        """Embeddings [B, L, width] of versions [B] with tokens [B, M, width] put in.
+
+        All on the device.
+        """
+        words = self.words.index_select(0, version)
         if self.places is None:
             return words
         row = torch.arange(len(words), device=words.device)[:, None]
-        return words.index_put((row, self.places[version]), tokens)
+        return words.index_put((row, self.places.index_select(0, version)), tokens)
 
 
 class Sentence:
@@ -87,13 +93,20 @@ class Sentence:
             )
 
     def encode(self, tokens: Tensor, rows: Tensor, version: Tensor) -> Tensor:
-        """Features [U, D] of `version` [U] of identities `rows` [U], tokens [C, M, width]."""
+        """Features [U, D] of `version` [U] of identities `rows` [U], tokens [C, M, width].
+
+        The first two are on the host.
+        """
+
+        def there(values: Tensor) -> Tensor:
+            return to_device(values, tokens.device)
+
         prefix = self.opening
         if self.stem is not None:
             own, row_of = rows.unique(return_inverse=True)
-            stem = self.stem(torch.zeros_like(own), tokens[own])
-            prefix = self._text.prefix(stem, prefix).of(row_of)
-        branch = self.branch(version, tokens[rows])
+            stem = self.stem(there(torch.zeros_like(own)), tokens.index_select(0, there(own)))
+            prefix = self._text.prefix(stem, prefix).of(there(row_of))
+        branch = self.branch(there(version), tokens.index_select(0, there(rows)))
         features: Tensor = self._text(branch, self.branch.ends[version], prefix)
         return features
 
@@ -129,9 +142,9 @@ class IdentityPrompts(nn.Module):
         return max(self._identity_sentence.longest, self._part_sentence.longest)
 
     def identity(self, rows: Tensor) -> Tensor:
-        """Identity texts [U, D] of identities `rows` [U] (Eq. 1)."""
+        """Identity texts [U, D] (Eq. 1) of identities `rows` [U], which are on the host."""
         return self._identity_sentence.encode(self.tokens, rows, torch.zeros_like(rows))
 
     def part(self, rows: Tensor, parts: Tensor) -> Tensor:
-        """Part texts [U, D] of identities `rows` [U] and part ids `parts` [U] (Eq. 6)."""
+        """Part texts [U, D] (Eq. 6) of identities `rows` [U] and part ids `parts` [U], likewise."""
         return self._part_sentence.encode(self.tokens, rows, parts)

@@ -136,7 +136,7 @@ def stage1_step(
     device = prompts.tokens.device
     tuning = config.tuning.model_copy(update={"feature_cache_gib": 0})  # nothing is written
     tuning = resolve_temperature(tuning, clip)
-    rows = torch.from_numpy(np.unique(store.pids, return_inverse=True)[1]).to(device)
+    rows = torch.from_numpy(np.unique(store.pids, return_inverse=True)[1])
     features = encode_crops(clip, store, vocabulary, tuning)
     encoding = clocked(lambda: encode_crops(clip, store, vocabulary, tuning), device)
     last = tuning.identity_epochs + tuning.part_epochs - 1

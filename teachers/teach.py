@@ -136,9 +136,8 @@ def learn_bank(
     run: Run,
 ) -> PromptBank:
     """Stage 1, and what the bank then says. CLIP's features of the crops live no longer."""
-    device = clip.text.positional_embedding.device
     pids, row_of_crop = np.unique(store.pids, return_inverse=True)
-    rows = torch.from_numpy(row_of_crop).to(device)
+    rows = torch.from_numpy(row_of_crop)
     features = encode_crops(clip, store, vocabulary, config.tuning)
     learned = tune_prompts(
         clip, features, rows, vocabulary, config.prompts, config.tuning, config.seed, run

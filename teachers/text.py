@@ -46,11 +46,14 @@ class Tokenizer:
         return [self._to_row(bpe) for bpe in self._bpe.encode(text)]
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids [B, L] with start and end, zero-padded to the longest, and end positions [B]."""
+        """Ids [B, L] with start and end, zero-padded to the longest, and end positions [B].
+
+        Both on the host.
+        """
         ids = [[self.start, *self.encode(text), self.end] for text in texts]
         length = max(map(len, ids))
-        padded = torch.tensor([row + [0] * (length - len(row)) for row in ids])
-        return padded, torch.tensor([len(row) - 1 for row in ids])
+        padded = torch.tensor([row + [0] * (length - len(row)) for row in ids], device="cpu")
+        return padded, torch.tensor([len(row) - 1 for row in ids], device="cpu")
 
 
 def token_rows(texts: Sequence[str]) -> list[int]:
@@ -82,6 +85,7 @@ class TextTower(nn.Module):
     def forward(self, embeddings: Tensor, ends: Tensor, prefix: Prefix | None = None) -> Tensor:
         """Features [B, D] of prompts given as token embeddings [B, L, width], read at `ends` [B].
 
+        `ends` are on the host, for they decide how much is computed.
         With a `prefix`, of the B prompts or of all, they are what follows it and `ends` count from
         there. Tokens behind a prompt's end may hold anything. Not normalised, as CLIP's.
         """
@@ -111,4 +115,4 @@ class TextTower(nn.Module):
         """Features [B, D] of plain texts."""
         ids, ends = self.tokenizer(texts)
         device = self.positional_embedding.device
-        return self(self.token_embedding(ids.to(device)), ends.to(device))
+        return self(self.token_embedding(ids.to(device)), ends)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pivl_distill.config import PromptSettings, TuningSettings
 from pivl_distill.console import track
+from pivl_distill.data.batches import to_device
 from pivl_distill.data.sampling import Schedule
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.runs import Run
@@ -38,7 +39,7 @@ def present_parts(cells: Tensor, rows: Tensor, identities: int, parts: int) -> T
     present = torch.zeros(identities, parts, dtype=torch.bool)
     known = cells != IGNORE
     of_cell = rows[:, None].expand_as(known)
-    present[of_cell[known].cpu(), cells[known].cpu()] = True
+    present[of_cell[known], cells[known]] = True
     return present
 
 
@@ -54,13 +55,14 @@ def tune_prompts(
 ) -> IdentityPrompts:
     """Learned prompts of the identities that `rows` [N] numbers from 0, by Eq. 2 and then Eq. 8.
 
-    Each epoch's losses go to the run's metrics.
+    Each epoch's losses go to the run's metrics. `rows` are on the host, which hands out work to the
+    device of `clip` and waits for nothing within an epoch.
     """
     settings = resolve_temperature(settings, clip)
     generator = torch.Generator().manual_seed(seed)
     identities = int(rows.max()) + 1
     learned = IdentityPrompts(clip.text, prompts, identities, vocabulary, generator)
-    learned.to(rows.device)
+    learned.to(features.projected.device)
     optimizer = torch.optim.Adam(
         learned.parameters(),
         lr=settings.learning_rate,
@@ -70,7 +72,7 @@ def tune_prompts(
     totals = Totals()
     steps = run.progress.remaining(
         "prompts",
-        tuning_schedule(rows.cpu().numpy(), settings, seed),
+        tuning_schedule(rows.numpy(), settings, seed),
         prompts=learned,
         optimizer=optimizer,
         totals=totals,
@@ -130,16 +132,16 @@ def rate_at(settings: TuningSettings, epoch: float) -> float:
 def bank_texts(learned: IdentityPrompts, present: Tensor) -> tuple[Tensor, Tensor]:
     """The texts of a bank, encoded once: identity [C, D] and part [C, P, D].
 
-    `CHUNK_PROMPTS` at a time. Only the part texts of `present` bool [C, P] are encoded; the others
-    stay zero, nothing is ever aligned with them.
+    `CHUNK_PROMPTS` at a time. Only the part texts of `present` bool [C, P], on the host, are
+    encoded; the others stay zero, nothing is ever aligned with them.
     """
-    device = learned.tokens.device
-    rows = torch.arange(len(present), device=device)
+    rows = torch.arange(len(present), device=present.device)
     identity = torch.cat([divided(learned.identity, c) for c in rows.split(CHUNK_PROMPTS)])
     part = identity.new_zeros(*present.shape, identity.shape[1])
-    pairs = present.to(device).nonzero()
+    pairs = present.nonzero()
     chunks = pairs.split(CHUNK_PROMPTS) if len(pairs) else ()
     for chunk in track(chunks, "Encoding the bank", unit="chunks"):
         row, number = chunk.unbind(1)
-        part[row, number] = divided(learned.part, row, number)
+        texts = divided(learned.part, row, number)
+        part[to_device(row, part.device), to_device(number, part.device)] = texts
     return identity, part

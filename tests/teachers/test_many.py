@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pivl_distill import ranks
 from pivl_distill.config import PromptSettings, TuningSettings
+from pivl_distill.data.batches import PerCrop
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.runs import Run
@@ -75,9 +76,8 @@ def gradients(kind: str, rows: Tensor, batch: np.ndarray) -> dict[str, Tensor]:
     if kind == "no parts":
         parts.fill_(IGNORE)
     dim = clip.image.dim
-    features = FrozenFeatures(
-        torch.randn(CROPS, dim, **numbers), torch.randn(CROPS, 8, dim, **numbers), parts
-    )
+    projected, cells = torch.randn(CROPS, dim, **numbers), torch.randn(CROPS, 8, dim, **numbers)
+    features = FrozenFeatures(projected, PerCrop(cells.numpy(), projected.device), parts)
     learned = learned_prompts(clip).double()
     losses = prompt_losses(learned, features, rows, batch, SETTINGS, LIP20, epoch=1)
     torch.stack(list(losses.values())).sum().backward()
@@ -96,7 +96,7 @@ def results(folder: Path) -> dict[str, Tensor]:
             found |= {f"{kind} of {len(batch)}: {name}": value for name, value in step.items()}
     for gib in (0, 1, 1):  # in memory, made, found
         features = encoded(gib)
-        found |= {"projected": features.projected, "cells": features.cells}
+        found |= {"projected": features.projected, "cells": features.cells.values}
     clip, run = tiny_clip(), Run.create("teach", "", folder / f"run of {ranks.size()}")
     learned = tune_prompts(clip, features, rows, LIP20, PROMPTS, SETTINGS, 0, run)
     identity, part = bank_texts(learned, torch.ones(PEOPLE, len(LIP20), dtype=torch.bool))

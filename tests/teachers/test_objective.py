@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pivl_distill.config import PromptSettings, TuningSettings
+from pivl_distill.data.batches import PerCrop
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.losses import identity_contrast
 from teachers.features import FrozenFeatures
@@ -25,6 +26,7 @@ from teachers.objective import (
 )
 from teachers.prompts import IdentityPrompts
 
+CPU = torch.device("cpu")
 SETTINGS = TuningSettings()
 BATCH = np.array([2, 3, 8, 9, 0])
 READINGS = [
@@ -49,12 +51,12 @@ READINGS = [
 def exact(features) -> FrozenFeatures:
     """Double precision, no two cells alike, some of a crop unknown and another crop all unknown."""
     generator = torch.Generator().manual_seed(1)
-    noise = torch.randn(features.cells.shape, dtype=torch.float64, generator=generator)
+    noise = torch.randn(features.cells.values.shape, dtype=torch.float64, generator=generator)
     parts = features.parts.clone()
     parts[3, ::5] = IGNORE
     parts[9] = IGNORE
-    cells = features.cells.double() + 0.2 * noise
-    return FrozenFeatures(features.projected.double(), cells, parts)
+    cells = features.cells.values.double() + 0.2 * noise
+    return FrozenFeatures(features.projected.double(), PerCrop(cells.numpy(), CPU), parts)
 
 
 @pytest.fixture
@@ -104,7 +106,9 @@ def cell_by_cell(learned, features, rows, settings) -> Tensor:
     for crop in BATCH.tolist():
         scope = crop if settings.part_negatives == "image" else 0
         of_part: dict[int, list[Tensor]] = defaultdict(list)
-        for cell, part in zip(features.cells[crop], features.parts[crop].tolist(), strict=True):
+        for cell, part in zip(
+            features.cells.values[crop], features.parts[crop].tolist(), strict=True
+        ):
             ignored = settings.background == "ignore" and part == LIP20.background
             if part != IGNORE and not ignored:
                 of_part[part].append(unit(cell))
@@ -156,9 +160,9 @@ def test_readings_differ(learned, exact, rows):
 
 
 def test_an_ignored_background_may_show_anything(learned, exact, rows):
-    changed = exact.cells.clone()
+    changed = exact.cells.values.clone()
     changed[exact.parts == LIP20.background] = 1.0
-    other = FrozenFeatures(exact.projected, changed, exact.parts)
+    other = FrozenFeatures(exact.projected, PerCrop(changed.numpy(), CPU), exact.parts)
     for background, same in (("ignore", True), ("include", False)):
         settings = SETTINGS.model_copy(update={"background": background})
         losses = [part_loss(learned, f, rows, BATCH, settings, LIP20) for f in (exact, other)]
@@ -183,7 +187,22 @@ def test_clip_may_say_the_temperature(frozen_clip):
 
 def test_parts_are_pooled_over_cells_that_count():
     cells = torch.arange(8.0).view(1, 4, 2)
-    part, size = torch.tensor([[2, 0, 2, 2]]), torch.tensor([[1.0, 1, 1, 0]])
-    pooled, count = pool_parts(cells, part, size, parts=3)
-    assert count.tolist() == [[1, 0, 2]]
+    part, known = torch.tensor([[2, 0, 2, 2]]), torch.tensor([[True, True, True, False]])
+    pooled = pool_parts(cells, part, known, parts=3)
     assert pooled.tolist() == [[[2, 3], [0, 0], [2, 3]]]
+
+
+@pytest.mark.parametrize("reading", READINGS[:: len(READINGS) // 4])
+def test_the_host_waits_for_no_result(exact, rows, frozen_clip, reading):
+    """The meta device has no numbers, so whatever asked for one would fail."""
+    meta = torch.device("meta")
+    text = copy.deepcopy(frozen_clip.text).to(meta)
+    learned = IdentityPrompts(text, PromptSettings(), 6, LIP20, torch.Generator()).to(meta)
+    cells = PerCrop(exact.cells.values.numpy(), meta)
+    features = FrozenFeatures(exact.projected.float().to(meta), cells, exact.parts)
+    settings = SETTINGS.model_copy(update={**reading, "identity_epochs": 0})
+    losses = prompt_losses(learned, features, rows, BATCH, settings, LIP20, epoch=0)
+    torch.stack(list(losses.values())).sum().backward()
+    assert losses.keys() == {"identity", "part"}
+    assert learned.tokens.grad is not None
+    assert learned.tokens.grad.shape == (6, 4, text.width)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pivl_distill.config import PromptSettings, TeachConfig, TuningSettings, load_config
+from pivl_distill.data.batches import PerCrop
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.runs import Run
 from teachers import tuning
@@ -55,7 +56,8 @@ def spoken(frozen_clip, features, rows) -> FrozenFeatures:
         projected, cells = identity[rows], part[rows[:, None], features.parts]
         for texts in (projected, cells):
             texts += 0.1 * texts.std() * torch.randn(texts.shape, generator=generator)
-    return FrozenFeatures(projected, F.normalize(cells, dim=2), features.parts)
+    cells = PerCrop(F.normalize(cells, dim=2).numpy(), projected.device)
+    return FrozenFeatures(projected, cells, features.parts)
 
 
 def test_prompts_learn_and_clip_does_not(frozen_clip, spoken, rows, tmp_path):
