@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from pivl_distill import training
+from pivl_distill.alignment import Texts
 from pivl_distill.checkpoint import load_tensors
-from pivl_distill.config import HeadSettings
+from pivl_distill.config import HeadSettings, Stage2Settings
+from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.embedding import embed
 from pivl_distill.errors import PivlError
 from pivl_distill.reid import ReIDOutput
@@ -144,3 +148,27 @@ def test_checkpointing_a_vit_changes_no_gradient():
 def test_a_cnn_has_no_blocks_to_checkpoint():
     with pytest.raises(PivlError, match=r"no transformer blocks .* stage2\.accumulate higher"):
         make_student(ARCHS[0]).checkpoint_blocks()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("dim", [DIM, 512])  # the map built, and left in its factors
+def test_no_step_waits_for_a_result(monkeypatch, prompt_bank, band_store, dim, accumulate):
+    """The meta device has no numbers, so whatever asked for one would fail; nor a fused Adam."""
+    monkeypatch.setattr(
+        training, "make_optimizer", lambda network, _: torch.optim.SGD(network.parameters(), lr=1)
+    )
+    meta, settings = torch.device("meta"), Stage2Settings(accumulate=accumulate)
+    parts = len(LIP20)
+    numbers = {
+        "identity": torch.randn(6, dim),
+        "part": torch.randn(6, parts, dim),
+        "label": torch.randn(parts, dim),
+    }
+    bank = dataclasses.replace(prompt_bank, **numbers)
+    texts = Texts.of(bank, settings.loss, settings.head).to(meta)
+    student = make_student(dim=dim).train()
+    assert student.fusion.factored == (dim == 512)
+    stage = training.Stage2(student.to(meta), band_store, texts, settings)
+    terms = stage.step(np.arange(8), np.random.default_rng(0))
+    assert terms.keys() == {"identity", "triplet", "image_to_text", "align", "accuracy"}
+    assert all(value.is_meta for value in terms.values())
