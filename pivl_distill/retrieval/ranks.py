@@ -28,7 +28,6 @@ from pivl_distill.retrieval.similarity import (
     UnitFeatures,
     exact_rows,
     exact_similarity,
-    similarity_rows,
     tolerance,
 )
 
@@ -91,20 +90,24 @@ class _Chunk:
     junk: Tensor  # int64 [n, J]
 
     def ranks(self, buffer: Tensor) -> Tensor:
-        """Ascending ranks [n, P], padded with 0; `buffer` [≥ n, G] takes the similarities."""
-        similarity = similarity_rows(
-            self.query, self.gallery, self.queries, buffer[: len(self.queries)]
-        )
-        padding = self.hits == PADDING
-        doubt = self._tolerance(similarity, ~padding)
-        self._hide(self.junk, similarity)
-        value = similarity.gather(1, self.hits.clamp(min=0)).masked_fill_(padding, torch.inf)
+        """Ascending ranks [n, P], padded with 0; `buffer` [≥ n, G] takes the similarities.
+
+        These are the product with `gallery.floats` times `gallery.scale`, which waits until it is
+        read: a pass over all of them only for that would take its time.
+        """
+        scale, product = self.gallery.scale, buffer[: len(self.queries)]
+        torch.mm(self.query.unit(self.queries), self.gallery.floats.T, out=product)
+        padding, columns = self.hits == PADDING, self.hits.clamp(min=0)
+        doubt = self._tolerance(product, ~padding)
+        self._hide(self.junk, product)
+        value = (product.gather(1, columns) * scale[columns]).masked_fill_(padding, torch.inf)
         low, high = (value - doubt).nextafter(value.new_tensor(-torch.inf)), value + doubt
-        above, from_low = count_above(similarity, torch.cat([high, low], dim=1)).chunk(2, dim=1)
+        bounds = torch.cat([high, low], dim=1)
+        above, from_low = count_above(product, scale, bounds).chunk(2, dim=1)
         contested = from_low - above - (~padding).long()  # a hit is always near itself
         crowded = contested.sum(dim=1) > MAX_CONTESTED
         row, number = ((contested > 0) & ~crowded[:, None]).nonzero(as_tuple=True)
-        pair, rival = find_between(similarity, row, low[row, number], high[row, number])
+        pair, rival = find_between(product, scale, row, low[row, number], high[row, number])
         ranks = 1 + above + self._before(row[pair], number[pair], rival)
         ranks = ranks.masked_fill_(padding, len(self.gallery) + 1).sort(dim=1).values
         ranks.masked_fill_(ranks > len(self.gallery), 0)
@@ -117,7 +120,7 @@ class _Chunk:
         row, number = (junk != PADDING).nonzero(as_tuple=True)
         similarity[row, junk[row, number]] = -torch.inf
 
-    def _tolerance(self, similarity: Tensor, real: Tensor) -> float:
+    def _tolerance(self, product: Tensor, real: Tensor) -> float:
         """From pairs spread over the product [n, G]: hits, those that are `real`, and others.
 
         A chunk with few hits, or with hits of little similarity, would tell too little.
@@ -125,11 +128,11 @@ class _Chunk:
         row, number = real.nonzero(as_tuple=True)
         hits = _spread(len(row), row.device)
         row, column = row[hits], self.hits[row[hits], number[hits]]
-        others = _spread(similarity.numel(), row.device)
-        row = torch.cat([row, others // similarity.shape[1]])
-        column = torch.cat([column, others % similarity.shape[1]])
+        others = _spread(product.numel(), row.device)
+        row = torch.cat([row, others // product.shape[1]])
+        column = torch.cat([column, others % product.shape[1]])
         exact = exact_similarity(self.query, self.gallery, self.queries[row], column)
-        return tolerance(similarity[row, column], exact)
+        return tolerance(product[row, column] * self.gallery.scale[column], exact)
 
     def _before(self, row: Tensor, number: Tensor, rival: Tensor) -> Tensor:
         """How many rivals come before each hit [n, P], given triples of query, hit and rival."""

@@ -63,22 +63,19 @@ class UnitFeatures:
         copied = floats is None
         if floats is None:
             floats = torch.empty(tuple(raw.shape), device=_rows(raw, slice(0)).device)
-        scale = torch.empty(len(raw), device=floats.device)
-        for rows in blocks(len(raw), _BLOCK_ROWS):
-            block = _rows(raw, rows).float()
-            lengths = torch.linalg.vector_norm(block, dim=1)
-            low, high = lengths.aminmax()
-            if not (_SAFE_LENGTHS[0] < low and high < _SAFE_LENGTHS[1]):
-                block = _rows(raw, rows).double()
-                if not block.isfinite().all():
-                    raise _not_finite(raw, name)
-                block, lengths = _directions(block), torch.ones_like(lengths)
-                if not copied:
-                    floats, copied = floats.clone(), True
-            if copied:
-                floats[rows] = block
-            scale[rows] = 1 / lengths
-        return cls(raw, floats, scale)
+            for rows in blocks(len(raw), _BLOCK_ROWS):
+                floats[rows] = _rows(raw, rows)
+        lengths = torch.linalg.vector_norm(floats, dim=1)
+        low, high = _SAFE_LENGTHS
+        unsafe = (~((lengths > low) & (lengths < high))).nonzero().flatten()
+        if len(unsafe) and not copied:
+            floats = floats.clone()
+        for some in unsafe.split(_BLOCK_ROWS):
+            exact = _rows(raw, some).double()
+            if not exact.isfinite().all():
+                raise _not_finite(raw, name)
+            floats[some], lengths[some] = _directions(exact).float(), 1
+        return cls(raw, floats, 1 / lengths)
 
     def __len__(self) -> int:
         return len(self.floats)
@@ -97,21 +94,16 @@ class UnitFeatures:
         return _directions(_rows(self.raw, rows).double())
 
 
-def similarity_rows(
-    query: UnitFeatures, gallery: UnitFeatures, rows: Tensor, out: Tensor
-) -> Tensor:
-    """float32 [n, G] of the query `rows` and the whole gallery, in `out`."""
-    return torch.mm(query.unit(rows), gallery.floats.T, out=out).mul_(gallery.scale)
-
-
 def exact_similarity(
     query: UnitFeatures, gallery: UnitFeatures, rows: Tensor, columns: Tensor
 ) -> Tensor:
     """float64 [n] of the pairs (query `rows`, gallery `columns`), each computed by itself."""
     result = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     for pairs in blocks(len(rows), _BLOCK_ROWS):
-        ours, theirs = query.exact(rows[pairs]), gallery.exact(columns[pairs])
-        result[pairs] = torch.linalg.vecdot(ours, theirs)
+        ours = _rows(query.raw, rows[pairs]).double()
+        theirs = _rows(gallery.raw, columns[pairs]).double()
+        lengths = _lengths(ours) * _lengths(theirs)
+        result[pairs] = torch.linalg.vecdot(ours, theirs) / lengths
     return result.round(decimals=TIE_DECIMALS)
 
 
@@ -157,8 +149,13 @@ def _rows(raw: Features, rows: Tensor | slice) -> Tensor:
 
 
 def _directions(vectors: Tensor) -> Tensor:
-    lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return vectors / lengths.masked_fill_(lengths == 0, 1)
+    return vectors / _lengths(vectors)[:, None]
+
+
+def _lengths(vectors: Tensor) -> Tensor:
+    """[n] of [n, F]; 1 for a row of zeros, which has no direction."""
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1)
+    return lengths.masked_fill_(lengths == 0, 1)
 
 
 def _not_finite(raw: Features, name: str) -> PivlError:

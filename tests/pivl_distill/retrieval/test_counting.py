@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from pivl_distill.retrieval import counting
 from pivl_distill.retrieval.counting import (
@@ -13,18 +15,25 @@ from pivl_distill.retrieval.counting import (
     find_between_on_device,
 )
 
-COUNTS = (count_above, lambda s, b: count_above_on_device(s, b, at_a_time_bytes=1000))
+COUNTS = (count_above, lambda *a: count_above_on_device(*a, at_a_time_bytes=1000))
 FINDS = (find_between, lambda *a: find_between_on_device(*a, at_a_time_bytes=1000))
 
 
-def numbers(rows: int, columns: int, bounds: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Few distinct values, so that some are equal to a bound, and what must never count."""
+def numbers(rows: int, columns: int, bounds: int) -> tuple[Tensor, Tensor, Tensor]:
+    """A product, its scale and bounds: few distinct values, so that some are equal to a bound,
+    zeros of both signs, and what must never count."""
     torch.manual_seed(rows)
-    values = torch.randint(-50, 50, (rows, columns)).float() / 50
-    values[:, ::7] = -torch.inf
+    product = torch.randint(-50, 50, (rows, columns)).float() / 50
+    product[:, ::7] = -torch.inf
+    product[:, ::5] *= -1
+    scale = 2.0 ** torch.randint(-2, 2, (columns,))
     limits = torch.randint(-50, 50, (rows, bounds)).float() / 50
-    limits[0, 0] = torch.inf
-    return values, limits
+    limits[0, 0], limits[-1, -1] = torch.inf, -0.0
+    return product.masked_fill_(product == torch.inf, -torch.inf), scale, limits
+
+
+def compared(product: Tensor, scale: Tensor, limits: Tensor) -> Tensor:
+    return (product[:, None] * scale > limits[:, :, None]).sum(dim=2)
 
 
 @pytest.mark.parametrize("count", COUNTS, ids=("host", "device"))
@@ -41,9 +50,8 @@ def numbers(rows: int, columns: int, bounds: int) -> tuple[torch.Tensor, torch.T
     ],
 )
 def test_counts_are_those_of_comparing_everything(count, rows, columns, bounds) -> None:
-    values, limits = numbers(rows, columns, bounds)
-    expected = (values[:, None] > limits[:, :, None]).sum(dim=2)
-    assert torch.equal(count(values, limits), expected)
+    given = numbers(rows, columns, bounds)
+    assert torch.equal(count(*given), compared(*given))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.9])
@@ -51,23 +59,47 @@ def test_rows_count_the_same_however_much_is_above_their_lowest_bound(share: flo
     torch.manual_seed(0)
     values = torch.rand(2 * counting._ROWS + 3, 500)
     values[5], values[6] = 2.0, -torch.inf  # one row all above, one with nothing
-    limits = 1 - share * torch.rand(len(values), 7)
-    assert torch.equal(count_above(values, limits), (values[:, None] > limits[:, :, None]).sum(2))
+    given = values, torch.ones(500), 1 - share * torch.rand(len(values), 7)
+    assert torch.equal(count_above(*given), compared(*given))
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-7, 0.03, 2.0])
+def test_whole_rows_are_counted_as_well(spread: float) -> None:
+    """Bounds all over the row, equal to a value of it or a bit off; all in few buckets, or in all,
+    and beyond."""
+    torch.manual_seed(0)
+    product = 0.25 + spread * torch.randn(counting._ROWS + 5, 4000)
+    product[:, :3] = torch.tensor([-torch.inf, -1.0, 1.0])
+    values = product[:, ::300]
+    limits = torch.cat([values, *(values.nextafter(torch.tensor(end)) for end in (-9.0, 9.0))], 1)
+    given = product, torch.ones(4000), limits
+    assert torch.equal(count_above(*given), compared(*given))
+
+
+def test_a_larger_value_is_in_no_lower_bucket() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.uniform(-1.1, 1.1, 50_000), rng.normal(0, 1e-6, 50_000)])
+    ends = (-np.inf, -1, -0.0, 0.0, 1, np.inf)
+    ordered = np.sort(np.append(values, ends).astype(np.float32))
+    buckets = counting._buckets(np.stack([ordered] * counting._ROWS))
+    assert (np.diff(buckets.reshape(-1)) >= 0).all()
+    assert (buckets // counting._BUCKETS == np.arange(counting._ROWS)[:, None]).all()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_any_number_of_threads_counts_the_same(threads: int, monkeypatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    values, limits = numbers(4, 100, 3)
-    assert torch.equal(count_above(values, limits), (values[:, None] > limits[:, :, None]).sum(2))
+    given = numbers(3 * counting._ROWS + 1, 100, 3)
+    assert torch.equal(count_above(*given), compared(*given))
 
 
 @pytest.mark.parametrize("find", FINDS, ids=("host", "device"))
 def test_what_lies_between_includes_the_upper_bound_alone(find) -> None:
-    values = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.2, 0.9, 0.3, 0.2]])
+    product = torch.tensor([[0.1, 0.1, 0.3, 0.2], [0.2, 0.45, 0.3, 0.1]])
+    scale = torch.tensor([1.0, 2.0, 1.0, 2.0])
     rows = torch.tensor([1, 0, 0])
     low, high = torch.tensor([0.2, 0.1, 0.5]), torch.tensor([0.3, 0.3, 0.6])
-    items, columns = find(values, rows, low, high)
+    items, columns = find(product, scale, rows, low, high)
     assert items.tolist() == [0, 1, 1]
     assert columns.tolist() == [2, 1, 2]
 
@@ -75,5 +107,5 @@ def test_what_lies_between_includes_the_upper_bound_alone(find) -> None:
 @pytest.mark.parametrize("find", FINDS, ids=("host", "device"))
 def test_nothing_asked_is_nothing_found(find) -> None:
     none = torch.empty(0)
-    items, columns = find(torch.ones(2, 5), none.long(), none, none)
+    items, columns = find(torch.ones(2, 5), torch.ones(5), none.long(), none, none)
     assert items.shape == columns.shape == (0,)
