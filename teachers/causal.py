@@ -4,13 +4,13 @@ Attention is causal: what comes before a token decides its state, nothing after 
 that begin alike can therefore share the keys and values of that beginning, computed once per block;
 each then runs only its own tokens, which attend to the shared ones and to those of its own before
 them. Gradients flow through both. The tokens of a ragged batch lie packed behind one another, so
-that all matrix products see real tokens only; attention alone, a small share of the work, pads.
+that all matrix products see real tokens only; attention alone, a small share of the work, pads. In
+the last block only what is asked for goes on: the end of a sequence, or of a prefix nothing.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,7 +74,12 @@ def extend(
 ) -> Prefix:
     """What B sequences leave to later tokens after tokens x [B, L, width] that follow `prefix`."""
     lengths = torch.full(x.shape[:1], x.shape[1], device="cpu")
-    return Prefix(tuple(attended for _, attended in _run(blocks, x, lengths, prefix)))
+    tokens = _Tokens(x, lengths, prefix)
+    left = [tokens.enter(blocks[0])]
+    for block in blocks[1:]:
+        tokens.attend()
+        left.append(tokens.enter(block))
+    return Prefix(tuple(left))
 
 
 def read(
@@ -88,32 +93,62 @@ def read(
     They have `lengths` [B] tokens each, which the host must know; x [B, L, width] may hold anything
     behind them.
     """
-    ((packed, _),) = deque(_run(blocks, x, lengths, prefix), maxlen=1)  # after the last block
-    return packed.index_select(0, to_device(lengths.cumsum(0) - 1, x.device))
+    tokens = _Tokens(x, lengths, prefix)
+    for block in blocks[:-1]:
+        tokens.enter(block)
+        tokens.attend()
+    tokens.enter(blocks[-1])
+    tokens.keep_ends()
+    return tokens.attend()
 
 
-def _run(
-    blocks: Sequence[ResidualAttentionBlock], x: Tensor, lengths: Tensor, prefix: Prefix | None
-) -> Iterator[tuple[Tensor, Attended]]:
-    """Hidden states, packed, after each block, and what was attended to in it."""
-    sequences, length = x.shape[:2]
-    real = torch.arange(length, device=lengths.device) < lengths[:, None]
-    # Places of the tokens in the padded batch.
-    packed = to_device(real.flatten().nonzero().squeeze(1), x.device)
-    before = 0 if prefix is None else len(prefix)
-    sees = torch.ones(length, before + length, dtype=torch.bool, device=x.device).tril(before)
-    x = x.flatten(0, 1).index_select(0, packed)
-    for number, block in enumerate(blocks):
-        attention = block.attn
-        projected = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-        padded = projected.new_zeros(sequences * length, projected.shape[1])
-        padded = padded.index_copy(0, packed, projected)
-        split = padded.view(sequences, length, 3, attention.num_heads, -1)
-        query, key, value = split.permute(2, 0, 3, 1, 4)  # each [B, heads, L, width / heads]
-        if prefix is not None:
-            key, value = prefix.before(number, (key, value))
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=sees)
-        seen = seen.transpose(1, 2).reshape(sequences * length, -1).index_select(0, packed)
-        x = x + block.ls_1(attention.out_proj(seen))
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
-        yield x, (key, value)
+class _Tokens:
+    """The tokens of B ragged sequences that follow a prefix, on their way through the blocks.
+
+    They lie packed behind one another; only attention sees them padded to the longest sequence.
+    """
+
+    def __init__(self, x: Tensor, lengths: Tensor, prefix: Prefix | None) -> None:
+        """x [B, L, width], of which the first `lengths` [B], on the host, are real."""
+        self._sequences, self._length = x.shape[:2]
+        self._lengths, self._prefix, self._entered = lengths, prefix, 0
+        real = torch.arange(self._length, device=lengths.device) < lengths[:, None]
+        # Where the tokens are in the padded batch.
+        self._places = to_device(real.flatten().nonzero().squeeze(1), x.device)
+        before = 0 if prefix is None else len(prefix)
+        seen = torch.ones(self._length, before + self._length, dtype=torch.bool, device=x.device)
+        self._sees = seen.tril(before)
+        self._x = x.flatten(0, 1).index_select(0, self._places)
+
+    def enter(self, block: ResidualAttentionBlock) -> Attended:
+        """Compute queries, and what they attend to in the next block: prefix and own tokens."""
+        attention, self._block = block.attn, block
+        projected = F.linear(block.ln_1(self._x), attention.in_proj_weight, attention.in_proj_bias)
+        padded = projected.new_zeros(self._sequences * self._length, projected.shape[1])
+        padded = padded.index_copy(0, self._places, projected)
+        split = padded.view(self._sequences, self._length, 3, attention.num_heads, -1)
+        self._query, key, value = split.permute(2, 0, 3, 1, 4)  # each [B, heads, L, width / heads]
+        self._attended = key, value
+        if self._prefix is not None:
+            self._attended = self._prefix.before(self._entered, self._attended)
+        self._entered += 1
+        return self._attended
+
+    def keep_ends(self) -> None:
+        """Go on with the last token of each sequence alone."""
+        device = self._x.device
+        self._x = self._x.index_select(0, to_device(self._lengths.cumsum(0) - 1, device))
+        end = to_device(self._lengths - 1, device)
+        sequence = torch.arange(self._sequences, device=device)
+        self._query = self._query[sequence, :, end].unsqueeze(2)
+        self._sees = self._sees.index_select(0, end)[:, None, None]  # [B, 1, 1, tokens]
+        self._places, self._length = sequence, 1
+
+    def attend(self) -> Tensor:
+        """The rest of the block; hidden states, packed, after it."""
+        block = self._block
+        seen = F.scaled_dot_product_attention(self._query, *self._attended, attn_mask=self._sees)
+        seen = seen.transpose(1, 2).reshape(self._sequences * self._length, -1)
+        x = self._x + block.ls_1(block.attn.out_proj(seen.index_select(0, self._places)))
+        self._x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return self._x

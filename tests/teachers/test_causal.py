@@ -99,6 +99,16 @@ def test_what_lies_behind_the_end_is_neither_read_nor_run(clip):
     assert counts == [2 + 6 + 3] * 2
 
 
+def test_the_last_block_runs_only_what_is_read(clip):
+    blocks = clip.transformer.resblocks
+    counts: list[int] = []
+    hook = blocks[-1].mlp.register_forward_hook(lambda _m, given, _o: counts.append(len(given[0])))
+    opening = extend(blocks, tokens(1, 2))
+    read(blocks, tokens(3, 6), torch.tensor([2, 6, 3]), opening)
+    hook.remove()
+    assert counts == [3]
+
+
 def test_a_prefix_knows_its_length():
     block = (torch.zeros(1, 2, 7, 4), torch.zeros(1, 2, 7, 4))
     assert len(Prefix((block,))) == 7
