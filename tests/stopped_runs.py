@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import torch
 
 from command_line import run
 from pivl_distill.bank import PromptBank
+from pivl_distill.cli import main
 from pivl_distill.training import Stage2
 
 EPOCHS = ("--set", "stage2.epochs=3")
@@ -21,19 +26,29 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-def kill(*arguments: str | Path, step: int = 7) -> None:
-    """Run a command whose process ends before this step of stage 2, five of which are an epoch."""
-    done, count = Stage2.step, iter(range(1, step + 1))
+@contextmanager
+def before_step(number: int, end: Callable[[], None]) -> Iterator[None]:
+    """Inside, `end` comes before this step of stage 2, five of which are an epoch."""
+    done, steps = Stage2.step, iter(range(1, number + 1))
 
     def deadly(self: Stage2, *args: Any) -> Any:
-        if next(count) == step:
-            raise Killed
+        if next(steps) == number:
+            end()
         return done(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stage2, "step", deadly)
-        with pytest.raises(Killed):
-            run(*arguments)
+        yield
+
+
+def kill(*arguments: str | Path, step: int = 7) -> None:
+    """Run a command whose process ends before this step."""
+
+    def die() -> None:
+        raise Killed
+
+    with before_step(step, die), pytest.raises(Killed):
+        run(*arguments)
 
 
 def metrics(path: Path) -> list[dict[str, Any]]:
@@ -60,3 +75,8 @@ def assert_same_teach(path: Path, other: Path) -> None:
     assert facts[0] == facts[1]
     assert banks[0].images == banks[1].images
     assert metrics(path) == metrics(other)
+
+
+if __name__ == "__main__":  # one of several processes that end before step 7
+    with before_step(7, lambda: os._exit(9)):
+        main(sys.argv[1:])
