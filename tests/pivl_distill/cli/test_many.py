@@ -127,6 +127,7 @@ def assert_as_in_one_go(*runs: str) -> None:
             assert line == pytest.approx(expected, rel=5e-2), run
 
 
+@pytest.mark.slow
 def test_a_student_of_two_goes_on_with_one_and_with_four(desk: Path, launch: Callable) -> None:
     ended = launch(2, stopped_runs.__file__, *TWO_EPOCHS, "-o", "one")
     assert [process.code for process in ended] == [9, 9], ended[0].said
@@ -138,6 +139,7 @@ def test_a_student_of_two_goes_on_with_one_and_with_four(desk: Path, launch: Cal
     assert_as_in_one_go("one", "four")
 
 
+@pytest.mark.slow
 def test_a_student_of_one_goes_on_with_two(desk: Path) -> None:
     stopped_runs.kill(*TWO_EPOCHS, "-o", "two")
     assert "Continuing after step 5 of 10." in torchrun("student", "--resume", "two")
