@@ -71,14 +71,20 @@ def kept(
 
 
 def has_room(entry: Path, shapes: Shapes, dtype: np.dtype, what: str) -> bool:
-    """Whether the disk has room for an entry, or holds it already; says so where it has not."""
+    """Whether the disk has room for an entry, or holds it already; says so where it has not.
+
+    Entries that were used longest ago are removed where that makes room.
+    """
     if entry.is_dir():
         return True
-    _make_folder(entry.parent)
-    needed, free = _bytes(shapes, dtype), shutil.disk_usage(entry.parent).free
+    folder, needed = entry.parent, _bytes(shapes, dtype)
+    _make_folder(folder)
+    if (missing := needed - shutil.disk_usage(folder).free) > 0:
+        _make_room(folder, missing)
+    free = shutil.disk_usage(folder).free
     if needed > free:
         note(
-            f"The {what} stay in memory: they take {needed / 2**30:.1f} GiB and {entry.parent} has"
+            f"The {what} stay in memory: they take {needed / 2**30:.1f} GiB and {folder} has"
             f" {free / 2**30:.1f} GiB left. PIVL_DISTILL_CACHE names another folder."
         )
     return needed <= free
@@ -135,12 +141,28 @@ def drop_oldest(folder: Path, limit_bytes: int) -> None:
                 shutil.rmtree(unfinished, ignore_errors=True)
             else:
                 unfinished.unlink(missing_ok=True)
-    entries = sorted(folder.glob("[!.]*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
     taken = 0
-    for number, entry in enumerate(entries):
-        taken += sum(file.stat().st_size for file in entry.iterdir())
+    for number, (entry, size) in enumerate(_sizes(folder).items()):
+        taken += size
         if number and taken > limit_bytes:
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _make_room(folder: Path, missing_bytes: int) -> None:
+    """Remove the least recently used entries for so many bytes; none where they hold fewer.
+
+    The most recently used one stays: it may be mapped by this very run.
+    """
+    with suppress(OSError):  # others remove entries too
+        sizes = list(_sizes(folder).values())
+        if sum(sizes[1:]) >= missing_bytes:
+            drop_oldest(folder, sum(sizes) - missing_bytes)
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    """The bytes of every entry, the most recently used first."""
+    entries = sorted(folder.glob("[!.]*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
+    return {entry: sum(file.stat().st_size for file in entry.iterdir()) for entry in entries}
 
 
 def _open(entry: Path, shapes: Shapes, dtype: np.dtype) -> dict[str, np.ndarray] | None:

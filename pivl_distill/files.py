@@ -11,9 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from pivl_distill.errors import PivlError
 
 _PARTIAL = ".partial"
+LOCK = ".lock"
+"""What the lock of a folder is called where it lies among other files."""
 
 
 @contextmanager
@@ -70,10 +74,29 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+@contextmanager
+def locked(file: Path, refusal: str) -> Iterator[None]:
+    """Inside, no other process holds the lock `file`; PivlError(refusal) if one does already.
+
+    The folder of the file is made if missing.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise PivlError(refusal) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def is_unused(folder: Path) -> bool:
-    """Whether a folder holds nothing but what killed writes left in it, or is not there."""
+    """Whether a folder holds nothing but its lock and what killed writes left, or is not there."""
     return not folder.exists() or all(
-        path.name.startswith(".") and path.suffix == _PARTIAL for path in folder.iterdir()
+        path.name == LOCK or (path.name.startswith(".") and path.suffix == _PARTIAL)
+        for path in folder.iterdir()
     )
 
 

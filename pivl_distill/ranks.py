@@ -12,7 +12,9 @@ would be left for it is to start them.
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -184,6 +186,16 @@ def first_says(say: Callable[[], str]) -> str:
     with together():
         told: bytes = _group.store.get(name)
     return told.decode()
+
+
+def first_on_machine_says(say: Callable[[], str]) -> str:
+    """What `say` returns in the first process of this machine; the others there do not call it."""
+    if _group is None:
+        return say()
+    first_here = [platform.node(), 0]
+    own = "" if _group.local_rank else say()
+    told = everyone_says(json.dumps([platform.node(), _group.local_rank, own]))
+    return next(text for *process, text in map(json.loads, told) if process == first_here)
 
 
 def everyone_says(text: str) -> list[str]:

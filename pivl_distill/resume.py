@@ -29,7 +29,6 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 import pivl_distill
@@ -39,7 +38,7 @@ from pivl_distill.config import CACHE_LIMITS
 from pivl_distill.console import note
 from pivl_distill.data.sampling import Schedule, Step
 from pivl_distill.errors import PivlError
-from pivl_distill.files import remove_partial, write_json, write_text
+from pivl_distill.files import locked, remove_partial, write_json, write_text
 
 STATE = "state"
 METRICS = "metrics.jsonl"
@@ -256,16 +255,9 @@ def _locked(run: Path) -> Iterator[None]:
     if ranks.rank():
         yield
         return
-    (run / STATE).mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run / STATE / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise PivlError(f"Another process is running {run}; wait for it or stop it.") from error
-    try:
+    refusal = f"Another process is running {run}; wait for it or stop it."
+    with locked(run / STATE / "lock", refusal):
         yield
-    finally:
-        lock.release()
 
 
 class _Signals:

@@ -17,14 +17,13 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from pivl_distill.config import HeadSettings
 from pivl_distill.console import track
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
 from pivl_distill.reid import Neck
 from teachers.clip import QUICK, Clip, hashed, load_clip
 from teachers.published import misfits, read_tensors
-from teachers.teacher import Teacher, bare_teacher
+from teachers.teacher import bare_teacher
 from teachers.towers import ViTOptions
 
 ARCHITECTURES = ("ViT-B-16", "RN50")
@@ -69,7 +68,11 @@ class LearnedPrompts:
 
 @dataclass(frozen=True)
 class Released:
-    """One checkpoint, taken apart. Its text tower knows no words: the file holds no token table."""
+    """One checkpoint, taken apart. Its text tower knows no words: the file holds no token table.
+
+    Retrieval reads features before the necks, and a teacher that starts here gets new ones: their
+    classifiers know the identities of the file alone, in its order.
+    """
 
     clip: Clip
     neck: Neck
@@ -84,12 +87,6 @@ class Released:
     def embedding_model(self) -> EmbeddingModel:
         """The bare image tower; with SIE it takes the camera of each image too."""
         return bare_teacher(self.clip)
-
-    def teacher(self, head: HeadSettings | None) -> Teacher:
-        """The tower with its trained necks and classifiers, and a new fusion head."""
-        teacher = Teacher(self.clip, self.identities, head)
-        teacher.neck, teacher.projected_neck = self.neck, self.projected_neck
-        return teacher
 
     @torch.inference_mode()
     def identity_texts(self) -> Tensor:

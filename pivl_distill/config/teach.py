@@ -22,7 +22,7 @@ class ClipSettings(Settings):
         " its image tower to the CLIP of `base`",
     )
     base: str = Field(
-        "openai", description="weights of words and text tower under a CLIP-ReID file, or none"
+        "openai", description="weights of the words and logit scale that a CLIP-ReID file lacks"
     )
     stride_px: PositiveInt | None = Field(
         None, description="step between a ViT's patches; 12 overlaps them (OLP), null does not"

@@ -28,7 +28,7 @@ import numpy as np
 import PIL
 from PIL import features
 
-from pivl_distill import array_cache
+from pivl_distill import array_cache, ranks
 from pivl_distill.cache import cache_folder
 from pivl_distill.config import DataSettings
 from pivl_distill.console import note, track
@@ -178,7 +178,13 @@ class _Reading:
 
     @functools.cached_property
     def content(self) -> str:
-        """SHA-256 (hex) of the bytes of every file, in order, wherever they lie."""
+        """SHA-256 (hex) of the bytes of every file, in order, wherever they lie.
+
+        One process of each machine reads them: another machine may have other files.
+        """
+        return ranks.first_on_machine_says(self._content)
+
+    def _content(self) -> str:
         digest = hashlib.sha256()
         for of_file in self._each(_file_digest, f"Looking for {self.what}"):
             digest.update(of_file)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,33 @@ from pivl_distill import ranks
 from pivl_distill.data.parsing import MANIFEST, PartMap, map_values, unknown_value
 from pivl_distill.data.vocabulary import Vocabulary, voc_palette
 from pivl_distill.errors import PivlError
-from pivl_distill.files import is_unused, remove_partial, write_bytes, write_json
+from pivl_distill.files import LOCK, is_unused, locked, remove_partial, write_bytes, write_json
 
 FORMAT = 1
 _PALETTE = voc_palette(256).tobytes()
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside, no other command writes maps to the folder; PivlError if one does already.
+
+    Process 0 holds the lock for all that share its work. Another command would remove what these
+    are just writing.
+    """
+    if ranks.rank() or folder.is_file():  # which is refused
+        yield
+        return
+    lock = folder / LOCK
+    with locked(lock, f"Another process is writing maps to {folder}; wait for it or stop it."):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # open files cannot be removed everywhere
+                lock.unlink()
+
+
 class MapFolder:
-    """Maps of one parser in one vocabulary."""
+    """Maps of one parser in one vocabulary; whoever writes to it is `alone` there."""
 
     def __init__(self, path: Path, vocabulary: Vocabulary, parser: dict[str, Any]) -> None:
         """Open or begin the folder; PivlError if it holds other maps, or something else."""

@@ -19,7 +19,7 @@ from pivl_distill.data.parsing import read_map
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.cleaning import Cleaning
-from pivl_distill.parsing.folder import MapFolder
+from pivl_distill.parsing.folder import MapFolder, alone
 from pivl_distill.parsing.parser import Crop, Parser, build_parser
 from pivl_distill.parsing.settings import EMBEDDED, load_settings, presets
 from pivl_distill.parsing.sheet import write_sheet
@@ -62,39 +62,40 @@ def write_maps(
 ) -> ParseReport:
     """Write a map of each image of `splits` into the folder `out`, which may hold some already.
 
-    Raises PivlError if `out` holds other maps, two images would share a map, or an image cannot be
-    read; maps that were written until then stay. Several processes take turns with the images, and
-    all look at all maps.
+    Raises PivlError if `out` holds other maps or another command writes there, two images would
+    share a map, or an image cannot be read; maps that were written until then stay. Several
+    processes take turns with the images, and all look at all maps.
     """
     jobs = plan(dataset, splits)
-    with ranks.first():
-        folder = MapFolder(out, cleaning.vocabulary, parser.facts)
-    own = jobs[ranks.rank() :: ranks.size()]
-    todo = [
-        job
-        for job in track(own, "Looking for earlier maps", unit="images")
-        if not folder.holds(job.name, _size_hw(job.record.path))
-    ]
-    steps = _write(todo, parser, cleaning, folder)
-    made = list(track(steps, "Parsing", total=len(todo), unit="images"))
-    unmapped = [str(job.name) for job, written in zip(todo, made, strict=True) if not written]
-    told = [json.loads(text) for text in ranks.everyone_says(json.dumps([len(todo), unmapped]))]
-    tried = sum(number for number, _ in told)
-    without = {name for _, names in told for name in names}
-    missing = tuple(job.name for job in jobs if str(job.name) in without)
-    mapped = [job for job in jobs if str(job.name) not in without]
-    if not ranks.rank():
-        folder.finish(len(mapped))
-    survey, agreement = inspect(mapped, folder, dataset)
-    return ParseReport(
-        folder=out,
-        written=tried - len(missing),
-        kept=len(jobs) - tried,
-        missing=missing,
-        survey=survey,
-        agreement=agreement,
-        sheet=_draw(mapped, folder, survey),
-    )
+    with alone(out):
+        with ranks.first():
+            folder = MapFolder(out, cleaning.vocabulary, parser.facts)
+        own = jobs[ranks.rank() :: ranks.size()]
+        todo = [
+            job
+            for job in track(own, "Looking for earlier maps", unit="images")
+            if not folder.holds(job.name, _size_hw(job.record.path))
+        ]
+        steps = _write(todo, parser, cleaning, folder)
+        made = list(track(steps, "Parsing", total=len(todo), unit="images"))
+        unmapped = [str(job.name) for job, written in zip(todo, made, strict=True) if not written]
+        told = [json.loads(text) for text in ranks.everyone_says(json.dumps([len(todo), unmapped]))]
+        tried = sum(number for number, _ in told)
+        without = {name for _, names in told for name in names}
+        missing = tuple(job.name for job in jobs if str(job.name) in without)
+        mapped = [job for job in jobs if str(job.name) not in without]
+        if not ranks.rank():
+            folder.finish(len(mapped))
+        survey, agreement = inspect(mapped, folder, dataset)
+        return ParseReport(
+            folder=out,
+            written=tried - len(missing),
+            kept=len(jobs) - tried,
+            missing=missing,
+            survey=survey,
+            agreement=agreement,
+            sheet=_draw(mapped, folder, survey),
+        )
 
 
 def parse_dataset(

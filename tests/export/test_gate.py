@@ -138,13 +138,30 @@ def test_a_file_that_stops_on_the_way_is_a_failure(gate, small_onnx, monkeypatch
     assert "out of memory" in artifact.failure
 
 
-def test_what_torch_raises_fails_the_file(gate, small_onnx, monkeypatch):
-    """As for lack of memory on a GPU, in the first line of what it says."""
+def full(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nSee the documentation.")
 
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nSee the documentation.")
 
-    monkeypatch.setattr("export.gate.forward_of", lambda path: full)
+class Lazy:
+    """Features on a GPU that has not got to them yet."""
+
+    cpu = full
+
+
+@pytest.mark.parametrize("forward_of", [full, lambda path: full, lambda path: lambda *_: Lazy()])
+def test_what_torch_raises_while_it_runs_fails_the_file(gate, small_onnx, monkeypatch, forward_of):
+    """As for lack of memory on a GPU, in the first line of what it says: made ready, run, read."""
+    monkeypatch.setattr("export.gate.forward_of", forward_of)
     artifact = gate.judge(small_onnx, "fp32", "any")
     assert artifact.status == "failed"
     assert artifact.failure == "It could not be run here: CUDA out of memory. Tried 2 GiB."
+
+
+@pytest.mark.parametrize("place", ["embed_test", "compare", "operating_thresholds"])
+def test_a_mistake_of_ours_is_not_the_files_fault(gate, small_onnx, monkeypatch, place):
+    def mistaken(*_):
+        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+
+    monkeypatch.setattr(f"export.gate.{place}", mistaken)
+    with pytest.raises(RuntimeError, match="size of tensor a"):
+        gate.judge(small_onnx, "fp32", "any")

@@ -228,6 +228,37 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     assert {entry.name for entry in tmp_path.iterdir()} == {"newer"}
 
 
+@pytest.mark.parametrize(
+    ("free", "left"),
+    [
+        (160, {"new", "middle", "old", "key"}),
+        (110, {"new", "middle", "key"}),
+        (100, {"new", "key"}),
+        (59, {"new", "middle", "old"}),  # all but the newest would not be enough
+    ],
+)
+def test_the_least_recently_used_make_room_on_a_full_disk(
+    entry: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    free: int,
+    left: set[str],
+) -> None:
+    """An entry of 160 bytes and others of 50, on a disk that had so many bytes free."""
+    folder, usage = entry.parent, shutil.disk_usage("/")
+    for name, age_s in (("old", 300), ("middle", 200), ("new", 100)):
+        plant_entry(folder, name, 50, age_s)
+
+    def disk(path: Path) -> object:
+        gone = sum(not (path / name).exists() for name in ("old", "middle", "new"))
+        return usage._replace(free=free + 50 * gone)
+
+    monkeypatch.setattr(array_cache.shutil, "disk_usage", disk)
+    arrays = kept(entry, SHAPES, BYTES, batches, GIB, WHAT)
+    assert {path.name for path in folder.iterdir()} == left
+    assert ("stay in memory" in capsys.readouterr().err) == (arrays is None) == ("key" not in left)
+
+
 def test_finding_an_entry_counts_as_using_it(entry: Path) -> None:
     kept(entry, SHAPES, BYTES, batches, GIB, WHAT)
     os.utime(entry, (1.0, 1.0))

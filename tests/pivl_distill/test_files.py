@@ -11,6 +11,8 @@ import pytest
 from pivl_distill.errors import PivlError
 from pivl_distill.files import (
     check_writable,
+    is_unused,
+    locked,
     remove_partial,
     replacing,
     sha256,
@@ -124,3 +126,20 @@ def test_a_place_that_takes_no_file_is_known_before_there_is_one(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(PivlError, match=r"Nothing can be written to '.*below' \(.+\); "):
         check_writable(tmp_path / "file" / "below")
+
+
+def test_a_lock_has_one_holder(tmp_path):
+    file = tmp_path / "folder" / "lock"
+    with locked(file, "never"), pytest.raises(PivlError, match="taken"), locked(file, "taken"):
+        pass
+    with locked(file, "never"):
+        pass
+
+
+def test_a_folder_is_unused_with_what_others_left_behind(tmp_path):
+    assert is_unused(tmp_path / "nowhere")
+    for name in (".lock", ".a.json.x1.partial"):
+        (tmp_path / name).touch()
+    assert is_unused(tmp_path)
+    (tmp_path / "a.json").touch()
+    assert not is_unused(tmp_path)

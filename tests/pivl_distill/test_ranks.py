@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -18,6 +22,8 @@ from pivl_distill import ranks, resume
 from pivl_distill.cli import main as command_line
 from pivl_distill.config import Stage2Settings
 from pivl_distill.console import note
+from pivl_distill.data import store
+from pivl_distill.data.records import Record
 from pivl_distill.data.store import CropStore
 from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
@@ -150,6 +156,22 @@ def test_processes_tell_each_other_texts(launch, tmp_path):
         assert process.code == 0, process.said
 
 
+def test_one_process_of_a_machine_hashes_the_files(launch, tmp_path):
+    for process in launch(2, __file__, "hash", tmp_path):
+        assert process.code == 0, process.said
+
+
+def test_machines_may_have_other_files(monkeypatch):
+    """Of four processes on two machines, the first of each says what counts there."""
+    told = [["a", 0, "one"], ["b", 0, "other"], ["a", 1, ""], ["b", 1, ""]]
+    monkeypatch.setattr(ranks, "everyone_says", lambda text: [json.dumps(said) for said in told])
+    for number, (node, local, _) in enumerate(told):
+        monkeypatch.setattr(ranks, "_group", ranks.Group(number, 4, local, None, iter(())))
+        monkeypatch.setattr(ranks.platform, "node", lambda node=node: node)
+        said = ranks.first_on_machine_says(lambda node=node: {"a": "one", "b": "other"}[node])
+        assert said == {"a": "one", "b": "other"}[node]
+
+
 def test_shares_are_whole_and_as_large_as_each_other(monkeypatch):
     for size in range(1, 6):
         monkeypatch.setattr(ranks, "size", lambda size=size: size)
@@ -174,6 +196,31 @@ def talk() -> None:
     assert ranks.everyone_says(f"of {rank}") == ["of 0", "of 1"]
     assert ranks.highest(10 * rank) == 10
     assert ranks.first_says(lambda: "") == ""
+    assert ranks.first_on_machine_says(lambda: f"from {rank}") == "from 0"
+
+
+def hash_files(folder: Path) -> None:
+    """Only process 0 hashes the crops, and both know the hash."""
+    names = [folder / f"{number}.png" for number in range(3)]
+    if not ranks.rank():
+        for number, name in enumerate(names):
+            Image.new("RGB", (8, 16), (number, 0, 0)).save(name)
+    ranks.wait()
+    expected = hashlib.sha256(b"".join(sha256(name.read_bytes()) for name in names)).hexdigest()
+    hashed = []
+
+    def digest(path: Path) -> bytes:
+        hashed.append(path)
+        return sha256(path.read_bytes())
+
+    store._file_digest = digest
+    records = [Record(path=name, pid=0, camid=0) for name in names]
+    assert CropStore.load(records, (16, 8), hashed=True).contents["images"] == expected
+    assert len(hashed) == (0 if ranks.rank() else 3)
+
+
+def sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
 
 
 def leave() -> None:
@@ -218,7 +265,8 @@ def main(task: str, folder: Path) -> None:
     elif task in ("gone", "stuck"):
         run_command(lambda: sit(folder, 2, leave if task == "gone" else hang))
     else:
-        run_command({"refuse": refuse, "talk": talk}[task])
+        acts = {"refuse": refuse, "talk": talk, "hash": partial(hash_files, folder)}
+        run_command(acts[task])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pivl_distill.config import HeadSettings
 from pivl_distill.embedding import embed
 from pivl_distill.errors import PivlError
 from teachers.released import load_released
-from teachers.teacher import load_teacher, save_teacher, with_camera
+from teachers.teacher import Teacher, load_teacher, save_teacher, with_camera
 
 CAMERAS, COEFFICIENT, STRIDE, HEADS = 6, 1.5, 12, 2
 
@@ -163,13 +163,17 @@ def test_it_can_be_kept_as_a_teacher_of_ours(camera_file, some, tmp_path):
     assert torch.equal(loaded.network(*some), model.network(*some))
 
 
-def test_a_teacher_has_the_necks_of_the_file(camera_file, camera_state, some):
-    teacher = load_released(camera_file).teacher(HeadSettings()).eval()
-    assert torch.equal(teacher.neck.classifier.weight, camera_state["classifier.weight"])
+def test_the_necks_are_those_of_the_file(camera_file, camera_state):
+    released = load_released(camera_file)
+    assert torch.equal(released.neck.classifier.weight, camera_state["classifier.weight"])
     running = camera_state["bottleneck_proj.running_mean"]
-    assert torch.equal(teacher.projected_neck.norm.running_mean, running)
+    assert torch.equal(released.projected_neck.norm.running_mean, running)
+
+
+def test_a_teacher_may_begin_with_its_tower(camera_file, some):
+    teacher = Teacher(load_released(camera_file).clip, 7, HeadSettings()).eval()
     out = teacher(*some)
-    assert out.logits[0].shape == (3, 10)
+    assert out.logits[0].shape == (3, 7)
     assert out.aligned.shape[:2] == (3, 24)
 
 

@@ -19,6 +19,7 @@ from pivl_distill.losses import identity_contrast, images_to_texts, texts_to_ima
 from pivl_distill.reid import ReIDOutput
 from pivl_distill.training import loss_terms
 from teachers.released import Released, from_state
+from teachers.teacher import Teacher
 
 LABELS = torch.tensor([0, 0, 3, 3, 7, 7, 9, 9])
 IDENTITY_WEIGHT = {"vit": 0.25, "rn50": 1.0}
@@ -44,7 +45,8 @@ class Answers:
 @pytest.fixture(scope="module", params=["vit", "rn50"])
 def answers(request, golden_shapes, golden_state, golden_images) -> Answers:
     released = from_state(golden_state(golden_shapes[request.param]), request.param)
-    teacher = released.teacher(None)  # CLIP-ReID has no fusion head
+    teacher = Teacher(released.clip, released.identities, None)  # CLIP-ReID has no fusion head
+    teacher.neck, teacher.projected_neck = released.neck, released.projected_neck
     with torch.inference_mode():
         evaluated = released.embedding_model().network(golden_images)
         trained = copy.deepcopy(teacher).train()(golden_images)  # running statistics change

@@ -1,9 +1,10 @@
-"""Commands under torchrun as a user starts it, and what they leave beside those of one process."""
+"""Commands in several processes, as torchrun starts them, beside those of one process."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file
 
+import stopped_runs
 from pivl_distill.bank import PromptBank
 from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
@@ -106,3 +108,39 @@ def test_evaluate_and_parse(desk: Path, launch: Callable) -> None:
         with Image.open("maps" / name) as found, Image.open("expected" / name) as expected:
             assert np.array_equal(found, expected), name
     assert Path("maps/parsing.json").read_text() == Path("expected/parsing.json").read_text()
+
+
+TWO_EPOCHS = ("student", *QUICK, "--set", "stage2.epochs=2", "--bank", "none")
+"""Ten steps. Their batch norms see the crops of all processes."""
+
+
+def assert_as_in_one_go(*runs: str) -> None:
+    """Losses within 5 % of one process that was never stopped, accuracy within two of 40 crops.
+
+    Adam makes whole steps out of rounding; in double precision `test_ranks.py` asks for 1e-9.
+    """
+    alone(*TWO_EPOCHS, "-o", "unstopped")
+    for run in runs:
+        for line, expected in zip(metrics(Path(run)), metrics(Path("unstopped")), strict=True):
+            accuracy = expected.pop("accuracy")
+            assert line.pop("accuracy") == pytest.approx(accuracy, abs=0.051), run
+            assert line == pytest.approx(expected, rel=5e-2), run
+
+
+@pytest.mark.slow
+def test_a_student_of_two_goes_on_with_one_and_with_four(desk: Path, launch: Callable) -> None:
+    ended = launch(2, stopped_runs.__file__, *TWO_EPOCHS, "-o", "one")
+    assert [process.code for process in ended] == [9, 9], ended[0].said
+    shutil.copytree("one", "four")
+    assert "Continuing after step 5 of 10." in alone("student", "--resume", "one")
+    ended = launch(4, "-m", "pivl_distill", "student", "--resume", "four")
+    assert [process.code for process in ended] == [0] * 4, ended[0].said
+    assert "machine.processes was 2, now 4" in ended[0].said
+    assert_as_in_one_go("one", "four")
+
+
+@pytest.mark.slow
+def test_a_student_of_one_goes_on_with_two(desk: Path) -> None:
+    stopped_runs.kill(*TWO_EPOCHS, "-o", "two")
+    assert "Continuing after step 5 of 10." in torchrun("student", "--resume", "two")
+    assert_as_in_one_go("two")

@@ -11,6 +11,7 @@ import pytest
 from command_line import QUICK, refuse, succeed
 from pivl_distill import console
 from pivl_distill.data.synthetic.cache import cached_dataset
+from pivl_distill.files import locked
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +46,19 @@ def test_synthetic_people_are_parsed_out_of_the_box(tmp_path: Path) -> None:
     otherwise = ("--set", "min_confidence=0.5")
     said = refuse("parse", "synthetic:tiny", "-o", maps, *otherwise)
     assert "parser min_confidence was 0.0, is 0.5" in said
+
+
+def test_a_second_command_at_the_same_folder_is_refused(tmp_path: Path) -> None:
+    maps = tmp_path / "maps"
+    half = maps / ".a.png.x1.partial"
+    with locked(maps / ".lock", "the first is not there yet"):
+        half.write_bytes(b"what the first is just writing")
+        said = refuse("parse", "synthetic:tiny", "-o", maps)
+        assert f"Another process is writing maps to {maps}; wait for it or stop it." in said
+        assert half.is_file()
+    assert "48 written" in succeed("parse", "synthetic:tiny", "-o", maps)
+    assert not half.exists()
+    assert not (maps / ".lock").exists()
 
 
 def test_a_students_whole_way_on_parsed_maps(people: Path, tmp_path: Path) -> None:

@@ -61,6 +61,22 @@ def test_other_files_are_refused_by_what_they_lack(tmp_path):
     assert "is no checkpoint of CLIP-ReID: it lacks image_encoder.conv1.weight" in said
 
 
+@pytest.mark.parametrize("temperature", ["0.07", "clip"])
+def test_a_teacher_begins_with_the_words_of_its_clip_or_not_at_all(
+    small_released, tmp_path, temperature
+):
+    """The file holds no words, and no logit scale for the temperature either."""
+    path = tmp_path / "reid.pth"
+    torch.save(small_released(identities=8), path)
+    wanted = {"clip.name": "small-reid", "clip.weights": path, "data.size_hw": "[256, 128]"}
+    wanted |= {"clip.base": "none", "tuning.part_temperature": temperature}
+    settings = [part for key, value in wanted.items() for part in ("--set", f"{key}={value}")]
+    said = refuse("teach", "--config", "quick", *settings, "-o", tmp_path / "run")
+    assert "The words of 'none' are not the checkpoint's" in said
+    assert "Name the CLIP it was fine-tuned from; for CLIP-ReID that is 'openai'." in said
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_teacher_of_ours_may_know_cameras_and_overlap_patches(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     clip = {"name": "tiny_vit", "weights": "none", "stride_px": "6", "sie_coefficient": "1.5"}

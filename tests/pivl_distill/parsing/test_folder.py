@@ -19,7 +19,7 @@ from pivl_distill.data.parsing import (
 )
 from pivl_distill.data.vocabulary import COARSE6, IGNORE, LIP20, VOCABULARIES
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.folder import MapFolder
+from pivl_distill.parsing.folder import MapFolder, alone
 
 NAME = Path("train/0002/a.jpg")
 PARSER = {"name": "any", "colour_order": "rgb", "sha256": "00", "values": {3: "Head"}}
@@ -88,6 +88,28 @@ def test_what_killed_writes_left_is_in_nobodys_way(tmp_path: Path) -> None:
     assert [path.name for path in folder.place(NAME).parent.iterdir()] == ["a.png"]
 
 
+def test_only_one_command_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
+    out = tmp_path / "maps"
+    said = r"Another process is writing maps to .*maps; wait for it or stop it\."
+    with alone(out):
+        MapFolder(out, COARSE6, PARSER)
+        with pytest.raises(PivlError, match=said), alone(out):
+            pass
+        with alone(tmp_path / "others"):
+            pass
+    assert [path.name for path in out.iterdir()] == ["parsing.json"]
+    (out / ".lock").touch()  # as a killed command leaves it
+    with alone(out):
+        pass
+
+
+def test_a_killed_beginning_is_in_nobodys_way(tmp_path: Path) -> None:
+    (tmp_path / ".lock").touch()
+    with alone(tmp_path):
+        MapFolder(tmp_path, COARSE6, PARSER)
+    assert [path.name for path in tmp_path.iterdir()] == ["parsing.json"]
+
+
 def test_another_parser_or_vocabulary_is_told_what_differs(tmp_path: Path) -> None:
     out = tmp_path / "maps"
     MapFolder(out, COARSE6, PARSER)
@@ -104,10 +126,10 @@ def test_another_parser_or_vocabulary_is_told_what_differs(tmp_path: Path) -> No
 
 def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("mine")
-    with pytest.raises(PivlError, match=r"there already and holds no parsing\.json"):
-        MapFolder(tmp_path, COARSE6, PARSER)
-    with pytest.raises(PivlError, match=r"there already and holds no parsing\.json"):
-        MapFolder(tmp_path / "a.txt", COARSE6, PARSER)
+    for place in (tmp_path, tmp_path / "a.txt"):
+        said = r"there already and holds no parsing\.json"
+        with pytest.raises(PivlError, match=said), alone(place):
+            MapFolder(place, COARSE6, PARSER)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     (tmp_path / "parsing.json").write_text("{")
     with pytest.raises(PivlError, match="is damaged"):

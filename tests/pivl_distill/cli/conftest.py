@@ -1,0 +1,30 @@
+"""A place with a taught bank, for tests that stop and continue what comes after it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from command_line import QUICK, succeed
+from stopped_runs import EPOCHS
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a teach run, and a student in one go."""
+    folder = tmp_path_factory.mktemp("workplace")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        succeed("teach", *QUICK)
+        succeed("student", *QUICK, *EPOCHS, "-o", "unstopped")
+    return folder
+
+
+@pytest.fixture
+def desk(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder of one's own with that teach run."""
+    shutil.copytree(workplace, tmp_path / "desk")
+    monkeypatch.chdir(tmp_path / "desk")
+    return tmp_path / "desk"

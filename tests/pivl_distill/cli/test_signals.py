@@ -1,0 +1,154 @@
+"""Ctrl-C, SIGTERM and SIGKILL to real processes: what is said, and how the run goes on."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from command_line import QUICK, run, succeed
+from deadly import CALLS, sit
+from pivl_distill.bank import PromptBank
+from pivl_distill.cache import cache_folder
+from pivl_distill.config import StudentConfig, TeachConfig, load_config
+from pivl_distill.data.store import load_training
+from pivl_distill.evaluation import evaluate_model
+from pivl_distill.runs import Run
+from pivl_distill.training import Stage2, train
+from stopped_runs import EPOCHS, assert_same_student, assert_same_teach
+from students.distill import distill
+from students.student import save_student
+from teachers.features import encode_crops
+from teachers.objective import part_loss
+from teachers.teach import make_bank, teach
+from teachers.teacher import save_teacher
+from teachers.tuning import tune_prompts
+
+
+def test_ctrl_c_stops_between_steps_with_130(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, steps = Stage2.step, iter(range(1, 8))
+
+    def interrupted(self: Stage2, *args: Any) -> Any:
+        if next(steps) == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return done(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage2, "step", interrupted)
+        result = run("student", *QUICK, *EPOCHS)
+    assert result.exit_code == 130
+    assert "pivl-distill student --resume runs/student-1" in " ".join(result.output.split())
+    assert "Continuing after step 7 of 15." in succeed("student", "--resume")
+    assert_same_student(Path("runs/student-1"), Path("unstopped"))
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "pivl_distill", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    while not happened():
+        try:
+            process.wait(0.005)
+        except subprocess.TimeoutExpired:
+            continue
+        assert process.stderr is not None
+        raise AssertionError(f"it ended first: {process.stderr.read()}")
+
+
+def test_sigterm_stops_a_command_between_steps_with_143(desk: Path) -> None:
+    epochs = ("--set", "tuning.identity_epochs=20")
+    process = start("teach", *QUICK, *epochs)
+    lines = Path("runs/teach-2/metrics.jsonl")
+    wait_for(process, lambda: lines.is_file() and len(lines.read_text().splitlines()) >= 2)
+    process.terminate()
+    said = " ".join(process.communicate()[1].split())
+    assert process.returncode == 143, said
+    hint = "runs/teach-2 is unfinished; continue it with `pivl-distill teach --resume runs/teach-2`"
+    assert hint in said
+    assert "Traceback" not in said
+    assert "Continuing after step" in succeed("teach", "--resume")
+    succeed("teach", *QUICK, *epochs, "-o", "in-one-go")
+    assert_same_teach(Path("runs/teach-2"), Path("in-one-go"))
+
+
+TEACH = (
+    teach,
+    load_training,
+    encode_crops,
+    tune_prompts,
+    part_loss,
+    make_bank,
+    PromptBank.save,
+    train,
+    save_teacher,
+    evaluate_model,
+    Run.finish,
+)
+"""Each begins a stage of the command: the prompts of identities, those of parts, and so on."""
+
+STUDENT = (distill, load_training, train, save_student, evaluate_model, Run.finish)
+
+
+@pytest.fixture(scope="module")
+def forks() -> multiprocessing.context.ForkServerContext:
+    """Processes that have imported everything and nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["teachers.teach", "students.distill"])
+    first = context.Process(target=int)  # starts the server, which imports
+    first.start()
+    first.join()
+    return context
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(("command", "rounds"), [("teach", 1), ("student", 2)])
+def test_killed_in_every_stage_at_random_places(
+    desk: Path, forks: multiprocessing.context.ForkServerContext, command: str, rounds: int
+) -> None:
+    """SIGKILL 23 times in all: reading, encoding, tuning, writing, training, evaluating."""
+    if command == "teach":
+        epochs = {"tuning.identity_epochs": 3, "tuning.part_epochs": 3, "stage2.epochs": 3}
+        config = load_config(TeachConfig, "teach", "quick", epochs)
+        stages, arguments, same = TEACH, (config,), assert_same_teach
+    else:
+        config = load_config(StudentConfig, "student", "quick", {"stage2.epochs": 6})
+        bank = Path("runs/teach-1/prompt_bank.safetensors")
+        stages, arguments, same = STUDENT, (config, bank), assert_same_student
+
+    def ended(folder: Path, place: tuple[int, int] | None = None) -> int | None:
+        """The exit code of a process that begins or continues the run in a folder."""
+        for kept in cache_folder().glob("[cf]*/[!.]*"):  # crops and features are made anew
+            shutil.rmtree(kept)
+        resume = (folder / "config.yaml").is_file()
+        where = (None, folder) if resume else (folder, None)
+        process = forks.Process(target=sit, args=((*arguments, *where), stages, place))
+        process.start()
+        process.join()
+        return process.exitcode
+
+    whole, choice = Path("whole"), random.Random(0)
+    assert ended(whole) == 0
+    calls = json.loads(CALLS.read_text())
+    for killed in map("killed-{}".format, range(rounds)):
+        for stage, number in enumerate(calls):
+            # In the first nine tenths: how often threads are waited for differs a little.
+            place = (stage, choice.randint(1, max(1, number * 9 // 10)))
+            assert ended(Path(killed), place) == -signal.SIGKILL, stages[stage]
+        if not (Path(killed) / "run.json").is_file():
+            assert ended(Path(killed)) == 0
+        same(Path(killed), whole)

@@ -1,0 +1,82 @@
+"""Runs that are ended on their way, and whether they come to the same as those in one go."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from command_line import run
+from pivl_distill.bank import PromptBank
+from pivl_distill.cli import main
+from pivl_distill.training import Stage2
+
+EPOCHS = ("--set", "stage2.epochs=3")
+"""Of the student that the tests stop; five steps each."""
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@contextmanager
+def before_step(number: int, end: Callable[[], None]) -> Iterator[None]:
+    """Inside, `end` comes before this step of stage 2, five of which are an epoch."""
+    done, steps = Stage2.step, iter(range(1, number + 1))
+
+    def deadly(self: Stage2, *args: Any) -> Any:
+        if next(steps) == number:
+            end()
+        return done(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Stage2, "step", deadly)
+        yield
+
+
+def kill(*arguments: str | Path, step: int = 7) -> None:
+    """Run a command whose process ends before this step."""
+
+    def die() -> None:
+        raise Killed
+
+    with before_step(step, die), pytest.raises(Killed):
+        run(*arguments)
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in ln.items() if key != "crops_per_s"} for ln in lines]
+
+
+def assert_same_student(path: Path, other: Path) -> None:
+    first, second = (folder / "student.safetensors" for folder in (path, other))
+    assert first.read_bytes() == second.read_bytes()
+    assert metrics(path) == metrics(other)
+
+
+def assert_same_teach(path: Path, other: Path) -> None:
+    """A bank has a date, and so other bytes."""
+    first, second = (folder / "teacher.safetensors" for folder in (path, other))
+    assert first.read_bytes() == second.read_bytes()
+    banks = [PromptBank.load(folder / "prompt_bank.safetensors") for folder in (path, other)]
+    for name in ("identity", "part", "label", "present"):
+        assert torch.equal(*(getattr(bank, name) for bank in banks)), name
+    facts = [
+        {key: value for key, value in bank.provenance.items() if key != "date"} for bank in banks
+    ]
+    assert facts[0] == facts[1]
+    assert banks[0].images == banks[1].images
+    assert metrics(path) == metrics(other)
+
+
+if __name__ == "__main__":  # one of several processes that end before step 7
+    with before_step(7, lambda: os._exit(9)):
+        main(sys.argv[1:])
