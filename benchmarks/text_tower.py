@@ -12,7 +12,8 @@ The limit is the time of the matrix products alone, of the shapes that the real 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 
 import click
 import open_clip
@@ -77,7 +78,7 @@ def step(prompts: IdentityPrompts, encode: Callable[[], Tensor]) -> Callable[[],
     return run
 
 
-def identity_step(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
+def identity_step(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
     rows = torch.arange(IDENTITIES)
     per_image = rows.repeat_interleave(CROPS)
     seconds = interleaved(
@@ -89,15 +90,15 @@ def identity_step(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
         ROUNDS,
     )
     name = "stage-1 identity step, 16 × 4"
-    return [
-        speedup(f"{name}, against 64 prompts × 77 tokens", seconds["ours"], seconds["77"], "s", 15),
-        overhead(
-            f"{name}, against its matrix products", seconds["ours"], seconds["limit"], "s", None
-        ),
-    ]
+    yield speedup(
+        f"{name}, against 64 prompts × 77 tokens", seconds["ours"], seconds["77"], "s", 15
+    )
+    yield overhead(
+        f"{name}, against its matrix products", seconds["ours"], seconds["limit"], "s", None
+    )
 
 
-def part_step(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
+def part_step(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
     parts = torch.arange(1, PARTS + 1).repeat(IDENTITIES)
     rows = torch.arange(IDENTITIES).repeat_interleave(PARTS)
     words = [LIP20.words[part] for part in parts.tolist()]
@@ -113,13 +114,13 @@ def part_step(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
         ROUNDS,
     )
     name = "stage-1 part step, 16 × 12"
-    return [
-        speedup(f"{name}, against trimmed unshared", seconds["ours"], seconds["trimmed"], "s", 2.5),
-        speedup(f"{name}, against 77 tokens", seconds["ours"], seconds["77"], "s", 12),
-        overhead(
-            f"{name}, against its matrix products", seconds["ours"], seconds["limit"], "s", None
-        ),
-    ]
+    yield speedup(
+        f"{name}, against trimmed unshared", seconds["ours"], seconds["trimmed"], "s", 2.5
+    )
+    yield speedup(f"{name}, against 77 tokens", seconds["ours"], seconds["77"], "s", 12)
+    yield overhead(
+        f"{name}, against its matrix products", seconds["ours"], seconds["limit"], "s", None
+    )
 
 
 def matmuls(tokens: int) -> Callable[[], None]:
@@ -138,7 +139,7 @@ def matmuls(tokens: int) -> Callable[[], None]:
     return run
 
 
-def bank(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
+def bank(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
     """The bank's texts; the 77-token encoder takes a sample of identities, ours also all."""
     parts = len(LIP20)
     every_part = torch.ones(BANK_IDENTITIES, parts, dtype=torch.bool)
@@ -161,17 +162,15 @@ def bank(prompts: IdentityPrompts, plain: Plain) -> list[Row]:
     extrapolated = seconds["77"] * BANK_IDENTITIES / BASELINE_SAMPLE
     name = f"bank of {BANK_IDENTITIES} × {parts} prompts"
     sampled = f"against the 77-token encoder on {BASELINE_SAMPLE} identities"
-    return [
-        speedup(f"{name}, {sampled}, scaled up", whole[0], extrapolated, "s", 12),
-        speedup(
-            f"bank of {BASELINE_SAMPLE} × {parts} prompts, {sampled}",
-            seconds["ours"],
-            seconds["77"],
-            "s",
-            12,
-        ),
-        bound(f"{name}, memory beyond the texts", (peak - kept) / 2**20, "MiB", 256),
-    ]
+    yield speedup(f"{name}, {sampled}, scaled up", whole[0], extrapolated, "s", 12)
+    yield speedup(
+        f"bank of {BASELINE_SAMPLE} × {parts} prompts, {sampled}",
+        seconds["ours"],
+        seconds["77"],
+        "s",
+        12,
+    )
+    yield bound(f"{name}, memory beyond the texts", (peak - kept) / 2**20, "MiB", 256)
 
 
 @click.command()
@@ -185,8 +184,8 @@ def main() -> None:
     text = TextTower(clip, tokenizer)
     prompts = IdentityPrompts(text, SETTINGS, BANK_IDENTITIES, LIP20, generator)
     plain = Plain(clip, tokenizer)
-    rows = identity_step(prompts, plain) + part_step(prompts, plain) + bank(prompts, plain)
-    report("Text tower", rows)
+    sides = (identity_step, part_step, bank)
+    report("Text tower", itertools.chain.from_iterable(rows(prompts, plain) for rows in sides))
 
 
 if __name__ == "__main__":
