@@ -29,7 +29,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
-from pivl_distill.data.batches import Pixels
+from pivl_distill.data.batches import PerCrop
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import Record
 from pivl_distill.data.sampling import pk_batches
@@ -89,7 +89,7 @@ def baseline(pairs: Iterator[Decoded]) -> tuple[Tensor, Tensor]:
 
 
 def our_ways(
-    crops: Pixels, maps: Pixels, batch: np.ndarray
+    crops: PerCrop, maps: PerCrop, batch: np.ndarray
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """From the store to the network's input; the same up to uint8, without normalising."""
     rng = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def batch_rows(store: CropStore, records: Sequence[Record]) -> Iterator[Row]:
     decoded = [decode(record) for record in chosen]
     assert store.maps is not None
     device = torch.get_default_device()
-    crops, maps = (Pixels(values, device) for values in (store.crops, store.maps))
+    crops, maps = (PerCrop(values, device) for values in (store.crops, store.maps))
     ours, augmentation = our_ways(crops, maps, batch)
     taken = crops.take(batch), maps.take(batch)
     seconds = interleaved(

@@ -46,7 +46,7 @@ def stage1_step(text: TextTower, identities: int) -> Callable[[], None]:
         text, PromptSettings(), identities, LIP20, torch.Generator(torch.get_default_device())
     )
     optimizer = make_optimizer(prompts, TuningSettings())
-    rows = torch.linspace(0, identities - 1, IN_BATCH).long()
+    rows = torch.linspace(0, identities - 1, IN_BATCH, device="cpu").long()
     images, owner = unit(CROPS, DIM), torch.arange(IN_BATCH).repeat_interleave(CROPS // IN_BATCH)
 
     def step() -> None:

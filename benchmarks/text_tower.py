@@ -79,8 +79,8 @@ def step(prompts: IdentityPrompts, encode: Callable[[], Tensor]) -> Callable[[],
 
 
 def identity_step(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
-    rows = torch.arange(IDENTITIES)
-    per_image = rows.repeat_interleave(CROPS)
+    rows = torch.arange(IDENTITIES, device="cpu")
+    per_image = torch.arange(IDENTITIES).repeat_interleave(CROPS)
     seconds = interleaved(
         {
             "ours": step(prompts, lambda: prompts.identity(rows)),
@@ -99,16 +99,19 @@ def identity_step(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
 
 
 def part_step(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
-    parts = torch.arange(1, PARTS + 1).repeat(IDENTITIES)
-    rows = torch.arange(IDENTITIES).repeat_interleave(PARTS)
+    parts = torch.arange(1, PARTS + 1, device="cpu").repeat(IDENTITIES)
+    rows = torch.arange(IDENTITIES, device="cpu").repeat_interleave(PARTS)
+    per_part = rows.to(torch.get_default_device())
     words = [LIP20.words[part] for part in parts.tolist()]
     trimmed = 10 + 1 + max(len(plain.tokenizer.encode(word)) for word in words)
     real = IDENTITIES * 5 + sum(len(plain.tokenizer.encode(word)) + 1 for word in words)
     seconds = interleaved(
         {
             "ours": step(prompts, lambda: prompts.part(rows, parts)),
-            "trimmed": step(prompts, lambda: plain.encode(prompts.tokens[rows], words, trimmed)),
-            "77": step(prompts, lambda: plain.encode(prompts.tokens[rows], words)),
+            "trimmed": step(
+                prompts, lambda: plain.encode(prompts.tokens[per_part], words, trimmed)
+            ),
+            "77": step(prompts, lambda: plain.encode(prompts.tokens[per_part], words)),
             "limit": matmuls(real),
         },
         ROUNDS,
@@ -142,7 +145,7 @@ def matmuls(tokens: int) -> Callable[[], None]:
 def bank(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
     """The bank's texts; the 77-token encoder takes a sample of identities, ours also all."""
     parts = len(LIP20)
-    every_part = torch.ones(BANK_IDENTITIES, parts, dtype=torch.bool)
+    every_part = torch.ones(BANK_IDENTITIES, parts, dtype=torch.bool, device="cpu")
     some_part = every_part[:BASELINE_SAMPLE]
     sample = prompts.tokens[:BASELINE_SAMPLE]
 
