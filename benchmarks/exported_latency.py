@@ -56,7 +56,7 @@ def main() -> None:
     moved = batch_difference(ours)
     name = f"exported {ARCH}, unit vectors in batches of 1 to 64 differ by"
     rows.append(bound(name, moved, "in a value", MOST_DIFFERENCE))
-    report(f"{ARCH} at {SIZE_HW[0]}×{SIZE_HW[1]}, {THREADS} threads", rows)
+    report(f"{ARCH} at {SIZE_HW[0]}×{SIZE_HW[1]}", rows)
 
 
 def export_by_hand(path: Path) -> Path:

@@ -1,8 +1,9 @@
 """What all benchmarks share: interleaved timing, peak memory, rows with a target.
 
-A figure is a ratio to a baseline that ran in the same process, turn about with ours, so that noise
-of the machine meets both. `report` prints the rows and merges them by name into `latest.json`, or
-into `gpu.json` where `on_device` has moved everything to a GPU.
+A figure is a ratio to a baseline that ran in the same process, turn about with ours. It is the
+median of the ratios of the rounds, so that noise of the machine that outlasts a round meets both
+and cancels. `report` prints the rows and merges them by name into `latest.json`, or into `gpu.json`
+where `on_device` has moved everything to a GPU.
 """
 
 from __future__ import annotations
@@ -12,22 +13,31 @@ import dataclasses
 import functools
 import gc
 import json
+import os
 import re
-import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import numpy as np
 import torch
 
 from pivl_distill.console import table
 from pivl_distill.files import write_json
 
-FOLDER = Path(__file__).parent
+RESULTS, GPU_RESULTS = (Path(__file__).with_name(name) for name in ("latest.json", "gpu.json"))
 THREADS = 2
+LOAD_AT_START = os.getloadavg()[0]
+"""Processes that wanted to run in the minute before; the benchmark before this one counts too."""
+
+MISSED = 3
+"""Exit code of a benchmark that was measured and missed a target."""
+
+Measured = float | np.ndarray
+"""One number, or those of all rounds [rounds] in their order."""
 
 
 def on_device(main: Callable[..., None]) -> Callable[..., None]:
@@ -55,29 +65,38 @@ class Row:
 
     name: str
     value: float
-    """Ours, in `unit`."""
+    """Ours, in `unit`; the median where there were rounds."""
     unit: str
     baseline: float | None
-    """The baseline's value in the same unit, where there is a baseline."""
+    """The baseline's value in the same unit, where there is a baseline; likewise."""
     ratio: float | None
-    """What `target` speaks of where there is a baseline: times faster, or times as long."""
+    """What `target` speaks of where there is a baseline: times faster, or times as long.
+
+    The median of the rounds' own ratios, so not exactly that of `value` and `baseline`.
+    """
     target: str | None
     ok: bool | None
     """Whether the target is met; None where there is none, as for a limit shown beside a figure."""
 
 
-def speedup(name: str, value: float, baseline: float, unit: str, at_least: float | None) -> Row:
+def speedup(
+    name: str, value: Measured, baseline: Measured, unit: str, at_least: float | None
+) -> Row:
     """Ours against a slower (or larger) baseline: ratio = baseline ÷ value."""
-    ratio = baseline / value
+    ratio = median(baseline / value)
     ok = None if at_least is None else ratio >= at_least
-    return Row(name, value, unit, baseline, ratio, at_least and f"≥ {at_least:g}×", ok)
+    target = at_least and f"≥ {at_least:g}×"
+    return Row(name, median(value), unit, median(baseline), ratio, target, ok)
 
 
-def overhead(name: str, value: float, baseline: float, unit: str, at_most: float | None) -> Row:
+def overhead(
+    name: str, value: Measured, baseline: Measured, unit: str, at_most: float | None
+) -> Row:
     """Ours against a limit that it cannot beat: ratio = value ÷ baseline."""
-    ratio = value / baseline
+    ratio = median(value / baseline)
     ok = None if at_most is None else ratio <= at_most
-    return Row(name, value, unit, baseline, ratio, at_most and f"≤ {at_most:g}×", ok)
+    target = at_most and f"≤ {at_most:g}×"
+    return Row(name, median(value), unit, median(baseline), ratio, target, ok)
 
 
 def bound(name: str, value: float, unit: str, at_most: float) -> Row:
@@ -85,17 +104,17 @@ def bound(name: str, value: float, unit: str, at_most: float) -> Row:
     return Row(name, value, unit, None, None, f"≤ {at_most:g} {unit}", value <= at_most)
 
 
+def median(measured: Measured) -> float:
+    """Of all rounds."""
+    return float(np.median(measured))
+
+
 def interleaved(
     ways: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1
-) -> dict[str, float]:
-    """Median seconds of each way; every round runs all of them, one after the other."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number in range(warmup + rounds):
-        for name, run in ways.items():
-            taken = clocked(run)
-            if number >= warmup:
-                seconds[name].append(taken)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+) -> dict[str, np.ndarray]:
+    """Seconds of each way [rounds]; every round runs all of them, one after the other."""
+    seconds = [[clocked(run) for run in ways.values()] for _ in range(warmup + rounds)]
+    return dict(zip(ways, np.array(seconds[warmup:]).T, strict=True))
 
 
 def clocked(run: Callable[[], object]) -> float:
@@ -128,19 +147,29 @@ def _resident_bytes(field: str) -> int:
     return int(match[1]) * 1024
 
 
-def report(title: str, rows: Sequence[Row]) -> None:
-    """Print rows as a table and put them into the file of results, over rows of the same names.
+def report(title: str, rows: Iterable[Row]) -> None:
+    """Print rows as a table, with what may have disturbed them: threads, and the machine's load.
 
-    Ends the process with exit code 1 if a target is missed, so it comes last.
+    Each is put into the file of results as soon as it is there, over a row of the same name, so
+    that what breaks or stops the benchmark takes none of those before. Ends the process with exit
+    code `MISSED` if a target is missed, so it comes last.
     """
+    done = []
+    for row in rows:
+        _keep(row)
+        done.append(row)
+    title += f" · {torch.get_num_threads()} threads, load average {LOAD_AT_START:.1f} at the start"
     columns = ("figure", "ours", "baseline", "ratio", "target", "met")
-    table(title, columns, [_cells(row) for row in rows])
-    file = FOLDER / ("gpu.json" if on_gpu() else "latest.json")
-    kept = {row["name"]: row for row in (json.loads(file.read_text()) if file.exists() else [])}
-    kept.update({row.name: dataclasses.asdict(row) for row in rows})
-    write_json(file, list(kept.values()))
-    if any(row.ok is False for row in rows):
-        sys.exit(1)
+    table(title, columns, [_cells(row) for row in done])
+    if any(row.ok is False for row in done):
+        sys.exit(MISSED)
+
+
+def _keep(row: Row) -> None:
+    file = GPU_RESULTS if on_gpu() else RESULTS
+    rows = json.loads(file.read_text()) if file.exists() else []
+    by_name = {old["name"]: old for old in rows} | {row.name: dataclasses.asdict(row)}
+    write_json(file, list(by_name.values()))
 
 
 def _cells(row: Row) -> tuple[str, ...]:

@@ -7,25 +7,29 @@ every epoch, resized and augmented on its own, by Pillow and torchvision; the ma
 picks decoded crops out of the mapped store and augments the batch. Both make what a network takes
 as input; their random choices differ. Shown beside it: the baseline with its decoding left out, our
 augmentation alone against its limit, a bare copy of the batch's bytes, and what a later run takes
-to find all decoded crops on disk and verify them.
+to find all decoded crops on disk and verify them. With `--device cuda` ours has its pixels there,
+and the baseline, still on one thread of the host, moves its batch there; crops on disk are left
+out.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import click
 import numpy as np
 import torch
-from harness import Row, interleaved, overhead, report, speedup
+from harness import Row, interleaved, on_device, on_gpu, overhead, report, speedup
 from PIL import Image
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
-from pivl_distill.data.batches import Pixels
+from pivl_distill.data.batches import PerCrop
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import Record
 from pivl_distill.data.sampling import pk_batches
@@ -76,18 +80,18 @@ def augmented(image: Image.Image, part_map: Image.Image) -> tuple[Tensor, Tensor
     return pixels, parts
 
 
-def stacked(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """A batch of them."""
-    images, maps = zip(*pairs, strict=True)
-    return torch.stack(images), torch.stack(maps)
+def baseline(pairs: Iterator[Decoded]) -> tuple[Tensor, Tensor]:
+    """A batch of them, made on the host and moved to the device."""
+    device = torch.get_default_device()
+    with torch.device("cpu"):
+        images, maps = zip(*(augmented(*pair) for pair in pairs), strict=True)
+        return torch.stack(images).to(device), torch.stack(maps).to(device)
 
 
 def our_ways(
-    store: CropStore, batch: np.ndarray
+    crops: PerCrop, maps: PerCrop, batch: np.ndarray
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """From the store to the network's input; the same up to uint8, without normalising."""
-    assert store.maps is not None
-    crops, maps = (Pixels(values, torch.device("cpu")) for values in (store.crops, store.maps))
     rng = np.random.default_rng(0)
 
     def uint8() -> tuple[Tensor, Tensor | None]:
@@ -102,37 +106,37 @@ def our_ways(
     return network_input, uint8
 
 
-def batch_rows(store: CropStore, records: Sequence[Record]) -> list[Row]:
+def batch_rows(store: CropStore, records: Sequence[Record]) -> Iterator[Row]:
     """A training batch, decoded again and picked out of the store."""
     batch = pk_batches(store.pids, IDENTITIES, CROPS, np.random.default_rng(0))[0]
     chosen = [records[crop] for crop in batch]
     decoded = [decode(record) for record in chosen]
-    ours, augmentation = our_ways(store, batch)
     assert store.maps is not None
-    crops, maps = store.crops[batch], store.maps[batch]
+    device = torch.get_default_device()
+    crops, maps = (PerCrop(values, device) for values in (store.crops, store.maps))
+    ours, augmentation = our_ways(crops, maps, batch)
+    taken = crops.take(batch), maps.take(batch)
     seconds = interleaved(
         {
             "ours": ours,
-            "baseline": lambda: stacked([augmented(*decode(record)) for record in chosen]),
-            "decoded": lambda: stacked([augmented(*pair) for pair in decoded]),
+            "baseline": lambda: baseline(decode(record) for record in chosen),
+            "decoded": lambda: baseline(iter(decoded)),
             "augmentation": augmentation,
-            "copy": lambda: (crops.copy(), maps.copy()),
+            "copy": lambda: [pixels.clone() for pixels in taken],
         },
         ROUNDS,
         warmup=3,
     )
     ms = {name: 1000 * value for name, value in seconds.items()}
     name = f"augmented batch, {len(batch)} × {SIZE_HW[0]}×{SIZE_HW[1]} + maps, per core"
-    return [
-        speedup(f"{name}, against Pillow + torchvision", ms["ours"], ms["baseline"], "ms", 5),
-        speedup(f"{name}, against these without decoding", ms["ours"], ms["decoded"], "ms", None),
-        overhead(
-            f"{name}, uint8 alone, against a copy", ms["augmentation"], ms["copy"], "ms", None
-        ),
-    ]
+    yield speedup(f"{name}, against Pillow + torchvision", ms["ours"], ms["baseline"], "ms", 5)
+    yield speedup(f"{name}, against these without decoding", ms["ours"], ms["decoded"], "ms", None)
+    yield overhead(
+        f"{name}, uint8 alone, against a copy", ms["augmentation"], ms["copy"], "ms", None
+    )
 
 
-def store_row(records: Sequence[Record]) -> Row:
+def store_rows(records: Sequence[Record]) -> Iterator[Row]:
     """All crops and maps, found and verified on disk or decoded, by all cores."""
     seconds = interleaved(
         {
@@ -142,19 +146,21 @@ def store_row(records: Sequence[Record]) -> Row:
         rounds=3,
     )
     name = f"{len(records):,} decoded crops + maps, found on disk against decoded"
-    return speedup(name, seconds["found"], seconds["decoded"], "s", None)
+    yield speedup(name, seconds["found"], seconds["decoded"], "s", None)
 
 
+@click.command()
+@on_device
 def main() -> None:
+    """Measure and print."""
     torch.set_num_threads(1)
     random.seed(0)
     records = load_dataset("synthetic:default").train
     with tempfile.TemporaryDirectory() as cache:
         os.environ["PIVL_DISTILL_CACHE"] = cache
-        rows = [store_row(records)]
         store = CropStore.load(records, SIZE_HW, LIP20, cache_gib=20)
-        rows = [*batch_rows(store, records), *rows]
-    report("Input", rows)
+        on_disk = () if on_gpu() else store_rows(records)
+        report("Input", itertools.chain(batch_rows(store, records), on_disk))
 
 
 if __name__ == "__main__":

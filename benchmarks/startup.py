@@ -1,54 +1,84 @@
 """How long one waits: `python benchmarks/startup.py`.
 
-`pivl-distill --help`, and the first training step of a student with warm caches: the embedded data
-rendered, a bank there. Both from the start of the process; the best of some runs, because what else
-the machine does only adds.
+`pivl-distill --help`, and the first training step of a student, of stage 1 (`teach`) and of stage 2
+(`teach --resume`, of a run stopped between the stages), with warm caches: the embedded data
+rendered and decoded, a bank there, the features of the embedded CLIP kept. Each from the start of
+the process until the device is done; the best of some runs, because what else the machine does only
+adds. `--device cuda` trains there.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator
 
-from harness import bound, report
+import click
+import torch
+from harness import Row, bound, on_device, on_gpu, report
 
-ROUNDS = 5
-FIRST_STEP = """
+ROUNDS, GPU_ROUNDS, AT_MOST_S = 5, 2, 8
+UNTIL_A_STEP = """
+import os, sys
+from pivl_distill.training import Totals
+def first(totals, losses):
+    print(sum(losses.values()).item())  # waits for the device
+    os._exit(0)
+Totals.add = first
+from pivl_distill.cli import main
+main(sys.argv[1:])
+"""
+UNTIL_STAGE_2 = """
 import os, sys
 from pivl_distill.training import Stage2
-step = Stage2.step
-def first(*arguments):
-    step(*arguments)
-    os._exit(0)
-Stage2.step = first
+Stage2.step = lambda *arguments: os._exit(0)
 from pivl_distill.cli import main
-main(["student", "--bank", sys.argv[1], "--out", sys.argv[2]])
+main(sys.argv[1:])
 """
-TEACH = ("teach", "--config", "quick", "--set", "data.spec=synthetic:default", "--out")
+ONE_EPOCH_EACH = ("--set", "tuning.identity_epochs=1", "--set", "tuning.part_epochs=1")
 
 
-def seconds(*command: str) -> float:
-    """From start to end of a Python process."""
+def run(*command: str) -> float:
+    """Seconds from start to end of a Python process."""
     start = time.perf_counter()
-    subprocess.run([sys.executable, *command], check=True, capture_output=True)
-    return time.perf_counter() - start
+    ended = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if ended.returncode:
+        raise click.ClickException(ended.stderr)
+    return seconds
 
 
+def rows(device: str) -> Iterator[Row]:
+    """Each as soon as it is measured."""
+    rounds = GPU_ROUNDS if on_gpu() else ROUNDS
+    helped = min(run("-m", "pivl_distill", "--help") for _ in range(rounds))
+    yield bound("pivl-distill --help", helped, "s", 0.3)
+    with tempfile.TemporaryDirectory() as folder:
+        stopped, on_it = f"{folder}/stopped", ("--set", f"device={device}")
+        run("-c", UNTIL_STAGE_2, "teach", *ONE_EPOCH_EACH, *on_it, "--out", stopped)
+        commands = {
+            "a student": ("student", "--bank", f"{stopped}/prompt_bank.safetensors", *on_it),
+            "stage 1": ("teach", *on_it),
+            "stage 2": ("teach", "--resume", stopped),
+        }
+        for name, command in commands.items():
+            steps = []
+            for number in range(rounds):
+                out = () if "--resume" in command else ("--out", f"{folder}/{name}-{number}")
+                steps.append(run("-c", UNTIL_A_STEP, *command, *out))
+            title = f"first training step of {name}, warm caches"
+            yield bound(title, min(steps), "s", AT_MOST_S)
+
+
+@click.command()
+@on_device
 def main() -> None:
     """Measure and print."""
-    helped = min(seconds("-m", "pivl_distill", "--help") for _ in range(ROUNDS))
-    with tempfile.TemporaryDirectory() as folder:
-        bank, student = f"{folder}/teach", Path(folder) / "student"
-        subprocess.run([sys.executable, "-m", "pivl_distill", *TEACH, bank], check=True)
-        steps = [seconds("-c", FIRST_STEP, bank, f"{student}-{n}") for n in range(ROUNDS)]
-    rows = [
-        bound("pivl-distill --help", helped, "s", 0.3),
-        bound("first training step of a student, warm caches", min(steps), "s", 8),
-    ]
-    report("Waiting", rows)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))  # as the commands do
+    report("Waiting", rows(torch.get_default_device().type))
 
 
 if __name__ == "__main__":

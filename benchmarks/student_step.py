@@ -3,8 +3,8 @@
 MobileNetV2 ×0.25, 64 crops of 256 × 128 with maps, a bank of 751 identities × 20 parts in 1024
 dimensions (CLIP RN50) or 512 (ViT-B/16), all losses of Eq. 12: the whole step as it is trained,
 augmentation too. The baseline is the same timm backbone with a linear classifier, cross-entropy and
-the same fused Adam, on the same crops, in the same precision and layout of memory. `--compiled`
-adds the student after `torch.compile`, which takes a minute first.
+the same fused Adam, on the same crops, in the same precision and layout of memory. After
+`torch.compile`: `benchmarks/compiled_step.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from torch import nn
 
 from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
-from pivl_distill.compiling import compile_body
 from pivl_distill.config import Stage2Settings
 from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
@@ -54,33 +53,40 @@ def crops(size_hw: tuple[int, int] = SIZE_HW) -> CropStore:
     return CropStore(pixels, maps, BATCH // CROPS, BATCH % CROPS)
 
 
-def bank(dim: int) -> PromptBank:
+def bank(dim: int, identities: int = IDENTITIES) -> PromptBank:
     """Random texts."""
-    shape, everything = (IDENTITIES, len(LIP20)), torch.ones(IDENTITIES, len(LIP20)).bool()
+    shape, everything = (identities, len(LIP20)), torch.ones(identities, len(LIP20)).bool()
     return PromptBank(
-        identity=torch.randn(IDENTITIES, dim),
+        identity=torch.randn(identities, dim),
         part=torch.randn(*shape, dim),
         label=torch.randn(len(LIP20), dim),
         present=everything,
-        pids=tuple(range(IDENTITIES)),
+        pids=tuple(range(identities)),
         vocabulary=LIP20,
         provenance={},
     )
 
 
-def student_step(store: CropStore, dim: int, *, compiled: bool = False, **changes: object) -> Step:
+def student_step(
+    store: CropStore, dim: int, identities: int = IDENTITIES, **changes: object
+) -> Step:
     """A step of stage 2 with all its losses."""
+    stage = student_stage(store, dim, identities, **changes)
+    return lambda: stage.step(BATCH, epoch_rng(0, 0))
+
+
+def student_stage(
+    store: CropStore, dim: int, identities: int = IDENTITIES, **changes: object
+) -> Stage2:
+    """Stage 2 of a student with random weights."""
     settings = Stage2Settings.model_validate(
         {"identities_per_batch": IN_BATCH, "crops_per_identity": CROPS, **changes}
     )
     device = torch.get_default_device()
     network = create_backbone(ARCH, image_size_hw=SIZE_HW)
-    student = Student(ARCH, network, SIZE_HW, IDENTITIES, dim, True, settings.head).to(device)
-    texts = Texts.of(bank(dim), settings.loss, settings.head).to(device)
-    stage = Stage2(student.train(), store, texts, settings)
-    if compiled:
-        compile_body(student.body, device)
-    return lambda: stage.step(BATCH, epoch_rng(0, 0))
+    student = Student(ARCH, network, SIZE_HW, identities, dim, True, settings.head).to(device)
+    texts = Texts.of(bank(dim, identities), settings.loss, settings.head).to(device)
+    return Stage2(student.train(), store, texts, settings)
 
 
 def bare_step(store: CropStore) -> Step:
@@ -127,9 +133,8 @@ def freed_memory_row(step: Step) -> Row:
 
 
 @click.command()
-@click.option("--compiled", is_flag=True, help="Also the student after torch.compile.")
 @on_device
-def main(compiled: bool) -> None:
+def main() -> None:
     """Measure and print."""
     store = crops()
     malloc_rows = [] if on_gpu() else [freed_memory_row(student_step(store, 1024))]
@@ -139,8 +144,6 @@ def main(compiled: bool) -> None:
         "bank of 512 dimensions": student_step(store, 512),
         "to the letter, 1024 dimensions": student_step(store, 1024, **LETTER),
     }
-    if compiled:
-        ways["compiled, 1024 dimensions"] = student_step(store, 1024, compiled=True)
     seconds = interleaved({"bare": bare_step(store), **ways}, ROUNDS)
     title = f"student step, {len(BATCH)} × {SIZE_HW[0]}×{SIZE_HW[1]}"
     rows: list[Row] = [

@@ -8,7 +8,7 @@ GPU: `--device cuda`; on a CPU take `--clip tiny_vit`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import click
 import torch
@@ -45,7 +45,7 @@ def teacher_step(clip_name: str, store: CropStore, **changes: object) -> Callabl
     return lambda: stage.step(BATCH, epoch_rng(0, 0))
 
 
-def rows_of(clip_name: str, store: CropStore) -> list[Row]:
+def rows_of(clip_name: str, store: CropStore) -> Iterator[Row]:
     """Time and memory of one CLIP."""
     able = {
         name: changes
@@ -56,14 +56,11 @@ def rows_of(clip_name: str, store: CropStore) -> list[Row]:
     seconds = interleaved(steps, ROUNDS)
     peaks = {name: peak_bytes(step) / 2**20 for name, step in steps.items()}
     title, plain = f"teacher step, {clip_name}, {len(BATCH)} crops", seconds["bfloat16"]
-    rows = [speedup(f"{title}, bfloat16 against float32", plain, seconds["float32"], "s", None)]
+    yield speedup(f"{title}, bfloat16 against float32", plain, seconds["float32"], "s", None)
     for name in list(able)[2:]:
         peak = peaks["bfloat16"]
-        rows += [
-            speedup(f"{title}, {name}, memory against plain", peaks[name], peak, "MiB", None),
-            overhead(f"{title}, {name}, time against plain", seconds[name], plain, "s", None),
-        ]
-    return rows
+        yield speedup(f"{title}, {name}, memory against plain", peaks[name], peak, "MiB", None)
+        yield overhead(f"{title}, {name}, time against plain", seconds[name], plain, "s", None)
 
 
 @click.command()
@@ -71,10 +68,8 @@ def rows_of(clip_name: str, store: CropStore) -> list[Row]:
 @on_device
 def main(names: tuple[str, ...]) -> None:
     """Measure and print."""
-    rows = []
-    for name in names:
-        store = crops(TINY_SIZE_HW if name in TINY else (256, 128))
-        rows += rows_of(name, store)
+    sizes = {name: TINY_SIZE_HW if name in TINY else (256, 128) for name in names}
+    rows = (row for name, size_hw in sizes.items() for row in rows_of(name, crops(size_hw)))
     report("Teacher's training step", rows)
 
 

@@ -63,12 +63,7 @@ def tune_prompts(
     identities = int(rows.max()) + 1
     learned = IdentityPrompts(clip.text, prompts, identities, vocabulary, generator)
     learned.to(features.projected.device)
-    optimizer = torch.optim.Adam(
-        learned.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = make_optimizer(learned, settings)
     totals = Totals()
     steps = run.progress.remaining(
         "prompts",
@@ -92,6 +87,16 @@ def tune_prompts(
             run.log(stage="prompts", epoch=step.epoch + 1, **totals.mean())
             totals.clear()
     return learned
+
+
+def make_optimizer(learned: IdentityPrompts, settings: TuningSettings) -> torch.optim.Optimizer:
+    """Adam over the tokens of all identities."""
+    return torch.optim.Adam(
+        learned.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
 
 
 def tuning_schedule(pids: np.ndarray, settings: TuningSettings, seed: int) -> Schedule:

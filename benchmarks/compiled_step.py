@@ -1,0 +1,56 @@
+"""A student's step after `torch.compile`: `python benchmarks/compiled_step.py`.
+
+The step of `student_step.py` with a bank of 1024 dimensions, against the bare backbone there and
+against the same step uncompiled, which is what `stage2.compile` decides between. Compiling takes a
+minute on two cores; it comes before the rounds, is no part of the ratios and is printed by itself.
+"""
+
+from __future__ import annotations
+
+import click
+import torch
+from harness import clocked, interleaved, on_device, on_gpu, overhead, report, speedup
+from student_step import BATCH, ROUNDS, SIZE_HW, Step, bare_step, crops, student_stage, student_step
+
+from pivl_distill.compiling import compile_body, obstacle_to_compiling
+from pivl_distill.data.sampling import epoch_rng
+from pivl_distill.data.store import CropStore
+from pivl_distill.host_memory import keep_freed_memory
+
+DIM, AT_MOST = 1024, 1.0
+"""More than the bare backbone's time is not worth compiling for; promised for the CPU alone."""
+
+
+def compiled_step(store: CropStore) -> Step:
+    """The step, of which only the first calls compile. Fails where something cannot be compiled."""
+    device = torch.get_default_device()
+    if (obstacle := obstacle_to_compiling(device)) is not None:
+        raise click.ClickException(f"Nothing can be compiled here: {obstacle}.")
+    stage = student_stage(store, DIM)
+    compile_body(stage.network.body, device)
+    torch._dynamo.config.suppress_errors = False  # what then runs as it is was not compiled
+    return lambda: stage.step(BATCH, epoch_rng(0, 0))
+
+
+@click.command()
+@on_device
+def main() -> None:
+    """Measure and print."""
+    store = crops()
+    keep_freed_memory(torch.get_default_device())  # as the command does
+    compiled = compiled_step(store)
+    print(f"Compiling, with the first step: {clocked(compiled):.0f} s")
+    ways = {"bare": bare_step(store), "uncompiled": student_step(store, DIM), "compiled": compiled}
+    seconds = interleaved(ways, ROUNDS)
+    title = f"compiled student step, {len(BATCH)} × {SIZE_HW[0]}×{SIZE_HW[1]}, {DIM} dimensions"
+    ours, bare, plain = seconds["compiled"], seconds["bare"], seconds["uncompiled"]
+    at_most = None if on_gpu() else AT_MOST
+    rows = (
+        overhead(f"{title}, against the bare backbone", ours, bare, "s", at_most),
+        speedup(f"{title}, against uncompiled", ours, plain, "s", None),
+    )
+    report("Student's compiled training step", rows)
+
+
+if __name__ == "__main__":
+    main()
