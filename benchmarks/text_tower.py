@@ -85,7 +85,7 @@ def identity_step(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
         {
             "ours": step(prompts, lambda: prompts.identity(rows)),
             "77": step(prompts, lambda: plain.encode(prompts.tokens[per_image], [""] * 64)),
-            "limit": matmuls(IDENTITIES * 6),
+            "limit": matmuls(IDENTITIES * 6, IDENTITIES),
         },
         ROUNDS,
     )
@@ -112,7 +112,7 @@ def part_step(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
                 prompts, lambda: plain.encode(prompts.tokens[per_part], words, trimmed)
             ),
             "77": step(prompts, lambda: plain.encode(prompts.tokens[per_part], words)),
-            "limit": matmuls(real),
+            "limit": matmuls(real, len(words)),
         },
         ROUNDS,
     )
@@ -126,8 +126,11 @@ def part_step(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
     )
 
 
-def matmuls(tokens: int) -> Callable[[], None]:
-    """The bare products of 12 blocks over so many tokens, forward and back to the tokens."""
+def matmuls(tokens: int, ends: int) -> Callable[[], None]:
+    """The bare products of 12 blocks over so many tokens, forward and back to the tokens.
+
+    After the keys and values of the last block only the `ends` go on.
+    """
     shapes = ((512, 1536), (512, 512), (512, 2048), (2048, 512))
     weights = [torch.randn(12, *shape) for shape in shapes]
     inputs = [torch.randn(tokens, shape[0]) for shape in shapes]
@@ -135,9 +138,10 @@ def matmuls(tokens: int) -> Callable[[], None]:
 
     def run() -> None:
         for layer in range(12):
-            for weight, x, grad in zip(weights, inputs, outputs, strict=True):
-                x @ weight[layer]
-                grad @ weight[layer].T
+            for number, (weight, x, grad) in enumerate(zip(weights, inputs, outputs, strict=True)):
+                count = ends if layer == 11 and number else tokens
+                x[:count] @ weight[layer]
+                grad[:count] @ weight[layer].T
 
     return run
 
