@@ -136,12 +136,12 @@ def peak_bytes(run: Callable[[], object]) -> int:
         return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak, VmHWM
-    before = _resident_bytes("VmRSS")
+    before = resident_bytes("VmRSS")
     run()
-    return _resident_bytes("VmHWM") - before
+    return resident_bytes("VmHWM") - before
 
 
-def _resident_bytes(field: str) -> int:
+def resident_bytes(field: str) -> int:
     match = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert match, f"/proc/self/status has no {field}"
     return int(match[1]) * 1024

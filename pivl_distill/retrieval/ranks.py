@@ -26,6 +26,7 @@ from pivl_distill.retrieval.matches import PADDING, Matches
 from pivl_distill.retrieval.similarity import (
     Features,
     UnitFeatures,
+    empty_product,
     exact_rows,
     exact_similarity,
     tolerance,
@@ -48,7 +49,7 @@ def hit_ranks(
     """
     ours, theirs = UnitFeatures.of(query, "query"), UnitFeatures.of(gallery, "gallery")
     device = theirs.device
-    buffer = torch.empty(matches.chunk_queries(memory_bytes), len(gallery), device=device)
+    buffer = empty_product(matches.chunk_queries(memory_bytes), len(gallery), device)
     for candidates in matches.chunks(memory_bytes):
         hits, junk = matches.of(candidates)
         found = (hits != PADDING).any(axis=1)

@@ -27,6 +27,7 @@ from pivl_distill.retrieval.similarity import (
     UnitFeatures,
     blocks,
     chunk_rows,
+    empty_product,
     exact_rows,
     exact_similarity,
     tolerance,
@@ -129,11 +130,10 @@ class _Similarities:
 
 def _symmetric(unit: Tensor) -> Tensor:
     """Products [N, N] of vectors [N, F]; what is symmetric is multiplied once."""
-    product = unit.new_empty(len(unit), len(unit))
+    product = empty_product(len(unit), len(unit), unit.device)
     for rows in blocks(len(unit), _TILE):
-        tile = unit[rows] @ unit[rows.start :].T
-        product[rows, rows.start :] = tile
-        product[rows.stop :, rows] = tile[:, rows.stop - rows.start :].T
+        torch.mm(unit[rows], unit[rows.start :].T, out=product[rows, rows.start :])
+        product[rows.stop :, rows] = product[rows, rows.stop :].T
     return product
 
 

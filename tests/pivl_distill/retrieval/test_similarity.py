@@ -13,6 +13,7 @@ from pivl_distill.retrieval.similarity import (
     UnitFeatures,
     blocks,
     chunk_rows,
+    empty_product,
     exact_rows,
     exact_similarity,
     tolerance,
@@ -92,6 +93,16 @@ def test_all_broken_rows_are_counted_and_the_first_is_named() -> None:
         PivlError, match=r"^2 of 300 query features are not finite \(first: row 200"
     ):
         UnitFeatures.of(raw, "query")
+
+
+@pytest.mark.parametrize("columns", [1, 16, 33])
+def test_rows_of_a_product_begin_at_multiples_of_64_bytes(columns: int) -> None:
+    product = empty_product(3, columns, torch.device("cpu"))
+    assert product.shape == (3, columns)
+    assert product.dtype == torch.float32
+    assert 4 * product.stride(0) % 64 == 0
+    torch.mm(torch.eye(3), torch.ones(3, columns), out=product)
+    assert (product == 1).all()
 
 
 def test_the_tolerance_grows_with_the_errors_and_never_vanishes() -> None:
