@@ -36,14 +36,16 @@ def images_to_texts(images: Tensor, texts: Tensor, owner: Tensor, temperature: f
     Every image brings its text along: the denominator holds each text as often as it is owned.
     """
     logits = images @ texts.T / temperature  # [B, U]
-    count = _owned(owner, logits)
-    return _rows_to_texts(logits + count.log(), owner).add(count.log()[owner]).mean()
+    ones = torch.ones_like(logits[:, 0])
+    count = torch.zeros_like(logits[0]).index_add(0, owner, ones)  # bincount would make a host wait
+    own = F.cross_entropy(logits + count.log(), owner, reduction="none")
+    return (own + count.log()[owner]).mean()
 
 
 def texts_to_images(images: Tensor, texts: Tensor, owner: Tensor, temperature: float) -> Tensor:
     """L_t2i of Eq. 2: each text once per image that owns it; shapes as in `identity_contrast`."""
     logits = images @ texts.T / temperature  # [B, U]
-    return (_texts_to_rows(logits, owner) * _owned(owner, logits) / len(images)).sum()
+    return -logits.log_softmax(dim=0).gather(1, owner[:, None]).mean()
 
 
 def part_contrast(
@@ -80,27 +82,6 @@ def part_contrast(
     weight = count if weighting == "area" else (count > 0).to(count)  # of a text
     share = mass * (weight / count.clamp(min=1)).gather(-1, owner)  # of a row
     return -(share * (i2t + t2i)).sum() / weight.sum()
-
-
-def _rows_to_texts(logits: Tensor, owner: Tensor) -> Tensor:
-    """−log softmax over texts at each row's own text: [S]."""
-    return F.cross_entropy(logits, owner, reduction="none")
-
-
-def _texts_to_rows(logits: Tensor, owner: Tensor) -> Tensor:
-    """−log softmax over rows, averaged over the rows that each text owns: [U]."""
-    log_share = logits.log_softmax(dim=0)
-    own = log_share.gather(1, owner[:, None]).squeeze(1)
-    total = torch.zeros(logits.shape[1], dtype=own.dtype, device=own.device)
-    return -total.index_add(0, owner, own) / _owned(owner, logits)
-
-
-def _owned(owner: Tensor, logits: Tensor) -> Tensor:
-    """How many rows own each text: [U], of the type of logits [B, U].
-
-    `bincount` would make a GPU's host wait.
-    """
-    return torch.zeros_like(logits[0]).index_add(0, owner, torch.ones_like(logits[:, 0]))
 
 
 def identity_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
