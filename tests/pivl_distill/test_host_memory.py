@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,17 +14,6 @@ from pivl_distill.host_memory import GLIBC_DEFAULTS, keep_freed_memory, set_mall
 
 CPU = torch.device("cpu")
 BLOCK_BYTES = 64 * 2**20
-ASKED = """
-import sys
-import torch
-from pivl_distill.host_memory import keep_freed_memory
-sys.path.insert(0, sys.argv[1])
-from test_host_memory import mapped_and_kept_bytes
-print(*mapped_and_kept_bytes())
-assert keep_freed_memory(torch.device("cpu"))
-print(*mapped_and_kept_bytes())
-"""
-"""In a process of its own: what a heap once got it never gives back whole."""
 
 
 class Mallinfo2(ctypes.Structure):
@@ -47,12 +34,6 @@ needs_glibc = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    yield
-    set_malloc(*GLIBC_DEFAULTS)
-
-
 def told() -> Mallinfo2:
     """What malloc says of its blocks."""
     mallinfo2 = ctypes.CDLL(None).mallinfo2
@@ -71,7 +52,8 @@ def mapped_and_kept_bytes() -> tuple[int, int]:
 
 @needs_glibc
 def test_a_freed_block_stays_for_the_next() -> None:
-    command = [sys.executable, "-c", ASKED, str(Path(__file__).parent)]
+    """In a process of its own: what a heap once got it never gives back whole."""
+    command = [sys.executable, __file__]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     (mapped, kept), (mapped_then, kept_then) = (
         map(int, line.split()) for line in done.stdout.splitlines()
@@ -90,3 +72,9 @@ def test_other_devices_and_systems_are_left_alone(monkeypatch: pytest.MonkeyPatc
 def test_a_system_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: object())
     assert not keep_freed_memory(CPU)
+
+
+if __name__ == "__main__":  # as glibc does by itself, and as told to keep
+    print(*mapped_and_kept_bytes())
+    assert keep_freed_memory(CPU)
+    print(*mapped_and_kept_bytes())

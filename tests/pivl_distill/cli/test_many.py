@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import stopped_runs
+from command_line import QUICK
 from pivl_distill.bank import PromptBank
 from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
 
-QUICK = ("--config", "quick")
 SLOWLY = ("student", *QUICK, "--set", "stage2.learning_rate=1e-4", "--bank", "none")
 """Adam makes whole steps out of rounding: small ones, or losses would soon be others anyway."""
 
@@ -57,9 +57,8 @@ def alone(*arguments: str) -> str:
 
 
 def metrics(path: Path) -> list[dict]:
-    """The lines of a run that several processes share with one."""
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("stage", "crops_per_s")} for line in lines]
+    """The numbers of a run that several processes share with one."""
+    return [{k: v for k, v in ln.items() if k != "stage"} for ln in stopped_runs.metrics(path)]
 
 
 def test_teach_and_evaluate(desk: Path) -> None:
