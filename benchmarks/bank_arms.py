@@ -18,12 +18,12 @@ from pathlib import Path
 
 import click
 
-from pivl_distill.cli.sources import find_bank
+from pivl_distill.app.targets import find_bank
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
 from pivl_distill.console import table
-from pivl_distill.files import write_json
-from pivl_distill.runs import RUNS_DIR
-from students.distill import distill
+from pivl_distill.runs.run import RUNS_DIR
+from pivl_distill.storage.files import write_json
+from students.distill import train_student
 from teachers.teach import teach
 
 ARMS = {
@@ -63,7 +63,7 @@ def train_arm(arm: str, seed: int, bank: Path, arch: str, epochs: int) -> dict[s
     overrides = {"arch": arch, "supervision": arm, "seed": seed, "stage2.epochs": epochs}
     config = load_config(StudentConfig, "student", None, overrides)
     config = config.model_copy(update={"data": data})
-    report = distill(config, None if arm == "none" else bank_file)
+    report = train_student(config, None if arm == "none" else bank_file)
     return {"seconds": round(report.seconds, 1), **report.retrieval.summary()}
 
 

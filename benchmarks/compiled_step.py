@@ -12,10 +12,10 @@ import torch
 from harness import clocked, interleaved, on_device, on_gpu, overhead, report, speedup
 from student_step import BATCH, ROUNDS, SIZE_HW, Step, bare_step, crops, student_stage, student_step
 
-from pivl_distill.compiling import compile_body, obstacle_to_compiling
 from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
-from pivl_distill.host_memory import keep_freed_memory
+from pivl_distill.training.compile import compile_body, compile_error
+from pivl_distill.training.host_memory import keep_freed_memory
 
 DIM, AT_MOST = 1024, 1.0
 """More than the bare backbone's time is not worth compiling for; promised for the CPU alone."""
@@ -24,7 +24,7 @@ DIM, AT_MOST = 1024, 1.0
 def compiled_step(store: CropStore) -> Step:
     """The step, of which only the first calls compile. Fails where something cannot be compiled."""
     device = torch.get_default_device()
-    if (obstacle := obstacle_to_compiling(device)) is not None:
+    if (obstacle := compile_error(device)) is not None:
         raise click.ClickException(f"Nothing can be compiled here: {obstacle}.")
     stage = student_stage(store, DIM)
     compile_body(stage.network.body, device)

@@ -16,9 +16,9 @@ import torch
 
 from pivl_distill.config import CONFIGS_DIR, StudentConfig, TeachConfig, load_config
 from pivl_distill.console import table
-from students.rehearsal import rehearse_student
+from students.dry_run import dry_run_student
 from teachers.clip import joint_dim
-from teachers.rehearsal import rehearse_teach
+from teachers.dry_run import dry_run_teach
 
 EMBEDDED = ("quick", "literal")
 """Presets on the embedded data and CLIP."""
@@ -34,7 +34,7 @@ Facts = dict[str, object]
 
 
 def measure(command: str, preset: str, changes: dict[str, Any], known: dict[str, Facts]) -> Facts:
-    """The facts of one dry run; `known` holds those of settings that were run before."""
+    """The metadata of one dry run; `known` holds those of settings that were run before."""
     teach = load_config(TeachConfig, "teach", preset, changes)
     student = load_config(StudentConfig, "student", preset, changes)
     dim = None if student.supervision == "none" else joint_dim(teach.clip.name)
@@ -43,9 +43,9 @@ def measure(command: str, preset: str, changes: dict[str, Any], known: dict[str,
     if key not in known:
         torch.manual_seed(0)
         rehearsal = (
-            rehearse_teach(teach) if command == "teach" else rehearse_student(student, None, dim)
+            dry_run_teach(teach) if command == "teach" else dry_run_student(student, None, dim)
         )
-        known[key] = rehearsal.facts
+        known[key] = rehearsal.rows
     return known[key]
 
 
@@ -79,8 +79,8 @@ def main(device: str, spec: str, presets: tuple[str, ...]) -> None:
     rows = []
     for preset in named:
         for command in ("teach", "student"):
-            facts = measure(command, preset, changes, known)
-            rows.append((f"{preset}, {command}", *(brief(facts.get(k, "")) for k in COLUMNS)))
+            rows = measure(command, preset, changes, known)
+            rows.append((f"{preset}, {command}", *(brief(rows.get(k, "")) for k in COLUMNS)))
     table(f"Dry runs on {device}, at the least", ["preset", *COLUMNS.values()], rows)
 
 

@@ -18,7 +18,7 @@ from export.engines.builder import build_engine
 from export.engines.description import Profile
 from export.engines.runner import read_back
 from pivl_distill.console import table
-from pivl_distill.files import write_json
+from pivl_distill.storage.files import write_json
 
 PROFILE = Profile.parse("1,8,64")
 

@@ -19,7 +19,7 @@ from export.graph import write_onnx
 from export.int8 import FILE_NAMES, write_int8
 from export.verify import Precision
 from pivl_distill.data.datasets import load_dataset
-from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.models.embedding import EmbeddingModel
 from students.archs import create_backbone
 from students.student import IMAGENET_MEAN, IMAGENET_STD
 from teachers.clip import load_clip

@@ -25,7 +25,7 @@ import torch
 from harness import Row, bound, overhead, report, speedup
 
 from export.graph import write_onnx
-from export.latency import in_turns, random_feed
+from export.latency import interleaved, random_feed
 from export.session import open_session
 from pivl_distill.config import HeadSettings
 from students.archs import create_backbone
@@ -81,7 +81,7 @@ def medians(
     ours: Sequence[Callable[[], object]], baseline: Sequence[Callable[[], object]], rounds: int
 ) -> tuple[float, float]:
     """Median milliseconds over all runs of each; all take turns."""
-    times = in_turns([*ours, *baseline], max_repeats=rounds, max_seconds=90)
+    times = interleaved([*ours, *baseline], max_repeats=rounds, max_seconds=90)
     of_each = times[: len(ours)], times[len(ours) :]
     first, second = (statistics.median(itertools.chain(*several)) for several in of_each)
     return first, second

@@ -31,9 +31,9 @@ from export.engines.library import TITLES, load_tensorrt
 from export.engines.runner import EngineRunner
 from export.session import open_session
 from pivl_distill.console import note, table
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.files import write_json
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.storage.files import write_json
 
 BATCHES, ROUNDS, WARMUP = (1, 32), 30, 5
 PROFILE = Profile.parse("1,32,64")

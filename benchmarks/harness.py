@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from pivl_distill.console import table
-from pivl_distill.files import write_json
+from pivl_distill.storage.files import write_json
 
 RESULTS, GPU_RESULTS = (Path(__file__).with_name(name) for name in ("latest.json", "gpu.json"))
 THREADS = 2

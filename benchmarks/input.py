@@ -29,14 +29,14 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import functional as TF
 
-from pivl_distill.data.batches import PerCrop
+from pivl_distill.data.batches import DeviceArray
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import Record
 from pivl_distill.data.sampling import pk_batches
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE, LIP20
-from pivl_distill.embedding import normalize_crops
+from pivl_distill.models.embedding import normalize_crops
 
 ROUNDS = 15
 SIZE_HW = (256, 128)
@@ -89,7 +89,7 @@ def baseline(pairs: Iterator[Decoded]) -> tuple[Tensor, Tensor]:
 
 
 def our_ways(
-    crops: PerCrop, maps: PerCrop, batch: np.ndarray
+    crops: DeviceArray, maps: DeviceArray, batch: np.ndarray
 ) -> tuple[Callable[[], object], Callable[[], object]]:
     """From the store to the network's input; the same up to uint8, without normalising."""
     rng = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def batch_rows(store: CropStore, records: Sequence[Record]) -> Iterator[Row]:
     decoded = [decode(record) for record in chosen]
     assert store.maps is not None
     device = torch.get_default_device()
-    crops, maps = (PerCrop(values, device) for values in (store.crops, store.maps))
+    crops, maps = (DeviceArray(values, device) for values in (store.crops, store.maps))
     ours, augmentation = our_ways(crops, maps, batch)
     taken = crops.take(batch), maps.take(batch)
     seconds = interleaved(

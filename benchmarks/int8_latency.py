@@ -20,7 +20,7 @@ from export.int8 import write_int8
 from export.latency import measure_latency
 from export.session import open_session
 from pivl_distill.data.datasets import load_dataset
-from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.models.embedding import EmbeddingModel
 from students.archs import create_backbone
 from students.distill import WEIGHTS_DIR
 from students.student import IMAGENET_MEAN, IMAGENET_STD

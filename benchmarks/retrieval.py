@@ -38,9 +38,9 @@ from harness import (
 )
 from torch import Tensor
 
-from pivl_distill.host_memory import keep_freed_memory
 from pivl_distill.retrieval import evaluate, rerank
 from pivl_distill.retrieval.similarity import empty_product
+from pivl_distill.training.host_memory import keep_freed_memory
 
 ROUNDS, MAX_RANK = 7, 50
 DIM, CAMERAS = 1280, 6

@@ -27,8 +27,8 @@ from torch import Tensor
 
 from pivl_distill.config import PromptSettings, TuningSettings
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.host_memory import keep_freed_memory
 from pivl_distill.losses import identity_contrast
+from pivl_distill.training.host_memory import keep_freed_memory
 from teachers.prompts import IdentityPrompts
 from teachers.text import TextTower, Tokenizer
 from teachers.tuning import make_optimizer

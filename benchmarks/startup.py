@@ -23,7 +23,7 @@ from harness import Row, bound, on_device, on_gpu, report
 ROUNDS, GPU_ROUNDS, AT_MOST_S = 5, 2, 8
 UNTIL_A_STEP = """
 import os, sys
-from pivl_distill.training import Totals
+from pivl_distill.training.stage2 import Totals
 def first(totals, losses):
     print(sum(losses.values()).item())  # waits for the device
     os._exit(0)
@@ -33,7 +33,7 @@ main(sys.argv[1:])
 """
 UNTIL_STAGE_2 = """
 import os, sys
-from pivl_distill.training import Stage2
+from pivl_distill.training.stage2 import Stage2
 Stage2.step = lambda *arguments: os._exit(0)
 from pivl_distill.cli import main
 main(sys.argv[1:])

@@ -18,16 +18,21 @@ import torch.nn.functional as F
 from harness import Row, interleaved, on_device, on_gpu, overhead, report, speedup
 from torch import nn
 
-from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import Stage2Settings
 from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.embedding import normalize_crops
-from pivl_distill.host_memory import GLIBC_DEFAULTS, KEEP, keep_freed_memory, set_malloc
-from pivl_distill.precision import half_of
-from pivl_distill.training import Stage2
+from pivl_distill.models.embedding import normalize_crops
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.host_memory import (
+    GLIBC_DEFAULTS,
+    KEEP_FREED,
+    keep_freed_memory,
+    set_malloc,
+)
+from pivl_distill.training.precision import half_dtype
+from pivl_distill.training.stage2 import Stage2
 from students.archs import create_backbone
 from students.student import IMAGENET_MEAN, IMAGENET_STD, Student
 
@@ -85,7 +90,7 @@ def student_stage(
     device = torch.get_default_device()
     network = create_backbone(ARCH, image_size_hw=SIZE_HW)
     student = Student(ARCH, network, SIZE_HW, identities, dim, True, settings.head).to(device)
-    texts = Texts.of(bank(dim, identities), settings.loss, settings.head).to(device)
+    texts = TextFeatures.of(bank(dim, identities), settings.loss, settings.head).to(device)
     return Stage2(student.train(), store, texts, settings)
 
 
@@ -96,7 +101,7 @@ def bare_step(store: CropStore) -> Step:
     network = nn.Sequential(backbone, nn.Linear(backbone.head_hidden_size, IDENTITIES))
     network.to(memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=True)
-    labels, half = torch.from_numpy(store.pids).to(device), half_of("auto", device)
+    labels, half = torch.from_numpy(store.pids).to(device), half_dtype("auto", device)
 
     def step() -> None:
         pixels = torch.from_numpy(store.crops[BATCH]).to(device)
@@ -121,7 +126,7 @@ def freed_memory_row(step: Step) -> Row:
 
     seconds = interleaved(
         {
-            "to keep": after(KEEP),
+            "to keep": after(KEEP_FREED),
             "kept": step,
             "to give back": after(GLIBC_DEFAULTS),
             "given back": step,

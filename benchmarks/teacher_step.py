@@ -15,11 +15,11 @@ import torch
 from harness import Row, interleaved, on_device, overhead, peak_bytes, report, speedup
 from student_step import BATCH, CROPS, IDENTITIES, IN_BATCH, bank, crops
 
-from pivl_distill.alignment import Texts
 from pivl_distill.config import Stage2Settings
 from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
-from pivl_distill.training import Stage2
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.stage2 import Stage2
 from teachers.clip import TINY, TINY_SIZE_HW, load_clip
 from teachers.teacher import Teacher
 
@@ -40,7 +40,7 @@ def teacher_step(clip_name: str, store: CropStore, **changes: object) -> Callabl
     device, size_hw = torch.get_default_device(), store.crops.shape[1:3]
     clip = load_clip(clip_name, "none", size_hw).to(device)
     teacher = Teacher(clip, IDENTITIES, settings.head).to(device)
-    texts = Texts.of(bank(clip.image.dim), settings.loss, settings.head).to(device)
+    texts = TextFeatures.of(bank(clip.image.dim), settings.loss, settings.head).to(device)
     stage = Stage2(teacher.train(), store, texts, settings)
     return lambda: stage.step(BATCH, epoch_rng(0, 0))
 

@@ -33,7 +33,7 @@ PAGES = ("README.md", "docs/deploy.md")
 @click.argument("export", required=False, type=click.Path(path_type=Path, file_okay=False))
 def main(export: Path | None) -> None:
     """Run the deployment snippets where torch is not installed."""
-    facts: dict[str, object] = {}
+    metadata: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         python = environment(folder / "venv")
@@ -45,15 +45,15 @@ def main(export: Path | None) -> None:
             start = time.perf_counter()
             printed = output(python, "snippet.py", cwd=folder).strip()
             seconds = time.perf_counter() - start
-            facts[f"{page} printed"] = f"{printed}, {seconds:.2f} s after Python started"
-        facts["pivl-distill embed"] = command(python, folder)
+            metadata[f"{page} printed"] = f"{printed}, {seconds:.2f} s after Python started"
+        metadata["pivl-distill embed"] = command(python, folder)
         missing = subprocess.run([python, "-c", "import torch"], capture_output=True).returncode
         assert missing, "torch is installed here"
         size = sum(file.stat().st_size for file in (folder / "venv").rglob("*") if file.is_file())
         installed = output(python, "-m", "pip", "list", "--format=freeze", "--exclude=pip")
-    facts["packages"] = ", ".join(installed.split())
-    facts["environment"] = f"{size / 1e6:.0f} MB, pip included"
-    summary("Deployment without torch", facts)
+    metadata["packages"] = ", ".join(installed.split())
+    metadata["environment"] = f"{size / 1e6:.0f} MB, pip included"
+    summary("Deployment without torch", metadata)
 
 
 def deployment_snippets() -> Iterator[tuple[str, str]]:

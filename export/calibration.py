@@ -20,24 +20,24 @@ from export.manifest import InputSpec
 from export.session import open_session, run_all
 from pivl_distill.data.records import Record
 from pivl_distill.data.store import CropStore
-from pivl_distill.embedding import embed
 from pivl_distill.errors import PivlError
+from pivl_distill.models.embedding import embed
 
-CROPS = 256
+MAX_CROPS = 256
 
 Ranges = dict[str, tuple[float, float]]
 """Name of a float tensor → its least and its greatest value."""
 
 
 def calibration_crops(records: Sequence[Record], size_hw: tuple[int, int]) -> CropStore:
-    """At most `CROPS` crops of the training split, spread evenly over its identities.
+    """At most `MAX_CROPS` crops of the training split, spread evenly over its identities.
 
     Raises PivlError if there are none.
     """
     if not records:
         raise PivlError("INT8 is calibrated on the training split, but this data set has none.")
     pids = np.array([record.pid for record in records])
-    chosen = balanced_sample(pids, CROPS, np.random.default_rng(0))
+    chosen = balanced_sample(pids, MAX_CROPS, np.random.default_rng(0))
     return CropStore.load([records[number] for number in chosen], size_hw, what="calibration crops")
 
 

@@ -42,11 +42,11 @@ from export.manifest import (
 from export.session import open_session
 from export.verify import BUDGETS, Budget, Precision, measure_reference
 from pivl_distill.data.store import CropStore
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
-from pivl_distill.evaluation import TestCrops
-from pivl_distill.files import sha256
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.retrieval.evaluation import TestCrops
 from pivl_distill.runtime.manifest import FILE_NAME as MANIFEST
+from pivl_distill.storage.files import sha256
 
 FP32_FILE, FP16_FILE = "model.onnx", "model.fp16.onnx"
 ENGINE_SOURCES: dict[Precision, str] = {
@@ -153,11 +153,11 @@ def export_model(
         versions=installed_versions(),
     )
     artifacts: list[Artifact] = []
-    for artifact in _judged(gate, onnx_path, precisions, calibration):
+    for artifact in _gate_precisions(gate, onnx_path, precisions, calibration):
         artifacts.append(artifact)
         # At once: should the next file be impossible to make, this one is not lost.
-        write_manifest(folder, _with(manifest, artifacts))
-    manifest = _with(manifest, _timed(folder, artifacts, threads))
+        write_manifest(folder, _with_artifacts(manifest, artifacts))
+    manifest = _with_artifacts(manifest, _measure_latency(folder, artifacts, threads))
     write_manifest(folder, manifest)
     report = ExportReport(folder, manifest, gate)
     if any(artifact.status == "failed" for artifact in artifacts):
@@ -185,7 +185,7 @@ def add_engine(
         path, info = build_engine(
             folder / source, library, profile, workspace_bytes=workspace_bytes
         )
-        runs_here = _runs_here(path, library, gpu)
+        runs_here = _runs_on_this_gpu(path, library, gpu)
     except PivlError as error:
         raise PivlError(f"{error} The ONNX files are kept in {folder}.") from error
     manifest = read_manifest(folder)
@@ -194,11 +194,13 @@ def add_engine(
     artifact = describe(path, precision, "tensorrt", kind=library, kept_high=kept_high)
     batches = {"min_batch": profile.min_batch, "max_batch": profile.max_batch}
     artifact = artifact.model_copy(update=batches)
-    write_manifest(folder, _with(manifest, [*_but(manifest, path), artifact]))
+    write_manifest(
+        folder, _with_artifacts(manifest, [*_artifacts_except(manifest, path), artifact])
+    )
     return EngineReport(path, info, artifact)
 
 
-def _runs_here(path: Path, library: Library, gpu: Gpu | None) -> bool:
+def _runs_on_this_gpu(path: Path, library: Library, gpu: Gpu | None) -> bool:
     """Whether the engine at `path`, just built, runs on `gpu`; it is read back as far as it can be.
 
     Raises PivlError, with the engine and what the manifest says of an older one removed, if it
@@ -211,11 +213,11 @@ def _runs_here(path: Path, library: Library, gpu: Gpu | None) -> bool:
     except PivlError:
         remove_engine(path)
         manifest = read_manifest(path.parent)
-        write_manifest(path.parent, _with(manifest, _but(manifest, path)))
+        write_manifest(path.parent, _with_artifacts(manifest, _artifacts_except(manifest, path)))
         raise
 
 
-def _but(manifest: Manifest, path: Path) -> list[Artifact]:
+def _artifacts_except(manifest: Manifest, path: Path) -> list[Artifact]:
     """All artifacts but that of the file at `path`."""
     return [artifact for artifact in manifest.artifacts if artifact.file != path.name]
 
@@ -253,7 +255,7 @@ def input_spec(model: EmbeddingModel, bake_preprocessing: bool = False) -> Input
     )
 
 
-def _judged(
+def _gate_precisions(
     gate: Gate, onnx_path: Path, precisions: Collection[Precision], calibration: CropStore | None
 ) -> Iterator[Artifact]:
     """The file in float32 and, if that is verified, in the other precisions."""
@@ -279,11 +281,13 @@ def _int8(gate: Gate, onnx_path: Path, crops: CropStore) -> Iterator[Artifact]:
         )
 
 
-def _with(manifest: Manifest, artifacts: Iterable[Artifact]) -> Manifest:
+def _with_artifacts(manifest: Manifest, artifacts: Iterable[Artifact]) -> Manifest:
     return manifest.model_copy(update={"artifacts": tuple(artifacts)})
 
 
-def _timed(folder: Path, artifacts: Sequence[Artifact], threads: int | None) -> list[Artifact]:
+def _measure_latency(
+    folder: Path, artifacts: Sequence[Artifact], threads: int | None
+) -> list[Artifact]:
     """The artifacts with the latency of those that passed and are made to run here."""
     chosen = [a for a in artifacts if a.status == "verified" and a.runs_on != "tensorrt"]
     sessions = [open_session(folder / artifact.file, threads=threads) for artifact in chosen]

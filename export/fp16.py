@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 from export.graph import preprocessing_nodes
 from pivl_distill.errors import PivlError
-from pivl_distill.files import write_bytes
+from pivl_distill.storage.files import write_bytes
 
 SENSITIVE = frozenset(
     (

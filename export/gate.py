@@ -20,11 +20,11 @@ from export.cost import Cost, check_no_teaching
 from export.loading import as_embedding_model, forward_of
 from export.manifest import Artifact, InputSpec, Kind, RunsOn
 from export.verify import Budget, Precision, Reference, check_budget, compare
-from pivl_distill.embedding import EmbeddingModel, Forward
 from pivl_distill.errors import PivlError, VerificationError
-from pivl_distill.evaluation import TestFeatures, embed_test
+from pivl_distill.models.embedding import EmbeddingModel, Forward
+from pivl_distill.retrieval.evaluation import TestFeatures, embed_test
+from pivl_distill.retrieval.thresholds import OperatingThreshold, operating_thresholds
 from pivl_distill.runtime.manifest import vector_sha256
-from pivl_distill.thresholds import OperatingThreshold, operating_thresholds
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,20 @@ class Gate:
         by what torch raises while it runs, as for lack of memory on a GPU; elsewhere that is a
         mistake of ours and raised.
         """
-        facts: dict[str, Any] = {"status": "verified"}
+        metadata: dict[str, Any] = {"status": "verified"}
         try:
             # As it is found, so that a failure keeps what was measured before.
             if kind == "onnx":
                 check_no_teaching(path, self.bare)
             model, forward = as_embedding_model(path.name, self.spec), _running(path)
-            facts |= self._golden(model, forward)
+            metadata |= self._golden(model, forward)
             features = embed_test(model, self.reference.test, forward)
-            facts["parity"], facts["retrieval"] = compare(self.reference, features)
-            facts["thresholds"] = self._thresholds(features)
-            check_budget(facts["parity"], facts["retrieval"], self.budgets[precision])
+            metadata["parity"], metadata["retrieval"] = compare(self.reference, features)
+            metadata["thresholds"] = self._thresholds(features)
+            check_budget(metadata["parity"], metadata["retrieval"], self.budgets[precision])
         except PivlError as error:
-            facts |= {"status": "failed", "failure": str(error)}
-        return Artifact.of(path, precision, runs_on, kind=kind, kept_high=kept_high, **facts)
+            metadata |= {"status": "failed", "failure": str(error)}
+        return Artifact.of(path, precision, runs_on, kind=kind, kept_high=kept_high, **metadata)
 
     def _golden(self, model: EmbeddingModel, forward: Forward) -> dict[str, Any]:
         inputs = [model.preprocess(self.golden_crop[None])]

@@ -15,7 +15,7 @@ from PIL import Image
 from pivl_distill.data.synthetic.cameras import camera
 from pivl_distill.data.synthetic.people import person
 from pivl_distill.data.synthetic.render import render
-from pivl_distill.files import write_bytes
+from pivl_distill.storage.files import write_bytes
 
 FILE_NAME = "golden.png"
 _SEED = 7

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pivl_distill
-from pivl_distill.embedding import EmbeddingModel
-from pivl_distill.files import write_bytes
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.storage.files import write_bytes
 
 INPUT, CAMERAS, OUTPUT = "images", "cameras", "features"
 OPSET = 20
@@ -46,7 +46,7 @@ class _Deployed(nn.Module):
 
 
 def _normalized(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """`pivl_distill.embedding.normalize_crops` as a graph says it: one number for each channel."""
+    """`normalize_crops` in graph form, with one constant per channel."""
     images = crops.float().permute(0, 3, 1, 2) / 255  # in this order: TensorRT moves no bytes
     shape = (1, 3, 1, 1)
     mean_t = torch.tensor(mean, device=images.device).view(shape)
@@ -126,7 +126,7 @@ def example_inputs(
 
 
 def _metadata(model: EmbeddingModel, normalize: bool, bake_preprocessing: bool) -> dict[str, str]:
-    facts = {
+    metadata = {
         "name": model.name,
         "size_hw": model.size_hw,
         "mean": model.mean,
@@ -136,4 +136,4 @@ def _metadata(model: EmbeddingModel, normalize: bool, bake_preprocessing: bool) 
         "cameras": model.cameras,
         "version": pivl_distill.__version__,
     }
-    return {key: v if isinstance(v, str) else json.dumps(v) for key, v in facts.items()}
+    return {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()}

@@ -31,7 +31,7 @@ from export.calibration import Ranges
 from export.loading import forward_of
 from export.manifest import Artifact
 from pivl_distill.console import note, track
-from pivl_distill.files import write_bytes
+from pivl_distill.storage.files import write_bytes
 
 Form = Literal["cpu", "tensorrt"]
 FILE_NAMES: dict[Form, str] = {"cpu": "model.int8.onnx", "tensorrt": "model.int8.trt.onnx"}
@@ -51,12 +51,12 @@ def write_int8(
 ) -> Path:
     """Write the float32 file `onnx_path` in INT8 to `path`, all but the nodes in `kept_high`."""
     model = onnx.load(onnx_path)
-    chosen = [name for name in quantisable(model.graph, form) if name not in kept_high]
+    chosen = [name for name in quantisable_nodes(model.graph, form) if name not in kept_high]
     write_bytes(path, _quantised(model, form, ranges, chosen).SerializeToString())
     return path
 
 
-def quantisable(graph: onnx.GraphProto, form: Form) -> list[str]:
+def quantisable_nodes(graph: onnx.GraphProto, form: Form) -> list[str]:
     """Names of the layers, and for CPUs of additions and pooling, that INT8 covers; in graph order.
 
     For CPUs a convolution has `LEAST_CHANNELS`, and an addition or pooling follows something in
@@ -130,7 +130,7 @@ def rank_by_loss(
     losses = {}
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder, "trial.onnx")
-        names = quantisable(model.graph, form)
+        names = quantisable_nodes(model.graph, form)
         for name in track(names, "Quantising layers alone", unit="layers"):
             copy = onnx.ModelProto()
             copy.CopyFrom(model)

@@ -42,9 +42,9 @@ def measure_latency(
     max_repeats: int = 100,
     max_seconds: float = 5.0,
 ) -> list[Latency]:
-    """Time each session on random images, as `in_turns` does."""
+    """Time each session on random images, as `interleaved` does."""
     runs = [partial(session.run, None, random_feed(session, batch)) for session in sessions]
-    times = in_turns(runs, max_repeats=max_repeats, max_seconds=max_seconds)
+    times = interleaved(runs, max_repeats=max_repeats, max_seconds=max_seconds)
     percentiles = [np.percentile(times_ms, (50, 90)).tolist() for times_ms in times]
     return [
         Latency(batch, p50, p90, len(times_ms))
@@ -52,7 +52,7 @@ def measure_latency(
     ]
 
 
-def in_turns(
+def interleaved(
     runs: Sequence[Callable[[], object]],
     *,
     max_repeats: int = 100,

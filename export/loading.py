@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from export.engines.runner import EngineRunner
 from export.manifest import InputSpec, read_manifest
 from export.session import open_session, run
-from pivl_distill.embedding import EmbeddingModel, Forward
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256
+from pivl_distill.models.embedding import EmbeddingModel, Forward
+from pivl_distill.storage.files import sha256
 
 
 class _Preprocessed(EmbeddingModel):

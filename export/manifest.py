@@ -18,9 +18,9 @@ from export.cost import Cost
 from export.latency import Latency
 from export.verify import Budget, Parity, Precision, RetrievalComparison
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256, write_text
+from pivl_distill.retrieval.thresholds import OperatingThreshold
 from pivl_distill.runtime.manifest import FILE_NAME
-from pivl_distill.thresholds import OperatingThreshold
+from pivl_distill.storage.files import sha256, write_text
 
 Kind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
 RunsOn = Literal["any", "cpu", "tensorrt"]

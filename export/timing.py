@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from export.latency import in_turns, random_feed
+from export.latency import interleaved, random_feed
 from pivl_distill.runtime.session import open_session
 
 
 @dataclass(frozen=True)
-class Way:
+class Variant:
     """One way to run one network on `batch` crops."""
 
     name: str
@@ -38,11 +38,11 @@ class Timing:
     runs: int
 
 
-def time_ways(
-    ways: Sequence[Way], *, max_runs: int = 100, max_seconds: float = 20.0
+def time_variants(
+    ways: Sequence[Variant], *, max_runs: int = 100, max_seconds: float = 20.0
 ) -> list[Timing]:
     """Time all ways until `max_runs` or `max_seconds`, but at least three turns of each."""
-    times = in_turns([way.run for way in ways], max_repeats=max_runs, max_seconds=max_seconds)
+    times = interleaved([way.run for way in ways], max_repeats=max_runs, max_seconds=max_seconds)
     return [_timing(way, times_ms) for way, times_ms in zip(ways, times, strict=True)]
 
 
@@ -52,7 +52,7 @@ def run_once(onnx_path: Path, provider: str, threads: int, batch: int) -> None:
     session.run(None, random_feed(session, batch))
 
 
-def _timing(way: Way, times_ms: list[float]) -> Timing:
+def _timing(way: Variant, times_ms: list[float]) -> Timing:
     p50, p90, p99 = (float(value) for value in np.percentile(times_ms, (50, 90, 99)))
     rate = 1000 * way.batch / p50
     return Timing(way.name, way.device, way.threads, way.batch, p50, p90, p99, rate, len(times_ms))

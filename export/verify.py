@@ -13,10 +13,10 @@ from typing import Literal
 
 import numpy as np
 
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError, VerificationError, unknown_name
-from pivl_distill.evaluation import TestCrops, TestFeatures, embed_test, score
+from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
+from pivl_distill.retrieval.evaluation import TestCrops, TestFeatures, embed_test, score
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")

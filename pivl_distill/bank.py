@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.tensors import load_tensors, save_tensors
 
 KIND = "prompt bank"
 _TEXTS = ("identity", "part", "label")
@@ -126,21 +126,21 @@ class PromptBank:
             tensors |= {name: tensors[name].half() for name in _TEXTS}
         tensors["pids"] = torch.tensor(self.pids, dtype=torch.long)
         tensors["images"] = torch.tensor(sorted(self.images), dtype=torch.long)
-        facts = {"vocabulary": self.vocabulary.name, "provenance": self.provenance}
-        save_tensors(path, KIND, tensors, facts)
+        metadata = {"vocabulary": self.vocabulary.name, "provenance": self.provenance}
+        save_tensors(path, KIND, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path) -> PromptBank:
         """Read a bank; PivlError when the file is missing, damaged or something else."""
-        _, tensors, facts = load_tensors(path, KIND)
+        _, tensors, metadata = load_tensors(path, KIND)
         if missing := {*_TENSORS, "pids", "images"} - tensors.keys():
             raise PivlError(f"{path} is a damaged prompt bank: it lacks {sorted(missing)}.")
         return cls(
             **{name: tensors[name].float() for name in _TEXTS},
             present=tensors["present"],
             pids=tuple(tensors["pids"].tolist()),
-            vocabulary=get_vocabulary(facts["vocabulary"]),
-            provenance=facts["provenance"],
+            vocabulary=get_vocabulary(metadata["vocabulary"]),
+            provenance=metadata["provenance"],
             images=frozenset(tensors["images"].tolist()),
         )
 

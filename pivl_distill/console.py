@@ -141,12 +141,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     out.print(grid)
 
 
-def summary(title: str, facts: Mapping[str, object]) -> None:
+def summary(title: str, rows: Mapping[str, object]) -> None:
     """Print name–value pairs under a title, one a line."""
     grid = Table(title=title, title_justify="left", title_style="bold", box=None)
     grid.show_header = False
     grid.add_column(style="dim")
     grid.add_column()
-    for name, value in facts.items():
+    for name, value in rows.items():
         grid.add_row(name, Text(str(value)))
     out.print(grid)

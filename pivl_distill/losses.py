@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEAST = 1e-6
+MIN_WEIGHT = 1e-6
 """Weights that something is divided by are no less, so that without any the mean is 0."""
-LEFT_OUT = -1e4
+MASKED_LOGIT = -1e4
 """Added to a logit, it leaves nothing in a softmax; unlike −∞ it has a gradient."""
 
 
@@ -73,8 +73,8 @@ def part_contrast(
     count = torch.zeros_like(logits[..., 0, :]).scatter_add(-1, owner, mass)  # [..., U]
     log_size = torch.zeros_like(mass)
     if size is not None:
-        log_size = size.log().clamp(min=LEFT_OUT)
-        over_texts = logits.masked_fill((count == 0).unsqueeze(-2), LEFT_OUT)
+        log_size = size.log().clamp(min=MASKED_LOGIT)
+        over_texts = logits.masked_fill((count == 0).unsqueeze(-2), MASKED_LOGIT)
         over_cells = logits + log_size.unsqueeze(-1)
     own = owner.unsqueeze(-1)
     i2t = over_texts.log_softmax(-1).gather(-1, own).squeeze(-1)  # [..., S]

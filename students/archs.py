@@ -28,8 +28,8 @@ from timm.models.efficientnet import EfficientNet, decode_arch_def, round_channe
 from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError
-from pivl_distill.fusion import thirds
-from students.pretrained import in_timm_names, load_network
+from pivl_distill.models.fusion import block_thirds
+from students.pretrained import convert_to_timm_names, load_network
 
 LastStride = Literal["auto", 1, 2]
 PYRAMID_STRIDES = (4, 8, 16)
@@ -78,7 +78,7 @@ def mobilenetv2_025(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
         EfficientNet,
         "mobilenetv2_025",
         pretrained,
-        pretrained_filter_fn=in_timm_names,
+        pretrained_filter_fn=convert_to_timm_names,
         **settings | kwargs,
     )
 
@@ -177,7 +177,7 @@ def _pyramid_stages(network: Any) -> tuple[Literal["cnn", "vit"], list[int]]:
         if set(PYRAMID_STRIDES) <= set(reductions):
             return "cnn", [reductions.index(stride) for stride in PYRAMID_STRIDES]
         if len(set(reductions)) == 1:
-            return "vit", list(thirds(len(reductions)))
+            return "vit", list(block_thirds(len(reductions)))
     name = network.pretrained_cfg["architecture"]
     raise PivlError(
         f"{name} shows neither maps of strides 4, 8 and 16 nor one grid of patches, so nothing can "

@@ -13,22 +13,23 @@ import timm
 import torch
 from torch import nn
 
-from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig, dump_config
 from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import load_training
+from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
-from pivl_distill.evaluation import TestCrops, evaluate_model, pick_device
-from pivl_distill.files import sha256
-from pivl_distill.host_memory import keep_freed_memory
-from pivl_distill.resume import machine
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.runs import Run
-from pivl_distill.training import train
-from pivl_distill.vectors import VECTORS_FILE, load_vectors
+from pivl_distill.retrieval.evaluation import TestCrops, evaluate_model
+from pivl_distill.runs.progress import machine
+from pivl_distill.runs.run import Run
+from pivl_distill.storage.files import sha256
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.host_memory import keep_freed_memory
+from pivl_distill.training.stage2 import train
+from pivl_distill.training.teacher_embeddings import EMBEDDINGS_FILE, load_embeddings
 from students.archs import create_backbone
 from students.student import Student, save_student
 
@@ -48,7 +49,7 @@ class StudentReport:
     seconds: float
 
 
-def distill(
+def train_student(
     config: StudentConfig,
     bank_file: Path | None,
     out: Path | None = None,
@@ -60,7 +61,7 @@ def distill(
     """
     dataset = load_dataset(config.data.spec, config.data.parsing)
     bank = None if bank_file is None else open_bank(config, bank_file, dataset)
-    vectors = teacher_vectors(config, bank_file, dataset)
+    vectors = load_teacher_embeddings(config, bank_file, dataset)
     torch.manual_seed(config.seed)
     network, start = starting_network(config, dataset)
     device = pick_device(config.device)
@@ -73,8 +74,8 @@ def distill(
     with run.progress.session(
         "student",
         config=config.model_dump(mode="json"),
-        data=dataset.facts,
-        bank=file_facts(bank_file),
+        data=dataset.metadata,
+        bank=file_metadata(bank_file),
         embeddings=None if vectors is None else hashlib.sha256(vectors.tobytes()).hexdigest(),
         start=sha256(Path(start)) if Path(start).is_file() else start,
         machine=machine(device),
@@ -88,7 +89,7 @@ def distill(
         )
         run.progress.pin(contents=store.contents)
         store = dataclasses.replace(store, embeddings=vectors)
-        texts = texts_of(config, bank).to(device) if bank else None
+        texts = make_text_features(config, bank).to(device) if bank else None
         run.progress.enter("training")
         train(student, store, texts, config.stage2, config.seed, run, "Training the student")
         run.progress.enter("evaluation")
@@ -115,7 +116,7 @@ def distill(
     )
 
 
-def file_facts(bank_file: Path | None) -> dict[str, str] | None:
+def file_metadata(bank_file: Path | None) -> dict[str, str] | None:
     """Where a run finds its bank, and which one it is, as JSON values."""
     if bank_file is None:
         return None
@@ -147,24 +148,24 @@ def make_student(
     )
 
 
-def texts_of(config: StudentConfig, bank: PromptBank) -> Texts:
+def make_text_features(config: StudentConfig, bank: PromptBank) -> TextFeatures:
     """What the student learns from a bank."""
-    return Texts.of(bank, config.stage2.loss, config.stage2.head)
+    return TextFeatures.of(bank, config.stage2.loss, config.stage2.head)
 
 
-def teacher_vectors(
+def load_teacher_embeddings(
     config: StudentConfig, bank_file: Path | None, dataset: ReIDDataset
 ) -> np.ndarray | None:
     """The teacher's vectors [N, F] of the training crops, where the loss has a use for them."""
     if not config.stage2.loss.embedding:
         return None
-    path = config.embeddings or (bank_file.parent / VECTORS_FILE if bank_file else None)
+    path = config.embeddings or (bank_file.parent / EMBEDDINGS_FILE if bank_file else None)
     if path is None or not path.is_file():
         raise PivlError(
             f"stage2.loss.embedding wants a teacher's vectors, but there are none at {path}; teach"
             " with --set save_embeddings=true, or name the file with --set embeddings=FILE."
         )
-    return load_vectors(path, dataset)
+    return load_embeddings(path, dataset)
 
 
 def open_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> PromptBank:
@@ -172,7 +173,7 @@ def open_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> P
 
     Raises PivlError if it is about other images, or has no parts where they teach.
     """
-    bank = chosen_bank(config, PromptBank.load(bank_file), dataset)
+    bank = select_bank(config, PromptBank.load(bank_file), dataset)
     if not config.trust_pids:
         bank.check_images(dataset.train)
     if aligns(config):
@@ -180,7 +181,7 @@ def open_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> P
     return bank
 
 
-def chosen_bank(config: StudentConfig, bank: PromptBank, dataset: ReIDDataset) -> PromptBank:
+def select_bank(config: StudentConfig, bank: PromptBank, dataset: ReIDDataset) -> PromptBank:
     """The bank's rows for the training identities, in the form that the supervision asks for."""
     bank = bank.select(dataset.train_pids)
     if config.supervision == "label":

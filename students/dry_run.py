@@ -16,30 +16,30 @@ from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
 from pivl_distill.data.store import load_training
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.rehearsal import (
-    Rehearsal,
-    data_facts,
-    rehearsal_device,
-    stage2_facts,
-    stand_in_bank,
-    step_facts,
+from pivl_distill.training.dry_run import (
+    DryRunReport,
+    describe_data,
+    describe_stage2,
+    describe_step,
+    dry_run_device,
+    random_bank,
 )
 from students.distill import (
     aligns,
     check_parts,
-    chosen_bank,
+    load_teacher_embeddings,
     make_student,
+    make_text_features,
     open_bank,
+    select_bank,
     starting_network,
     starting_point,
-    teacher_vectors,
-    texts_of,
 )
 
 
-def rehearse_student(
+def dry_run_student(
     config: StudentConfig, bank_file: Path | None, stand_in_dim: int | None = None
-) -> Rehearsal:
+) -> DryRunReport:
     """Load the data's listing and the bank, build the student, and see whether all fits together.
 
     Where no bank has been made yet, random texts of `stand_in_dim` dimensions take its place, and
@@ -50,19 +50,19 @@ def rehearse_student(
     config = without_download(config, dataset)
     bank = _bank(config, bank_file, stand_in_dim, dataset)
     vocabulary = bank.vocabulary if bank and aligns(config) else None
-    vectors = teacher_vectors(config, bank_file, dataset)
-    device = rehearsal_device(config.device)
+    vectors = load_teacher_embeddings(config, bank_file, dataset)
+    device = dry_run_device(config.device)
     empty = device.type == "meta" and config.pretrained == "none"
     with device if empty else contextlib.nullcontext():
         network, start = starting_network(config, dataset)
     student = make_student(config, network, dataset, bank, vectors).to(device)
-    texts = texts_of(config, bank) if bank else None
+    texts = make_text_features(config, bank) if bank else None
     pids = np.array([record.pid for record in dataset.train])
-    facts = data_facts(dataset, config.data, maps=vocabulary is not None)
+    rows = describe_data(dataset, config.data, maps=vocabulary is not None)
     source = bank_file or "random texts"
-    facts["prompt bank"] = "none" if bank is None else f"{source}, {bank.dim} dimensions"
-    facts["started from"] = start
-    facts |= stage2_facts(student, pids, texts, config.stage2, config.seed)
+    rows["prompt bank"] = "none" if bank is None else f"{source}, {bank.dim} dimensions"
+    rows["started from"] = start
+    rows |= describe_stage2(student, pids, texts, config.stage2, config.seed)
 
     p, k = config.stage2.identities_per_batch, config.stage2.crops_per_identity
     batch = pk_batches(pids, p, k, epoch_rng(config.seed, 0))[0]
@@ -76,8 +76,8 @@ def rehearse_student(
     if device.type != "meta":
         seen = None if vectors is None else vectors[batch]
         store = dataclasses.replace(store, embeddings=seen)
-        facts |= step_facts(student, store, texts.to(device) if texts else None, config.stage2)
-    return Rehearsal(f"Would train {config.arch}", facts)
+        rows |= describe_step(student, store, texts.to(device) if texts else None, config.stage2)
+    return DryRunReport(f"Would train {config.arch}", rows)
 
 
 def without_download(config: StudentConfig, dataset: ReIDDataset) -> StudentConfig:
@@ -98,8 +98,8 @@ def _bank(
     if stand_in_dim is None:
         return None
     note(f"No bank has been made yet; random texts of {stand_in_dim} dimensions stand in.")
-    texts = stand_in_bank(dataset, stand_in_dim, dataset.vocabulary or LIP20)
-    bank = chosen_bank(config, texts, dataset)
+    texts = random_bank(dataset, stand_in_dim, dataset.vocabulary or LIP20)
+    bank = select_bank(config, texts, dataset)
     if aligns(config):
         check_parts(bank, dataset)
     return bank

@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pivl_distill.checkpoint import save_tensors
 from pivl_distill.console import note, summary, track
 from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
 from pivl_distill.data.synthetic.people import Person
 from pivl_distill.data.transforms import Augmentation, augment
-from pivl_distill.embedding import normalize_crops
+from pivl_distill.models.embedding import normalize_crops
+from pivl_distill.storage.tensors import save_tensors
 from students.archs import create_backbone
 from students.distill import WEIGHTS_DIR
 from students.student import IMAGENET_MEAN, IMAGENET_STD

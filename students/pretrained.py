@@ -47,7 +47,7 @@ def _load_file(network: Any, path: Path) -> None:
         published = load_state_dict(str(path), weights_only=True)
     except Exception as error:  # torch and safetensors each have their own
         raise PivlError(f"'{path}' is not a readable weights file: {error}") from error
-    state = in_timm_names(published, network)
+    state = convert_to_timm_names(published, network)
     own = network.state_dict()
     classifier = network.pretrained_cfg["classifier"]
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
@@ -67,14 +67,14 @@ def _load_file(network: Any, path: Path) -> None:
     network.load_state_dict(state, strict=False)
 
 
-def in_timm_names(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
+def convert_to_timm_names(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
     """Published weights as `network` names and shapes them; what is not known stays as it is.
 
     d-li14's MobileNetV2 files number the same layers in the same order. Position embeddings of a
     square image are interpolated to the network's grid, as timm does.
     """
     if "features.0.0.weight" in state and isinstance(network, EfficientNet):
-        theirs = sorted({key.rpartition(".")[0] for key in state}, key=_place)
+        theirs = sorted({key.rpartition(".")[0] for key in state}, key=_layer_name)
         ours = dict.fromkeys(key.rpartition(".")[0] for key in network.state_dict())
         names = dict(zip(theirs, (n for n in ours if n != "classifier"), strict=False))
         names["classifier"] = "classifier"
@@ -91,7 +91,7 @@ def in_timm_names(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
     return state | {"pos_embed": resized}
 
 
-def _place(layer: str) -> tuple[int, list[int]]:
+def _layer_name(layer: str) -> tuple[int, list[int]]:
     """Where d-li14's `features.2.conv.0`, `conv.1` or `classifier` stands in the network."""
     stage, *numbers = layer.split(".")
     order = ("features", "conv", "classifier")

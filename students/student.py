@@ -11,11 +11,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.config import HeadSettings
-from pivl_distill.embedding import EmbeddingModel
-from pivl_distill.fusion import FusionHead, build_fusion_head
-from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.fusion import FusionHead, build_fusion_head
+from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.storage.tensors import load_tensors, save_tensors
 from students.archs import Backbone, LastStride, create_backbone, pooling_of
 
 KIND = "student"
@@ -52,17 +52,19 @@ class Student(ReIDNetwork):
             channels = self.backbone.pyramid_channels
             self.fusion = build_fusion_head(self.backbone.kind, channels, dim, size_hw, head)
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
         out = self.backbone(images)
-        return Encoded((out.feature,), self.fusion.cells_of(out.pyramid) if self.fusion else None)
+        return EncodedCrops(
+            (out.feature,), self.fusion.encode_cells(out.pyramid) if self.fusion else None
+        )
 
-    def heads(self, encoded: Encoded) -> ReIDOutput:
-        (feature,), cells = encoded.metric, encoded.cells
+    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+        (feature,), cells = encoded.features, encoded.cells
         return ReIDOutput(
-            metric=(feature,),
+            features=(feature,),
             logits=(self.neck(feature),),
             projected=self.project(feature) if self.project else None,
-            aligned=None if self.fusion is None or cells is None else self.fusion.map_of(cells),
+            aligned=None if self.fusion is None or cells is None else self.fusion.fuse(cells),
             distilled=self.imitate(feature) if self.imitate else None,
         )
 
@@ -89,16 +91,16 @@ def bare_student(arch: str, network: nn.Module, size_hw: tuple[int, int]) -> Emb
 
 def save_student(model: EmbeddingModel, path: Path, last_stride: LastStride) -> None:
     """Write the bare backbone's weights with what is needed to rebuild it."""
-    facts = {"arch": model.name, "size_hw": model.size_hw, "last_stride": last_stride}
-    save_tensors(path, KIND, model.network.state_dict(), facts)
+    metadata = {"arch": model.name, "size_hw": model.size_hw, "last_stride": last_stride}
+    save_tensors(path, KIND, model.network.state_dict(), metadata)
 
 
 def load_student(path: Path) -> EmbeddingModel:
     """The bare backbone in a checkpoint."""
-    _, state, facts = load_tensors(path, KIND)
-    size_hw: tuple[int, int] = tuple(facts["size_hw"])
+    _, state, metadata = load_tensors(path, KIND)
+    size_hw: tuple[int, int] = tuple(metadata["size_hw"])
     network = create_backbone(
-        facts["arch"], image_size_hw=size_hw, last_stride=facts["last_stride"]
+        metadata["arch"], image_size_hw=size_hw, last_stride=metadata["last_stride"]
     )
     network.load_state_dict(state)
-    return bare_student(facts["arch"], network, size_hw)
+    return bare_student(metadata["arch"], network, size_hw)

@@ -23,10 +23,10 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.errors import PivlError, unknown_name
+from pivl_distill.storage.tensors import load_tensors, save_tensors
+from teachers.clip_weights import HUB, ClipWeights, describe_mismatch, read_file, read_hub
 from teachers.language import vocabulary_texts
-from teachers.published import HUB, Published, misfits, read_file, read_hub
 from teachers.text import TextTower, Tokenizer, token_rows
 from teachers.towers import ImageTower, ResNetTower, ViTOptions, ViTTower
 
@@ -142,10 +142,10 @@ def build_tiny(
     return _split(name, clip, Tokenizer(rows), TINY_SIZE_HW, TINY_OUTPUT_STRIDE, options)
 
 
-def save_tiny(clip: Clip, path: Path, rows: list[int], facts: dict[str, Any]) -> None:
-    """Write an embedded model in half precision, with its token table and `facts` about it."""
+def save_tiny(clip: Clip, path: Path, rows: list[int], metadata: dict[str, Any]) -> None:
+    """Write an embedded model in half precision, with its token table and `metadata` about it."""
     state = {key: value.half() for key, value in _towers(clip).state_dict().items()}
-    save_tensors(path, KIND, state, {"clip": clip.name, "rows": rows, **facts})
+    save_tensors(path, KIND, state, {"clip": clip.name, "rows": rows, **metadata})
 
 
 def _load_tiny(name: str, weights: str, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
@@ -162,10 +162,10 @@ def _load_tiny(name: str, weights: str, size_hw: tuple[int, int], options: ViTOp
             f"No weights for {name} at {path}. Name a file, or make one with"
             f" `python -m teachers.pretrain --clip {name}`."
         )
-    _, state, facts = load_tensors(path, KIND)
-    if facts["clip"] != name:
-        raise PivlError(f"{path} holds {facts['clip']}, not {name}.")
-    clip = build_tiny(name, facts["rows"])
+    _, state, metadata = load_tensors(path, KIND)
+    if metadata["clip"] != name:
+        raise PivlError(f"{path} holds {metadata['clip']}, not {name}.")
+    clip = build_tiny(name, metadata["rows"])
     _towers(clip).load_state_dict(state)
     if options != ViTOptions():
         image = _image_tower(name, clip.image.visual, size_hw, TINY_OUTPUT_STRIDE, options)
@@ -218,8 +218,8 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _fill(clip: CLIP, name: str, weights: str, published: Published) -> None:
-    if wrong := misfits(clip.state_dict(), published.state):
+def _fill(clip: CLIP, name: str, weights: str, published: ClipWeights) -> None:
+    if wrong := describe_mismatch(clip.state_dict(), published.state):
         raise PivlError(
             f"'{weights}' does not fit {name}{wrong}. Set clip.name to the model it was made for."
         )

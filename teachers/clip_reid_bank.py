@@ -19,15 +19,15 @@ import pivl_distill
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import DataSettings, PromptSettings
 from pivl_distill.data.datasets import load_dataset
-from pivl_distill.data.parsing import to_grid
+from pivl_distill.data.part_maps import to_grid
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
-from pivl_distill.embedding import embed
 from pivl_distill.errors import PivlError
-from pivl_distill.runs import Run
+from pivl_distill.models.embedding import embed
+from pivl_distill.runs.run import Run
+from teachers.clip_reid_checkpoint import Released, load_released, take_words
 from teachers.prompts import IdentityPrompts
-from teachers.released import Released, load_released, take_words
 from teachers.teach import BANK_FILE, TEACHER_FILE
 from teachers.teacher import save_teacher
 from teachers.tuning import bank_texts, present_parts
@@ -52,7 +52,7 @@ class ReleasedBankReport:
     """Share of identities whose crop is nearest to its own text; near 1 on the file's own data."""
 
 
-def released_bank(
+def import_clip_reid_bank(
     source: Path,
     data: DataSettings,
     words: str | None = None,

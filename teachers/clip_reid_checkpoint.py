@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from pivl_distill.console import track
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.reid import Neck
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.network import Neck
 from teachers.clip import QUICK, Clip, hashed, load_clip
-from teachers.published import misfits, read_tensors
+from teachers.clip_weights import describe_mismatch, read_tensors
 from teachers.teacher import bare_teacher
 from teachers.towers import ViTOptions
 
@@ -167,7 +167,7 @@ def _load(
         key: torch.empty(rows, *state[key].shape[1:2], width)
         for key, rows in ((_TOKENS, identities), (_PREFIX, 1), (_SUFFIX, 1))
     }
-    if wrong := misfits(own | prompts, state):
+    if wrong := describe_mismatch(own | prompts, state):
         raise PivlError(f"'{source}' is not what CLIP-ReID saves{wrong}.")
     with torch.no_grad():
         for name in own.keys() & state.keys():

@@ -31,14 +31,14 @@ COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
-class Published:
+class ClipWeights:
     """float32 tensors under open_clip's names, and whether they were made with QuickGELU."""
 
     state: dict[str, Tensor]
     quick_gelu: bool
 
 
-def read_hub(repository: str) -> Published:
+def read_hub(repository: str) -> ClipWeights:
     """The weights of an open_clip repository, `hf-hub:<organisation>/<name>`."""
     try:
         clip = open_clip.create_model(repository, require_pretrained=True)
@@ -48,15 +48,15 @@ def read_hub(repository: str) -> Published:
             " the network, or download the file and set clip.weights to it."
         ) from error
     quick = any(isinstance(module, QuickGELU) for module in clip.modules())
-    return Published(clip.state_dict(), quick)
+    return ClipWeights(clip.state_dict(), quick)
 
 
-def read_file(path: Path) -> Published:
+def read_file(path: Path) -> ClipWeights:
     """OpenAI's or open_clip's weights in a local file."""
     state = read_tensors(path)
     openai = [key for key in _OPENAI_ONLY if key in state]
     kept = {key: value.float() for key, value in state.items() if key not in openai}
-    return Published(kept, quick_gelu=bool(openai))
+    return ClipWeights(kept, quick_gelu=bool(openai))
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -75,7 +75,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 
-def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+def describe_mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """Where names and shapes of `state` differ from `own`: " in N places: …", or nothing.
 
     Counters of batches (`num_batches_tracked`), which decide nothing, may be missing.

@@ -15,30 +15,30 @@ from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
 from pivl_distill.data.store import CropStore, load_training
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
-from pivl_distill.rehearsal import (
-    TRAINED_BYTES,
-    Rehearsal,
+from pivl_distill.training.dry_run import (
+    BYTES_PER_PARAMETER,
+    DryRunReport,
     SavedMemory,
-    clocked,
-    data_facts,
-    rehearsal_device,
-    size,
-    stage2_facts,
-    stand_in_bank,
-    step_facts,
+    describe_data,
+    describe_stage2,
+    describe_step,
+    dry_run_device,
+    format_bytes,
+    random_bank,
+    timed,
 )
 from teachers.clip import Clip, architecture, is_download
-from teachers.features import HALF, encode_crops, encoding_half
-from teachers.objective import prompt_losses, resolve_temperature
+from teachers.features import HALF, encode_crops, encoding_dtype
 from teachers.prompts import IdentityPrompts
+from teachers.stage1_losses import prompt_losses, resolve_temperature
 from teachers.teach import head_of, part_vocabulary, stage2_texts, teaching_clip
 from teachers.teacher import Teacher
-from teachers.tuning import tuning_schedule
+from teachers.tuning import make_sampler
 
 FLOAT_BYTES = 4
 
 
-def rehearse_teach(config: TeachConfig) -> Rehearsal:
+def dry_run_teach(config: TeachConfig) -> DryRunReport:
     """Load the data's listing, build CLIP, prompts and teacher, and see whether all fits together.
 
     One batch of crops and maps is read, nothing is downloaded: random weights stand in for those
@@ -47,13 +47,13 @@ def rehearse_teach(config: TeachConfig) -> Rehearsal:
     config = config.model_copy(update={"clip": without_download(config.clip)})
     dataset = load_dataset(config.data.spec, config.data.parsing)
     vocabulary = part_vocabulary(config, dataset)
-    device = rehearsal_device(config.device)
+    device = dry_run_device(config.device)
     clip = _build(config, dataset, device).freeze().to(device)
     words = vocabulary or LIP20
     prompts = _prompts(config, clip, dataset, words)
     pids = np.array([record.pid for record in dataset.train])
-    facts = data_facts(dataset, config.data, maps=vocabulary is not None)
-    facts |= stage1_facts(config, clip, prompts, pids, len(words))
+    rows = describe_data(dataset, config.data, maps=vocabulary is not None)
+    rows |= describe_stage1(config, clip, prompts, pids, len(words))
 
     batch = pk_batches(
         pids,
@@ -69,13 +69,13 @@ def rehearse_teach(config: TeachConfig) -> Rehearsal:
         confidence=config.stage2.loss.align_confidence,
     )
     if device.type != "meta":
-        facts |= stage1_step(config, clip, prompts, store, words)
-    texts = stage2_texts(stand_in_bank(dataset, clip.image.dim, words), config)
+        rows |= stage1_step(config, clip, prompts, store, words)
+    texts = stage2_texts(random_bank(dataset, clip.image.dim, words), config)
     teacher = Teacher(clip, len(dataset.train_pids), head_of(config)).to(device)
-    facts |= stage2_facts(teacher, pids, texts, config.stage2, config.seed)
+    rows |= describe_stage2(teacher, pids, texts, config.stage2, config.seed)
     if device.type != "meta":
-        facts |= step_facts(teacher, store, texts.to(device), config.stage2)
-    return Rehearsal(f"Would teach {clip.name}", facts)
+        rows |= describe_step(teacher, store, texts.to(device), config.stage2)
+    return DryRunReport(f"Would teach {clip.name}", rows)
 
 
 def without_download(settings: ClipSettings) -> ClipSettings:
@@ -90,7 +90,7 @@ def without_download(settings: ClipSettings) -> ClipSettings:
     return settings.model_copy(update={"name": name, "weights": "none"})
 
 
-def stage1_facts(
+def describe_stage1(
     config: TeachConfig, clip: Clip, prompts: IdentityPrompts, pids: np.ndarray, parts: int
 ) -> dict[str, object]:
     """Towers, prompts, steps, grid, and the memory of frozen features and bank."""
@@ -98,7 +98,7 @@ def stage1_facts(
     image, text = (sum(p.numel() for p in tower.parameters()) for tower in (clip.image, clip.text))
     longest, context = prompts.longest, clip.text.context_length
     epochs = tuning.identity_epochs + tuning.part_epochs
-    per_epoch = tuning_schedule(pids, tuning, config.seed).per_epoch()
+    per_epoch = make_sampler(pids, tuning, config.seed).per_epoch()
     cells = rows * columns if tuning.part_epochs else 0
     identities = len(np.unique(pids))
     texts = identities + parts + identities * parts
@@ -110,17 +110,18 @@ def stage1_facts(
         "stage 1: steps": f"{per_epoch[0]:,} in the first of {epochs} epochs,"
         f" {sum(per_epoch):,} in all",
         "stage 1: grid": f"{rows}×{columns} cells of {dim} dimensions",
-        "stage 1: features": size(len(pids) * (1 + cells) * dim * HALF.itemsize)
+        "stage 1: features": format_bytes(len(pids) * (1 + cells) * dim * HALF.itemsize)
         + f", computed in {encoding_precision(config, clip)}",
-        "stage 1: memory": f"at least {size((image + text) * FLOAT_BYTES)} of frozen weights and"
-        f" {size(prompts.tokens.numel() * TRAINED_BYTES)} of tokens, gradients and moments",
-        "prompt bank": f"at most {size(texts * dim * width)}",
+        "stage 1: memory": f"at least {format_bytes((image + text) * FLOAT_BYTES)} of frozen"
+        f" weights and {format_bytes(prompts.tokens.numel() * BYTES_PER_PARAMETER)} of tokens,"
+        " gradients and moments",
+        "prompt bank": f"at most {format_bytes(texts * dim * width)}",
     }
 
 
 def encoding_precision(config: TeachConfig, clip: Clip) -> str:
     """What the image tower computes in, on the device it is on."""
-    half = encoding_half(config.tuning.precision, clip.text.positional_embedding.device)
+    half = encoding_dtype(config.tuning.precision, clip.text.positional_embedding.device)
     return str(half or torch.float32).removeprefix("torch.")
 
 
@@ -138,7 +139,7 @@ def stage1_step(
     tuning = resolve_temperature(tuning, clip)
     rows = torch.from_numpy(np.unique(store.pids, return_inverse=True)[1])
     features = encode_crops(clip, store, vocabulary, tuning)
-    encoding = clocked(lambda: encode_crops(clip, store, vocabulary, tuning), device)
+    encoding = timed(lambda: encode_crops(clip, store, vocabulary, tuning), device)
     last = tuning.identity_epochs + tuning.part_epochs - 1
     batch = np.arange(len(store))
 
@@ -150,9 +151,10 @@ def stage1_step(
     with memory.watching():
         total = loss()
     total.backward()
-    seconds = clocked(lambda: loss().backward(), device)
+    seconds = timed(lambda: loss().backward(), device)
     return {
-        "stage 1: activations": f"at least {size(memory.bytes)} of a batch of {len(store)} crops",
+        "stage 1: activations": f"at least {format_bytes(memory.bytes)} of a batch of"
+        f" {len(store)} crops",
         "stage 1: encoding": f"{len(store) / encoding:,.3g} crops/s on this {device.type}",
         "stage 1: time": f"{seconds:.3g} s a step on this {device.type}",
     }

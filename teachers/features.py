@@ -20,18 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pivl_distill import array_cache, ranks
-from pivl_distill.cache import cache_folder
 from pivl_distill.config import Precision, TuningSettings
 from pivl_distill.console import note, track
-from pivl_distill.data.batches import PerCrop, to_device
-from pivl_distill.data.parsing import cell_parts
+from pivl_distill.data.batches import DeviceArray, to_device
+from pivl_distill.data.part_maps import cell_parts
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
-from pivl_distill.embedding import normalize_crops
+from pivl_distill.distributed import process_group
+from pivl_distill.distributed.collectives import all_gather
 from pivl_distill.errors import PivlError
-from pivl_distill.precision import half_of
-from pivl_distill.whole_batch import gather
+from pivl_distill.models.embedding import normalize_crops
+from pivl_distill.storage import array_cache
+from pivl_distill.storage.cache_dir import cache_dir
+from pivl_distill.training.precision import half_dtype
 from teachers.clip import Clip
 
 FORMAT_VERSION = 1
@@ -49,7 +50,7 @@ class FrozenFeatures:
 
     projected: Tensor
     """[N, D], on the device of the towers."""
-    cells: PerCrop
+    cells: DeviceArray
     """[N, h·w, D] in half precision; h·w is 0 where the part prompts are not tuned."""
     parts: Tensor
     """[N, h·w] the part of each cell, or IGNORE; on the host."""
@@ -58,7 +59,7 @@ class FrozenFeatures:
         """[B, D] of crops `batch` [B]."""
         return self.projected.index_select(0, to_device(batch, self.projected.device))
 
-    def cells_of(self, batch: np.ndarray) -> Tensor:
+    def encode_cells(self, batch: np.ndarray) -> Tensor:
         """[B, h·w, D] of crops `batch` [B], in the precision and on the device of `projected`."""
         return self.cells.take(batch).to(self.projected)
 
@@ -76,15 +77,15 @@ def encode_crops(
     path = settings.cell_features if settings.part_epochs else None
     limit = int(settings.feature_cache_gib * 2**30)
     shapes = feature_shapes(clip, store, path)
-    half = encoding_half(settings.precision, clip.text.positional_embedding.device)
+    half = encoding_dtype(settings.precision, clip.text.positional_embedding.device)
     needed = sum(math.prod(shape) * HALF.itemsize for shape in shapes.values())
-    folder = cache_folder() / "features"
+    folder = cache_dir() / "features"
     entry = folder / feature_key(clip, store, path, half) if needed <= limit else None
     arrays = None
-    if entry is not None and not ranks.highest(not _has_room(entry, shapes)):
+    if entry is not None and not process_group.all_reduce_max(not _has_room(entry, shapes)):
         arrays = _cached(entry, shapes, lambda: _batches(clip, store, path, half))
-        if arrays is not None and not ranks.local_rank():
-            array_cache.used(entry, limit)
+        if arrays is not None and not process_group.local_rank():
+            array_cache.mark_used(entry, limit)
     if arrays is None:
         arrays, start = {name: np.empty(shape, HALF) for name, shape in shapes.items()}, 0
         for batch in _batches(clip, store, path, half):
@@ -96,7 +97,7 @@ def encode_crops(
     projected = torch.from_numpy(arrays["projected"]).to(device, torch.float32)
     cells = arrays.get("cells", np.empty((len(store), 0, clip.image.dim), HALF))
     parts = _part_of_cells(clip, store, vocabulary, settings)
-    return FrozenFeatures(projected, PerCrop(cells, device), parts)
+    return FrozenFeatures(projected, DeviceArray(cells, device), parts)
 
 
 def _cached(
@@ -108,20 +109,20 @@ def _cached(
 
     None, for all processes, where one of them cannot have it, which is said.
     """
-    with ranks.first_on_machine():
+    with process_group.local_main_process_first():
         arrays = array_cache.read(entry, shapes, HALF, WHAT)
-    if ranks.highest(arrays is None):
+    if process_group.all_reduce_max(arrays is None):
         batches = encoded()
-        if arrays is None and not ranks.local_rank():
+        if arrays is None and not process_group.local_rank():
             try:
                 array_cache.write(entry, shapes, HALF, batches)
             except array_cache.CacheError as error:
                 note(f"The {WHAT} stay in memory: {error}")
         for _ in batches:  # all processes encode each batch together
             pass
-        ranks.wait()
+        process_group.barrier()
         arrays = array_cache.read(entry, shapes, HALF, WHAT)
-    return None if ranks.highest(arrays is None) else arrays
+    return None if process_group.all_reduce_max(arrays is None) else arrays
 
 
 def _has_room(entry: Path, shapes: array_cache.Shapes) -> bool:
@@ -170,12 +171,12 @@ def _batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """The features of `BATCH_CROPS` crops for each process, one batch after the other."""
     device = clip.text.positional_embedding.device
-    size = BATCH_CROPS * ranks.size()
+    size = BATCH_CROPS * process_group.world_size()
     for start in track(range(0, len(store), size), "Encoding crops with CLIP", unit="batches"):
         together = store.crops[start : start + size]
-        crops = torch.from_numpy(together[ranks.busy_share(len(together))]).to(device)
+        crops = torch.from_numpy(together[process_group.nonempty_shard(len(together))]).to(device)
         own = _tokens(clip, crops, path, half).half()
-        tokens = gather(own, len(together)).cpu().numpy()
+        tokens = all_gather(own, len(together)).cpu().numpy()
         if not np.isfinite(tokens).all():
             raise PivlError(
                 "CLIP's features of the crops overflow half precision, which they are computed in"
@@ -193,14 +194,14 @@ def _tokens(clip: Clip, crops: Tensor, path: CellPath | None, half: torch.dtype 
         return tokens_of(images)
 
 
-def encoding_half(precision: Precision, device: torch.device) -> torch.dtype | None:
+def encoding_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """The half precision that the image tower encodes in; None for float32.
 
     "auto" is float16 on CUDA: features are kept in it, and CLIP was published in it.
     """
     if precision == "auto" and device.type == "cuda":
         return torch.float16
-    return half_of(precision, device)
+    return half_dtype(precision, device)
 
 
 def _part_of_cells(

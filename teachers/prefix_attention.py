@@ -56,7 +56,7 @@ class Prefix:
 
 
 def require_known_blocks(transformer: nn.Module) -> None:
-    """PivlError unless `read` and `extend` can run the transformer's blocks."""
+    """Raise PivlError unless the functions below can run the transformer's blocks."""
     if not isinstance(transformer, Transformer):
         kind = f"a {type(transformer).__name__}"
     elif names := {type(b).__name__ for b in transformer.resblocks} - {"ResidualAttentionBlock"}:
@@ -69,7 +69,7 @@ def require_known_blocks(transformer: nn.Module) -> None:
     )
 
 
-def extend(
+def extend_prefix(
     blocks: Sequence[ResidualAttentionBlock], x: Tensor, prefix: Prefix | None = None
 ) -> Prefix:
     """What B sequences leave to later tokens after tokens x [B, L, width] that follow `prefix`."""
@@ -82,7 +82,7 @@ def extend(
     return Prefix(tuple(left))
 
 
-def read(
+def encode_after_prefix(
     blocks: Sequence[ResidualAttentionBlock],
     x: Tensor,
     lengths: Tensor,

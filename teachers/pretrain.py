@@ -27,14 +27,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pivl_distill.console import note, summary, track
-from pivl_distill.data.parsing import part_shares
+from pivl_distill.data.part_maps import part_shares
 from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
 from pivl_distill.data.synthetic.people import phrases
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.embedding import normalize_crops
+from pivl_distill.models.embedding import normalize_crops
 from teachers.clip import TINY, WEIGHTS_DIR, Clip, build_tiny, save_tiny
-from teachers.gauge import MIN_PIXELS, measure_clip
 from teachers.language import vocabulary_texts
+from teachers.probes import MIN_PIXELS, probe_clip
 from teachers.text import token_rows
 
 TEMPLATES = ("a photo of a {context} person {part}", "a photo of a person wearing {context} {part}")
@@ -269,7 +269,7 @@ def main(name: str, passes: float, crops: int, out: Path | None) -> None:
     """Pretrain a tiny CLIP on synthetic people, measure it on unseen ones and write its weights."""
     recipe = Recipe(passes=passes, crops=crops)
     clip, rows = train(name, recipe)
-    figures = measure_clip(clip)
+    figures = probe_clip(clip)
     path = out or WEIGHTS_DIR / f"{name}.safetensors"
     save_tiny(clip, path, rows, {"recipe": recipe.__dict__, "unseen_people": figures.__dict__})
     summary(f"{name} on unseen people", {**figures.__dict__, "weights": path})

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from pivl_distill.bank import PromptBank
 from pivl_distill.console import track
-from pivl_distill.data.parsing import part_shares
+from pivl_distill.data.part_maps import part_shares
 from pivl_distill.data.synthetic.crops import render_crops
 from pivl_distill.data.synthetic.people import COLOURS, attributes, full_caption
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.embedding import normalize_crops
+from pivl_distill.models.embedding import normalize_crops
 from teachers.clip import Clip
 from teachers.text import TextTower
 
@@ -42,7 +42,7 @@ COLOUR_READOUTS = {
 
 
 @dataclass(frozen=True)
-class ClipFigures:
+class ClipProbe:
     """What a tiny CLIP knows about unseen people under unseen cameras; shares of 1."""
 
     people: int
@@ -55,7 +55,7 @@ class ClipFigures:
 
 
 @dataclass(frozen=True)
-class BankReadout:
+class BankProbe:
     """What a prompt bank says; shares of 1."""
 
     own_identity: float
@@ -75,8 +75,8 @@ def read_colours(features: Tensor, text: TextTower, wording: str) -> Tensor:
 
 
 @torch.inference_mode()
-def measure_clip(clip: Clip, people: int = 800, cameras: int = 64) -> ClipFigures:
-    """`ClipFigures` of a frozen CLIP."""
+def probe_clip(clip: Clip, people: int = 800, cameras: int = 64) -> ClipProbe:
+    """`ClipProbe` of a frozen CLIP."""
     crops = render_crops(UNSEEN_SEED, people, cameras)
     projected, pooled, seen = [], [], []
     for start in track(range(0, people, 100), "Measuring on unseen people", unit="batches"):
@@ -98,7 +98,7 @@ def measure_clip(clip: Clip, people: int = 800, cameras: int = 64) -> ClipFigure
     )
     similarity = torch.cat(projected) @ F.normalize(captions, dim=-1).T
     truth = dict(enumerate(map(attributes, crops.people)))
-    return ClipFigures(
+    return ClipProbe(
         people=people,
         colour=colour_accuracy(parts, visible, truth, clip.text),
         part_naming=naming[visible].float().mean().item(),
@@ -128,14 +128,14 @@ def colour_accuracy(
 
 
 @torch.inference_mode()
-def read_bank(
+def probe_bank(
     bank: PromptBank,
     text: TextTower,
     projected: Tensor,
     pids: Tensor,
     people: Mapping[int, Mapping[str, str | None]] | None,
-) -> BankReadout:
-    """`BankReadout` against crops' projected features [N, D] with identities `pids` [N]."""
+) -> BankProbe:
+    """`BankProbe` against crops' projected features [N, D] with identities `pids` [N]."""
     similarity = F.normalize(projected.cpu(), dim=-1) @ F.normalize(bank.identity, dim=-1).T
     own = torch.tensor(bank.pids)[similarity.argmax(1)] == pids
     words = F.normalize(bank.label, dim=-1)
@@ -144,7 +144,7 @@ def read_bank(
     truth = None
     if people is not None and bank.vocabulary == LIP20:
         truth = {row: people[pid] for row, pid in enumerate(bank.pids)}
-    return BankReadout(
+    return BankProbe(
         own_identity=own.float().mean().item(),
         nearest_label=right.float().mean().item() if len(right) else None,
         colour=None if truth is None else colour_accuracy(bank.part, bank.present, truth, text),

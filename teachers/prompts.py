@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pivl_distill.config import PromptSettings
 from pivl_distill.data.batches import to_device
 from pivl_distill.data.vocabulary import Vocabulary
-from teachers.causal import Prefix
+from teachers.prefix_attention import Prefix
 from teachers.text import TextTower
 
 ROOM = -1

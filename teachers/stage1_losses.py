@@ -17,8 +17,8 @@ from torch import Tensor
 from pivl_distill.config import TuningSettings
 from pivl_distill.data.batches import to_device
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
+from pivl_distill.distributed.collectives import sharded
 from pivl_distill.losses import identity_contrast, part_contrast
-from pivl_distill.whole_batch import divided
 from teachers.clip import Clip
 from teachers.features import FrozenFeatures
 from teachers.prompts import IdentityPrompts
@@ -63,7 +63,7 @@ def identity_loss(
 ) -> Tensor:
     """Eq. 2 for one batch of crop indices."""
     identities, owner = rows[batch].unique(return_inverse=True)
-    images, texts = features.projected_of(batch), divided(learned.identity, identities)
+    images, texts = features.projected_of(batch), sharded(learned.identity, identities)
     if settings.identity_normalize:
         images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
     owner = to_device(owner, images.device)
@@ -86,7 +86,7 @@ def part_loss(
     parts, first = len(vocabulary), rows[batch][:, None] * len(vocabulary)
     pair = first + part  # [B, S]
     pairs = pair[there].unique()
-    texts = similar(divided(learned.part, pairs // parts, pairs % parts), settings)  # [U, D]
+    texts = for_similarity(sharded(learned.part, pairs // parts, pairs % parts), settings)  # [U, D]
 
     def contrast(cells: Tensor, texts: Tensor, owner: Tensor, size: Tensor | None) -> Tensor:
         temperature = settings.part_temperature
@@ -118,7 +118,7 @@ def part_positions(
     if settings.background == "ignore":
         known &= part != vocabulary.background
     part = part.where(known, 0)
-    cells = similar(features.cells_of(batch), settings)
+    cells = for_similarity(features.encode_cells(batch), settings)
     if settings.part_positions == "cells":
         return cells, part, known.long()
     count = torch.zeros(len(part), len(vocabulary), dtype=torch.long, device=part.device)
@@ -127,10 +127,10 @@ def part_positions(
         cells, to_device(part, cells.device), to_device(known, cells.device), len(vocabulary)
     )
     every = torch.arange(len(vocabulary), device=part.device).expand_as(count)
-    return similar(pooled, settings), every, count
+    return for_similarity(pooled, settings), every, count
 
 
-def similar(vectors: Tensor, settings: TuningSettings) -> Tensor:
+def for_similarity(vectors: Tensor, settings: TuningSettings) -> Tensor:
     """Vectors whose dot products are what Eq. 7 compares."""
     return F.normalize(vectors, dim=-1) if settings.part_normalize else vectors
 

@@ -13,30 +13,31 @@ import torch
 from torch import Tensor
 
 import pivl_distill
-from pivl_distill import ranks
-from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
-from pivl_distill.checkpoint import is_foreign
 from pivl_distill.config import ClipSettings, HeadSettings, TeachConfig, dump_config
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore, load_training
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
+from pivl_distill.device import pick_device
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.evaluation import TestCrops, evaluate_model, pick_device
-from pivl_distill.files import sha256
-from pivl_distill.host_memory import keep_freed_memory
-from pivl_distill.resume import machine
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.runs import Run
-from pivl_distill.training import train
-from pivl_distill.vectors import VECTORS_FILE, save_vectors
+from pivl_distill.retrieval.evaluation import TestCrops, evaluate_model
+from pivl_distill.runs.progress import machine
+from pivl_distill.runs.run import Run
+from pivl_distill.storage.files import sha256
+from pivl_distill.storage.tensors import is_foreign
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.host_memory import keep_freed_memory
+from pivl_distill.training.stage2 import train
+from pivl_distill.training.teacher_embeddings import EMBEDDINGS_FILE, save_embeddings
 from teachers.clip import QUICK, Clip, hashed, load_clip
+from teachers.clip_reid_checkpoint import is_released, load_released, take_words
+from teachers.clip_weights import read_tensors
 from teachers.features import FrozenFeatures, encode_crops
-from teachers.gauge import BankReadout, read_bank
+from teachers.probes import BankProbe, probe_bank
 from teachers.prompts import IdentityPrompts
-from teachers.published import read_tensors
-from teachers.released import is_released, load_released, take_words
 from teachers.teacher import Teacher, save_teacher, vit_options
 from teachers.towers import ViTOptions
 from teachers.tuning import bank_texts, present_parts, tune_prompts
@@ -51,7 +52,7 @@ class TeachReport:
 
     run: Path
     bank: Path
-    readout: BankReadout
+    readout: BankProbe
     teacher: Path
     retrieval: RetrievalResult
     missing_maps: int
@@ -76,7 +77,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
     with run.progress.session(
         "teach",
         config=config.model_dump(mode="json"),
-        data=dataset.facts,
+        data=dataset.metadata,
         clip=clip.weights_sha256,
         machine=machine(device),
     ):
@@ -91,7 +92,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         if "bank" not in run.progress.contract:
             bank = learn_bank(config, clip, store, dataset, vocabulary or LIP20, run)
             bank.save(run.path / BANK_FILE, config.bank_precision)
-            ranks.wait()
+            process_group.barrier()
         bank = PromptBank.load(run.path / BANK_FILE)
         run.progress.pin(bank=sha256(run.path / BANK_FILE))
 
@@ -103,12 +104,12 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         model = teacher.embedding_model()
         save_teacher(model, run.path / TEACHER_FILE)
         if config.save_embeddings:
-            save_vectors(run.path / VECTORS_FILE, model, store, dataset)
+            save_embeddings(run.path / EMBEDDINGS_FILE, model, store, dataset)
         run.progress.enter("evaluation")
         test = TestCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)
         retrieval = evaluate_model(model, test)
         seconds = {stage: run.progress.seconds[stage] for stage in ("prompts", "teacher")}
-        readout = BankReadout(**bank.provenance["readout"])
+        readout = BankProbe(**bank.provenance["readout"])
         run.finish(
             "teach",
             readout=dataclasses.asdict(readout),
@@ -144,7 +145,7 @@ def learn_bank(
     )
     bank = make_bank(clip, learned, features, rows, pids, vocabulary, config, dataset)
     owners = torch.from_numpy(store.pids)
-    readout = read_bank(bank, clip.text, features.projected, owners, dataset.people)
+    readout = probe_bank(bank, clip.text, features.projected, owners, dataset.people)
     bank.provenance["readout"] = dataclasses.asdict(readout)
     return bank
 
@@ -190,10 +191,10 @@ def head_of(config: TeachConfig) -> HeadSettings | None:
     return None if config.supervision == "identity" else config.stage2.head
 
 
-def stage2_texts(bank: PromptBank, config: TeachConfig) -> Texts:
+def stage2_texts(bank: PromptBank, config: TeachConfig) -> TextFeatures:
     """What stage 2 of the teacher learns from: one row of Table 3."""
     chosen = bank.label_only() if config.supervision == "label" else bank
-    return Texts.of(chosen, config.stage2.loss, config.stage2.head)
+    return TextFeatures.of(chosen, config.stage2.loss, config.stage2.head)
 
 
 def vit_options_of(settings: ClipSettings, dataset: ReIDDataset) -> ViTOptions:

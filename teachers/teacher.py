@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.config import HeadSettings
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.fusion import FusionHead, build_fusion_head
-from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.fusion import FusionHead, build_fusion_head
+from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.storage.tensors import load_tensors, save_tensors
 from teachers.clip import Clip, load_clip
 from teachers.towers import ImageTower, ViTOptions, ViTTower
 
@@ -60,18 +60,18 @@ class Teacher(ReIDNetwork):
                 clip.image.kind, channels, clip.image.dim, clip.size_hw, head
             )
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
         out = self.tower(images) if cameras is None else self.tower(images, cameras)
-        cells = self.fusion.cells_of(out.pyramid) if self.fusion else None
-        return Encoded((out.previous, out.feature, out.projected), cells)
+        cells = self.fusion.encode_cells(out.pyramid) if self.fusion else None
+        return EncodedCrops((out.previous, out.feature, out.projected), cells)
 
-    def heads(self, encoded: Encoded) -> ReIDOutput:
-        (_, feature, projected), cells = encoded.metric, encoded.cells
+    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+        (_, feature, projected), cells = encoded.features, encoded.cells
         return ReIDOutput(
-            metric=encoded.metric,
+            features=encoded.features,
             logits=(self.neck(feature), self.projected_neck(projected)),
             projected=projected,
-            aligned=None if self.fusion is None or cells is None else self.fusion.map_of(cells),
+            aligned=None if self.fusion is None or cells is None else self.fusion.fuse(cells),
         )
 
     @property
@@ -138,22 +138,22 @@ def with_camera(model: EmbeddingModel, camera: str) -> EmbeddingModel:
 def save_teacher(model: EmbeddingModel, path: Path) -> None:
     """Write the bare teacher's weights with what is needed to rebuild it."""
     options = dataclasses.asdict(vit_options(tower_of(model.network)))
-    facts = {
+    metadata = {
         "clip": model.name,
         "size_hw": model.size_hw,
         "mean": model.mean,
         "std": model.std,
         "vit": options,
     }
-    save_tensors(path, KIND, model.network.state_dict(), facts)
+    save_tensors(path, KIND, model.network.state_dict(), metadata)
 
 
 def load_teacher(path: Path) -> EmbeddingModel:
     """The bare teacher in a checkpoint."""
-    _, state, facts = load_tensors(path, KIND)
-    options = ViTOptions(**facts.get("vit", {}))
-    clip = load_clip(facts["clip"], "none", tuple(facts["size_hw"]), options)
-    mean, std = tuple(facts["mean"]), tuple(facts["std"])
+    _, state, metadata = load_tensors(path, KIND)
+    options = ViTOptions(**metadata.get("vit", {}))
+    clip = load_clip(metadata["clip"], "none", tuple(metadata["size_hw"]), options)
+    mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
     model = bare_teacher(dataclasses.replace(clip, mean=mean, std=std))
     model.network.load_state_dict(state)
     return model

@@ -2,8 +2,8 @@
 
 CLIP's text transformer is causal and read at the end-of-text token. Whatever follows that token
 cannot change the feature, so no padding is ever encoded; and prompts that begin alike share the
-work of their beginning (`teachers/causal.py`). The same features as with 77 tokens for each prompt,
-and the same gradients, for a fraction of the work.
+work of their beginning (`prefix_attention.py`). Features and gradients equal those of encoding 77
+tokens per prompt, at a fraction of the cost.
 
 The embedded tiny CLIP keeps CLIP's own BPE tokenizer but only the rows of its token table that
 captions of synthetic people can reach; `Tokenizer` hides the difference.
@@ -19,7 +19,12 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError
-from teachers.causal import Prefix, extend, read, require_known_blocks
+from teachers.prefix_attention import (
+    Prefix,
+    encode_after_prefix,
+    extend_prefix,
+    require_known_blocks,
+)
 
 UNKNOWN_ROW = 0
 """Row of a reduced token table that stands for every token it does not hold."""
@@ -90,12 +95,14 @@ class TextTower(nn.Module):
         there. Tokens behind a prompt's end may hold anything. Not normalised, as CLIP's.
         """
         embeddings = embeddings[:, : int(ends.max()) + 1]
-        x = read(self.transformer.resblocks, self._placed(embeddings, prefix), ends + 1, prefix)
+        x = encode_after_prefix(
+            self.transformer.resblocks, self._placed(embeddings, prefix), ends + 1, prefix
+        )
         return self.ln_final(x) @ self.text_projection
 
     def prefix(self, embeddings: Tensor, before: Prefix | None = None) -> Prefix:
         """What B prompts that begin with embeddings [B, L, width] share, for `forward`."""
-        return extend(self.transformer.resblocks, self._placed(embeddings, before), before)
+        return extend_prefix(self.transformer.resblocks, self._placed(embeddings, before), before)
 
     def _placed(self, embeddings: Tensor, before: Prefix | None) -> Tensor:
         start = 0 if before is None else len(before)

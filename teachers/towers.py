@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from pivl_distill.errors import PivlError
-from pivl_distill.fusion import thirds
+from pivl_distill.models.fusion import block_thirds
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class ViTTower(nn.Module):
         self.camera: nn.Parameter | None = None
         if options.cameras:
             self.camera = nn.Parameter(torch.randn(options.cameras, channels) * 0.02)
-        self.pyramid_blocks = thirds(len(visual.transformer.resblocks))
+        self.pyramid_blocks = block_thirds(len(visual.transformer.resblocks))
         self.pyramid_channels = (channels,) * len(self.pyramid_blocks)
         self.previous_dim = self.feature_dim = channels
         self.dim: int = visual.proj.shape[1]

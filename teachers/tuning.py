@@ -13,16 +13,16 @@ from torch import Tensor
 from pivl_distill.config import PromptSettings, TuningSettings
 from pivl_distill.console import track
 from pivl_distill.data.batches import to_device
-from pivl_distill.data.sampling import Schedule
+from pivl_distill.data.sampling import PKSampler
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
-from pivl_distill.runs import Run
-from pivl_distill.schedules import cosine_per_epoch, smooth_cosine
-from pivl_distill.training import Totals
-from pivl_distill.whole_batch import begin_alike, divided, sum_gradients
+from pivl_distill.distributed.collectives import all_reduce_gradients, broadcast_parameters, sharded
+from pivl_distill.runs.run import Run
+from pivl_distill.training.lr_schedules import cosine_per_epoch, smooth_cosine
+from pivl_distill.training.metrics import MetricAverages
 from teachers.clip import Clip
 from teachers.features import FrozenFeatures
-from teachers.objective import prompt_losses, resolve_temperature
 from teachers.prompts import IdentityPrompts
+from teachers.stage1_losses import prompt_losses, resolve_temperature
 
 WARMUP_START = 0.05
 """Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
@@ -64,23 +64,23 @@ def tune_prompts(
     learned = IdentityPrompts(clip.text, prompts, identities, vocabulary, generator)
     learned.to(features.projected.device)
     optimizer = make_optimizer(learned, settings)
-    totals = Totals()
+    totals = MetricAverages()
     steps = run.progress.remaining(
         "prompts",
-        tuning_schedule(rows.numpy(), settings, seed),
+        make_sampler(rows.numpy(), settings, seed),
         prompts=learned,
         optimizer=optimizer,
         totals=totals,
     )
-    begin_alike(learned)
+    broadcast_parameters(learned)
     for step in track(steps, "Tuning prompts"):
-        set_rate(optimizer, settings, step.epochs_before)
+        set_learning_rate(optimizer, settings, step.epochs_before)
         losses = prompt_losses(
             learned, features, rows, step.batch, settings, vocabulary, step.epoch
         )
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
-        sum_gradients(learned.parameters())
+        all_reduce_gradients(learned.parameters())
         optimizer.step()
         totals.add(losses)
         if step.ends_epoch:
@@ -99,9 +99,9 @@ def make_optimizer(learned: IdentityPrompts, settings: TuningSettings) -> torch.
     )
 
 
-def tuning_schedule(pids: np.ndarray, settings: TuningSettings, seed: int) -> Schedule:
+def make_sampler(pids: np.ndarray, settings: TuningSettings, seed: int) -> PKSampler:
     """Every step of stage 1, of both its parts."""
-    return Schedule(
+    return PKSampler(
         pids,
         settings.identities_per_batch,
         settings.crops_per_identity,
@@ -111,13 +111,15 @@ def tuning_schedule(pids: np.ndarray, settings: TuningSettings, seed: int) -> Sc
     )
 
 
-def set_rate(optimizer: torch.optim.Optimizer, settings: TuningSettings, epoch: float) -> None:
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, settings: TuningSettings, epoch: float
+) -> None:
     """The rate that the settings' schedule has at `epoch`, counted from 0, with its fraction."""
     for group in optimizer.param_groups:
-        group["lr"] = rate_at(settings, epoch)
+        group["lr"] = learning_rate_at(settings, epoch)
 
 
-def rate_at(settings: TuningSettings, epoch: float) -> float:
+def learning_rate_at(settings: TuningSettings, epoch: float) -> float:
     """One cosine over both parts of stage 1 (readings 10), after a linear warm-up.
 
     With `restart`, the part epochs have a cosine of their own, which begins at the full rate.
@@ -141,12 +143,12 @@ def bank_texts(learned: IdentityPrompts, present: Tensor) -> tuple[Tensor, Tenso
     encoded; the others stay zero, nothing is ever aligned with them.
     """
     rows = torch.arange(len(present), device=present.device)
-    identity = torch.cat([divided(learned.identity, c) for c in rows.split(CHUNK_PROMPTS)])
+    identity = torch.cat([sharded(learned.identity, c) for c in rows.split(CHUNK_PROMPTS)])
     part = identity.new_zeros(*present.shape, identity.shape[1])
     pairs = present.nonzero()
     chunks = pairs.split(CHUNK_PROMPTS) if len(pairs) else ()
     for chunk in track(chunks, "Encoding the bank", unit="chunks"):
         row, number = chunk.unbind(1)
-        texts = divided(learned.part, row, number)
+        texts = sharded(learned.part, row, number)
         part[to_device(row, part.device), to_device(number, part.device)] = texts
     return identity, part

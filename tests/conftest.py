@@ -218,10 +218,10 @@ def small_released(golden_shapes, golden_state, monkeypatch) -> Callable[..., di
     """
     import open_clip
 
-    import teachers.released
+    import teachers.clip_reid_checkpoint
 
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "small-reid", SMALL_REID)
-    monkeypatch.setattr(teachers.released, "ARCHITECTURES", ("small-reid",))
+    monkeypatch.setattr(teachers.clip_reid_checkpoint, "ARCHITECTURES", ("small-reid",))
 
     def make(cameras: int = 0, identities: int = 10) -> dict[str, Tensor]:
         shapes = {}
@@ -267,8 +267,8 @@ def pattern_store(seed: int, camid: int) -> CropStore:
 def deploy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`deploy(*precisions, cameras=0, **options)` is the folder of a small network's export."""
     from export.exporter import export_model
-    from pivl_distill.embedding import EmbeddingModel
-    from pivl_distill.evaluation import TestCrops
+    from pivl_distill.models.embedding import EmbeddingModel
+    from pivl_distill.retrieval.evaluation import TestCrops
 
     @functools.cache
     def make(*precisions: str, cameras: int = 0, **options: bool) -> Path:

@@ -16,7 +16,7 @@ import torch
 from command_line import run
 from pivl_distill.bank import PromptBank
 from pivl_distill.cli import main
-from pivl_distill.training import Stage2
+from pivl_distill.training.stage2 import Stage2
 
 EPOCHS = ("--set", "stage2.epochs=3")
 """Of the student that the tests stop; five steps each."""
@@ -69,10 +69,10 @@ def assert_same_teach(path: Path, other: Path) -> None:
     banks = [PromptBank.load(folder / "prompt_bank.safetensors") for folder in (path, other)]
     for name in ("identity", "part", "label", "present"):
         assert torch.equal(*(getattr(bank, name) for bank in banks)), name
-    facts = [
+    metadata = [
         {key: value for key, value in bank.provenance.items() if key != "date"} for bank in banks
     ]
-    assert facts[0] == facts[1]
+    assert metadata[0] == metadata[1]
     assert banks[0].images == banks[1].images
     assert metrics(path) == metrics(other)
 

@@ -73,9 +73,9 @@ def test_the_script_runs(deployed_once):
 
 def test_too_few_people_for_a_threshold_are_a_sentence(deployed):
     manifest = deployed / "manifest.json"
-    facts = json.loads(manifest.read_text())
-    facts["artifacts"][0]["thresholds"][0].update(cosine=None, impostor_pairs=432)
-    manifest.write_text(json.dumps(facts))
+    metadata = json.loads(manifest.read_text())
+    metadata["artifacts"][0]["thresholds"][0].update(cosine=None, impostor_pairs=432)
+    manifest.write_text(json.dumps(metadata))
     ended = subprocess.run([sys.executable, SCRIPT, deployed], capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"No tracking with {deployed}: 432 impostor pairs are too few")

@@ -55,12 +55,12 @@ def dry_run(command: str, preset: str, market: Path, device: str = "meta") -> di
 @pytest.mark.parametrize("preset", REAL)
 def test_every_preset_can_be_taught(market: Path, tmp_path: Path, preset: str, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    facts = dry_run("teach", preset, market)
+    rows = dry_run("teach", preset, market)
     config = load_config(TeachConfig, "teach", preset, {})
     is_vit = config.clip.name == "ViT-B-16"
     grid = (21, 10) if config.clip.stride_px else (16, 8)
     dim = 512 if is_vit else 1024
-    said = {name: value.strip() for name, value in facts.items()}
+    said = {name: value.strip() for name, value in rows.items()}
     assert said["stage 1: grid"] == f"{grid[0]}×{grid[1]} cells of {dim} dimensions"
     image = {"RN50": 38_316_896, "ViT-B-16": 86_192_640}[config.clip.name]
     counted = int(said["CLIP"].split()[1].replace(",", ""))

@@ -13,6 +13,7 @@ from typing import Any
 
 import onnx
 
+from export.engines.build_progress import progress_monitor
 from export.engines.description import (
     EngineInfo,
     Gpu,
@@ -23,12 +24,11 @@ from export.engines.description import (
     write_sidecar,
 )
 from export.engines.library import TITLES, Library, library_log, load_tensorrt
-from export.engines.progress import progress_monitor
 from export.verify import Precision
-from pivl_distill.cache import cache_folder
 from pivl_distill.console import note, watch
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256, write_bytes
+from pivl_distill.storage.cache_dir import cache_dir
+from pivl_distill.storage.files import sha256, write_bytes
 
 
 def build_engine(
@@ -167,7 +167,7 @@ def _timing_cache(library: Library, version: str) -> Path | None:
     if library == "tensorrt-rtx" or gpu is None:
         return None
     name = re.sub(r"[^\w.]+", "-", f"{library}-{version}-{gpu.name}-{gpu.compute_capability}")
-    return cache_folder() / "timings" / f"{name}.cache"
+    return cache_dir() / "timings" / f"{name}.cache"
 
 
 def _read_timings(config: Any, path: Path) -> None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from export.engines.library import Library
 from export.verify import Precision
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256, write_text
+from pivl_distill.storage.files import sha256, write_text
 
 RTX_GPUS = "compute capabilities 7.5, 8.0 to 8.9 but not 8.7, and 12.x"
 """What TensorRT-RTX runs on: GeForce and RTX cards, not the H100 (9.0) or Jetson Orin (8.7)."""

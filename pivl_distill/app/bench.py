@@ -20,23 +20,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.bench import Timing, Way, run_once, time_ways
 from export.cost import Cost
 from export.engines.description import Gpu
 from export.engines.runner import EngineRunner
 from export.latency import random_feed
 from export.loading import as_embedding_model
 from export.manifest import Artifact, Manifest, installed_versions, read_manifest
-from export.memory import peak_memory
-from pivl_distill.cli.chart import Dot, latency_chart
-from pivl_distill.cli.eager import eager, run_eager_once
-from pivl_distill.cli.report import percent
-from pivl_distill.cli.sources import Cameras, load_checkpoint
+from export.peak_memory import peak_memory
+from export.timing import Timing, Variant, run_once, time_variants
+from pivl_distill.app.chart import Dot, latency_chart
+from pivl_distill.app.eager import eager, run_eager_once
+from pivl_distill.app.report import percent
+from pivl_distill.app.targets import Cameras, load_checkpoint
 from pivl_distill.console import note, table, track
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256
 from pivl_distill.runtime.manifest import check_file
 from pivl_distill.runtime.session import CPU, PROVIDERS, Device, open_session
+from pivl_distill.storage.files import sha256
 
 EAGER = "PyTorch eager"
 LATENCY_COLUMNS = (
@@ -47,7 +47,7 @@ COST_COLUMNS = ("", "precision", "file", "peak memory", "mAP")
 
 
 @dataclass(frozen=True)
-class Subject:
+class FileCost:
     """A file, or the checkpoint under PyTorch, and what it costs besides time.
 
     mAP is a share of 1, from the export's own verification.
@@ -75,7 +75,7 @@ class BenchReport:
     network: str
     cost: Cost
     machine: dict[str, object]
-    subjects: list[Subject]
+    subjects: list[FileCost]
     timings: list[Timing]
 
 
@@ -128,8 +128,8 @@ def run_bench(
         if model is not None:
             for device in compared:
                 run = eager(model, device, batch, in_graph=in_graph)
-                ways.append(Way(EAGER, device, count, batch, run))
-        timings += time_ways(ways, max_seconds=seconds)
+                ways.append(Variant(EAGER, device, count, batch, run))
+        timings += time_variants(ways, max_seconds=seconds)
     subjects = _subjects(folder, artifacts, checkpoint, threads[0], max(batches))
     return BenchReport(manifest.name, manifest.cost, _machine(), subjects, timings)
 
@@ -193,30 +193,32 @@ def _runners(folder: Path, manifest: Manifest) -> dict[str, EngineRunner]:
 def _find_checkpoint(folder: Path, manifest: Manifest) -> Checkpoint | None:
     """The checkpoint that was exported, if it is still where it was and what it was."""
     run = folder / "run.json"
-    facts = json.loads(run.read_bytes()) if run.is_file() else {}
-    source = Path(facts.get("source", ""))
+    metadata = json.loads(run.read_bytes()) if run.is_file() else {}
+    source = Path(metadata.get("source", ""))
     if source.is_file() and manifest.source.get(source.name) == sha256(source):
-        return Checkpoint(source, Cameras(facts.get("camera"), facts.get("sie_coefficient", 1.0)))
+        return Checkpoint(
+            source, Cameras(metadata.get("camera"), metadata.get("sie_coefficient", 1.0))
+        )
     note("PyTorch is left out: the checkpoint of this export is not there.")
     return None
 
 
-def _onnx_way(path: Path, device: Device, threads: int, batch: int) -> Way:
+def _onnx_way(path: Path, device: Device, threads: int, batch: int) -> Variant:
     session = open_session(path, threads=threads, providers=[PROVIDERS[device]])
     run = partial(session.run, None, random_feed(session, batch))
-    return Way(path.name, device, threads, batch, run)
+    return Variant(path.name, device, threads, batch, run)
 
 
 def _engine_way(
     name: str, runner: EngineRunner, manifest: Manifest, threads: int, batch: int
-) -> Way:
+) -> Variant:
     """An engine on random crops, memory to memory."""
     model = as_embedding_model(name, manifest.input)
     shape = (batch, *model.size_hw, 3)
     inputs = [model.preprocess(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))]
     if model.cameras:
         inputs.append(torch.zeros(batch, dtype=torch.long))
-    return Way(name, "cuda", threads, batch, lambda: runner(*inputs).cpu())
+    return Variant(name, "cuda", threads, batch, lambda: runner(*inputs).cpu())
 
 
 def _subjects(
@@ -225,7 +227,7 @@ def _subjects(
     checkpoint: Checkpoint | None,
     threads: int,
     batch: int,
-) -> list[Subject]:
+) -> list[FileCost]:
     """What each file costs besides time, the checkpoint last."""
     subjects = []
     for artifact in artifacts:
@@ -234,16 +236,16 @@ def _subjects(
             peak = peak_memory(run_once, file, CPU, threads, batch)
         retrieval = artifact.retrieval
         score = retrieval.exported_mAP if retrieval else None
-        subjects.append(Subject(artifact.file, artifact.precision, artifact.bytes, peak, score))
+        subjects.append(FileCost(artifact.file, artifact.precision, artifact.bytes, peak, score))
     if checkpoint is not None:
         peak = peak_memory(run_eager_once, checkpoint.path, checkpoint.cameras, threads, batch)
         retrieval = artifacts[0].retrieval
         score = retrieval.checkpoint_mAP if retrieval else None
-        subjects.append(Subject(EAGER, "fp32", checkpoint.path.stat().st_size, peak, score))
+        subjects.append(FileCost(EAGER, "fp32", checkpoint.path.stat().st_size, peak, score))
     return subjects
 
 
-def _cells(subject: Subject) -> tuple[str, ...]:
+def _cells(subject: FileCost) -> tuple[str, ...]:
     return (
         subject.name,
         subject.precision,
@@ -264,6 +266,6 @@ def _machine() -> dict[str, object]:
 
 def _processor() -> str:
     """The processor's name as Linux tells it, elsewhere what Python knows."""
-    facts = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.+)", facts.read_text()) if facts.exists() else None
+    metadata = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", metadata.read_text()) if metadata.exists() else None
     return named[1] if named else platform.processor()

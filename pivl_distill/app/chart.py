@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pivl_distill.files import write_bytes
+from pivl_distill.storage.files import write_bytes
 
 SIZE = (900, 560)
 LEFT, TOP, RIGHT, BOTTOM, KEY = 70, 60, 620, 480, 650

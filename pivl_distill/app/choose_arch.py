@@ -18,7 +18,7 @@ from pivl_distill.config import StudentConfig
 from pivl_distill.console import table, track
 from pivl_distill.runtime.session import PROVIDERS, Device
 from students.archs import create_backbone
-from students.choose import CANDIDATES, Candidate, choose
+from students.candidates import CANDIDATES, Candidate, choose
 from students.student import bare_student
 
 SECONDS = 20.0

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from export.exporter import FP16_FILE, FP32_FILE, ExportError, ExportReport
 from export.int8 import FILE_NAMES
-from pivl_distill.cli.report import percent, print_student, print_teach
-from pivl_distill.cli.sources import export_checkpoint, find_bank
+from pivl_distill.app.report import percent, print_student, print_teach
+from pivl_distill.app.targets import export_checkpoint, find_bank
 from pivl_distill.config import StudentConfig, TeachConfig
 from pivl_distill.console import summary, table
-from students.distill import distill
+from students.distill import train_student
 from teachers.teach import teach
 
 COLUMNS = ("", "mAP", "Rank-1", "parameters", "multiply-adds", "file", "batch 1", "batch 32")
@@ -38,9 +38,9 @@ def run_demo() -> None:
     taught = teach(TeachConfig())
     print_teach(taught)
     _, data = find_bank(None, "part")
-    plain = distill(StudentConfig(data=data, supervision="none"), None)
+    plain = train_student(StudentConfig(data=data, supervision="none"), None)
     print_student(plain)
-    student = distill(StudentConfig(data=data), taught.bank)
+    student = train_student(StudentConfig(data=data), taught.bank)
     print_student(student)
     exports = {
         "teacher": _export(taught.teacher),

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pivl_distill.cli.sources import Cameras, load_checkpoint
-from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.app.targets import Cameras, load_checkpoint
+from pivl_distill.models.embedding import EmbeddingModel
 
 
 def eager(

@@ -17,16 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from pivl_distill import __version__, ranks
+from pivl_distill import __version__
 from pivl_distill.console import note, summary, track
 from pivl_distill.data.listing import images_below, require_images
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.files import replacing
 from pivl_distill.runtime import Extractor
+from pivl_distill.storage.files import atomic_write
 
 ROWS_PER_GROUP = 4096
 Row = Callable[[str, np.ndarray], None]
-Facts = dict[str, Any]
+Metadata = dict[str, Any]
 _SHOWN = 10
 
 
@@ -51,21 +52,21 @@ def embed_folder(
     written, for another ending, an empty folder, or one without any readable image. Several
     processes take a share of the images each, and put its place into the name: `out-2-of-4`.
     """
-    write, out = _writer(out), shard(out)
+    write, out = _writer(out), shard_file(out)
     every = images_below(folder)
     require_images(len(every), folder)
-    paths = every[ranks.share(len(every))]
+    paths = every[process_group.shard(len(every))]
     artifact = extractor.artifact
-    facts: Facts = {
+    metadata: Metadata = {
         "network": extractor.name,
         "artifact": artifact.file,
         "artifact_sha256": artifact.sha256,
         "version": __version__,
         "unreadable": [],
     }
-    unreadable: list[str] = facts["unreadable"]
+    unreadable: list[str] = metadata["unreadable"]
     cameras = None if camera is None else [camera] * len(paths)
-    with write(out, extractor.dim, facts) as add:
+    with write(out, extractor.dim, metadata) as add:
         streamed = extractor.stream_files(paths, cameras)
         for path, vector in track(streamed, "Embedding", total=len(paths), unit="images"):
             name = path.relative_to(folder).as_posix()
@@ -73,7 +74,9 @@ def embed_folder(
                 unreadable.append(name)
             else:
                 add(name, vector)
-        of_all = [json.loads(text) for text in ranks.everyone_says(json.dumps(unreadable))]
+        of_all = [
+            json.loads(text) for text in process_group.all_gather_object(json.dumps(unreadable))
+        ]
         unreadable = [name for of_one in of_all for name in of_one]
         if len(unreadable) == len(every):
             raise PivlError(f"None of the {len(every)} images in {folder} can be read.")
@@ -81,12 +84,12 @@ def embed_folder(
     return EmbedReport(out, vectors, extractor.dim, artifact.file, extractor.device, unreadable)
 
 
-def shard(out: Path) -> Path:
+def shard_file(out: Path) -> Path:
     """The file of this process; PivlError where there are several and `out` is no Parquet file, or
     where files of another number of processes are beside it: a gallery would hold images twice."""
-    if ranks.size() > 1 and out.suffix != ".parquet":
+    if process_group.world_size() > 1 and out.suffix != ".parquet":
         raise PivlError(f"Several processes write Parquet files, not {out}: end it in .parquet.")
-    files = _shards(out, ranks.size())
+    files = _shards(out, process_group.world_size())
     if out.suffix == ".parquet":
         beside = [out, *sorted(out.parent.glob(f"{out.stem}-*-of-*.parquet"))]
         if others := [file for file in beside if file not in files and file.is_file()]:
@@ -94,7 +97,7 @@ def shard(out: Path) -> Path:
                 f"{others[0]} is of another number of processes; a gallery of both would hold its"
                 " images twice. Remove it and what belongs to it, or name another --out."
             )
-    return files[ranks.rank()]
+    return files[process_group.rank()]
 
 
 def _shards(out: Path, processes: int) -> list[Path]:
@@ -112,17 +115,19 @@ def print_embedded(report: EmbedReport) -> None:
         note(f"Cannot read {name}; it has no vector.")
     if len(report.unreadable) > _SHOWN:
         note(f"… and {len(report.unreadable) - _SHOWN:,} more; {report.out} lists them all.")
-    facts: dict[str, object] = {
-        "file": report.out if ranks.size() == 1 else f"{report.out} and the others' beside it",
+    metadata: dict[str, object] = {
+        "file": report.out
+        if process_group.world_size() == 1
+        else f"{report.out} and the others' beside it",
         "vectors": f"{report.vectors:,} of {report.dim} values, of length one",
         "by": f"{report.artifact} on the {report.device}",
     }
     if report.unreadable:
-        facts["unreadable images"] = f"{len(report.unreadable):,}, left out"
-    summary("Embedded", facts)
+        metadata["unreadable images"] = f"{len(report.unreadable):,}, left out"
+    summary("Embedded", metadata)
 
 
-def _writer(out: Path) -> Callable[[Path, int, Facts], AbstractContextManager[Row]]:
+def _writer(out: Path) -> Callable[[Path, int, Metadata], AbstractContextManager[Row]]:
     if out.suffix == ".npz":
         return _npz
     if out.suffix != ".parquet":
@@ -138,14 +143,14 @@ def _writer(out: Path) -> Callable[[Path, int, Facts], AbstractContextManager[Ro
 
 
 @contextmanager
-def _npz(out: Path, dim: int, facts: Facts) -> Iterator[Row]:
-    """`names` [N], `features` float32 [N, dim], and `facts` as JSON.
+def _npz(out: Path, dim: int, metadata: Metadata) -> Iterator[Row]:
+    """`names` [N], `features` float32 [N, dim], and `metadata` as JSON.
 
     How many rows there are stands at the head of an array in a .npz file, so they wait in a file
     without a name beside it.
     """
     names: list[str] = []
-    with replacing(out) as file, tempfile.TemporaryFile(dir=file.parent) as rows:
+    with atomic_write(out) as file, tempfile.TemporaryFile(dir=file.parent) as rows:
 
         def add(name: str, vector: np.ndarray) -> None:
             names.append(name)
@@ -155,12 +160,12 @@ def _npz(out: Path, dim: int, facts: Facts) -> Iterator[Row]:
         rows.flush()
         features = np.memmap(rows, "<f4", "r", shape=(len(names), dim))
         with file.open("wb") as archive:
-            np.savez(archive, names=names, features=features, facts=json.dumps(facts))
+            np.savez(archive, names=names, features=features, metadata=json.dumps(metadata))
 
 
 @contextmanager
-def _parquet(out: Path, dim: int, facts: Facts) -> Iterator[Row]:
-    """Columns `name` and `feature`, a list of `dim` float32; `facts` as metadata of the file."""
+def _parquet(out: Path, dim: int, metadata: Metadata) -> Iterator[Row]:
+    """Columns `name` and `feature`, a list of `dim` float32; `metadata` as metadata of the file."""
     import pyarrow
     import pyarrow.parquet
 
@@ -182,8 +187,8 @@ def _parquet(out: Path, dim: int, facts: Facts) -> Iterator[Row]:
         if len(names) == ROWS_PER_GROUP:
             flush()
 
-    with replacing(out) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
+    with atomic_write(out) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
         yield add
         if names:
             flush()
-        writer.add_key_value_metadata({"pivl_distill": json.dumps(facts)})
+        writer.add_key_value_metadata({"pivl_distill": json.dumps(metadata)})

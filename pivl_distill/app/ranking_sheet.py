@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pivl_distill.evaluation import TestCrops, TestFeatures
-from pivl_distill.files import write_bytes
+from pivl_distill.retrieval.evaluation import TestCrops, TestFeatures
+from pivl_distill.storage.files import write_bytes
 
 RIGHT_RGB, WRONG_RGB, QUERY_RGB = (40, 160, 70), (200, 50, 40), (90, 90, 90)
 _BORDER_PX = 3

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 
 from pivl_distill.console import note, summary, table
 from pivl_distill.data.check import CheckReport
-from pivl_distill.data.published import PUBLISHED, Counts, Published
+from pivl_distill.data.published_counts import PUBLISHED, Counts, PublishedCounts
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.retrieval import RetrievalResult
 
 if TYPE_CHECKING:
     from export.exporter import EngineReport, ExportReport
     from export.manifest import Artifact
-    from pivl_distill.cli.sources import Evaluation
+    from pivl_distill.app.targets import Evaluation
     from pivl_distill.parsing.writing import ParseReport
-    from pivl_distill.rehearsal import Rehearsal
+    from pivl_distill.training.dry_run import DryRunReport
     from students.distill import StudentReport
-    from teachers.released_bank import ReleasedBankReport
+    from teachers.clip_reid_bank import ReleasedBankReport
     from teachers.teach import TeachReport
 
 
@@ -36,79 +36,79 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def retrieval_facts(result: RetrievalResult) -> dict[str, object]:
+def retrieval_rows(result: RetrievalResult) -> dict[str, object]:
     """mAP, ranks and mINP in percent, and the queries that could not be scored."""
-    facts: dict[str, object] = {
+    rows: dict[str, object] = {
         "mAP": percent(result.mAP),
         "Rank-1 / 5 / 10": " / ".join(percent(result.rank(k)) for k in (1, 5, 10)),
         "mINP": percent(result.mINP),
         "queries": result.valid_queries,
     }
     if result.skipped_queries:
-        facts["queries without a match"] = result.skipped_queries
+        rows["queries without a match"] = result.skipped_queries
     if not result.camera_rule:
-        facts["cameras"] = NO_CAMERA_RULE
-    return facts
+        rows["cameras"] = NO_CAMERA_RULE
+    return rows
 
 
-def print_rehearsal(rehearsal: Rehearsal) -> None:
+def print_dry_run(rehearsal: DryRunReport) -> None:
     """What a training would do and need."""
-    summary(rehearsal.title, rehearsal.facts)
+    summary(rehearsal.title, rehearsal.rows)
 
 
 def print_teach(report: TeachReport) -> None:
     """The bank's read-out and the teacher's retrieval."""
     readout = report.readout
-    facts: dict[str, object] = {
+    rows: dict[str, object] = {
         "prompt bank": report.bank,
         "image → own identity text": percent(readout.own_identity),
     }
     if readout.nearest_label is not None:
-        facts["part text → own part word"] = percent(readout.nearest_label)
+        rows["part text → own part word"] = percent(readout.nearest_label)
     if readout.colour is not None:
-        facts["part text → true colour"] = ", ".join(
+        rows["part text → true colour"] = ", ".join(
             f"{name} {percent(value)}" for name, value in readout.colour.items()
         )
-    facts |= {"teacher": report.teacher, **retrieval_facts(report.retrieval)}
-    facts["time"] = ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())
-    summary(f"Taught in {report.run}", facts)
+    rows |= {"teacher": report.teacher, **retrieval_rows(report.retrieval)}
+    rows["time"] = ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())
+    summary(f"Taught in {report.run}", rows)
     _warn_missing_maps(report.missing_maps)
 
 
-def print_released_bank(report: ReleasedBankReport) -> None:
+def print_clip_reid_bank(report: ReleasedBankReport) -> None:
     """What a published checkpoint gave, and whether it belongs to the data."""
-    facts = {
+    rows = {
         "prompt bank": report.bank,
         "identities": report.identities,
         "part texts": "yes" if report.parts else "no; --words makes them",
         "image → own identity text": percent(report.agreement),
         "teacher": report.teacher,
     }
-    summary(f"Taken over in {report.run}", facts)
+    summary(f"Taken over in {report.run}", rows)
     if report.agreement < 0.5:
         note("Crops are far from their own texts: is this the data the file was trained on?")
 
 
 def print_student(report: StudentReport) -> None:
     """The student's retrieval."""
-    facts = {
+    rows = {
         "student": report.student,
         "started from": report.start,
-        **retrieval_facts(report.retrieval),
+        **retrieval_rows(report.retrieval),
         "training time": f"{report.seconds:.0f} s",
     }
-    summary(f"Student in {report.run}", facts)
+    summary(f"Student in {report.run}", rows)
     _warn_missing_maps(report.missing_maps)
 
 
 def print_retrieval(evaluation: Evaluation) -> None:
     """The figures of one evaluation."""
-    summary(f"{evaluation.path} on {evaluation.spec}", retrieval_facts(evaluation.result))
+    summary(f"{evaluation.path} on {evaluation.spec}", retrieval_rows(evaluation.result))
 
 
 def print_reranked(result: RetrievalResult) -> None:
     """The figures after re-ranking."""
-    summary("The same after k-reciprocal re-ranking", retrieval_facts(result))
+    summary("The same after k-reciprocal re-ranking", retrieval_rows(result))
 
 
 _EXPORT_COLUMNS = (
@@ -122,19 +122,19 @@ def print_export(report: ExportReport) -> None:
     manifest = report.manifest
     rows = [_artifact_row(artifact) for artifact in manifest.artifacts]
     table(f"Exported to {report.folder}", _EXPORT_COLUMNS, rows)
-    facts: dict[str, object] = {
+    details: dict[str, object] = {
         "parameters": f"{manifest.cost.parameters:,}",
         "multiply-adds": f"{manifest.cost.macs:,}",
     }
     for artifact in manifest.artifacts:
         if artifact.kept_high:
-            facts[f"float32 in {artifact.file}"] = ", ".join(artifact.kept_high)
+            details[f"float32 in {artifact.file}"] = ", ".join(artifact.kept_high)
     reference = manifest.artifacts[0].retrieval
     if reference is not None and not reference.camera_rule:
-        facts["cameras"] = NO_CAMERA_RULE
-    facts["manifest"] = report.manifest_path
+        details["cameras"] = NO_CAMERA_RULE
+    details["manifest"] = report.manifest_path
     statuses = {artifact.status for artifact in manifest.artifacts}
-    summary("Not verified" if "failed" in statuses else "Verified", facts)
+    summary("Not verified" if "failed" in statuses else "Verified", details)
 
 
 def _artifact_row(artifact: Artifact) -> list[str]:
@@ -161,7 +161,7 @@ def print_engine(report: EngineReport) -> None:
     """What was built, on what, and what it was seen to do."""
     info, artifact = report.info, report.artifact
     where = f"on {info.gpu.name}" if info.gpu else "without a GPU"
-    facts: dict[str, object] = {
+    rows: dict[str, object] = {
         "library": f"{info.library} {info.library_version}",
         "precision": info.precision,
         "batches": "min {}, opt {}, max {}".format(*info.profile.batches),
@@ -170,13 +170,13 @@ def print_engine(report: EngineReport) -> None:
         "status": artifact.status,
     }
     if artifact.parity is not None:
-        facts["cosine, least and mean"] = (
+        rows["cosine, least and mean"] = (
             f"{artifact.parity.min_cosine:.6f}, {artifact.parity.mean_cosine:.6f}"
         )
     if artifact.retrieval is not None:
         before, after = artifact.retrieval.checkpoint_mAP, artifact.retrieval.exported_mAP
-        facts["mAP, before and after"] = f"{100 * before:.2f} %, {100 * after:.2f} %"
-    summary(f"Engine {report.path}", facts)
+        rows["mAP, before and after"] = f"{100 * before:.2f} %, {100 * after:.2f} %"
+    summary(f"Engine {report.path}", rows)
 
 
 def print_check(report: CheckReport) -> None:
@@ -189,16 +189,16 @@ def print_check(report: CheckReport) -> None:
     table("Looked for", ("", "found", "verdict", "first"), rows)
     images = report.counts["train"][0]
     share = percent(report.mapped / images)
-    facts: dict[str, object] = {
+    details: dict[str, object] = {
         "folder": report.root,
         "parsing maps": f"{report.mapped:,} of {images:,} training images ({share})",
     }
     if not report.has_cameras:
-        facts["cameras"] = NO_CAMERA_RULE
+        details["cameras"] = NO_CAMERA_RULE
     if report.published is not None:
-        facts["protocol"] = report.published.protocol
-    facts["verdict"] = f"{report.problems or 'no'} problem{'s' * (report.problems != 1)}"
-    summary("Checked", facts)
+        details["protocol"] = report.published.protocol
+    details["verdict"] = f"{report.problems or 'no'} problem{'s' * (report.problems != 1)}"
+    summary("Checked", details)
 
 
 def print_parse(spec: str, report: ParseReport) -> None:
@@ -212,7 +212,7 @@ def print_parse(spec: str, report: ParseReport) -> None:
         row = [label, percent(images), percent(pixels)]
         rows.append(row if iou is None else [*row, f"{iou[number]:.3f}".replace("nan", "-")])
     table(f"Classes ({survey.vocabulary.name})", columns, rows)
-    facts: dict[str, object] = {
+    details: dict[str, object] = {
         "maps": f"{report.written:,} written, {report.kept:,} kept from an earlier run",
         "classes seen": f"{survey.classes} of {len(survey.vocabulary)}",
         "foreground": f"{percent(survey.foreground)} of the known pixels",
@@ -220,25 +220,25 @@ def print_parse(spec: str, report: ParseReport) -> None:
         "maps that show nobody": f"{len(survey.empty):,}",
     }
     if survey.left_share is not None:
-        facts["left of left and right"] = f"{percent(survey.left_share)} of the pixels"
+        details["left of left and right"] = f"{percent(survey.left_share)} of the pixels"
     if agreement is not None:
-        facts["mIoU with the data set's own maps"] = f"{agreement.mean_iou:.3f}"
-    facts |= {"QA sheet": report.sheet, "train with": f"--data {spec} --parsing {report.folder}"}
-    summary(f"Maps in {report.folder}", facts)
+        details["mIoU with the data set's own maps"] = f"{agreement.mean_iou:.3f}"
+    details |= {"QA sheet": report.sheet, "train with": f"--data {spec} --parsing {report.folder}"}
+    summary(f"Maps in {report.folder}", details)
     if report.missing:
         note(f"{len(report.missing)} images have no map, the first of them {report.missing[0]}.")
     if len(survey.empty) > EMPTY_SHARE * survey.maps:
         note(f"{len(survey.empty)} maps show nobody, the first of them that of {survey.empty[0]}.")
 
 
-def print_made(dataset: ReIDDataset) -> None:
+def print_dataset(dataset: ReIDDataset) -> None:
     """The counts of a dataset that was made beside the published ones, and where it is."""
     published = PUBLISHED.get(dataset.name)
     _print_counts(dataset.name, dataset.summary(), published)
     summary("Made", {"folder": dataset.root})
 
 
-def _print_counts(title: str, counts: Counts, published: Published | None) -> None:
+def _print_counts(title: str, counts: Counts, published: PublishedCounts | None) -> None:
     columns = ["", "images", "identities", "cameras"]
     rows = [[split, *(f"{number:,}" for number in count)] for split, count in counts.items()]
     if published is not None:

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from pivl_distill import ranks
-from pivl_distill.checkpoint import is_foreign, load_tensors
 from pivl_distill.config import DataSettings, TeachConfig, load_config
 from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
-from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.evaluation import CPU, TestCrops, TestFeatures, embed_test, score
-from pivl_distill.host_memory import keep_freed_memory
+from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.runs import CONFIG, RUNS_DIR, Kind, Run, check_free, data_of
+from pivl_distill.retrieval.evaluation import CPU, TestCrops, TestFeatures, embed_test, score
+from pivl_distill.runs.run import CONFIG, RUNS_DIR, Run, RunKind, check_free, data_settings_of
+from pivl_distill.storage.tensors import is_foreign, load_tensors
+from pivl_distill.training.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from export.engines.description import Profile
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 UNSEEN = DataSettings(spec="synthetic:tiny")
 """What the export of a published checkpoint is verified on where no data set is named."""
 
-CHECKPOINTS = ("student.safetensors", "teacher.safetensors")
+CHECKPOINT_FILES = ("student.safetensors", "teacher.safetensors")
 ONNX_FILE = "model.onnx"
 EXPORTED = (".onnx", ".engine")
 BANK_FILE = "prompt_bank.safetensors"
 
 
 @dataclass(frozen=True)
-class Place:
+class RunLocation:
     """Where a run goes: `out`, else the next folder in `runs/`; or `resume`, to be continued."""
 
     out: Path | None = None
@@ -65,35 +65,35 @@ class Place:
         return None if bank is None else str(bank["file"])
 
 
-def run_place(kind: Kind, out: Path | None, resume: str | None) -> Place:
+def locate_run(kind: RunKind, out: Path | None, resume: str | None) -> RunLocation:
     """The place that --out and --resume name; --resume without a RUN is "".
 
     With --out and --resume together the run in that folder is continued, or begun if there is none:
     one command for a job that may be sent away and started again. Several processes go where the
     first finds that they should.
     """
-    named = ranks.first_says(lambda: json.dumps(_run_place(kind, out, resume).named))
-    return Place(*(None if path is None else Path(path) for path in json.loads(named)))
+    named = process_group.broadcast_object(lambda: json.dumps(_locate_run(kind, out, resume).named))
+    return RunLocation(*(None if path is None else Path(path) for path in json.loads(named)))
 
 
-def _run_place(kind: Kind, out: Path | None, resume: str | None) -> Place:
+def _locate_run(kind: RunKind, out: Path | None, resume: str | None) -> RunLocation:
     if resume is None:
         latest = Run.begun(kind)[-1:]
         if latest and latest[0].stopped:
             path = latest[0].path
             note(f"{path} is unfinished; `pivl-distill {kind} --resume {path}` continues it.")
-        return Place(out)
+        return RunLocation(out)
     if resume and out:
         raise PivlError("--resume RUN continues in its own folder; leave --out away.")
     if out is not None:
         begun = (out / CONFIG).is_file()
-        return Place(resume=Run.unfinished(kind, out).path) if begun else Place(out)
+        return RunLocation(resume=Run.unfinished(kind, out).path) if begun else RunLocation(out)
     if resume:
-        return Place(resume=Run.unfinished(kind, Path(resume)).path)
+        return RunLocation(resume=Run.unfinished(kind, Path(resume)).path)
     stopped = [run.path for run in Run.begun(kind) if run.stopped]
     if not stopped:
         raise PivlError(f"No unfinished {kind} run in {RUNS_DIR.resolve()}; name it: --resume RUN.")
-    return Place(resume=stopped[-1])
+    return RunLocation(resume=stopped[-1])
 
 
 def find_bank(named: str | None, supervision: str) -> tuple[Path | None, DataSettings]:
@@ -111,10 +111,10 @@ def find_bank(named: str | None, supervision: str) -> tuple[Path | None, DataSet
     file = path / BANK_FILE if path.is_dir() else path
     if not file.is_file():
         raise PivlError(f"No prompt bank at {file}; name a teach run, a bank file, or 'none'.")
-    return file, data_of(file.parent)
+    return file, data_settings_of(file.parent)
 
 
-def lacks_bank(supervision: str) -> bool:
+def needs_missing_bank(supervision: str) -> bool:
     """Whether the supervision needs a bank and no teach run has left one yet."""
     if supervision == "none":
         return False
@@ -271,7 +271,7 @@ def load_checkpoint(
 
 def _bare_network(path: Path, sie_coefficient: float) -> EmbeddingModel:
     if is_foreign(path):
-        from teachers.released import load_released
+        from teachers.clip_reid_checkpoint import load_released
 
         return load_released(path, sie_coefficient).embedding_model()
     kind, _, _ = load_tensors(path, "student", "teacher")
@@ -287,11 +287,11 @@ def _bare_network(path: Path, sie_coefficient: float) -> EmbeddingModel:
 def _find_checkpoint(source: Path) -> Path:
     if source.is_file():
         return source
-    for name in CHECKPOINTS:
+    for name in CHECKPOINT_FILES:
         if (Run.open(source).path / name).is_file():
             return source / name
-    raise PivlError(f"{source} holds none of {', '.join(CHECKPOINTS)}.")
+    raise PivlError(f"{source} holds none of {', '.join(CHECKPOINT_FILES)}.")
 
 
 def _data_settings(folder: Path, spec: str | None) -> DataSettings:
-    return data_of(folder) if spec is None else DataSettings(spec=spec)
+    return data_settings_of(folder) if spec is None else DataSettings(spec=spec)

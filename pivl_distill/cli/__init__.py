@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from pivl_distill import __version__, ranks
+from pivl_distill import __version__
 from pivl_distill.cli.commands import data, deployment, training
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 
 MANY = ("teach", "student", "evaluate", "embed", "parse")
@@ -27,7 +28,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        if ranks.launched() > 1 and name not in MANY:
+        if process_group.launched_world_size() > 1 and name not in MANY:
             raise PivlError(f"`pivl-distill {name}` is one process; start it without torchrun.")
         return name, command, rest
 
@@ -35,21 +36,23 @@ class Commands(click.Group):
         try:
             return super().main(*args, **kwargs)
         except SystemExit as end:
-            if ranks.launched() > 1:
-                ranks.leave(end.code if isinstance(end.code, int) else bool(end.code))
+            if process_group.launched_world_size() > 1:
+                process_group.exit_process(
+                    end.code if isinstance(end.code, int) else bool(end.code)
+                )
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        with ranks.joined():
+        with process_group.initialized():
             try:
                 return super().invoke(ctx)
             except (PivlError, click.ClickException) as error:
-                if ranks.tells(error):
+                if process_group.should_report(error):
                     _show(error)
-                ranks.let_others_fail()
+                process_group.wait_for_failing_peers()
                 ctx.exit(error.exit_code)
             except KeyboardInterrupt:
-                if not ranks.rank():
+                if not process_group.rank():
                     click.echo("Stopped; what was finished is kept.", err=True)
                 ctx.exit(130)
 

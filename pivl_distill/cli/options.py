@@ -71,7 +71,7 @@ def camera_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--sie-coefficient", default=1.0, show_default=True, help="As it was trained.")
     @functools.wraps(command)
     def wrapped(*args: Any, camera: str | None, sie_coefficient: float, **kwargs: Any) -> None:
-        from pivl_distill.cli.sources import Cameras
+        from pivl_distill.app.targets import Cameras
 
         command(*args, cameras=Cameras(camera, sie_coefficient), **kwargs)
 
@@ -100,7 +100,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(
         *args: Any, trt: bool, rtx: bool, batch: str, workspace: int | None, **kwargs: Any
     ) -> None:
-        from pivl_distill.cli.sources import Engines
+        from pivl_distill.app.targets import Engines
 
         chosen: dict[Library, bool] = {"tensorrt": trt, "tensorrt-rtx": rtx}
         libraries = tuple(library for library, wanted in chosen.items() if wanted)

@@ -15,7 +15,7 @@ RESIDENT_SHARE = 0.25
 """Of a GPU's free memory, what one array may take for good."""
 
 
-class PerCrop:
+class DeviceArray:
     """An array [N, ...] with a row for every crop, of which batches are taken on a device."""
 
     def __init__(self, values: np.ndarray, device: torch.device) -> None:

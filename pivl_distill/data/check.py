@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pivl_distill.data.published import PUBLISHED, Counts, Published
+from pivl_distill.data.published_counts import PUBLISHED, Counts, PublishedCounts
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.scan import MAP_FAULTS, ScannedCrop, copies, scan_files
 
@@ -41,7 +41,7 @@ class CheckReport:
     name: str
     root: Path
     counts: Counts
-    published: Published | None
+    published: PublishedCounts | None
     has_cameras: bool
     mapped: int
     findings: tuple[Finding, ...]

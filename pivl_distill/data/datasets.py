@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 
 from pivl_distill.data.generic import load_folders, load_regex
-from pivl_distill.data.manifest import load_manifest
 from pivl_distill.data.market import load_market
 from pivl_distill.data.msmt17 import load_msmt17
-from pivl_distill.data.parsing import find_map, folder_vocabulary
+from pivl_distill.data.part_maps import find_map, folder_vocabulary
 from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.table import load_manifest
 from pivl_distill.errors import PivlError, unknown_name
 
 
 @dataclass(frozen=True)
-class Kind:
+class DatasetKind:
     """How a kind of dataset is loaded: from a path (else a name) and options, all of them text."""
 
     load: Callable[..., ReIDDataset]
@@ -73,20 +73,22 @@ def _load_msmt17(root: Path, val: str = "yes") -> ReIDDataset:
 
 
 KINDS = {
-    "market1501": Kind(partial(load_market, "market1501"), "market1501:/path/to/dataset"),
-    "msmt17": Kind(_load_msmt17, "msmt17:/path/to/dataset", ("val",)),
-    "dukemtmc": Kind(partial(load_market, "dukemtmc"), "dukemtmc:/path/to/dataset"),
-    "occluded_duke": Kind(partial(load_market, "occluded_duke"), "occluded_duke:/path/to/dataset"),
-    "folders": Kind(load_folders, "folders:/path/to/dataset", ("pattern",)),
-    "regex": Kind(
+    "market1501": DatasetKind(partial(load_market, "market1501"), "market1501:/path/to/dataset"),
+    "msmt17": DatasetKind(_load_msmt17, "msmt17:/path/to/dataset", ("val",)),
+    "dukemtmc": DatasetKind(partial(load_market, "dukemtmc"), "dukemtmc:/path/to/dataset"),
+    "occluded_duke": DatasetKind(
+        partial(load_market, "occluded_duke"), "occluded_duke:/path/to/dataset"
+    ),
+    "folders": DatasetKind(load_folders, "folders:/path/to/dataset", ("pattern",)),
+    "regex": DatasetKind(
         load_regex, r"regex:/path/to/dataset?pattern=(?P<pid>\d+)_c(?P<cam>\d+)", ("pattern",)
     ),
-    "manifest": Kind(load_manifest, "manifest:/path/to/manifest.csv"),
-    "synthetic": Kind(load_synthetic, "synthetic:default", on_disk=False),
+    "manifest": DatasetKind(load_manifest, "manifest:/path/to/manifest.csv"),
+    "synthetic": DatasetKind(load_synthetic, "synthetic:default", on_disk=False),
 }
 
 
-def _options(spec: str, kind: Kind, query: str) -> dict[str, str]:
+def _options(spec: str, kind: DatasetKind, query: str) -> dict[str, str]:
     """What stands after the first `?`: `option=value`, more of them after `&`; `%26` is an `&`."""
     options = {}
     for part in query.split("&") if query else ():

@@ -25,7 +25,7 @@ from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 
 MANIFEST = "parsing.json"
-CERTAIN = 255
+FULL_CONFIDENCE = 255
 """A confidence of 1."""
 
 
@@ -89,7 +89,7 @@ def read_confidence(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
     """The confidence uint8 [H, W] in one map, resized bilinearly; CERTAIN where it holds none."""
     confidence = stored_map(path).confidence
     if confidence is None:
-        return np.full(size_hw, CERTAIN, np.uint8)
+        return np.full(size_hw, FULL_CONFIDENCE, np.uint8)
     return np.array(Image.fromarray(confidence).resize(size_hw[::-1], Image.Resampling.BILINEAR))
 
 

@@ -13,7 +13,7 @@ Counts = dict[str, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedCounts:
     """The counts of a dataset, and what to say about its protocol."""
 
     counts: Counts
@@ -23,23 +23,23 @@ class Published:
 _MSMT17_TEST = {"query": (11_659, 3_060, 15), "gallery": (82_161, 3_060, 15)}
 
 PUBLISHED = {
-    "market1501": Published(
+    "market1501": PublishedCounts(
         {"train": (12_936, 751, 6), "query": (3_368, 750, 6), "gallery": (15_913, 751, 6)},
         "junk (-1) left out, distractors (0000) kept as one identity of the gallery",
     ),
-    "msmt17": Published(
+    "msmt17": PublishedCounts(
         {"train": (32_621, 1_041, 15), **_MSMT17_TEST},
         "trained on train + val, as CLIP-ReID (?val=no leaves val out)",
     ),
-    "msmt17-no-val": Published(
+    "msmt17-no-val": PublishedCounts(
         {"train": (30_248, 1_041, 15), **_MSMT17_TEST},
         "trained on train without val, as Torchreid and FastReID",
     ),
-    "dukemtmc": Published(
+    "dukemtmc": PublishedCounts(
         {"train": (16_522, 702, 8), "query": (2_228, 702, 8), "gallery": (17_661, 1_110, 8)},
         "408 identities of the gallery are distractors",
     ),
-    "occluded_duke": Published(
+    "occluded_duke": PublishedCounts(
         {"train": (15_618, 702, 8), "query": (2_210, 519, 8), "gallery": (17_661, 1_110, 8)},
         "all queries are occluded",
     ),

@@ -114,7 +114,7 @@ class ReIDDataset:
         )
 
     @property
-    def facts(self) -> dict[str, str | None]:
+    def metadata(self) -> dict[str, str | None]:
         """What tells this training split from others, as JSON values."""
         return {"name": self.name, "images": self.fingerprint, "maps": self.maps_fingerprint}
 

@@ -39,7 +39,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class PKSampler:
     """Every step of a training, epoch after epoch; it depends on nothing but its fields."""
 
     pids: np.ndarray

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from pivl_distill.console import track
-from pivl_distill.data.parsing import map_values, unknown_value
+from pivl_distill.data.part_maps import map_values, unknown_value
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.errors import PivlError

@@ -28,15 +28,16 @@ import numpy as np
 import PIL
 from PIL import features
 
-from pivl_distill import array_cache, ranks
-from pivl_distill.cache import cache_folder
 from pivl_distill.config import DataSettings
 from pivl_distill.console import note, track
 from pivl_distill.data.images import read_crop
-from pivl_distill.data.parsing import CERTAIN, read_confidence, read_map
+from pivl_distill.data.part_maps import FULL_CONFIDENCE, read_confidence, read_map
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
+from pivl_distill.storage import array_cache
+from pivl_distill.storage.cache_dir import cache_dir
 
 T = TypeVar("T")
 
@@ -125,7 +126,7 @@ def load_training(
         cache_gib=settings.crop_cache_gib,
         hashed=True,
     )
-    if store.confidence is not None and (store.confidence == CERTAIN).all():
+    if store.confidence is not None and (store.confidence == FULL_CONFIDENCE).all():
         note("No part map tells how sure its parser was (write_confidence): all count the same.")
     return store
 
@@ -143,15 +144,15 @@ class _Reading:
     paths: Sequence[Path | None]
     size: tuple[int, ...]
     read: Callable[[Path], np.ndarray]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     """What decides the pixels beside the files, the size and the decoder, as JSON values."""
 
     def pixels(self, cache_gib: float) -> np.ndarray:
         """All of them, out of the cache folder where they may be kept there."""
         shape, limit = (len(self.paths), *self.size), int(cache_gib * 2**30)
         if limit:
-            entry = cache_folder() / "crops" / self.key()
-            arrays = array_cache.kept(
+            entry = cache_dir() / "crops" / self.key()
+            arrays = array_cache.cached(
                 entry, {"pixels": shape}, PIXEL, self.batches, limit, f"decoded {self.what}"
             )
             if arrays is not None:
@@ -172,7 +173,7 @@ class _Reading:
             "decoder": decoder,
             "size": self.size,
             "files": self.content,
-            **self.facts,
+            **self.metadata,
         }
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
@@ -182,7 +183,7 @@ class _Reading:
 
         One process of each machine reads them: another machine may have other files.
         """
-        return ranks.first_on_machine_says(self._content)
+        return process_group.broadcast_object_on_node(self._content)
 
     def _content(self) -> str:
         digest = hashlib.sha256()
@@ -214,7 +215,7 @@ def _crop_reading(records: Sequence[Record], size_hw: tuple[int, int], what: str
         paths=[record.path for record in records],
         size=(*size_hw, 3),
         read=functools.partial(read_crop, size_hw=size_hw),
-        facts={"pixels": "crops"},
+        metadata={"pixels": "crops"},
     )
 
 
@@ -226,7 +227,7 @@ def _map_reading(
         paths=[record.parsing for record in records],
         size=size_hw,
         read=functools.partial(read_map, size_hw=size_hw, vocabulary=vocabulary),
-        facts={
+        metadata={
             "pixels": "maps",
             "vocabulary": (vocabulary.name, vocabulary.labels, vocabulary.background),
         },
@@ -240,7 +241,7 @@ def _confidence_reading(records: Sequence[Record], size_hw: tuple[int, int]) -> 
         paths=[record.parsing for record in records],
         size=size_hw,
         read=functools.partial(read_confidence, size_hw=size_hw),
-        facts={"pixels": "confidence"},
+        metadata={"pixels": "confidence"},
     )
 
 

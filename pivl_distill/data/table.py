@@ -12,7 +12,7 @@ from typing import Any
 
 from pivl_distill.data.generic import SPLITS, Crop, assemble, camera_name
 from pivl_distill.data.listing import read_text, require_files, whole_number
-from pivl_distill.data.parsing import MANIFEST, folder_vocabulary
+from pivl_distill.data.part_maps import MANIFEST, folder_vocabulary
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.errors import PivlError, unknown_name

@@ -93,7 +93,7 @@ def augment(
         raise ValueError("maps cannot be flipped without their vocabulary's mirror table")
     device, pad_px = crops.device, augmentation.pad_px
     draws = _draw(len(crops), (crops.shape[1], crops.shape[2]), augmentation, rng)
-    places = _places(draws, (crops.shape[1], crops.shape[2]), pad_px, device)
+    places = _source_pixels(draws, (crops.shape[1], crops.shape[2]), pad_px, device)
     noise = _noise(draws.box, rng, device) if augmentation.noise else None
     colour = to_device(np.array(fill_rgb, np.uint8), device)
     padding = colour if noise is None else torch.zeros_like(colour)
@@ -129,7 +129,7 @@ def _draw(
 
 
 @dataclass(frozen=True)
-class _Places:
+class _SourcePixels:
     """Where a batch's pixels come from, once its crops lie padded behind one another.
 
     `order` int64 [B] puts the crops to be flipped, `flips` of them, behind the others; `starts`
@@ -141,7 +141,9 @@ class _Places:
     starts: Tensor
 
 
-def _places(draws: _Draws, size_hw: tuple[int, int], pad_px: int, device: torch.device) -> _Places:
+def _source_pixels(
+    draws: _Draws, size_hw: tuple[int, int], pad_px: int, device: torch.device
+) -> _SourcePixels:
     (height, width), (top, left) = size_hw, draws.shift.T
     order = np.argsort(draws.flip, kind="stable")
     canvas = np.argsort(order)  # the place of each crop among the padded ones
@@ -149,11 +151,11 @@ def _places(draws: _Draws, size_hw: tuple[int, int], pad_px: int, device: torch.
     rows = first_row[:, None] + np.arange(height)
     starts = rows * (width + 2 * pad_px) + left[:, None]
     flips = int(np.count_nonzero(draws.flip))
-    return _Places(to_device(order, device), flips, to_device(starts.ravel(), device))
+    return _SourcePixels(to_device(order, device), flips, to_device(starts.ravel(), device))
 
 
 def _move(
-    images: Tensor, places: _Places, pad_px: int, fill: Tensor, mirror: Tensor | None = None
+    images: Tensor, places: _SourcePixels, pad_px: int, fill: Tensor, mirror: Tensor | None = None
 ) -> Tensor:
     """Flip and shift within the padding, images [B, H, W, C] of crops or of maps alike.
 

@@ -1,9 +1,9 @@
 """Several processes at one run, one for each device, on one machine or many.
 
-`torchrun` starts them and says by environment variables which is which; `joined` makes them a group
-of torch.distributed. Without one, a single process is rank 0 of 1 and nothing here does anything.
-What is computed together is in `whole_batch.py`. Nothing is imported from torch before there is a
-group, so that asking costs nothing.
+`torchrun` starts them and sets the rank of each by environment variables; `initialized` makes
+them a group of torch.distributed. Without one, a single process is rank 0 of 1 and every function
+here returns at once. Tensor collectives are in `collectives.py`. torch is imported only where a
+group exists, so that importing this module is cheap.
 
 Accelerate is left out on purpose: it wraps networks and loaders for losses that are means over
 crops. Here losses compare the crops of all processes, which takes the collectives themselves; what
@@ -33,20 +33,20 @@ FAILED = "pivl-distill/failed"
 
 ALL_FAILED = "pivl-distill/all failed"
 
-TOLD = timedelta(seconds=5)
+REPORT_TIMEOUT = timedelta(seconds=5)
 """How long a process that lost another one waits for that to say why."""
 
 
-class OtherProcessError(PivlError):
+class PeerProcessError(PivlError):
     """Another process of the group ended, or does not answer in time."""
 
 
 @dataclass(frozen=True)
-class Group:
+class ProcessGroup:
     """The processes of a run, and which of them this one is."""
 
     rank: int
-    size: int
+    world_size: int
     local_rank: int
     """Counted on this machine; the number of the device to use."""
     store: Any
@@ -55,7 +55,7 @@ class Group:
     """Of texts: every process asks for the same ones in the same order."""
 
 
-_group: Group | None = None
+_group: ProcessGroup | None = None
 
 
 def rank() -> int:
@@ -63,9 +63,9 @@ def rank() -> int:
     return 0 if _group is None else _group.rank
 
 
-def size() -> int:
+def world_size() -> int:
     """How many processes there are."""
-    return 1 if _group is None else _group.size
+    return 1 if _group is None else _group.world_size
 
 
 def local_rank() -> int:
@@ -73,20 +73,20 @@ def local_rank() -> int:
     return 0 if _group is None else _group.local_rank
 
 
-def launched() -> int:
+def launched_world_size() -> int:
     """How many processes torchrun started; 1 without it."""
     known = "RANK" in os.environ and "MASTER_ADDR" in os.environ
     return int(os.environ.get("WORLD_SIZE", "1")) if known else 1
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def initialized() -> Iterator[None]:
     """Inside, the processes that torchrun started are a group and all but the first are silent.
 
     Each takes the CUDA device of its number on the machine. Tensors in main memory are sent by
     gloo, those on devices by NCCL.
     """
-    if launched() == 1:
+    if launched_world_size() == 1:
         yield
         return
     import torch
@@ -94,24 +94,26 @@ def joined() -> Iterator[None]:
     from torch.distributed.rendezvous import rendezvous
 
     global _group
-    with together():
-        store, own, size = next(rendezvous("env://", timeout=TIMEOUT))
+    with peer_errors():
+        store, own, world_size = next(rendezvous("env://", timeout=TIMEOUT))
         local = int(os.environ.get("LOCAL_RANK", own))
         if local < torch.cuda.device_count():
             torch.cuda.set_device(local)
         cuda = torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        dist.init_process_group(backend, store=store, rank=own, world_size=size, timeout=TIMEOUT)
-    _group = Group(own, size, local, store, map("pivl-distill/{}".format, count()))
+        dist.init_process_group(
+            backend, store=store, rank=own, world_size=world_size, timeout=TIMEOUT
+        )
+    _group = ProcessGroup(own, world_size, local, store, map("pivl-distill/{}".format, count()))
     _silence(own > 0)
     yield
-    wait()  # where something failed there is nobody to wait for
+    barrier()  # where something failed there is nobody to wait for
     _group = None
     _silence(False)
     dist.destroy_process_group()
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End a process of a group at once, with this exit code.
 
     Threads of gloo may hold tensors for a moment longer than the group lives; where Python takes
@@ -123,23 +125,23 @@ def leave(code: int) -> NoReturn:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def peer_errors() -> Iterator[None]:
     """Around what all processes do at once: OtherProcessError where one of them is missing."""
     try:
         yield
     except RuntimeError as error:  # of every backend, for whatever reason
-        raise OtherProcessError(
-            f"Process {rank()} of {size()} lost another one, or waited {TIMEOUT} for it in vain;"
-            " what that one said, if anything, stands above. A training goes on with --resume."
+        raise PeerProcessError(
+            f"Process {rank()} of {world_size()}: a peer process failed or timed out"
+            f" ({TIMEOUT}); see its output above. Continue a training run with --resume."
         ) from error
 
 
-def wait() -> None:
+def barrier() -> None:
     """Go on when all processes are here."""
-    highest(0)
+    all_reduce_max(0)
 
 
-def highest(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """The highest of every process's `number`."""
     if _group is None:
         return number
@@ -147,12 +149,12 @@ def highest(number: int) -> int:
     import torch.distributed as dist
 
     numbers = torch.tensor(number)
-    with together():
+    with peer_errors():
         dist.all_reduce(numbers, dist.ReduceOp.MAX)
     return int(numbers)
 
 
-def first() -> AbstractContextManager[None]:
+def main_process_first() -> AbstractContextManager[None]:
     """Process 0 goes through the body, then the others: it makes what they find.
 
     Every process has to come here.
@@ -160,7 +162,7 @@ def first() -> AbstractContextManager[None]:
     return _zero_first(rank())
 
 
-def first_on_machine() -> AbstractContextManager[None]:
+def local_main_process_first() -> AbstractContextManager[None]:
     """The same for one process of each machine and the others there."""
     return _zero_first(local_rank())
 
@@ -168,13 +170,13 @@ def first_on_machine() -> AbstractContextManager[None]:
 @contextmanager
 def _zero_first(number: int) -> Iterator[None]:
     if number:
-        wait()
+        barrier()
     yield
     if not number:
-        wait()
+        barrier()
 
 
-def first_says(say: Callable[[], str]) -> str:
+def broadcast_object(say: Callable[[], str]) -> str:
     """What `say` returns in process 0, in all of them; the others do not call it."""
     if _group is None:
         return say()
@@ -183,73 +185,73 @@ def first_says(say: Callable[[], str]) -> str:
         text = say()
         _group.store.set(name, text)
         return text
-    with together():
+    with peer_errors():
         told: bytes = _group.store.get(name)
     return told.decode()
 
 
-def first_on_machine_says(say: Callable[[], str]) -> str:
+def broadcast_object_on_node(say: Callable[[], str]) -> str:
     """What `say` returns in the first process of this machine; the others there do not call it."""
     if _group is None:
         return say()
     first_here = [platform.node(), 0]
     own = "" if _group.local_rank else say()
-    told = everyone_says(json.dumps([platform.node(), _group.local_rank, own]))
+    told = all_gather_object(json.dumps([platform.node(), _group.local_rank, own]))
     return next(text for *process, text in map(json.loads, told) if process == first_here)
 
 
-def everyone_says(text: str) -> list[str]:
+def all_gather_object(text: str) -> list[str]:
     """The `text` of each process, in all of them."""
     if _group is None:
         return [text]
     name = next(_group.names)
     _group.store.set(f"{name}/{_group.rank}", text)
-    with together():
-        texts = [_group.store.get(f"{name}/{other}").decode() for other in range(_group.size)]
-    wait()  # the texts go with process 0, which may end here
+    with peer_errors():
+        texts = [_group.store.get(f"{name}/{other}").decode() for other in range(_group.world_size)]
+    barrier()  # the texts go with process 0, which may end here
     return texts
 
 
-def share(items: int) -> slice:
+def shard(items: int) -> slice:
     """The items that this process takes of so many: as many as the others, one after the other."""
-    counts = shares(items)
+    counts = shard_sizes(items)
     start = sum(counts[: rank()])
     return slice(start, start + counts[rank()])
 
 
-def busy_share(items: int) -> slice:
-    """`share`, or one item where that is none: to learn what results look like takes one."""
-    own = share(items)
+def nonempty_shard(items: int) -> slice:
+    """`shard`, or one item where that is none: to learn what results look like takes one."""
+    own = shard(items)
     return own if own.start < own.stop else slice(0, 1)
 
 
-def shares(items: int) -> list[int]:
+def shard_sizes(items: int) -> list[int]:
     """How many items each process takes; the first take one more where they do not come out."""
-    each, more = divmod(items, size())
-    return [each + (number < more) for number in range(size())]
+    each, more = divmod(items, world_size())
+    return [each + (number < more) for number in range(world_size())]
 
 
-def tells(error: Exception) -> bool:
+def should_report(error: Exception) -> bool:
     """Whether this process tells the user about an error: the first that has one does."""
     if _group is None:
         return True
     try:
-        if isinstance(error, OtherProcessError):
+        if isinstance(error, PeerProcessError):
             with suppress(RuntimeError):  # nobody did
-                _group.store.wait([FAILED], TOLD)
+                _group.store.wait([FAILED], REPORT_TIMEOUT)
         failed: int = _group.store.add(FAILED, 1)
-        if failed == _group.size:
+        if failed == _group.world_size:
             _group.store.set(ALL_FAILED, "")
     except RuntimeError:  # the store went with process 0
         return True
     return failed == 1
 
 
-def let_others_fail() -> None:
+def wait_for_failing_peers() -> None:
     """Process 0, whose store says what was told already, stays while the others fail alike."""
     if _group is not None and _group.rank == 0:
         with suppress(RuntimeError):  # they do not
-            _group.store.wait([ALL_FAILED], TOLD)
+            _group.store.wait([ALL_FAILED], REPORT_TIMEOUT)
 
 
 def _silence(silent: bool) -> None:

@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from pivl_distill import ranks
-from pivl_distill.whole_batch import add_up, gather
+from pivl_distill.distributed import process_group
+from pivl_distill.distributed.collectives import all_gather, all_reduce_sum
 
 
-def whole_batch_norms() -> AbstractContextManager[Any]:
+def sync_batch_norm() -> AbstractContextManager[Any]:
     """Inside, batch norms in training take mean and variance over the crops of all processes."""
-    return nullcontext() if ranks.size() == 1 else _WholeBatchNorms()
+    return nullcontext() if process_group.world_size() == 1 else _SyncBatchNorm()
 
 
-class _WholeBatchNorms(TorchFunctionMode):
+class _SyncBatchNorm(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -65,7 +65,9 @@ class _Normalize(torch.autograd.Function):
         values = x.to(torch.promote_types(x.dtype, torch.float32))
         own_variance, own_mean = torch.var_mean(values, _axes(x), correction=0)
         own_count = torch.full_like(own_mean, x.numel() // x.shape[1])
-        moments = gather(torch.stack([own_count, own_mean, own_variance])[None], ranks.size())
+        moments = all_gather(
+            torch.stack([own_count, own_mean, own_variance])[None], process_group.world_size()
+        )
         counts, means, variances = moments.unbind(1)  # [processes, C] each
         count = counts.sum(0)
         mean = (counts * means).sum(0) / count
@@ -83,7 +85,7 @@ class _Normalize(torch.autograd.Function):
         normal, scale, count = ctx.saved_tensors
         axes = _axes(gradient)
         sums = torch.stack([gradient.sum(axes), (gradient * normal).sum(axes)])
-        of_mean, of_variance = add_up(sums) / count
+        of_mean, of_variance = all_reduce_sum(sums) / count
         centred = gradient - _of_channels(of_mean, gradient)
         centred -= normal * _of_channels(of_variance, gradient)
         return centred * _of_channels(scale, gradient), None

@@ -1,8 +1,8 @@
 """From crops to retrieval vectors: the one thing every stage hands to evaluation and to export.
 
 An `EmbeddingModel` is a network with nothing of its training left — no classifier, no fusion head —
-and the facts a caller needs to feed it. Vectors are returned as the network gives them; retrieval
-normalises them.
+and the preprocessing that a caller has to apply. Vectors are returned as the network computes them;
+retrieval normalises them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pivl_distill import ranks
 from pivl_distill.console import track
+from pivl_distill.distributed import process_group
+from pivl_distill.distributed.collectives import all_gather
 from pivl_distill.errors import PivlError
-from pivl_distill.whole_batch import gather
 
 Forward = Callable[..., Tensor]
 """Normalised images [B, 3, H, W], and cameras int64 [B] where wanted → features [B, F]."""
@@ -91,7 +91,7 @@ def embed(
     Several processes embed a share each and have all of them.
     """
     cameras = _cameras_for(model, camids)
-    own = ranks.busy_share(len(crops))
+    own = process_group.nonempty_shard(len(crops))
     starts = range(own.start, own.stop, batch_size)
     batches = []
     model.network.eval()
@@ -103,7 +103,7 @@ def embed(
                 inputs.append(cameras[start:stop].to(model.device))
             features = (forward or model.network)(*inputs)
             batches.append(features.float().cpu().numpy())
-    return gather(torch.from_numpy(np.concatenate(batches)), len(crops)).numpy()
+    return all_gather(torch.from_numpy(np.concatenate(batches)), len(crops)).numpy()
 
 
 def _cameras_for(model: EmbeddingModel, camids: np.ndarray | None) -> Tensor | None:

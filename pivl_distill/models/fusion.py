@@ -82,12 +82,12 @@ class FusedMap:
         return squares.unflatten(1, self.cells.shape[2:])
 
 
-def grid_of(size_hw: tuple[int, int]) -> tuple[int, int]:
+def grid_size(size_hw: tuple[int, int]) -> tuple[int, int]:
     """Cells of the aligned map for a crop of H × W pixels."""
     return size_hw[0] // GRID_STRIDE, size_hw[1] // GRID_STRIDE
 
 
-def thirds(depth: int) -> tuple[int, int, int]:
+def block_thirds(depth: int) -> tuple[int, int, int]:
     """Blocks, counted from 0, after a third, two thirds and all of `depth`: 3, 7, 11 of twelve."""
     first, second = (max(1, round(depth * part / 3)) - 1 for part in (1, 2))
     return first, second, depth - 1
@@ -122,7 +122,7 @@ def build_fusion_head(
     settings: HeadSettings,
 ) -> FusionHead:
     """The head for a backbone's maps; `channels` finest first, `dim` = D of the bank."""
-    grid_hw, dim = grid_of(size_hw), aligned_dim(dim, settings)
+    grid_hw, dim = grid_size(size_hw), aligned_dim(dim, settings)
     if kind == "vit" and settings.vit == "simple":
         return PlainFusion(channels[-1], dim, grid_hw, settings)
     if HALF in settings.levels:
@@ -138,15 +138,15 @@ class FusionHead(nn.Module, ABC):
     """A head in two steps: what it makes of each crop by itself, and the last linear map of it."""
 
     @abstractmethod
-    def cells_of(self, pyramid: tuple[Tensor, ...]) -> Tensor:
+    def encode_cells(self, pyramid: tuple[Tensor, ...]) -> Tensor:
         """Maps [B, C_i, h_i, w_i] → [B, C, h, w] on the grid of the aligned map."""
 
     @abstractmethod
-    def map_of(self, cells: Tensor) -> FusedMap:
-        """What `cells_of` gave → F of Eq. 10."""
+    def fuse(self, cells: Tensor) -> FusedMap:
+        """What `encode_cells` gave → F of Eq. 10."""
 
     def forward(self, pyramid: tuple[Tensor, ...]) -> FusedMap:
-        return self.map_of(self.cells_of(pyramid))
+        return self.fuse(self.encode_cells(pyramid))
 
 
 class LateralFusion(FusionHead):
@@ -180,7 +180,7 @@ class LateralFusion(FusionHead):
         self.linear = settings.lateral_norm == "none" and not strided
         self.factored = self.linear and sum(channels[place] for place in self.places) < dim
 
-    def cells_of(self, pyramid: tuple[Tensor, ...]) -> Tensor:
+    def encode_cells(self, pyramid: tuple[Tensor, ...]) -> Tensor:
         branches = zip(self.places, self.laterals, self.to_grid, strict=True)
         maps = [self._branch(pyramid[place], align, fit) for place, align, fit in branches]
         if self.factored:
@@ -188,11 +188,11 @@ class LateralFusion(FusionHead):
         merged: Tensor = self.merge(maps)
         return merged
 
-    def map_of(self, cells: Tensor) -> FusedMap:
+    def fuse(self, cells: Tensor) -> FusedMap:
         if not self.factored:
             return FusedMap(cells)
         pointwise = [split_lateral(module)[1] for module in self.laterals]
-        weights = [dense_weight(conv) for conv in pointwise]
+        weights = [dense_conv_weight(conv) for conv in pointwise]
         biases = [cast(Tensor, conv.bias) for conv in pointwise]
         return FusedMap(cells, *self.merge.combine(weights, biases))
 
@@ -218,7 +218,7 @@ class PlainFusion(FusionHead):
         hidden = min(256, dim)
         self.branches = nn.ModuleList(
             nn.Sequential(
-                *_rescaling(channels, level),
+                *_rescale_layer(channels, level),
                 nn.Conv2d(_channels_at(channels, level), hidden, 1, bias=False),
                 LayerNorm2d(hidden),
                 nn.Conv2d(hidden, hidden, 3, padding=1, bias=False),
@@ -232,14 +232,14 @@ class PlainFusion(FusionHead):
         self.merge = Merge(len(settings.levels), hidden, settings.merge)
         self.project = nn.Conv2d(hidden, dim, 1)
 
-    def cells_of(self, pyramid: tuple[Tensor, ...]) -> Tensor:
+    def encode_cells(self, pyramid: tuple[Tensor, ...]) -> Tensor:
         """The last of the maps alone [B, C, h', w'] → [B, 256, h, w]."""
         branches = zip(self.branches, self.to_grid, strict=True)
         merged: Tensor = self.merge([fit(branch(pyramid[-1])) for branch, fit in branches])
         return merged
 
-    def map_of(self, cells: Tensor) -> FusedMap:
-        return FusedMap(cells, dense_weight(self.project), self.project.bias)
+    def fuse(self, cells: Tensor) -> FusedMap:
+        return FusedMap(cells, dense_conv_weight(self.project), self.project.bias)
 
 
 class ToGrid(nn.Module):
@@ -278,7 +278,7 @@ class Merge(nn.Module):
         """Linear maps [D, C_i] and [D] and the merging behind them as one, [D, ΣC_i] and [D]."""
         if self.convolve is not None:
             dim = self.convolve.out_channels
-            blocks = dense_weight(self.convolve).split(dim, dim=1)  # [D, D] each
+            blocks = dense_conv_weight(self.convolve).split(dim, dim=1)  # [D, D] each
             weights = [block @ weight for block, weight in zip(blocks, weights, strict=True)]
             biases = [block @ bias for block, bias in zip(blocks, biases, strict=True)]
             biases.append(cast(Tensor, self.convolve.bias))
@@ -351,13 +351,13 @@ def split_lateral(module: nn.Module) -> tuple[nn.Module, nn.Conv2d]:
     return nn.Identity(), cast(nn.Conv2d, module)
 
 
-def dense_weight(conv: nn.Conv2d) -> Tensor:
+def dense_conv_weight(conv: nn.Conv2d) -> Tensor:
     """The matrix [D, C] of a 1×1 convolution, with zeros between its groups."""
     blocks = conv.weight.flatten(1).chunk(conv.groups)
     return torch.block_diag(*blocks) if conv.groups > 1 else blocks[0]
 
 
-def _rescaling(channels: int, level: int) -> list[nn.Module]:
+def _rescale_layer(channels: int, level: int) -> list[nn.Module]:
     """From the tokens' scale to that of map `level`: ×4, ×2, ×1 or ×½, as ViTDet.
 
     Each doubling of the scale halves the channels.

@@ -16,37 +16,37 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.distributed.collectives import all_gather
+from pivl_distill.distributed.process_group import world_size
 from pivl_distill.errors import PivlError
-from pivl_distill.fusion import FusedMap
-from pivl_distill.ranks import size
-from pivl_distill.whole_batch import gather
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.fusion import FusedMap
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedCrops:
     """What a network makes of each of B crops by itself."""
 
-    metric: tuple[Tensor, ...]
+    features: tuple[Tensor, ...]
     """[B, F_i] features that the triplet loss compares and the heads read."""
     cells: Tensor | None = None
     """[B, C, h, w] what the fusion head makes of a crop; None where nothing is aligned."""
 
     def tensors(self) -> list[Tensor]:
         """All of them, each with the crops first."""
-        return [*self.metric] if self.cells is None else [*self.metric, self.cells]
+        return [*self.features] if self.cells is None else [*self.features, self.cells]
 
-    def replaced(self, tensors: Sequence[Tensor]) -> Encoded:
+    def replaced(self, tensors: Sequence[Tensor]) -> EncodedCrops:
         """The same with other `tensors`, in the same order."""
-        metric, rest = tensors[: len(self.metric)], tensors[len(self.metric) :]
-        return Encoded(tuple(metric), rest[0] if rest else None)
+        features, rest = tensors[: len(self.features)], tensors[len(self.features) :]
+        return EncodedCrops(tuple(features), rest[0] if rest else None)
 
 
 @dataclass(frozen=True)
 class ReIDOutput:
     """What the losses of Eq. 12 look at, for a batch of B crops."""
 
-    metric: tuple[Tensor, ...]
+    features: tuple[Tensor, ...]
     """[B, F_i] features that the triplet loss compares."""
     logits: tuple[Tensor, ...]
     """[B, C] identity scores, one for each classifier."""
@@ -57,20 +57,20 @@ class ReIDOutput:
     distilled: Tensor | None = None
     """[B, F] the crop in the space of a teacher's vectors; None without them."""
 
-    def of_whole_batch(self, crops: int) -> ReIDOutput:
+    def all_gathered(self, crops: int) -> ReIDOutput:
         """This process's share of an output with the vectors of the whole batch, but its own maps.
 
         `crops` is how many the batch has. In a single process this is the output itself.
         """
-        if size() == 1:
+        if world_size() == 1:
             return self
 
         def of_all(own: Tensor | None) -> Tensor | None:
-            return None if own is None else gather(own, crops)
+            return None if own is None else all_gather(own, crops)
 
         return ReIDOutput(
-            metric=tuple(gather(own, crops) for own in self.metric),
-            logits=tuple(gather(own, crops) for own in self.logits),
+            features=tuple(all_gather(own, crops) for own in self.features),
+            logits=tuple(all_gather(own, crops) for own in self.logits),
             projected=of_all(self.projected),
             aligned=self.aligned,
             distilled=of_all(self.distilled),
@@ -94,7 +94,7 @@ class ReIDNetwork(nn.Module, ABC):
         """Normalised images [B, 3, H, W], and cameras int64 [B] where wanted → `ReIDOutput`."""
         return self.heads(self.encode(images, cameras))
 
-    def encode(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+    def encode(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
         """What each crop is by itself, in full precision whatever it was computed in."""
         if self.half_precision is None:
             return self.encode_crops(images, cameras)
@@ -103,11 +103,11 @@ class ReIDNetwork(nn.Module, ABC):
         return encoded.replaced([tensor.float() for tensor in encoded.tensors()])
 
     @abstractmethod
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
         """`encode` without its precision."""
 
     @abstractmethod
-    def heads(self, encoded: Encoded) -> ReIDOutput:
+    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
         """Necks, classifiers and projections."""
 
     @property

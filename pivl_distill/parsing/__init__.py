@@ -1,1 +1,1 @@
-"""Making part maps: `pivl-distill parse`; `pivl_distill.data.parsing` reads them."""
+"""Making part maps: `pivl-distill parse`; `pivl_distill.data.part_maps` reads them."""

@@ -1,4 +1,4 @@
-"""A parser: crops in, maps of class ids out, and the facts that decide what is in them."""
+"""A parser: crops in, maps of class ids out, and the metadata that decide what is in them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pivl_distill.data.parsing import PartMap
+from pivl_distill.data.part_maps import PartMap
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.parsing.settings import (
     AnySettings,
@@ -34,8 +34,8 @@ class Parser(Protocol):
     vocabulary: Vocabulary
     """What the ids mean that it gives."""
     batch_size: int
-    facts: dict[str, Any]
-    """All that decides its maps, as JSON values; two parsers of equal facts give equal maps."""
+    metadata: dict[str, Any]
+    """All that decides its maps, as JSON values; two parsers of equal metadata give equal maps."""
 
     def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
         """The map of each crop, of its own size; None where there is no map."""
@@ -57,7 +57,7 @@ def build_parser(name: str, settings: AnySettings) -> Parser:
     return ExistingMaps(name, settings)
 
 
-def facts_of(name: str, settings: AnySettings) -> dict[str, Any]:
+def parser_metadata(name: str, settings: AnySettings) -> dict[str, Any]:
     """The settings that decide what a parser's maps hold, without where and how fast it runs."""
     left_out = {"source", "batch_size", "device"}
     return {"name": name, **settings.model_dump(mode="json", exclude=left_out)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from pivl_distill.data.parsing import PartMap
+from pivl_distill.data.part_maps import PartMap
 from pivl_distill.data.remap import remap_table
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.parsing.settings import ParserSettings

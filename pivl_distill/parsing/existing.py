@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pivl_distill.data.parsing import (
+from pivl_distill.data.part_maps import (
     MANIFEST,
     PartMap,
     find_map,
@@ -22,7 +22,7 @@ from pivl_distill.data.parsing import (
 )
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.parser import Crop, facts_of
+from pivl_distill.parsing.base import Crop, parser_metadata
 from pivl_distill.parsing.settings import MapsSettings
 
 Table = dict[int, int]
@@ -40,7 +40,7 @@ class ExistingMaps:
         self.vocabulary = get_vocabulary(settings.vocabulary)
         check_folder(self.folder, self.vocabulary)
         self.numbers, self.colours = lookup_tables(self.vocabulary, settings.values)
-        self.facts = {**facts_of(name, settings), "folder": str(self.folder.resolve())}
+        self.metadata = {**parser_metadata(name, settings), "folder": str(self.folder.resolve())}
 
     def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
         """The map of each crop, None where the folder holds none."""

@@ -16,24 +16,31 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pivl_distill import ranks
-from pivl_distill.data.parsing import MANIFEST, PartMap, map_values, unknown_value
+from pivl_distill.data.part_maps import MANIFEST, PartMap, map_values, unknown_value
 from pivl_distill.data.vocabulary import Vocabulary, voc_palette
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.files import LOCK, is_unused, locked, remove_partial, write_bytes, write_json
+from pivl_distill.storage.files import (
+    LOCK,
+    is_free,
+    locked,
+    remove_partial,
+    write_bytes,
+    write_json,
+)
 
 FORMAT = 1
 _PALETTE = voc_palette(256).tobytes()
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
     """Inside, no other command writes maps to the folder; PivlError if one does already.
 
     Process 0 holds the lock for all that share its work. Another command would remove what these
     are just writing.
     """
-    if ranks.rank() or folder.is_file():  # which is refused
+    if process_group.rank() or folder.is_file():  # which is refused
         yield
         return
     lock = folder / LOCK
@@ -46,7 +53,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 class MapFolder:
-    """Maps of one parser in one vocabulary; whoever writes to it is `alone` there."""
+    """Maps of one parser in one vocabulary; whoever writes to it is `exclusive` there."""
 
     def __init__(self, path: Path, vocabulary: Vocabulary, parser: dict[str, Any]) -> None:
         """Open or begin the folder; PivlError if it holds other maps, or something else."""
@@ -105,7 +112,7 @@ class MapFolder:
                 )
             self._remove_partial()
             return
-        if self.path.is_file() or not is_unused(self.path):
+        if self.path.is_file() or not is_free(self.path):
             raise PivlError(
                 f"{self.path} is there already and holds no {MANIFEST}; name another folder with"
                 " --out."
@@ -115,7 +122,7 @@ class MapFolder:
 
     def _remove_partial(self) -> None:
         """Only the first process may: it is here before the others write maps."""
-        if not ranks.rank():
+        if not process_group.rank():
             remove_partial(self.path)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from pivl_distill.config import Device
-from pivl_distill.data.parsing import PartMap, unknown_value
+from pivl_distill.data.part_maps import PartMap, unknown_value
 from pivl_distill.data.vocabulary import get_vocabulary
+from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
-from pivl_distill.evaluation import pick_device
-from pivl_distill.parsing.parser import Crop, facts_of
+from pivl_distill.parsing.base import Crop, parser_metadata
 from pivl_distill.parsing.placement import Placement, decide, fit, place, sample
 from pivl_distill.parsing.settings import OnnxSettings
 from pivl_distill.runtime.session import CPU, CUDA, open_session
@@ -39,7 +39,7 @@ class OnnxParser:
         self.fixed_batch = fixed_batch
         self.batch_size = fixed_batch or settings.batch_size
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        self.facts = {**facts_of(name, settings), "sha256": digest}
+        self.metadata = {**parser_metadata(name, settings), "sha256": digest}
 
     def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
         """One map per crop; PivlError where the graph gives something else than described."""

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pivl_distill.data.parsing import CERTAIN, PartMap
+from pivl_distill.data.part_maps import FULL_CONFIDENCE, PartMap
 from pivl_distill.data.vocabulary import IGNORE
 from pivl_distill.parsing.settings import NetworkSettings
 
@@ -106,5 +106,5 @@ def decide(scores: Tensor, settings: NetworkSettings) -> PartMap:
         return PartMap(labels.cpu().numpy())
     probability = scores.softmax(0).amax(0)
     labels[probability < settings.min_confidence] = IGNORE
-    confidence = (CERTAIN * probability).round().byte().cpu().numpy()
+    confidence = (FULL_CONFIDENCE * probability).round().byte().cpu().numpy()
     return PartMap(labels.cpu().numpy(), confidence if settings.write_confidence else None)

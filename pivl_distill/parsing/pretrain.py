@@ -22,11 +22,11 @@ from pivl_distill.console import note, summary, track
 from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE, LIP20
-from pivl_distill.embedding import normalize_crops
-from pivl_distill.files import write_bytes
-from pivl_distill.parsing.network import PartNet
+from pivl_distill.models.embedding import normalize_crops
+from pivl_distill.parsing.part_net import PartSegmenter
 from pivl_distill.parsing.survey import Agreement
-from pivl_distill.schedules import floored_cosine
+from pivl_distill.storage.files import write_bytes
+from pivl_distill.training.lr_schedules import floored_cosine
 
 WEIGHTS = Path(__file__).parent / "weights" / "synthetic.onnx"
 SIZE_HW = (128, 64)
@@ -49,14 +49,14 @@ class Recipe:
     warmup_steps: int = 50
 
 
-def train(recipe: Recipe) -> PartNet:
+def train(recipe: Recipe) -> PartSegmenter:
     """A trained network in evaluation mode."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     crops = render_crops(recipe.seed, recipe.crops, recipe.cameras, SIZE_HW)
     weights = class_weights(crops.labels)
     peak = recipe.learning_rate
-    network = PartNet(LIP20).to(memory_format=torch.channels_last)
+    network = PartSegmenter(LIP20).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=peak, weight_decay=recipe.weight_decay, fused=True
     )
@@ -129,7 +129,7 @@ def facing_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def measure(network: PartNet) -> Agreement:
+def measure(network: PartSegmenter) -> Agreement:
     """Agreement with the exact maps of people and cameras never trained on."""
     crops = render_crops(UNSEEN_SEED, UNSEEN_PEOPLE, UNSEEN_CAMERAS, SIZE_HW)
     agreement = Agreement(len(LIP20))
@@ -140,7 +140,7 @@ def measure(network: PartNet) -> Agreement:
     return agreement
 
 
-def save(network: PartNet, path: Path, facts: dict[str, str]) -> None:
+def save(network: PartSegmenter, path: Path, metadata: dict[str, str]) -> None:
     """Write `images` float32 [batch, 3, 128, 64] → `logits` float32 [batch, 20, 64, 32]."""
     program = torch.onnx.export(
         network,
@@ -152,7 +152,7 @@ def save(network: PartNet, path: Path, facts: dict[str, str]) -> None:
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props.update(facts)
+    program.model.metadata_props.update(metadata)
     write_bytes(path, program.model_proto.SerializeToString())
 
 

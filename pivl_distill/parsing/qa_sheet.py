@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pivl_distill.data.vocabulary import voc_palette
-from pivl_distill.files import write_bytes
 from pivl_distill.parsing.survey import Survey
+from pivl_distill.storage.files import write_bytes
 
 CELL_HW = (192, 96)
 _GAP_PX = 4

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from pivl_distill.data.parsing import PartMap
+from pivl_distill.data.part_maps import PartMap
 from pivl_distill.data.vocabulary import Vocabulary, get_vocabulary
+from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
-from pivl_distill.evaluation import pick_device
-from pivl_distill.parsing.parser import Crop, facts_of
+from pivl_distill.parsing.base import Crop, parser_metadata
 from pivl_distill.parsing.placement import decide, place, sample
 from pivl_distill.parsing.settings import SegformerSettings
 
@@ -36,7 +36,7 @@ class SegformerParser:
         self.model, self.processor = load_segformer(self.source)
         check_labels(self.source, self.model.config.id2label, self.vocabulary)
         self.model.eval().to(self.device)
-        self.facts = {**facts_of(name, settings), "sha256": weights_sha256(self.model)}
+        self.metadata = {**parser_metadata(name, settings), "sha256": weights_sha256(self.model)}
 
     @torch.inference_mode()
     def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:

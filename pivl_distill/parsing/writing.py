@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pivl_distill import ranks
 from pivl_distill.console import track
 from pivl_distill.data.images import read_pixels
-from pivl_distill.data.parsing import read_map
+from pivl_distill.data.part_maps import read_map
 from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
+from pivl_distill.parsing.base import Crop, Parser, build_parser
 from pivl_distill.parsing.cleaning import Cleaning
-from pivl_distill.parsing.folder import MapFolder, alone
-from pivl_distill.parsing.parser import Crop, Parser, build_parser
+from pivl_distill.parsing.folder import MapFolder, exclusive
+from pivl_distill.parsing.qa_sheet import write_sheet
 from pivl_distill.parsing.settings import EMBEDDED, load_settings, presets
-from pivl_distill.parsing.sheet import write_sheet
 from pivl_distill.parsing.survey import Agreement, Survey
 
 SHEET = "parsing.png"
@@ -67,10 +67,10 @@ def write_maps(
     processes take turns with the images, and all look at all maps.
     """
     jobs = plan(dataset, splits)
-    with alone(out):
-        with ranks.first():
-            folder = MapFolder(out, cleaning.vocabulary, parser.facts)
-        own = jobs[ranks.rank() :: ranks.size()]
+    with exclusive(out):
+        with process_group.main_process_first():
+            folder = MapFolder(out, cleaning.vocabulary, parser.metadata)
+        own = jobs[process_group.rank() :: process_group.world_size()]
         todo = [
             job
             for job in track(own, "Looking for earlier maps", unit="images")
@@ -79,12 +79,15 @@ def write_maps(
         steps = _write(todo, parser, cleaning, folder)
         made = list(track(steps, "Parsing", total=len(todo), unit="images"))
         unmapped = [str(job.name) for job, written in zip(todo, made, strict=True) if not written]
-        told = [json.loads(text) for text in ranks.everyone_says(json.dumps([len(todo), unmapped]))]
+        told = [
+            json.loads(text)
+            for text in process_group.all_gather_object(json.dumps([len(todo), unmapped]))
+        ]
         tried = sum(number for number, _ in told)
         without = {name for _, names in told for name in names}
         missing = tuple(job.name for job in jobs if str(job.name) in without)
         mapped = [job for job in jobs if str(job.name) not in without]
-        if not ranks.rank():
+        if not process_group.rank():
             folder.finish(len(mapped))
         survey, agreement = inspect(mapped, folder, dataset)
         return ParseReport(
@@ -170,7 +173,7 @@ def inspect(
 
 def _draw(jobs: Sequence[_Job], folder: MapFolder, survey: Survey) -> Path | None:
     """The QA sheet, of evenly spaced images."""
-    if not jobs or ranks.rank():
+    if not jobs or process_group.rank():
         return None
     chosen = np.linspace(0, len(jobs) - 1, min(len(jobs), 32)).round().astype(int)
     pairs = [

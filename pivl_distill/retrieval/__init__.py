@@ -10,6 +10,6 @@ search       an index over features in Parquet files
 """
 
 from pivl_distill.retrieval.protocol import RetrievalResult, evaluate, evaluate_distances
-from pivl_distill.retrieval.reranking import rerank, reranked
+from pivl_distill.retrieval.reranking import rerank, rerank_rows
 
-__all__ = ["RetrievalResult", "evaluate", "evaluate_distances", "rerank", "reranked"]
+__all__ = ["RetrievalResult", "evaluate", "evaluate_distances", "rerank", "rerank_rows"]

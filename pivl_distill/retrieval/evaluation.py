@@ -8,13 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pivl_distill import ranks
-from pivl_distill.config import Device
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
-from pivl_distill.embedding import EmbeddingModel, Forward, embed
-from pivl_distill.errors import PivlError
-from pivl_distill.retrieval import RetrievalResult, evaluate, evaluate_distances, reranked
+from pivl_distill.models.embedding import EmbeddingModel, Forward, embed
+from pivl_distill.retrieval import RetrievalResult, evaluate, evaluate_distances, rerank_rows
 
 CPU = torch.device("cpu")
 
@@ -87,7 +84,7 @@ def score_reranked(
 ) -> RetrievalResult:
     """`score` after k-reciprocal re-ranking with the parameters of its paper."""
     query, gallery = _on_device(features, device)
-    distances = (rows.cpu().numpy() for rows in reranked(query, gallery))
+    distances = (rows.cpu().numpy() for rows in rerank_rows(query, gallery))
     return evaluate_distances(distances, *_labels(test))
 
 
@@ -106,20 +103,3 @@ def _labels(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
     query, gallery = test.query, test.gallery
     return query.pids, gallery.pids, query.camids, gallery.camids
-
-
-def pick_device(wanted: Device) -> torch.device:
-    """The device to run on; PivlError when CUDA is asked for and absent."""
-    if wanted == "meta":
-        raise PivlError("The device 'meta' holds no numbers; it is for --dry-run alone.")
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
-        raise PivlError("No CUDA device is available here; set device to 'auto' or 'cpu'.")
-    if wanted == "cpu" or not available:
-        return torch.device("cpu")
-    if ranks.local_rank() and ranks.local_rank() >= (devices := torch.cuda.device_count()):
-        raise PivlError(
-            f"This machine has {devices} CUDA devices and more processes; start as many with"
-            " torchrun --nproc-per-node, or set device to 'cpu'."
-        )
-    return torch.device("cuda")

@@ -32,7 +32,7 @@ from pivl_distill.retrieval.similarity import (
     tolerance,
 )
 
-MAX_CONTESTED = 256
+MAX_TIES = 256
 """Of one query; above it, sorting a float64 row is cheaper than its pairs."""
 
 
@@ -106,7 +106,7 @@ class _Chunk:
         bounds = torch.cat([high, low], dim=1)
         above, from_low = count_above(product, scale, bounds).chunk(2, dim=1)
         contested = from_low - above - (~padding).long()  # a hit is always near itself
-        crowded = contested.sum(dim=1) > MAX_CONTESTED
+        crowded = contested.sum(dim=1) > MAX_TIES
         row, number = ((contested > 0) & ~crowded[:, None]).nonzero(as_tuple=True)
         pair, rival = find_between(product, scale, row, low[row, number], high[row, number])
         ranks = 1 + above + self._before(row[pair], number[pair], rival)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from pivl_distill.errors import PivlError
+from pivl_distill.retrieval.hit_ranks import hit_ranks, sorted_hit_ranks
 from pivl_distill.retrieval.matches import Matches
-from pivl_distill.retrieval.ranks import hit_ranks, sorted_hit_ranks
 from pivl_distill.retrieval.similarity import MEMORY_BYTES, Features
 
 
@@ -69,7 +69,7 @@ def evaluate(
     dropped. Queries without a hit in the gallery are skipped and counted. Raises PivlError if
     features are not finite or no query is valid.
     """
-    judged = _Judged.of(query_pids, gallery_pids, query_camids, gallery_camids)
+    judged = _ValidPairs.of(query_pids, gallery_pids, query_camids, gallery_camids)
     ranked = hit_ranks(query, judged.keep(gallery), judged.matches, memory_bytes)
     return judged.result(ranked, max_rank)
 
@@ -87,12 +87,12 @@ def evaluate_distances(
 
     Equal distances keep the order of the gallery.
     """
-    judged = _Judged.of(query_pids, gallery_pids, query_camids, gallery_camids)
+    judged = _ValidPairs.of(query_pids, gallery_pids, query_camids, gallery_camids)
     return judged.result(_distance_ranks(distances, judged), max_rank)
 
 
 @dataclass(frozen=True)
-class _Judged:
+class _ValidPairs:
     """What the labels say: the gallery crops that count, and the matches among them."""
 
     matches: Matches
@@ -107,7 +107,7 @@ class _Judged:
         gallery_pids: np.ndarray,
         query_camids: np.ndarray | None,
         gallery_camids: np.ndarray | None,
-    ) -> _Judged:
+    ) -> _ValidPairs:
         kept = gallery_pids != -1
         camera_rule = query_camids is not None and gallery_camids is not None
         camids = None if gallery_camids is None else gallery_camids[kept]
@@ -149,7 +149,7 @@ class _Judged:
 
 
 def _distance_ranks(
-    distances: Iterable[np.ndarray], judged: _Judged
+    distances: Iterable[np.ndarray], judged: _ValidPairs
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     query = 0
     for block in distances:

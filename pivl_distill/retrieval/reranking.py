@@ -33,7 +33,7 @@ from pivl_distill.retrieval.similarity import (
     tolerance,
 )
 
-NOBODY = -1
+NO_NEIGHBOUR = -1
 _ROWS = 64
 """Crops whose neighbours' neighbours are compared at a time."""
 
@@ -66,12 +66,12 @@ def rerank(
     an array, tensors a tensor on their device. Neighbours are those of float64 similarities; equal
     ones keep their order, queries first.
     """
-    distances = reranked(query, gallery, k1, k2, lambda_value, memory_bytes=memory_bytes)
+    distances = rerank_rows(query, gallery, k1, k2, lambda_value, memory_bytes=memory_bytes)
     result = torch.cat(list(distances))
     return result if isinstance(query, Tensor) else result.numpy()
 
 
-def reranked(
+def rerank_rows(
     query: Features,
     gallery: Features,
     k1: int = 20,
@@ -182,11 +182,11 @@ def _half(k1: int) -> int:
 
 def _reciprocal(nearest: Tensor) -> Tensor:
     """`nearest` [N, k] with NOBODY for those who do not have the crop among their own k."""
-    result = torch.full_like(nearest, NOBODY)
+    result = torch.full_like(nearest, NO_NEIGHBOUR)
     for rows in blocks(len(nearest), _ROWS):
         me = torch.arange(rows.start, rows.stop, device=nearest.device)
         mutual = (nearest[nearest[rows]] == me[:, None, None]).any(dim=2)
-        result[rows] = nearest[rows].where(mutual, NOBODY)
+        result[rows] = nearest[rows].where(mutual, NO_NEIGHBOUR)
     return result
 
 
@@ -198,13 +198,13 @@ def _expanded(neighbours: Tensor, closer: Tensor) -> Iterator[tuple[Tensor, Tens
     """
     for rows in blocks(len(neighbours), _ROWS):
         mine = neighbours[rows]
-        theirs = closer[mine.clamp(min=0)].where((mine != NOBODY)[:, :, None], NOBODY)
-        someone = theirs != NOBODY
+        theirs = closer[mine.clamp(min=0)].where((mine != NO_NEIGHBOUR)[:, :, None], NO_NEIGHBOUR)
+        someone = theirs != NO_NEIGHBOUR
         common = someone & (theirs[:, :, :, None] == mine[:, None, None, :]).any(dim=3)
         joins = 3 * common.sum(dim=2) > 2 * someone.sum(dim=2)
-        joined = theirs.where(joins[:, :, None], NOBODY).flatten(start_dim=1)
+        joined = theirs.where(joins[:, :, None], NO_NEIGHBOUR).flatten(start_dim=1)
         members = torch.cat([mine, joined], dim=1).sort(dim=1).values
-        new = members != NOBODY
+        new = members != NO_NEIGHBOUR
         new[:, 1:] &= members[:, 1:] != members[:, :-1]
         crop, number = new.nonzero(as_tuple=True)
         yield crop + rows.start, members[crop, number]

@@ -23,7 +23,7 @@ TIE_DECIMALS = 12
 """Exact similarities equal to so many decimals are ties: float64 sums differ by 1e-16 between
 vectors of one direction and two lengths, and features are float32 anyway."""
 
-ERRORS_TOLERATED = 4
+TOLERATED_ERRORS = 4
 """Both sides of a comparison err, each by up to about twice the largest error of a small sample."""
 
 _LEAST_ERROR = 2.0**-25
@@ -133,7 +133,7 @@ def tolerance(product: Tensor, exact: Tensor) -> float:
 
     Told from a sample of the product and the exact similarities of the same pairs.
     """
-    return ERRORS_TOLERATED * max(float((product - exact).abs().max()), _LEAST_ERROR)
+    return TOLERATED_ERRORS * max(float((product - exact).abs().max()), _LEAST_ERROR)
 
 
 def chunk_rows(memory_bytes: int, row_bytes: int) -> int:

@@ -32,13 +32,13 @@ import torch
 from torch import Tensor
 
 import pivl_distill
-from pivl_distill import ranks
-from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.config import CACHE_LIMITS
 from pivl_distill.console import note
-from pivl_distill.data.sampling import Schedule, Step
+from pivl_distill.data.sampling import PKSampler, Step
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.files import locked, remove_partial, write_json, write_text
+from pivl_distill.storage.files import locked, remove_partial, write_json, write_text
+from pivl_distill.storage.tensors import load_tensors, save_tensors
 
 STATE = "state"
 METRICS = "metrics.jsonl"
@@ -51,7 +51,7 @@ SAVE_PERIOD_S = 300.0
 MACHINE = "machine"
 """What a run is begun on may change, but then the last bits may, which is said."""
 
-MAY_CHANGE = ("bank.file", *(f"config.{key}" for keys in CACHE_LIMITS.values() for key in keys))
+CHANGEABLE = ("bank.file", *(f"config.{key}" for keys in CACHE_LIMITS.values() for key in keys))
 """Where something lies may change, and what is kept in the cache folder."""
 
 
@@ -113,56 +113,56 @@ class Progress:
             try:
                 with self._signals.handled():
                     yield
-            except (KeyboardInterrupt, SystemExit, ranks.OtherProcessError):
+            except (KeyboardInterrupt, SystemExit, process_group.PeerProcessError):
                 how = f"pivl-distill {command} --resume {self.run}"
                 note(f"{self.run} is unfinished; continue it with `{how}`.")
                 raise
-        if not ranks.rank() and (self.run / FINISHED).is_file():
+        if not process_group.rank() and (self.run / FINISHED).is_file():
             shutil.rmtree(self.run / STATE)
 
-    def pin(self, **facts: Any) -> None:
+    def pin(self, **metadata: Any) -> None:
         """Put JSON values into the contract; PivlError tells where it says something else."""
         known = self.contract
         changed = {
             name: line
-            for fact, value in facts.items()
+            for fact, value in metadata.items()
             if fact in known
             for name, line in _differences(known[fact], value, fact).items()
         }
         broken = [
-            line for name, line in changed.items() if not name.startswith((MACHINE, *MAY_CHANGE))
+            line for name, line in changed.items() if not name.startswith((MACHINE, *CHANGEABLE))
         ]
         if broken:
             told = "\n".join([f"{self.run} was begun with something else:", *broken])
             raise PivlError(f"{told}\nUndo the change to continue it, or start a new run.")
         if other_machine := [line for name, line in changed.items() if name.startswith(MACHINE)]:
             note("\n".join(["The result may differ in its last bits:", *other_machine]))
-        if not ranks.rank():
-            write_json(self._contract_file, known | facts)
+        if not process_group.rank():
+            write_json(self._contract_file, known | metadata)
 
     def enter(self, stage: str) -> None:
         """From here on, time counts for `stage`."""
         self._count_time()
         self._entered = stage
 
-    def remaining(self, stage: str, steps: Schedule, **parts: Stateful) -> Remaining:
+    def remaining(self, stage: str, steps: PKSampler, **parts: Stateful) -> RemainingSteps:
         """The steps of `stage` that are left, with `parts` brought to where they were before them.
 
         A step counts as done when the next one is asked for. Between two, when all is saved, a
         signal that came meanwhile is raised.
         """
-        parts["torch"] = _TorchRandomness()
+        parts["torch"] = _TorchRngState()
         last, self._last = self._last, None
         if last is None or last[0].stage != stage:
-            return Remaining(self._walk(stage, steps, parts), len(steps))
+            return RemainingSteps(self._walk(stage, steps, parts), len(steps))
         saved, tensors = last
         for name, part in parts.items():
             part.load_state_dict(_unpack(saved.parts[name], tensors))
         note(f"Continuing after step {saved.steps} of {len(steps)}.")
-        return Remaining(self._walk(stage, steps, parts, saved), len(steps) - saved.steps)
+        return RemainingSteps(self._walk(stage, steps, parts, saved), len(steps) - saved.steps)
 
     def _walk(
-        self, stage: str, steps: Schedule, parts: dict[str, Stateful], saved: Saved | None = None
+        self, stage: str, steps: PKSampler, parts: dict[str, Stateful], saved: Saved | None = None
     ) -> Iterator[Step]:
         with self._signals.held():
             for number, step in enumerate(steps, start=1):
@@ -173,22 +173,22 @@ class Progress:
                 yield step
                 late = time.monotonic() - self._saved_at >= SAVE_PERIOD_S
                 stop = self._signals.agreed()
-                if not ranks.rank() and (step.ends_epoch or late or stop):
+                if not process_group.rank() and (step.ends_epoch or late or stop):
                     self._save(stage, number, step, parts)
                 if stop:
-                    ranks.wait()
+                    process_group.barrier()
                     break
 
     def _go_back(self) -> None:
         """Undo what was done after the last saved step, or half-done."""
-        if not ranks.rank():
+        if not process_group.rank():
             remove_partial(self.run)
         metrics = ""
         if self._progress_file.is_file():
-            _, tensors, facts = load_tensors(self._progress_file, KIND)
-            saved = Saved(**facts)
+            _, tensors, metadata = load_tensors(self._progress_file, KIND)
+            saved = Saved(**metadata)
             self._last, self.seconds, metrics = (saved, tensors), saved.seconds, saved.metrics
-        if not ranks.rank() and (self.run / METRICS).is_file():
+        if not process_group.rank() and (self.run / METRICS).is_file():
             write_text(self.run / METRICS, metrics)
 
     def _save(self, stage: str, done: int, step: Step, parts: dict[str, Stateful]) -> None:
@@ -214,7 +214,7 @@ class Progress:
         self._counted_until = now
 
 
-class Remaining:
+class RemainingSteps:
     """Steps that are left; to be iterated once."""
 
     def __init__(self, steps: Iterator[Step], number: int) -> None:
@@ -231,7 +231,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """What decides the last bits of a result beside its settings."""
     return {
         "device": device.type,
-        "processes": ranks.size(),
+        "processes": process_group.world_size(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "pivl-distill": pivl_distill.__version__,
@@ -252,7 +252,7 @@ def is_running(run: Path) -> bool:
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
     """Process 0 holds the lock for all of them."""
-    if ranks.rank():
+    if process_group.rank():
         yield
         return
     refusal = f"Another process is running {run}; wait for it or stop it."
@@ -298,11 +298,11 @@ class _Signals:
 
     def agreed(self) -> bool:
         """Whether one waits, here or in another process: all stop after the same step."""
-        self.waiting = ranks.highest(self.waiting or 0) or None
+        self.waiting = process_group.all_reduce_max(self.waiting or 0) or None
         return self.waiting is not None
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._holding and (self.waiting is None or ranks.size() > 1):
+        if self._holding and (self.waiting is None or process_group.world_size() > 1):
             self.waiting = number
         else:
             self._raise(number)
@@ -314,7 +314,7 @@ class _Signals:
         raise SystemExit(128 + number)
 
 
-class _TorchRandomness:
+class _TorchRngState:
     """torch's global generators, which dropout and the like draw from."""
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,15 +14,15 @@ from typing import Any, Literal
 
 import yaml
 
-from pivl_distill import ranks
 from pivl_distill.config import DataSettings
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.files import is_unused, remove_partial, write_json, write_text
-from pivl_distill.resume import FINISHED, METRICS, Progress, is_running
+from pivl_distill.runs.progress import FINISHED, METRICS, Progress, is_running
+from pivl_distill.storage.files import is_free, remove_partial, write_json, write_text
 
 RUNS_DIR = Path("runs")
 CONFIG = "config.yaml"
-Kind = Literal["teach", "student", "export"]
+RunKind = Literal["teach", "student", "export"]
 
 
 class Run:
@@ -35,15 +35,17 @@ class Run:
         self.path = path
 
     @classmethod
-    def create(cls, kind: Kind, config_yaml: str, path: Path | None = None) -> Run:
+    def create(cls, kind: RunKind, config_yaml: str, path: Path | None = None) -> Run:
         """A fresh folder: `path`, or the next free `runs/<kind>-<number>`.
 
         An existing folder is never written over: PivlError. Several processes share one folder.
         """
-        return cls(Path(ranks.first_says(lambda: str(_new_folder(kind, config_yaml, path)))))
+        return cls(
+            Path(process_group.broadcast_object(lambda: str(_new_folder(kind, config_yaml, path))))
+        )
 
     @classmethod
-    def unfinished(cls, kind: Kind, path: Path) -> Run:
+    def unfinished(cls, kind: RunKind, path: Path) -> Run:
         """The run at `path`, to be continued; PivlError when it is finished or something else."""
         if not (path / CONFIG).is_file():
             raise PivlError(f"{path} holds no run to continue (no {CONFIG}).")
@@ -54,7 +56,7 @@ class Run:
         return cls(path)
 
     @classmethod
-    def begun(cls, kind: Kind) -> list[Run]:
+    def begun(cls, kind: RunKind) -> list[Run]:
         """All runs of this kind in `runs/`, in the order in which they were begun."""
         configs = sorted(RUNS_DIR.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime_ns)
         return [cls(path.parent) for path in configs if _begun_as(path.parent) == kind]
@@ -72,7 +74,7 @@ class Run:
         return cls(path)
 
     @classmethod
-    def latest(cls, kind: Kind) -> Run:
+    def latest(cls, kind: RunKind) -> Run:
         """The complete run of this kind that finished last; PivlError when there is none."""
         finished = [p.parent for p in RUNS_DIR.glob(f"*/{FINISHED}") if Run(p.parent).kind == kind]
         if not finished:
@@ -88,20 +90,20 @@ class Run:
         return not (self.path / FINISHED).is_file() and not is_running(self.path)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What `finish` wrote."""
-        facts: dict[str, Any] = json.loads((self.path / FINISHED).read_text(encoding="utf-8"))
-        return facts
+        metadata: dict[str, Any] = json.loads((self.path / FINISHED).read_text(encoding="utf-8"))
+        return metadata
 
     @property
     def kind(self) -> str:
         """teach, student or export."""
-        return str(self.facts["kind"])
+        return str(self.metadata["kind"])
 
     @property
     def data(self) -> DataSettings:
         """The data settings of the run's configuration."""
-        return data_of(self.path)
+        return data_settings_of(self.path)
 
     @cached_property
     def progress(self) -> Progress:
@@ -110,20 +112,20 @@ class Run:
 
     def log(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl."""
-        if ranks.rank():
+        if process_group.rank():
             return
         with (self.path / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def finish(self, kind: Kind, **facts: Any) -> None:
+    def finish(self, kind: RunKind, **metadata: Any) -> None:
         """Mark the run complete with its summary."""
-        if not ranks.rank():
-            write_json(self.path / FINISHED, {"kind": kind, **facts})
+        if not process_group.rank():
+            write_json(self.path / FINISHED, {"kind": kind, **metadata})
 
 
-def _new_folder(kind: Kind, config_yaml: str, path: Path | None) -> Path:
+def _new_folder(kind: RunKind, config_yaml: str, path: Path | None) -> Path:
     if path is None:
         numbers = [_number(p) for p in RUNS_DIR.glob(f"{kind}-*")]
         path = RUNS_DIR / f"{kind}-{max(numbers, default=0) + 1}"
@@ -136,13 +138,13 @@ def _new_folder(kind: Kind, config_yaml: str, path: Path | None) -> Path:
 
 def check_free(path: Path) -> None:
     """PivlError if a folder for a new run holds anything but what a killed first write left."""
-    if not is_unused(path):
+    if not is_free(path):
         raise PivlError(
             f"{path} already holds a run; name another folder with --out, or remove this one."
         )
 
 
-def data_of(folder: Path) -> DataSettings:
+def data_settings_of(folder: Path) -> DataSettings:
     """The data settings in a folder's config.yaml; the defaults where there is none.
 
     A config.yaml of something else is none: a bank may lie anywhere.

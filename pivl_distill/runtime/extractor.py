@@ -25,13 +25,13 @@ from pivl_distill.data.images import read_crop, resize_crop
 from pivl_distill.data.listing import images_below
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime.golden import check_golden
+from pivl_distill.runtime.images import check_image, crop_box
 from pivl_distill.runtime.manifest import (
     Artifact,
     check_file,
     choose_artifact,
     read_manifest,
 )
-from pivl_distill.runtime.pictures import check_picture, cut_box
 from pivl_distill.runtime.session import PROVIDERS, Device, has_cuda, open_session
 
 
@@ -105,8 +105,8 @@ class Extractor:
         Boxes are left, top, right, bottom in pixels; they are clipped to the frame and take every
         pixel they touch. Raises PivlError for a box with no pixel in the frame.
         """
-        check_picture(frame, "The frame")
-        return self.embed([cut_box(frame, box, n) for n, box in enumerate(boxes_xyxy)], cameras)
+        check_image(frame, "The frame")
+        return self.embed([crop_box(frame, box, n) for n, box in enumerate(boxes_xyxy)], cameras)
 
     def embed_files(
         self, paths: Iterable[str | Path], cameras: Sequence[int] | np.ndarray | None = None
@@ -214,7 +214,7 @@ class Extractor:
             return error
 
     def _resized(self, crop: np.ndarray, number: int) -> np.ndarray:
-        check_picture(crop, f"Crop {number}")
+        check_image(crop, f"Crop {number}")
         return resize_crop(Image.fromarray(crop), self.size_hw)
 
     def _camera_ids(self, count: int, cameras: Sequence[int] | np.ndarray | None) -> np.ndarray:

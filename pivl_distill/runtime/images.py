@@ -10,7 +10,7 @@ import numpy as np
 from pivl_distill.errors import PivlError
 
 
-def check_picture(picture: np.ndarray, what: str) -> None:
+def check_image(picture: np.ndarray, what: str) -> None:
     """PivlError unless `picture` is uint8 RGB [H, W, 3] with a pixel; `what` it is called."""
     if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
         kind = getattr(picture, "dtype", type(picture).__name__)
@@ -19,7 +19,7 @@ def check_picture(picture: np.ndarray, what: str) -> None:
         raise PivlError(f"{what} must be RGB [H, W, 3], not of shape {list(picture.shape)}.")
 
 
-def cut_box(frame: np.ndarray, box: Sequence[float] | np.ndarray, number: int) -> np.ndarray:
+def crop_box(frame: np.ndarray, box: Sequence[float] | np.ndarray, number: int) -> np.ndarray:
     """The pixels [h, w, 3] of a frame that a box, left, top, right, bottom, touches.
 
     Raises PivlError, naming the box by its `number`, if it is none or touches no pixel.

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from pivl_distill.errors import PivlError, unknown_name
-from pivl_distill.files import sha256
 from pivl_distill.runtime.session import Device
+from pivl_distill.storage.files import sha256
 
 FILE_NAME = "manifest.json"
 FORMAT = 2
@@ -99,8 +99,8 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise PivlError(f"'{folder}' has no {FILE_NAME}; name a folder written by an export.")
     try:
-        facts = json.loads(path.read_bytes())
-        found = facts["format"]
+        metadata = json.loads(path.read_bytes())
+        found = metadata["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise PivlError(f"'{path}' is not a manifest of an export: {error!r}.") from error
     if found != FORMAT:
@@ -109,7 +109,7 @@ def read_manifest(folder: Path) -> Manifest:
             " with it, or install the version that wrote the export."
         )
     try:
-        return _manifest(folder, facts)
+        return _manifest(folder, metadata)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PivlError(f"'{path}' is damaged ({error!r}); export again.") from error
 
@@ -174,61 +174,63 @@ def _refused(artifact: Artifact) -> PivlError:
     )
 
 
-def _manifest(folder: Path, facts: dict[str, Any]) -> Manifest:
-    golden = facts["golden_crop"]
+def _manifest(folder: Path, metadata: dict[str, Any]) -> Manifest:
+    golden = metadata["golden_crop"]
     return Manifest(
         folder=folder,
-        name=str(facts["name"]),
-        input=_input(facts["input"]),
-        output=str(facts["output"]["name"]),
-        dim=int(facts["output"]["dim"]),
+        name=str(metadata["name"]),
+        input=_input(metadata["input"]),
+        output=str(metadata["output"]["name"]),
+        dim=int(metadata["output"]["dim"]),
         golden_crop=(_file_name(golden["file"]), str(golden["sha256"])),
-        artifacts=tuple(_artifact(artifact) for artifact in facts["artifacts"]),
+        artifacts=tuple(_artifact(artifact) for artifact in metadata["artifacts"]),
     )
 
 
-def _input(facts: dict[str, Any]) -> InputSpec:
-    if facts["colour_order"] != "RGB":
-        raise ValueError(f"colour order {facts['colour_order']!r} instead of RGB")
-    in_graph = bool(facts["preprocessing_in_graph"])
+def _input(metadata: dict[str, Any]) -> InputSpec:
+    if metadata["colour_order"] != "RGB":
+        raise ValueError(f"colour order {metadata['colour_order']!r} instead of RGB")
+    in_graph = bool(metadata["preprocessing_in_graph"])
     form = ("NHWC", "uint8") if in_graph else ("NCHW", "float32")
-    if (facts["layout"], facts["dtype"]) != form:
-        raise ValueError(f"input {facts['layout']} {facts['dtype']} instead of {' '.join(form)}")
-    height, width = facts["size_hw"]
+    if (metadata["layout"], metadata["dtype"]) != form:
+        raise ValueError(
+            f"input {metadata['layout']} {metadata['dtype']} instead of {' '.join(form)}"
+        )
+    height, width = metadata["size_hw"]
     return InputSpec(
-        name=str(facts["name"]),
+        name=str(metadata["name"]),
         size_hw=(int(height), int(width)),
-        mean=tuple(float(value) for value in facts["mean"]),
-        std=tuple(float(value) for value in facts["std"]),
+        mean=tuple(float(value) for value in metadata["mean"]),
+        std=tuple(float(value) for value in metadata["std"]),
         in_graph=in_graph,
-        max_batch=None if facts["max_batch"] is None else int(facts["max_batch"]),
-        cameras=int(facts["cameras"]),
+        max_batch=None if metadata["max_batch"] is None else int(metadata["max_batch"]),
+        cameras=int(metadata["cameras"]),
     )
 
 
-def _artifact(facts: dict[str, Any]) -> Artifact:
-    vector = facts["golden_vector"]
+def _artifact(metadata: dict[str, Any]) -> Artifact:
+    vector = metadata["golden_vector"]
     return Artifact(
-        file=_file_name(facts["file"]),
-        sha256=str(facts["sha256"]),
-        bytes=int(facts["bytes"]),
-        kind=str(facts["kind"]),
-        precision=str(facts["precision"]),
-        runs_on=str(facts["runs_on"]),
-        status=str(facts["status"]),
-        failure=facts["failure"],
+        file=_file_name(metadata["file"]),
+        sha256=str(metadata["sha256"]),
+        bytes=int(metadata["bytes"]),
+        kind=str(metadata["kind"]),
+        precision=str(metadata["precision"]),
+        runs_on=str(metadata["runs_on"]),
+        status=str(metadata["status"]),
+        failure=metadata["failure"],
         golden_vector=None if vector is None else np.array(vector, dtype=np.float32),
-        golden_vector_sha256=facts["golden_vector_sha256"],
-        thresholds=tuple(_threshold(threshold) for threshold in facts["thresholds"]),
+        golden_vector_sha256=metadata["golden_vector_sha256"],
+        thresholds=tuple(_threshold(threshold) for threshold in metadata["thresholds"]),
     )
 
 
-def _threshold(facts: dict[str, Any]) -> Threshold:
-    cosine = facts["cosine"]
+def _threshold(metadata: dict[str, Any]) -> Threshold:
+    cosine = metadata["cosine"]
     return Threshold(
-        far=float(facts["far"]),
+        far=float(metadata["far"]),
         cosine=None if cosine is None else float(cosine),
-        impostor_pairs=int(facts["impostor_pairs"]),
+        impostor_pairs=int(metadata["impostor_pairs"]),
     )
 
 

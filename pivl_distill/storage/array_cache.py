@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from pivl_distill.console import note
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256, write_json
+from pivl_distill.storage.files import sha256, write_json
 
 HASHES = "sha256.json"
 ABANDONED_S = 24 * 3600
@@ -39,7 +39,7 @@ class CacheError(PivlError):
     """An entry cannot be written: the disk is full, a quota is reached, the folder is read-only."""
 
 
-def kept(
+def cached(
     entry: Path,
     shapes: Shapes,
     dtype: np.dtype,
@@ -58,7 +58,7 @@ def kept(
     arrays = _open(entry, shapes, dtype)
     if arrays is None:
         try:
-            with _alone(entry, what):
+            with _exclusive(entry, what):
                 arrays = read(entry, shapes, dtype, what)
                 if arrays is None and has_room(entry, shapes, dtype, what):
                     write(entry, shapes, dtype, make())
@@ -66,7 +66,7 @@ def kept(
         except CacheError as error:
             note(f"The {what} stay in memory: {error}")
     if arrays is not None:
-        used(entry, limit_bytes)
+        mark_used(entry, limit_bytes)
     return arrays
 
 
@@ -122,14 +122,14 @@ def write(entry: Path, shapes: Shapes, dtype: np.dtype, batches: Iterable[Batch]
         raise _cannot_write(entry.parent, error) from error
 
 
-def used(entry: Path, limit_bytes: int) -> None:
+def mark_used(entry: Path, limit_bytes: int) -> None:
     """Count an entry as just used, and keep its folder within the limit."""
     with suppress(OSError):  # a cache that others fill may be read-only
         os.utime(entry)
-        drop_oldest(entry.parent, limit_bytes)
+        evict_least_recent(entry.parent, limit_bytes)
 
 
-def drop_oldest(folder: Path, limit_bytes: int) -> None:
+def evict_least_recent(folder: Path, limit_bytes: int) -> None:
     """Remove the least recently used entries until the folder takes no more than `limit_bytes`.
 
     The most recently used one stays in any case.
@@ -156,7 +156,7 @@ def _make_room(folder: Path, missing_bytes: int) -> None:
     with suppress(OSError):  # others remove entries too
         sizes = list(_sizes(folder).values())
         if sum(sizes[1:]) >= missing_bytes:
-            drop_oldest(folder, sum(sizes) - missing_bytes)
+            evict_least_recent(folder, sum(sizes) - missing_bytes)
 
 
 def _sizes(folder: Path) -> dict[Path, int]:
@@ -194,7 +194,7 @@ def _write_arrays(folder: Path, shapes: Shapes, dtype: np.dtype, batches: Iterab
 
 
 @contextmanager
-def _alone(entry: Path, what: str) -> Iterator[None]:
+def _exclusive(entry: Path, what: str) -> Iterator[None]:
     """Inside, no other process makes this entry; that it has to be waited for is told."""
     _make_folder(entry.parent)
     file = entry.with_name(f".{entry.name}.lock")

@@ -21,7 +21,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """An empty file to write to, which takes the place of `path` if the block ends well.
 
     It reaches the disk before its name does, so that nothing is half there if power is lost. The
@@ -60,7 +60,7 @@ def check_writable(path: Path) -> None:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` atomically; its folder is made if missing."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
@@ -92,7 +92,7 @@ def locked(file: Path, refusal: str) -> Iterator[None]:
         lock.release()
 
 
-def is_unused(folder: Path) -> bool:
+def is_free(folder: Path) -> bool:
     """Whether a folder holds nothing but its lock and what killed writes left, or is not there."""
     return not folder.exists() or all(
         path.name == LOCK or (path.name.startswith(".") and path.suffix == _PARTIAL)

@@ -1,7 +1,7 @@
 """Tensors on disk: safetensors files that say what they are. Nothing is ever unpickled.
 
 Every file of ours — prompt banks, teachers, students, embedded weights — holds named tensors, its
-kind, and facts as JSON, so that one file is enough to know how to use it.
+kind, and metadata as JSON, so that one file is enough to know how to use it.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from pivl_distill import ranks
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.files import write_bytes
+from pivl_distill.storage.files import write_bytes
 
-FORMAT = 1
+FORMAT = 2
 _ENTRY = "pivl-distill"
 """The only metadata entry: safetensors writes several in no fixed order, and the same tensors
 should be the same bytes."""
 
 
-class Facts(dict[str, Any]):
-    """The facts of a file; one that it lacks is a PivlError."""
+class Metadata(dict[str, Any]):
+    """The metadata of a file; one that it lacks is a PivlError."""
 
-    def __init__(self, path: Path, facts: dict[str, Any]) -> None:
-        super().__init__(facts)
+    def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
+        super().__init__(metadata)
         self.path = path
 
     def __missing__(self, name: str) -> Any:
@@ -38,12 +38,14 @@ class Facts(dict[str, Any]):
         )
 
 
-def save_tensors(path: Path, kind: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+def save_tensors(
+    path: Path, kind: str, tensors: dict[str, Tensor], metadata: dict[str, Any]
+) -> None:
     """Write `tensors` atomically as a file of this `kind`; of several processes, the first does."""
-    if ranks.rank():
+    if process_group.rank():
         return
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    metadata = {"format": FORMAT, "kind": kind, "facts": facts}
+    metadata = {"format": FORMAT, "kind": kind, "metadata": metadata}
     write_bytes(path, to_safetensors(tensors, {_ENTRY: json.dumps(metadata)}))
 
 
@@ -59,7 +61,7 @@ def is_foreign(path: Path) -> bool:
 
 
 def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
-    """Kind, tensors and facts of a file that must be of one of `kinds`.
+    """Kind, tensors and metadata of a file that must be of one of `kinds`.
 
     Raises PivlError when it is missing, damaged or something else.
     """
@@ -77,4 +79,4 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[
             f"{path} is not a {expected} of format {FORMAT}, but of kind"
             f" {metadata.get('kind')!r} and format {metadata.get('format')!r}."
         )
-    return metadata["kind"], tensors, Facts(path, metadata["facts"])
+    return metadata["kind"], tensors, Metadata(path, metadata["metadata"])

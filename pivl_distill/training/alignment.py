@@ -18,17 +18,17 @@ from torch import Tensor
 
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import HeadSettings, LossSettings
-from pivl_distill.data.parsing import CERTAIN, cell_parts, part_shares
+from pivl_distill.data.part_maps import FULL_CONFIDENCE, cell_parts, part_shares
 from pivl_distill.data.vocabulary import Vocabulary
-from pivl_distill.fusion import FusedMap, aligned_dim, orthogonal_map
-from pivl_distill.losses import LEAST, part_contrast
+from pivl_distill.losses import MIN_WEIGHT, part_contrast
+from pivl_distill.models.fusion import FusedMap, aligned_dim, orthogonal_map
 
-SHORTEST = 1e-8
+MIN_NORM = 1e-8
 """Length from which vectors have an angle; shorter ones count as this long."""
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextFeatures:
     """What stage 2 takes from a bank; row c belongs to training identity c."""
 
     identity: Tensor
@@ -40,7 +40,7 @@ class Texts:
     vocabulary: Vocabulary
 
     @classmethod
-    def of(cls, bank: PromptBank, loss: LossSettings, head: HeadSettings) -> Texts:
+    def of(cls, bank: PromptBank, loss: LossSettings, head: HeadSettings) -> TextFeatures:
         """The texts of a bank whose rows are in the order of the training identities."""
         identity, part, present = bank.identity, bank.part, bank.present
         if loss.text_scale != "clip":
@@ -53,9 +53,9 @@ class Texts:
             part = part @ orthogonal_map(bank.dim, wider)
         return cls(identity, part, present, bank.vocabulary)
 
-    def to(self, device: torch.device) -> Texts:
+    def to(self, device: torch.device) -> TextFeatures:
         """The same texts on another device."""
-        return Texts(
+        return TextFeatures(
             self.identity.to(device),
             self.part.to(device),
             self.present.to(device),
@@ -103,7 +103,7 @@ def text_map(
     maps: Tensor,
     labels: Tensor,
     grid_hw: tuple[int, int],
-    texts: Texts,
+    texts: TextFeatures,
     settings: LossSettings,
     confidence: Tensor | None = None,
 ) -> TextMap:
@@ -112,7 +112,7 @@ def text_map(
     A cell's confidence is the mean of its pixels', uint8 [B, H, W].
     """
     if confidence is not None:
-        sure = confidence.to(labels.device, non_blocking=True).float() / CERTAIN
+        sure = confidence.to(labels.device, non_blocking=True).float() / FULL_CONFIDENCE
         target = text_map(maps, labels, grid_hw, texts, settings)
         return dataclasses.replace(target, confidence=F.adaptive_avg_pool2d(sure, grid_hw))
     count = len(texts.vocabulary)
@@ -122,13 +122,13 @@ def text_map(
         wanted[:, texts.vocabulary.background] = False
     if settings.align_labels == "soft":
         shares = part_shares(maps, grid_hw, count).to(labels.device, non_blocking=True)
-        return mixed_texts(texts.part, labels, shares * wanted[:, :, None, None])
+        return soft_text_map(texts.part, labels, shares * wanted[:, :, None, None])
     parts = cell_parts(maps, grid_hw, count, settings.align_labels)
     parts = parts.to(labels.device, non_blocking=True)
-    return full_texts(texts.part, labels, parts, wanted)
+    return hard_text_map(texts.part, labels, parts, wanted)
 
 
-def full_texts(
+def hard_text_map(
     part_texts: Tensor, labels: Tensor, parts: Tensor, wanted: Tensor | None = None
 ) -> TextMap:
     """aggregate(·) of Eq. 6: every cell gets the text of its identity and part.
@@ -143,7 +143,7 @@ def full_texts(
     return TextMap(labels, part_texts[labels], shares.to(part_texts))
 
 
-def mixed_texts(part_texts: Tensor, labels: Tensor, shares: Tensor) -> TextMap:
+def soft_text_map(part_texts: Tensor, labels: Tensor, shares: Tensor) -> TextMap:
     """Eq. 6 with the mean of a cell's texts, weighted by the `shares` [B, P, h, w] of its parts.
 
     A cell has a text where its parts fill at least half of it.
@@ -177,11 +177,11 @@ def alignment_loss(
             errors = (squares - 2 * products + text_squares) / aligned.shape[1]
         else:
             length, text_length = (
-                square.clamp(min=SHORTEST**2).sqrt() for square in (squares, text_squares)
+                square.clamp(min=MIN_NORM**2).sqrt() for square in (squares, text_squares)
             )
             errors = 2 - 2 * products / (length * text_length)
     weight = target.weight
-    return (errors.where(target.known, 0) * weight).sum() / weight.sum().clamp(min=LEAST)
+    return (errors.where(target.known, 0) * weight).sum() / weight.sum().clamp(min=MIN_WEIGHT)
 
 
 def _contrast(aligned: FusedMap, target: TextMap, temperature: float) -> Tensor:

@@ -12,14 +12,14 @@ from typing import Literal
 import torch
 from torch import nn
 
-from pivl_distill import ranks
 from pivl_distill.console import note
+from pivl_distill.distributed import process_group
 
 LONG_RUN_STEPS = 5000
 """Steps from which compiling pays on a CPU, with small crops as well."""
 
 
-def pays(wanted: bool | Literal["auto"], steps: int, device: torch.device) -> bool:
+def should_compile(wanted: bool | Literal["auto"], steps: int, device: torch.device) -> bool:
     """Whether to compile for a run of so many steps."""
     return device.type == "cpu" and steps >= LONG_RUN_STEPS if wanted == "auto" else wanted
 
@@ -30,16 +30,16 @@ def compile_body(body: nn.Module, device: torch.device) -> None:
     Its names and its weights stay as they are. Where nothing can be compiled, that is said and
     nothing happens; what of it cannot be compiled, runs as it is.
     """
-    if (obstacle := obstacle_to_compiling(device)) is not None:
+    if (obstacle := compile_error(device)) is not None:
         note(f"Training goes on uncompiled: {obstacle}. With stage2.compile false none is tried.")
         return
     torch._dynamo.config.suppress_errors = True
     body.compile()
 
 
-def obstacle_to_compiling(device: torch.device) -> str | None:
+def compile_error(device: torch.device) -> str | None:
     """Why torch cannot compile for this device here, in its own words; None if it can."""
-    if ranks.size() > 1:
+    if process_group.world_size() > 1:
         return "several processes exchange the statistics of batch norms"
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))

@@ -1,4 +1,4 @@
-"""What a training would do and need, found out without training: the facts of `--dry-run`.
+"""What a training would do and need, found out without training: the rows of `--dry-run`.
 
 Networks are built at their true size. On the device "meta" they have shapes and no numbers, so that
 the largest preset takes seconds anywhere; on a real device one step is run and timed.
@@ -16,30 +16,30 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import DataSettings, Device, Stage2Settings
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import Vocabulary
+from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
-from pivl_distill.evaluation import pick_device
-from pivl_distill.fusion import FusedMap
-from pivl_distill.host_memory import keep_freed_memory
-from pivl_distill.reid import ReIDNetwork, ReIDOutput
-from pivl_distill.training import Stage2, prepare, schedule
+from pivl_distill.models.fusion import FusedMap
+from pivl_distill.models.network import ReIDNetwork, ReIDOutput
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.host_memory import keep_freed_memory
+from pivl_distill.training.stage2 import Stage2, configure_precision, make_sampler
 
-TRAINED_BYTES = 16
+BYTES_PER_PARAMETER = 16
 """Per trained parameter: the weight, its gradient and Adam's two moments, float32 each."""
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRunReport:
     """What was found out, as name → printable value, in the order of the work."""
 
     title: str
-    facts: dict[str, object]
+    rows: dict[str, object]
 
 
 class SavedMemory:
@@ -68,8 +68,8 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def rehearse_forward(
-    network: ReIDNetwork, texts: Texts | None, settings: Stage2Settings
+def run_forward(
+    network: ReIDNetwork, texts: TextFeatures | None, settings: Stage2Settings
 ) -> tuple[ReIDOutput, int]:
     """One batch of black crops, or as much of it as goes through the network at a time: the output
     and the bytes kept for its gradient.
@@ -77,8 +77,8 @@ def rehearse_forward(
     Raises PivlError unless output and texts have the same dimensions.
     """
     device = next(network.parameters()).device
-    prepare(network, settings)
-    batch = crops_at_a_time(settings)
+    configure_precision(network, settings)
+    batch = microbatch_size(settings)
     inputs = [torch.zeros(batch, 3, *network.size_hw, device=device)]
     if network.cameras:
         inputs.append(torch.zeros(batch, dtype=torch.long, device=device))
@@ -98,44 +98,45 @@ def _require_same(name: str, features: Tensor | FusedMap | None, other: str, tex
         )
 
 
-def stage2_facts(
+def describe_stage2(
     network: ReIDNetwork,
     pids: np.ndarray,
-    texts: Texts | None,
+    texts: TextFeatures | None,
     settings: Stage2Settings,
     seed: int,
 ) -> dict[str, object]:
     """Parameters, steps, grids and memory of stage 2 of a network on crops of identities `pids`."""
-    output, kept = rehearse_forward(network, texts, settings)
+    output, kept = run_forward(network, texts, settings)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     bare = sum(p.numel() for p in network.embedding_model().network.parameters())
-    per_epoch = schedule(pids, settings, seed).per_epoch()
-    facts: dict[str, object] = {
+    per_epoch = make_sampler(pids, settings, seed).per_epoch()
+    rows: dict[str, object] = {
         "stage 2: parameters": f"{trained:,} in training, {bare:,} afterwards",
         "stage 2: steps": f"{per_epoch[0]:,} in the first of {settings.epochs} epochs,"
         f" {sum(per_epoch):,} in all",
     }
     if output.aligned is not None:
         _, dim, *grid = output.aligned.shape
-        facts["stage 2: aligned map"] = f"{grid[0]}×{grid[1]} cells of {dim} dimensions"
-    facts["stage 2: precision"] = precision_fact(network, settings)
+        rows["stage 2: aligned map"] = f"{grid[0]}×{grid[1]} cells of {dim} dimensions"
+    rows["stage 2: precision"] = describe_precision(network, settings)
     again = ", blocks computed twice" if settings.checkpointing else ""
-    facts["stage 2: memory"] = (
-        f"at least {size(trained * TRAINED_BYTES)} of weights, gradients and moments and"
-        f" {size(kept)} of activations of {crops_at_a_time(settings)} crops{again}"
+    rows["stage 2: memory"] = (
+        f"at least {format_bytes(trained * BYTES_PER_PARAMETER)} of weights, gradients and"
+        f" moments and {format_bytes(kept)} of activations of"
+        f" {microbatch_size(settings)} crops{again}"
     )
     if settings.accumulate > 1:
-        facts["stage 2: batch"] = f"in {settings.accumulate} parts, losses over the whole"
-    return facts
+        rows["stage 2: batch"] = f"in {settings.accumulate} parts, losses over the whole"
+    return rows
 
 
-def crops_at_a_time(settings: Stage2Settings) -> int:
+def microbatch_size(settings: Stage2Settings) -> int:
     """Crops that go through the network together."""
     crops = settings.identities_per_batch * settings.crops_per_identity
     return math.ceil(crops / settings.accumulate)
 
 
-def precision_fact(network: ReIDNetwork, settings: Stage2Settings) -> str:
+def describe_precision(network: ReIDNetwork, settings: Stage2Settings) -> str:
     """What the network computes in on its device."""
     device = next(network.parameters()).device
     if device.type == "meta":
@@ -144,8 +145,8 @@ def precision_fact(network: ReIDNetwork, settings: Stage2Settings) -> str:
     return f"{name} on this {device.type}"
 
 
-def step_facts(
-    network: ReIDNetwork, store: CropStore, texts: Texts | None, settings: Stage2Settings
+def describe_step(
+    network: ReIDNetwork, store: CropStore, texts: TextFeatures | None, settings: Stage2Settings
 ) -> dict[str, object]:
     """Seconds of the second of two real training steps on one batch, and the memory they took.
 
@@ -154,14 +155,16 @@ def step_facts(
     device = next(network.parameters()).device
     stage, batch = Stage2(network.train(), store, texts, settings), np.arange(len(store))
     stage.step(batch, epoch_rng(0, 0))
-    seconds = clocked(lambda: stage.step(batch, epoch_rng(0, 0)), device)
-    facts: dict[str, object] = {"stage 2: time": f"{seconds:.3g} s a step on this {device.type}"}
+    seconds = timed(lambda: stage.step(batch, epoch_rng(0, 0)), device)
+    rows: dict[str, object] = {"stage 2: time": f"{seconds:.3g} s a step on this {device.type}"}
     if device.type == "cuda":
-        facts["stage 2: peak"] = f"{size(torch.cuda.max_memory_allocated(device))} on the device"
-    return facts
+        rows["stage 2: peak"] = (
+            f"{format_bytes(torch.cuda.max_memory_allocated(device))} on the device"
+        )
+    return rows
 
 
-def clocked(work: Callable[[], object], device: torch.device) -> float:
+def timed(work: Callable[[], object], device: torch.device) -> float:
     """Seconds that `work` takes, until the device is done with it."""
     start = time.monotonic()
     work()
@@ -170,14 +173,14 @@ def clocked(work: Callable[[], object], device: torch.device) -> float:
     return time.monotonic() - start
 
 
-def rehearsal_device(wanted: Device) -> torch.device:
+def dry_run_device(wanted: Device) -> torch.device:
     """As `pick_device`, and "meta" as well; memory is kept as in training."""
     device = torch.device("meta") if wanted == "meta" else pick_device(wanted)
     keep_freed_memory(device)
     return device
 
 
-def data_facts(dataset: ReIDDataset, settings: DataSettings, *, maps: bool) -> dict[str, object]:
+def describe_data(dataset: ReIDDataset, settings: DataSettings, *, maps: bool) -> dict[str, object]:
     """Crops, identities, maps, and the memory or disk that decoded training crops take."""
     images, identities, cameras = dataset.summary()["train"]
     mapped = sum(record.parsing is not None for record in dataset.train)
@@ -185,11 +188,11 @@ def data_facts(dataset: ReIDDataset, settings: DataSettings, *, maps: bool) -> d
     return {
         "data": f"{dataset.name}: {images:,} crops of {identities:,} identities, {cameras} cameras",
         "parsing maps": f"{mapped:,} of {images:,}" if maps else "not needed",
-        "decoded crops": size(images * height * width * (4 if maps else 3)),
+        "decoded crops": format_bytes(images * height * width * (4 if maps else 3)),
     }
 
 
-def stand_in_bank(dataset: ReIDDataset, dim: int, vocabulary: Vocabulary) -> PromptBank:
+def random_bank(dataset: ReIDDataset, dim: int, vocabulary: Vocabulary) -> PromptBank:
     """Random texts of `dim` dimensions in the shape of the bank that stage 1 would leave."""
     pids, parts = dataset.train_pids, len(vocabulary)
     return PromptBank(
@@ -203,7 +206,7 @@ def stand_in_bank(dataset: ReIDDataset, dim: int, vocabulary: Vocabulary) -> Pro
     )
 
 
-def size(count: float) -> str:
+def format_bytes(count: float) -> str:
     """Bytes as people say them.
 
     >>> size(1536 * 1024)

@@ -16,13 +16,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from pivl_distill.reid import ReIDNetwork
+from pivl_distill.models.network import ReIDNetwork
 
-Randomness = tuple[Tensor, list[Tensor]]
+RngState = tuple[Tensor, list[Tensor]]
 """States of the CPU's generator and of the device's."""
 
 
-class MicroBatches:
+class GradCache:
     """`inputs` (images, and perhaps cameras) encoded in `count` parts.
 
     `encoded` is to be used like that of the whole batch; after the loss's backward pass,
@@ -33,24 +33,24 @@ class MicroBatches:
         self.network = network
         self.parts = list(zip(*(tensor.tensor_split(count) for tensor in inputs), strict=True))
         self.device = inputs[0].device
-        self._randomness: list[Randomness] = []
+        self._randomness: list[RngState] = []
         encoded = []
-        with torch.no_grad(), running_statistics_kept(network):
+        with torch.no_grad(), preserve_buffers(network):
             for part in self.parts:
-                self._randomness.append(randomness(self.device))
+                self._randomness.append(get_rng_state(self.device))
                 encoded.append(network.encode(*part))
         columns = zip(*(part.tensors() for part in encoded), strict=True)
         self.encoded = encoded[0].replaced([torch.cat(c).requires_grad_() for c in columns])
 
     def backward(self) -> None:
         """Add to the gradients of all weights what the gradients of `encoded` say."""
-        after = randomness(self.device)
+        after = get_rng_state(self.device)
         gradients = self._gradients()
         for part, before in zip(self.parts, self._randomness, strict=True):
-            set_randomness(before, self.device)
+            set_rng_state(before, self.device)
             encoded = self.network.encode(*part)
             torch.autograd.backward(encoded.tensors(), next(gradients))
-        set_randomness(after, self.device)
+        set_rng_state(after, self.device)
 
     def _gradients(self) -> Iterator[list[Tensor]]:
         """Those of each part after the other."""
@@ -63,7 +63,7 @@ class MicroBatches:
 
 
 @contextmanager
-def running_statistics_kept(network: nn.Module) -> Iterator[None]:
+def preserve_buffers(network: nn.Module) -> Iterator[None]:
     """Buffers, such as batch norm's means, are afterwards what they were before."""
     before = [buffer.clone() for buffer in network.buffers()]
     try:
@@ -74,14 +74,14 @@ def running_statistics_kept(network: nn.Module) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def randomness(device: torch.device) -> Randomness:
+def get_rng_state(device: torch.device) -> RngState:
     """What dropout and the like will draw from."""
     own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return torch.get_rng_state(), own
 
 
-def set_randomness(state: Randomness, device: torch.device) -> None:
-    """Draw again what was drawn after `randomness` gave this state."""
+def set_rng_state(state: RngState, device: torch.device) -> None:
+    """Draw again what was drawn after `get_rng_state` gave this state."""
     torch.set_rng_state(state[0])
     for own in state[1]:
         torch.cuda.set_rng_state(own, device)

@@ -16,7 +16,7 @@ import torch
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt (malloc.h)."""
 
-KEEP, GLIBC_DEFAULTS = (2**31 - 1, 0), (128 * 1024, 65_536)
+KEEP_FREED, GLIBC_DEFAULTS = (2**31 - 1, 0), (128 * 1024, 65_536)
 """Bytes and blocks for `set_malloc`."""
 
 
@@ -25,7 +25,7 @@ def keep_freed_memory(device: torch.device) -> bool:
 
     Only glibc (Linux) is told; other systems keep their ways.
     """
-    return device.type == "cpu" and set_malloc(*KEEP)
+    return device.type == "cpu" and set_malloc(*KEEP_FREED)
 
 
 def set_malloc(trim_threshold_bytes: int, maps: int) -> bool:

@@ -1,8 +1,8 @@
 """Learning rates over time, as functions of the epoch alone.
 
 `smooth_cosine` (stage 1) and `floored_cosine` (stage 2) are our own runs' and move with every step.
-`cosine_per_epoch` (stage 1) and `steps` (stage 2) are CLIP-ReID's (Li et al., AAAI 2023): one rate
-per epoch, which counts from 1.
+`cosine_per_epoch` (stage 1) and `multistep` (stage 2) are CLIP-ReID's (Li et al., AAAI 2023): one
+rate per epoch, counted from 1.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def cosine_per_epoch(
     return minimum + (rate - minimum) * _half_cosine(epoch / epochs)
 
 
-def steps(
+def multistep(
     epoch: int,
     rate: float,
     milestones: Sequence[int],

@@ -11,10 +11,10 @@ import torch
 
 from pivl_distill.config import Precision
 
-HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+HALF_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def half_of(precision: Precision, device: torch.device) -> torch.dtype | None:
+def half_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
     """The half precision to compute in; None for float32.
 
     "auto" is bfloat16 on a CUDA device that has it, and float32 anywhere else. On the meta device,
@@ -25,7 +25,7 @@ def half_of(precision: Precision, device: torch.device) -> torch.dtype | None:
     if precision == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else None
-    return HALVES.get(precision)
+    return HALF_DTYPES.get(precision)
 
 
 def loss_scaler(half: torch.dtype | None, device: torch.device) -> torch.amp.GradScaler:

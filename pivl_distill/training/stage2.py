@@ -8,42 +8,45 @@ Several processes share the crops of a batch; its losses and their gradient stay
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pivl_distill import ranks
-from pivl_distill.alignment import Texts, alignment_loss, text_map
-from pivl_distill.compiling import compile_body, pays
-from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
+from pivl_distill.config import AugmentSettings, Stage2Settings
 from pivl_distill.console import track
-from pivl_distill.data.batches import PerCrop, to_device
-from pivl_distill.data.sampling import Schedule
+from pivl_distill.data.batches import DeviceArray, to_device
+from pivl_distill.data.sampling import PKSampler
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.transforms import Augmentation, Augmented, augment
 from pivl_distill.data.vocabulary import IGNORE
-from pivl_distill.embedding import normalize_crops
+from pivl_distill.distributed import process_group
+from pivl_distill.distributed.collectives import (
+    all_reduce_gradients,
+    broadcast_parameters,
+)
+from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
 from pivl_distill.errors import PivlError
-from pivl_distill.fusion import FusedMap
-from pivl_distill.losses import embedding_loss, identity_loss, image_to_text_loss, triplet_loss
-from pivl_distill.microbatches import MicroBatches
-from pivl_distill.norms import whole_batch_norms
-from pivl_distill.precision import half_of, loss_scaler
-from pivl_distill.reid import ReIDNetwork, ReIDOutput
-from pivl_distill.runs import Run
-from pivl_distill.schedules import floored_cosine, steps
-from pivl_distill.whole_batch import begin_alike, gather, mean, sum_gradients
-
-WARMUP_START = 0.02
-"""Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
+from pivl_distill.losses import embedding_loss
+from pivl_distill.models.embedding import normalize_crops
+from pivl_distill.models.network import ReIDNetwork, ReIDOutput
+from pivl_distill.runs.run import Run
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.compile import compile_body, should_compile
+from pivl_distill.training.grad_cache import GradCache
+from pivl_distill.training.metrics import MetricAverages
+from pivl_distill.training.objective import loss_terms
+from pivl_distill.training.optim import (
+    make_optimizer,
+    set_learning_rate,
+)
+from pivl_distill.training.precision import half_dtype, loss_scaler
 
 
 def train(
     network: ReIDNetwork,
     store: CropStore,
-    texts: Texts | None,
+    texts: TextFeatures | None,
     settings: Stage2Settings,
     seed: int,
     run: Run,
@@ -52,22 +55,22 @@ def train(
     """Train `network` in place by Eq. 12; one line of metrics per epoch goes to the run."""
     require_crops(settings)
     stage = Stage2(network, store, texts, settings)
-    totals = Totals()
-    if pays(settings.compile, about_steps(store, settings), stage.device):
+    totals = MetricAverages()
+    if should_compile(settings.compile, estimated_steps(store, settings), stage.device):
         compile_body(network.body, stage.device)
     steps = run.progress.remaining(
         "reid",
-        schedule(store.pids, settings, seed),
+        make_sampler(store.pids, settings, seed),
         network=network,
         optimizer=stage.optimizer,
         scaler=stage.scaler,
         totals=totals,
     )
-    begin_alike(network)
+    broadcast_parameters(network)
     start, crops_seen = time.monotonic(), 0
     network.train()
     for step in track(steps, description):
-        set_rate(stage.optimizer, settings, step.epochs_before)
+        set_learning_rate(stage.optimizer, settings, step.epochs_before)
         totals.add(stage.step(step.batch, step.rng))
         crops_seen += len(step.batch)
         if step.ends_epoch:
@@ -77,9 +80,9 @@ def train(
     network.eval()
 
 
-def schedule(pids: np.ndarray, settings: Stage2Settings, seed: int) -> Schedule:
+def make_sampler(pids: np.ndarray, settings: Stage2Settings, seed: int) -> PKSampler:
     """Every step of a run; batches and augmentation of an epoch come from its own generator."""
-    return Schedule(
+    return PKSampler(
         pids,
         settings.identities_per_batch,
         settings.crops_per_identity,
@@ -88,7 +91,7 @@ def schedule(pids: np.ndarray, settings: Stage2Settings, seed: int) -> Schedule:
     )
 
 
-def about_steps(store: CropStore, settings: Stage2Settings) -> int:
+def estimated_steps(store: CropStore, settings: Stage2Settings) -> int:
     """Steps of a run in which each crop is seen once in an epoch."""
     return (
         settings.epochs
@@ -100,9 +103,9 @@ def about_steps(store: CropStore, settings: Stage2Settings) -> int:
 def require_crops(settings: Stage2Settings) -> None:
     """PivlError unless every process has crops in every batch, and in every part of its share."""
     crops = settings.identities_per_batch * settings.crops_per_identity
-    if crops < ranks.size() * settings.accumulate:
+    if crops < process_group.world_size() * settings.accumulate:
         raise PivlError(
-            f"{ranks.size()} processes cannot share a batch of {crops} crops in"
+            f"{process_group.world_size()} processes cannot share a batch of {crops} crops in"
             f" {settings.accumulate} parts each; start fewer, or raise stage2.identities_per_batch."
         )
 
@@ -118,7 +121,7 @@ class Stage2:
         self,
         network: ReIDNetwork,
         store: CropStore,
-        texts: Texts | None,
+        texts: TextFeatures | None,
         settings: Stage2Settings,
     ) -> None:
         # Crops arrive as [B, H, W, 3]; convolutions on a CPU are about twice as fast that way.
@@ -126,14 +129,14 @@ class Stage2:
         self.texts = texts
         self.settings = settings
         self.device = next(network.parameters()).device
-        self.crops = PerCrop(store.crops, self.device)
+        self.crops = DeviceArray(store.crops, self.device)
         self.maps = None
         if texts is not None and store.maps is not None:
-            self.maps = PerCrop(store.maps, self.device)
+            self.maps = DeviceArray(store.maps, self.device)
         self.confidence = None
         if self.maps is not None and store.confidence is not None:
-            self.confidence = PerCrop(store.confidence, self.device)
-        prepare(network, settings)
+            self.confidence = DeviceArray(store.confidence, self.device)
+        configure_precision(network, settings)
         labels = np.unique(store.pids, return_inverse=True)[1]
         self.labels = torch.from_numpy(labels).to(self.device)
         self.cameras = None
@@ -152,7 +155,7 @@ class Stage2:
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
         seen = self._augmented(batch, rng)
-        own = ranks.share(len(batch))
+        own = process_group.shard(len(batch))
         index = to_device(batch, self.device)
         inputs = [normalize_crops(seen.crops[own], self.network.mean, self.network.std)]
         if seen.noise is not None:
@@ -160,14 +163,14 @@ class Stage2:
         if self.cameras is not None:
             inputs.append(self.cameras[index[own]])
         self.optimizer.zero_grad(set_to_none=True)
-        with whole_batch_norms():
+        with sync_batch_norm():
             if self.settings.accumulate > 1:
-                parts = MicroBatches(self.network, inputs, self.settings.accumulate)
+                parts = GradCache(self.network, inputs, self.settings.accumulate)
                 terms = self._backward(self.network.heads(parts.encoded), index, seen)
                 parts.backward()
             else:
                 terms = self._backward(self.network(*inputs), index, seen)
-        sum_gradients(self.network.parameters())
+        all_reduce_gradients(self.network.parameters())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return terms
@@ -177,7 +180,7 @@ class Stage2:
 
         `own` is what this process's share of them gave.
         """
-        labels, output = self.labels[index], own.of_whole_batch(len(index))
+        labels, output = self.labels[index], own.all_gathered(len(index))
         terms = loss_terms(
             output, labels, seen.maps, self.texts, self.settings.loss, seen.confidence
         )
@@ -198,14 +201,14 @@ class Stage2:
         return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng, sure)
 
 
-def prepare(network: ReIDNetwork, settings: Stage2Settings) -> None:
+def configure_precision(network: ReIDNetwork, settings: Stage2Settings) -> None:
     """Let the network compute in the precision, and keep as much, as the settings say."""
-    network.half_precision = half_of(settings.precision, next(network.parameters()).device)
+    network.half_precision = half_dtype(settings.precision, next(network.parameters()).device)
     if settings.checkpointing:
         network.checkpoint_blocks()
 
 
-def augmentation_of(settings: AugmentSettings, texts: Texts | None) -> Augmentation:
+def augmentation_of(settings: AugmentSettings, texts: TextFeatures | None) -> Augmentation:
     """What the settings ask for, in the texts' parts."""
     background = IGNORE if texts is None else texts.vocabulary.background
     return Augmentation(
@@ -215,135 +218,3 @@ def augmentation_of(settings: AugmentSettings, texts: Texts | None) -> Augmentat
         noise=settings.fill == "noise",
         invented=background if settings.invented == "background" else IGNORE,
     )
-
-
-def loss_terms(
-    output: ReIDOutput,
-    labels: Tensor,
-    maps: Tensor | None,
-    texts: Texts | None,
-    settings: LossSettings,
-    confidence: Tensor | None = None,
-) -> dict[str, Tensor]:
-    """The weighted terms of Eq. 12: L_id + L_tri + L_i2tce + L_align.
-
-    All see the whole batch, but `output.aligned` is this process's share of it.
-    """
-    smoothing = settings.label_smoothing
-    identity = [identity_loss(logits, labels, smoothing) for logits in output.logits]
-    triplet = [
-        triplet_loss(features, labels, settings.triplet_margin, settings.triplet_normalize)
-        for features in output.metric
-    ]
-    terms = {
-        "identity": settings.identity * torch.stack(identity).sum(),
-        "triplet": settings.triplet * torch.stack(triplet).sum(),
-    }
-    if texts is not None and output.projected is not None:
-        terms["image_to_text"] = settings.image_to_text * image_to_text_loss(
-            output.projected, texts.identity, labels, smoothing
-        )
-    if texts is not None and output.aligned is not None and maps is not None:
-        terms["align"] = settings.align * align_term(
-            output.aligned, labels, maps, texts, settings, confidence
-        )
-    return terms
-
-
-def align_term(
-    aligned: FusedMap,
-    labels: Tensor,
-    maps: Tensor,
-    texts: Texts,
-    settings: LossSettings,
-    confidence: Tensor | None,
-) -> Tensor:
-    """L_align (Eq. 11) of a batch; `aligned` is this process's share of it.
-
-    A mean over cells is put together from the means of all processes; only what is contrasted has
-    to be in one place, for maps are by far the largest of all outputs.
-    """
-    own, contrasts = ranks.share(len(labels)), settings.align_distance == "contrastive"
-    if contrasts and ranks.size() > 1:
-        aligned, own = FusedMap(gather(aligned.full(), len(labels))), slice(None)
-    sure = None if confidence is None else confidence[own]
-    target = text_map(maps[own], labels[own], aligned.shape[2:], texts, settings, sure)
-    loss = alignment_loss(aligned, target, settings.align_distance, settings.align_temperature)
-    if contrasts or ranks.size() == 1:
-        return loss
-    return mean(loss, target.weight.sum())
-
-
-def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.optim.Optimizer:
-    """Adam; weight decay on matrices and kernels, and on biases and norms only if asked for.
-
-    Each group's `lr_factor` is what `set_rate` multiplies the rate by.
-    """
-    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    biases = [p for name, p in named if name.endswith("bias")]
-    others = [p for name, p in named if not name.endswith("bias")]
-    decayed, norms = [p for p in others if p.ndim > 1], [p for p in others if p.ndim <= 1]
-    rest = settings.weight_decay if settings.weight_decay_on == "all" else 0.0
-    groups = [
-        {"params": decayed, "weight_decay": settings.weight_decay, "lr_factor": 1.0},
-        {"params": norms, "weight_decay": rest, "lr_factor": 1.0},
-        {"params": biases, "weight_decay": rest, "lr_factor": settings.bias_lr_factor},
-    ]
-    return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, settings: Stage2Settings, epoch: float) -> None:
-    """The rate that the settings' schedule has at `epoch`, counted from 0, with its fraction."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate_at(settings, epoch) * group["lr_factor"]
-
-
-def rate_at(settings: Stage2Settings, epoch: float) -> float:
-    """The learning rate of weights at `epoch`, counted from 0, with its fraction."""
-    if settings.schedule == "steps":
-        return steps(
-            int(epoch) + 1,
-            settings.learning_rate,
-            settings.milestones,
-            settings.gamma,
-            settings.warmup_epochs,
-            settings.warmup_factor,
-        )
-    return floored_cosine(
-        epoch,
-        settings.epochs,
-        settings.learning_rate,
-        settings.min_lr_ratio * settings.learning_rate,
-        settings.warmup_epochs,
-        WARMUP_START,
-    )
-
-
-class Totals:
-    """Running means of one epoch's loss terms and training accuracy."""
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Begin a new epoch."""
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, terms: dict[str, Tensor]) -> None:
-        """Count one step; nothing leaves the device."""
-        for name, value in terms.items():
-            self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach()
-        self.count += 1
-
-    def mean(self) -> dict[str, float]:
-        """Means over the steps counted."""
-        return {name: round((total / self.count).item(), 5) for name, total in self.sums.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """For an epoch that is interrupted."""
-        return {"sums": self.sums, "count": self.count}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what `state_dict` gave."""
-        self.sums, self.count = state["sums"], state["count"]

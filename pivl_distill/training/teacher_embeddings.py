@@ -12,35 +12,38 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
-from pivl_distill.embedding import EmbeddingModel, embed
 from pivl_distill.errors import PivlError
+from pivl_distill.models.embedding import EmbeddingModel, embed
+from pivl_distill.storage.tensors import load_tensors, save_tensors
 
 KIND = "teacher embeddings"
-VECTORS_FILE = "embeddings.safetensors"
+EMBEDDINGS_FILE = "embeddings.safetensors"
 
 
-def save_vectors(path: Path, model: EmbeddingModel, store: CropStore, dataset: ReIDDataset) -> None:
+def save_embeddings(
+    path: Path, model: EmbeddingModel, store: CropStore, dataset: ReIDDataset
+) -> None:
     """Embed the training crops and write their vectors [N, F] in half precision, with names."""
     vectors = embed(model, store.crops, store.camids, description="Embedding training crops")
-    facts = {"model": model.name, "dataset": dataset.name, "crops": _names(dataset)}
-    save_tensors(path, KIND, {"vectors": torch.from_numpy(vectors).half()}, facts)
+    metadata = {"model": model.name, "dataset": dataset.name, "crops": _names(dataset)}
+    save_tensors(path, KIND, {"vectors": torch.from_numpy(vectors).half()}, metadata)
 
 
-def load_vectors(path: Path, dataset: ReIDDataset) -> np.ndarray:
+def load_embeddings(path: Path, dataset: ReIDDataset) -> np.ndarray:
     """Vectors float16 [N, F] of the training crops, in their order.
 
     Raises PivlError if the file is no such file or misses a crop.
     """
-    _, tensors, facts = load_tensors(path, KIND)
-    row = {name: number for number, name in enumerate(facts["crops"])}
+    _, tensors, metadata = load_tensors(path, KIND)
+    row = {name: number for number, name in enumerate(metadata["crops"])}
     names = _names(dataset)
     if missing := [name for name in names if name not in row]:
         raise PivlError(
             f"{path} has no vector of {len(missing)} of {len(names)} crops (first {missing[0]}). It"
-            f" was made from {facts['dataset']}; teach on this data set with save_embeddings=true."
+            f" was made from {metadata['dataset']}; run `pivl-distill teach` on this data set with"
+            " --set save_embeddings=true."
         )
     vectors: np.ndarray = tensors["vectors"].numpy()[[row[name] for name in names]]
     return vectors

@@ -15,8 +15,8 @@ from torch import nn
 from export.engines.library import load_tensorrt
 from export.graph import write_onnx
 from pivl_distill.data.store import CropStore
-from pivl_distill.embedding import EmbeddingModel
-from pivl_distill.evaluation import TestCrops
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.retrieval.evaluation import TestCrops
 from students.archs import create_backbone
 
 SIZE_HW = (64, 32)

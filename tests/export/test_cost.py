@@ -11,8 +11,8 @@ from export.cost import Cost, check_no_teaching, graph_cost, network_cost
 from export.fp16 import write_fp16
 from export.graph import write_onnx
 from export.int8 import FILE_NAMES, write_int8
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError, VerificationError
+from pivl_distill.models.embedding import EmbeddingModel
 from students.archs import create_backbone
 
 

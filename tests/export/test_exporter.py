@@ -19,9 +19,9 @@ from export.loading import load_exported
 from export.manifest import TestData, read_manifest
 from export.session import open_session, run
 from export.verify import BUDGETS, Budget
-from pivl_distill.embedding import embed
 from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
-from pivl_distill.files import sha256
+from pivl_distill.models.embedding import embed
+from pivl_distill.storage.files import sha256
 
 ALL = ("fp32", "fp16", "int8")
 FILES = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.trt.onnx"]

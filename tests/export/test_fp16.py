@@ -11,8 +11,8 @@ from onnx import TensorProto
 from export.fp16 import SENSITIVE, write_fp16
 from export.graph import write_onnx
 from export.session import open_session, run
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
+from pivl_distill.models.embedding import EmbeddingModel
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 

@@ -20,8 +20,8 @@ from export.graph import write_onnx
 from export.session import open_session, run
 from export.verify import BUDGETS, measure_reference
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256
-from pivl_distill.thresholds import operating_thresholds
+from pivl_distill.retrieval.thresholds import operating_thresholds
+from pivl_distill.storage.files import sha256
 
 
 @pytest.fixture(scope="module")

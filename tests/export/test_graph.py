@@ -43,12 +43,12 @@ def test_inputs_outputs_and_metadata(mobilenet):
         ["batch", 3, *model.size_hw],
     )
     assert (features.name, features.shape) == ("features", ["batch", 1280])
-    facts = {p.key: p.value for p in graph.metadata_props}
-    assert facts["name"] == "mobilenetv2_025"
-    assert json.loads(facts["size_hw"]) == list(model.size_hw)
-    assert json.loads(facts["mean"]) == list(model.mean)
-    assert json.loads(facts["std"]) == list(model.std)
-    assert json.loads(facts["normalised"]) is False
+    metadata = {p.key: p.value for p in graph.metadata_props}
+    assert metadata["name"] == "mobilenetv2_025"
+    assert json.loads(metadata["size_hw"]) == list(model.size_hw)
+    assert json.loads(metadata["mean"]) == list(model.mean)
+    assert json.loads(metadata["std"]) == list(model.std)
+    assert json.loads(metadata["normalised"]) is False
 
 
 def test_it_is_one_file_without_training_operators(mobilenet):

@@ -17,10 +17,10 @@ import export.int8
 from export.calibration import measure_ranges
 from export.exporter import input_spec
 from export.graph import write_onnx
-from export.int8 import FILE_NAMES, int8_within_budget, quantisable, rank_by_loss, write_int8
+from export.int8 import FILE_NAMES, int8_within_budget, quantisable_nodes, rank_by_loss, write_int8
 from export.manifest import Artifact
 from export.session import open_session, run
-from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.models.embedding import EmbeddingModel
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def dequantised(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
 
 def test_what_is_covered(exported, small_onnx):
     def covered(path, form="cpu"):
-        return kinds(path, quantisable(onnx.load(path).graph, form))
+        return kinds(path, quantisable_nodes(onnx.load(path).graph, form))
 
     # All convolutions but the one that sees the image, the residual addition, and the pooling.
     assert covered(small_onnx) == {"Conv": 4, "Add": 1, "ReduceMean": 1}
@@ -89,8 +89,8 @@ def thin(tmp_path_factory) -> tuple[EmbeddingModel, Path]:
 def test_few_channels_stay_in_float_on_cpus(thin):
     graph = onnx.load(thin[1]).graph
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
-    assert quantisable(graph, "tensorrt") == convolutions[1:]
-    covered = quantisable(graph, "cpu")
+    assert quantisable_nodes(graph, "tensorrt") == convolutions[1:]
+    covered = quantisable_nodes(graph, "cpu")
     # The last two convolutions, their sum and its mean; nothing of eight channels.
     assert kinds(thin[1], covered) == {"Conv": 2, "Add": 1, "ReduceMean": 1}
     assert covered[:2] == convolutions[3:]
@@ -199,12 +199,12 @@ def test_baked_in_preprocessing_stays_in_float32(small, training, tmp_path):
 
 def test_kept_nodes_keep_their_float32_weights(small_onnx, ranges, tmp_path):
     graph = onnx.load(small_onnx).graph
-    kept = quantisable(graph, "cpu")[1:3]
+    kept = quantisable_nodes(graph, "cpu")[1:3]
     path = write_int8(small_onnx, tmp_path / "int8.onnx", "cpu", ranges, kept)
     quantised = onnx.load(path).graph
     floats = {i.name for i in quantised.initializer if i.data_type == TensorProto.FLOAT}
     by_name = {node.name: node for node in quantised.node}
-    for name in quantisable(graph, "cpu"):
+    for name in quantisable_nodes(graph, "cpu"):
         if by_name[name].op_type == "Conv":
             assert (by_name[name].input[1] in floats) == (name in kept)
 
@@ -212,7 +212,7 @@ def test_kept_nodes_keep_their_float32_weights(small_onnx, ranges, tmp_path):
 def test_the_layer_with_the_worst_range_loses_most(small_onnx, ranges, inputs):
     """Its input's range is taken a hundred times too wide, as one outlier would have it."""
     graph = onnx.load(small_onnx).graph
-    names = quantisable(graph, "tensorrt")
+    names = quantisable_nodes(graph, "tensorrt")
     nodes = {node.name: node for node in graph.node}
     for victim in (names[0], names[2]):
         spoilt = ranges | {nodes[victim].input[0]: (-1e3, 1e3)}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import export.latency
-from export.latency import in_turns, measure_latency, random_feed
+from export.latency import interleaved, measure_latency, random_feed
 from export.session import open_session
 
 
@@ -45,7 +45,7 @@ def test_every_turn_has_a_burst_of_all_runs_and_only_their_own_time_counts(clock
     # The first turn does not count, nor do the first two runs of any.
     a = clock.run("a", *[2] * 12, *[40, 40, *range(1, 11)] * 3)
     runs = [a, clock.run("b", 5), clock.run("c", 7)]
-    a_ms, b_ms, c_ms = in_turns(runs, max_repeats=30)
+    a_ms, b_ms, c_ms = interleaved(runs, max_repeats=30)
     assert a_ms == pytest.approx([*range(1, 11)] * 3)
     assert b_ms == pytest.approx([5] * 30)
     assert c_ms == pytest.approx([7] * 30)
@@ -57,25 +57,25 @@ def test_every_turn_has_a_burst_of_all_runs_and_only_their_own_time_counts(clock
 
 
 def test_a_burst_of_slow_runs_is_short(clock):
-    in_turns([clock.run("a", 900)], max_seconds=0)
+    interleaved([clock.run("a", 900)], max_seconds=0)
     assert len(clock.ran) == 4 * 2  # four turns: one untimed, one timed
     clock.ran.clear()
-    in_turns([clock.run("b", 60)], max_seconds=0)
+    interleaved([clock.run("b", 60)], max_seconds=0)
     assert len(clock.ran) == 4 * 4
 
 
 def test_slow_runs_stop_at_the_time_limit_but_run_three_times(clock):
-    assert len(in_turns([clock.run("a", 280)], max_seconds=4)[0]) == 7
-    assert len(in_turns([clock.run("a", 9000)], max_seconds=2)[0]) == 3
+    assert len(interleaved([clock.run("a", 280)], max_seconds=4)[0]) == 7
+    assert len(interleaved([clock.run("a", 9000)], max_seconds=2)[0]) == 3
 
 
 def test_nothing_is_timed_in_no_time(clock):
-    assert in_turns([]) == []
+    assert interleaved([]) == []
     assert clock.now == 0
 
 
 def test_turns_go_on_until_the_slowest_was_timed_often_enough(clock):
-    quick, slow = in_turns([clock.run("quick", 1), clock.run("slow", 300)], max_repeats=5)
+    quick, slow = interleaved([clock.run("quick", 1), clock.run("slow", 300)], max_repeats=5)
     assert (len(quick), len(slow)) == (50, 5)
 
 

@@ -24,8 +24,8 @@ from export.manifest import (
 )
 from export.verify import BUDGETS, Parity, RetrievalComparison
 from pivl_distill.errors import PivlError
+from pivl_distill.retrieval.thresholds import OperatingThreshold
 from pivl_distill.runtime.manifest import FILE_NAME, vector_sha256
-from pivl_distill.thresholds import OperatingThreshold
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VECTOR = np.array([0.1, -2.5, 1e-7], np.float32)
@@ -89,11 +89,11 @@ def test_round_trip(tmp_path):
 
 
 def test_the_file_says_what_a_runtime_needs(tmp_path):
-    facts = json.loads(write_manifest(tmp_path, a_manifest()).read_text())
-    assert facts["format"] == 2
-    resizing = facts["input"].pop("resizing")
+    metadata = json.loads(write_manifest(tmp_path, a_manifest()).read_text())
+    assert metadata["format"] == 2
+    resizing = metadata["input"].pop("resizing")
     assert "by the caller" in resizing
-    assert facts["input"] == {
+    assert metadata["input"] == {
         "name": "images",
         "size_hw": [64, 32],
         "mean": list(MEAN),
@@ -106,17 +106,17 @@ def test_the_file_says_what_a_runtime_needs(tmp_path):
         "max_batch": None,
         "cameras": 0,
     }
-    assert facts["output"] == {"name": "features", "dim": 3, "l2_normalised": False}
-    assert facts["golden_crop"] == {"file": "golden.png", "sha256": "2" * 64}
-    assert facts["budgets"]["int8"]["max_mAP_loss_points"] == 1.0
-    assert "torch" in facts["versions"]
-    assert (facts["pooling"], facts["opset"]) == ("class token", 20)
-    assert facts["data"] == {
+    assert metadata["output"] == {"name": "features", "dim": 3, "l2_normalised": False}
+    assert metadata["golden_crop"] == {"file": "golden.png", "sha256": "2" * 64}
+    assert metadata["budgets"]["int8"]["max_mAP_loss_points"] == 1.0
+    assert "torch" in metadata["versions"]
+    assert (metadata["pooling"], metadata["opset"]) == ("class token", 20)
+    assert metadata["data"] == {
         "spec": "synthetic:tiny",
         "name": "synthetic",
         "fingerprint": "3" * 64,
     }
-    onnx, engine = facts["artifacts"]
+    onnx, engine = metadata["artifacts"]
     assert onnx.keys() == engine.keys() == Artifact.model_fields.keys()
     assert onnx["thresholds"][0] == {
         "far": 1e-2,
@@ -142,10 +142,10 @@ def test_a_golden_vector_survives_to_the_last_bit(tmp_path):
 
 
 def test_manifests_from_before_pooling_opset_and_data_are_read(tmp_path):
-    facts = json.loads(write_manifest(tmp_path, a_manifest()).read_text())
+    metadata = json.loads(write_manifest(tmp_path, a_manifest()).read_text())
     for name in ("pooling", "opset", "data"):
-        del facts[name]
-    (tmp_path / FILE_NAME).write_text(json.dumps(facts))
+        del metadata[name]
+    (tmp_path / FILE_NAME).write_text(json.dumps(metadata))
     manifest = read_manifest(tmp_path)
     assert manifest.pooling is manifest.opset is manifest.data is None
 
@@ -158,8 +158,8 @@ def test_missing_broken_and_other_manifests(tmp_path):
     with pytest.raises(PivlError, match=r"has no manifest\.json"):
         read_manifest(tmp_path)
     path = write_manifest(tmp_path, a_manifest())
-    facts = json.loads(path.read_text())
-    for text in ("{", json.dumps(facts | {"format": 1}), json.dumps(facts | {"unknown": 1})):
+    metadata = json.loads(path.read_text())
+    for text in ("{", json.dumps(metadata | {"format": 1}), json.dumps(metadata | {"unknown": 1})):
         path.write_text(text)
         with pytest.raises(PivlError, match="not a manifest of this version"):
             read_manifest(tmp_path)

@@ -18,9 +18,8 @@ from export.verify import (
     measure_reference,
     parse_budgets,
 )
-from pivl_distill import evaluation
 from pivl_distill.errors import PivlError, VerificationError
-from pivl_distill.retrieval import evaluate
+from pivl_distill.retrieval import evaluate, evaluation
 
 GOOD_PARITY = Parity(1.0, 1.0, 0.0)
 GOOD_RETRIEVAL = RetrievalComparison(0.5, 0.5, 0.6, 0.6, 1000)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from pivl_distill.bank import KIND, PromptBank
-from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.tensors import load_tensors, save_tensors
 
 TENSORS = ("identity", "part", "label", "present")
 
@@ -193,7 +193,7 @@ def test_a_file_of_another_kind(tmp_path):
 def test_an_unknown_vocabulary_is_named(prompt_bank, tmp_path):
     path = tmp_path / "bank.safetensors"
     prompt_bank.save(path)
-    _, tensors, facts = load_tensors(path, KIND)
-    save_tensors(path, KIND, tensors, facts | {"vocabulary": "lip21"})
+    _, tensors, metadata = load_tensors(path, KIND)
+    save_tensors(path, KIND, tensors, metadata | {"vocabulary": "lip21"})
     with pytest.raises(PivlError, match="Unknown part vocabulary 'lip21'; did you mean 'lip20'"):
         PromptBank.load(path)

@@ -11,10 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pivl_distill.alignment import Texts, alignment_loss, full_texts, mixed_texts, text_map
 from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.vocabulary import IGNORE, LIP20
-from pivl_distill.fusion import FusedMap, LateralFusion, PlainFusion
 from pivl_distill.losses import (
     embedding_loss,
     identity_contrast,
@@ -22,8 +20,16 @@ from pivl_distill.losses import (
     image_to_text_loss,
     triplet_loss,
 )
-from pivl_distill.reid import ReIDOutput
-from pivl_distill.training import loss_terms
+from pivl_distill.models.fusion import FusedMap, LateralFusion, PlainFusion
+from pivl_distill.models.network import ReIDOutput
+from pivl_distill.training.alignment import (
+    TextFeatures,
+    alignment_loss,
+    hard_text_map,
+    soft_text_map,
+    text_map,
+)
+from pivl_distill.training.objective import loss_terms
 
 OWNERS = {
     "two of each": [0, 0, 1, 1, 2, 2],
@@ -152,7 +158,7 @@ def random_map(parts: int = 6, batch: int = 3) -> Tensor:
     return maps
 
 
-def cells_of(one_map: Tensor, grid_hw: tuple[int, int]) -> dict[tuple[int, int], list[int]]:
+def encode_cells(one_map: Tensor, grid_hw: tuple[int, int]) -> dict[tuple[int, int], list[int]]:
     """Pixel values of each cell, a pixel in the cell that holds its centre."""
     found: dict[tuple[int, int], list[int]] = {}
     for y in range(one_map.shape[0]):
@@ -170,11 +176,11 @@ def majority(values: list[int]) -> int:
     return min(set(known), key=lambda value: (-known.count(value), value))
 
 
-def make_texts() -> Texts:
+def make_texts() -> TextFeatures:
     """Random texts of four people; part 2 was never seen on person 2."""
     present = torch.ones(4, len(LIP20), dtype=torch.bool)
     present[2, 2] = False
-    return Texts(normal(4, 5), normal(4, len(LIP20), 5, seed=1), present, LIP20)
+    return TextFeatures(normal(4, 5), normal(4, len(LIP20), 5, seed=1), present, LIP20)
 
 
 @pytest.mark.parametrize("background", ["include", "ignore"])
@@ -186,7 +192,7 @@ def test_equation_6_takes_the_text_of_each_cells_part(
     settings = LossSettings(align_background=background)
     expected = {}
     for image in range(len(maps)):
-        for (row, column), values in cells_of(maps[image], grid_hw).items():
+        for (row, column), values in encode_cells(maps[image], grid_hw).items():
             part, person = majority(values), int(labels[image])
             unwanted = part == LIP20.background and background == "ignore"
             if part != IGNORE and not unwanted and texts.present[person, part]:
@@ -205,7 +211,7 @@ def test_equation_6_with_the_mean_text_of_each_cells_parts() -> None:
     expected = {}
     for image in range(len(maps)):
         person = int(labels[image])
-        for (row, column), values in cells_of(maps[image], grid_hw).items():
+        for (row, column), values in encode_cells(maps[image], grid_hw).items():
             parts = [v for v in values if v not in (IGNORE, 0) and texts.present[person, v]]
             if 2 * len(parts) >= len(values):
                 expected[image, row, column] = mean([texts.part[person, part] for part in parts])
@@ -220,7 +226,7 @@ def test_equation_6_with_shares_of_one_part_is_the_text_of_that_part() -> None:
     texts, labels = normal(2, 6, 5), torch.tensor([1, 0])
     parts = torch.randint(0, 6, (2, 4, 3), generator=torch.Generator().manual_seed(0))
     shares = nn.functional.one_hot(parts, 6).permute(0, 3, 1, 2).double()
-    hard, soft = full_texts(texts, labels, parts), mixed_texts(texts, labels, shares)
+    hard, soft = hard_text_map(texts, labels, parts), soft_text_map(texts, labels, shares)
     assert hard.known.all()
     assert_same(soft.full(), hard.full(), texts)
 
@@ -426,7 +432,7 @@ def test_equation_11(distance: str) -> None:
             else:
                 cells.append(dot(gaps, gaps) / (1 if distance == "cosine" else len(gaps)))
         expected = mean(cells)
-    target = full_texts(texts, labels, parts)
+    target = hard_text_map(texts, labels, parts)
     assert_same(alignment_loss(FusedMap(aligned), target, distance, 0.5), expected, aligned, texts)
 
 
@@ -442,7 +448,7 @@ def test_embeddings_are_imitated_by_their_direction() -> None:
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0, 1.0), (0.25, 2.0, 3.0, 5.0)])
 def test_equation_12(weights: tuple[float, ...]) -> None:
-    metric = (normal(4, 5, seed=2), normal(4, 8, seed=3))
+    features = (normal(4, 5, seed=2), normal(4, 8, seed=3))
     logits = (normal(4, 4, seed=4), normal(4, 4, seed=5))
     projected, aligned = normal(4, 5, seed=6), normal(4, 5, 4, 3, seed=7)
     texts, labels = make_texts(), torch.tensor([0, 0, 3, 3])
@@ -451,20 +457,20 @@ def test_equation_12(weights: tuple[float, ...]) -> None:
     settings = LossSettings(
         **lambdas, triplet_normalize=False, align_distance="mse", align_background="include"
     )
-    output = ReIDOutput(metric, logits, projected, FusedMap(aligned))
+    output = ReIDOutput(features, logits, projected, FusedMap(aligned))
     terms = loss_terms(output, labels, torch.as_tensor(maps), texts, settings)
 
     l_id = sum(smoothed_cross_entropy(scores, labels, 0.1) for scores in logits)
-    l_tri = sum(batch_hard_triplet(features, labels, 0.3) for features in metric)
+    l_tri = sum(batch_hard_triplet(features, labels, 0.3) for features in features)
     scores = torch.stack([torch.stack([dot(v, t) for t in texts.identity]) for v in projected])
     l_i2tce = smoothed_cross_entropy(scores, labels, 0.1)
     cells = []
     for image in range(4):
-        for (row, column), values in cells_of(maps[image], (4, 3)).items():
+        for (row, column), values in encode_cells(maps[image], (4, 3)).items():
             if (part := majority(values)) != IGNORE:
                 gaps = aligned[image, :, row, column] - texts.part[int(labels[image]), part]
                 cells.append(dot(gaps, gaps) / 5)
     printed = zip(weights, (l_id, l_tri, l_i2tce, mean(cells)), strict=True)
     expected = sum(weight * term for weight, term in printed)
-    inputs = (*metric, *logits, projected, aligned)
+    inputs = (*features, *logits, projected, aligned)
     assert_same(torch.stack(list(terms.values())).sum(), expected, *inputs)

@@ -7,7 +7,7 @@ import timm
 
 import students.archs  # noqa: F401  (registers mobilenetv2_025)
 from pivl_distill.errors import PivlError
-from students.choose import CANDIDATES, Candidate, choose
+from students.candidates import CANDIDATES, Candidate, choose
 
 MEASURED = (
     Candidate("small", 1, 10, 0.5),

@@ -11,18 +11,18 @@ import pytest
 import timm
 import torch
 
-from pivl_distill.checkpoint import save_tensors
 from pivl_distill.config import StudentConfig
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.tensors import save_tensors
 from students import distill
 from students.distill import (
     check_parts,
-    chosen_bank,
+    load_teacher_embeddings,
+    select_bank,
     starting_network,
     starting_point,
-    teacher_vectors,
 )
 
 MOBILENET = "mobilenetv2_025"
@@ -55,30 +55,30 @@ def test_a_student_needs_no_clip():
 @pytest.mark.parametrize("supervision", ["identity", "part"])
 def test_a_bank_is_cut_to_the_training_identities(prompt_bank, supervision):
     config = StudentConfig(supervision=supervision)
-    bank = chosen_bank(config, prompt_bank, dataset_of((12, 3, 3, 21)))
+    bank = select_bank(config, prompt_bank, dataset_of((12, 3, 3, 21)))
     assert bank.pids == (3, 12, 21)
     assert torch.equal(bank.part, prompt_bank.part[[0, 3, 5]])
     assert torch.equal(bank.identity, prompt_bank.identity[[0, 3, 5]])
 
 
 def test_the_label_control_knows_parts_but_nobody(prompt_bank):
-    bank = chosen_bank(StudentConfig(supervision="label"), prompt_bank, dataset_of((8, 20)))
+    bank = select_bank(StudentConfig(supervision="label"), prompt_bank, dataset_of((8, 20)))
     assert torch.equal(bank.part, prompt_bank.label.expand(2, -1, -1))
     assert torch.equal(bank.identity, prompt_bank.identity[[2, 4]])
 
 
 def test_the_permuted_control_stays_within_the_training_identities(prompt_bank):
     config = StudentConfig(supervision="permuted", seed=3)
-    bank = chosen_bank(config, prompt_bank, dataset_of((8, 20)))
+    bank = select_bank(config, prompt_bank, dataset_of((8, 20)))
     assert bank.pids == (8, 20)
     assert torch.equal(bank.part, prompt_bank.part[[4, 2]])
-    again = chosen_bank(config, prompt_bank, dataset_of((8, 20)))
+    again = select_bank(config, prompt_bank, dataset_of((8, 20)))
     assert torch.equal(bank.identity, again.identity)
 
 
 def test_identities_without_a_text_are_named(prompt_bank):
     with pytest.raises(PivlError, match=r"1 of 2 identities \(pid 99\)"):
-        chosen_bank(StudentConfig(), prompt_bank, dataset_of((7, 99)))
+        select_bank(StudentConfig(), prompt_bank, dataset_of((7, 99)))
 
 
 def test_the_bank_and_the_maps_speak_of_the_same_parts(prompt_bank):
@@ -92,17 +92,17 @@ def test_the_bank_and_the_maps_speak_of_the_same_parts(prompt_bank):
 
 def test_vectors_lie_beside_the_bank_or_where_the_settings_say(tmp_path):
     bank_file = tmp_path / "run" / "prompt_bank.safetensors"
-    assert teacher_vectors(StudentConfig(), bank_file, dataset_of()) is None
+    assert load_teacher_embeddings(StudentConfig(), bank_file, dataset_of()) is None
     wanting = StudentConfig(stage2={"loss": {"embedding": 1.0}})
     with pytest.raises(PivlError, match=r"none at .*run.embeddings\.safetensors; teach with"):
-        teacher_vectors(wanting, bank_file, dataset_of())
+        load_teacher_embeddings(wanting, bank_file, dataset_of())
     with pytest.raises(PivlError, match="none at None; teach with --set save_embeddings=true"):
-        teacher_vectors(wanting, None, dataset_of())
+        load_teacher_embeddings(wanting, None, dataset_of())
     path = tmp_path / "mine.safetensors"
-    facts = {"model": "m", "dataset": "d", "crops": ["3.png", "7.png"]}
-    save_tensors(path, "teacher embeddings", {"vectors": torch.eye(2)}, facts)
+    metadata = {"model": "m", "dataset": "d", "crops": ["3.png", "7.png"]}
+    save_tensors(path, "teacher embeddings", {"vectors": torch.eye(2)}, metadata)
     named = wanting.model_copy(update={"embeddings": path})
-    assert teacher_vectors(named, None, dataset_of((7, 3))).tolist() == [[0, 1], [1, 0]]
+    assert load_teacher_embeddings(named, None, dataset_of((7, 3))).tolist() == [[0, 1], [1, 0]]
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from click.testing import CliRunner
 
-from pivl_distill.checkpoint import load_tensors
 from pivl_distill.data.synthetic.people import person
+from pivl_distill.storage.tensors import load_tensors
 from students.archs import create_backbone
 from students.distill import WEIGHTS_DIR
 from students.pretrain import (
@@ -30,8 +30,8 @@ def test_the_script_writes_a_start_that_a_student_can_take(tmp_path: Path) -> No
     out = tmp_path / "start.safetensors"
     result = CliRunner().invoke(main, ["--crops", "64", "--passes", "1", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    _, tensors, facts = load_tensors(out, KIND)
-    assert facts["unseen_people"].keys() == ATTRIBUTES.keys()
+    _, tensors, metadata = load_tensors(out, KIND)
+    assert metadata["unseen_people"].keys() == ATTRIBUTES.keys()
     network = create_backbone("mobilenetv2_025", image_size_hw=(128, 64), pretrained=str(out))
     assert torch.equal(network.conv_stem.weight.half(), tensors["conv_stem.weight"])
 
@@ -59,6 +59,6 @@ def test_rate_warms_up_and_decays_to_a_hundredth() -> None:
 
 def test_shipped_start_is_small_and_made_by_the_recipe_of_the_script() -> None:
     assert SHIPPED.stat().st_size <= 600_000
-    _, _, facts = load_tensors(SHIPPED, KIND)
-    assert facts["recipe"] == dataclasses.asdict(Recipe())
-    assert set(facts["unseen_people"]) == set(ATTRIBUTES)
+    _, _, metadata = load_tensors(SHIPPED, KIND)
+    assert metadata["recipe"] == dataclasses.asdict(Recipe())
+    assert set(metadata["unseen_people"]) == set(ATTRIBUTES)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from pivl_distill import training
-from pivl_distill.alignment import Texts
-from pivl_distill.checkpoint import load_tensors
 from pivl_distill.config import HeadSettings, Stage2Settings
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.embedding import embed
 from pivl_distill.errors import PivlError
-from pivl_distill.reid import ReIDOutput
+from pivl_distill.models.embedding import embed
+from pivl_distill.models.network import ReIDOutput
+from pivl_distill.storage.tensors import load_tensors
+from pivl_distill.training import stage2
+from pivl_distill.training.alignment import TextFeatures
 from students.archs import create_backbone
 from students.student import KIND, Student, load_student, save_student
 
@@ -43,7 +43,7 @@ def images(batch: int = 3) -> torch.Tensor:
 
 def shapes(output: ReIDOutput) -> dict[str, object]:
     return {
-        "metric": [tuple(m.shape) for m in output.metric],
+        "metric": [tuple(m.shape) for m in output.features],
         "logits": [tuple(scores.shape) for scores in output.logits],
         "projected": None if output.projected is None else tuple(output.projected.shape),
         "aligned": None if output.aligned is None else tuple(output.aligned.shape),
@@ -90,7 +90,7 @@ def test_without_a_bank_there_is_neither_projection_nor_fusion():
 def test_every_parameter_learns(arch):
     student = make_student(arch)
     out = student.train()(images(4))
-    terms = (*out.metric, *out.logits, out.projected, out.aligned.full())
+    terms = (*out.features, *out.logits, out.projected, out.aligned.full())
     sum(term.square().mean() for term in terms).backward()
     idle = {name for name, p in student.named_parameters() if p.requires_grad and p.grad is None}
     assert idle == set()
@@ -103,7 +103,7 @@ def test_nothing_of_the_teaching_is_in_the_embedding_model(arch):
     bare = create_backbone(arch, image_size_hw=SIZE_HW)
     assert model.network.state_dict().keys() == bare.state_dict().keys()
     assert not model.network.training
-    assert torch.equal(model.network(images()), student.eval()(images()).metric[0])
+    assert torch.equal(model.network(images()), student.eval()(images()).features[0])
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -128,7 +128,7 @@ def test_the_last_stride_is_kept_with_the_weights(tmp_path):
 
 def gradients_of(student: Student) -> dict[str, torch.Tensor]:
     out = student.train()(images(4).double())
-    terms = (*out.metric, *out.logits, out.projected, out.aligned.full())
+    terms = (*out.features, *out.logits, out.projected, out.aligned.full())
     sum(term.square().mean() for term in terms).backward()
     return {name: p.grad for name, p in student.named_parameters() if p.requires_grad}
 
@@ -155,7 +155,7 @@ def test_a_cnn_has_no_blocks_to_checkpoint():
 def test_no_step_waits_for_a_result(monkeypatch, prompt_bank, band_store, dim, accumulate):
     """The meta device has no numbers, so whatever asked for one would fail; nor a fused Adam."""
     monkeypatch.setattr(
-        training, "make_optimizer", lambda network, _: torch.optim.SGD(network.parameters(), lr=1)
+        stage2, "make_optimizer", lambda network, _: torch.optim.SGD(network.parameters(), lr=1)
     )
     meta, settings = torch.device("meta"), Stage2Settings(accumulate=accumulate)
     parts = len(LIP20)
@@ -165,10 +165,10 @@ def test_no_step_waits_for_a_result(monkeypatch, prompt_bank, band_store, dim, a
         "label": torch.randn(parts, dim),
     }
     bank = dataclasses.replace(prompt_bank, **numbers)
-    texts = Texts.of(bank, settings.loss, settings.head).to(meta)
+    texts = TextFeatures.of(bank, settings.loss, settings.head).to(meta)
     student = make_student(dim=dim).train()
     assert student.fusion.factored == (dim == 512)
-    stage = training.Stage2(student.to(meta), band_store, texts, settings)
+    stage = stage2.Stage2(student.to(meta), band_store, texts, settings)
     terms = stage.step(np.arange(8), np.random.default_rng(0))
     assert terms.keys() == {"identity", "triplet", "image_to_text", "align", "accuracy"}
     assert all(value.is_meta for value in terms.values())

@@ -9,8 +9,8 @@ import pytest
 import torch
 from open_clip.model import CLIP
 
-from pivl_distill.checkpoint import save_tensors
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.tensors import save_tensors
 from teachers.clip import KIND, TINY, Clip, load_clip, save_tiny
 from teachers.towers import ResNetTower, ViTOptions, ViTTower
 
@@ -165,7 +165,7 @@ def test_weights_of_another_model_are_named(make_clip, table, tmp_path):
     with pytest.raises(PivlError, match="holds tiny_vit, not tiny_rn"):
         load_clip("tiny_rn", str(tmp_path / "vit"), SIZE_HW)
     save_tensors(tmp_path / "student", "student", {"weight": torch.zeros(1)}, {})
-    with pytest.raises(PivlError, match=f"is not a {KIND} of format 1, but of kind 'student'"):
+    with pytest.raises(PivlError, match=f"is not a {KIND} of format 2, but of kind 'student'"):
         load_clip("tiny_rn", str(tmp_path / "student"), SIZE_HW)
 
 

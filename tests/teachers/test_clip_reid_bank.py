@@ -15,15 +15,15 @@ from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from teachers.clip import hashed, load_clip
-from teachers.objective import resolve_temperature
-from teachers.released import from_state, take_words
-from teachers.released_bank import (
+from teachers.clip_reid_bank import (
+    import_clip_reid_bank,
     make_released_bank,
     part_texts,
-    released_bank,
     row_pids,
     text_agreement,
 )
+from teachers.clip_reid_checkpoint import from_state, take_words
+from teachers.stage1_losses import resolve_temperature
 from teachers.text import Tokenizer
 
 SIZE_HW = (256, 128)
@@ -123,7 +123,7 @@ def test_agreement_is_the_share_of_crops_nearest_to_their_own_text(with_words, d
 def test_the_run_folder_is_one_of_teach(small_released, tmp_path):
     torch.save(small_released(cameras=6, identities=8), tmp_path / "sie_olp.pth")
     data = DataSettings(spec="synthetic:tiny")
-    report = released_bank(tmp_path / "sie_olp.pth", data, out=tmp_path / "run")
+    report = import_clip_reid_bank(tmp_path / "sie_olp.pth", data, out=tmp_path / "run")
     assert {path.name for path in report.run.iterdir()} == {
         "config.yaml",
         "prompt_bank.safetensors",

@@ -15,9 +15,9 @@ from export.cost import check_no_teaching, network_cost
 from export.graph import write_onnx
 from export.session import open_session, run
 from pivl_distill.config import HeadSettings
-from pivl_distill.embedding import embed
 from pivl_distill.errors import PivlError
-from teachers.released import load_released
+from pivl_distill.models.embedding import embed
+from teachers.clip_reid_checkpoint import load_released
 from teachers.teacher import Teacher, load_teacher, save_teacher, with_camera
 
 CAMERAS, COEFFICIENT, STRIDE, HEADS = 6, 1.5, 12, 2

@@ -12,13 +12,13 @@ from torch import Tensor
 from export.cost import check_no_teaching, network_cost
 from export.graph import write_onnx
 from export.session import open_session, run
-from pivl_distill.alignment import Texts
 from pivl_distill.config import LossSettings
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.losses import identity_contrast, images_to_texts, texts_to_images
-from pivl_distill.reid import ReIDOutput
-from pivl_distill.training import loss_terms
-from teachers.released import Released, from_state
+from pivl_distill.models.network import ReIDOutput
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.objective import loss_terms
+from teachers.clip_reid_checkpoint import Released, from_state
 from teachers.teacher import Teacher
 
 LABELS = torch.tensor([0, 0, 3, 3, 7, 7, 9, 9])
@@ -85,7 +85,7 @@ def test_text_features(answers, golden):
 
 def test_features_in_training_mode(answers, golden):
     out = answers.trained
-    for ours, what in zip(out.metric, ("feat_last", "feat", "feat_proj"), strict=True):
+    for ours, what in zip(out.features, ("feat_last", "feat", "feat_proj"), strict=True):
         assert difference(ours, golden(what)) < TOLERANCE, what
     assert difference(out.projected @ answers.texts.T, golden("logits_i2t")) < TOLERANCE
 
@@ -113,7 +113,7 @@ def test_losses_of_stage_2(answers, golden):
     )
     # CLIP-ReID keeps the norms of its texts.
     none = torch.zeros(10, 20, dtype=torch.bool)
-    texts = Texts(answers.texts, torch.zeros(10, 20, 1), none, LIP20)
+    texts = TextFeatures(answers.texts, torch.zeros(10, 20, 1), none, LIP20)
     terms = loss_terms(answers.trained, LABELS, None, texts, settings)
     ours = [*terms.values(), sum(terms.values())]
     ours[0] = ours[0] / settings.identity

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pivl_distill.errors import PivlError
-from teachers import published
+from teachers import clip_weights
 from teachers.clip import Clip, load_clip
 
 SIZE_HW = (128, 64)
@@ -132,7 +132,7 @@ def test_a_repository_that_cannot_be_had_is_named(monkeypatch):
     def offline(*_arguments, **_settings):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(published.open_clip, "create_model", offline)
+    monkeypatch.setattr(clip_weights.open_clip, "create_model", offline)
     with pytest.raises(PivlError, match=r"from hf-hub:people/small \(no route to host\)"):
         load_clip("small-vit", "hf-hub:people/small", SIZE_HW)
 

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
-from pivl_distill import array_cache
-from pivl_distill.array_cache import drop_oldest
 from pivl_distill.config import TuningSettings
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, LIP20
-from pivl_distill.embedding import normalize_crops
 from pivl_distill.errors import PivlError
+from pivl_distill.models.embedding import normalize_crops
+from pivl_distill.storage import array_cache
+from pivl_distill.storage.array_cache import evict_least_recent
 from teachers import features as module
 from teachers.clip import hashed
-from teachers.features import FrozenFeatures, encode_crops, encoding_half, feature_key
+from teachers.features import FrozenFeatures, encode_crops, encoding_dtype, feature_key
 
 
 def with_cache(gib: float) -> TuningSettings:
@@ -121,9 +121,9 @@ def test_crops_may_be_encoded_in_half_precision(
 
 def test_auto_is_float16_on_a_gpu_alone():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert encoding_half("auto", cuda) is torch.float16
-    assert encoding_half("auto", cpu) is encoding_half("float32", cuda) is None
-    assert encoding_half("bfloat16", cpu) is torch.bfloat16
+    assert encoding_dtype("auto", cuda) is torch.float16
+    assert encoding_dtype("auto", cpu) is encoding_dtype("float32", cuda) is None
+    assert encoding_dtype("bfloat16", cpu) is torch.bfloat16
 
 
 def test_features_that_overflow_are_told(make_clip, band_store):
@@ -152,7 +152,7 @@ def test_the_pixel_at_its_centre_may_name_a_cell(features, frozen_clip, band_sto
 
 
 def test_cells_are_read_in_the_precision_of_the_text_tower(features):
-    cells = features.cells_of(np.array([5, 3]))
+    cells = features.encode_cells(np.array([5, 3]))
     assert features.cells.values.dtype == torch.float16
     assert cells.dtype == torch.float32
     assert torch.equal(cells, features.cells.values[[5, 3]].float())
@@ -290,5 +290,5 @@ def test_finding_features_counts_as_using_them(frozen_clip, band_store, folder):
     (folder / "another").mkdir()
     os.utime(folder / "another", (2.0, 2.0))
     encode_crops(frozen_clip, band_store, LIP20, CACHED)
-    drop_oldest(folder, 1)
+    evict_least_recent(folder, 1)
     assert list(folder.iterdir()) == [entry]

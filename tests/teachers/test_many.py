@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pivl_distill import ranks
 from pivl_distill.config import PromptSettings, TuningSettings
-from pivl_distill.data.batches import PerCrop
+from pivl_distill.data.batches import DeviceArray
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import IGNORE, LIP20
-from pivl_distill.runs import Run
-from pivl_distill.whole_batch import sum_gradients
+from pivl_distill.distributed import process_group
+from pivl_distill.distributed.collectives import all_reduce_gradients
+from pivl_distill.runs.run import Run
 from teachers.clip import Clip, build_tiny, hashed
 from teachers.features import FrozenFeatures, encode_crops
-from teachers.objective import prompt_losses
 from teachers.prompts import IdentityPrompts
+from teachers.stage1_losses import prompt_losses
 from teachers.text import token_rows
 from teachers.tuning import bank_texts, tune_prompts
 
@@ -77,11 +77,11 @@ def gradients(kind: str, rows: Tensor, batch: np.ndarray) -> dict[str, Tensor]:
         parts.fill_(IGNORE)
     dim = clip.image.dim
     projected, cells = torch.randn(CROPS, dim, **numbers), torch.randn(CROPS, 8, dim, **numbers)
-    features = FrozenFeatures(projected, PerCrop(cells.numpy(), projected.device), parts)
+    features = FrozenFeatures(projected, DeviceArray(cells.numpy(), projected.device), parts)
     learned = learned_prompts(clip).double()
     losses = prompt_losses(learned, features, rows, batch, SETTINGS, LIP20, epoch=1)
     torch.stack(list(losses.values())).sum().backward()
-    sum_gradients(learned.parameters())
+    all_reduce_gradients(learned.parameters())
     assert learned.tokens.grad is not None
     return {**losses, "gradient": learned.tokens.grad}
 
@@ -97,7 +97,10 @@ def results(folder: Path) -> dict[str, Tensor]:
     for gib in (0, 1, 1):  # in memory, made, found
         features = encoded(gib)
         found |= {"projected": features.projected, "cells": features.cells.values}
-    clip, run = tiny_clip(), Run.create("teach", "", folder / f"run of {ranks.size()}")
+    clip, run = (
+        tiny_clip(),
+        Run.create("teach", "", folder / f"run of {process_group.world_size()}"),
+    )
     learned = tune_prompts(clip, features, rows, LIP20, PROMPTS, SETTINGS, 0, run)
     identity, part = bank_texts(learned, torch.ones(PEOPLE, len(LIP20), dtype=torch.bool))
     found |= {"tokens": learned.tokens, "identity": identity, "part": part}
@@ -128,11 +131,11 @@ def test_several_processes_learn_what_one_does(launch, size, tmp_path, monkeypat
 
 
 def main(folder: Path) -> None:
-    with ranks.joined():
+    with process_group.initialized():
         found = results(folder)
-        if not ranks.rank():
+        if not process_group.rank():
             save_file(found, folder / "results.safetensors")
-    ranks.leave(0)
+    process_group.exit_process(0)
 
 
 if __name__ == "__main__":

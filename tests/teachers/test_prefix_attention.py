@@ -8,7 +8,12 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError
-from teachers.causal import Prefix, extend, read, require_known_blocks
+from teachers.prefix_attention import (
+    Prefix,
+    encode_after_prefix,
+    extend_prefix,
+    require_known_blocks,
+)
 
 WIDTH = 32
 VARIANTS = {
@@ -60,7 +65,7 @@ def assert_same(ours: Tensor, plain: Tensor, *inputs: Tensor) -> None:
 
 def test_whole_sequences_of_unequal_length(clip):
     x, lengths = tokens(4, 5), [5, 1, 3, 5]
-    ours = read(clip.transformer.resblocks, x, torch.tensor(lengths))
+    ours = encode_after_prefix(clip.transformer.resblocks, x, torch.tensor(lengths))
     plain = [whole(clip, x[row, :length]) for row, length in enumerate(lengths)]
     assert_same(ours, torch.stack(plain), x)
 
@@ -69,9 +74,9 @@ def test_branches_share_the_stems_of_their_rows(clip):
     blocks = clip.transformer.resblocks
     opening, stems, branches = tokens(1, 2), tokens(3, 4, seed=1), tokens(5, 3, seed=2)
     stem_of, lengths = [2, 0, 2, 1, 2], [3, 1, 2, 2, 3]
-    shared = extend(blocks, stems, extend(blocks, opening)).of(torch.tensor(stem_of))
+    shared = extend_prefix(blocks, stems, extend_prefix(blocks, opening)).of(torch.tensor(stem_of))
     assert len(shared) == 6
-    ours = read(blocks, branches, torch.tensor(lengths), shared)
+    ours = encode_after_prefix(blocks, branches, torch.tensor(lengths), shared)
     plain = [
         whole(clip, opening[0], stems[stem], branches[row, :length])
         for row, (stem, length) in enumerate(zip(stem_of, lengths, strict=True))
@@ -82,7 +87,9 @@ def test_branches_share_the_stems_of_their_rows(clip):
 def test_one_prefix_may_serve_all_rows(clip):
     blocks = clip.transformer.resblocks
     opening, branches = tokens(1, 2), tokens(3, 2, seed=1)
-    ours = read(blocks, branches, torch.tensor([2, 2, 2]), extend(blocks, opening))
+    ours = encode_after_prefix(
+        blocks, branches, torch.tensor([2, 2, 2]), extend_prefix(blocks, opening)
+    )
     plain = [whole(clip, opening[0], branch) for branch in branches]
     assert_same(ours, torch.stack(plain), opening, branches)
 
@@ -94,7 +101,9 @@ def test_what_lies_behind_the_end_is_neither_read_nor_run(clip):
     garbage[0, 2:], garbage[2, 3:] = torch.nan, torch.nan
     counts: list[int] = []
     hook = blocks[1].mlp.register_forward_hook(lambda _m, given, _o: counts.append(len(given[0])))
-    assert torch.equal(read(blocks, garbage, lengths), read(blocks, x, lengths))
+    assert torch.equal(
+        encode_after_prefix(blocks, garbage, lengths), encode_after_prefix(blocks, x, lengths)
+    )
     hook.remove()
     assert counts == [2 + 6 + 3] * 2
 
@@ -103,8 +112,8 @@ def test_the_last_block_runs_only_what_is_read(clip):
     blocks = clip.transformer.resblocks
     counts: list[int] = []
     hook = blocks[-1].mlp.register_forward_hook(lambda _m, given, _o: counts.append(len(given[0])))
-    opening = extend(blocks, tokens(1, 2))
-    read(blocks, tokens(3, 6), torch.tensor([2, 6, 3]), opening)
+    opening = extend_prefix(blocks, tokens(1, 2))
+    encode_after_prefix(blocks, tokens(3, 6), torch.tensor([2, 6, 3]), opening)
     hook.remove()
     assert counts == [3]
 

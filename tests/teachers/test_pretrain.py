@@ -9,12 +9,12 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from pivl_distill.checkpoint import load_tensors
 from pivl_distill.data.synthetic.people import person, phrases
 from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.storage.tensors import load_tensors
 from teachers.clip import KIND, WEIGHTS_DIR, Clip, load_clip
-from teachers.gauge import measure_clip
 from teachers.pretrain import Recipe, main, train, visible_phrases
+from teachers.probes import probe_clip
 
 SHIPPED = WEIGHTS_DIR / "tiny_rn.safetensors"
 
@@ -35,9 +35,9 @@ def test_the_script_writes_a_loadable_file_with_its_recipe_and_figures(tmp_path:
     out = tmp_path / "tiny_rn.safetensors"
     result = CliRunner().invoke(main, ["--crops", "48", "--passes", "0", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    _, _, facts = load_tensors(out, KIND)
-    assert facts["recipe"]["crops"] == 48
-    assert 0 <= facts["unseen_people"]["part_naming"] <= 1
+    _, _, metadata = load_tensors(out, KIND)
+    assert metadata["recipe"]["crops"] == 48
+    assert 0 <= metadata["unseen_people"]["part_naming"] <= 1
     load_clip("tiny_rn", str(out), (128, 64))
 
 
@@ -62,9 +62,9 @@ def test_shipped_weights_are_small() -> None:
 
 def test_shipped_weights_know_unseen_people_as_well_as_they_say(shipped: Clip) -> None:
     """Measured again: the stored figures, and the least that teaching needs."""
-    _, _, facts = load_tensors(SHIPPED, KIND)
-    stored = facts["unseen_people"]
-    measured = measure_clip(shipped)
+    _, _, metadata = load_tensors(SHIPPED, KIND)
+    stored = metadata["unseen_people"]
+    measured = probe_clip(shipped)
     assert measured.part_naming == pytest.approx(stored["part_naming"], abs=5e-3)
     assert measured.caption_rank1 == pytest.approx(stored["caption_rank1"], abs=1e-2)
     assert measured.colour == pytest.approx(stored["colour"], abs=1e-2)

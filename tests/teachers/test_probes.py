@@ -10,7 +10,7 @@ import torch
 from pivl_distill.bank import PromptBank
 from pivl_distill.data.synthetic.people import COLOURS
 from pivl_distill.data.vocabulary import LIP20
-from teachers.gauge import COLOUR_READOUTS, colour_accuracy, read_bank, read_colours
+from teachers.probes import COLOUR_READOUTS, colour_accuracy, probe_bank, read_colours
 
 NOTHING = dict.fromkeys(COLOUR_READOUTS)
 
@@ -68,7 +68,7 @@ def bank(text) -> PromptBank:
 
 def test_a_bank_is_read_by_identity_and_by_part(bank, text):
     projected = 5 * bank.identity[[0, 0, 1, 1]]
-    readout = read_bank(bank, text, projected, torch.tensor([7, 9, 9, 9]), people=None)
+    readout = probe_bank(bank, text, projected, torch.tensor([7, 9, 9, 9]), people=None)
     assert readout.own_identity == 0.75
     assert readout.nearest_label == 0.75
     assert readout.colour is None
@@ -77,7 +77,7 @@ def test_a_bank_is_read_by_identity_and_by_part(bank, text):
 def test_a_bank_without_part_texts_has_no_read_out_of_parts(bank, text):
     bare = dataclasses.replace(bank, present=torch.zeros_like(bank.present))
     people = {7: NOTHING | {"coat": "red"}, 9: NOTHING}
-    readout = read_bank(bare, text, bank.identity, torch.tensor([7, 9]), people)
+    readout = probe_bank(bare, text, bank.identity, torch.tensor([7, 9]), people)
     assert (readout.own_identity, readout.nearest_label, readout.colour) == (1.0, None, {})
 
 
@@ -86,7 +86,7 @@ def test_on_known_people_a_bank_is_read_by_colour(bank, text):
     seen[:, LIP20.index("Coat")] = True
     bank = dataclasses.replace(bank, present=seen)
     people = {7: NOTHING | {"coat": "red"}, 9: NOTHING | {"coat": "red"}, 11: NOTHING}
-    readout = read_bank(bank, text, bank.identity, torch.tensor([7, 9]), people)
+    readout = probe_bank(bank, text, bank.identity, torch.tensor([7, 9]), people)
     assert readout.own_identity == 1.0
     assert readout.colour == {"coat": 0.5}
 
@@ -96,4 +96,4 @@ def test_a_bank_is_read_where_clip_ran_on_a_gpu(bank, make_clip):
     clip = make_clip().to(torch.device("cuda"))
     people = {7: NOTHING | {"coat": "red"}, 9: NOTHING}
     pids = torch.tensor([7, 9])
-    assert read_bank(bank, clip.text, bank.identity.cuda(), pids, people).own_identity == 1.0
+    assert probe_bank(bank, clip.text, bank.identity.cuda(), pids, people).own_identity == 1.0

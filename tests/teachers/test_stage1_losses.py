@@ -13,18 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pivl_distill.config import PromptSettings, TuningSettings
-from pivl_distill.data.batches import PerCrop
+from pivl_distill.data.batches import DeviceArray
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.losses import identity_contrast
 from teachers.features import FrozenFeatures
-from teachers.objective import (
+from teachers.prompts import IdentityPrompts
+from teachers.stage1_losses import (
     identity_loss,
     part_loss,
     pool_parts,
     prompt_losses,
     resolve_temperature,
 )
-from teachers.prompts import IdentityPrompts
 
 CPU = torch.device("cpu")
 SETTINGS = TuningSettings()
@@ -56,7 +56,7 @@ def exact(features) -> FrozenFeatures:
     parts[3, ::5] = IGNORE
     parts[9] = IGNORE
     cells = features.cells.values.double() + 0.2 * noise
-    return FrozenFeatures(features.projected.double(), PerCrop(cells.numpy(), CPU), parts)
+    return FrozenFeatures(features.projected.double(), DeviceArray(cells.numpy(), CPU), parts)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_readings_differ(learned, exact, rows):
 def test_an_ignored_background_may_show_anything(learned, exact, rows):
     changed = exact.cells.values.clone()
     changed[exact.parts == LIP20.background] = 1.0
-    other = FrozenFeatures(exact.projected, PerCrop(changed.numpy(), CPU), exact.parts)
+    other = FrozenFeatures(exact.projected, DeviceArray(changed.numpy(), CPU), exact.parts)
     for background, same in (("ignore", True), ("include", False)):
         settings = SETTINGS.model_copy(update={"background": background})
         losses = [part_loss(learned, f, rows, BATCH, settings, LIP20) for f in (exact, other)]
@@ -198,7 +198,7 @@ def test_the_host_waits_for_no_result(exact, rows, frozen_clip, reading):
     meta = torch.device("meta")
     text = copy.deepcopy(frozen_clip.text).to(meta)
     learned = IdentityPrompts(text, PromptSettings(), 6, LIP20, torch.Generator()).to(meta)
-    cells = PerCrop(exact.cells.values.numpy(), meta)
+    cells = DeviceArray(exact.cells.values.numpy(), meta)
     features = FrozenFeatures(exact.projected.float().to(meta), cells, exact.parts)
     settings = SETTINGS.model_copy(update={**reading, "identity_epochs": 0})
     losses = prompt_losses(learned, features, rows, BATCH, settings, LIP20, epoch=0)

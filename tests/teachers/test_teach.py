@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 import torch
 
-import teachers.objective
+import teachers.stage1_losses
 import teachers.teach
-from pivl_distill import resume
 from pivl_distill.bank import KIND, PromptBank
-from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.config import ClipSettings, LossSettings, TeachConfig, load_config
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
-from pivl_distill.runs import Run
-from pivl_distill.training import Stage2
+from pivl_distill.runs import progress
+from pivl_distill.runs.run import Run
+from pivl_distill.storage.tensors import load_tensors, save_tensors
+from pivl_distill.training.stage2 import Stage2
 from teachers.clip import CLIP_MEAN, CLIP_STD
-from teachers.released import from_state
+from teachers.clip_reid_checkpoint import from_state
 from teachers.teach import (
     BANK_FILE,
     TEACHER_FILE,
@@ -83,10 +83,10 @@ def killed_at(owner: Any, name: str, call: int) -> Iterator[None]:
 def without_clocks(run: Path) -> dict[str, Any]:
     """All that a run leaves, but for its date and its times."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
-    facts = json.loads((run / "run.json").read_text())
-    kind, tensors, bank_facts = load_tensors(run / BANK_FILE, KIND)
-    del facts["seconds"], bank_facts["provenance"]["date"]
-    save_tensors(run / BANK_FILE, kind, tensors, bank_facts)
+    metadata = json.loads((run / "run.json").read_text())
+    kind, tensors, bank_metadata = load_tensors(run / BANK_FILE, KIND)
+    del metadata["seconds"], bank_metadata["provenance"]["date"]
+    save_tensors(run / BANK_FILE, kind, tensors, bank_metadata)
     return {
         "bank": (run / BANK_FILE).read_bytes(),
         "teacher": (run / TEACHER_FILE).read_bytes(),
@@ -94,7 +94,7 @@ def without_clocks(run: Path) -> dict[str, Any]:
             {key: value for key, value in json.loads(line).items() if key != "crops_per_s"}
             for line in lines
         ],
-        "facts": facts,
+        "metadata": metadata,
     }
 
 
@@ -110,9 +110,9 @@ def test_killed_anywhere_it_goes_on_to_the_same_bank_teacher_and_metrics(
     with killed_at(teachers.teach, "encode_crops", 1):
         teach(QUICK, run)
     for owner, name, call in [
-        (teachers.objective, "identity_loss", 3),
-        (teachers.objective, "identity_loss", 8),  # in the second epoch
-        (teachers.objective, "part_loss", 5),
+        (teachers.stage1_losses, "identity_loss", 3),
+        (teachers.stage1_losses, "identity_loss", 8),  # in the second epoch
+        (teachers.stage1_losses, "part_loss", 5),
         (teachers.teach, "bank_texts", 1),
         (teachers.teach, "read_bank", 1),
         (teachers.teach, "sha256", 1),  # the bank is there, but nobody knows
@@ -144,7 +144,7 @@ def test_what_a_later_stage_builds_on_is_not_made_again(
 
 def test_killed_after_its_end_it_is_finished(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with killed_at(resume.shutil, "rmtree", 1):
+    with killed_at(progress.shutil, "rmtree", 1):
         teach(QUICK, run)
     assert Run.open(run).kind == "teach"
     with pytest.raises(PivlError, match="is finished; there is nothing to continue"):
@@ -152,8 +152,8 @@ def test_killed_after_its_end_it_is_finished(tmp_path: Path) -> None:
 
 
 def other_bank(run: Path) -> None:
-    kind, tensors, facts = load_tensors(run / BANK_FILE, KIND)
-    save_tensors(run / BANK_FILE, kind, {**tensors, "part": tensors["part"] + 1}, facts)
+    kind, tensors, metadata = load_tensors(run / BANK_FILE, KIND)
+    save_tensors(run / BANK_FILE, kind, {**tensors, "part": tensors["part"] + 1}, metadata)
 
 
 def no_bank(run: Path) -> None:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from pivl_distill.alignment import Texts
-from pivl_distill.checkpoint import load_tensors
 from pivl_distill.config import AugmentSettings, HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.embedding import embed
 from pivl_distill.errors import PivlError
-from pivl_distill.runs import Run
-from pivl_distill.training import train
+from pivl_distill.models.embedding import embed
+from pivl_distill.runs.run import Run
+from pivl_distill.storage.tensors import load_tensors
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.stage2 import train
 from teachers.clip import CLIP_MEAN, CLIP_STD, build_tiny
 from teachers.teacher import KIND, Teacher, load_teacher, save_teacher
 from teachers.towers import ViTOptions
@@ -36,15 +36,15 @@ def images(batch: int = 3) -> torch.Tensor:
 def test_the_losses_see_three_features_two_heads_and_the_map(teacher):
     out, tower = teacher(images()), teacher.tower
     dims = [tower.previous_dim, tower.feature_dim, tower.dim]
-    assert [tuple(m.shape) for m in out.metric] == [(3, dim) for dim in dims]
+    assert [tuple(m.shape) for m in out.features] == [(3, dim) for dim in dims]
     assert [tuple(scores.shape) for scores in out.logits] == [(3, 6), (3, 6)]
-    assert torch.equal(out.projected, out.metric[2])
+    assert torch.equal(out.projected, out.features[2])
     assert out.aligned.shape == (3, tower.dim, 16, 8)
 
 
 def test_a_frozen_tower_learns_again_with_everything_around_it(teacher):
     out = teacher.train()(images(4))
-    total = sum(m.square().mean() for m in (*out.metric, *out.logits, out.aligned.full()))
+    total = sum(m.square().mean() for m in (*out.features, *out.logits, out.aligned.full()))
     total.backward()
     idle = {name for name, p in teacher.named_parameters() if p.grad is None and p.requires_grad}
     assert idle == set()
@@ -62,7 +62,7 @@ def test_checkpointing_a_vit_changes_no_gradient(make_clip):
         block = teacher.tower.visual.transformer.resblocks[0]
         block.register_forward_pre_hook(lambda *_: runs.append(1))
         out = teacher(images(4).double())
-        terms = (*out.metric, out.logits[0], out.aligned.full())
+        terms = (*out.features, out.logits[0], out.aligned.full())
         sum(term.square().mean() for term in terms).backward()
         gradients.append({name: p.grad for name, p in teacher.named_parameters()})
     assert len(runs) == 1 + 2
@@ -78,7 +78,7 @@ def test_a_resnet_has_no_blocks_to_checkpoint(make_clip):
 def test_the_retrieval_vector_is_feature_and_projection_side_by_side(teacher):
     model = teacher.embedding_model()
     out = teacher.eval()(images())
-    expected = torch.cat([out.metric[1], out.metric[2]], dim=1)
+    expected = torch.cat([out.features[1], out.features[2]], dim=1)
     torch.testing.assert_close(model.network(images()), expected)
 
 
@@ -139,7 +139,7 @@ def test_a_teacher_learns_from_a_bank(table, band_store, prompt_bank, tmp_path, 
     teacher = Teacher(clip, 6, HeadSettings())
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     run = Run.create("teach", "", tmp_path / "run")
-    texts = Texts.of(bank, LossSettings(), HeadSettings())
+    texts = TextFeatures.of(bank, LossSettings(), HeadSettings())
     train(teacher, band_store, texts, settings, 0, run, "Training")
     changed = {n for n, value in teacher.state_dict().items() if not torch.equal(value, before[n])}
     assert {name.split(".")[0] for name in changed} == {"tower", "neck", "projected_neck", "fusion"}

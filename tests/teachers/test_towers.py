@@ -11,7 +11,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 
 from pivl_distill.errors import PivlError
-from pivl_distill.fusion import thirds
+from pivl_distill.models.fusion import block_thirds
 from teachers.towers import ResNetTower, ViTTower, attention_pool, resize_position_embedding
 
 SIZE_HW = (128, 64)
@@ -159,7 +159,7 @@ def test_the_vit_pyramid_are_the_tokens_after_thirds_of_the_blocks(vit):
         hidden = block(hidden)
         after.append(hidden[:, 1:])
     after[-1] = vit.ln_post(after[-1])
-    for tokens, block in zip(tower(x).pyramid, thirds(len(after)), strict=True):
+    for tokens, block in zip(tower(x).pyramid, block_thirds(len(after)), strict=True):
         assert_close(tokens.flatten(2).transpose(1, 2), after[block])
 
 

@@ -11,13 +11,19 @@ import torch
 import torch.nn.functional as F
 
 from pivl_distill.config import PromptSettings, TeachConfig, TuningSettings, load_config
-from pivl_distill.data.batches import PerCrop
+from pivl_distill.data.batches import DeviceArray
 from pivl_distill.data.vocabulary import IGNORE, LIP20
-from pivl_distill.runs import Run
+from pivl_distill.runs.run import Run
 from teachers import tuning
 from teachers.features import FrozenFeatures
 from teachers.prompts import IdentityPrompts
-from teachers.tuning import bank_texts, present_parts, rate_at, set_rate, tune_prompts
+from teachers.tuning import (
+    bank_texts,
+    learning_rate_at,
+    present_parts,
+    set_learning_rate,
+    tune_prompts,
+)
 
 SETTINGS = TuningSettings(
     identity_epochs=6, part_epochs=6, identities_per_batch=4, crops_per_identity=2, warmup_epochs=0
@@ -56,7 +62,7 @@ def spoken(frozen_clip, features, rows) -> FrozenFeatures:
         projected, cells = identity[rows], part[rows[:, None], features.parts]
         for texts in (projected, cells):
             texts += 0.1 * texts.std() * torch.randn(texts.shape, generator=generator)
-    cells = PerCrop(F.normalize(cells, dim=2).numpy(), projected.device)
+    cells = DeviceArray(F.normalize(cells, dim=2).numpy(), projected.device)
     return FrozenFeatures(projected, cells, features.parts)
 
 
@@ -117,7 +123,7 @@ def test_the_rate_is_one_cosine_after_a_warm_up(learned):
     optimizer = torch.optim.Adam(learned.parameters())
     rates = []
     for epoch in (0, 1, 40, 80):
-        set_rate(optimizer, settings, epoch)
+        set_learning_rate(optimizer, settings, epoch)
         rates.append(optimizer.param_groups[0]["lr"])
     cosine = 0.2 + 0.8 * 0.5 * (1 + np.cos(np.pi / 80))
     assert rates == pytest.approx([0.05 / 4, 1.05 / 4 * cosine, 0.6, 0.2])
@@ -134,7 +140,7 @@ def test_one_rate_per_epoch_is_clip_reids_stage_1(golden_rates, model, parts):
         identity_epochs=len(expected) - parts,
         part_epochs=parts,
     )
-    rates = [rate_at(settings, epoch + 0.5) for epoch in range(len(expected))]
+    rates = [learning_rate_at(settings, epoch + 0.5) for epoch in range(len(expected))]
     assert rates == pytest.approx(expected, rel=1e-9, abs=0)
 
 
@@ -142,7 +148,7 @@ def preset_rates(preset: str) -> list[float]:
     """The rate of each epoch of stage 1 as a configuration file asks for it."""
     settings = load_config(TeachConfig, "teach", preset, {}).tuning
     epochs = settings.identity_epochs + settings.part_epochs
-    return [rate_at(settings, epoch + 0.5) for epoch in range(epochs)]
+    return [learning_rate_at(settings, epoch + 0.5) for epoch in range(epochs)]
 
 
 @pytest.mark.parametrize(
@@ -174,11 +180,11 @@ def test_the_part_epochs_may_have_a_cosine_of_their_own(schedule):
     settings = TuningSettings(
         learning_rate=1.0, min_learning_rate=0.0, warmup_epochs=2, restart=True, schedule=schedule
     )
-    last = rate_at(settings, 59.0)
-    assert last < 0.01 < 0.99 < rate_at(settings, 60.0) <= 1
-    assert rate_at(settings, 0.0) < 0.6  # the warm-up is at the very beginning alone
+    last = learning_rate_at(settings, 59.0)
+    assert last < 0.01 < 0.99 < learning_rate_at(settings, 60.0) <= 1
+    assert learning_rate_at(settings, 0.0) < 0.6  # the warm-up is at the very beginning alone
     at = 69 if schedule == "per_epoch" else 70  # epochs of a rate each count from 1
-    assert rate_at(settings, at) == pytest.approx(0.5)
-    assert rate_at(settings, 79.0) < 0.02
+    assert learning_rate_at(settings, at) == pytest.approx(0.5)
+    assert learning_rate_at(settings, 79.0) < 0.02
     once = settings.model_copy(update={"restart": False})
-    assert rate_at(once, 60.0) < 0.2
+    assert learning_rate_at(once, 60.0) < 0.2

@@ -32,8 +32,8 @@ def synth(tier: str, seed: int, out: Path | None, sheet: Path | None) -> None:
     from pivl_distill.console import summary
     from pivl_distill.data.datasets import load_dataset
     from pivl_distill.data.synthetic.cache import cached_dataset
+    from pivl_distill.data.synthetic.contact_sheet import contact_sheet
     from pivl_distill.data.synthetic.dataset import write_dataset
-    from pivl_distill.data.synthetic.sheet import contact_sheet
     from pivl_distill.data.synthetic.tiers import get_tier
 
     chosen = get_tier(tier)
@@ -43,13 +43,13 @@ def synth(tier: str, seed: int, out: Path | None, sheet: Path | None) -> None:
         write_dataset(out, chosen, seed)
         root = out
     dataset = load_dataset(f"market1501:{root}")
-    facts: dict[str, object] = {"folder": root}
+    rows: dict[str, object] = {"folder": root}
     for split, (images, identities, cameras) in dataset.summary().items():
-        facts[split] = f"{images} images, {identities} identities, {cameras} cameras"
+        rows[split] = f"{images} images, {identities} identities, {cameras} cameras"
     if sheet is not None:
         contact_sheet(root, sheet)
-        facts["sheet"] = sheet
-    summary(f"Synthetic people, tier {tier}, seed {seed}", facts)
+        rows["sheet"] = sheet
+    summary(f"Synthetic people, tier {tier}, seed {seed}", rows)
 
 
 @click.command(
@@ -69,7 +69,7 @@ def check(ctx: click.Context, spec: str, parsing: Path | None) -> None:
     Counts beside the published ones, damaged and repeated images, leakage between training and
     test, queries without a match, parsing maps that do not fit.
     """
-    from pivl_distill.cli.report import print_check
+    from pivl_distill.app.report import print_check
     from pivl_distill.data.check import check_dataset
     from pivl_distill.data.datasets import load_dataset
     from pivl_distill.errors import VerificationError
@@ -108,7 +108,7 @@ def parse(
 
     Synthetic people are parsed by the embedded parser, photographs by one that you name.
     """
-    from pivl_distill.cli.report import print_parse
+    from pivl_distill.app.report import print_parse
     from pivl_distill.config import parse_override
     from pivl_distill.data.datasets import load_dataset
     from pivl_distill.parsing.writing import parse_dataset
@@ -133,7 +133,7 @@ def occluded_duke(duke: Path, lists: Path, out: Path, link: bool) -> None:
 
     LISTS holds train.list, query.list and gallery.list; OUT is made.
     """
-    from pivl_distill.cli.report import print_made
+    from pivl_distill.app.report import print_dataset
     from pivl_distill.data.occluded_duke import rebuild_occluded_duke
 
-    print_made(rebuild_occluded_duke(duke, lists, out, link=link))
+    print_dataset(rebuild_occluded_duke(duke, lists, out, link=link))

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pivl_distill import ranks
 from pivl_distill.cli.options import (
     COUNT,
     DEVICE,
@@ -19,15 +18,16 @@ from pivl_distill.cli.options import (
     engine_options,
     no_cache_option,
 )
+from pivl_distill.distributed import process_group
 
 if TYPE_CHECKING:
-    from pivl_distill.cli.sources import Cameras, Engines
+    from pivl_distill.app.targets import Cameras, Engines
     from pivl_distill.runtime.session import Device
 
 
 def latest_export() -> Path:
     """The folder of the latest export run; PivlError when there is none."""
-    from pivl_distill.runs import Run
+    from pivl_distill.runs.run import Run
 
     return Run.latest("export").path
 
@@ -73,9 +73,9 @@ def export(
     """
     from export.exporter import ExportError, check_engines
     from export.verify import parse_budgets, parse_precision
-    from pivl_distill.cli.report import print_engine, print_export
-    from pivl_distill.cli.sources import export_checkpoint
-    from pivl_distill.runs import Run
+    from pivl_distill.app.report import print_engine, print_export
+    from pivl_distill.app.targets import export_checkpoint
+    from pivl_distill.runs.run import Run
 
     precisions = [parse_precision(name) for names in precision for name in names.split(",")]
     budgets = parse_budgets(budget)
@@ -131,18 +131,18 @@ def evaluate(
     TARGET is a run folder or a file, also a checkpoint that CLIP-ReID published; default: the
     latest student run.
     """
-    from pivl_distill.cli.ranking import ranking_sheet
-    from pivl_distill.cli.report import print_reranked, print_retrieval
-    from pivl_distill.cli.sources import evaluate_target
-    from pivl_distill.evaluation import score_reranked
-    from pivl_distill.runs import Run
+    from pivl_distill.app.ranking_sheet import ranking_sheet
+    from pivl_distill.app.report import print_reranked, print_retrieval
+    from pivl_distill.app.targets import evaluate_target
+    from pivl_distill.retrieval.evaluation import score_reranked
+    from pivl_distill.runs.run import Run
 
     target = target or Run.latest("student").path
     evaluation = evaluate_target(target, spec, cameras, cached=not no_cache)
     print_retrieval(evaluation)
     if rerank:
         print_reranked(score_reranked(evaluation.features, evaluation.test))
-    if sheet is not None and not ranks.rank():
+    if sheet is not None and not process_group.rank():
         ranking_sheet(evaluation.features, evaluation.test, sheet)
 
 
@@ -174,10 +174,10 @@ def embed(
     Runs without torch. Vectors are of length one: compare them by their dot product. Several
     processes (torchrun) write a Parquet file each.
     """
-    from pivl_distill.cli.features import embed_folder, print_embedded
+    from pivl_distill.app.embed_folder import embed_folder, print_embedded
     from pivl_distill.errors import VerificationError
-    from pivl_distill.files import check_writable
     from pivl_distill.runtime import Extractor
+    from pivl_distill.storage.files import check_writable
 
     check_writable(out)
     extractor = Extractor(
@@ -216,9 +216,9 @@ def bench(
     """Time the files of an export here, turn about with PyTorch eager; default: the latest."""
     from dataclasses import asdict
 
-    from pivl_distill.cli.bench import bench_chart, print_bench, run_bench
-    from pivl_distill.files import check_writable, write_json
+    from pivl_distill.app.bench import bench_chart, print_bench, run_bench
     from pivl_distill.runtime.session import has_cuda
+    from pivl_distill.storage.files import check_writable, write_json
 
     for file in (json_file, picture):
         if file is not None:
@@ -243,6 +243,6 @@ Example:
 )
 def demo() -> None:
     """Run the whole job on synthetic people and compare the students (about ten CPU minutes)."""
-    from pivl_distill.cli.demo import run_demo
+    from pivl_distill.app.demo import run_demo
 
     run_demo()

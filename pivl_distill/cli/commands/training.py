@@ -37,16 +37,16 @@ def teach(
     dry_run: bool,
 ) -> None:
     """Tune prompts with CLIP, write the prompt bank, train the teacher."""
-    from pivl_distill.cli.report import print_rehearsal, print_teach
-    from pivl_distill.cli.sources import run_place
+    from pivl_distill.app.report import print_dry_run, print_teach
+    from pivl_distill.app.targets import locate_run
     from pivl_distill.config import TeachConfig, load_config
 
-    place = run_place("teach", out, resume)
+    place = locate_run("teach", out, resume)
     settings = load_config(TeachConfig, "teach", config, overrides, place.begun_config)
     if dry_run:
-        from teachers.rehearsal import rehearse_teach
+        from teachers.dry_run import dry_run_teach
 
-        print_rehearsal(rehearse_teach(settings))
+        print_dry_run(dry_run_teach(settings))
         return
     from teachers.teach import teach as run_teach
 
@@ -88,20 +88,20 @@ def student(
     dry_run: bool,
 ) -> None:
     """Train a light network on the texts of a prompt bank."""
-    from pivl_distill.cli.report import print_rehearsal, print_student
-    from pivl_distill.cli.sources import bank_dim, find_bank, lacks_bank, run_place
+    from pivl_distill.app.report import print_dry_run, print_student
+    from pivl_distill.app.targets import bank_dim, find_bank, locate_run, needs_missing_bank
     from pivl_distill.config import CACHE_LIMITS, StudentConfig, load_config
 
     if max_ms is not None and resume is not None and out is None:
         raise PivlError("--resume continues with the network that was begun; leave --max-ms away.")
-    place = run_place("student", out, resume)
+    place = locate_run("student", out, resume)
     chosen = {"arch": arch, "pretrained": pretrained}
     overrides |= {key: value for key, value in chosen.items() if value is not None}
     if bank == "none":
         overrides["supervision"] = "none"
     settings = load_config(StudentConfig, "student", config, overrides, place.begun_config)
     named = bank or place.begun_bank
-    stand_in = dry_run and named is None and lacks_bank(settings.supervision)
+    stand_in = dry_run and named is None and needs_missing_bank(settings.supervision)
     bank_file, data = (None, settings.data) if stand_in else find_bank(named, settings.supervision)
     chosen_data = config is not None or any(
         key.startswith("data.") and key not in CACHE_LIMITS["student"] for key in overrides
@@ -110,20 +110,20 @@ def student(
         kept = {"crop_cache_gib": settings.data.crop_cache_gib}
         settings = settings.model_copy(update={"data": data.model_copy(update=kept)})
     if max_ms is not None and place.resume is None:
-        from pivl_distill.cli.choice import choose_arch
+        from pivl_distill.app.choose_arch import choose_arch
 
         if "arch" in overrides:
             raise PivlError("Either --arch names the student or --max-ms chooses it; drop one.")
         settings = choose_arch(settings, max_ms, device)
     if dry_run:
-        from students.rehearsal import rehearse_student
+        from students.dry_run import dry_run_student
 
         dim = bank_dim(config) if stand_in else None
-        print_rehearsal(rehearse_student(settings, bank_file, dim))
+        print_dry_run(dry_run_student(settings, bank_file, dim))
         return
-    from students.distill import distill
+    from students.distill import train_student
 
-    print_student(distill(settings, bank_file, place.out, place.resume))
+    print_student(train_student(settings, bank_file, place.out, place.resume))
 
 
 @click.command(
@@ -151,9 +151,9 @@ def bank(
 
     SOURCE is the .pth file as CLIP-ReID saves it, or the same tensors as .safetensors.
     """
-    from pivl_distill.cli.report import print_released_bank
+    from pivl_distill.app.report import print_clip_reid_bank
     from pivl_distill.config import DataSettings
-    from teachers.released_bank import released_bank
+    from teachers.clip_reid_bank import import_clip_reid_bank
 
     data = DataSettings(spec=spec, parsing=parsing)
-    print_released_bank(released_bank(source, data, words, out, sie_coefficient))
+    print_clip_reid_bank(import_clip_reid_bank(source, data, words, out, sie_coefficient))

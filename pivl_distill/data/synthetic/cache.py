@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pivl_distill import ranks
-from pivl_distill.cache import cache_folder
 from pivl_distill.data.synthetic.dataset import GENERATOR_VERSION, write_dataset
 from pivl_distill.data.synthetic.tiers import get_tier
+from pivl_distill.distributed import process_group
+from pivl_distill.storage.cache_dir import cache_dir
 
 
 def cached_dataset(tier_name: str, seed: int = 0) -> Path:
@@ -16,8 +16,8 @@ def cached_dataset(tier_name: str, seed: int = 0) -> Path:
     Raises PivlError if there is no such tier.
     """
     tier = get_tier(tier_name)
-    root = cache_folder() / "synthetic" / f"{tier.name}-seed{seed}-v{GENERATOR_VERSION}"
-    with ranks.first_on_machine():
+    root = cache_dir() / "synthetic" / f"{tier.name}-seed{seed}-v{GENERATOR_VERSION}"
+    with process_group.local_main_process_first():
         if root.exists():
             return root
         try:

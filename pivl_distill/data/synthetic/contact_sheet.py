@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from pivl_distill import files
 from pivl_distill.data.synthetic.dataset import TRAIN
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
+from pivl_distill.storage import files
 
 _GAP_PX = 3
 

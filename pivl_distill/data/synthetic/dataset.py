@@ -24,13 +24,14 @@ from typing import NamedTuple
 import cv2
 from PIL import Image
 
-from pivl_distill import console, files
+from pivl_distill import console
 from pivl_distill.data.synthetic.cameras import camera
 from pivl_distill.data.synthetic.people import attributes, person
 from pivl_distill.data.synthetic.render import Rendering, render, render_empty
 from pivl_distill.data.synthetic.tiers import Tier
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
+from pivl_distill.storage import files
 
 GENERATOR_VERSION = 1
 """Raised whenever a tier and a seed give other bytes than before."""

@@ -18,7 +18,7 @@ from export.calibration import measure_ranges
 from export.exporter import FP16_FILE, FP32_FILE, input_spec
 from export.fp16 import write_fp16
 from export.int8 import FILE_NAMES, Form, write_int8
-from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.models.embedding import EmbeddingModel
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from export.engines.progress import Phases, progress_monitor
+from export.engines.build_progress import Phases, progress_monitor
 
 
 def test_a_nested_phase_fills_one_step_of_its_parent():

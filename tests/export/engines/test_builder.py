@@ -16,9 +16,9 @@ from export.engines.builder import build_engine
 from export.engines.description import Gpu, Profile, read_sidecar
 from export.engines.runner import read_back
 from export.graph import write_onnx
-from pivl_distill.cache import cache_folder
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256
+from pivl_distill.storage.cache_dir import cache_dir
+from pivl_distill.storage.files import sha256
 
 PROFILE = Profile.parse("1,8,16")
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9")
@@ -44,20 +44,22 @@ def test_the_sidecar_says_what_the_plan_cannot(fake_tensorrt, gpu, onnx_path):
     assert path == onnx_path.with_name("model.fp32.engine")
     assert path.read_bytes().startswith(b"plan")
     assert read_sidecar(path) == info
-    facts = json.loads(path.with_name("model.fp32.engine.json").read_text())
-    assert (facts["library"], facts["library_version"]) == ("tensorrt", "11.4.0")
-    assert facts["precision"] == "fp32"
-    assert facts["flags"] == []  # TF32, which the library sets by itself, is less than was proven
-    assert facts["profile"] == {"min_batch": 1, "opt_batch": 8, "max_batch": 16}
-    assert facts["workspace_bytes"] == 1 << 20
-    assert facts["inputs"] == [{"name": "images", "dtype": "FLOAT", "shape": [-1, 3, 64, 32]}]
-    assert facts["output"] == {"name": "features", "dtype": "FLOAT", "shape": [-1, 1280]}
-    assert facts["onnx_file"] == "model.onnx"
-    assert facts["onnx_sha256"] == sha256(onnx_path)
-    assert facts["engine_sha256"] == sha256(path)
-    assert facts["engine_bytes"] == path.stat().st_size
-    assert facts["gpu"] == {"name": "NVIDIA L4", "compute_capability": "8.9"}
-    assert facts["metadata"]["name"] == "mobilenetv2_025"
+    metadata = json.loads(path.with_name("model.fp32.engine.json").read_text())
+    assert (metadata["library"], metadata["library_version"]) == ("tensorrt", "11.4.0")
+    assert metadata["precision"] == "fp32"
+    assert (
+        metadata["flags"] == []
+    )  # TF32, which the library sets by itself, is less than was proven
+    assert metadata["profile"] == {"min_batch": 1, "opt_batch": 8, "max_batch": 16}
+    assert metadata["workspace_bytes"] == 1 << 20
+    assert metadata["inputs"] == [{"name": "images", "dtype": "FLOAT", "shape": [-1, 3, 64, 32]}]
+    assert metadata["output"] == {"name": "features", "dtype": "FLOAT", "shape": [-1, 1280]}
+    assert metadata["onnx_file"] == "model.onnx"
+    assert metadata["onnx_sha256"] == sha256(onnx_path)
+    assert metadata["engine_sha256"] == sha256(path)
+    assert metadata["engine_bytes"] == path.stat().st_size
+    assert metadata["gpu"] == {"name": "NVIDIA L4", "compute_capability": "8.9"}
+    assert metadata["metadata"]["name"] == "mobilenetv2_025"
 
 
 def test_the_profile_holds_the_three_batches(fake_tensorrt, onnx_path):
@@ -131,7 +133,7 @@ def test_timings_are_kept_for_this_version_and_gpu(
 ):
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "cache"))
     build_engine(onnx_path, "tensorrt", PROFILE)
-    (kept,) = (cache_folder() / "timings").iterdir()
+    (kept,) = (cache_dir() / "timings").iterdir()
     assert kept.name == "tensorrt-11.4.0-NVIDIA-L4-8.9.cache"
     assert kept.read_bytes() == b"+"
     fake_tensorrt.known_timings = (b"", b"+")
@@ -144,7 +146,7 @@ def test_timings_that_do_not_fit_are_begun_anew(
 ):
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "cache"))
     build_engine(onnx_path, "tensorrt", PROFILE)
-    (kept,) = (cache_folder() / "timings").iterdir()
+    (kept,) = (cache_dir() / "timings").iterdir()
     kept.write_bytes(b"damaged")
     build_engine(onnx_path, "tensorrt", PROFILE)
     assert fake_tensorrt.calls["timings"][-2:] == [b"damaged", b""]

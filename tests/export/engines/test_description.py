@@ -20,7 +20,7 @@ from export.engines.description import (
     write_sidecar,
 )
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256
+from pivl_distill.storage.files import sha256
 
 
 def test_batches_rise():

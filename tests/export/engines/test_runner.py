@@ -14,7 +14,7 @@ from export.engines.builder import build_engine
 from export.engines.description import Gpu, Profile, read_sidecar, write_sidecar
 from export.engines.runner import EngineRunner, read_back
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256
+from pivl_distill.storage.files import sha256
 
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9")
 

@@ -11,12 +11,12 @@ import torch
 from click.testing import CliRunner, Result
 
 from export.engines.description import Gpu
+from pivl_distill.app.targets import Cameras, load_checkpoint
 from pivl_distill.cli import main
-from pivl_distill.cli.sources import Cameras, load_checkpoint
 from pivl_distill.config import HeadSettings
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.storage.files import sha256
 from students.archs import create_backbone
 from students.student import Student, save_student
 
@@ -28,14 +28,14 @@ def bench(*arguments: str | Path) -> Result:
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
-    return facts
+    metadata: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    return metadata
 
 
 def edit(folder: Path, change) -> None:
-    facts = read_facts(folder)
-    change(facts)
-    (folder / "manifest.json").write_text(json.dumps(facts))
+    metadata = read_facts(folder)
+    change(metadata)
+    (folder / "manifest.json").write_text(json.dumps(metadata))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def whole(deployed: Path, tmp_path: Path) -> Path:
     checkpoint = tmp_path / "student.safetensors"
     save_student(student.embedding_model(), checkpoint, "auto")
     (deployed / "run.json").write_text(json.dumps({"kind": "export", "source": str(checkpoint)}))
-    edit(deployed, lambda facts: facts.update(source={checkpoint.name: sha256(checkpoint)}))
+    edit(deployed, lambda metadata: metadata.update(source={checkpoint.name: sha256(checkpoint)}))
     return deployed
 
 
@@ -55,15 +55,15 @@ def test_every_file_and_pytorch_at_every_setting(whole, tmp_path):
     result = bench(whole, *QUICK, "--json", json_file, "--picture", picture)
     assert result.exit_code == 0, result.output
     names = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "PyTorch eager"]
-    facts = json.loads(json_file.read_text())
-    keys = [(t["name"], t["device"], t["threads"], t["batch"]) for t in facts["timings"]]
+    metadata = json.loads(json_file.read_text())
+    keys = [(t["name"], t["device"], t["threads"], t["batch"]) for t in metadata["timings"]]
     assert keys == [(name, "cpu", 1, batch) for batch in (1, 2) for name in names]
-    for timing in facts["timings"]:
+    for timing in metadata["timings"]:
         assert 0 < timing["p50_ms"] <= timing["p90_ms"] <= timing["p99_ms"]
         rate = 1000 * timing["batch"] / timing["p50_ms"]
         assert timing["crops_per_second"] == pytest.approx(rate)
         assert timing["runs"] >= 3
-    subjects = {subject["name"]: subject for subject in facts["subjects"]}
+    subjects = {subject["name"]: subject for subject in metadata["subjects"]}
     assert list(subjects) == names
     assert subjects["model.onnx"]["file_bytes"] == (whole / "model.onnx").stat().st_size
     retrieval = [a["retrieval"] for a in read_facts(whole)["artifacts"]]
@@ -77,8 +77,8 @@ def test_every_file_and_pytorch_at_every_setting(whole, tmp_path):
 
 
 def test_without_checkpoint_and_figures_the_files_are_timed_all_the_same(deployed, tmp_path):
-    def forget(facts: dict[str, Any]) -> None:
-        for artifact in facts["artifacts"]:
+    def forget(metadata: dict[str, Any]) -> None:
+        for artifact in metadata["artifacts"]:
             artifact["retrieval"] = None
 
     edit(deployed, forget)
@@ -96,15 +96,15 @@ def test_another_checkpoint_is_no_baseline(whole):
 
 
 def test_failed_files_and_engines_are_left_out_and_said(deployed):
-    def change(facts: dict[str, Any]) -> None:
-        facts["artifacts"][1].update(status="failed", failure="overflow")
-        facts["artifacts"][2].update(kind="tensorrt", runs_on="tensorrt")
+    def change(metadata: dict[str, Any]) -> None:
+        metadata["artifacts"][1].update(status="failed", failure="overflow")
+        metadata["artifacts"][2].update(kind="tensorrt", runs_on="tensorrt")
 
     edit(deployed, change)
     output = bench(deployed, *QUICK).output
     assert "model.fp16.onnx is left out: it failed its verification" in output
     assert "model.int8.onnx is left out: made for tensorrt" in output
-    edit(deployed, lambda facts: facts["artifacts"][0].update(status="failed"))
+    edit(deployed, lambda metadata: metadata["artifacts"][0].update(status="failed"))
     result = bench(deployed, *QUICK)
     assert result.exit_code == 2
     assert "can be timed on cpu" in result.output
@@ -125,20 +125,20 @@ class Runner:
 @pytest.mark.parametrize(("device", "timed"), [((), True), (("--device", "cpu"), False)])
 def test_engines_that_run_here_have_a_row(deployed, tmp_path, monkeypatch, device, timed):
     monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="L4", compute_capability="8.9"))
-    monkeypatch.setattr("pivl_distill.cli.bench.EngineRunner", Runner)
+    monkeypatch.setattr("pivl_distill.app.bench.EngineRunner", Runner)
 
-    def change(facts: dict[str, Any]) -> None:
-        for artifact in facts["artifacts"][1:3]:
+    def change(metadata: dict[str, Any]) -> None:
+        for artifact in metadata["artifacts"][1:3]:
             artifact.update(kind="tensorrt", runs_on="tensorrt", status="unverified")
 
     edit(deployed, change)
     result = bench(deployed, *QUICK, *device, "--json", tmp_path / "bench.json")
     assert result.exit_code == 0, result.output
-    facts = json.loads((tmp_path / "bench.json").read_text())
-    keys = [(t["name"], t["device"], t["batch"]) for t in facts["timings"]]
+    metadata = json.loads((tmp_path / "bench.json").read_text())
+    keys = [(t["name"], t["device"], t["batch"]) for t in metadata["timings"]]
     engine = [("model.fp16.onnx", "cuda", batch) for batch in (1, 2)]
     assert [key for key in keys if key[0] != "model.onnx"] == (engine if timed else [])
-    peaks = {subject["name"]: subject["peak_bytes"] for subject in facts["subjects"]}
+    peaks = {subject["name"]: subject["peak_bytes"] for subject in metadata["subjects"]}
     assert peaks.get("model.fp16.onnx") is None
     assert ("model.int8.onnx was built by another version" in result.output) == timed
 
@@ -153,8 +153,8 @@ def test_pytorch_runs_with_the_cameras_of_the_export(whole, monkeypatch):
         used.append(cameras)
         return load_checkpoint(path)
 
-    monkeypatch.setattr("pivl_distill.cli.bench.load_checkpoint", load)
-    monkeypatch.setattr("pivl_distill.cli.bench.peak_memory", lambda run, *taken: 0)
+    monkeypatch.setattr("pivl_distill.app.bench.load_checkpoint", load)
+    monkeypatch.setattr("pivl_distill.app.bench.peak_memory", lambda run, *taken: 0)
     assert bench(whole, *QUICK).exit_code == 0
     assert used == [Cameras("mean", 3.0)]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from pivl_distill.cli.chart import (
+from pivl_distill.app.chart import (
     BOTTOM,
     COLOURS,
     KEY,

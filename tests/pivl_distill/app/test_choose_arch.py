@@ -12,7 +12,8 @@ from click.testing import CliRunner
 from command_line import QUICK, refuse, succeed
 from export.cost import Cost
 from export.latency import Latency
-from pivl_distill.cli import choice, main
+from pivl_distill.app import choose_arch
+from pivl_distill.cli import main
 from pivl_distill.config import StudentConfig
 from pivl_distill.errors import PivlError
 
@@ -30,17 +31,17 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         timed.append(sessions)
         return [Latency(batch, figures[name][1], 9.0, 3) for name in sessions]
 
-    monkeypatch.setattr(choice, "CANDIDATES", tuple(figures))
-    monkeypatch.setattr(choice, "export_candidate", export)
-    monkeypatch.setattr(choice, "measure_latency", measure)
+    monkeypatch.setattr(choose_arch, "CANDIDATES", tuple(figures))
+    monkeypatch.setattr(choose_arch, "export_candidate", export)
+    monkeypatch.setattr(choose_arch, "measure_latency", measure)
     return timed
 
 
 def test_all_candidates_are_shown_and_the_largest_that_fits_is_taken(measured, capsys):
-    settings = choice.choose_arch(StudentConfig(), 2.0, "cpu")
+    settings = choose_arch.choose_arch(StudentConfig(), 2.0, "cpu")
     assert settings == StudentConfig(arch="small")
     assert measured == [["small", "large"]]  # in turns
-    assert choice.choose_arch(StudentConfig(), 4.0, "cpu").arch == "large"
+    assert choose_arch.choose_arch(StudentConfig(), 4.0, "cpu").arch == "large"
     printed = capsys.readouterr().out
     assert "128×64" in printed
     assert "90.0 M" in printed
@@ -49,14 +50,14 @@ def test_all_candidates_are_shown_and_the_largest_that_fits_is_taken(measured, c
 
 def test_nothing_fits(measured):
     with pytest.raises(PivlError, match=r"fastest, small, takes 1\.00 ms"):
-        choice.choose_arch(StudentConfig(), 0.5, "cpu")
+        choose_arch.choose_arch(StudentConfig(), 0.5, "cpu")
 
 
 def test_one_candidate_is_really_exported_timed_and_trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(choice, "CANDIDATES", ("lcnet_050",))
-    timed = choice.measure_latency
-    monkeypatch.setattr(choice, "measure_latency", partial(timed, max_repeats=3))
+    monkeypatch.setattr(choose_arch, "CANDIDATES", ("lcnet_050",))
+    timed = choose_arch.measure_latency
+    monkeypatch.setattr(choose_arch, "measure_latency", partial(timed, max_repeats=3))
     command = ["student", "--config", "quick", "--bank", "none", "--max-ms", "60000", "-o", "run"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
@@ -67,9 +68,9 @@ def test_one_candidate_is_really_exported_timed_and_trained(tmp_path, monkeypatc
 
 def test_the_choice_learns_from_a_bank(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(choice, "CANDIDATES", ("lcnet_050",))
-    timed = choice.measure_latency
-    monkeypatch.setattr(choice, "measure_latency", partial(timed, max_repeats=3))
+    monkeypatch.setattr(choose_arch, "CANDIDATES", ("lcnet_050",))
+    timed = choose_arch.measure_latency
+    monkeypatch.setattr(choose_arch, "measure_latency", partial(timed, max_repeats=3))
     succeed("teach", *QUICK)
     succeed("student", *QUICK, "--max-ms", "60000", "-o", "run")
     assert "arch: lcnet_050" in Path("run/config.yaml").read_text()

@@ -13,7 +13,7 @@ from export.manifest import read_manifest
 from pivl_distill.config import DataSettings
 from pivl_distill.errors import VerificationError
 
-demo = importlib.import_module("pivl_distill.cli.demo")  # the name in the package is the command
+demo = importlib.import_module("pivl_distill.app.demo")  # the name in the package is the command
 PRECISIONS = ("fp16", "int8")
 
 

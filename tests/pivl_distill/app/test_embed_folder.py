@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-from pivl_distill.cli import features, main
+from pivl_distill.app import embed_folder
+from pivl_distill.cli import main
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.search import FeatureShards, build_index
 from pivl_distill.runtime import Extractor
@@ -62,10 +63,10 @@ def test_npz_holds_names_unit_vectors_and_where_they_come_from(
         assert file["names"].tolist() == names
         assert file["features"].dtype == np.float32
         np.testing.assert_allclose(file["features"], vectors, atol=1e-6)
-        facts = json.loads(str(file["facts"]))
-    assert facts["artifact"] == "model.int8.onnx"
-    assert facts["unreadable"] == []
-    assert len(facts["artifact_sha256"]) == 64
+        metadata = json.loads(str(file["metadata"]))
+    assert metadata["artifact"] == "model.int8.onnx"
+    assert metadata["unreadable"] == []
+    assert len(metadata["artifact_sha256"]) == 64
 
 
 def test_several_processes_write_a_part_each(launch, deployed_once, crops, tmp_path):
@@ -100,15 +101,15 @@ def test_files_of_another_number_of_processes_are_not_added_to(embed, tmp_path, 
     assert "people-2-of-4.parquet is of another number of processes" in " ".join(
         result.output.split()
     )
-    monkeypatch.setattr(features.ranks, "size", lambda: 4)
-    monkeypatch.setattr(features.ranks, "rank", lambda: 1)
-    assert features.shard(out) == left  # a run of as many writes its own anew
-    monkeypatch.setattr(features.ranks, "size", lambda: 2)
+    monkeypatch.setattr(embed_folder.ranks, "size", lambda: 4)
+    monkeypatch.setattr(embed_folder.ranks, "rank", lambda: 1)
+    assert embed_folder.shard_file(out) == left  # a run of as many writes its own anew
+    monkeypatch.setattr(embed_folder.ranks, "size", lambda: 2)
     with pytest.raises(PivlError, match="people-2-of-4"):
-        features.shard(out)
+        embed_folder.shard_file(out)
     left.rename(out)
     with pytest.raises(PivlError, match=r"people\.parquet is of another"):
-        features.shard(out)
+        embed_folder.shard_file(out)
 
 
 @pytest.mark.parametrize("group", [3, 7, 4096])
@@ -116,7 +117,7 @@ def test_parquet_holds_the_same_in_groups(
     embed, deployed_once, crops, tmp_path, monkeypatch, group
 ):
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(features, "ROWS_PER_GROUP", group)
+    monkeypatch.setattr(embed_folder, "ROWS_PER_GROUP", group)
     out = tmp_path / "features.parquet"
     assert embed("-o", out).exit_code == 0
     names, vectors = expected(deployed_once, crops)
@@ -124,8 +125,8 @@ def test_parquet_holds_the_same_in_groups(
     assert table["name"].to_pylist() == names
     np.testing.assert_allclose(np.array(table["feature"].to_pylist()), vectors, atol=1e-6)
     assert parquet.ParquetFile(out).num_row_groups == -(-7 // group)
-    facts = json.loads(parquet.read_metadata(out).metadata[b"pivl_distill"])
-    assert facts["network"] == "small"
+    metadata = json.loads(parquet.read_metadata(out).metadata[b"pivl_distill"])
+    assert metadata["network"] == "small"
 
 
 def test_a_folder_of_parquet_files_can_be_searched(
@@ -134,7 +135,7 @@ def test_a_folder_of_parquet_files_can_be_searched(
     """What one command writes, the other reads: rows, groups, shards and names."""
     pytest.importorskip("pyarrow")
     pytest.importorskip("faiss")
-    monkeypatch.setattr(features, "ROWS_PER_GROUP", 3)
+    monkeypatch.setattr(embed_folder, "ROWS_PER_GROUP", 3)
     gallery = tmp_path / "gallery"
     for shard in ("1.parquet", "2.parquet"):
         assert embed("-o", gallery / shard).exit_code == 0
@@ -161,8 +162,8 @@ def test_unreadable_images_are_named_left_out_and_counted(embed, crops, tmp_path
     if ending == "npz":
         with np.load(out) as file:
             assert len(file["features"]) == len(file["names"]) == 5
-            facts = json.loads(str(file["facts"]))
-        assert facts["unreadable"] == ["a/3ü.png", "b/0ü.png"]
+            metadata = json.loads(str(file["metadata"]))
+        assert metadata["unreadable"] == ["a/3ü.png", "b/0ü.png"]
 
 
 def test_of_many_unreadable_images_the_first_are_named(embed, crops, tmp_path):
@@ -212,8 +213,8 @@ def test_the_camera_of_all_images_reaches_the_network(deployed_once, crops, tmp_
     monkeypatch.setattr(
         extractor, "stream_files", lambda paths, ids: seen.append(ids) or streamed(paths, ids)
     )
-    features.embed_folder(crops, extractor, tmp_path / "a.npz", camera=3)
-    features.embed_folder(crops, extractor, tmp_path / "b.npz")
+    embed_folder.embed_folder(crops, extractor, tmp_path / "a.npz", camera=3)
+    embed_folder.embed_folder(crops, extractor, tmp_path / "b.npz")
     assert seen == [[3] * 7, None]
 
 
@@ -228,7 +229,7 @@ def test_torch_is_not_imported(deployed_once, crops, tmp_path):
 
 
 def test_a_place_that_takes_no_file_is_refused_before_the_work(embed, crops, monkeypatch):
-    monkeypatch.setattr(features, "embed_folder", lambda *_: pytest.fail("began to work"))
+    monkeypatch.setattr(embed_folder, "embed_folder", lambda *_: pytest.fail("began to work"))
     result = embed("-o", crops / "a" / "1ü.png" / "features.npz")
     assert result.exit_code == 2
     assert "Nothing can be written to" in result.output

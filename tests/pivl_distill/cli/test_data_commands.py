@@ -9,8 +9,8 @@ from click.testing import Result
 
 from command_line import run
 from pivl_distill import console
-from pivl_distill.cli.report import NO_CAMERA_RULE, retrieval_facts
-from pivl_distill.data.published import PUBLISHED, Published
+from pivl_distill.app.report import NO_CAMERA_RULE, retrieval_rows
+from pivl_distill.data.published_counts import PUBLISHED, PublishedCounts
 from pivl_distill.retrieval import RetrievalResult
 
 FOLDERS = ("train/1/a.jpg", "train/1/b.jpg", "query/2/a.jpg", "gallery/2/b.jpg")
@@ -85,7 +85,7 @@ def test_occluded_duke_is_made_and_counted(
     tmp_path: Path, plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = {"train": (1, 1, 1), "query": (1, 1, 1), "gallery": (1, 1, 1)}
-    monkeypatch.setitem(PUBLISHED, "occluded_duke", Published(counts, ""))
+    monkeypatch.setitem(PUBLISHED, "occluded_duke", PublishedCounts(counts, ""))
     duke, lists, out = plant(tmp_path / "duke", DUKE), tmp_path / "lists", tmp_path / "out"
     lists.mkdir()
     for name, image in (("train", DUKE[0]), ("query", DUKE[3]), ("gallery", DUKE[2])):
@@ -101,7 +101,5 @@ def test_occluded_duke_is_made_and_counted(
 
 def test_tables_of_figures_say_when_cameras_are_unknown() -> None:
     figures = (0.5, [0.5] * 10, 0.5, 3, 0)
-    assert (
-        retrieval_facts(RetrievalResult(*figures, camera_rule=False))["cameras"] == NO_CAMERA_RULE
-    )
-    assert "cameras" not in retrieval_facts(RetrievalResult(*figures))
+    assert retrieval_rows(RetrievalResult(*figures, camera_rule=False))["cameras"] == NO_CAMERA_RULE
+    assert "cameras" not in retrieval_rows(RetrievalResult(*figures))

@@ -74,8 +74,10 @@ def test_teach_and_evaluate(desk: Path) -> None:
         PromptBank.load(Path(run) / "prompt_bank.safetensors") for run in ("together", "alone")
     ]
     np.testing.assert_allclose(banks[0].part, banks[1].part, atol=1e-3)
-    facts = [json.loads((Path(run) / "run.json").read_text()) for run in ("together", "alone")]
-    assert facts[0]["retrieval"]["mAP"] == pytest.approx(facts[1]["retrieval"]["mAP"], abs=0.05)
+    metadata = [json.loads((Path(run) / "run.json").read_text()) for run in ("together", "alone")]
+    assert metadata[0]["retrieval"]["mAP"] == pytest.approx(
+        metadata[1]["retrieval"]["mAP"], abs=0.05
+    )
 
 
 def test_student_in_the_next_free_folder(desk: Path) -> None:

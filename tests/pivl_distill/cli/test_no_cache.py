@@ -16,8 +16,8 @@ from pivl_distill.bank import PromptBank
 from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
 from pivl_distill.errors import PivlError
-from pivl_distill.evaluation import TestCrops
-from pivl_distill.training import Stage2
+from pivl_distill.retrieval.evaluation import TestCrops
+from pivl_distill.training.stage2 import Stage2
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_results_are_the_same_with_a_cache_and_without(other: str) -> None:
     ]
     for name in ("identity", "part", "label", "present"):
         assert torch.equal(*(getattr(bank, name) for bank in banks)), name
-    facts = [{k: v for k, v in bank.provenance.items() if k != "date"} for bank in banks]
-    assert facts[0] == facts[1]
+    metadata = [{k: v for k, v in bank.provenance.items() if k != "date"} for bank in banks]
+    assert metadata[0] == metadata[1]
 
 
 def test_training_query_gallery_and_maps_are_kept() -> None:

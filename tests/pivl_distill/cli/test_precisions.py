@@ -151,9 +151,9 @@ def test_an_export_that_lacks_its_crops_leaves_nothing_behind(
     assert not (tmp_path / "out").exists()
     succeed("export", "student", "-o", tmp_path / "out")
     # From any folder the run says where its checkpoint is.
-    facts = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert facts["source"] == str(Path("student/student.safetensors").resolve())
-    assert (facts["camera"], facts["sie_coefficient"]) == (None, 1.0)
+    metadata = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert metadata["source"] == str(Path("student/student.safetensors").resolve())
+    assert (metadata["camera"], metadata["sie_coefficient"]) == (None, 1.0)
 
 
 @pytest.mark.usefixtures("in_workplace")

@@ -11,8 +11,8 @@ import torch
 from click.testing import CliRunner
 
 from pivl_distill.bank import PromptBank
-from pivl_distill.checkpoint import load_tensors
 from pivl_distill.cli import main
+from pivl_distill.storage.tensors import load_tensors
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
 VISION = {
@@ -83,9 +83,9 @@ def test_bank_student_and_export_of_the_paper(
     assert not bank.part[~bank.present].any()
     terms = {"identity", "triplet", "image_to_text", "align"}
     assert terms <= last_metrics("runs/teach-1").keys()
-    _, weights, facts = load_tensors(Path("runs/teach-1/teacher.safetensors"), "teacher")
+    _, weights, metadata = load_tensors(Path("runs/teach-1/teacher.safetensors"), "teacher")
     if preset == "paper_vit":
-        assert facts["vit"]["stride"] == 12
+        assert metadata["vit"]["stride"] == 12
         assert weights["tower.camera"].shape == (3, 32)
 
     student = (*ONCE, "pretrained=none")

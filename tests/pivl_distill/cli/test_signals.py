@@ -20,17 +20,17 @@ import torch
 from command_line import QUICK, run, succeed
 from deadly import CALLS, sit
 from pivl_distill.bank import PromptBank
-from pivl_distill.cache import cache_folder
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
 from pivl_distill.data.store import load_training
-from pivl_distill.evaluation import evaluate_model
-from pivl_distill.runs import Run
-from pivl_distill.training import Stage2, train
+from pivl_distill.retrieval.evaluation import evaluate_model
+from pivl_distill.runs.run import Run
+from pivl_distill.storage.cache_dir import cache_dir
+from pivl_distill.training.stage2 import Stage2, train
 from stopped_runs import EPOCHS, assert_same_student, assert_same_teach
-from students.distill import distill
+from students.distill import train_student
 from students.student import save_student
 from teachers.features import encode_crops
-from teachers.objective import part_loss
+from teachers.stage1_losses import part_loss
 from teachers.teach import make_bank, teach
 from teachers.teacher import save_teacher
 from teachers.tuning import tune_prompts
@@ -100,7 +100,7 @@ TEACH = (
 )
 """Each begins a stage of the command: the prompts of identities, those of parts, and so on."""
 
-STUDENT = (distill, load_training, train, save_student, evaluate_model, Run.finish)
+STUDENT = (train_student, load_training, train, save_student, evaluate_model, Run.finish)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,7 @@ def test_killed_in_every_stage_at_random_places(
 
     def ended(folder: Path, place: tuple[int, int] | None = None) -> int | None:
         """The exit code of a process that begins or continues the run in a folder."""
-        for kept in cache_folder().glob("[cf]*/[!.]*"):  # crops and features are made anew
+        for kept in cache_dir().glob("[cf]*/[!.]*"):  # crops and features are made anew
             shutil.rmtree(kept)
         resume = (folder / "config.yaml").is_file()
         where = (None, folder) if resume else (folder, None)

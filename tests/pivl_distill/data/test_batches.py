@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pivl_distill.data import batches as module
-from pivl_distill.data.batches import PerCrop, to_device
+from pivl_distill.data.batches import DeviceArray, to_device
 
 CPU = torch.device("cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -19,7 +19,7 @@ def make_values() -> np.ndarray:
 
 def test_a_batch_is_its_rows_and_a_copy() -> None:
     values, rows = make_values(), np.array([4, 0, 4, 8])
-    batch = PerCrop(values, CPU).take(rows)
+    batch = DeviceArray(values, CPU).take(rows)
     np.testing.assert_array_equal(batch.numpy(), values[rows])
     batch.zero_()
     np.testing.assert_array_equal(values, make_values())
@@ -29,7 +29,9 @@ def test_a_mapped_file_will_do(tmp_path) -> None:
     np.save(tmp_path / "values.npy", make_values())
     mapped = np.load(tmp_path / "values.npy", mmap_mode="c")
     rows = np.array([3, 2])
-    assert torch.equal(PerCrop(mapped, CPU).take(rows), PerCrop(make_values(), CPU).take(rows))
+    assert torch.equal(
+        DeviceArray(mapped, CPU).take(rows), DeviceArray(make_values(), CPU).take(rows)
+    )
 
 
 def test_an_array_on_the_device_is_the_array() -> None:
@@ -41,7 +43,7 @@ def test_an_array_on_the_device_is_the_array() -> None:
 def test_a_gpu_gets_the_same_batches_without_waiting(monkeypatch, share: float) -> None:
     monkeypatch.setattr(module, "RESIDENT_SHARE", share)
     values, rows = make_values(), np.array([4, 0, 4, 8])
-    pixels = PerCrop(values, torch.device("cuda"))
+    pixels = DeviceArray(values, torch.device("cuda"))
     assert pixels.values.is_cuda == bool(share)
     torch.cuda.set_sync_debug_mode("error")
     try:

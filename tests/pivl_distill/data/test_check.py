@@ -14,7 +14,7 @@ from PIL import Image
 from pivl_distill.data import check
 from pivl_distill.data.check import CheckReport, check_dataset, compare_counts
 from pivl_distill.data.datasets import load_dataset
-from pivl_distill.data.published import PUBLISHED, Published
+from pivl_distill.data.published_counts import PUBLISHED, PublishedCounts
 
 # Two training people and two test people with two cameras each, and a distractor.
 NAMES = (
@@ -29,7 +29,7 @@ COUNTS = {"train": (4, 2, 2), "query": (2, 2, 1), "gallery": (5, 3, 2)}
 
 @pytest.fixture
 def tree(tmp_path: Path, plant, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(check.PUBLISHED, "market1501", Published(COUNTS, "as a test has it"))
+    monkeypatch.setitem(check.PUBLISHED, "market1501", PublishedCounts(COUNTS, "as a test has it"))
     return plant(tmp_path / "tree", NAMES)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pivl_distill.data.parsing import folder_vocabulary, part_shares, read_map, to_grid
+from pivl_distill.data.part_maps import folder_vocabulary, part_shares, read_map, to_grid
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
 

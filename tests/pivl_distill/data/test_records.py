@@ -126,7 +126,7 @@ def test_fingerprint_of_the_maps(tmp_path: Path) -> None:
     ]
     found = {other.maps_fingerprint for other in [mapped, *others]}
     assert len(found) == 5
-    assert mapped.facts == {
+    assert mapped.metadata == {
         "name": "tiny",
         "images": dataset.fingerprint,
         "maps": mapped.maps_fingerprint,

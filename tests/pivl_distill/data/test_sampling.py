@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pivl_distill.data.sampling import Schedule, epoch_rng, pk_batches, shuffled_batches
+from pivl_distill.data.sampling import PKSampler, epoch_rng, pk_batches, shuffled_batches
 from pivl_distill.errors import PivlError
 
 PIDS = np.random.default_rng(0).permutation(np.repeat([3, 8, 9, 20, 21, 40], [9, 8, 4, 2, 7, 12]))
@@ -69,7 +69,7 @@ def test_too_few_identities() -> None:
 
 
 def test_a_schedule_is_the_batches_of_its_epochs() -> None:
-    schedule = Schedule(PIDS, identities_per_batch=3, crops_per_identity=4, epochs=3, seed=5)
+    schedule = PKSampler(PIDS, identities_per_batch=3, crops_per_identity=4, epochs=3, seed=5)
     steps = list(schedule)
     expected = [pk_batches(PIDS, 3, 4, epoch_rng(5, epoch)) for epoch in range(3)]
     assert len(schedule) == len(steps) == sum(map(len, expected))
@@ -82,7 +82,7 @@ def test_a_schedule_is_the_batches_of_its_epochs() -> None:
 
 
 def test_the_steps_of_an_epoch_share_its_random_numbers() -> None:
-    steps = list(Schedule(PIDS, 3, 4, epochs=2, seed=5))
+    steps = list(PKSampler(PIDS, 3, 4, epochs=2, seed=5))
     assert len({id(step.rng) for step in steps}) == 2
     rng = epoch_rng(5, 1)
     pk_batches(PIDS, 3, 4, rng)  # drawn from it first
@@ -99,7 +99,7 @@ def test_a_shuffled_epoch_shows_every_crop_once() -> None:
 
 
 def test_a_schedule_may_be_of_permutations() -> None:
-    schedule = Schedule(PIDS, 3, 4, epochs=2, seed=5, shuffled=True)
+    schedule = PKSampler(PIDS, 3, 4, epochs=2, seed=5, shuffled=True)
     assert schedule.per_epoch() == [4, 4]  # 42 crops, 12 at a time
     expected = shuffled_batches(len(PIDS), 12, epoch_rng(5, 1))
     for step, batch in zip(list(schedule)[4:], expected, strict=True):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pivl_distill.data.manifest import load_manifest
 from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.table import load_manifest
 from pivl_distill.errors import PivlError
 
 

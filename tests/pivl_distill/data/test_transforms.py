@@ -10,7 +10,7 @@ import torch
 
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE, LIP20
-from pivl_distill.embedding import normalize_crops
+from pivl_distill.models.embedding import normalize_crops
 
 SIZE_HW = (32, 16)
 FILL = (1, 2, 3)

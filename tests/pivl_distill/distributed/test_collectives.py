@@ -15,18 +15,24 @@ from safetensors.torch import load_file, save_file
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from pivl_distill import ranks
-from pivl_distill.alignment import Texts
 from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.embedding import EmbeddingModel, embed
-from pivl_distill.evaluation import TestCrops, evaluate_model
-from pivl_distill.fusion import FusedMap
-from pivl_distill.norms import whole_batch_norms
-from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
-from pivl_distill.training import Stage2, schedule
-from pivl_distill.whole_batch import begin_alike, divided, gather, mean, sum_gradients
+from pivl_distill.distributed import process_group
+from pivl_distill.distributed.collectives import (
+    all_gather,
+    all_reduce_gradients,
+    all_reduce_mean,
+    broadcast_parameters,
+    sharded,
+)
+from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
+from pivl_distill.models.embedding import EmbeddingModel, embed
+from pivl_distill.models.fusion import FusedMap
+from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.retrieval.evaluation import TestCrops, evaluate_model
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.stage2 import Stage2, make_sampler
 
 PEOPLE, CROPS, DIM, PARTS = 6, 30, 8, len(LIP20)
 SIZES = (2, 4)
@@ -66,15 +72,15 @@ class Network(ReIDNetwork):
         self.lift = nn.Linear(DIM, 2 * DIM)
         self.double()
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
         maps = self.patches(images.double())
-        return Encoded((maps.mean((2, 3)), maps.amax((2, 3))), maps)
+        return EncodedCrops((maps.mean((2, 3)), maps.amax((2, 3))), maps)
 
-    def heads(self, encoded: Encoded) -> ReIDOutput:
-        feature = encoded.metric[0]
+    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+        feature = encoded.features[0]
         assert encoded.cells is not None
         return ReIDOutput(
-            metric=encoded.metric,
+            features=encoded.features,
             logits=(self.neck(feature),),
             projected=self.project(feature),
             aligned=FusedMap(encoded.cells, self.lift.weight, self.lift.bias),
@@ -101,9 +107,11 @@ def trained(distance: str) -> dict[str, Tensor]:
     )
     store, network = crop_store(), Network().train()
     present = torch.ones(PEOPLE, PARTS, dtype=torch.bool)
-    texts = Texts(random(PEOPLE, DIM), random(PEOPLE, PARTS, 2 * DIM, seed=1), present, LIP20)
+    texts = TextFeatures(
+        random(PEOPLE, DIM), random(PEOPLE, PARTS, 2 * DIM, seed=1), present, LIP20
+    )
     stage, found = Stage2(network, store, texts, settings), {}
-    for step in schedule(store.pids, settings, seed=0):
+    for step in make_sampler(store.pids, settings, seed=0):
         terms = stage.step(step.batch, step.rng)
         found |= {f"{name} of step {step.number}": value for name, value in terms.items()}
         if step.number == 0:
@@ -132,13 +140,20 @@ def scored() -> dict[str, Tensor]:
 
 def weighed() -> dict[str, Tensor]:
     """Shares that the processes do not have in equal parts, rows that some have none of."""
-    own = ranks.share(7)
+    own = process_group.shard(7)
     weights = random(DIM, seed=3).requires_grad_()
     share = (random(7, DIM)[own] @ weights).sum() / max(own.stop - own.start, 1)
-    loss = mean(share, own.stop - own.start) + divided(lambda x: x * weights, random(3, DIM)).sum()
+    loss = (
+        all_reduce_mean(share, own.stop - own.start)
+        + sharded(lambda x: x * weights, random(3, DIM)).sum()
+    )
     loss.backward()
-    sum_gradients([weights])
-    return {"mean": loss, "its gradient": weights.grad, "none": mean(loss.detach() * 0, 0)}
+    all_reduce_gradients([weights])
+    return {
+        "mean": loss,
+        "its gradient": weights.grad,
+        "none": all_reduce_mean(loss.detach() * 0, 0),
+    }
 
 
 def results() -> dict[str, Tensor]:
@@ -181,26 +196,26 @@ def test_there_is_something_to_find(alone):
 
 def test_one_process_has_no_group():
     x = random(4, 3).requires_grad_()
-    assert ranks.size() == 1
-    assert gather(x, 4) is x
-    assert mean(x, 2) is x
-    assert divided(lambda rows: rows, x) is x
-    assert ranks.share(4) == slice(0, 4)
-    with whole_batch_norms() as mode:
+    assert process_group.world_size() == 1
+    assert all_gather(x, 4) is x
+    assert all_reduce_mean(x, 2) is x
+    assert sharded(lambda rows: rows, x) is x
+    assert process_group.shard(4) == slice(0, 4)
+    with sync_batch_norm() as mode:
         assert mode is None
 
 
 def main(out: Path) -> None:
-    with ranks.joined():
+    with process_group.initialized():
         network = Network()
-        if ranks.rank():
+        if process_group.rank():
             nn.init.zeros_(network.project.weight)
-        begin_alike(network)
+        broadcast_parameters(network)
         assert torch.equal(network.project.weight, Network().project.weight)
         found = results()
-        if not ranks.rank():
+        if not process_group.rank():
             save_file(found, out)
-    ranks.leave(0)
+    process_group.exit_process(0)
 
 
 if __name__ == "__main__":

@@ -18,18 +18,19 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pivl_distill import ranks, resume
 from pivl_distill.cli import main as command_line
 from pivl_distill.config import Stage2Settings
 from pivl_distill.console import note
 from pivl_distill.data import store
 from pivl_distill.data.records import Record
 from pivl_distill.data.store import CropStore
-from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
-from pivl_distill.runs import Run
-from pivl_distill.training import Stage2, train
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.runs import progress
+from pivl_distill.runs.run import Run
+from pivl_distill.training.stage2 import Stage2, train
 
 SETTINGS = Stage2Settings(epochs=2, identities_per_batch=3, crops_per_identity=2)
 """Two epochs of two steps."""
@@ -48,11 +49,11 @@ class Small(ReIDNetwork):
         self.neck = Neck(6, 3)
         self.double()
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
-        return Encoded((self.patches(images.double()).relu().mean((2, 3)),))
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
+        return EncodedCrops((self.patches(images.double()).relu().mean((2, 3)),))
 
-    def heads(self, encoded: Encoded) -> ReIDOutput:
-        (feature,) = encoded.metric
+    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+        (feature,) = encoded.features
         return ReIDOutput((feature,), (self.neck(feature),), None, None)
 
     @property
@@ -78,9 +79,9 @@ def sit(folder: Path, stop_at: int | None = None, stop: Callable[[], None] = lam
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stage2, "step", stopping)
-        patch.setattr(resume, "SAVE_PERIOD_S", 0.0)
+        patch.setattr(progress, "SAVE_PERIOD_S", 0.0)
         folder.mkdir(exist_ok=True)
-        machine = resume.machine(torch.device("cpu"))
+        machine = progress.machine(torch.device("cpu"))
         with run.progress.session("student", machine=machine):
             train(network, store, None, SETTINGS, 0, run, "Training")
     return network
@@ -164,22 +165,28 @@ def test_one_process_of_a_machine_hashes_the_files(launch, tmp_path):
 def test_machines_may_have_other_files(monkeypatch):
     """Of four processes on two machines, the first of each says what counts there."""
     told = [["a", 0, "one"], ["b", 0, "other"], ["a", 1, ""], ["b", 1, ""]]
-    monkeypatch.setattr(ranks, "everyone_says", lambda text: [json.dumps(said) for said in told])
+    monkeypatch.setattr(
+        process_group, "all_gather_object", lambda text: [json.dumps(said) for said in told]
+    )
     for number, (node, local, _) in enumerate(told):
-        monkeypatch.setattr(ranks, "_group", ranks.Group(number, 4, local, None, iter(())))
-        monkeypatch.setattr(ranks.platform, "node", lambda node=node: node)
-        said = ranks.first_on_machine_says(lambda node=node: {"a": "one", "b": "other"}[node])
+        monkeypatch.setattr(
+            process_group, "_group", process_group.ProcessGroup(number, 4, local, None, iter(()))
+        )
+        monkeypatch.setattr(process_group.platform, "node", lambda node=node: node)
+        said = process_group.broadcast_object_on_node(
+            lambda node=node: {"a": "one", "b": "other"}[node]
+        )
         assert said == {"a": "one", "b": "other"}[node]
 
 
 def test_shares_are_whole_and_as_large_as_each_other(monkeypatch):
     for size in range(1, 6):
-        monkeypatch.setattr(ranks, "size", lambda size=size: size)
+        monkeypatch.setattr(process_group, "world_size", lambda size=size: size)
         for items in range(12):
             taken = []
             for rank in range(size):
-                monkeypatch.setattr(ranks, "rank", lambda rank=rank: rank)
-                taken.append(range(items)[ranks.share(items)])
+                monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
+                taken.append(range(items)[process_group.shard(items)])
             assert [item for share in taken for item in share] == list(range(items))
             assert max(map(len, taken)) - min(map(len, taken)) <= 1
 
@@ -191,21 +198,21 @@ def run_command(act: Callable[[], None]) -> None:
 
 
 def talk() -> None:
-    rank = ranks.rank()
-    assert ranks.first_says(lambda: f"from {rank}") == "from 0"
-    assert ranks.everyone_says(f"of {rank}") == ["of 0", "of 1"]
-    assert ranks.highest(10 * rank) == 10
-    assert ranks.first_says(lambda: "") == ""
-    assert ranks.first_on_machine_says(lambda: f"from {rank}") == "from 0"
+    rank = process_group.rank()
+    assert process_group.broadcast_object(lambda: f"from {rank}") == "from 0"
+    assert process_group.all_gather_object(f"of {rank}") == ["of 0", "of 1"]
+    assert process_group.all_reduce_max(10 * rank) == 10
+    assert process_group.broadcast_object(lambda: "") == ""
+    assert process_group.broadcast_object_on_node(lambda: f"from {rank}") == "from 0"
 
 
 def hash_files(folder: Path) -> None:
     """Only process 0 hashes the crops, and both know the hash."""
     names = [folder / f"{number}.png" for number in range(3)]
-    if not ranks.rank():
+    if not process_group.rank():
         for number, name in enumerate(names):
             Image.new("RGB", (8, 16), (number, 0, 0)).save(name)
-    ranks.wait()
+    process_group.barrier()
     expected = hashlib.sha256(b"".join(sha256(name.read_bytes()) for name in names)).hexdigest()
     hashed = []
 
@@ -216,7 +223,7 @@ def hash_files(folder: Path) -> None:
     store._file_digest = digest
     records = [Record(path=name, pid=0, camid=0) for name in names]
     assert CropStore.load(records, (16, 8), hashed=True).contents["images"] == expected
-    assert len(hashed) == (0 if ranks.rank() else 3)
+    assert len(hashed) == (0 if process_group.rank() else 3)
 
 
 def sha256(data: bytes) -> bytes:
@@ -224,43 +231,43 @@ def sha256(data: bytes) -> bytes:
 
 
 def leave() -> None:
-    if ranks.rank():
+    if process_group.rank():
         os._exit(5)
 
 
 def hang() -> None:
-    if ranks.rank():
+    if process_group.rank():
         sys.stdin.read()  # until process 0 has ended
         os._exit(5)
 
 
 def refuse() -> None:
-    if ranks.rank():
+    if process_group.rank():
         raise PivlError("Only process 1 sees this.")
-    ranks.wait()
+    process_group.barrier()
 
 
 def signalled() -> None:
-    if ranks.rank():
+    if process_group.rank():
         os.kill(os.getpid(), 15)
 
 
 def main(task: str, folder: Path) -> None:
-    ranks.TIMEOUT = timedelta(seconds=60 if task != "stuck" else 8)
-    ranks.TOLD = timedelta(seconds=1)
+    process_group.TIMEOUT = timedelta(seconds=60 if task != "stuck" else 8)
+    process_group.REPORT_TIMEOUT = timedelta(seconds=1)
     if task == "kill":
-        with ranks.joined():
+        with process_group.initialized():
             sit(folder, 4, lambda: os._exit(9))
     elif task == "go on":
-        with ranks.joined():
-            note(f"said by process {ranks.rank()}")
+        with process_group.initialized():
+            note(f"said by process {process_group.rank()}")
             network = sit(folder)
-            if not ranks.rank():
+            if not process_group.rank():
                 weights = {n: value.contiguous() for n, value in network.state_dict().items()}
                 save_file(weights, folder.parent / "weights.safetensors")
-        ranks.leave(0)
+        process_group.exit_process(0)
     elif task == "signal":
-        with ranks.joined():
+        with process_group.initialized():
             sit(folder, 2, signalled)
     elif task in ("gone", "stuck"):
         run_command(lambda: sit(folder, 2, leave if task == "gone" else hang))

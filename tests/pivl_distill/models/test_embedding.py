@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from pivl_distill.embedding import EmbeddingModel, embed, normalize_crops
+from pivl_distill.models.embedding import EmbeddingModel, embed, normalize_crops
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from pivl_distill.config import HeadSettings
 from pivl_distill.errors import PivlError
-from pivl_distill.fusion import (
+from pivl_distill.models.fusion import (
     FusedMap,
     LayerNorm2d,
+    block_thirds,
     build_fusion_head,
-    grid_of,
+    grid_size,
     orthogonal_map,
     resample,
-    thirds,
 )
 
 CHANNELS, DIM = (4, 8, 16), 16
@@ -48,7 +48,7 @@ def head_of(size_hw: tuple[int, int], kind: str = "cnn", **settings):
     ("size_hw", "grid_hw"), [((128, 64), (16, 8)), ((168, 84), (21, 10)), ((256, 128), (32, 16))]
 )
 def test_the_map_has_stride_8_whatever_the_crop(kind, levels, size_hw, grid_hw):
-    assert grid_of(size_hw) == grid_hw
+    assert grid_size(size_hw) == grid_hw
     head = head_of(size_hw, kind, levels=levels)
     pyramid = pyramid_of(size_hw)
     if kind == "vit":
@@ -183,7 +183,7 @@ def test_a_vit_may_give_the_tokens_of_three_blocks_through_laterals():
 
 @pytest.mark.parametrize(("depth", "blocks"), [(12, (3, 7, 11)), (4, (0, 2, 3)), (1, (0, 0, 0))])
 def test_blocks_are_taken_at_thirds_of_the_depth(depth, blocks):
-    assert thirds(depth) == blocks
+    assert block_thirds(depth) == blocks
 
 
 def test_each_head_may_align_in_more_dimensions_than_its_texts_have():

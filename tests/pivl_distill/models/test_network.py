@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pivl_distill.reid import Neck
+from pivl_distill.models.network import Neck
 
 
 def test_the_neck_normalises_over_the_batch_and_classifies():

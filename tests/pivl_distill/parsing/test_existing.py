@@ -10,8 +10,8 @@ from PIL import Image
 
 from pivl_distill.data.vocabulary import ATR18, COARSE6, IGNORE, LIP20
 from pivl_distill.errors import PivlError
+from pivl_distill.parsing.base import Crop
 from pivl_distill.parsing.existing import ExistingMaps
-from pivl_distill.parsing.parser import Crop
 from pivl_distill.parsing.settings import MapsSettings
 
 NAME = Path("bounding_box_train/0002_c1s1_000451_03.jpg")
@@ -122,4 +122,4 @@ def test_folders_that_do_not_exist_or_say_otherwise(tmp_path: Path) -> None:
     with pytest.raises(PivlError, match=r"in atr18, not lip20: use --set vocabulary=atr18"):
         maps(tmp_path)
     assert maps(tmp_path, vocabulary="atr18").vocabulary is ATR18
-    assert COARSE6.name not in maps(tmp_path, vocabulary="atr18").facts.values()
+    assert COARSE6.name not in maps(tmp_path, vocabulary="atr18").metadata.values()

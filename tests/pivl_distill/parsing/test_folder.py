@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pivl_distill.data.parsing import (
-    CERTAIN,
+from pivl_distill.data.part_maps import (
+    FULL_CONFIDENCE,
     PartMap,
     find_map,
     folder_vocabulary,
@@ -19,7 +19,7 @@ from pivl_distill.data.parsing import (
 )
 from pivl_distill.data.vocabulary import COARSE6, IGNORE, LIP20, VOCABULARIES
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.folder import MapFolder, alone
+from pivl_distill.parsing.folder import MapFolder, exclusive
 
 NAME = Path("train/0002/a.jpg")
 PARSER = {"name": "any", "colour_order": "rgb", "sha256": "00", "values": {3: "Head"}}
@@ -52,7 +52,7 @@ def test_how_sure_the_parser_was_is_read_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_map(path, (2, 2), COARSE6), labels)
     np.testing.assert_array_equal(read_confidence(path, (2, 2)), confidence)
     folder.write(NAME, PartMap(labels))
-    assert (read_confidence(path, (4, 4)) == CERTAIN).all()
+    assert (read_confidence(path, (4, 4)) == FULL_CONFIDENCE).all()
 
 
 def test_only_whole_maps_of_the_right_size_are_held(tmp_path: Path) -> None:
@@ -91,21 +91,21 @@ def test_what_killed_writes_left_is_in_nobodys_way(tmp_path: Path) -> None:
 def test_only_one_command_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "maps"
     said = r"Another process is writing maps to .*maps; wait for it or stop it\."
-    with alone(out):
+    with exclusive(out):
         MapFolder(out, COARSE6, PARSER)
-        with pytest.raises(PivlError, match=said), alone(out):
+        with pytest.raises(PivlError, match=said), exclusive(out):
             pass
-        with alone(tmp_path / "others"):
+        with exclusive(tmp_path / "others"):
             pass
     assert [path.name for path in out.iterdir()] == ["parsing.json"]
     (out / ".lock").touch()  # as a killed command leaves it
-    with alone(out):
+    with exclusive(out):
         pass
 
 
 def test_a_killed_beginning_is_in_nobodys_way(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
-    with alone(tmp_path):
+    with exclusive(tmp_path):
         MapFolder(tmp_path, COARSE6, PARSER)
     assert [path.name for path in tmp_path.iterdir()] == ["parsing.json"]
 
@@ -128,7 +128,7 @@ def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "a.txt"):
         said = r"there already and holds no parsing\.json"
-        with pytest.raises(PivlError, match=said), alone(place):
+        with pytest.raises(PivlError, match=said), exclusive(place):
             MapFolder(place, COARSE6, PARSER)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     (tmp_path / "parsing.json").write_text("{")

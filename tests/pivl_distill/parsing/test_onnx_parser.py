@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from pivl_distill.data.parsing import CERTAIN
+from pivl_distill.data.part_maps import FULL_CONFIDENCE
 from pivl_distill.data.vocabulary import IGNORE
 from pivl_distill.errors import PivlError
+from pivl_distill.parsing.base import Crop
 from pivl_distill.parsing.onnx_parser import OnnxParser
-from pivl_distill.parsing.parser import Crop
 
 LABELS = np.array([[0, 1], [2, 3], [3, 1], [1, 0]], np.uint8)
 """Each of them becomes a square of pixels, so that resizing leaves its middle pure."""
@@ -86,11 +86,11 @@ def test_how_sure_the_network_is_goes_with_the_map(colour_net, colour_settings, 
     settings = colour_settings(colour_net(scale=10.0), write_confidence=True)
     (part_map,) = OnnxParser("c", settings).parse(crops[:1])
     assert part_map.confidence.shape == part_map.labels.shape
-    assert (part_map.confidence > 0.9 * CERTAIN).all()
+    assert (part_map.confidence > 0.9 * FULL_CONFIDENCE).all()
     (faint,) = OnnxParser("c", colour_settings(colour_net(scale=1.0), write_confidence=True)).parse(
         crops[:1]
     )
-    assert (faint.confidence < 0.5 * CERTAIN).all()
+    assert (faint.confidence < 0.5 * FULL_CONFIDENCE).all()
     np.testing.assert_array_equal(faint.labels, part_map.labels)
 
 
@@ -105,11 +105,11 @@ def test_unsure_pixels_are_unknown(colour_net, colour_settings, crops) -> None:
 def test_the_facts_follow_the_file_and_the_settings_but_not_the_place(
     colour_net, colour_settings, tmp_path
 ) -> None:
-    first = OnnxParser("c", colour_settings(colour_net())).facts
+    first = OnnxParser("c", colour_settings(colour_net())).metadata
     moved = (tmp_path / "colours.onnx").rename(tmp_path / "moved.onnx")
-    assert OnnxParser("c", colour_settings(moved, batch_size=2)).facts == first
-    assert OnnxParser("c", colour_settings(moved, colour_order="bgr")).facts != first
-    assert OnnxParser("c", colour_settings(colour_net(scale=5.0))).facts != first
+    assert OnnxParser("c", colour_settings(moved, batch_size=2)).metadata == first
+    assert OnnxParser("c", colour_settings(moved, colour_order="bgr")).metadata != first
+    assert OnnxParser("c", colour_settings(colour_net(scale=5.0))).metadata != first
 
 
 @pytest.mark.parametrize(

@@ -15,13 +15,13 @@ from click.testing import CliRunner
 
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.parsing import pretrain
-from pivl_distill.parsing.network import PartNet
+from pivl_distill.parsing.part_net import PartSegmenter
 from pivl_distill.parsing.pretrain import Recipe, class_weights, facing_loss, main, train
 from pivl_distill.runtime.session import open_session
 
 
 def test_the_script_writes_a_parser_that_scores_as_the_network_does(tmp_path, monkeypatch) -> None:
-    trained: list[PartNet] = []
+    trained: list[PartSegmenter] = []
     monkeypatch.setattr(
         pretrain, "train", lambda recipe: trained.append(train(recipe)) or trained[0]
     )
@@ -30,7 +30,7 @@ def test_the_script_writes_a_parser_that_scores_as_the_network_does(tmp_path, mo
     result = CliRunner().invoke(main, ["--crops", "64", "--passes", "1", "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "mIoU" in result.output
-    assert facts(out)["recipe"] == asdict(Recipe(crops=64, passes=1))
+    assert metadata(out)["recipe"] == asdict(Recipe(crops=64, passes=1))
     images = torch.randn(3, 3, 128, 64, generator=torch.Generator().manual_seed(0))
     (logits,) = open_session(out).run(None, {"images": images.numpy()})
     assert logits.shape == (3, 20, 64, 32)
@@ -40,7 +40,7 @@ def test_the_script_writes_a_parser_that_scores_as_the_network_does(tmp_path, mo
 
 def test_whoever_faces_away_has_the_sides_swapped() -> None:
     torch.manual_seed(0)
-    network, images = PartNet(LIP20).eval(), torch.randn(1, 3, 32, 16)
+    network, images = PartSegmenter(LIP20).eval(), torch.randn(1, 3, 32, 16)
     with torch.inference_mode():
         network.facing.weight.zero_()
         network.facing.bias.fill_(50.0)
@@ -72,14 +72,14 @@ def test_rare_classes_weigh_more() -> None:
 
 def test_the_shipped_parser_is_small_and_made_by_the_recipe_of_the_script() -> None:
     assert pretrain.WEIGHTS.stat().st_size <= 550_000
-    assert facts(pretrain.WEIGHTS)["recipe"] == asdict(Recipe())
+    assert metadata(pretrain.WEIGHTS)["recipe"] == asdict(Recipe())
 
 
 def test_the_shipped_parser_finds_parts_of_unseen_people() -> None:
     """Fewer people and cameras than its own figures are from, so a little room below them."""
     from pivl_distill.data.synthetic.crops import render_crops
+    from pivl_distill.parsing.base import Crop
     from pivl_distill.parsing.onnx_parser import OnnxParser
-    from pivl_distill.parsing.parser import Crop
     from pivl_distill.parsing.settings import load_settings
     from pivl_distill.parsing.survey import Agreement
 
@@ -89,9 +89,9 @@ def test_the_shipped_parser_finds_parts_of_unseen_people() -> None:
     agreement = Agreement(len(LIP20))
     for labels, mine in zip(crops.labels, found, strict=True):
         agreement.add(labels, mine.labels)
-    recorded = facts(pretrain.WEIGHTS)["unseen_people_iou"]
+    recorded = metadata(pretrain.WEIGHTS)["unseen_people_iou"]
     assert agreement.mean_iou > np.mean(list(recorded.values())) - 0.06
 
 
-def facts(path: Path) -> dict[str, dict]:
+def metadata(path: Path) -> dict[str, dict]:
     return {p.key: ast.literal_eval(p.value) for p in onnx.load(str(path)).metadata_props}

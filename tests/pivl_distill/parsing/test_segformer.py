@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from pivl_distill.data.vocabulary import ATR18, IGNORE
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.parser import Crop
+from pivl_distill.parsing.base import Crop
 from pivl_distill.parsing.segformer import SegformerParser, check_labels
 from pivl_distill.parsing.settings import SegformerSettings
 
@@ -71,7 +71,7 @@ def test_unsure_pixels_are_unknown(clothes: Path, crops: list[Crop]) -> None:
 
 
 def test_the_facts_hold_a_hash_of_the_weights(clothes: Path) -> None:
-    first, again = (SegformerParser("clothes", settings(clothes)).facts for _ in range(2))
+    first, again = (SegformerParser("clothes", settings(clothes)).metadata for _ in range(2))
     assert first == again
     assert len(first["sha256"]) == 64
     assert "source" not in first

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from pivl_distill.data.datasets import with_maps
-from pivl_distill.data.parsing import PartMap
+from pivl_distill.data.part_maps import PartMap
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import COARSE6
 from pivl_distill.errors import PivlError
+from pivl_distill.parsing.base import Crop
 from pivl_distill.parsing.cleaning import Cleaning
 from pivl_distill.parsing.onnx_parser import OnnxParser
-from pivl_distill.parsing.parser import Crop
 from pivl_distill.parsing.settings import MapsSettings
 from pivl_distill.parsing.writing import parse_dataset, plan, write_maps
 
@@ -32,8 +32,8 @@ class Brightness:
     vocabulary = COARSE6
     batch_size = 2
 
-    def __init__(self, stop_after: int | None = None, skip: str = "", **facts: Any) -> None:
-        self.facts = {"name": "brightness", **facts}
+    def __init__(self, stop_after: int | None = None, skip: str = "", **metadata: Any) -> None:
+        self.metadata = {"name": "brightness", **metadata}
         self.asked: list[Path] = []
         self.stop_after = stop_after
         self.skip = skip

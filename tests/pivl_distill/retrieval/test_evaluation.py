@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pivl_distill import evaluation, ranks
 from pivl_distill.data.records import Record, ReIDDataset
-from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.device import pick_device
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.evaluation import embed_test, evaluate_model, pick_device, score
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.retrieval import evaluation
+from pivl_distill.retrieval.evaluation import embed_test, evaluate_model, score
 
 SIZE_HW = (16, 8)
 
@@ -88,9 +90,9 @@ def test_auto_takes_cuda_where_it_is_and_cpu_never_does(monkeypatch):
 def test_more_processes_than_devices_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(ranks, "local_rank", lambda: 1)
+    monkeypatch.setattr(process_group, "local_rank", lambda: 1)
     assert pick_device("auto").type == "cuda"
-    monkeypatch.setattr(ranks, "local_rank", lambda: 2)
+    monkeypatch.setattr(process_group, "local_rank", lambda: 2)
     with pytest.raises(PivlError, match="2 CUDA devices and more processes"):
         pick_device("cuda")
     assert pick_device("cpu").type == "cpu"

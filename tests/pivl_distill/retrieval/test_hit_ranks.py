@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from pivl_distill.retrieval import counting
-from pivl_distill.retrieval import ranks as module
+from pivl_distill.retrieval import hit_ranks as module
+from pivl_distill.retrieval.hit_ranks import hit_ranks, sorted_hit_ranks
 from pivl_distill.retrieval.matches import Matches
-from pivl_distill.retrieval.ranks import hit_ranks, sorted_hit_ranks
 
 MEMORY_BYTES = 2**16
 
@@ -112,7 +112,7 @@ def test_copies_keep_the_order_of_the_gallery() -> None:
 
 @pytest.mark.parametrize("most", [0, 3])
 def test_too_many_to_decide_by_pairs_are_sorted(most: int, monkeypatch) -> None:
-    monkeypatch.setattr(module, "MAX_CONTESTED", most)
+    monkeypatch.setattr(module, "MAX_TIES", most)
     query, gallery, labels = task(5)
     gallery[100:400] = gallery[:300]
     assert ranked(query, gallery, labels) == by_argsort(query, gallery, labels)

@@ -8,7 +8,7 @@ import torch
 
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval import evaluate_distances, reranking
-from pivl_distill.retrieval.reranking import rerank, reranked
+from pivl_distill.retrieval.reranking import rerank, rerank_rows
 
 
 def dense(
@@ -88,7 +88,7 @@ def test_entries_may_meet_a_few_at_a_time(at_a_time: int, monkeypatch) -> None:
 
 def test_chunks_are_the_rows_in_order() -> None:
     query, gallery = people(3, 20, 100, 10)
-    chunks = list(reranked(query, gallery, memory_bytes=7 * 100 * 4))
+    chunks = list(rerank_rows(query, gallery, memory_bytes=7 * 100 * 4))
     assert [len(chunk) for chunk in chunks] == [7, 7, 6]
     np.testing.assert_allclose(torch.cat(chunks), rerank(query, gallery), atol=1e-6)
 

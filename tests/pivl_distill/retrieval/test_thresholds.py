@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pivl_distill.errors import PivlError
-from pivl_distill.thresholds import (
+from pivl_distill.retrieval.thresholds import (
     FALSE_ACCEPT_RATES,
     MIN_FALSE_ACCEPTS,
     OperatingThreshold,

@@ -14,15 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pivl_distill import resume
 from pivl_distill.config import Stage2Settings
 from pivl_distill.data.sampling import Step
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
-from pivl_distill.resume import Progress, is_running
-from pivl_distill.runs import Run
-from pivl_distill.training import Stage2, train
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.runs import progress
+from pivl_distill.runs.progress import SAVE_PERIOD_S, Progress, is_running
+from pivl_distill.runs.run import Run
+from pivl_distill.training.stage2 import Stage2, train
 
 SETTINGS = Stage2Settings(epochs=3, identities_per_batch=6, crops_per_identity=1)
 STEPS_PER_EPOCH = 4  # as many as each of the six people has crops
@@ -46,11 +46,11 @@ class Small(ReIDNetwork):
         self.dropout = nn.Dropout(0.3)
         self.neck = Neck(8, 6)
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
-        return Encoded((self.dropout(self.patches(images).relu().mean((2, 3))),))
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
+        return EncodedCrops((self.dropout(self.patches(images).relu().mean((2, 3))),))
 
-    def heads(self, encoded: Encoded) -> ReIDOutput:
-        (feature,) = encoded.metric
+    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+        (feature,) = encoded.features
         return ReIDOutput((feature,), (self.neck(feature),), None, None)
 
     @property
@@ -122,12 +122,12 @@ def assert_same(network: Small, path: Path, unstopped: tuple[dict[str, Tensor], 
     assert metrics(path) == lines
 
 
-@pytest.mark.parametrize("period_s", [resume.SAVE_PERIOD_S, 0.0])
+@pytest.mark.parametrize("period_s", [progress.SAVE_PERIOD_S, 0.0])
 def test_killed_at_any_step_it_goes_on_to_the_same_weights_and_metrics(
     sit, at_step, unstopped, tmp_path, monkeypatch, period_s
 ):
     """Saved at the end of epochs, or after each step."""
-    monkeypatch.setattr(resume, "SAVE_PERIOD_S", period_s)
+    monkeypatch.setattr(progress, "SAVE_PERIOD_S", period_s)
     for number in (1, 1, 4, 2, 6, 1, 3):  # of the steps of each sitting
         at_step(number, die)
         with pytest.raises(Killed):
@@ -372,7 +372,7 @@ def six_steps(epoch: int = 3) -> list[Step]:
 def clock(monkeypatch) -> Callable[[float], None]:
     """Time that passes only when asked to: `clock(seconds)`."""
     now = [100.0]
-    monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
 
     def pass_time(seconds: float) -> None:
         now[0] += seconds
@@ -413,7 +413,7 @@ def test_a_long_epoch_is_saved_within_bounds(clock, tmp_path):
     with progress.session("student"):
         for _ in progress.remaining("reid", six_steps(epoch=6)):
             saved.append(file.is_file())
-            clock(0.4 * resume.SAVE_PERIOD_S)
+            clock(0.4 * SAVE_PERIOD_S)
     assert saved == [False, False, False, True, True, True]
 
 
@@ -425,13 +425,13 @@ def test_states_come_back_with_their_keys_types_and_layout():
         "flat.name": torch.arange(3),
     }
     tensors: dict[str, Tensor] = {}
-    packed = json.loads(json.dumps(resume._pack(state, "optimizer", tensors)))
+    packed = json.loads(json.dumps(progress._pack(state, "optimizer", tensors)))
     assert set(tensors) == {
         "optimizer.state.0.step",
         "optimizer.state.0.moment",
         "optimizer.flat.name",
     }
-    back = resume._unpack(packed, {name: t.contiguous() for name, t in tensors.items()})
+    back = progress._unpack(packed, {name: t.contiguous() for name, t in tensors.items()})
     assert back["groups"] == state["groups"]
     assert back["state"].keys() == {0, 1}
     assert torch.equal(back["state"][0]["moment"], kernel)

@@ -10,7 +10,7 @@ import pytest
 
 from pivl_distill.config import DataSettings, StudentConfig, dump_config
 from pivl_distill.errors import PivlError
-from pivl_distill.runs import Run, data_of
+from pivl_distill.runs.run import Run, data_settings_of
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +76,7 @@ def test_only_a_finished_run_can_be_opened(tmp_path):
     run.finish("student", mAP=0.5, name="π")
     opened = Run.open(run.path)
     assert opened.kind == "student"
-    assert opened.facts == {"kind": "student", "mAP": 0.5, "name": "π"}
+    assert opened.metadata == {"kind": "student", "mAP": 0.5, "name": "π"}
 
 
 def finish_at(run: Run, kind: str, second: int) -> None:
@@ -104,11 +104,11 @@ def test_the_data_settings_of_a_run_are_read_from_its_configuration(tmp_path):
     settings = DataSettings(spec="market1501:data", parsing=tmp_path, size_hw=(256, 128))
     config = dump_config(StudentConfig(data=settings), "student")
     run = Run.create("student", config)
-    assert run.data == settings == data_of(run.path)
+    assert run.data == settings == data_settings_of(run.path)
 
 
 def test_a_folder_without_a_configuration_has_the_default_data(tmp_path):
-    assert data_of(tmp_path) == DataSettings()
+    assert data_settings_of(tmp_path) == DataSettings()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_folder_without_a_configuration_has_the_default_data(tmp_path):
 )
 def test_nor_has_one_with_a_configuration_of_something_else(tmp_path, foreign):
     (tmp_path / "config.yaml").write_text(foreign)
-    assert data_of(tmp_path) == DataSettings()
+    assert data_settings_of(tmp_path) == DataSettings()
 
 
 def begin(kind: str, folder: str, second: int) -> Run:

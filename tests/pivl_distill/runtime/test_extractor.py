@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 
 from pivl_distill.data.images import read_crop
-from pivl_distill.embedding import normalize_crops
 from pivl_distill.errors import PivlError
-from pivl_distill.files import sha256
+from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.runtime import Extractor
 from pivl_distill.runtime import extractor as extractors
+from pivl_distill.storage.files import sha256
 
 SIZE_HW = (64, 32)
 
@@ -51,9 +51,9 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def change(folder: Path, **facts: object) -> Path:
-    """Change facts of the artifact that the CPU takes."""
-    return change_manifest(folder, lambda manifest: manifest["artifacts"][0].update(facts))
+def change(folder: Path, **metadata: object) -> Path:
+    """Change metadata of the artifact that the CPU takes."""
+    return change_manifest(folder, lambda manifest: manifest["artifacts"][0].update(metadata))
 
 
 def change_manifest(folder: Path, edit) -> Path:

@@ -16,13 +16,13 @@ from pivl_distill.runtime.manifest import Manifest, choose_artifact, read_manife
 
 @pytest.fixture
 def edit(deployed: Path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
-    """`edit(change)` changes the manifest's facts and gives its folder."""
+    """`edit(change)` changes the manifest's metadata and gives its folder."""
 
     def apply(change: Callable[[dict[str, Any]], object]) -> Path:
         path = deployed / "manifest.json"
-        facts = json.loads(path.read_text())
-        change(facts)
-        path.write_text(json.dumps(facts))
+        metadata = json.loads(path.read_text())
+        change(metadata)
+        path.write_text(json.dumps(metadata))
         return deployed
 
     return apply
@@ -122,21 +122,21 @@ def test_no_manifest(deployed, text):
 @pytest.mark.parametrize("found", [1, 3])
 def test_other_formats_say_so(edit, found):
     with pytest.raises(PivlError, match=f"of format {found}, but this version reads format 2"):
-        read_manifest(edit(lambda facts: facts.update(format=found)))
+        read_manifest(edit(lambda metadata: metadata.update(format=found)))
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda facts: facts["input"].update(colour_order="BGR"), "colour order 'BGR'"),
-        (lambda facts: facts["input"].update(layout="NHWC"), "NHWC float32 instead of NCHW"),
-        (lambda facts: facts["input"].update(preprocessing_in_graph=True), "NHWC uint8"),
-        (lambda facts: facts["input"].update(size_hw=[64]), "damaged"),
-        (lambda facts: facts["input"].pop("mean"), "'mean'"),
-        (lambda facts: facts["artifacts"][0].update(file="../x.onnx"), "no plain file name"),
-        (lambda facts: facts["artifacts"][0].update(golden_vector="x"), "damaged"),
-        (lambda facts: facts["golden_crop"].update(file="/golden.png"), "no plain file name"),
-        (lambda facts: facts.update(artifacts=None), "damaged"),
+        (lambda metadata: metadata["input"].update(colour_order="BGR"), "colour order 'BGR'"),
+        (lambda metadata: metadata["input"].update(layout="NHWC"), "NHWC float32 instead of NCHW"),
+        (lambda metadata: metadata["input"].update(preprocessing_in_graph=True), "NHWC uint8"),
+        (lambda metadata: metadata["input"].update(size_hw=[64]), "damaged"),
+        (lambda metadata: metadata["input"].pop("mean"), "'mean'"),
+        (lambda metadata: metadata["artifacts"][0].update(file="../x.onnx"), "no plain file name"),
+        (lambda metadata: metadata["artifacts"][0].update(golden_vector="x"), "damaged"),
+        (lambda metadata: metadata["golden_crop"].update(file="/golden.png"), "no plain file name"),
+        (lambda metadata: metadata.update(artifacts=None), "damaged"),
     ],
 )
 def test_damage_is_named(edit, change, reason):
@@ -145,6 +145,6 @@ def test_damage_is_named(edit, change, reason):
 
 
 def test_fields_of_others_are_not_looked_at(edit):
-    edit(lambda facts: facts.update(budget={"min_cosine": 1}))
-    folder = edit(lambda facts: facts["artifacts"][0].update(kept_high=["Conv_3"]))
+    edit(lambda metadata: metadata.update(budget={"min_cosine": 1}))
+    folder = edit(lambda metadata: metadata["artifacts"][0].update(kept_high=["Conv_3"]))
     assert len(read_manifest(folder).artifacts) == 4

@@ -15,8 +15,15 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from pivl_distill import array_cache
-from pivl_distill.array_cache import Batch, CacheError, drop_oldest, kept, read, write
+from pivl_distill.storage import array_cache
+from pivl_distill.storage.array_cache import (
+    Batch,
+    CacheError,
+    cached,
+    evict_least_recent,
+    read,
+    write,
+)
 
 BYTES = np.dtype(np.uint8)
 SHAPES = {"crops": (10, 4, 3), "maps": (10, 4)}
@@ -52,23 +59,23 @@ def entry(tmp_path: Path) -> Path:
 
 
 def test_what_was_made_is_found(entry: Path) -> None:
-    assert_content(kept(entry, SHAPES, BYTES, batches, GIB, WHAT))
-    assert_content(kept(entry, SHAPES, BYTES, never, GIB, WHAT))
+    assert_content(cached(entry, SHAPES, BYTES, batches, GIB, WHAT))
+    assert_content(cached(entry, SHAPES, BYTES, never, GIB, WHAT))
     assert [path.name for path in entry.parent.iterdir()] == ["key"]
 
 
 def test_arrays_can_be_written_to_without_harm(entry: Path) -> None:
-    arrays = kept(entry, SHAPES, BYTES, batches, GIB, WHAT)
+    arrays = cached(entry, SHAPES, BYTES, batches, GIB, WHAT)
     assert arrays is not None
     arrays["maps"][:] = 0
-    assert_content(kept(entry, SHAPES, BYTES, never, GIB, WHAT))
+    assert_content(cached(entry, SHAPES, BYTES, never, GIB, WHAT))
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "gone", "no hash", "hash gone", "empty"])
 def test_a_damaged_entry_is_told_and_made_anew(
     entry: Path, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept(entry, SHAPES, BYTES, batches, GIB, WHAT)
+    cached(entry, SHAPES, BYTES, batches, GIB, WHAT)
     file, hashes = entry / "maps.npy", entry / "sha256.json"
     if damage == "cut":
         os.truncate(file, file.stat().st_size - 1)
@@ -84,27 +91,27 @@ def test_a_damaged_entry_is_told_and_made_anew(
         hashes.unlink()
     else:
         file.write_bytes(b"")
-    assert_content(kept(entry, SHAPES, BYTES, batches, GIB, WHAT))
+    assert_content(cached(entry, SHAPES, BYTES, batches, GIB, WHAT))
     told = capsys.readouterr().err
     assert f"The decoded crops in {entry} are damaged; they are made anew." in told
-    assert_content(kept(entry, SHAPES, BYTES, never, GIB, WHAT))
+    assert_content(cached(entry, SHAPES, BYTES, never, GIB, WHAT))
 
 
 @pytest.mark.parametrize("other", [{"crops": (10, 4, 3), "maps": (5, 8)}, {"crops": (10, 12)}])
 def test_other_shapes_are_not_taken(entry: Path, other: array_cache.Shapes) -> None:
-    kept(entry, SHAPES, BYTES, batches, GIB, WHAT)
+    cached(entry, SHAPES, BYTES, batches, GIB, WHAT)
     assert read(entry, other, BYTES, WHAT) is None
 
 
 def test_another_type_is_not_taken(entry: Path) -> None:
-    kept(entry, SHAPES, BYTES, batches, GIB, WHAT)
+    cached(entry, SHAPES, BYTES, batches, GIB, WHAT)
     assert read(entry, SHAPES, np.dtype(np.int8), WHAT) is None
 
 
 def test_what_is_larger_than_the_limit_is_not_kept(entry: Path) -> None:
-    assert kept(entry, SHAPES, BYTES, never, 159, WHAT) is None
+    assert cached(entry, SHAPES, BYTES, never, 159, WHAT) is None
     assert not entry.parent.exists()
-    assert_content(kept(entry, SHAPES, BYTES, batches, 160, WHAT))
+    assert_content(cached(entry, SHAPES, BYTES, batches, 160, WHAT))
 
 
 def test_a_full_disk_is_told_and_nothing_is_written(
@@ -112,7 +119,7 @@ def test_a_full_disk_is_told_and_nothing_is_written(
 ) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(array_cache.shutil, "disk_usage", lambda _path: usage._replace(free=100))
-    assert kept(entry, SHAPES, BYTES, never, GIB, WHAT) is None
+    assert cached(entry, SHAPES, BYTES, never, GIB, WHAT) is None
     assert not list(entry.parent.iterdir())
     assert "The decoded crops stay in memory" in capsys.readouterr().err
 
@@ -120,10 +127,10 @@ def test_a_full_disk_is_told_and_nothing_is_written(
 def test_a_full_disk_does_not_hide_what_it_holds(
     entry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept(entry, SHAPES, BYTES, batches, GIB, WHAT)
+    cached(entry, SHAPES, BYTES, batches, GIB, WHAT)
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(array_cache.shutil, "disk_usage", lambda _path: usage._replace(free=100))
-    assert_content(kept(entry, SHAPES, BYTES, never, GIB, WHAT))
+    assert_content(cached(entry, SHAPES, BYTES, never, GIB, WHAT))
 
 
 def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_is_left(
@@ -133,7 +140,7 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_is_left(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(array_cache, "write_json", full)
-    assert kept(entry, SHAPES, BYTES, batches, GIB, WHAT) is None
+    assert cached(entry, SHAPES, BYTES, batches, GIB, WHAT) is None
     assert not list(entry.parent.iterdir())
     told = capsys.readouterr().err
     assert "No space left" in told
@@ -146,7 +153,7 @@ def test_a_folder_that_cannot_be_made_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("in the way")
-    assert kept(tmp_path / "file" / "crops" / "key", SHAPES, BYTES, never, GIB, WHAT) is None
+    assert cached(tmp_path / "file" / "crops" / "key", SHAPES, BYTES, never, GIB, WHAT) is None
     assert "Cannot write to the cache folder" in capsys.readouterr().err
 
 
@@ -156,7 +163,7 @@ def test_a_crash_leaves_nothing(entry: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        kept(entry, SHAPES, BYTES, crash, GIB, WHAT)
+        cached(entry, SHAPES, BYTES, crash, GIB, WHAT)
     assert not list(entry.parent.iterdir())
 
 
@@ -173,7 +180,7 @@ def test_who_waited_takes_what_the_other_made(
         print(message)
 
     monkeypatch.setattr(array_cache, "note", finish)
-    assert_content(kept(entry, SHAPES, BYTES, never, GIB, WHAT))
+    assert_content(cached(entry, SHAPES, BYTES, never, GIB, WHAT))
     assert "Another process makes the decoded crops" in capsys.readouterr().out
 
 
@@ -182,7 +189,7 @@ def test_where_locks_do_not_work_the_first_to_finish_wins(entry: Path) -> None:
         write(entry, SHAPES, BYTES, batches())
         yield from batches()
 
-    assert_content(kept(entry, SHAPES, BYTES, race, GIB, WHAT))
+    assert_content(cached(entry, SHAPES, BYTES, race, GIB, WHAT))
     assert [path.name for path in entry.parent.iterdir()] == ["key"]
 
 
@@ -192,7 +199,7 @@ def _make_and_count(entry: Path, counts: Path, start: object) -> None:
         yield from batches()
 
     start.wait()  # type: ignore[attr-defined]
-    assert_content(kept(entry, SHAPES, BYTES, counted, GIB, WHAT))
+    assert_content(cached(entry, SHAPES, BYTES, counted, GIB, WHAT))
 
 
 def test_of_several_processes_one_makes_it(entry: Path, tmp_path: Path) -> None:
@@ -222,9 +229,9 @@ def plant_entry(folder: Path, name: str, size: int, age_s: float) -> Path:
 def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     for name, age_s in (("old", 300), ("older", 400), ("new", 100), ("newer", 50)):
         plant_entry(tmp_path, name, 10, age_s)
-    drop_oldest(tmp_path, 29)
+    evict_least_recent(tmp_path, 29)
     assert {entry.name for entry in tmp_path.iterdir()} == {"new", "newer"}
-    drop_oldest(tmp_path, 1)
+    evict_least_recent(tmp_path, 1)
     assert {entry.name for entry in tmp_path.iterdir()} == {"newer"}
 
 
@@ -254,16 +261,16 @@ def test_the_least_recently_used_make_room_on_a_full_disk(
         return usage._replace(free=free + 50 * gone)
 
     monkeypatch.setattr(array_cache.shutil, "disk_usage", disk)
-    arrays = kept(entry, SHAPES, BYTES, batches, GIB, WHAT)
+    arrays = cached(entry, SHAPES, BYTES, batches, GIB, WHAT)
     assert {path.name for path in folder.iterdir()} == left
     assert ("stay in memory" in capsys.readouterr().err) == (arrays is None) == ("key" not in left)
 
 
 def test_finding_an_entry_counts_as_using_it(entry: Path) -> None:
-    kept(entry, SHAPES, BYTES, batches, GIB, WHAT)
+    cached(entry, SHAPES, BYTES, batches, GIB, WHAT)
     os.utime(entry, (1.0, 1.0))
     plant_entry(entry.parent, "another", 10, 60)
-    kept(entry, SHAPES, BYTES, never, 200, WHAT)
+    cached(entry, SHAPES, BYTES, never, 200, WHAT)
     assert [path.name for path in entry.parent.iterdir()] == ["key"]
 
 
@@ -274,5 +281,5 @@ def test_what_a_crash_left_goes_after_a_day(tmp_path: Path) -> None:
     lock = tmp_path / ".left.lock"
     lock.touch()
     os.utime(lock, (1.0, 1.0))
-    drop_oldest(tmp_path, 100)
+    evict_least_recent(tmp_path, 100)
     assert {entry.name for entry in tmp_path.iterdir()} == {".begun", "kept"}

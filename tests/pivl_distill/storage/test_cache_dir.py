@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from pivl_distill.cache import cache_folder
+from pivl_distill.storage.cache_dir import cache_dir
 
 
 def test_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("PIVL_DISTILL_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert cache_folder() == tmp_path / ".cache" / "pivl-distill"
+    assert cache_dir() == tmp_path / ".cache" / "pivl-distill"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "pivl-distill"
+    assert cache_dir() == tmp_path / "xdg" / "pivl-distill"
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
+    assert cache_dir() == tmp_path / "own"

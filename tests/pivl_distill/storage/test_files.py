@@ -9,12 +9,12 @@ import os
 import pytest
 
 from pivl_distill.errors import PivlError
-from pivl_distill.files import (
+from pivl_distill.storage.files import (
+    atomic_write,
     check_writable,
-    is_unused,
+    is_free,
     locked,
     remove_partial,
-    replacing,
     sha256,
     write_bytes,
     write_json,
@@ -109,7 +109,7 @@ def test_json_that_cannot_be_written_changes_nothing(tmp_path):
 
 def test_a_block_that_fails_changes_nothing(tmp_path):
     write_text(tmp_path / "file", "old")
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "file") as temporary:
+    with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "file") as temporary:
         temporary.write_text((tmp_path / "missing").read_text())
     assert [p.read_text() for p in tmp_path.iterdir()] == ["old"]
 
@@ -137,9 +137,9 @@ def test_a_lock_has_one_holder(tmp_path):
 
 
 def test_a_folder_is_unused_with_what_others_left_behind(tmp_path):
-    assert is_unused(tmp_path / "nowhere")
+    assert is_free(tmp_path / "nowhere")
     for name in (".lock", ".a.json.x1.partial"):
         (tmp_path / name).touch()
-    assert is_unused(tmp_path)
+    assert is_free(tmp_path)
     (tmp_path / "a.json").touch()
-    assert not is_unused(tmp_path)
+    assert not is_free(tmp_path)

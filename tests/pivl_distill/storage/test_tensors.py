@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from pivl_distill import checkpoint
-from pivl_distill.checkpoint import load_tensors, save_tensors
 from pivl_distill.errors import PivlError
+from pivl_distill.storage import tensors
+from pivl_distill.storage.tensors import load_tensors, save_tensors
 
 
 def test_tensors_of_every_type_and_facts_come_back(tmp_path):
@@ -22,11 +22,11 @@ def test_tensors_of_every_type_and_facts_come_back(tmp_path):
         "transposed": torch.randn(3, 4).T,
         "parameter": nn.Parameter(torch.randn(2)),
     }
-    facts = {"size_hw": [128, 64], "name": "π", "nested": {"none": None, "rate": 0.1}}
-    save_tensors(tmp_path / "file.safetensors", "student", tensors, facts)
+    metadata = {"size_hw": [128, 64], "name": "π", "nested": {"none": None, "rate": 0.1}}
+    save_tensors(tmp_path / "file.safetensors", "student", tensors, metadata)
     kind, loaded, loaded_facts = load_tensors(tmp_path / "file.safetensors", "teacher", "student")
     assert kind == "student"
-    assert loaded_facts == facts
+    assert loaded_facts == metadata
     assert loaded.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert torch.equal(loaded[name], tensor), name
@@ -82,7 +82,7 @@ def test_a_file_of_another_kind_or_format_is_named(tmp_path, monkeypatch):
     with pytest.raises(PivlError, match="not a student of format 1, but of kind 'prompt bank'"):
         load_tensors(path, "student")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "FORMAT", 2)
+        patch.setattr(tensors, "FORMAT", 2)
         save_tensors(path, "student", {"weight": torch.zeros(1)}, {})
     with pytest.raises(PivlError, match="kind 'student' and format 2"):
         load_tensors(path, "student")
@@ -98,8 +98,8 @@ def test_a_file_that_is_not_ours_is_refused(tmp_path, metadata):
 def test_a_fact_that_another_version_did_not_write_is_named(tmp_path):
     path = tmp_path / "old.safetensors"
     save_tensors(path, "thing", {}, {"size_hw": [2, 1]})
-    _, _, facts = load_tensors(path, "thing")
-    assert facts == {"size_hw": [2, 1]}
-    assert facts.get("mean") is None
+    _, _, metadata = load_tensors(path, "thing")
+    assert metadata == {"size_hw": [2, 1]}
+    assert metadata.get("mean") is None
     with pytest.raises(PivlError, match=r"old\.safetensors does not say its 'mean'"):
-        facts["mean"]
+        metadata["mean"]

@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pivl_distill.alignment import Texts, alignment_loss, full_texts, text_map
 from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
-from pivl_distill.fusion import FusedMap
+from pivl_distill.models.fusion import FusedMap
+from pivl_distill.training.alignment import TextFeatures, alignment_loss, hard_text_map, text_map
 
 DISTANCES = ("cosine", "mse", "smooth_l1", "contrastive")
 IDENTITIES, DIM = 6, 16
 
 
-def texts_of(bank, head: HeadSettings | None = None, **loss: object) -> Texts:
-    return Texts.of(bank, LossSettings(**loss), head or HeadSettings())
+def texts_of(bank, head: HeadSettings | None = None, **loss: object) -> TextFeatures:
+    return TextFeatures.of(bank, LossSettings(**loss), head or HeadSettings())
 
 
 def test_identity_texts_get_the_norm_that_is_asked_for(prompt_bank):
@@ -79,7 +79,7 @@ def test_a_cell_has_a_text_where_its_part_was_seen(prompt_bank, background):
     maps = torch.cat([cells([0, hat, IGNORE], [face, glove, 0])] * 2)
     labels = torch.tensor([1, 2])  # nobody has gloves; person 2 was never seen with a hat
     settings = LossSettings(align_background=background)
-    texts = Texts.of(prompt_bank, settings, HeadSettings())
+    texts = TextFeatures.of(prompt_bank, settings, HeadSettings())
     target = text_map(maps, labels, (2, 3), texts, settings)
     places, full = target.known.nonzero().tolist(), target.full()
     grounds = [] if background == "ignore" else [[0, 0, 0], [0, 1, 2], [1, 0, 0], [1, 1, 2]]
@@ -98,7 +98,7 @@ def test_the_nearest_pixel_may_decide_instead_of_the_majority(prompt_bank):
     maps[0, 4, 4] = face
     for rule, part in (("majority", hat), ("nearest", face)):
         settings = LossSettings(align_labels=rule)
-        texts = Texts.of(prompt_bank, settings, HeadSettings())
+        texts = TextFeatures.of(prompt_bank, settings, HeadSettings())
         target = text_map(maps, torch.tensor([0]), (1, 1), texts, settings)
         torch.testing.assert_close(target.full().flatten(), prompt_bank.part[0, part])
 
@@ -118,7 +118,7 @@ def alignment() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1"])
 def test_alignment_is_zero_on_the_texts_themselves(alignment, distance):
     aligned, texts, labels, parts = alignment
-    target = full_texts(texts, labels, parts)
+    target = hard_text_map(texts, labels, parts)
     perfect = texts[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
     assert alignment_loss(FusedMap(perfect), target, distance, 0.07).item() == pytest.approx(0)
     assert alignment_loss(FusedMap(aligned), target, distance, 0.07).item() > 0.1
@@ -129,7 +129,7 @@ def test_alignment_is_zero_on_the_texts_themselves(alignment, distance):
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_alignment_without_a_known_cell_is_zero_with_a_gradient(alignment, distance):
     aligned, texts, labels, parts = alignment
-    target = full_texts(texts, labels, torch.full_like(parts, IGNORE))
+    target = hard_text_map(texts, labels, torch.full_like(parts, IGNORE))
     loss = alignment_loss(FusedMap(aligned), target, distance, 0.07)
     loss.backward()
     assert loss.item() == 0
@@ -140,7 +140,7 @@ def test_alignment_without_a_known_cell_is_zero_with_a_gradient(alignment, dista
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_unknown_cells_get_no_gradient(alignment, distance):
     aligned, texts, labels, parts = alignment
-    alignment_loss(FusedMap(aligned), full_texts(texts, labels, parts), distance, 0.5).backward()
+    alignment_loss(FusedMap(aligned), hard_text_map(texts, labels, parts), distance, 0.5).backward()
     touched = aligned.grad.abs().sum(1) > 0
     assert torch.equal(touched, parts != IGNORE)
 
@@ -149,7 +149,7 @@ def test_a_contrast_knows_identities_apart(alignment):
     _, texts, labels, parts = alignment
     own = texts[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
     other = texts[1 - labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
-    target = full_texts(texts, labels, parts)
+    target = hard_text_map(texts, labels, parts)
     losses = [
         alignment_loss(FusedMap(maps), target, "contrastive", 0.07).item() for maps in (own, other)
     ]
@@ -163,7 +163,7 @@ def test_cells_count_as_much_as_the_parser_was_sure(prompt_bank):
     confidence = torch.randint(0, 256, maps.shape, generator=torch.Generator().manual_seed(0))
     confidence = confidence.to(torch.uint8)
     settings = LossSettings(align_background="ignore")
-    texts = Texts.of(prompt_bank, settings, HeadSettings())
+    texts = TextFeatures.of(prompt_bank, settings, HeadSettings())
     aligned = torch.randn(1, DIM, 2, 3, generator=torch.Generator().manual_seed(1))
     errors, weights = [], []
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 2)):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pivl_distill import compiling
-from pivl_distill.compiling import LONG_RUN_STEPS, compile_body, pays
 from pivl_distill.config import Stage2Settings
+from pivl_distill.training import compile
+from pivl_distill.training.compile import LONG_RUN_STEPS, compile_body, should_compile
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch, capsys):
         raise RuntimeError("No working C++ compiler found.\nMany more lines")
 
     body = nn.Linear(3, 3)
-    monkeypatch.setattr(compiling.torch, "compile", broken)
+    monkeypatch.setattr(compile.torch, "compile", broken)
     compile_body(body, CPU)
     assert body._compiled_call_impl is None
     said = " ".join("".join(capsys.readouterr()).split())
@@ -26,7 +26,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch, capsys):
 
 
 def test_a_compiled_body_is_the_same_module(monkeypatch):
-    monkeypatch.setattr(compiling, "obstacle_to_compiling", lambda _device: None)
+    monkeypatch.setattr(compile, "compile_error", lambda _device: None)
     compiled = []
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
     body = nn.Linear(3, 3)
@@ -38,13 +38,17 @@ def test_a_compiled_body_is_the_same_module(monkeypatch):
 
 @pytest.mark.parametrize("wanted", [True, False])
 def test_who_asks_gets_it(wanted):
-    assert pays(wanted, 1, CPU) is pays(wanted, 10**6, torch.device("cuda")) is wanted
+    assert (
+        should_compile(wanted, 1, CPU)
+        is should_compile(wanted, 10**6, torch.device("cuda"))
+        is wanted
+    )
 
 
 def test_by_itself_only_a_long_run_on_a_cpu_is_compiled():
-    assert not pays("auto", LONG_RUN_STEPS - 1, CPU)
-    assert pays("auto", LONG_RUN_STEPS, CPU)
-    assert not pays("auto", LONG_RUN_STEPS, torch.device("cuda"))
+    assert not should_compile("auto", LONG_RUN_STEPS - 1, CPU)
+    assert should_compile("auto", LONG_RUN_STEPS, CPU)
+    assert not should_compile("auto", LONG_RUN_STEPS, torch.device("cuda"))
 
 
 def test_settings_take_on_off_and_auto():

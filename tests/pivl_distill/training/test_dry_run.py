@@ -8,21 +8,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pivl_distill.alignment import Texts
 from pivl_distill.config import DataSettings, HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
-from pivl_distill.embedding import EmbeddingModel
 from pivl_distill.errors import PivlError
-from pivl_distill.rehearsal import (
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.network import EncodedCrops, ReIDNetwork, ReIDOutput
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.dry_run import (
     SavedMemory,
-    data_facts,
-    rehearse_forward,
-    size,
-    stage2_facts,
-    step_facts,
+    describe_data,
+    describe_stage2,
+    describe_step,
+    format_bytes,
+    run_forward,
 )
-from pivl_distill.reid import Encoded, ReIDNetwork, ReIDOutput
 
 SETTINGS = Stage2Settings(epochs=3, identities_per_batch=3, crops_per_identity=2)
 
@@ -37,11 +37,11 @@ class Plain(ReIDNetwork):
         super().__init__()
         self.layer = nn.Linear(3 * 128 * 64, dim)
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
-        return Encoded((self.layer(images.flatten(1)),))
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
+        return EncodedCrops((self.layer(images.flatten(1)),))
 
-    def heads(self, encoded: Encoded) -> ReIDOutput:
-        (feature,) = encoded.metric
+    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+        (feature,) = encoded.features
         return ReIDOutput((feature,), (feature[:, :6],), feature, None)
 
     @property
@@ -53,8 +53,8 @@ class Plain(ReIDNetwork):
 
 
 @pytest.fixture
-def texts(prompt_bank) -> Texts:
-    return Texts.of(prompt_bank, LossSettings(), HeadSettings())
+def texts(prompt_bank) -> TextFeatures:
+    return TextFeatures.of(prompt_bank, LossSettings(), HeadSettings())
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -70,26 +70,26 @@ def test_each_saved_storage_counts_once_and_parameters_do_not(device):
 
 
 def test_on_the_meta_device_the_same_is_found(texts):
-    kept = [rehearse_forward(Plain().to(d), texts, SETTINGS)[1] for d in ("cpu", "meta")]
+    kept = [run_forward(Plain().to(d), texts, SETTINGS)[1] for d in ("cpu", "meta")]
     assert kept[0] == kept[1] == 6 * 3 * 128 * 64 * 4
 
 
 def test_texts_of_another_dimension_are_told(texts):
     with pytest.raises(PivlError, match="crops have 15 dimensions, the identity texts 16"):
-        rehearse_forward(Plain(15), texts, SETTINGS)
+        run_forward(Plain(15), texts, SETTINGS)
 
 
 def test_steps_and_parameters_are_counted(band_store, texts):
-    facts = stage2_facts(Plain().to("meta"), band_store.pids, texts, SETTINGS, seed=0)
+    rows = describe_stage2(Plain().to("meta"), band_store.pids, texts, SETTINGS, seed=0)
     weights = 3 * 128 * 64 * 16 + 16
-    assert facts["stage 2: parameters"] == f"{weights:,} in training, {weights:,} afterwards"
+    assert rows["stage 2: parameters"] == f"{weights:,} in training, {weights:,} afterwards"
     p, k = SETTINGS.identities_per_batch, SETTINGS.crops_per_identity
     rngs = [epoch_rng(0, epoch) for epoch in range(3)]
     batches = [len(pk_batches(band_store.pids, p, k, rng)) for rng in rngs]
     first, total = batches[0], sum(batches)
-    assert facts["stage 2: steps"] == f"{first} in the first of 3 epochs, {total} in all"
-    assert facts["stage 2: memory"].startswith(f"at least {size(16 * weights)} of weights")
-    assert "stage 2: aligned map" not in facts
+    assert rows["stage 2: steps"] == f"{first} in the first of 3 epochs, {total} in all"
+    assert rows["stage 2: memory"].startswith(f"at least {format_bytes(16 * weights)} of weights")
+    assert "stage 2: aligned map" not in rows
 
 
 @pytest.mark.parametrize(
@@ -102,20 +102,20 @@ def test_steps_and_parameters_are_counted(band_store, texts):
 )
 def test_the_precision_is_said(band_store, device, precision, said):
     settings = SETTINGS.model_copy(update={"precision": precision})
-    facts = stage2_facts(Plain().to(device), band_store.pids, None, settings, seed=0)
-    assert facts["stage 2: precision"] == said
-    assert "stage 2: batch" not in facts
+    rows = describe_stage2(Plain().to(device), band_store.pids, None, settings, seed=0)
+    assert rows["stage 2: precision"] == said
+    assert "stage 2: batch" not in rows
 
 
 @pytest.mark.parametrize(("parts", "at_a_time"), [(1, 6), (2, 3), (4, 2)])
 def test_parts_of_a_batch_take_less_memory(band_store, texts, parts, at_a_time):
     settings = SETTINGS.model_copy(update={"accumulate": parts})
-    kept = rehearse_forward(Plain(), texts, settings)[1]
+    kept = run_forward(Plain(), texts, settings)[1]
     assert kept == at_a_time * 3 * 128 * 64 * 4
-    facts = stage2_facts(Plain(), band_store.pids, texts, settings, seed=0)
-    assert facts["stage 2: memory"].endswith(f"activations of {at_a_time} crops")
+    rows = describe_stage2(Plain(), band_store.pids, texts, settings, seed=0)
+    assert rows["stage 2: memory"].endswith(f"activations of {at_a_time} crops")
     if parts > 1:
-        assert facts["stage 2: batch"] == f"in {parts} parts, losses over the whole"
+        assert rows["stage 2: batch"] == f"in {parts} parts, losses over the whole"
 
 
 def test_a_real_step_is_timed_and_trains(band_store, texts):
@@ -123,19 +123,19 @@ def test_a_real_step_is_timed_and_trains(band_store, texts):
     before = network.layer.weight.clone()
     # The pids of a batch are large and few, its labels are those of the first identities.
     store = dataclasses.replace(band_store, pids=1000 + band_store.pids)
-    facts = step_facts(network, store, texts, SETTINGS)
-    assert facts.keys() == {"stage 2: time"}
-    assert facts["stage 2: time"].endswith(" s a step on this cpu")
+    rows = describe_step(network, store, texts, SETTINGS)
+    assert rows.keys() == {"stage 2: time"}
+    assert rows["stage 2: time"].endswith(" s a step on this cpu")
     assert not torch.equal(network.layer.weight, before)
 
 
 def test_data_are_counted(tmp_path):
     dataset = load_dataset("synthetic:tiny")
-    facts = data_facts(dataset, DataSettings(size_hw=(32, 32)), maps=True)
-    assert facts["data"] == "synthetic:tiny: 48 crops of 8 identities, 3 cameras"
-    assert facts["parsing maps"] == "48 of 48"
-    assert facts["decoded crops"] == size(48 * 32 * 32 * 4)
-    assert data_facts(dataset, DataSettings(), maps=False)["parsing maps"] == "not needed"
+    rows = describe_data(dataset, DataSettings(size_hw=(32, 32)), maps=True)
+    assert rows["data"] == "synthetic:tiny: 48 crops of 8 identities, 3 cameras"
+    assert rows["parsing maps"] == "48 of 48"
+    assert rows["decoded crops"] == format_bytes(48 * 32 * 32 * 4)
+    assert describe_data(dataset, DataSettings(), maps=False)["parsing maps"] == "not needed"
 
 
 @pytest.mark.parametrize(
@@ -143,4 +143,4 @@ def test_data_are_counted(tmp_path):
     [(0, "0 bytes"), (2048, "2 KiB"), (5 * 2**30, "5 GiB"), (2**50, "1.049e+06 GiB")],
 )
 def test_bytes_are_said_in_the_unit_that_fits(count, text):
-    assert size(count) == text
+    assert format_bytes(count) == text

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pivl_distill.alignment import Texts
 from pivl_distill.config import HeadSettings, LossSettings, Stage2Settings
-from pivl_distill.embedding import EmbeddingModel
-from pivl_distill.fusion import LateralFusion
-from pivl_distill.microbatches import MicroBatches
-from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
-from pivl_distill.training import Stage2, loss_terms
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.fusion import LateralFusion
+from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.grad_cache import GradCache
+from pivl_distill.training.objective import loss_terms
+from pivl_distill.training.stage2 import Stage2
 
 IDENTITIES, DIM, CROPS = 6, 16, 8
 LABELS = torch.tensor([0, 0, 1, 1, 3, 3, 4, 4])
@@ -40,17 +41,17 @@ class Small(ReIDNetwork):
         self.neck = Neck(3, IDENTITIES)
         self.project = nn.Linear(3, DIM)
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
         pyramid, x = [], images if cameras is None else images + cameras[:, None, None, None]
         for layer in self.layers:
             x = self.dropout(layer(x).tanh())
             pyramid.append(x)
         feature = self.inside(x).mean((2, 3))
-        return Encoded((feature,), self.fusion.cells_of(tuple(pyramid)))
+        return EncodedCrops((feature,), self.fusion.encode_cells(tuple(pyramid)))
 
-    def heads(self, encoded: Encoded) -> ReIDOutput:
-        (feature,) = encoded.metric
-        projected, aligned = self.project(feature), self.fusion.map_of(encoded.cells)
+    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+        (feature,) = encoded.features
+        projected, aligned = self.project(feature), self.fusion.fuse(encoded.cells)
         return ReIDOutput((feature,), (self.neck(feature),), projected, aligned)
 
     @property
@@ -62,8 +63,8 @@ class Small(ReIDNetwork):
 
 
 @pytest.fixture
-def texts(prompt_bank) -> Texts:
-    texts = Texts.of(prompt_bank, LossSettings(), HeadSettings())
+def texts(prompt_bank) -> TextFeatures:
+    texts = TextFeatures.of(prompt_bank, LossSettings(), HeadSettings())
     return dataclasses.replace(texts, identity=texts.identity.double(), part=texts.part.double())
 
 
@@ -73,7 +74,7 @@ def inputs() -> list[Tensor]:
     return [images, torch.arange(CROPS) % 2]
 
 
-def loss_of(output: ReIDOutput, texts: Texts, maps, **loss: object) -> Tensor:
+def loss_of(output: ReIDOutput, texts: TextFeatures, maps, **loss: object) -> Tensor:
     terms = loss_terms(output, LABELS, maps, texts, LossSettings(**loss))
     return torch.stack(list(terms.values())).sum()
 
@@ -90,7 +91,7 @@ def test_parts_give_the_loss_and_the_gradients_of_the_whole(texts, band_store, p
     whole, split = Small().double().train(), Small().double().train()
     expected = loss_of(whole(*inputs()), texts, maps, **loss)
     expected.backward()
-    batch = MicroBatches(split, inputs(), parts)
+    batch = GradCache(split, inputs(), parts)
     actual = loss_of(split.heads(batch.encoded), texts, maps, **loss)
     actual.backward()
     batch.backward()
@@ -108,7 +109,7 @@ def test_mining_sees_the_whole_batch(texts, band_store):
     def triplet(output: ReIDOutput, rows: slice) -> Tensor:
         return loss_terms(output, LABELS[rows], maps[rows], texts, loss)["triplet"]
 
-    encoded = MicroBatches(network, inputs(), 2).encoded
+    encoded = GradCache(network, inputs(), 2).encoded
     whole = triplet(network.heads(encoded), slice(0, 8))
     halves = [
         triplet(network(*(tensor[rows] for tensor in inputs())), rows)
@@ -122,11 +123,11 @@ def test_dropout_is_the_same_both_times(texts, band_store):
     seen = []
     network.dropout.register_forward_hook(lambda _module, _inputs, out: seen.append(out.detach()))
     torch.manual_seed(3)
-    batch = MicroBatches(network, inputs(), 2)
+    batch = GradCache(network, inputs(), 2)
     after_first = torch.rand(1)
     torch.manual_seed(3)
     seen.clear()
-    batch = MicroBatches(network, inputs(), 2)
+    batch = GradCache(network, inputs(), 2)
     first, half = list(seen), len(seen)
     loss_of(network.heads(batch.encoded), texts, maps).backward()
     batch.backward()
@@ -139,7 +140,7 @@ def test_running_statistics_move_once_a_step(texts, band_store):
     norm = nn.BatchNorm2d(3)
     network = Small(inside=norm).double().train()
     before = norm.running_mean.clone()
-    batch = MicroBatches(network, inputs(), 2)
+    batch = GradCache(network, inputs(), 2)
     assert norm.num_batches_tracked == 0
     assert torch.equal(norm.running_mean, before)
     maps = torch.from_numpy(band_store.maps[:CROPS])

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
-from pivl_distill import host_memory
-from pivl_distill.host_memory import GLIBC_DEFAULTS, keep_freed_memory, set_malloc
+from pivl_distill.training import host_memory
+from pivl_distill.training.host_memory import GLIBC_DEFAULTS, keep_freed_memory, set_malloc
 
 CPU = torch.device("cpu")
 BLOCK_BYTES = 64 * 2**20

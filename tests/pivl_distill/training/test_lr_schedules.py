@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from pivl_distill.schedules import cosine_per_epoch, floored_cosine, smooth_cosine, steps
+from pivl_distill.training.lr_schedules import (
+    cosine_per_epoch,
+    floored_cosine,
+    multistep,
+    smooth_cosine,
+)
 
 
 def test_the_smooth_cosine_ends_at_its_minimum_and_the_floored_one_stays_there():
@@ -30,6 +35,6 @@ def test_the_cosine_per_epoch_joins_a_line_to_a_cosine_that_runs_from_the_start(
 
 
 def test_steps_fall_at_the_milestones_themselves():
-    rates = [steps(epoch, 1.0, (4, 6), 0.1, 2, 0.5) for epoch in range(1, 8)]
+    rates = [multistep(epoch, 1.0, (4, 6), 0.1, 2, 0.5) for epoch in range(1, 8)]
     assert rates == pytest.approx([0.75, 1, 1, 0.1, 0.1, 0.01, 0.01])
-    assert steps(1, 1.0, (), 0.1, 0, 0.5) == 1.0
+    assert multistep(1, 1.0, (), 0.1, 0, 0.5) == 1.0

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pivl_distill.alignment import Texts
 from pivl_distill.config import HeadSettings, LossSettings, Stage2Settings
-from pivl_distill.embedding import EmbeddingModel
-from pivl_distill.precision import half_of, loss_scaler
-from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
-from pivl_distill.resume import Progress
-from pivl_distill.runs import Run
-from pivl_distill.training import Stage2, train
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.runs.progress import Progress
+from pivl_distill.runs.run import Run
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.precision import half_dtype, loss_scaler
+from pivl_distill.training.stage2 import Stage2, train
 
 CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
 SETTINGS = Stage2Settings(epochs=2, identities_per_batch=4, crops_per_identity=2)
@@ -37,13 +37,13 @@ class Listening(ReIDNetwork):
         self.project = nn.Linear(8, 16)
         self.heard: dict[str, torch.dtype] = {}
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
         maps = self.patches(images)
         self.heard["patches"] = maps.dtype
-        return Encoded((maps.relu().mean((2, 3)),))
+        return EncodedCrops((maps.relu().mean((2, 3)),))
 
-    def heads(self, encoded: Encoded) -> ReIDOutput:
-        (feature,) = encoded.metric
+    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+        (feature,) = encoded.features
         projected = self.project(feature)
         self.heard |= {"feature": feature.dtype, "projected": projected.dtype}
         return ReIDOutput((feature,), (self.neck(feature),), projected, None)
@@ -57,18 +57,18 @@ class Listening(ReIDNetwork):
 
 
 @pytest.fixture
-def texts(prompt_bank) -> Texts:
-    return Texts.of(prompt_bank, LossSettings(), HeadSettings())
+def texts(prompt_bank) -> TextFeatures:
+    return TextFeatures.of(prompt_bank, LossSettings(), HeadSettings())
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_auto_is_bfloat16_where_a_gpu_has_it(monkeypatch, native):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
-    assert half_of("auto", CUDA) is (torch.bfloat16 if native else None)
-    assert half_of("auto", CPU) is None
-    assert half_of("float32", CUDA) is None
-    assert half_of("float16", CUDA) is half_of("float16", CPU) is torch.float16
-    assert half_of("bfloat16", META) is None
+    assert half_dtype("auto", CUDA) is (torch.bfloat16 if native else None)
+    assert half_dtype("auto", CPU) is None
+    assert half_dtype("float32", CUDA) is None
+    assert half_dtype("float16", CUDA) is half_dtype("float16", CPU) is torch.float16
+    assert half_dtype("bfloat16", META) is None
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
@@ -133,7 +133,7 @@ def test_the_scale_is_saved_with_a_run(band_store, tmp_path, monkeypatch):
         return terms
 
     monkeypatch.setattr(Stage2, "step", noting)
-    monkeypatch.setattr("pivl_distill.resume.SAVE_PERIOD_S", 0.0)
+    monkeypatch.setattr("pivl_distill.runs.progress.SAVE_PERIOD_S", 0.0)
     run = Run.create("student", "", tmp_path / "run")
     for _sitting in range(2):
         sitting = Run(run.path)
@@ -150,7 +150,7 @@ def test_the_scale_is_saved_with_a_run(band_store, tmp_path, monkeypatch):
 
 
 def test_encoded_tensors_keep_their_order():
-    encoded = Encoded((torch.zeros(1), torch.ones(1)), torch.full((1,), 2.0))
+    encoded = EncodedCrops((torch.zeros(1), torch.ones(1)), torch.full((1,), 2.0))
     doubled = encoded.replaced([2 * tensor for tensor in encoded.tensors()])
     assert [tensor.item() for tensor in doubled.tensors()] == [0, 2, 4]
     alone = dataclasses.replace(encoded, cells=None)

@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pivl_distill import compiling, ranks, training
-from pivl_distill.alignment import Texts
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import (
     AugmentSettings,
@@ -26,13 +24,19 @@ from pivl_distill.config import (
     load_config,
 )
 from pivl_distill.data.store import CropStore
-from pivl_distill.embedding import EmbeddingModel
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.fusion import FusedMap
 from pivl_distill.losses import identity_loss, triplet_loss
-from pivl_distill.reid import Encoded, Neck, ReIDNetwork, ReIDOutput
-from pivl_distill.runs import Run
-from pivl_distill.training import Totals, loss_terms, make_optimizer, require_crops, set_rate, train
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.fusion import FusedMap
+from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.runs.run import Run
+from pivl_distill.training import compile, stage2
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.metrics import MetricAverages
+from pivl_distill.training.objective import loss_terms
+from pivl_distill.training.optim import make_optimizer, set_learning_rate
+from pivl_distill.training.stage2 import require_crops, train
 
 IDENTITIES, DIM = 6, 16
 SETTINGS = Stage2Settings(
@@ -60,15 +64,15 @@ class Stub(ReIDNetwork):
         self.align = nn.Conv2d(32, DIM, 1)
         self.fed: list[Tensor] = []
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> Encoded:
+    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
         self.fed.append(images.clone())
         maps = self.patches(images).relu()
-        return Encoded((maps.mean((2, 3)),), maps)
+        return EncodedCrops((maps.mean((2, 3)),), maps)
 
-    def heads(self, encoded: Encoded) -> ReIDOutput:
-        (feature,), maps = encoded.metric, encoded.cells
+    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+        (feature,), maps = encoded.features, encoded.cells
         return ReIDOutput(
-            metric=(feature,),
+            features=(feature,),
             logits=(self.neck(feature),),
             projected=self.project(feature),
             aligned=FusedMap(self.align(maps)),
@@ -83,12 +87,12 @@ class Stub(ReIDNetwork):
 
 
 @pytest.fixture
-def texts(prompt_bank: PromptBank) -> Texts:
-    return Texts.of(prompt_bank, LossSettings(text_scale=10.0), HeadSettings())
+def texts(prompt_bank: PromptBank) -> TextFeatures:
+    return TextFeatures.of(prompt_bank, LossSettings(text_scale=10.0), HeadSettings())
 
 
 def trained(
-    store: CropStore, texts: Texts | None, folder: Path, seed: int = 0, **changes: object
+    store: CropStore, texts: TextFeatures | None, folder: Path, seed: int = 0, **changes: object
 ) -> tuple[Stub, list[dict[str, float]]]:
     """A stub after training and the lines of its metrics."""
     network, run = Stub(), Run.create("student", "", folder / "run")
@@ -192,9 +196,9 @@ def test_a_network_imitates_the_vectors_of_a_teacher(band_store, tmp_path):
             super().__init__()
             self.imitate = nn.Linear(32, 5)
 
-        def heads(self, encoded: Encoded) -> ReIDOutput:
+        def heads(self, encoded: EncodedCrops) -> ReIDOutput:
             output = super().heads(encoded)
-            distilled = self.imitate(output.metric[0])
+            distilled = self.imitate(output.features[0])
             return dataclasses.replace(output, distilled=distilled)
 
     rng = np.random.default_rng(0)
@@ -214,8 +218,8 @@ def test_a_network_imitates_the_vectors_of_a_teacher(band_store, tmp_path):
 @pytest.mark.parametrize(("epochs", "compiled"), [(3, 1), (2, 0)])
 def test_a_long_run_on_a_cpu_is_compiled(band_store, tmp_path, monkeypatch, epochs, compiled):
     seen = []
-    monkeypatch.setattr(training, "compile_body", lambda body, _device: seen.append(body))
-    monkeypatch.setattr(compiling, "LONG_RUN_STEPS", 12)  # of 24 crops, six at a time
+    monkeypatch.setattr(stage2, "compile_body", lambda body, _device: seen.append(body))
+    monkeypatch.setattr(compile, "LONG_RUN_STEPS", 12)  # of 24 crops, six at a time
     network, _ = trained(band_store, None, tmp_path, epochs=epochs)
     assert seen == [network.patches] * compiled
 
@@ -228,11 +232,11 @@ def test_too_few_people_are_told(band_store, tmp_path):
 def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
     generator = torch.Generator().manual_seed(0)
     labels = torch.tensor([0, 0, 1, 1])
-    metric = tuple(torch.randn(4, dim, generator=generator) for dim in (5, 8))
+    features = tuple(torch.randn(4, dim, generator=generator) for dim in (5, 8))
     logits = tuple(torch.randn(4, IDENTITIES, generator=generator) for _ in range(2))
     projected = torch.randn(4, DIM, generator=generator)
     aligned = torch.randn(4, DIM, 16, 8, generator=generator)
-    output = ReIDOutput(metric, logits, projected, FusedMap(aligned))
+    output = ReIDOutput(features, logits, projected, FusedMap(aligned))
     maps = torch.from_numpy(band_store.maps[:4])
 
     def terms(**weights: float) -> dict[str, Tensor]:
@@ -241,7 +245,7 @@ def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
     once = terms(identity=1, triplet=1, image_to_text=1, align=1)
     assert once.keys() == TERMS
     identity = sum(identity_loss(scores, labels, 0.1) for scores in logits)
-    triplet = sum(triplet_loss(features, labels, 0.3, normalize=True) for features in metric)
+    triplet = sum(triplet_loss(features, labels, 0.3, normalize=True) for features in features)
     torch.testing.assert_close(once["identity"], identity)
     torch.testing.assert_close(once["triplet"], triplet)
     expected = F.cross_entropy(projected @ texts.identity.T, labels, label_smoothing=0.1)
@@ -269,7 +273,7 @@ def test_losses_never_wait_for_a_result(texts, band_store, distance, labels):
     """The meta device has no numbers, so whatever asked for one would fail."""
     meta = torch.device("meta")
     settings = LossSettings(align_distance=distance, align_labels=labels)
-    network, totals = Stub().to(meta).train(), Totals()
+    network, totals = Stub().to(meta).train(), MetricAverages()
     output = network(torch.zeros(8, 3, 128, 64, device=meta))
     people = torch.zeros(8, dtype=torch.long, device=meta)
     maps = torch.zeros(8, 128, 64, dtype=torch.uint8, device=meta)
@@ -308,7 +312,7 @@ def test_everything_decays_where_it_is_asked_for():
 def test_biases_may_learn_faster():
     settings = SETTINGS.model_copy(update={"bias_lr_factor": 2.0, "warmup_epochs": 0})
     optimizer = make_optimizer(Stub(), settings)
-    set_rate(optimizer, settings, 0.0)
+    set_learning_rate(optimizer, settings, 0.0)
     rate = settings.learning_rate
     assert [group["lr"] for group in optimizer.param_groups] == [rate, rate, 2 * rate]
 
@@ -327,7 +331,7 @@ def test_steps_are_the_rates_of_clip_reids_stage_2(golden_rates, model, changes)
     for inside in (0.0, 0.9):  # one rate for all of an epoch
         rates = []
         for epoch in range(settings.epochs):
-            set_rate(optimizer, settings, epoch + inside)
+            set_learning_rate(optimizer, settings, epoch + inside)
             rates.append(optimizer.param_groups[0]["lr"])
         assert rates == pytest.approx(expected, rel=1e-9, abs=0)
 
@@ -352,7 +356,7 @@ def test_presets_have_clip_reids_rates_of_stage_2(golden_rates, preset, section,
     settings = load_config(kind, section, preset, {}).stage2
     optimizer, rates = make_optimizer(Stub(), settings), []
     for epoch in range(settings.epochs):
-        set_rate(optimizer, settings, epoch)
+        set_learning_rate(optimizer, settings, epoch)
         rates.append([group["lr"] for group in optimizer.param_groups])
     expected = golden_rates[f"stage2_{model}"]
     *weights, biases = zip(*rates, strict=True)
@@ -376,7 +380,7 @@ def test_the_rate_warms_up_then_falls_as_a_cosine_to_its_floor(epoch, share):
         update={"epochs": 20, "warmup_epochs": 2.0, "min_lr_ratio": 0.01}
     )
     optimizer = make_optimizer(Stub(), settings)
-    set_rate(optimizer, settings, epoch)
+    set_learning_rate(optimizer, settings, epoch)
     for group in optimizer.param_groups:
         assert group["lr"] == pytest.approx(settings.learning_rate * share)
 
@@ -384,7 +388,7 @@ def test_the_rate_warms_up_then_falls_as_a_cosine_to_its_floor(epoch, share):
 def test_without_warm_up_the_first_rate_is_the_full_one():
     settings = SETTINGS.model_copy(update={"warmup_epochs": 0.0})
     optimizer = make_optimizer(Stub(), settings)
-    set_rate(optimizer, settings, 0.0)
+    set_learning_rate(optimizer, settings, 0.0)
     assert optimizer.param_groups[0]["lr"] == settings.learning_rate
 
 
@@ -394,7 +398,7 @@ def test_a_batch_has_at_least_one_crop_for_each_part():
 
 
 def test_totals_are_means_over_steps():
-    totals = Totals()
+    totals = MetricAverages()
     for value in (1.0, 2.0, 6.0):
         totals.add({"loss": torch.tensor(value, requires_grad=True)})
     assert totals.mean() == {"loss": 3.0}
@@ -404,8 +408,8 @@ def test_totals_are_means_over_steps():
 def test_every_process_must_have_crops_in_every_part(monkeypatch, accumulate):
     settings = SETTINGS.model_copy(update={"accumulate": accumulate})
     crops = SETTINGS.identities_per_batch * SETTINGS.crops_per_identity
-    monkeypatch.setattr(ranks, "size", lambda: crops // accumulate)
+    monkeypatch.setattr(process_group, "world_size", lambda: crops // accumulate)
     require_crops(settings)
-    monkeypatch.setattr(ranks, "size", lambda: crops // accumulate + 1)
+    monkeypatch.setattr(process_group, "world_size", lambda: crops // accumulate + 1)
     with pytest.raises(PivlError, match=f"cannot share a batch of {crops} crops"):
         require_crops(settings)

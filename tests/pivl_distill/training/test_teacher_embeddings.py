@@ -12,9 +12,9 @@ from torch import nn
 
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.store import CropStore
-from pivl_distill.embedding import EmbeddingModel, embed
 from pivl_distill.errors import PivlError
-from pivl_distill.vectors import load_vectors, save_vectors
+from pivl_distill.models.embedding import EmbeddingModel, embed
+from pivl_distill.training.teacher_embeddings import load_embeddings, save_embeddings
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def test_vectors_are_those_of_the_crops_in_the_order_asked_for(
     dataset, model, band_store, tmp_path
 ):
     path = tmp_path / "vectors.safetensors"
-    save_vectors(path, model, band_store, dataset)
+    save_embeddings(path, model, band_store, dataset)
     expected = embed(model, band_store.crops).astype(np.float16)
-    np.testing.assert_array_equal(load_vectors(path, dataset), expected)
+    np.testing.assert_array_equal(load_embeddings(path, dataset), expected)
     elsewhere = replace(
         dataset,
         root=Path("/moved"),
@@ -49,18 +49,18 @@ def test_vectors_are_those_of_the_crops_in_the_order_asked_for(
             for record in reversed(dataset.train[:7])
         ),
     )
-    np.testing.assert_array_equal(load_vectors(path, elsewhere), expected[:7][::-1])
+    np.testing.assert_array_equal(load_embeddings(path, elsewhere), expected[:7][::-1])
 
 
 def test_crops_without_a_vector_are_named(dataset, model, band_store, tmp_path):
     path = tmp_path / "vectors.safetensors"
-    save_vectors(path, model, band_store, dataset)
+    save_embeddings(path, model, band_store, dataset)
     more = replace(dataset, train=(*dataset.train, Record(Path("/somewhere/new.png"), 1, 0)))
     with pytest.raises(PivlError, match=r"no vector of 1 of 25 crops \(first new\.png\).*bands"):
-        load_vectors(path, more)
+        load_embeddings(path, more)
 
 
 def test_other_files_are_refused(dataset, prompt_bank, tmp_path):
     prompt_bank.save(tmp_path / "bank.safetensors")
     with pytest.raises(PivlError, match="is not a teacher embeddings"):
-        load_vectors(tmp_path / "bank.safetensors", dataset)
+        load_embeddings(tmp_path / "bank.safetensors", dataset)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pivl_distill.data.synthetic.contact_sheet import contact_sheet
 from pivl_distill.data.synthetic.dataset import write_dataset
-from pivl_distill.data.synthetic.sheet import contact_sheet
 from pivl_distill.data.synthetic.tiers import TIERS
 from pivl_distill.errors import PivlError
 

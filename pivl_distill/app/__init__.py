@@ -1,0 +1,1 @@
+"""What the commands do: loading targets, reports, benchmarks and charts."""

@@ -1,0 +1,1 @@
+"""Several processes in one run: process group, collectives and synchronised batch norm."""

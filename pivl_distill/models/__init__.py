@@ -1,0 +1,1 @@
+"""Networks in training: the ReID shell, the fusion-alignment head, and bare embedding models."""

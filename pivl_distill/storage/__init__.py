@@ -1,0 +1,1 @@
+"""Files on disk: atomic writes, safetensors files, and the cache of arrays."""

@@ -1,0 +1,59 @@
+"""Optimizer of stage 2 and its learning rate over time."""
+
+from __future__ import annotations
+
+import torch
+
+from pivl_distill.config import Stage2Settings
+from pivl_distill.models.network import ReIDNetwork
+from pivl_distill.training.lr_schedules import floored_cosine, multistep
+
+WARMUP_START = 0.02
+"""Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
+
+
+def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.optim.Optimizer:
+    """Adam; weight decay on matrices and kernels, and on biases and norms only if asked for.
+
+    Each group's `lr_factor` is what `set_learning_rate` multiplies the rate by.
+    """
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    biases = [p for name, p in named if name.endswith("bias")]
+    others = [p for name, p in named if not name.endswith("bias")]
+    decayed, norms = [p for p in others if p.ndim > 1], [p for p in others if p.ndim <= 1]
+    rest = settings.weight_decay if settings.weight_decay_on == "all" else 0.0
+    groups = [
+        {"params": decayed, "weight_decay": settings.weight_decay, "lr_factor": 1.0},
+        {"params": norms, "weight_decay": rest, "lr_factor": 1.0},
+        {"params": biases, "weight_decay": rest, "lr_factor": settings.bias_lr_factor},
+    ]
+    return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, settings: Stage2Settings, epoch: float
+) -> None:
+    """The rate that the settings' schedule has at `epoch`, counted from 0, with its fraction."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate_at(settings, epoch) * group["lr_factor"]
+
+
+def learning_rate_at(settings: Stage2Settings, epoch: float) -> float:
+    """The learning rate of weights at `epoch`, counted from 0, with its fraction."""
+    if settings.schedule == "steps":
+        return multistep(
+            int(epoch) + 1,
+            settings.learning_rate,
+            settings.milestones,
+            settings.gamma,
+            settings.warmup_epochs,
+            settings.warmup_factor,
+        )
+    return floored_cosine(
+        epoch,
+        settings.epochs,
+        settings.learning_rate,
+        settings.min_lr_ratio * settings.learning_rate,
+        settings.warmup_epochs,
+        WARMUP_START,
+    )
