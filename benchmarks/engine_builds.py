@@ -15,7 +15,7 @@ from pathlib import Path
 from engine_models import STUDENTS, TEACHERS, make_model, write_graphs
 
 from export.engines.builder import build_engine
-from export.engines.description import Profile
+from export.engines.engine_info import Profile
 from export.engines.runner import read_back
 from pivl_distill.console import table
 from pivl_distill.storage.files import write_json

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import torch
 
+from export.accuracy import Precision
 from export.calibration import calibration_crops, measure_ranges
 from export.exporter import FP16_FILE, FP32_FILE, input_spec
 from export.fp16 import write_fp16
-from export.graph import write_onnx
 from export.int8 import FILE_NAMES, write_int8
-from export.verify import Precision
+from export.onnx_export import write_onnx
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.models.embedding import EmbeddingModel
-from students.archs import create_backbone
+from students.backbones import create_backbone
 from students.student import IMAGENET_MEAN, IMAGENET_STD
 from teachers.clip import load_clip
 from teachers.teacher import bare_teacher

@@ -24,11 +24,11 @@ import onnxruntime as ort
 import torch
 from harness import Row, bound, overhead, report, speedup
 
-from export.graph import write_onnx
 from export.latency import interleaved, random_feed
-from export.session import open_session
+from export.onnx_export import write_onnx
+from export.onnx_inference import open_session
 from pivl_distill.config import HeadSettings
-from students.archs import create_backbone
+from students.backbones import create_backbone
 from students.student import Student
 
 ARCH, SIZE_HW, THREADS = "mobilenetv2_025", (256, 128), 2

@@ -26,10 +26,10 @@ import torch
 from engine_models import STUDENTS, TEACHERS, make_model, write_graphs
 
 from export.engines.builder import build_engine
-from export.engines.description import Gpu, Profile
+from export.engines.engine_info import Gpu, Profile
 from export.engines.library import TITLES, load_tensorrt
 from export.engines.runner import EngineRunner
-from export.session import open_session
+from export.onnx_inference import open_session
 from pivl_distill.console import note, table
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel

@@ -15,13 +15,13 @@ from harness import Row, report, speedup
 
 from export.calibration import calibration_crops, measure_ranges
 from export.exporter import input_spec
-from export.graph import write_onnx
 from export.int8 import write_int8
 from export.latency import measure_latency
-from export.session import open_session
+from export.onnx_export import write_onnx
+from export.onnx_inference import open_session
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.models.embedding import EmbeddingModel
-from students.archs import create_backbone
+from students.backbones import create_backbone
 from students.distill import WEIGHTS_DIR
 from students.student import IMAGENET_MEAN, IMAGENET_STD
 

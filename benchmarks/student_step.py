@@ -33,7 +33,7 @@ from pivl_distill.training.host_memory import (
 )
 from pivl_distill.training.precision import half_dtype
 from pivl_distill.training.stage2 import Stage2
-from students.archs import create_backbone
+from students.backbones import create_backbone
 from students.student import IMAGENET_MEAN, IMAGENET_STD, Student
 
 ROUNDS, MALLOC_ROUNDS, AT_MOST = 15, 5, 1.25

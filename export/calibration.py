@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from export.loading import as_embedding_model
-from export.manifest import InputSpec
-from export.session import open_session, run_all
+from export.manifest_schema import InputSpec
+from export.onnx_inference import open_session, run_all
 from pivl_distill.data.records import Record
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError

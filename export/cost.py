@@ -32,7 +32,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode
 
-from export.graph import example_inputs, preprocessing_nodes
+from export.onnx_export import example_inputs, preprocessing_nodes
 from pivl_distill.errors import PivlError, VerificationError
 
 _QUANTISERS = {"QuantizeLinear", "DequantizeLinear"}

@@ -14,21 +14,20 @@ from pathlib import Path
 
 import torch
 
+from export.accuracy import BUDGETS, Budget, Precision, measure_reference
 from export.calibration import measure_ranges
 from export.cost import network_cost
 from export.engines.builder import build_engine
-from export.engines.description import EngineInfo, Gpu, Profile, remove_engine
+from export.engines.engine_info import EngineInfo, Gpu, Profile, remove_engine
 from export.engines.library import Library
 from export.engines.runner import read_back
 from export.fp16 import write_fp16
-from export.gate import Gate
-from export.golden import FILE_NAME as GOLDEN_CROP
-from export.golden import write_golden_crop
-from export.graph import INPUT, OPSET, OUTPUT, write_onnx
+from export.golden_crop import FILE_NAME as GOLDEN_CROP
+from export.golden_crop import write_golden_crop
 from export.int8 import FILE_NAMES, int8_within_budget
 from export.latency import measure_latency
 from export.loading import as_embedding_model
-from export.manifest import (
+from export.manifest_schema import (
     Artifact,
     GoldenCrop,
     InputSpec,
@@ -39,8 +38,9 @@ from export.manifest import (
     read_manifest,
     write_manifest,
 )
-from export.session import open_session
-from export.verify import BUDGETS, Budget, Precision, measure_reference
+from export.onnx_export import INPUT, OPSET, OUTPUT, write_onnx
+from export.onnx_inference import open_session
+from export.verification import Gate
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, numpy_helper
 
-from export.graph import preprocessing_nodes
+from export.onnx_export import preprocessing_nodes
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import write_bytes
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from export.calibration import Ranges
 from export.loading import forward_of
-from export.manifest import Artifact
+from export.manifest_schema import Artifact
 from pivl_distill.console import note, track
 from pivl_distill.storage.files import write_bytes
 

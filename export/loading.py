@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from export.engines.runner import EngineRunner
-from export.manifest import InputSpec, read_manifest
-from export.session import open_session, run
+from export.manifest_schema import InputSpec, read_manifest
+from export.onnx_inference import open_session, run
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel, Forward
 from pivl_distill.storage.files import sha256

@@ -3,6 +3,6 @@
 `create_backbone` makes the bare network; start reading at `distill.py`.
 """
 
-from students.archs import create_backbone
+from students.backbones import create_backbone
 
 __all__ = ["create_backbone"]

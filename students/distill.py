@@ -30,7 +30,7 @@ from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.host_memory import keep_freed_memory
 from pivl_distill.training.stage2 import train
 from pivl_distill.training.teacher_embeddings import EMBEDDINGS_FILE, load_embeddings
-from students.archs import create_backbone
+from students.backbones import create_backbone
 from students.student import Student, save_student
 
 STUDENT_FILE = "student.safetensors"

@@ -26,7 +26,7 @@ from pivl_distill.data.synthetic.people import Person
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.storage.tensors import save_tensors
-from students.archs import create_backbone
+from students.backbones import create_backbone
 from students.distill import WEIGHTS_DIR
 from students.student import IMAGENET_MEAN, IMAGENET_STD
 

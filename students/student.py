@@ -16,7 +16,7 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.tensors import load_tensors, save_tensors
-from students.archs import Backbone, LastStride, create_backbone, pooling_of
+from students.backbones import Backbone, LastStride, create_backbone, pooling_of
 
 KIND = "student"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

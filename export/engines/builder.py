@@ -13,8 +13,9 @@ from typing import Any
 
 import onnx
 
+from export.accuracy import Precision
 from export.engines.build_progress import progress_monitor
-from export.engines.description import (
+from export.engines.engine_info import (
     EngineInfo,
     Gpu,
     Profile,
@@ -24,7 +25,6 @@ from export.engines.description import (
     write_sidecar,
 )
 from export.engines.library import TITLES, Library, library_log, load_tensorrt
-from export.verify import Precision
 from pivl_distill.console import note, watch
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.cache_dir import cache_dir

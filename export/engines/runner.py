@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from export.engines.description import RTX_GPUS, EngineInfo, Gpu, TensorInfo, read_sidecar
+from export.engines.engine_info import RTX_GPUS, EngineInfo, Gpu, TensorInfo, read_sidecar
 from export.engines.library import TITLES, library_log, load_tensorrt
 from pivl_distill.console import note
 from pivl_distill.errors import PivlError

@@ -20,14 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from export.benchmark import Timing, Variant, run_once, time_variants
 from export.cost import Cost
-from export.engines.description import Gpu
+from export.engines.engine_info import Gpu
 from export.engines.runner import EngineRunner
 from export.latency import random_feed
 from export.loading import as_embedding_model
-from export.manifest import Artifact, Manifest, installed_versions, read_manifest
+from export.manifest_schema import Artifact, Manifest, installed_versions, read_manifest
 from export.peak_memory import peak_memory
-from export.timing import Timing, Variant, run_once, time_variants
 from pivl_distill.app.chart import Dot, latency_chart
 from pivl_distill.app.eager import eager, run_eager_once
 from pivl_distill.app.report import percent

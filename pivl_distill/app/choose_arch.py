@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from export.cost import Cost, network_cost
-from export.graph import write_onnx
 from export.latency import measure_latency
-from export.session import open_session
+from export.onnx_export import write_onnx
+from export.onnx_inference import open_session
 from pivl_distill.config import StudentConfig
 from pivl_distill.console import table, track
 from pivl_distill.runtime.session import PROVIDERS, Device
-from students.archs import create_backbone
+from students.backbones import create_backbone
 from students.candidates import CANDIDATES, Candidate, choose
 from students.student import bare_student
 

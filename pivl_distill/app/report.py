@@ -15,7 +15,7 @@ from pivl_distill.retrieval import RetrievalResult
 
 if TYPE_CHECKING:
     from export.exporter import EngineReport, ExportReport
-    from export.manifest import Artifact
+    from export.manifest_schema import Artifact
     from pivl_distill.app.targets import Evaluation
     from pivl_distill.parsing.writing import ParseReport
     from pivl_distill.training.dry_run import DryRunReport

@@ -27,10 +27,10 @@ from pivl_distill.storage.tensors import is_foreign, load_tensors
 from pivl_distill.training.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from export.engines.description import Profile
+    from export.accuracy import Precision
+    from export.engines.engine_info import Profile
     from export.engines.library import Library
     from export.exporter import EngineReport, ExportReport
-    from export.verify import Precision
 
 UNSEEN = DataSettings(spec="synthetic:tiny")
 """What the export of a published checkpoint is verified on where no data set is named."""
@@ -158,7 +158,7 @@ def export_checkpoint(
     """
     from export.calibration import calibration_crops
     from export.exporter import export_model
-    from export.manifest import TestData
+    from export.manifest_schema import TestData
 
     if out is not None:
         check_free(out)  # before the work, not after it
@@ -200,7 +200,7 @@ class Engines:
 
     def profile(self) -> Profile:
         """The batches; PivlError if they are none."""
-        from export.engines.description import Profile
+        from export.engines.engine_info import Profile
 
         return Profile.parse(self.batch)
 

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from export.engines.library import load_tensorrt
-from export.graph import write_onnx
+from export.onnx_export import write_onnx
 from pivl_distill.data.store import CropStore
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval.evaluation import TestCrops
-from students.archs import create_backbone
+from students.backbones import create_backbone
 
 SIZE_HW = (64, 32)
 RTX_PACKAGES = ("tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx")

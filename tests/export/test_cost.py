@@ -9,11 +9,11 @@ from torch import nn
 
 from export.cost import Cost, check_no_teaching, graph_cost, network_cost
 from export.fp16 import write_fp16
-from export.graph import write_onnx
 from export.int8 import FILE_NAMES, write_int8
+from export.onnx_export import write_onnx
 from pivl_distill.errors import PivlError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel
-from students.archs import create_backbone
+from students.backbones import create_backbone
 
 
 class Small(nn.Module):

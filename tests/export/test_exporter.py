@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import export.exporter
-from export.engines.description import Gpu, Profile
+from export.accuracy import BUDGETS, Budget
+from export.engines.engine_info import Gpu, Profile
 from export.exporter import ExportError, add_engine, check_engines, export_model
 from export.loading import load_exported
-from export.manifest import TestData, read_manifest
-from export.session import open_session, run
-from export.verify import BUDGETS, Budget
+from export.manifest_schema import TestData, read_manifest
+from export.onnx_inference import open_session, run
 from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
 from pivl_distill.models.embedding import embed
 from pivl_distill.storage.files import sha256

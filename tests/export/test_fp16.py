@@ -9,8 +9,8 @@ import torch
 from onnx import TensorProto
 
 from export.fp16 import SENSITIVE, write_fp16
-from export.graph import write_onnx
-from export.session import open_session, run
+from export.onnx_export import write_onnx
+from export.onnx_inference import open_session, run
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 

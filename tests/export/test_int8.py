@@ -16,10 +16,10 @@ from onnx import TensorProto, numpy_helper
 import export.int8
 from export.calibration import measure_ranges
 from export.exporter import input_spec
-from export.graph import write_onnx
 from export.int8 import FILE_NAMES, int8_within_budget, quantisable_nodes, rank_by_loss, write_int8
-from export.manifest import Artifact
-from export.session import open_session, run
+from export.manifest_schema import Artifact
+from export.onnx_export import write_onnx
+from export.onnx_inference import open_session, run
 from pivl_distill.models.embedding import EmbeddingModel
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import export.latency
 from export.latency import interleaved, measure_latency, random_feed
-from export.session import open_session
+from export.onnx_inference import open_session
 
 
 class Clock:

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
+from export.benchmark import run_once
+from export.onnx_inference import CPU
 from export.peak_memory import peak_memory
-from export.session import CPU
-from export.timing import run_once
 
 MEGABYTE = 2**20
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 
-import students.archs  # noqa: F401  (registers mobilenetv2_025)
+import students.backbones  # noqa: F401  (registers mobilenetv2_025)
 from pivl_distill.errors import PivlError
 from students.candidates import CANDIDATES, Candidate, choose
 

@@ -31,7 +31,7 @@ import sys
 sys.modules["open_clip"] = None  # importing it would fail
 import students.distill
 from pivl_distill.config import HeadSettings
-from students.archs import create_backbone
+from students.backbones import create_backbone
 from students.student import Student
 network = create_backbone("mobilenetv2_025", image_size_hw=(64, 32))
 Student("mobilenetv2_025", network, (64, 32), 4, 16, True, HeadSettings())

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from pivl_distill.data.synthetic.people import person
 from pivl_distill.storage.tensors import load_tensors
-from students.archs import create_backbone
+from students.backbones import create_backbone
 from students.distill import WEIGHTS_DIR
 from students.pretrain import (
     ATTRIBUTES,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import students
 from pivl_distill.errors import PivlError
-from students.archs import create_backbone
+from students.backbones import create_backbone
 
 SIZE_HW = (64, 32)
 MOBILENET = "mobilenetv2_025"

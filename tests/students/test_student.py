@@ -17,7 +17,7 @@ from pivl_distill.models.network import ReIDOutput
 from pivl_distill.storage.tensors import load_tensors
 from pivl_distill.training import stage2
 from pivl_distill.training.alignment import TextFeatures
-from students.archs import create_backbone
+from students.backbones import create_backbone
 from students.student import KIND, Student, load_student, save_student
 
 SIZE_HW, DIM = (128, 64), 16

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from export.cost import check_no_teaching, network_cost
-from export.graph import write_onnx
-from export.session import open_session, run
+from export.onnx_export import write_onnx
+from export.onnx_inference import open_session, run
 from pivl_distill.config import HeadSettings
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from export.cost import check_no_teaching, network_cost
-from export.graph import write_onnx
-from export.session import open_session, run
+from export.onnx_export import write_onnx
+from export.onnx_inference import open_session, run
 from pivl_distill.config import LossSettings
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.losses import identity_contrast, images_to_texts, texts_to_images

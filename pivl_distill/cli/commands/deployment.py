@@ -71,8 +71,8 @@ def export(
     Budgets are PRECISION.cosine, PRECISION.mAP and PRECISION.rank1. Exit code 3 if a file does not
     do what the checkpoint does, 4 if an engine was built but cannot be run here.
     """
+    from export.accuracy import parse_budgets, parse_precision
     from export.exporter import ExportError, check_engines
-    from export.verify import parse_budgets, parse_precision
     from pivl_distill.app.report import print_engine, print_export
     from pivl_distill.app.targets import export_checkpoint
     from pivl_distill.runs.run import Run

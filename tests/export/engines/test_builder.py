@@ -13,9 +13,9 @@ from onnx import TensorProto, helper
 
 from export.engines import builder
 from export.engines.builder import build_engine
-from export.engines.description import Gpu, Profile, read_sidecar
+from export.engines.engine_info import Gpu, Profile, read_sidecar
 from export.engines.runner import read_back
-from export.graph import write_onnx
+from export.onnx_export import write_onnx
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.cache_dir import cache_dir
 from pivl_distill.storage.files import sha256

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from export.engines import runner
 from export.engines.builder import build_engine
-from export.engines.description import Gpu, Profile, read_sidecar, write_sidecar
+from export.engines.engine_info import Gpu, Profile, read_sidecar, write_sidecar
 from export.engines.runner import EngineRunner, read_back
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import sha256

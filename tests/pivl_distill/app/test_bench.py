@@ -10,14 +10,14 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from export.engines.description import Gpu
+from export.engines.engine_info import Gpu
 from pivl_distill.app.targets import Cameras, load_checkpoint
 from pivl_distill.cli import main
 from pivl_distill.config import HeadSettings
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.storage.files import sha256
-from students.archs import create_backbone
+from students.backbones import create_backbone
 from students.student import Student, save_student
 
 QUICK = ("--seconds", "0", "--threads", "1", "--batch", "1", "--batch", "2")

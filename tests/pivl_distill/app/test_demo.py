@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from export.exporter import ExportError, ExportReport
-from export.manifest import read_manifest
+from export.manifest_schema import read_manifest
 from pivl_distill.config import DataSettings
 from pivl_distill.errors import VerificationError
 

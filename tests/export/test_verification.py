@@ -11,14 +11,14 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from export.accuracy import BUDGETS, measure_reference
 from export.cost import network_cost
 from export.exporter import input_spec
 from export.fp16 import write_fp16
-from export.gate import Gate
-from export.golden import write_golden_crop
-from export.graph import write_onnx
-from export.session import open_session, run
-from export.verify import BUDGETS, measure_reference
+from export.golden_crop import write_golden_crop
+from export.onnx_export import write_onnx
+from export.onnx_inference import open_session, run
+from export.verification import Gate
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.thresholds import operating_thresholds
 from pivl_distill.storage.files import sha256
@@ -151,7 +151,7 @@ class Lazy:
 @pytest.mark.parametrize("forward_of", [full, lambda path: full, lambda path: lambda *_: Lazy()])
 def test_what_torch_raises_while_it_runs_fails_the_file(gate, small_onnx, monkeypatch, forward_of):
     """As for lack of memory on a GPU, in the first line of what it says: made ready, run, read."""
-    monkeypatch.setattr("export.gate.forward_of", forward_of)
+    monkeypatch.setattr("export.verification.forward_of", forward_of)
     artifact = gate.judge(small_onnx, "fp32", "any")
     assert artifact.status == "failed"
     assert artifact.failure == "It could not be run here: CUDA out of memory. Tried 2 GiB."
@@ -162,6 +162,6 @@ def test_a_mistake_of_ours_is_not_the_files_fault(gate, small_onnx, monkeypatch,
     def mistaken(*_):
         raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
 
-    monkeypatch.setattr(f"export.gate.{place}", mistaken)
+    monkeypatch.setattr(f"export.verification.{place}", mistaken)
     with pytest.raises(RuntimeError, match="size of tensor a"):
         gate.judge(small_onnx, "fp32", "any")

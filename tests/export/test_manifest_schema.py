@@ -8,9 +8,10 @@ import json
 import numpy as np
 import pytest
 
+from export.accuracy import BUDGETS, Parity, RetrievalComparison
 from export.cost import Cost
 from export.latency import Latency
-from export.manifest import (
+from export.manifest_schema import (
     Artifact,
     GoldenCrop,
     InputSpec,
@@ -22,7 +23,6 @@ from export.manifest import (
     sha256,
     write_manifest,
 )
-from export.verify import BUDGETS, Parity, RetrievalComparison
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.thresholds import OperatingThreshold
 from pivl_distill.runtime.manifest import FILE_NAME, vector_sha256

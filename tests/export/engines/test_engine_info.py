@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from export.engines.description import (
+from export.engines.engine_info import (
     EngineInfo,
     Gpu,
     Profile,

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from export.accuracy import Budget, Precision, Reference, check_budget, compare
 from export.cost import Cost, check_no_teaching
 from export.loading import as_embedding_model, forward_of
-from export.manifest import Artifact, InputSpec, Kind, RunsOn
-from export.verify import Budget, Precision, Reference, check_budget, compare
+from export.manifest_schema import Artifact, InputSpec, Kind, RunsOn
 from pivl_distill.errors import PivlError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel, Forward
 from pivl_distill.retrieval.evaluation import TestFeatures, embed_test

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.verify import (
+from export.accuracy import (
     BUDGETS,
     Budget,
     Parity,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.golden import FILE_NAME, write_golden_crop
+from export.golden_crop import FILE_NAME, write_golden_crop
 from pivl_distill.data.images import read_crop
 
 

@@ -14,8 +14,8 @@ import onnx
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from export.accuracy import Precision
 from export.engines.library import Library
-from export.verify import Precision
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import sha256, write_text
 

@@ -7,7 +7,7 @@ import timm
 import torch
 
 from pivl_distill.errors import PivlError
-from students.archs import Backbone, create_backbone, pooling_of
+from students.backbones import Backbone, create_backbone, pooling_of
 
 SIZE_HW = (128, 64)
 MOBILENET = "mobilenetv2_025"

@@ -10,9 +10,9 @@ import onnx
 import pytest
 import torch
 
-import export.graph
-from export.graph import OPSET, preprocessing_nodes, write_onnx
-from export.session import open_session, run
+import export.onnx_export
+from export.onnx_export import OPSET, preprocessing_nodes, write_onnx
+from export.onnx_inference import open_session, run
 
 ARCHS = ["mobilenetv2_025", "vit_tiny_patch16_224"]
 
@@ -62,7 +62,7 @@ def test_no_path_of_this_machine_is_in_the_file(mobilenet):
     model, path = mobilenet
     data = path.read_bytes()
     assert b"site-packages" not in data
-    assert str(Path(export.graph.__file__).parent).encode() not in data
+    assert str(Path(export.onnx_export.__file__).parent).encode() not in data
     weights = 4 * sum(p.numel() for p in model.network.parameters())
     assert len(data) < 1.1 * weights
 
@@ -116,7 +116,7 @@ def test_a_failed_write_leaves_the_old_file(mobilenet, tmp_path, monkeypatch):
     def fail(*_args, **_kwargs):
         raise RuntimeError("no graph")
 
-    monkeypatch.setattr(export.graph.torch.onnx, "export", fail)
+    monkeypatch.setattr(export.onnx_export.torch.onnx, "export", fail)
     with pytest.raises(RuntimeError, match="no graph"):
         write_onnx(model, path)
     assert path.read_bytes() == b"old"

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from export.accuracy import Budget, Parity, Precision, RetrievalComparison
 from export.cost import Cost
 from export.latency import Latency
-from export.verify import Budget, Parity, Precision, RetrievalComparison
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.thresholds import OperatingThreshold
 from pivl_distill.runtime.manifest import FILE_NAME

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-import export.timing
-from export.timing import Variant, time_variants
+import export.benchmark
+from export.benchmark import Variant, time_variants
 
 
 def test_percentiles_and_crops_per_second(monkeypatch):
     times = [[10.0, 20.0, 30.0, 40.0], [5.0, 5.0, 5.0, 5.0]]
-    monkeypatch.setattr(export.timing, "in_turns", lambda runs, **_: times)
+    monkeypatch.setattr(export.benchmark, "in_turns", lambda runs, **_: times)
     ways = [Variant("a", "cpu", 2, 4, lambda: None), Variant("b", "cuda", 1, 1, lambda: None)]
     a, b = time_variants(ways)
     assert (a.name, a.device, a.threads, a.batch, a.runs) == ("a", "cpu", 2, 4, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from export.session import open_session, run
+from export.onnx_inference import open_session, run
 
 
 def test_tensors_in_tensors_out(mobilenet):
