@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from export.latency import interleaved, random_feed
-from pivl_distill.runtime.session import open_session
+from pivl_distill.runtime.onnx_session import open_session
 
 
 @dataclass(frozen=True)

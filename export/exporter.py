@@ -45,7 +45,7 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval.evaluation import TestCrops
-from pivl_distill.runtime.manifest import FILE_NAME as MANIFEST
+from pivl_distill.runtime.manifest_reader import FILE_NAME as MANIFEST
 from pivl_distill.storage.files import sha256
 
 FP32_FILE, FP16_FILE = "model.onnx", "model.fp16.onnx"

@@ -24,7 +24,7 @@ from pivl_distill.errors import PivlError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel, Forward
 from pivl_distill.retrieval.evaluation import TestFeatures, embed_test
 from pivl_distill.retrieval.thresholds import OperatingThreshold, operating_thresholds
-from pivl_distill.runtime.manifest import vector_sha256
+from pivl_distill.runtime.manifest_reader import vector_sha256
 
 
 @dataclass(frozen=True)

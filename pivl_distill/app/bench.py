@@ -34,8 +34,8 @@ from pivl_distill.app.report import percent
 from pivl_distill.app.targets import Cameras, load_checkpoint
 from pivl_distill.console import note, table, track
 from pivl_distill.errors import PivlError
-from pivl_distill.runtime.manifest import check_file
-from pivl_distill.runtime.session import CPU, PROVIDERS, Device, open_session
+from pivl_distill.runtime.manifest_reader import check_file
+from pivl_distill.runtime.onnx_session import CPU, PROVIDERS, Device, open_session
 from pivl_distill.storage.files import sha256
 
 EAGER = "PyTorch eager"

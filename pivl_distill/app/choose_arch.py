@@ -16,7 +16,7 @@ from export.onnx_export import write_onnx
 from export.onnx_inference import open_session
 from pivl_distill.config import StudentConfig
 from pivl_distill.console import table, track
-from pivl_distill.runtime.session import PROVIDERS, Device
+from pivl_distill.runtime.onnx_session import PROVIDERS, Device
 from students.backbones import create_backbone
 from students.candidates import CANDIDATES, Candidate, choose
 from students.student import bare_student

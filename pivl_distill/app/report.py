@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from export.exporter import EngineReport, ExportReport
     from export.manifest_schema import Artifact
     from pivl_distill.app.targets import Evaluation
-    from pivl_distill.parsing.writing import ParseReport
+    from pivl_distill.parsing.parse_dataset import ParseReport
     from pivl_distill.training.dry_run import DryRunReport
     from students.distill import StudentReport
     from teachers.clip_reid_bank import ReleasedBankReport

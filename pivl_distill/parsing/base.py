@@ -52,7 +52,7 @@ def build_parser(name: str, settings: AnySettings) -> Parser:
         from pivl_distill.parsing.segformer import SegformerParser
 
         return SegformerParser(name, settings)
-    from pivl_distill.parsing.existing import ExistingMaps
+    from pivl_distill.parsing.existing_maps import ExistingMaps
 
     return ExistingMaps(name, settings)
 

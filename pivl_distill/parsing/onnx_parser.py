@@ -15,9 +15,9 @@ from pivl_distill.data.vocabulary import get_vocabulary
 from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.base import Crop, parser_metadata
-from pivl_distill.parsing.placement import Placement, decide, fit, place, sample
+from pivl_distill.parsing.resizing import Placement, decide, fit, place, sample
 from pivl_distill.parsing.settings import OnnxSettings
-from pivl_distill.runtime.session import CPU, CUDA, open_session
+from pivl_distill.runtime.onnx_session import CPU, CUDA, open_session
 
 INPUT_TYPES: dict[str, type[np.floating]] = {
     "tensor(float)": np.float32,

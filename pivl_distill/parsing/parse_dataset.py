@@ -19,11 +19,11 @@ from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.base import Crop, Parser, build_parser
-from pivl_distill.parsing.cleaning import Cleaning
-from pivl_distill.parsing.folder import MapFolder, exclusive
+from pivl_distill.parsing.postprocessing import Cleaning
+from pivl_distill.parsing.map_folder import MapFolder, exclusive
 from pivl_distill.parsing.qa_sheet import write_sheet
 from pivl_distill.parsing.settings import EMBEDDED, load_settings, presets
-from pivl_distill.parsing.survey import Agreement, Survey
+from pivl_distill.parsing.map_statistics import Agreement, Survey
 
 SHEET = "parsing.png"
 

@@ -23,8 +23,8 @@ from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.models.embedding import normalize_crops
-from pivl_distill.parsing.part_net import PartSegmenter
-from pivl_distill.parsing.survey import Agreement
+from pivl_distill.parsing.part_unet import PartSegmenter
+from pivl_distill.parsing.map_statistics import Agreement
 from pivl_distill.storage.files import write_bytes
 from pivl_distill.training.lr_schedules import floored_cosine
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pivl_distill.data.vocabulary import voc_palette
-from pivl_distill.parsing.survey import Survey
+from pivl_distill.parsing.map_statistics import Survey
 from pivl_distill.storage.files import write_bytes
 
 CELL_HW = (192, 96)

@@ -19,7 +19,7 @@ from pivl_distill.data.vocabulary import Vocabulary, get_vocabulary
 from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.base import Crop, parser_metadata
-from pivl_distill.parsing.placement import decide, place, sample
+from pivl_distill.parsing.resizing import decide, place, sample
 from pivl_distill.parsing.settings import SegformerSettings
 
 

@@ -9,7 +9,7 @@ reranking    k-reciprocal re-ranking, sparse and in chunks
 search       an index over features in Parquet files
 """
 
-from pivl_distill.retrieval.protocol import RetrievalResult, evaluate, evaluate_distances
+from pivl_distill.retrieval.reid_metrics import RetrievalResult, evaluate, evaluate_distances
 from pivl_distill.retrieval.reranking import rerank, rerank_rows
 
 __all__ = ["RetrievalResult", "evaluate", "evaluate_distances", "rerank", "rerank_rows"]

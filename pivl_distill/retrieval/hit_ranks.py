@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pivl_distill.retrieval.counting import count_above, find_between
+from pivl_distill.retrieval.similarity_counts import count_above, find_between
 from pivl_distill.retrieval.matches import PADDING, Matches
 from pivl_distill.retrieval.similarity import (
     Features,

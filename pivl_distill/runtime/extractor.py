@@ -24,15 +24,15 @@ from PIL import Image
 from pivl_distill.data.images import read_crop, resize_crop
 from pivl_distill.data.listing import images_below
 from pivl_distill.errors import PivlError
-from pivl_distill.runtime.golden import check_golden
-from pivl_distill.runtime.images import check_image, crop_box
-from pivl_distill.runtime.manifest import (
+from pivl_distill.runtime.golden_check import check_golden
+from pivl_distill.runtime.frame_crops import check_image, crop_box
+from pivl_distill.runtime.manifest_reader import (
     Artifact,
     check_file,
     choose_artifact,
     read_manifest,
 )
-from pivl_distill.runtime.session import PROVIDERS, Device, has_cuda, open_session
+from pivl_distill.runtime.onnx_session import PROVIDERS, Device, has_cuda, open_session
 
 
 class Extractor:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pivl_distill.data.images import read_crop
 from pivl_distill.errors import PivlError
-from pivl_distill.runtime.manifest import Artifact, Manifest, vector_sha256
+from pivl_distill.runtime.manifest_reader import Artifact, Manifest, vector_sha256
 from pivl_distill.storage.files import sha256
 
 GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}

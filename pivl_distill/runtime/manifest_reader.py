@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pivl_distill.errors import PivlError, unknown_name
-from pivl_distill.runtime.session import Device
+from pivl_distill.runtime.onnx_session import Device
 from pivl_distill.storage.files import sha256
 
 FILE_NAME = "manifest.json"

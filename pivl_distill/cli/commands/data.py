@@ -111,7 +111,7 @@ def parse(
     from pivl_distill.app.report import print_parse
     from pivl_distill.config import parse_override
     from pivl_distill.data.datasets import load_dataset
-    from pivl_distill.parsing.writing import parse_dataset
+    from pivl_distill.parsing.parse_dataset import parse_dataset
 
     overrides = dict(parse_override(text) for text in assignments)
     dataset = load_dataset(spec)

@@ -22,7 +22,7 @@ from pivl_distill.distributed import process_group
 
 if TYPE_CHECKING:
     from pivl_distill.app.targets import Cameras, Engines
-    from pivl_distill.runtime.session import Device
+    from pivl_distill.runtime.onnx_session import Device
 
 
 def latest_export() -> Path:
@@ -217,7 +217,7 @@ def bench(
     from dataclasses import asdict
 
     from pivl_distill.app.bench import bench_chart, print_bench, run_bench
-    from pivl_distill.runtime.session import has_cuda
+    from pivl_distill.runtime.onnx_session import has_cuda
     from pivl_distill.storage.files import check_writable, write_json
 
     for file in (json_file, picture):

@@ -15,7 +15,7 @@ from pivl_distill.cli.options import (
 from pivl_distill.errors import PivlError
 
 if TYPE_CHECKING:
-    from pivl_distill.runtime.session import Device
+    from pivl_distill.runtime.onnx_session import Device
 
 
 @click.command(

@@ -15,7 +15,7 @@ from PIL import Image
 from pivl_distill.app import embed_folder
 from pivl_distill.cli import main
 from pivl_distill.errors import PivlError
-from pivl_distill.retrieval.search import FeatureShards, build_index
+from pivl_distill.retrieval.faiss_index import FeatureShards, build_index
 from pivl_distill.runtime import Extractor
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from pivl_distill.data.vocabulary import ATR18, COARSE6, IGNORE, LIP20
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.base import Crop
-from pivl_distill.parsing.existing import ExistingMaps
+from pivl_distill.parsing.existing_maps import ExistingMaps
 from pivl_distill.parsing.settings import MapsSettings
 
 NAME = Path("bounding_box_train/0002_c1s1_000451_03.jpg")

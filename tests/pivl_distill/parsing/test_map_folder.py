@@ -19,7 +19,7 @@ from pivl_distill.data.part_maps import (
 )
 from pivl_distill.data.vocabulary import COARSE6, IGNORE, LIP20, VOCABULARIES
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.folder import MapFolder, exclusive
+from pivl_distill.parsing.map_folder import MapFolder, exclusive
 
 NAME = Path("train/0002/a.jpg")
 PARSER = {"name": "any", "colour_order": "rgb", "sha256": "00", "values": {3: "Head"}}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pivl_distill.data.vocabulary import COARSE6, IGNORE, LIP20
-from pivl_distill.parsing.survey import Agreement, Survey
+from pivl_distill.parsing.map_statistics import Agreement, Survey
 
 
 def test_iou_is_that_of_the_sets_of_pixels() -> None:

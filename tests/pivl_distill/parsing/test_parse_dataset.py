@@ -18,10 +18,10 @@ from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import COARSE6
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.base import Crop
-from pivl_distill.parsing.cleaning import Cleaning
+from pivl_distill.parsing.postprocessing import Cleaning
 from pivl_distill.parsing.onnx_parser import OnnxParser
 from pivl_distill.parsing.settings import MapsSettings
-from pivl_distill.parsing.writing import parse_dataset, plan, write_maps
+from pivl_distill.parsing.parse_dataset import parse_dataset, plan, write_maps
 
 PLAIN = Cleaning(MapsSettings(kind="maps", vocabulary="coarse6"))
 

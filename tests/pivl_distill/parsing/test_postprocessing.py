@@ -6,7 +6,7 @@ import numpy as np
 
 from pivl_distill.data.part_maps import PartMap
 from pivl_distill.data.vocabulary import ATR18, IGNORE, LIP20
-from pivl_distill.parsing.cleaning import Cleaning, drop_small_parts, keep_largest_person
+from pivl_distill.parsing.postprocessing import Cleaning, drop_small_parts, keep_largest_person
 from pivl_distill.parsing.settings import MapsSettings
 
 TWO_PEOPLE = np.array(

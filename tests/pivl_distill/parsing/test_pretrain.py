@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.parsing import pretrain
-from pivl_distill.parsing.part_net import PartSegmenter
+from pivl_distill.parsing.part_unet import PartSegmenter
 from pivl_distill.parsing.pretrain import Recipe, class_weights, facing_loss, main, train
-from pivl_distill.runtime.session import open_session
+from pivl_distill.runtime.onnx_session import open_session
 
 
 def test_the_script_writes_a_parser_that_scores_as_the_network_does(tmp_path, monkeypatch) -> None:
@@ -81,7 +81,7 @@ def test_the_shipped_parser_finds_parts_of_unseen_people() -> None:
     from pivl_distill.parsing.base import Crop
     from pivl_distill.parsing.onnx_parser import OnnxParser
     from pivl_distill.parsing.settings import load_settings
-    from pivl_distill.parsing.survey import Agreement
+    from pivl_distill.parsing.map_statistics import Agreement
 
     crops = render_crops(pretrain.UNSEEN_SEED, 60, pretrain.UNSEEN_CAMERAS)
     parser = OnnxParser("embedded", load_settings("embedded"))

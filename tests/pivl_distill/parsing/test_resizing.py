@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from pivl_distill.data.vocabulary import IGNORE
-from pivl_distill.parsing.placement import decide, fit, place, sample
+from pivl_distill.parsing.resizing import decide, fit, place, sample
 from pivl_distill.parsing.settings import SegformerSettings
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pivl_distill.errors import PivlError
-from pivl_distill.retrieval.search import FeatureShards, build_index
+from pivl_distill.retrieval.faiss_index import FeatureShards, build_index
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")

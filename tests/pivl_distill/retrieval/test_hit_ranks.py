@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pivl_distill.retrieval import counting
+from pivl_distill.retrieval import similarity_counts
 from pivl_distill.retrieval import hit_ranks as module
 from pivl_distill.retrieval.hit_ranks import hit_ranks, sorted_hit_ranks
 from pivl_distill.retrieval.matches import Matches
@@ -144,8 +144,8 @@ def test_tensors_and_the_way_of_a_device_rank_the_same(device_way: bool, monkeyp
     gallery[100:300] = gallery[:200]
     expected = ranked(query, gallery, labels)
     if device_way:
-        monkeypatch.setattr(module, "count_above", counting.count_above_on_device)
-        monkeypatch.setattr(module, "find_between", counting.find_between_on_device)
+        monkeypatch.setattr(module, "count_above", similarity_counts.count_above_on_device)
+        monkeypatch.setattr(module, "find_between", similarity_counts.find_between_on_device)
     assert ranked(torch.from_numpy(query), torch.from_numpy(gallery), labels) == expected
 
 

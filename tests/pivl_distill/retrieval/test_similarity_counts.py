@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pivl_distill.retrieval import counting
-from pivl_distill.retrieval.counting import (
+from pivl_distill.retrieval import similarity_counts
+from pivl_distill.retrieval.similarity_counts import (
     count_above,
     count_above_on_device,
     find_between,
@@ -57,7 +57,7 @@ def test_counts_are_those_of_comparing_everything(count, rows, columns, bounds) 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.9])
 def test_rows_count_the_same_however_much_is_above_their_lowest_bound(share: float) -> None:
     torch.manual_seed(0)
-    values = torch.rand(2 * counting._ROWS + 3, 500)
+    values = torch.rand(2 * similarity_counts._ROWS + 3, 500)
     values[5], values[6] = 2.0, -torch.inf  # one row all above, one with nothing
     given = values, torch.ones(500), 1 - share * torch.rand(len(values), 7)
     assert torch.equal(count_above(*given), compared(*given))
@@ -68,7 +68,7 @@ def test_whole_rows_are_counted_as_well(spread: float) -> None:
     """Bounds all over the row, equal to a value of it or a bit off; all in few buckets, or in all,
     and beyond."""
     torch.manual_seed(0)
-    product = 0.25 + spread * torch.randn(counting._ROWS + 5, 4000)
+    product = 0.25 + spread * torch.randn(similarity_counts._ROWS + 5, 4000)
     product[:, :3] = torch.tensor([-torch.inf, -1.0, 1.0])
     values = product[:, ::300]
     limits = torch.cat([values, *(values.nextafter(torch.tensor(end)) for end in (-9.0, 9.0))], 1)
@@ -81,15 +81,15 @@ def test_a_larger_value_is_in_no_lower_bucket() -> None:
     values = np.concatenate([rng.uniform(-1.1, 1.1, 50_000), rng.normal(0, 1e-6, 50_000)])
     ends = (-np.inf, -1, -0.0, 0.0, 1, np.inf)
     ordered = np.sort(np.append(values, ends).astype(np.float32))
-    buckets = counting._buckets(np.stack([ordered] * counting._ROWS))
+    buckets = similarity_counts._buckets(np.stack([ordered] * similarity_counts._ROWS))
     assert (np.diff(buckets.reshape(-1)) >= 0).all()
-    assert (buckets // counting._BUCKETS == np.arange(counting._ROWS)[:, None]).all()
+    assert (buckets // similarity_counts._BUCKETS == np.arange(similarity_counts._ROWS)[:, None]).all()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_any_number_of_threads_counts_the_same(threads: int, monkeypatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    given = numbers(3 * counting._ROWS + 1, 100, 3)
+    given = numbers(3 * similarity_counts._ROWS + 1, 100, 3)
     assert torch.equal(count_above(*given), compared(*given))
 
 

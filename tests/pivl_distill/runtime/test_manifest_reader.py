@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pivl_distill.errors import PivlError
-from pivl_distill.runtime.manifest import Manifest, choose_artifact, read_manifest
+from pivl_distill.runtime.manifest_reader import Manifest, choose_artifact, read_manifest
 
 
 @pytest.fixture

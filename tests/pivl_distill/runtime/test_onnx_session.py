@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from pivl_distill.errors import PivlError
-from pivl_distill.runtime import session as sessions
-from pivl_distill.runtime.session import CPU, CUDA, check_runtime, has_cuda, open_session
+from pivl_distill.runtime import onnx_session as sessions
+from pivl_distill.runtime.onnx_session import CPU, CUDA, check_runtime, has_cuda, open_session
 
 
 @pytest.fixture(scope="module")
