@@ -16,7 +16,12 @@ import numpy as np
 from pivl_distill.errors import PivlError, VerificationError, unknown_name
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.retrieval.evaluation import TestCrops, TestFeatures, embed_test, score
+from pivl_distill.retrieval.evaluation import (
+    QueryGalleryCrops,
+    QueryGalleryFeatures,
+    embed_query_gallery,
+    evaluate_features,
+)
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
@@ -117,20 +122,26 @@ def parse_precision(name: str) -> Precision:
 class Reference:
     """What the checkpoint itself does on the test split, to hold every file against."""
 
-    test: TestCrops
-    features: TestFeatures
+    test: QueryGalleryCrops
+    features: QueryGalleryFeatures
     result: RetrievalResult
 
 
-def measure_reference(model: EmbeddingModel, test: TestCrops, *, normalize: bool) -> Reference:
+def measure_reference(
+    model: EmbeddingModel, test: QueryGalleryCrops, *, normalize: bool
+) -> Reference:
     """Embed and score the test split by torch; `normalize` as given to `write_onnx`."""
-    features = embed_test(model, test)
+    features = embed_query_gallery(model, test)
     if normalize:
-        features = TestFeatures(*(_unit(some) for some in (features.query, features.gallery)))
-    return Reference(test, features, score(features, test))
+        features = QueryGalleryFeatures(
+            *(_unit(some) for some in (features.query, features.gallery))
+        )
+    return Reference(test, features, evaluate_features(features, test))
 
 
-def compare(reference: Reference, features: TestFeatures) -> tuple[Parity, RetrievalComparison]:
+def compare(
+    reference: Reference, features: QueryGalleryFeatures
+) -> tuple[Parity, RetrievalComparison]:
     """Hold a file's features of the test split against the checkpoint's.
 
     Raises VerificationError if some are not finite.
@@ -145,7 +156,7 @@ def compare(reference: Reference, features: TestFeatures) -> tuple[Parity, Retri
         )
     cosine = (_unit(ours) * _unit(theirs)).sum(axis=1)
     parity = Parity(float(cosine.min()), float(cosine.mean()), float(abs(ours - theirs).max()))
-    before, after = reference.result, score(features, reference.test)
+    before, after = reference.result, evaluate_features(features, reference.test)
     return parity, RetrievalComparison(
         before.mAP,
         after.mAP,

@@ -44,8 +44,8 @@ from export.verification import Gate
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.retrieval.evaluation import TestCrops
-from pivl_distill.runtime.manifest_reader import FILE_NAME as MANIFEST
+from pivl_distill.retrieval.evaluation import QueryGalleryCrops
+from pivl_distill.runtime.manifest_reader import MANIFEST_FILE
 from pivl_distill.storage.files import sha256
 
 FP32_FILE, FP16_FILE = "model.onnx", "model.fp16.onnx"
@@ -75,7 +75,7 @@ class ExportReport:
 
     @property
     def manifest_path(self) -> Path:
-        return self.folder / MANIFEST
+        return self.folder / MANIFEST_FILE
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def export_model(
     model: EmbeddingModel,
     folder: Path,
     *,
-    test: TestCrops,
+    test: QueryGalleryCrops,
     calibration: CropStore | None = None,
     precisions: Collection[Precision] = (),
     normalize: bool = False,

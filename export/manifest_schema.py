@@ -19,7 +19,7 @@ from export.cost import Cost
 from export.latency import Latency
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.thresholds import OperatingThreshold
-from pivl_distill.runtime.manifest_reader import FILE_NAME
+from pivl_distill.runtime.manifest_reader import MANIFEST_FILE
 from pivl_distill.storage.files import sha256, write_text
 
 Kind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
@@ -171,16 +171,16 @@ class Manifest(_Section):
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write `folder`/manifest.json atomically."""
-    path = folder / FILE_NAME
+    path = folder / MANIFEST_FILE
     write_text(path, manifest.model_dump_json(indent=2) + "\n")
     return path
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read `folder`/manifest.json; PivlError if it is missing or not a manifest."""
-    path = folder / FILE_NAME
+    path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise PivlError(f"'{folder}' has no {FILE_NAME}; name a folder written by an export.")
+        raise PivlError(f"'{folder}' has no {MANIFEST_FILE}; name a folder written by an export.")
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:

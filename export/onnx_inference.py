@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pivl_distill.errors import PivlError
-from pivl_distill.runtime.onnx_session import CPU, check_runtime, open_session
+from pivl_distill.runtime.onnx_session import CPU, check_onnxruntime_install, open_session
 
-__all__ = ["CPU", "check_runtime", "open_session", "run", "run_all"]
+__all__ = ["CPU", "check_onnxruntime_install", "open_session", "run", "run_all"]
 
 
 def run(session: ort.InferenceSession, *inputs: Tensor) -> Tensor:

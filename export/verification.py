@@ -22,7 +22,7 @@ from export.loading import as_embedding_model, forward_of
 from export.manifest_schema import Artifact, InputSpec, Kind, RunsOn
 from pivl_distill.errors import PivlError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel, Forward
-from pivl_distill.retrieval.evaluation import TestFeatures, embed_test
+from pivl_distill.retrieval.evaluation import QueryGalleryFeatures, embed_query_gallery
 from pivl_distill.retrieval.thresholds import OperatingThreshold, operating_thresholds
 from pivl_distill.runtime.manifest_reader import vector_sha256
 
@@ -62,7 +62,7 @@ class Gate:
                 check_no_teaching(path, self.bare)
             model, forward = as_embedding_model(path.name, self.spec), _running(path)
             metadata |= self._golden(model, forward)
-            features = embed_test(model, self.reference.test, forward)
+            features = embed_query_gallery(model, self.reference.test, forward)
             metadata["parity"], metadata["retrieval"] = compare(self.reference, features)
             metadata["thresholds"] = self._thresholds(features)
             check_budget(metadata["parity"], metadata["retrieval"], self.budgets[precision])
@@ -79,7 +79,7 @@ class Gate:
             raise VerificationError(f"{model.name} gives no finite vector for the golden crop.")
         return {"golden_vector": vector.tolist(), "golden_vector_sha256": vector_sha256(vector)}
 
-    def _thresholds(self, features: TestFeatures) -> tuple[OperatingThreshold, ...]:
+    def _thresholds(self, features: QueryGalleryFeatures) -> tuple[OperatingThreshold, ...]:
         query, gallery = self.reference.test.query, self.reference.test.gallery
         return operating_thresholds(
             features.query,

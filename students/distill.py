@@ -22,7 +22,7 @@ from pivl_distill.data.store import load_training
 from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.retrieval.evaluation import TestCrops, evaluate_model
+from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
 from pivl_distill.runs.progress import machine
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.files import sha256
@@ -95,7 +95,7 @@ def train_student(
         run.progress.enter("evaluation")
         model = student.embedding_model()
         save_student(model, run.path / STUDENT_FILE, config.last_stride)
-        test = TestCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)
+        test = QueryGalleryCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)
         retrieval = evaluate_model(model, test)
         seconds = run.progress.seconds["training"]
         run.finish(

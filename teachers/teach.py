@@ -23,7 +23,7 @@ from pivl_distill.device import pick_device
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.retrieval.evaluation import TestCrops, evaluate_model
+from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
 from pivl_distill.runs.progress import machine
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.files import sha256
@@ -106,7 +106,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         if config.save_embeddings:
             save_embeddings(run.path / EMBEDDINGS_FILE, model, store, dataset)
         run.progress.enter("evaluation")
-        test = TestCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)
+        test = QueryGalleryCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)
         retrieval = evaluate_model(model, test)
         seconds = {stage: run.progress.seconds[stage] for stage in ("prompts", "teacher")}
         readout = BankProbe(**bank.provenance["readout"])

@@ -268,7 +268,7 @@ def deploy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`deploy(*precisions, cameras=0, **options)` is the folder of a small network's export."""
     from export.exporter import export_model
     from pivl_distill.models.embedding import EmbeddingModel
-    from pivl_distill.retrieval.evaluation import TestCrops
+    from pivl_distill.retrieval.evaluation import QueryGalleryCrops
 
     @functools.cache
     def make(*precisions: str, cameras: int = 0, **options: bool) -> Path:
@@ -277,7 +277,7 @@ def deploy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         network = SmallNetwork(cameras).eval()
         model = EmbeddingModel("small", network, (64, 32), mean, std, cameras)
         folder = tmp_path_factory.mktemp("deploy")
-        test = TestCrops(pattern_store(1, camid=0), pattern_store(2, camid=1))
+        test = QueryGalleryCrops(pattern_store(1, camid=0), pattern_store(2, camid=1))
         training = pattern_store(3, camid=0)
         export_model(
             model, folder, test=test, calibration=training, precisions=precisions, **options

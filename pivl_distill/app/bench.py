@@ -35,7 +35,7 @@ from pivl_distill.app.targets import Cameras, load_checkpoint
 from pivl_distill.console import note, table, track
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime.manifest_reader import check_file
-from pivl_distill.runtime.onnx_session import CPU, PROVIDERS, Device, open_session
+from pivl_distill.runtime.onnx_session import CPU, PROVIDERS, ExecutionDevice, open_session
 from pivl_distill.storage.files import sha256
 
 EAGER = "PyTorch eager"
@@ -83,7 +83,7 @@ def run_bench(
     folder: Path,
     batches: Sequence[int],
     threads: Sequence[int],
-    devices: Sequence[Device],
+    devices: Sequence[ExecutionDevice],
     seconds: float,
     *,
     engines: bool = True,
@@ -165,7 +165,7 @@ def bench_chart(report: BenchReport, out: Path) -> None:
     latency_chart(dots, title, out)
 
 
-def _runs_on(artifact: Artifact, device: Device) -> bool:
+def _runs_on(artifact: Artifact, device: ExecutionDevice) -> bool:
     runs = artifact.kind == "onnx" and artifact.runs_on in ("any", device)
     return runs and artifact.status != "failed"
 
@@ -203,7 +203,7 @@ def _find_checkpoint(folder: Path, manifest: Manifest) -> Checkpoint | None:
     return None
 
 
-def _onnx_way(path: Path, device: Device, threads: int, batch: int) -> Variant:
+def _onnx_way(path: Path, device: ExecutionDevice, threads: int, batch: int) -> Variant:
     session = open_session(path, threads=threads, providers=[PROVIDERS[device]])
     run = partial(session.run, None, random_feed(session, batch))
     return Variant(path.name, device, threads, batch, run)

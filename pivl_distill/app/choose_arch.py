@@ -16,7 +16,7 @@ from export.onnx_export import write_onnx
 from export.onnx_inference import open_session
 from pivl_distill.config import StudentConfig
 from pivl_distill.console import table, track
-from pivl_distill.runtime.onnx_session import PROVIDERS, Device
+from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice
 from students.backbones import create_backbone
 from students.candidates import CANDIDATES, Candidate, choose
 from students.student import bare_student
@@ -25,7 +25,7 @@ SECONDS = 20.0
 """For timing all candidates."""
 
 
-def choose_arch(settings: StudentConfig, max_ms: float, device: Device) -> StudentConfig:
+def choose_arch(settings: StudentConfig, max_ms: float, device: ExecutionDevice) -> StudentConfig:
     """The settings with the arch that fits the budget; prints all candidates.
 
     Raises PivlError if none fits or the device is not there.
@@ -56,7 +56,9 @@ def choose_arch(settings: StudentConfig, max_ms: float, device: Device) -> Stude
     return settings.model_copy(update={"arch": choose(candidates, max_ms).arch})
 
 
-def export_candidate(arch: str, settings: StudentConfig, device: Device) -> tuple[Cost, Any]:
+def export_candidate(
+    arch: str, settings: StudentConfig, device: ExecutionDevice
+) -> tuple[Cost, Any]:
     """Cost of an untrained student of this arch, and ONNX Runtime's session of its export."""
     size_hw = settings.data.size_hw
     network = create_backbone(arch, image_size_hw=size_hw, last_stride=settings.last_stride).eval()

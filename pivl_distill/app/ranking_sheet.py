@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pivl_distill.retrieval.evaluation import TestCrops, TestFeatures
+from pivl_distill.retrieval.evaluation import QueryGalleryCrops, QueryGalleryFeatures
 from pivl_distill.storage.files import write_bytes
 
 RIGHT_RGB, WRONG_RGB, QUERY_RGB = (40, 160, 70), (200, 50, 40), (90, 90, 90)
@@ -16,7 +16,11 @@ _BORDER_PX = 3
 
 
 def ranking_sheet(
-    features: TestFeatures, test: TestCrops, out: Path, rows: int = 8, matches: int = 8
+    features: QueryGalleryFeatures,
+    test: QueryGalleryCrops,
+    out: Path,
+    rows: int = 8,
+    matches: int = 8,
 ) -> None:
     """Write a PNG of `rows` evenly spaced queries and their `matches` nearest gallery crops.
 

@@ -203,7 +203,7 @@ def print_check(report: CheckReport) -> None:
 
 def print_parse(spec: str, report: ParseReport) -> None:
     """What the maps hold, class by class, and where they are."""
-    survey, agreement = report.survey, report.agreement
+    survey, agreement = report.statistics, report.agreement
     columns, iou = ["", "maps", "pixels"], None
     if agreement is not None:
         columns, iou = [*columns, "IoU"], agreement.iou()

@@ -21,7 +21,13 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.retrieval.evaluation import CPU, TestCrops, TestFeatures, embed_test, score
+from pivl_distill.retrieval.evaluation import (
+    CPU,
+    QueryGalleryCrops,
+    QueryGalleryFeatures,
+    embed_query_gallery,
+    evaluate_features,
+)
 from pivl_distill.runs.run import CONFIG, RUNS_DIR, Run, RunKind, check_free, data_settings_of
 from pivl_distill.storage.tensors import is_foreign, load_tensors
 from pivl_distill.training.host_memory import keep_freed_memory
@@ -168,9 +174,9 @@ def export_checkpoint(
     model = load_checkpoint(path, cameras)
     dataset = load_dataset(data.spec)
     cache_gib = data.crop_cache_gib if cached else 0
-    test = TestCrops.load(dataset, model.size_hw, cache_gib)
+    test = QueryGalleryCrops.load(dataset, model.size_hw, cache_gib)
     if foreign and model.cameras:
-        test = test.with_cameras_below(model.cameras)
+        test = test.clamp_camera_ids(model.cameras)
     wanted = "int8" in precisions
     calibration = calibration_crops(dataset.train, model.size_hw) if wanted else None
     config = {"export": {"source": str(path), "data": data.model_dump(mode="json")}}
@@ -223,8 +229,8 @@ class Evaluation:
     path: Path
     spec: str
     result: RetrievalResult
-    features: TestFeatures
-    test: TestCrops
+    features: QueryGalleryFeatures
+    test: QueryGalleryCrops
 
 
 def evaluate_target(
@@ -251,9 +257,9 @@ def evaluate_target(
         model, forward = load_checkpoint(path, cameras), None
     data = _data_settings(path.parent, spec)
     cache_gib = data.crop_cache_gib if cached else 0
-    test = TestCrops.load(load_dataset(data.spec), model.size_hw, cache_gib)
-    features = embed_test(model, test, forward)
-    return Evaluation(path, data.spec, score(features, test), features, test)
+    test = QueryGalleryCrops.load(load_dataset(data.spec), model.size_hw, cache_gib)
+    features = embed_query_gallery(model, test, forward)
+    return Evaluation(path, data.spec, evaluate_features(features, test), features, test)
 
 
 def load_checkpoint(

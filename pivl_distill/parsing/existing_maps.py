@@ -22,14 +22,14 @@ from pivl_distill.data.part_maps import (
 )
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.base import Crop, parser_metadata
+from pivl_distill.parsing.base import ParserInput, parser_metadata
 from pivl_distill.parsing.settings import MapsSettings
 
 Table = dict[int, int]
 """Stored value, or colour as 0xRRGGBB → class id or IGNORE."""
 
 
-class ExistingMaps:
+class ExistingMapsParser:
     """`kind: maps`."""
 
     batch_size = 16
@@ -38,16 +38,16 @@ class ExistingMaps:
         assert settings.source is not None
         self.folder: Path = settings.source
         self.vocabulary = get_vocabulary(settings.vocabulary)
-        check_folder(self.folder, self.vocabulary)
+        check_maps_folder(self.folder, self.vocabulary)
         self.numbers, self.colours = lookup_tables(self.vocabulary, settings.values)
         self.metadata = {**parser_metadata(name, settings), "folder": str(self.folder.resolve())}
 
-    def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
+    def parse(self, crops: Sequence[ParserInput]) -> list[PartMap | None]:
         """The map of each crop, None where the folder holds none."""
         return [self._map(crop) for crop in crops]
 
-    def _map(self, crop: Crop) -> PartMap | None:
-        path = find_map(self.folder, crop.name, flat=crop.alone)
+    def _map(self, crop: ParserInput) -> PartMap | None:
+        path = find_map(self.folder, crop.name, flat=crop.has_unique_stem)
         if path is None:
             return None
         labels, (height, width) = self._labels(path), crop.pixels.shape[:2]
@@ -78,7 +78,7 @@ class ExistingMaps:
             raise PivlError(f"Cannot read the map {path}: {error}.") from error
 
 
-def check_folder(folder: Path, vocabulary: Vocabulary) -> None:
+def check_maps_folder(folder: Path, vocabulary: Vocabulary) -> None:
     """PivlError if the folder is missing or says that its maps speak of other classes."""
     if not folder.is_dir():
         raise PivlError(f"The folder of maps {folder} does not exist.")

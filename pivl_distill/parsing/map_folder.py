@@ -34,7 +34,7 @@ _PALETTE = voc_palette(256).tobytes()
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Inside, no other command writes maps to the folder; PivlError if one does already.
 
     Process 0 holds the lock for all that share its work. Another command would remove what these
@@ -53,7 +53,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 class MapFolder:
-    """Maps of one parser in one vocabulary; whoever writes to it is `exclusive` there."""
+    """Maps of one parser in one vocabulary; whoever writes to it is `lock_folder` there."""
 
     def __init__(self, path: Path, vocabulary: Vocabulary, parser: dict[str, Any]) -> None:
         """Open or begin the folder; PivlError if it holds other maps, or something else."""
@@ -68,13 +68,13 @@ class MapFolder:
         self.manifest: dict[str, Any] = json.loads(json.dumps(manifest))  # as it will be read back
         self._claim()
 
-    def place(self, image: Path) -> Path:
+    def map_path(self, image: Path) -> Path:
         """The file of the map of `image`, a path below the data set's root."""
         return self.path / image.with_suffix(".png")
 
-    def holds(self, image: Path, size_hw: tuple[int, int]) -> bool:
+    def has_map(self, image: Path, size_hw: tuple[int, int]) -> bool:
         """Whether a whole map of this size is there, from an earlier run."""
-        path = self.place(image)
+        path = self.map_path(image)
         if not path.is_file():
             return False
         try:
@@ -85,7 +85,7 @@ class MapFolder:
 
     def read(self, image: Path) -> np.ndarray:
         """The map of an image, uint8 [H, W]."""
-        return map_values(self.place(image))
+        return map_values(self.map_path(image))
 
     def write(self, image: Path, part_map: PartMap) -> None:
         """Write one map atomically: a picture in colours, or with the confidence behind it."""
@@ -96,7 +96,7 @@ class MapFolder:
             picture.putalpha(Image.fromarray(part_map.confidence))
         buffer = io.BytesIO()
         picture.save(buffer, "PNG", optimize=True)
-        write_bytes(self.place(image), buffer.getvalue())
+        write_bytes(self.map_path(image), buffer.getvalue())
 
     def finish(self, maps: int) -> None:
         """Say in `parsing.json` how many maps the finished folder holds."""

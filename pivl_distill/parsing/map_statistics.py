@@ -11,7 +11,7 @@ import numpy as np
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 
 
-class Agreement:
+class ConfusionMatrix:
     """Confusion of P classes with reference maps; pixels unknown in either are left out."""
 
     def __init__(self, parts: int) -> None:
@@ -39,7 +39,7 @@ class Agreement:
 
 
 @dataclass
-class Survey:
+class MapStatistics:
     """Counts over maps of one vocabulary of P classes."""
 
     vocabulary: Vocabulary

@@ -14,8 +14,14 @@ from pivl_distill.data.part_maps import PartMap, unknown_value
 from pivl_distill.data.vocabulary import get_vocabulary
 from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.base import Crop, parser_metadata
-from pivl_distill.parsing.resizing import Placement, decide, fit, place, sample
+from pivl_distill.parsing.base import ParserInput, parser_metadata
+from pivl_distill.parsing.resizing import (
+    Placement,
+    compute_placement,
+    map_from_scores,
+    resample_scores,
+    resize_to_input,
+)
 from pivl_distill.parsing.settings import OnnxSettings
 from pivl_distill.runtime.onnx_session import CPU, CUDA, open_session
 
@@ -41,11 +47,13 @@ class OnnxParser:
         digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
         self.metadata = {**parser_metadata(name, settings), "sha256": digest}
 
-    def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
+    def parse(self, crops: Sequence[ParserInput]) -> list[PartMap | None]:
         """One map per crop; PivlError where the graph gives something else than described."""
         size_hw, resize = self.settings.size_hw, self.settings.resize
-        places = [place(crop.pixels.shape[:2], size_hw, resize) for crop in crops]
-        inputs = [fit(crop.pixels, where) for crop, where in zip(crops, places, strict=True)]
+        places = [compute_placement(crop.pixels.shape[:2], size_hw, resize) for crop in crops]
+        inputs = [
+            resize_to_input(crop.pixels, where) for crop, where in zip(crops, places, strict=True)
+        ]
         scores = self._run(self._normalised(np.stack(inputs)))
         return [self._map(score, where) for score, where in zip(scores, places, strict=False)]
 
@@ -97,9 +105,11 @@ class OnnxParser:
         align = self.settings.align_corners
         if self.settings.output_form != "labels":
             logits = torch.from_numpy(np.ascontiguousarray(scores, np.float32))
-            return decide(sample(logits, where, align_corners=align), self.settings)
+            return map_from_scores(
+                resample_scores(logits, where, align_corners=align), self.settings
+            )
         ids = torch.from_numpy(np.ascontiguousarray(scores, np.float32))
-        labels = sample(ids, where, align_corners=align, mode="nearest")[0].byte().numpy()
+        labels = resample_scores(ids, where, align_corners=align, mode="nearest")[0].byte().numpy()
         if (unknown := unknown_value(labels, self.vocabulary)) is not None:
             raise PivlError(
                 f"{self.path} gives class {unknown}, but {self.vocabulary.name} ends at"

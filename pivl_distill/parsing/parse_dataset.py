@@ -18,14 +18,15 @@ from pivl_distill.data.part_maps import read_map
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.base import Crop, Parser, build_parser
-from pivl_distill.parsing.postprocessing import Cleaning
-from pivl_distill.parsing.map_folder import MapFolder, exclusive
-from pivl_distill.parsing.qa_sheet import write_sheet
-from pivl_distill.parsing.settings import EMBEDDED, load_settings, presets
-from pivl_distill.parsing.map_statistics import Agreement, Survey
+from pivl_distill.parsing.base import Parser, ParserInput
+from pivl_distill.parsing.build import build_parser
+from pivl_distill.parsing.map_folder import MapFolder, lock_folder
+from pivl_distill.parsing.map_statistics import ConfusionMatrix, MapStatistics
+from pivl_distill.parsing.postprocessing import MapPostprocessor
+from pivl_distill.parsing.qa_sheet import write_qa_sheet
+from pivl_distill.parsing.settings import EMBEDDED_PARSER, load_parser_settings, parser_presets
 
-SHEET = "parsing.png"
+QA_SHEET = "parsing.png"
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ class ParseReport:
     """Maps of an earlier run."""
     missing: tuple[Path, ...]
     """Images without a map; only imported maps can be missing."""
-    survey: Survey
-    agreement: Agreement | None
+    statistics: MapStatistics
+    agreement: ConfusionMatrix | None
     """With the maps that the data set had before, where they are in the same vocabulary."""
     sheet: Path | None
 
@@ -50,13 +51,13 @@ class _Job:
 
     record: Record
     name: Path
-    alone: bool
+    has_unique_stem: bool
 
 
 def write_maps(
     dataset: ReIDDataset,
     parser: Parser,
-    cleaning: Cleaning,
+    cleaning: MapPostprocessor,
     out: Path,
     splits: Sequence[str] = ("train",),
 ) -> ParseReport:
@@ -66,15 +67,15 @@ def write_maps(
     share a map, or an image cannot be read; maps that were written until then stay. Several
     processes take turns with the images, and all look at all maps.
     """
-    jobs = plan(dataset, splits)
-    with exclusive(out):
+    jobs = plan_jobs(dataset, splits)
+    with lock_folder(out):
         with process_group.main_process_first():
             folder = MapFolder(out, cleaning.vocabulary, parser.metadata)
         own = jobs[process_group.rank() :: process_group.world_size()]
         todo = [
             job
             for job in track(own, "Looking for earlier maps", unit="images")
-            if not folder.holds(job.name, _size_hw(job.record.path))
+            if not folder.has_map(job.name, _size_hw(job.record.path))
         ]
         steps = _write(todo, parser, cleaning, folder)
         made = list(track(steps, "Parsing", total=len(todo), unit="images"))
@@ -89,15 +90,15 @@ def write_maps(
         mapped = [job for job in jobs if str(job.name) not in without]
         if not process_group.rank():
             folder.finish(len(mapped))
-        survey, agreement = inspect(mapped, folder, dataset)
+        statistics, agreement = collect_statistics(mapped, folder, dataset)
         return ParseReport(
             folder=out,
             written=tried - len(missing),
             kept=len(jobs) - tried,
             missing=missing,
-            survey=survey,
+            statistics=statistics,
             agreement=agreement,
-            sheet=_draw(mapped, folder, survey),
+            sheet=_draw(mapped, folder, statistics),
         )
 
 
@@ -117,16 +118,18 @@ def parse_dataset(
     if parser is None and not dataset.synthetic:
         raise PivlError(
             "The embedded parser knows rendered people only; name one for photographs with"
-            f" --parser: {', '.join(presets())}, or a YAML file."
+            f" --parser: {', '.join(parser_presets())}, or a YAML file."
         )
-    settings = load_settings(parser or EMBEDDED, source, overrides)
-    name = Path(parser or EMBEDDED).stem
+    settings = load_parser_settings(parser or EMBEDDED_PARSER, source, overrides)
+    name = Path(parser or EMBEDDED_PARSER).stem
     splits = tuple(dataset.splits) if all_splits else ("train",)
     out = dataset.root / f"parsing-{name}" if out is None else out
-    return write_maps(dataset, build_parser(name, settings), Cleaning(settings), out, splits)
+    return write_maps(
+        dataset, build_parser(name, settings), MapPostprocessor(settings), out, splits
+    )
 
 
-def plan(dataset: ReIDDataset, splits: Sequence[str]) -> list[_Job]:
+def plan_jobs(dataset: ReIDDataset, splits: Sequence[str]) -> list[_Job]:
     """Every image of `splits`; PivlError where two would share a map."""
     by_map: dict[Path, Record] = {}
     for record in (record for split in splits for record in dataset.splits[split]):
@@ -143,35 +146,42 @@ def plan(dataset: ReIDDataset, splits: Sequence[str]) -> list[_Job]:
 
 
 def _write(
-    jobs: Sequence[_Job], parser: Parser, cleaning: Cleaning, folder: MapFolder
+    jobs: Sequence[_Job], parser: Parser, cleaning: MapPostprocessor, folder: MapFolder
 ) -> Iterator[bool]:
     """For each job in turn, whether a map was written."""
     for start in range(0, len(jobs), parser.batch_size):
         batch = jobs[start : start + parser.batch_size]
-        crops = [Crop(job.name, read_pixels(job.record.path), job.alone) for job in batch]
+        crops = [
+            ParserInput(job.name, read_pixels(job.record.path), job.has_unique_stem)
+            for job in batch
+        ]
         for job, part_map in zip(batch, parser.parse(crops), strict=True):
             if part_map is not None:
                 folder.write(job.name, cleaning.apply(part_map))
             yield part_map is not None
 
 
-def inspect(
+def collect_statistics(
     jobs: Sequence[_Job], folder: MapFolder, dataset: ReIDDataset
-) -> tuple[Survey, Agreement | None]:
+) -> tuple[MapStatistics, ConfusionMatrix | None]:
     """Read all maps back; compare those of images that had a map elsewhere."""
     vocabulary = folder.vocabulary
-    survey, agreement, compared = Survey(vocabulary), Agreement(len(vocabulary)), False
+    statistics, agreement, compared = (
+        MapStatistics(vocabulary),
+        ConfusionMatrix(len(vocabulary)),
+        False,
+    )
     for job in track(jobs, "Looking at the maps", unit="maps"):
         labels = folder.read(job.name)
-        survey.add(job.name, labels)
+        statistics.add(job.name, labels)
         before = job.record.parsing if dataset.vocabulary == vocabulary else None
-        if before is not None and before != folder.place(job.name):
+        if before is not None and before != folder.map_path(job.name):
             agreement.add(read_map(before, labels.shape, vocabulary), labels)
             compared = True
-    return survey, agreement if compared else None
+    return statistics, agreement if compared else None
 
 
-def _draw(jobs: Sequence[_Job], folder: MapFolder, survey: Survey) -> Path | None:
+def _draw(jobs: Sequence[_Job], folder: MapFolder, statistics: MapStatistics) -> Path | None:
     """The QA sheet, of evenly spaced images."""
     if not jobs or process_group.rank():
         return None
@@ -179,8 +189,8 @@ def _draw(jobs: Sequence[_Job], folder: MapFolder, survey: Survey) -> Path | Non
     pairs = [
         (read_pixels(jobs[i].record.path), folder.read(jobs[i].name)) for i in dict.fromkeys(chosen)
     ]
-    write_sheet(pairs, survey, folder.path / SHEET)
-    return folder.path / SHEET
+    write_qa_sheet(pairs, statistics, folder.path / QA_SHEET)
+    return folder.path / QA_SHEET
 
 
 def _size_hw(path: Path) -> tuple[int, int]:

@@ -19,7 +19,7 @@ WIDTHS = (24, 32, 40)
 """Channels at a half, a quarter and an eighth of the resolution; the deepest has as many."""
 
 
-class PartSegmenter(nn.Module):
+class PartUNet(nn.Module):
     """Normalised images [B, 3, H, W], H and W multiples of 16 → logits [B, P, H/2, W/2]."""
 
     mirror: Tensor

@@ -14,7 +14,7 @@ from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.parsing.settings import ParserSettings
 
 
-class Cleaning:
+class MapPostprocessor:
     """The settings all parsers share, applied to one map after the other."""
 
     def __init__(self, settings: ParserSettings) -> None:

@@ -23,8 +23,8 @@ from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.models.embedding import normalize_crops
-from pivl_distill.parsing.part_unet import PartSegmenter
-from pivl_distill.parsing.map_statistics import Agreement
+from pivl_distill.parsing.map_statistics import ConfusionMatrix
+from pivl_distill.parsing.part_unet import PartUNet
 from pivl_distill.storage.files import write_bytes
 from pivl_distill.training.lr_schedules import floored_cosine
 
@@ -49,14 +49,14 @@ class Recipe:
     warmup_steps: int = 50
 
 
-def train(recipe: Recipe) -> PartSegmenter:
+def train(recipe: Recipe) -> PartUNet:
     """A trained network in evaluation mode."""
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     crops = render_crops(recipe.seed, recipe.crops, recipe.cameras, SIZE_HW)
     weights = class_weights(crops.labels)
     peak = recipe.learning_rate
-    network = PartSegmenter(LIP20).to(memory_format=torch.channels_last)
+    network = PartUNet(LIP20).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=peak, weight_decay=recipe.weight_decay, fused=True
     )
@@ -129,10 +129,10 @@ def facing_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def measure(network: PartSegmenter) -> Agreement:
+def measure(network: PartUNet) -> ConfusionMatrix:
     """Agreement with the exact maps of people and cameras never trained on."""
     crops = render_crops(UNSEEN_SEED, UNSEEN_PEOPLE, UNSEEN_CAMERAS, SIZE_HW)
-    agreement = Agreement(len(LIP20))
+    agreement = ConfusionMatrix(len(LIP20))
     for start in range(0, UNSEEN_PEOPLE, 50):
         images = normalize_crops(torch.from_numpy(crops.images[start : start + 50]), MEAN, STD)
         logits = F.interpolate(network(images), SIZE_HW, mode="bilinear")
@@ -140,7 +140,7 @@ def measure(network: PartSegmenter) -> Agreement:
     return agreement
 
 
-def save(network: PartSegmenter, path: Path, metadata: dict[str, str]) -> None:
+def save(network: PartUNet, path: Path, metadata: dict[str, str]) -> None:
     """Write `images` float32 [batch, 3, 128, 64] → `logits` float32 [batch, 20, 64, 32]."""
     program = torch.onnx.export(
         network,

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from pivl_distill.data.vocabulary import voc_palette
-from pivl_distill.parsing.map_statistics import Survey
+from pivl_distill.parsing.map_statistics import MapStatistics
 from pivl_distill.storage.files import write_bytes
 
 CELL_HW = (192, 96)
@@ -19,9 +19,11 @@ _COLUMNS = 8
 _ROW_PX, _TEXT_PX, _BAR_PX = 20, 150, 220
 
 
-def write_sheet(pairs: Sequence[tuple[np.ndarray, np.ndarray]], survey: Survey, out: Path) -> None:
+def write_qa_sheet(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], statistics: MapStatistics, out: Path
+) -> None:
     """Write a PNG of (crop uint8 RGB [H, W, 3], map uint8 [H, W]) pairs above the class shares."""
-    crops, legend = _pairs(pairs), _legend(survey)
+    crops, legend = _pairs(pairs), _legend(statistics)
     sheet = Image.new(
         "RGB", (max(crops.width, legend.width), crops.height + legend.height), "white"
     )
@@ -46,14 +48,14 @@ def _pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Image.Image:
     return sheet
 
 
-def _legend(survey: Survey) -> Image.Image:
+def _legend(statistics: MapStatistics) -> Image.Image:
     """A row per class: its colour and label, a bar and figures of the maps and pixels it is in."""
-    rows = list(survey.shares())
+    rows = list(statistics.shares())
     sheet = Image.new("RGB", (_TEXT_PX + _BAR_PX + 240, _ROW_PX * (len(rows) + 1)), "white")
     draw = ImageDraw.Draw(sheet)
     for number, (label, images, pixels) in enumerate(rows):
         top = number * _ROW_PX + _GAP_PX
-        colour = tuple(survey.vocabulary.palette[number].tolist())
+        colour = tuple(statistics.vocabulary.palette[number].tolist())
         draw.rectangle((4, top, 18, top + 12), fill=colour, outline="black")
         draw.text((26, top), label, fill="black")
         draw.rectangle((_TEXT_PX, top, _TEXT_PX + _BAR_PX * images, top + 12), fill=(120, 150, 190))

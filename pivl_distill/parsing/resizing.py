@@ -32,7 +32,7 @@ class Placement:
     width: int
 
 
-def place(
+def compute_placement(
     crop_hw: tuple[int, int], input_hw: tuple[int, int], resize: Literal["stretch", "letterbox"]
 ) -> Placement:
     """Where a crop goes: over all of the input, or centred in it with its aspect kept."""
@@ -45,7 +45,7 @@ def place(
     return Placement(crop_hw, input_hw, top, left, height, width)
 
 
-def fit(crop: np.ndarray, placement: Placement) -> np.ndarray:
+def resize_to_input(crop: np.ndarray, placement: Placement) -> np.ndarray:
     """uint8 [H, W, 3] → uint8 [input height, input width, 3], black around the crop."""
     grows = placement.height >= crop.shape[0]
     resized = cv2.resize(
@@ -60,7 +60,7 @@ def fit(crop: np.ndarray, placement: Placement) -> np.ndarray:
     return canvas
 
 
-def sample(
+def resample_scores(
     scores: Tensor,
     placement: Placement,
     *,
@@ -96,7 +96,7 @@ def _positions(start: int, length: int, pixels: int, whole: int, align_corners: 
     return 2 * centres / whole - 1
 
 
-def decide(scores: Tensor, settings: NetworkSettings) -> PartMap:
+def map_from_scores(scores: Tensor, settings: NetworkSettings) -> PartMap:
     """Logits [P, H, W] → the best class, IGNORE where its probability is too low.
 
     With its probability where the settings want it written.

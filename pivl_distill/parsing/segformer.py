@@ -18,8 +18,8 @@ from pivl_distill.data.part_maps import PartMap
 from pivl_distill.data.vocabulary import Vocabulary, get_vocabulary
 from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.base import Crop, parser_metadata
-from pivl_distill.parsing.resizing import decide, place, sample
+from pivl_distill.parsing.base import ParserInput, parser_metadata
+from pivl_distill.parsing.resizing import compute_placement, map_from_scores, resample_scores
 from pivl_distill.parsing.settings import SegformerSettings
 
 
@@ -39,7 +39,7 @@ class SegformerParser:
         self.metadata = {**parser_metadata(name, settings), "sha256": weights_sha256(self.model)}
 
     @torch.inference_mode()
-    def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
+    def parse(self, crops: Sequence[ParserInput]) -> list[PartMap | None]:
         """One map per crop."""
         images = [crop.pixels for crop in crops]
         inputs = self.processor(
@@ -48,7 +48,10 @@ class SegformerParser:
         logits = self.model(pixel_values=inputs.to(self.device)).logits
         size_hw = (inputs.shape[2], inputs.shape[3])
         return [
-            decide(sample(scores, place(image.shape[:2], size_hw, "stretch")), self.settings)
+            map_from_scores(
+                resample_scores(scores, compute_placement(image.shape[:2], size_hw, "stretch")),
+                self.settings,
+            )
             for scores, image in zip(logits, images, strict=True)
         ]
 

@@ -20,7 +20,7 @@ from pivl_distill.data.vocabulary import get_vocabulary
 from pivl_distill.errors import PivlError, unknown_name
 
 PRESETS_DIR = Path(__file__).parent / "presets"
-EMBEDDED = "embedded"
+EMBEDDED_PARSER = "embedded"
 
 
 class ParserSettings(Settings):
@@ -120,23 +120,23 @@ class MapsSettings(ParserSettings):
         return self
 
 
-AnySettings = OnnxSettings | SegformerSettings | MapsSettings
+AnyParserSettings = OnnxSettings | SegformerSettings | MapsSettings
 
-KINDS: dict[str, type[ParserSettings]] = {
+SETTINGS_BY_KIND: dict[str, type[ParserSettings]] = {
     "onnx": OnnxSettings,
     "segformer": SegformerSettings,
     "maps": MapsSettings,
 }
 
 
-def presets() -> list[str]:
+def parser_presets() -> list[str]:
     """Names of the parsers that are described in `presets/`."""
     return sorted(path.stem for path in PRESETS_DIR.glob("*.yaml"))
 
 
-def load_settings(
+def load_parser_settings(
     parser: str, source: str | None = None, overrides: dict[str, Any] | None = None
-) -> AnySettings:
+) -> AnyParserSettings:
     """The settings of a preset or a YAML file; `source` and `overrides` take precedence.
 
     Raises PivlError that lists every mistake.
@@ -144,15 +144,15 @@ def load_settings(
     path = _find(parser)
     values = _read(path)
     kind = values.get("kind")
-    if kind not in KINDS:
-        raise unknown_name(f"kind of parser in {path}:", str(kind), KINDS)
+    if kind not in SETTINGS_BY_KIND:
+        raise unknown_name(f"kind of parser in {path}:", str(kind), SETTINGS_BY_KIND)
     if kind != "segformer" and isinstance(values.get("source"), str):
         values["source"] = path.parent / Path(values["source"]).expanduser()
     values |= overrides or {}
     if source is not None:
         values["source"] = source
-    settings = validate_settings(KINDS[kind], values, str(path))
-    assert isinstance(settings, AnySettings)
+    settings = validate_settings(SETTINGS_BY_KIND[kind], values, str(path))
+    assert isinstance(settings, AnyParserSettings)
     if settings.source is None:
         raise PivlError(
             f"The parser '{parser}' does not say where it is: name {_WANTED[kind]} with --from."
@@ -173,7 +173,7 @@ def _find(parser: str) -> Path:
             return path
     if Path(parser).suffix in (".yaml", ".yml"):
         raise PivlError(f"There is no parser file {parser}.")
-    raise unknown_name("parser", parser, presets())
+    raise unknown_name("parser", parser, parser_presets())
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class TestCrops:
+class QueryGalleryCrops:
     """The decoded test split."""
 
     query: CropStore
@@ -26,7 +26,7 @@ class TestCrops:
     @classmethod
     def load(
         cls, dataset: ReIDDataset, size_hw: tuple[int, int], cache_gib: float = 0.0
-    ) -> TestCrops:
+    ) -> QueryGalleryCrops:
         """Read both sets, as `CropStore.load` does; maps are not needed to embed."""
         query, gallery = (
             CropStore.load(records, size_hw, what=what, cache_gib=cache_gib)
@@ -34,12 +34,12 @@ class TestCrops:
         )
         return cls(query, gallery)
 
-    def with_cameras_below(self, cameras: int) -> TestCrops:
+    def clamp_camera_ids(self, cameras: int) -> QueryGalleryCrops:
         """The same crops, those of higher camera ids (int64, from 0) as if of the last that is.
 
         For a network that has never seen these cameras, of which no figure is meant.
         """
-        return TestCrops(
+        return QueryGalleryCrops(
             *(
                 store
                 if store.camids is None
@@ -50,19 +50,19 @@ class TestCrops:
 
 
 @dataclass(frozen=True)
-class TestFeatures:
+class QueryGalleryFeatures:
     """Features of the test split, float32 [Q, F] and [G, F]."""
 
     query: np.ndarray
     gallery: np.ndarray
 
 
-def embed_test(
-    model: EmbeddingModel, test: TestCrops, forward: Forward | None = None
-) -> TestFeatures:
+def embed_query_gallery(
+    model: EmbeddingModel, test: QueryGalleryCrops, forward: Forward | None = None
+) -> QueryGalleryFeatures:
     """Features of both sets; `forward` stands in for the network, e.g. an exported file."""
     query, gallery = test.query, test.gallery
-    return TestFeatures(
+    return QueryGalleryFeatures(
         embed(model, query.crops, query.camids, forward=forward, description="Embedding query"),
         embed(
             model, gallery.crops, gallery.camids, forward=forward, description="Embedding gallery"
@@ -70,7 +70,9 @@ def embed_test(
     )
 
 
-def score(features: TestFeatures, test: TestCrops, device: torch.device = CPU) -> RetrievalResult:
+def evaluate_features(
+    features: QueryGalleryFeatures, test: QueryGalleryCrops, device: torch.device = CPU
+) -> RetrievalResult:
     """mAP, CMC and mINP of the test split; without the same-camera rule if cameras are unknown.
 
     The result is the same on any `device`.
@@ -79,27 +81,27 @@ def score(features: TestFeatures, test: TestCrops, device: torch.device = CPU) -
     return evaluate(query, gallery, *_labels(test))
 
 
-def score_reranked(
-    features: TestFeatures, test: TestCrops, device: torch.device = CPU
+def evaluate_reranked(
+    features: QueryGalleryFeatures, test: QueryGalleryCrops, device: torch.device = CPU
 ) -> RetrievalResult:
-    """`score` after k-reciprocal re-ranking with the parameters of its paper."""
+    """`evaluate_features` after k-reciprocal re-ranking with the parameters of its paper."""
     query, gallery = _on_device(features, device)
     distances = (rows.cpu().numpy() for rows in rerank_rows(query, gallery))
     return evaluate_distances(distances, *_labels(test))
 
 
-def evaluate_model(model: EmbeddingModel, test: TestCrops) -> RetrievalResult:
-    """`score` of what a network embeds."""
-    return score(embed_test(model, test), test, model.device)
+def evaluate_model(model: EmbeddingModel, test: QueryGalleryCrops) -> RetrievalResult:
+    """`evaluate_features` of what a network embeds."""
+    return evaluate_features(embed_query_gallery(model, test), test, model.device)
 
 
-def _on_device(features: TestFeatures, device: torch.device) -> tuple[Tensor, Tensor]:
+def _on_device(features: QueryGalleryFeatures, device: torch.device) -> tuple[Tensor, Tensor]:
     query, gallery = torch.from_numpy(features.query), torch.from_numpy(features.gallery)
     return query.to(device), gallery.to(device)
 
 
 def _labels(
-    test: TestCrops,
+    test: QueryGalleryCrops,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
     query, gallery = test.query, test.gallery
     return query.pids, gallery.pids, query.camids, gallery.camids

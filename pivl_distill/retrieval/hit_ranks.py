@@ -21,16 +21,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pivl_distill.retrieval.similarity_counts import count_above, find_between
 from pivl_distill.retrieval.matches import PADDING, Matches
 from pivl_distill.retrieval.similarity import (
     Features,
     UnitFeatures,
     empty_product,
+    exact_pairs,
     exact_rows,
-    exact_similarity,
-    tolerance,
+    float32_tolerance,
 )
+from pivl_distill.retrieval.similarity_counts import count_above, find_between
 
 MAX_TIES = 256
 """Of one query; above it, sorting a float64 row is cheaper than its pairs."""
@@ -47,11 +47,11 @@ def hit_ranks(
 
     Rows are filled up with 0 at their end. Junk takes no rank. Queries without hits are left out.
     """
-    ours, theirs = UnitFeatures.of(query, "query"), UnitFeatures.of(gallery, "gallery")
+    ours, theirs = UnitFeatures.from_raw(query, "query"), UnitFeatures.from_raw(gallery, "gallery")
     device = theirs.device
     buffer = empty_product(matches.chunk_queries(memory_bytes), len(gallery), device)
     for candidates in matches.chunks(memory_bytes):
-        hits, junk = matches.of(candidates)
+        hits, junk = matches.hits_and_junk(candidates)
         found = (hits != PADDING).any(axis=1)
         if found.any():
             chosen = (candidates[found], hits[found], junk[found])
@@ -132,15 +132,15 @@ class _Chunk:
         others = _spread(product.numel(), row.device)
         row = torch.cat([row, others // product.shape[1]])
         column = torch.cat([column, others % product.shape[1]])
-        exact = exact_similarity(self.query, self.gallery, self.queries[row], column)
-        return tolerance(product[row, column] * self.gallery.scale[column], exact)
+        exact = exact_pairs(self.query, self.gallery, self.queries[row], column)
+        return float32_tolerance(product[row, column] * self.gallery.scale[column], exact)
 
     def _before(self, row: Tensor, number: Tensor, rival: Tensor) -> Tensor:
         """How many rivals come before each hit [n, P], given triples of query, hit and rival."""
         query, hit = self.queries[row], self.hits[row, number]
         pairs, pair = torch.stack([query, hit]).unique(dim=1, return_inverse=True)
-        ours = exact_similarity(self.query, self.gallery, *pairs)[pair]
-        theirs = exact_similarity(self.query, self.gallery, query, rival)
+        ours = exact_pairs(self.query, self.gallery, *pairs)[pair]
+        theirs = exact_pairs(self.query, self.gallery, query, rival)
         before = (theirs > ours) | ((theirs == ours) & (rival < hit))
         return torch.zeros_like(self.hits).index_put_((row, number), before.long(), accumulate=True)
 

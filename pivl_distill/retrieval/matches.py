@@ -32,7 +32,7 @@ class Matches:
         self._start = np.searchsorted(ordered, query_pids, side="left")
         self._count = np.searchsorted(ordered, query_pids, side="right") - self._start
 
-    def of(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def hits_and_junk(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Hits [n, P] and junk [n, J] as gallery positions, rows filled up with PADDING."""
         offset = np.arange(self._count[queries].max(initial=0))
         same = offset < self._count[queries, None]

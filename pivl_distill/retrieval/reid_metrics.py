@@ -69,7 +69,7 @@ def evaluate(
     dropped. Queries without a hit in the gallery are skipped and counted. Raises PivlError if
     features are not finite or no query is valid.
     """
-    judged = _ValidPairs.of(query_pids, gallery_pids, query_camids, gallery_camids)
+    judged = _ValidPairs.from_labels(query_pids, gallery_pids, query_camids, gallery_camids)
     ranked = hit_ranks(query, judged.keep(gallery), judged.matches, memory_bytes)
     return judged.result(ranked, max_rank)
 
@@ -87,7 +87,7 @@ def evaluate_distances(
 
     Equal distances keep the order of the gallery.
     """
-    judged = _ValidPairs.of(query_pids, gallery_pids, query_camids, gallery_camids)
+    judged = _ValidPairs.from_labels(query_pids, gallery_pids, query_camids, gallery_camids)
     return judged.result(_distance_ranks(distances, judged), max_rank)
 
 
@@ -101,7 +101,7 @@ class _ValidPairs:
     camera_rule: bool
 
     @classmethod
-    def of(
+    def from_labels(
         cls,
         query_pids: np.ndarray,
         gallery_pids: np.ndarray,
@@ -156,7 +156,7 @@ def _distance_ranks(
         for row in np.atleast_2d(block):
             if not np.isfinite(row).all():
                 raise PivlError(f"The distances of query {query} are not finite.")
-            hits, junk = judged.matches.of(np.array([query]))
+            hits, junk = judged.matches.hits_and_junk(np.array([query]))
             if hits.size:
                 similarity = -row[judged.kept]
                 similarity[junk[0]] = -np.inf

@@ -28,9 +28,9 @@ from pivl_distill.retrieval.similarity import (
     blocks,
     chunk_rows,
     empty_product,
+    exact_pairs,
     exact_rows,
-    exact_similarity,
-    tolerance,
+    float32_tolerance,
 )
 
 NO_NEIGHBOUR = -1
@@ -86,7 +86,7 @@ def rerank_rows(
             f"Re-ranking takes k1 and k2 from 1 on and lambda_value in 0..1, not {k1}, {k2} and"
             f" {lambda_value}."
         )
-    features = UnitFeatures.of(_joined(query, gallery), "query and gallery")
+    features = UnitFeatures.from_raw(_joined(query, gallery), "query and gallery")
     similarities = _Similarities(features.unit(), memory_bytes)
     nearest = _Nearest.of(features, similarities, k1, k2, memory_bytes)
     encodings = _Encodings.of(similarities, nearest, k1)
@@ -167,8 +167,10 @@ class _Nearest:
             value, found = similarity.topk(min(width + 1, count))
             crops[rows] = found[:, :width]
             some = torch.linspace(0, len(found) - 1, _SAMPLE, device=found.device).long()
-            exact = exact_similarity(features, features, rows.start + some, found[some, -1])
-            unclear = (value[:, before] - value[:, after]) <= tolerance(value[some, -1], exact)
+            exact = exact_pairs(features, features, rows.start + some, found[some, -1])
+            unclear = (value[:, before] - value[:, after]) <= float32_tolerance(
+                value[some, -1], exact
+            )
             doubtful.append(rows.start + unclear.any(dim=1).nonzero().flatten())
         for some in torch.cat(doubtful).split(_ROWS):
             exact = exact_rows(features, features, some)

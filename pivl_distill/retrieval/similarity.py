@@ -60,7 +60,7 @@ class UnitFeatures:
     scale: Tensor  # float32 [N], what makes a row of `floats` one of length one
 
     @classmethod
-    def of(cls, raw: Features, name: str) -> UnitFeatures:
+    def from_raw(cls, raw: Features, name: str) -> UnitFeatures:
         """Raises PivlError, which calls the features `name`, if they are not finite."""
         floats = _as_float32(raw)
         copied = floats is None
@@ -97,7 +97,7 @@ class UnitFeatures:
         return _directions(_rows(self.raw, rows).double())
 
 
-def exact_similarity(
+def exact_pairs(
     query: UnitFeatures, gallery: UnitFeatures, rows: Tensor, columns: Tensor
 ) -> Tensor:
     """float64 [n] of the pairs (query `rows`, gallery `columns`), each computed by itself."""
@@ -128,7 +128,7 @@ def empty_product(rows: int, columns: int, device: torch.device) -> Tensor:
     return torch.empty(rows, padded, device=device)[:, :columns]
 
 
-def tolerance(product: Tensor, exact: Tensor) -> float:
+def float32_tolerance(product: Tensor, exact: Tensor) -> float:
     """How close two float32 similarities must be for their order to be in doubt.
 
     Told from a sample of the product and the exact similarities of the same pairs.

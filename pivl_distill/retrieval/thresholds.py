@@ -78,8 +78,8 @@ def operating_thresholds(
     kept = gallery_pids != -1
     gallery_pids = gallery_pids[kept]
     gallery_camids = None if gallery_camids is None else gallery_camids[kept]
-    query_unit = UnitFeatures.of(query, "query")
-    gallery_unit = UnitFeatures.of(gallery[kept], "gallery")
+    query_unit = UnitFeatures.from_raw(query, "query")
+    gallery_unit = UnitFeatures.from_raw(gallery[kept], "gallery")
 
     def pairs() -> Iterator[_Pairs]:
         for start in range(0, len(query), chunk):

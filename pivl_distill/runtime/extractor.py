@@ -24,15 +24,15 @@ from PIL import Image
 from pivl_distill.data.images import read_crop, resize_crop
 from pivl_distill.data.listing import images_below
 from pivl_distill.errors import PivlError
-from pivl_distill.runtime.golden_check import check_golden
 from pivl_distill.runtime.frame_crops import check_image, crop_box
+from pivl_distill.runtime.golden_check import check_golden
 from pivl_distill.runtime.manifest_reader import (
     Artifact,
     check_file,
     choose_artifact,
     read_manifest,
 )
-from pivl_distill.runtime.onnx_session import PROVIDERS, Device, has_cuda, open_session
+from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice, has_cuda, open_session
 
 
 class Extractor:
@@ -192,7 +192,7 @@ class Extractor:
 
     def _open(
         self, device: str, precision: str, threads: int | None, allow_unverified: bool
-    ) -> tuple[Device, Artifact, ort.InferenceSession]:
+    ) -> tuple[ExecutionDevice, Artifact, ort.InferenceSession]:
         """The chosen artifact on the first device that takes it; "auto" falls back to the CPU."""
         if device not in ("auto", *PROVIDERS):
             raise PivlError(f"Unknown device '{device}'; take auto, cpu or cuda.")
@@ -201,7 +201,7 @@ class Extractor:
                 return self._open("cuda", precision, threads, allow_unverified)
             except PivlError as error:
                 warnings.warn(f"Running on the CPU: {error}", stacklevel=3)
-        chosen: Device = "cuda" if device == "cuda" else "cpu"
+        chosen: ExecutionDevice = "cuda" if device == "cuda" else "cpu"
         artifact = choose_artifact(self.manifest, chosen, precision, allow_unverified)
         path = self.manifest.folder / artifact.file
         check_file(path, artifact.bytes, artifact.sha256)
@@ -240,7 +240,7 @@ class Extractor:
         Raises PivlError if the graph does not run, or gives anything else.
         """
         spec = self.manifest.input
-        feed = {spec.name: crops if spec.in_graph else self._normalized(crops)}
+        feed = {spec.name: crops if spec.preprocessing_in_graph else self._normalized(crops)}
         try:
             if spec.cameras:
                 feed[self._session.get_inputs()[1].name] = cameras

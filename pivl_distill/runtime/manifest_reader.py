@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from pivl_distill.errors import PivlError, unknown_name
-from pivl_distill.runtime.onnx_session import Device
+from pivl_distill.runtime.onnx_session import ExecutionDevice
 from pivl_distill.storage.files import sha256
 
-FILE_NAME = "manifest.json"
-FORMAT = 2
+MANIFEST_FILE = "manifest.json"
+MANIFEST_FORMAT = 2
 
-PREFERENCE: dict[Device, tuple[str, ...]] = {
+PRECISION_PREFERENCE: dict[ExecutionDevice, tuple[str, ...]] = {
     "cpu": ("fp32", "fp16", "int8"),
     "cuda": ("fp16", "fp32"),
 }
@@ -31,18 +31,13 @@ may be faster, by how much depends on the processor, and costs some accuracy: it
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How to feed crops: resized to `size_hw`, RGB.
-
-    Where `in_graph`, the graph takes them as they are, uint8 [B, H, W, 3]; else as float32
-    [B, 3, H, W], divided by 255, then (x − mean) / std per channel. Where `cameras` is not 0, a
-    second input int64 [B] takes each crop's camera, from 0 on.
-    """
+    """The graph's input."""
 
     name: str
     size_hw: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    in_graph: bool
+    preprocessing_in_graph: bool
     max_batch: int | None
     cameras: int
 
@@ -95,18 +90,18 @@ class Manifest:
 
 def read_manifest(folder: Path) -> Manifest:
     """Read `folder`/manifest.json; PivlError if it is missing, of another format or damaged."""
-    path = folder / FILE_NAME
+    path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise PivlError(f"'{folder}' has no {FILE_NAME}; name a folder written by an export.")
+        raise PivlError(f"'{folder}' has no {MANIFEST_FILE}; name a folder written by an export.")
     try:
         metadata = json.loads(path.read_bytes())
         found = metadata["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise PivlError(f"'{path}' is not a manifest of an export: {error!r}.") from error
-    if found != FORMAT:
+    if found != MANIFEST_FORMAT:
         raise PivlError(
-            f"'{path}' is of format {found}, but this version reads format {FORMAT}; export again"
-            " with it, or install the version that wrote the export."
+            f"'{path}' has manifest format {found}, but this version reads format"
+            f" {MANIFEST_FORMAT}; export again, or install the version that wrote the export."
         )
     try:
         return _manifest(folder, metadata)
@@ -115,17 +110,17 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def choose_artifact(
-    manifest: Manifest, device: Device, precision: str, allow_unverified: bool
+    manifest: Manifest, device: ExecutionDevice, precision: str, allow_unverified: bool
 ) -> Artifact:
-    """The ONNX file to run on `device`: the first of `PREFERENCE`, or that of a named precision.
+    """Return the ONNX file to run on `device`, by `PRECISION_PREFERENCE` or a named precision.
 
     Unverified files come after verified ones, and only with `allow_unverified`. Raises PivlError
     that says why none of the export's files will do.
     """
-    known = sorted({p for preferred in PREFERENCE.values() for p in preferred})
+    known = sorted({p for preferred in PRECISION_PREFERENCE.values() for p in preferred})
     if precision not in ("auto", *known):
         raise unknown_name("precision", precision, ["auto", *known])
-    order = PREFERENCE[device] if precision == "auto" else (precision,)
+    order = PRECISION_PREFERENCE[device] if precision == "auto" else (precision,)
     runnable = [
         artifact
         for artifact in manifest.artifacts
@@ -202,7 +197,7 @@ def _input(metadata: dict[str, Any]) -> InputSpec:
         size_hw=(int(height), int(width)),
         mean=tuple(float(value) for value in metadata["mean"]),
         std=tuple(float(value) for value in metadata["std"]),
-        in_graph=in_graph,
+        preprocessing_in_graph=in_graph,
         max_batch=None if metadata["max_batch"] is None else int(metadata["max_batch"]),
         cameras=int(metadata["cameras"]),
     )

@@ -17,9 +17,9 @@ import onnxruntime as ort
 
 from pivl_distill.errors import PivlError
 
-Device = Literal["cpu", "cuda"]
+ExecutionDevice = Literal["cpu", "cuda"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-PROVIDERS: dict[Device, str] = {"cpu": CPU, "cuda": CUDA}
+PROVIDERS: dict[ExecutionDevice, str] = {"cpu": CPU, "cuda": CUDA}
 _OPTIONS: dict[str, dict[str, Any]] = {CUDA: {"use_tf32": 0}}
 """TensorFloat-32 would make fp32 files less exact than they were proven to be."""
 
@@ -31,7 +31,7 @@ def open_session(
 
     Raises PivlError if the file cannot be loaded or a provider is not available.
     """
-    check_runtime()
+    check_onnxruntime_install()
     if not path.is_file():
         raise PivlError(f"There is no ONNX file at '{path}'.")
     options = ort.SessionOptions()
@@ -65,7 +65,7 @@ def has_cuda() -> bool:
     return True
 
 
-def check_runtime() -> None:
+def check_onnxruntime_install() -> None:
     """PivlError if both builds of ONNX Runtime are installed: they overwrite each other's files."""
     if all(_installed(name) for name in ("onnxruntime", "onnxruntime-gpu")):
         raise PivlError(

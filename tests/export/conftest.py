@@ -16,7 +16,7 @@ from export.engines.library import load_tensorrt
 from export.onnx_export import write_onnx
 from pivl_distill.data.store import CropStore
 from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.retrieval.evaluation import TestCrops
+from pivl_distill.retrieval.evaluation import QueryGalleryCrops
 from students.backbones import create_backbone
 
 SIZE_HW = (64, 32)
@@ -125,8 +125,8 @@ def gallery() -> CropStore:
 
 
 @pytest.fixture(scope="session")
-def test_split(query, gallery) -> TestCrops:
-    return TestCrops(query, gallery)
+def test_split(query, gallery) -> QueryGalleryCrops:
+    return QueryGalleryCrops(query, gallery)
 
 
 @pytest.fixture(scope="session")

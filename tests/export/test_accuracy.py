@@ -26,9 +26,11 @@ GOOD_RETRIEVAL = RetrievalComparison(0.5, 0.5, 0.6, 0.6, 1000)
 BUDGET = Budget(min_cosine=0.99, max_mAP_loss_points=0.5, max_rank1_loss_points=1.0)
 
 
-def disturbed(features: evaluation.TestFeatures, scale: float) -> evaluation.TestFeatures:
+def disturbed(
+    features: evaluation.QueryGalleryFeatures, scale: float
+) -> evaluation.QueryGalleryFeatures:
     rng = np.random.default_rng(0)
-    return evaluation.TestFeatures(
+    return evaluation.QueryGalleryFeatures(
         *(
             (f + scale * rng.normal(size=f.shape)).astype(np.float32)
             for f in (features.query, features.gallery)
@@ -76,7 +78,9 @@ def test_a_normalised_reference_has_unit_vectors(small, test_split):
 
 def test_unknown_cameras_are_told(small, query, gallery):
     def rule(query):
-        reference = measure_reference(small, evaluation.TestCrops(query, gallery), normalize=False)
+        reference = measure_reference(
+            small, evaluation.QueryGalleryCrops(query, gallery), normalize=False
+        )
         return compare(reference, reference.features)[1].camera_rule
 
     assert rule(query)
@@ -88,7 +92,7 @@ def test_features_that_are_not_finite_are_counted(small, test_split):
     broken = reference.features.gallery.copy()
     broken[[1, 4], 2] = np.inf, np.nan
     with pytest.raises(VerificationError, match="2 of 24 features are not finite"):
-        compare(reference, evaluation.TestFeatures(reference.features.query, broken))
+        compare(reference, evaluation.QueryGalleryFeatures(reference.features.query, broken))
 
 
 def test_a_low_cosine_is_over_budget():

@@ -25,7 +25,7 @@ from export.manifest_schema import (
 )
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.thresholds import OperatingThreshold
-from pivl_distill.runtime.manifest_reader import FILE_NAME, vector_sha256
+from pivl_distill.runtime.manifest_reader import MANIFEST_FILE, vector_sha256
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VECTOR = np.array([0.1, -2.5, 1e-7], np.float32)
@@ -84,7 +84,7 @@ def a_manifest() -> Manifest:
 
 def test_round_trip(tmp_path):
     path = write_manifest(tmp_path, a_manifest())
-    assert path == tmp_path / FILE_NAME
+    assert path == tmp_path / MANIFEST_FILE
     assert read_manifest(tmp_path) == a_manifest()
 
 
@@ -145,7 +145,7 @@ def test_manifests_from_before_pooling_opset_and_data_are_read(tmp_path):
     metadata = json.loads(write_manifest(tmp_path, a_manifest()).read_text())
     for name in ("pooling", "opset", "data"):
         del metadata[name]
-    (tmp_path / FILE_NAME).write_text(json.dumps(metadata))
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps(metadata))
     manifest = read_manifest(tmp_path)
     assert manifest.pooling is manifest.opset is manifest.data is None
 

@@ -22,7 +22,7 @@ from pivl_distill.distributed import process_group
 
 if TYPE_CHECKING:
     from pivl_distill.app.targets import Cameras, Engines
-    from pivl_distill.runtime.onnx_session import Device
+    from pivl_distill.runtime.onnx_session import ExecutionDevice
 
 
 def latest_export() -> Path:
@@ -134,14 +134,14 @@ def evaluate(
     from pivl_distill.app.ranking_sheet import ranking_sheet
     from pivl_distill.app.report import print_reranked, print_retrieval
     from pivl_distill.app.targets import evaluate_target
-    from pivl_distill.retrieval.evaluation import score_reranked
+    from pivl_distill.retrieval.evaluation import evaluate_reranked
     from pivl_distill.runs.run import Run
 
     target = target or Run.latest("student").path
     evaluation = evaluate_target(target, spec, cameras, cached=not no_cache)
     print_retrieval(evaluation)
     if rerank:
-        print_reranked(score_reranked(evaluation.features, evaluation.test))
+        print_reranked(evaluate_reranked(evaluation.features, evaluation.test))
     if sheet is not None and not process_group.rank():
         ranking_sheet(evaluation.features, evaluation.test, sheet)
 
@@ -165,7 +165,7 @@ def embed(
     folder: Path,
     export_dir: Path | None,
     precision: str,
-    device: Device | None,
+    device: ExecutionDevice | None,
     camera: int | None,
     out: Path,
 ) -> None:
@@ -208,7 +208,7 @@ def bench(
     export_dir: Path | None,
     batches: tuple[int, ...],
     threads: tuple[int, ...],
-    devices: tuple[Device, ...],
+    devices: tuple[ExecutionDevice, ...],
     seconds: float,
     json_file: Path | None,
     picture: Path | None,

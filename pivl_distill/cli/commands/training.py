@@ -15,7 +15,7 @@ from pivl_distill.cli.options import (
 from pivl_distill.errors import PivlError
 
 if TYPE_CHECKING:
-    from pivl_distill.runtime.onnx_session import Device
+    from pivl_distill.runtime.onnx_session import ExecutionDevice
 
 
 @click.command(
@@ -80,7 +80,7 @@ def student(
     bank: str | None,
     pretrained: str | None,
     max_ms: float | None,
-    device: Device,
+    device: ExecutionDevice,
     config: str | None,
     overrides: dict[str, Any],
     out: Path | None,

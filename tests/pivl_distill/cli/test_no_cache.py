@@ -16,7 +16,7 @@ from pivl_distill.bank import PromptBank
 from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
 from pivl_distill.errors import PivlError
-from pivl_distill.retrieval.evaluation import TestCrops
+from pivl_distill.retrieval.evaluation import QueryGalleryCrops
 from pivl_distill.training.stage2 import Stage2
 
 
@@ -131,6 +131,6 @@ def test_export_verifies_on_crops_that_are_kept_or_not(
         limits.append(cache_gib)
         raise PivlError("enough seen")
 
-    monkeypatch.setattr(TestCrops, "load", load)
+    monkeypatch.setattr(QueryGalleryCrops, "load", load)
     assert CliRunner().invoke(main, ("export", "student-filled", *how)).exit_code == 2
     assert limits == [limit]

@@ -30,7 +30,7 @@ from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
 from pivl_distill.models.embedding import EmbeddingModel, embed
 from pivl_distill.models.fusion import FusedMap
 from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
-from pivl_distill.retrieval.evaluation import TestCrops, evaluate_model
+from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2 import Stage2, make_sampler
 
@@ -134,7 +134,7 @@ def scored() -> dict[str, Tensor]:
         CropStore(store.crops[of], None, store.pids[of], store.camids[of])
         for of in (slice(0, CROPS, 5), slice(0, CROPS))
     )
-    result = evaluate_model(Network().embedding_model(), TestCrops(query, gallery))
+    result = evaluate_model(Network().embedding_model(), QueryGalleryCrops(query, gallery))
     return {name: torch.tensor(value) for name, value in result.summary().items()}
 
 

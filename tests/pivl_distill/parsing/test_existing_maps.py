@@ -10,20 +10,20 @@ from PIL import Image
 
 from pivl_distill.data.vocabulary import ATR18, COARSE6, IGNORE, LIP20
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.base import Crop
-from pivl_distill.parsing.existing_maps import ExistingMaps
+from pivl_distill.parsing.base import ParserInput
+from pivl_distill.parsing.existing_maps import ExistingMapsParser
 from pivl_distill.parsing.settings import MapsSettings
 
 NAME = Path("bounding_box_train/0002_c1s1_000451_03.jpg")
 LABELS = np.array([[0, 1, 13], [5, 18, 19]], np.uint8)
 
 
-def crop(size_hw: tuple[int, int] = (2, 3), alone: bool = True) -> Crop:
-    return Crop(NAME, np.zeros((*size_hw, 3), np.uint8), alone)
+def crop(size_hw: tuple[int, int] = (2, 3), has_unique_stem: bool = True) -> ParserInput:
+    return ParserInput(NAME, np.zeros((*size_hw, 3), np.uint8), has_unique_stem)
 
 
-def maps(folder: Path, **settings: object) -> ExistingMaps:
-    return ExistingMaps(
+def maps(folder: Path, **settings: object) -> ExistingMapsParser:
+    return ExistingMapsParser(
         "maps",
         MapsSettings(**{"kind": "maps", "vocabulary": "lip20", "source": folder, **settings}),
     )
@@ -54,7 +54,7 @@ def test_schp_output_is_found_in_a_tree_or_flat(tmp_path: Path, place) -> None:
 def test_an_image_without_a_map_gets_none_and_no_namesakes(tmp_path: Path) -> None:
     assert maps(tmp_path).parse([crop()]) == [None]
     save(palette_picture(LABELS), tmp_path / f"{NAME.stem}.png")
-    assert maps(tmp_path).parse([crop(alone=False)]) == [None]
+    assert maps(tmp_path).parse([crop(has_unique_stem=False)]) == [None]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])

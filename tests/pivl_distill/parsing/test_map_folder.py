@@ -19,7 +19,7 @@ from pivl_distill.data.part_maps import (
 )
 from pivl_distill.data.vocabulary import COARSE6, IGNORE, LIP20, VOCABULARIES
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.map_folder import MapFolder, exclusive
+from pivl_distill.parsing.map_folder import MapFolder, lock_folder
 
 NAME = Path("train/0002/a.jpg")
 PARSER = {"name": "any", "colour_order": "rgb", "sha256": "00", "values": {3: "Head"}}
@@ -32,7 +32,7 @@ def test_what_is_written_is_what_the_loader_reads(tmp_path: Path, vocabulary) ->
     folder = MapFolder(tmp_path / "maps", vocabulary, PARSER)
     folder.write(NAME, PartMap(labels))
     path = find_map(folder.path, NAME)
-    assert path == folder.place(NAME)
+    assert path == folder.map_path(NAME)
     assert folder_vocabulary(folder.path) == vocabulary
     np.testing.assert_array_equal(read_map(path, labels.shape, vocabulary), labels)
     with Image.open(path) as image:
@@ -46,8 +46,8 @@ def test_how_sure_the_parser_was_is_read_back(tmp_path: Path) -> None:
     confidence = np.array([[255, 90], [0, 128]], np.uint8)
     folder = MapFolder(tmp_path / "maps", COARSE6, PARSER)
     folder.write(NAME, PartMap(labels, confidence))
-    path = folder.place(NAME)
-    assert folder.holds(NAME, (2, 2))
+    path = folder.map_path(NAME)
+    assert folder.has_map(NAME, (2, 2))
     np.testing.assert_array_equal(folder.read(NAME), labels)
     np.testing.assert_array_equal(read_map(path, (2, 2), COARSE6), labels)
     np.testing.assert_array_equal(read_confidence(path, (2, 2)), confidence)
@@ -57,15 +57,15 @@ def test_how_sure_the_parser_was_is_read_back(tmp_path: Path) -> None:
 
 def test_only_whole_maps_of_the_right_size_are_held(tmp_path: Path) -> None:
     folder = MapFolder(tmp_path / "maps", COARSE6, PARSER)
-    assert not folder.holds(NAME, (4, 2))
+    assert not folder.has_map(NAME, (4, 2))
     folder.write(NAME, PartMap(np.zeros((4, 2), np.uint8)))
-    assert folder.holds(NAME, (4, 2))
-    assert not folder.holds(NAME, (2, 4))
-    whole = folder.place(NAME).read_bytes()
-    folder.place(NAME).write_bytes(whole[: len(whole) // 2])
-    assert not folder.holds(NAME, (4, 2))
+    assert folder.has_map(NAME, (4, 2))
+    assert not folder.has_map(NAME, (2, 4))
+    whole = folder.map_path(NAME).read_bytes()
+    folder.map_path(NAME).write_bytes(whole[: len(whole) // 2])
+    assert not folder.has_map(NAME, (4, 2))
     folder.write(NAME, PartMap(np.full((4, 2), 6, np.uint8)))  # coarse6 ends at 5
-    assert not folder.holds(NAME, (4, 2))
+    assert not folder.has_map(NAME, (4, 2))
 
 
 def test_the_same_parser_may_go_on(tmp_path: Path) -> None:
@@ -83,29 +83,29 @@ def test_what_killed_writes_left_is_in_nobodys_way(tmp_path: Path) -> None:
     folder = MapFolder(out, COARSE6, PARSER)
     assert [path.name for path in out.iterdir()] == ["parsing.json"]
     folder.write(NAME, PartMap(np.zeros((4, 2), np.uint8)))
-    folder.place(NAME).with_name(".b.png.x2.partial").write_bytes(b"half")
+    folder.map_path(NAME).with_name(".b.png.x2.partial").write_bytes(b"half")
     MapFolder(out, COARSE6, PARSER)
-    assert [path.name for path in folder.place(NAME).parent.iterdir()] == ["a.png"]
+    assert [path.name for path in folder.map_path(NAME).parent.iterdir()] == ["a.png"]
 
 
 def test_only_one_command_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "maps"
     said = r"Another process is writing maps to .*maps; wait for it or stop it\."
-    with exclusive(out):
+    with lock_folder(out):
         MapFolder(out, COARSE6, PARSER)
-        with pytest.raises(PivlError, match=said), exclusive(out):
+        with pytest.raises(PivlError, match=said), lock_folder(out):
             pass
-        with exclusive(tmp_path / "others"):
+        with lock_folder(tmp_path / "others"):
             pass
     assert [path.name for path in out.iterdir()] == ["parsing.json"]
     (out / ".lock").touch()  # as a killed command leaves it
-    with exclusive(out):
+    with lock_folder(out):
         pass
 
 
 def test_a_killed_beginning_is_in_nobodys_way(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
-    with exclusive(tmp_path):
+    with lock_folder(tmp_path):
         MapFolder(tmp_path, COARSE6, PARSER)
     assert [path.name for path in tmp_path.iterdir()] == ["parsing.json"]
 
@@ -128,7 +128,7 @@ def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "a.txt"):
         said = r"there already and holds no parsing\.json"
-        with pytest.raises(PivlError, match=said), exclusive(place):
+        with pytest.raises(PivlError, match=said), lock_folder(place):
             MapFolder(place, COARSE6, PARSER)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     (tmp_path / "parsing.json").write_text("{")

@@ -11,7 +11,7 @@ from onnx import TensorProto
 from pivl_distill.data.part_maps import FULL_CONFIDENCE
 from pivl_distill.data.vocabulary import IGNORE
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.base import Crop
+from pivl_distill.parsing.base import ParserInput
 from pivl_distill.parsing.onnx_parser import OnnxParser
 
 LABELS = np.array([[0, 1], [2, 3], [3, 1], [1, 0]], np.uint8)
@@ -23,9 +23,9 @@ def blocks(side: int) -> np.ndarray:
 
 
 @pytest.fixture
-def crops(coloured) -> list[Crop]:
+def crops(coloured) -> list[ParserInput]:
     """The same picture at three sizes."""
-    return [Crop(Path(f"{side}.png"), coloured(blocks(side))) for side in (4, 8, 2)]
+    return [ParserInput(Path(f"{side}.png"), coloured(blocks(side))) for side in (4, 8, 2)]
 
 
 @pytest.mark.parametrize("form", ["logits_nchw", "logits_nhwc", "labels"])
@@ -62,7 +62,7 @@ def test_a_letterboxed_crop_comes_back_without_its_border(
 ) -> None:
     file = colour_net(size_hw=(32, 32))
     parser = OnnxParser("c", colour_settings(file, size_hw=(32, 32), resize="letterbox"))
-    crop = Crop(Path("a.png"), coloured(blocks(8)))
+    crop = ParserInput(Path("a.png"), coloured(blocks(8)))
     np.testing.assert_array_equal(parser.parse([crop])[0].labels, blocks(8))
 
 

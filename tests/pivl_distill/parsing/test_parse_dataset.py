@@ -17,13 +17,13 @@ from pivl_distill.data.part_maps import PartMap
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import COARSE6
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.base import Crop
-from pivl_distill.parsing.postprocessing import Cleaning
+from pivl_distill.parsing.base import ParserInput
 from pivl_distill.parsing.onnx_parser import OnnxParser
+from pivl_distill.parsing.parse_dataset import parse_dataset, plan_jobs, write_maps
+from pivl_distill.parsing.postprocessing import MapPostprocessor
 from pivl_distill.parsing.settings import MapsSettings
-from pivl_distill.parsing.parse_dataset import parse_dataset, plan, write_maps
 
-PLAIN = Cleaning(MapsSettings(kind="maps", vocabulary="coarse6"))
+PLAIN = MapPostprocessor(MapsSettings(kind="maps", vocabulary="coarse6"))
 
 
 class Brightness:
@@ -38,7 +38,7 @@ class Brightness:
         self.stop_after = stop_after
         self.skip = skip
 
-    def parse(self, crops: Sequence[Crop]) -> list[PartMap | None]:
+    def parse(self, crops: Sequence[ParserInput]) -> list[PartMap | None]:
         if self.stop_after is not None and len(self.asked) >= self.stop_after:
             raise KeyboardInterrupt
         self.asked += [crop.name for crop in crops]
@@ -65,8 +65,8 @@ def test_every_image_gets_its_map_in_a_tree_like_its_own(colour_data, tmp_path: 
             bright = np.asarray(image).max(2) > 128
             np.testing.assert_array_equal(np.asarray(labels), bright)
     assert json.loads((out / "parsing.json").read_text())["maps"] == 6
-    assert report.survey.maps == 6
-    assert report.survey.classes == 2
+    assert report.statistics.maps == 6
+    assert report.statistics.classes == 2
     assert report.agreement is None
 
 
@@ -125,7 +125,7 @@ def test_maps_of_another_parser_are_not_mixed_in(colour_data, tmp_path: Path) ->
 def test_images_without_a_map_are_counted_and_asked_for_again(colour_data, tmp_path: Path) -> None:
     report = write_maps(colour_data, Brightness(skip="3"), PLAIN, tmp_path / "maps")
     assert report.missing == (Path("train/1/3.png"),)
-    assert report.survey.maps == report.written == 5
+    assert report.statistics.maps == report.written == 5
     parser = Brightness()
     assert write_maps(colour_data, parser, PLAIN, tmp_path / "maps").written == 1
     assert parser.asked == [Path("train/1/3.png")]
@@ -135,7 +135,7 @@ def test_without_a_single_map_there_is_no_sheet(colour_data, tmp_path: Path) -> 
     none = dataclasses.replace(colour_data, train=colour_data.train[:1])
     report = write_maps(none, Brightness(skip="0"), PLAIN, tmp_path / "maps")
     assert report.sheet is None
-    assert report.survey.maps == 0
+    assert report.statistics.maps == 0
 
 
 def test_other_splits_are_parsed_where_asked_for(colour_data, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_two_images_cannot_share_a_map(colour_data) -> None:
     twin = colour_data.train[0].path.with_suffix(".jpg")
     data = dataclasses.replace(colour_data, train=(*colour_data.train, Record(twin, 0, 0)))
     with pytest.raises(PivlError, match=r"0\.jpg and .*0\.png would share one map"):
-        plan(data, ("train",))
+        plan_jobs(data, ("train",))
 
 
 def test_an_image_that_cannot_be_read_stops_the_run_and_loses_nothing(
@@ -184,9 +184,9 @@ def test_an_onnx_network_parses_a_data_set(
 ) -> None:
     settings = colour_settings(colour_net())
     parser = OnnxParser("colours", settings)
-    report = write_maps(colour_data, parser, Cleaning(settings), tmp_path / "maps")
+    report = write_maps(colour_data, parser, MapPostprocessor(settings), tmp_path / "maps")
     assert report.written == 6
-    assert report.survey.classes == 4
+    assert report.statistics.classes == 4
 
 
 def test_photographs_are_not_given_the_embedded_parser_unasked(colour_data, tmp_path) -> None:

@@ -6,7 +6,11 @@ import numpy as np
 
 from pivl_distill.data.part_maps import PartMap
 from pivl_distill.data.vocabulary import ATR18, IGNORE, LIP20
-from pivl_distill.parsing.postprocessing import Cleaning, drop_small_parts, keep_largest_person
+from pivl_distill.parsing.postprocessing import (
+    MapPostprocessor,
+    drop_small_parts,
+    keep_largest_person,
+)
 from pivl_distill.parsing.settings import MapsSettings
 
 TWO_PEOPLE = np.array(
@@ -41,7 +45,7 @@ def test_small_parts_become_unknown_and_background_never() -> None:
 
 
 def test_by_default_nothing_is_done() -> None:
-    cleaning = Cleaning(MapsSettings(kind="maps", vocabulary="lip20"))
+    cleaning = MapPostprocessor(MapsSettings(kind="maps", vocabulary="lip20"))
     np.testing.assert_array_equal(cleaning.apply(PartMap(TWO_PEOPLE)).labels, TWO_PEOPLE)
 
 
@@ -49,7 +53,7 @@ def test_classes_are_brought_to_another_vocabulary_before_small_ones_are_dropped
     settings = MapsSettings(kind="maps", vocabulary="atr18", to="lip20", min_area=0.3)
     bag, left, right = (ATR18.index(label) for label in ("Bag", "Left-leg", "Hat"))
     labels = np.array([[0, bag, left, left, right]], np.uint8)
-    cleaning = Cleaning(settings)
+    cleaning = MapPostprocessor(settings)
     assert cleaning.vocabulary is LIP20
     leg = LIP20.index("Left-leg")
     assert cleaning.apply(PartMap(labels)).labels.tolist() == [[0, IGNORE, leg, leg, IGNORE]]

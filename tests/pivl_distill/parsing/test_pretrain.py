@@ -15,13 +15,13 @@ from click.testing import CliRunner
 
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.parsing import pretrain
-from pivl_distill.parsing.part_unet import PartSegmenter
+from pivl_distill.parsing.part_unet import PartUNet
 from pivl_distill.parsing.pretrain import Recipe, class_weights, facing_loss, main, train
 from pivl_distill.runtime.onnx_session import open_session
 
 
 def test_the_script_writes_a_parser_that_scores_as_the_network_does(tmp_path, monkeypatch) -> None:
-    trained: list[PartSegmenter] = []
+    trained: list[PartUNet] = []
     monkeypatch.setattr(
         pretrain, "train", lambda recipe: trained.append(train(recipe)) or trained[0]
     )
@@ -40,7 +40,7 @@ def test_the_script_writes_a_parser_that_scores_as_the_network_does(tmp_path, mo
 
 def test_whoever_faces_away_has_the_sides_swapped() -> None:
     torch.manual_seed(0)
-    network, images = PartSegmenter(LIP20).eval(), torch.randn(1, 3, 32, 16)
+    network, images = PartUNet(LIP20).eval(), torch.randn(1, 3, 32, 16)
     with torch.inference_mode():
         network.facing.weight.zero_()
         network.facing.bias.fill_(50.0)
@@ -78,15 +78,15 @@ def test_the_shipped_parser_is_small_and_made_by_the_recipe_of_the_script() -> N
 def test_the_shipped_parser_finds_parts_of_unseen_people() -> None:
     """Fewer people and cameras than its own figures are from, so a little room below them."""
     from pivl_distill.data.synthetic.crops import render_crops
-    from pivl_distill.parsing.base import Crop
+    from pivl_distill.parsing.base import ParserInput
+    from pivl_distill.parsing.map_statistics import ConfusionMatrix
     from pivl_distill.parsing.onnx_parser import OnnxParser
-    from pivl_distill.parsing.settings import load_settings
-    from pivl_distill.parsing.map_statistics import Agreement
+    from pivl_distill.parsing.settings import load_parser_settings
 
     crops = render_crops(pretrain.UNSEEN_SEED, 60, pretrain.UNSEEN_CAMERAS)
-    parser = OnnxParser("embedded", load_settings("embedded"))
-    found = parser.parse([Crop(Path(), image) for image in crops.images])
-    agreement = Agreement(len(LIP20))
+    parser = OnnxParser("embedded", load_parser_settings("embedded"))
+    found = parser.parse([ParserInput(Path(), image) for image in crops.images])
+    agreement = ConfusionMatrix(len(LIP20))
     for labels, mine in zip(crops.labels, found, strict=True):
         agreement.add(labels, mine.labels)
     recorded = metadata(pretrain.WEIGHTS)["unseen_people_iou"]

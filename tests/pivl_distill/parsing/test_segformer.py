@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from pivl_distill.data.vocabulary import ATR18, IGNORE
 from pivl_distill.errors import PivlError
-from pivl_distill.parsing.base import Crop
+from pivl_distill.parsing.base import ParserInput
 from pivl_distill.parsing.segformer import SegformerParser, check_labels
 from pivl_distill.parsing.settings import SegformerSettings
 
@@ -45,13 +45,15 @@ def settings(source: Path | str, **changes: object) -> SegformerSettings:
 
 
 @pytest.fixture
-def crops() -> list[Crop]:
+def crops() -> list[ParserInput]:
     rng = np.random.default_rng(0)
     sizes = [(40, 20), (64, 96), (128, 64)]
-    return [Crop(Path("a.jpg"), rng.integers(0, 256, (*s, 3), dtype=np.uint8)) for s in sizes]
+    return [
+        ParserInput(Path("a.jpg"), rng.integers(0, 256, (*s, 3), dtype=np.uint8)) for s in sizes
+    ]
 
 
-def test_maps_are_the_models_own_best_classes(clothes: Path, crops: list[Crop]) -> None:
+def test_maps_are_the_models_own_best_classes(clothes: Path, crops: list[ParserInput]) -> None:
     """At the size of its input the map is that of plain resizing of the logits."""
     parser = SegformerParser("clothes", settings(clothes))
     maps = [part_map.labels for part_map in parser.parse(crops)]
@@ -65,7 +67,7 @@ def test_maps_are_the_models_own_best_classes(clothes: Path, crops: list[Crop]) 
     assert agree > 0.999
 
 
-def test_unsure_pixels_are_unknown(clothes: Path, crops: list[Crop]) -> None:
+def test_unsure_pixels_are_unknown(clothes: Path, crops: list[ParserInput]) -> None:
     parser = SegformerParser("clothes", settings(clothes, min_confidence=0.99))
     assert all((part_map.labels == IGNORE).all() for part_map in parser.parse(crops))
 

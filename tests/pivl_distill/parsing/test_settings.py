@@ -11,8 +11,8 @@ from pivl_distill.parsing.settings import (
     MapsSettings,
     OnnxSettings,
     SegformerSettings,
-    load_settings,
-    presets,
+    load_parser_settings,
+    parser_presets,
 )
 
 OWN = """
@@ -32,15 +32,15 @@ def own(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", parser_presets())
 def test_every_preset_is_readable(name: str) -> None:
-    assert load_settings(name, source="somewhere").vocabulary
+    assert load_parser_settings(name, source="somewhere").vocabulary
 
 
 def test_schp_is_described_as_its_authors_run_it() -> None:
     sizes = {"lip": ("lip20", 473), "atr": ("atr18", 512), "pascal": ("pascal7", 512)}
     for name, (vocabulary, side) in sizes.items():
-        settings = load_settings(f"schp_{name}", source="schp.onnx")
+        settings = load_parser_settings(f"schp_{name}", source="schp.onnx")
         assert isinstance(settings, OnnxSettings)
         assert (settings.vocabulary, settings.size_hw) == (vocabulary, (side, side))
         assert (settings.colour_order, settings.resize) == ("bgr", "letterbox")
@@ -50,24 +50,24 @@ def test_schp_is_described_as_its_authors_run_it() -> None:
 
 
 def test_the_embedded_parser_lies_in_the_package() -> None:
-    settings = load_settings("embedded")
+    settings = load_parser_settings("embedded")
     assert isinstance(settings, OnnxSettings)
     assert settings.source is not None
     assert settings.source.is_file()
 
 
 def test_kinds_have_their_own_settings() -> None:
-    assert isinstance(load_settings("segformer_clothes"), SegformerSettings)
-    assert isinstance(load_settings("maps", source="schp_output"), MapsSettings)
+    assert isinstance(load_parser_settings("segformer_clothes"), SegformerSettings)
+    assert isinstance(load_parser_settings("maps", source="schp_output"), MapsSettings)
 
 
 def test_the_source_of_a_file_is_relative_to_it(own: Path) -> None:
-    assert load_settings(str(own)).source == own.parent / "net.onnx"
-    assert load_settings(str(own), source="other.onnx").source == Path("other.onnx")
+    assert load_parser_settings(str(own)).source == own.parent / "net.onnx"
+    assert load_parser_settings(str(own), source="other.onnx").source == Path("other.onnx")
 
 
 def test_overrides_take_precedence(own: Path) -> None:
-    settings = load_settings(str(own), overrides={"min_area": 0.01, "batch_size": 3})
+    settings = load_parser_settings(str(own), overrides={"min_area": 0.01, "batch_size": 3})
     assert isinstance(settings, OnnxSettings)
     assert (settings.min_area, settings.batch_size) == (0.01, 3)
 
@@ -75,7 +75,7 @@ def test_overrides_take_precedence(own: Path) -> None:
 def test_all_mistakes_are_named_together(own: Path) -> None:
     wrong = {"vocabulary": "lip02", "sizes_hw": 3, "colour_order": "rbg", "min_area": 2}
     with pytest.raises(PivlError, match="Bad settings in") as caught:
-        load_settings(str(own), overrides=wrong)
+        load_parser_settings(str(own), overrides=wrong)
     said = str(caught.value)
     assert "did you mean 'lip20'?" in said
     assert "sizes_hw: unknown setting; did you mean 'size_hw'?" in said
@@ -85,24 +85,24 @@ def test_all_mistakes_are_named_together(own: Path) -> None:
 
 def test_settings_that_do_not_go_together(own: Path) -> None:
     with pytest.raises(PivlError, match=r"From coarse6 there is a way to no other vocabulary"):
-        load_settings(str(own), overrides={"to": "lip20"})
+        load_parser_settings(str(own), overrides={"to": "lip20"})
     with pytest.raises(PivlError, match="class ids carry no confidence"):
-        load_settings(str(own), overrides={"output_form": "labels", "min_confidence": 0.5})
+        load_parser_settings(str(own), overrides={"output_form": "labels", "min_confidence": 0.5})
     with pytest.raises(PivlError, match=r"Unknown lip20 label 'Hats'; did you mean 'Hat'"):
-        load_settings("maps", source="x", overrides={"values": {1: "Hats"}})
+        load_parser_settings("maps", source="x", overrides={"values": {1: "Hats"}})
     with pytest.raises(PivlError, match=r"'#12' is neither a number nor a colour"):
-        load_settings("maps", source="x", overrides={"values": {"#12": "Hat"}})
+        load_parser_settings("maps", source="x", overrides={"values": {"#12": "Hat"}})
 
 
 def test_parsers_that_do_not_exist_or_lack_their_source(tmp_path: Path) -> None:
     with pytest.raises(PivlError, match="Unknown parser 'schp_lap'; did you mean 'schp_lip'"):
-        load_settings("schp_lap")
+        load_parser_settings("schp_lap")
     with pytest.raises(PivlError, match="There is no parser file"):
-        load_settings(str(tmp_path / "none.yaml"))
+        load_parser_settings(str(tmp_path / "none.yaml"))
     with pytest.raises(PivlError, match="name its ONNX file with --from"):
-        load_settings("schp_lip")
+        load_parser_settings("schp_lip")
     with pytest.raises(PivlError, match="name the folder of the maps with --from"):
-        load_settings("maps")
+        load_parser_settings("maps")
 
 
 @pytest.mark.parametrize(
@@ -119,4 +119,4 @@ def test_files_that_describe_no_parser(tmp_path: Path, text: str, sentence: str)
     path = tmp_path / "own.yaml"
     path.write_text(text)
     with pytest.raises(PivlError, match=sentence):
-        load_settings(str(path))
+        load_parser_settings(str(path))

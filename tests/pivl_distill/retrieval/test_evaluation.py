@@ -17,7 +17,7 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import evaluation
-from pivl_distill.retrieval.evaluation import embed_test, evaluate_model, score
+from pivl_distill.retrieval.evaluation import embed_query_gallery, evaluate_features, evaluate_model
 
 SIZE_HW = (16, 8)
 
@@ -34,7 +34,7 @@ def test_crops(tmp_path: Path):
             split.append(Record(path, pid, camid))
     query, gallery = map(tuple, splits)
     dataset = ReIDDataset("colours", tmp_path, train=query, query=query, gallery=gallery)
-    return evaluation.TestCrops.load(dataset, SIZE_HW)
+    return evaluation.QueryGalleryCrops.load(dataset, SIZE_HW)
 
 
 def test_both_sets_are_read_without_maps(test_crops):
@@ -56,19 +56,19 @@ def test_what_stands_in_for_the_network_is_what_is_measured(test_crops):
     def wrong_answers(images: torch.Tensor) -> torch.Tensor:
         return torch.eye(4) if torch.equal(images, query) else torch.eye(4).roll(1, dims=0)
 
-    features = embed_test(model, test_crops, forward=wrong_answers)
+    features = embed_query_gallery(model, test_crops, forward=wrong_answers)
     np.testing.assert_array_equal(features.query, np.eye(4))
     np.testing.assert_array_equal(features.gallery, np.eye(4)[[3, 0, 1, 2]])
-    assert score(features, test_crops).summary()["mAP"] < 0.6
+    assert evaluate_features(features, test_crops).summary()["mAP"] < 0.6
 
 
 def test_unknown_cameras_are_scored_and_told(test_crops):
     model = EmbeddingModel("pixels", nn.Flatten(), SIZE_HW, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     gallery = replace(test_crops.gallery, camids=test_crops.query.camids)
-    one_camera = evaluation.TestCrops(test_crops.query, gallery)
+    one_camera = evaluation.QueryGalleryCrops(test_crops.query, gallery)
     with pytest.raises(PivlError, match="under another camera"):
         evaluate_model(model, one_camera)
-    unknown = evaluation.TestCrops(replace(test_crops.query, camids=None), gallery)
+    unknown = evaluation.QueryGalleryCrops(replace(test_crops.query, camids=None), gallery)
     result = evaluate_model(model, unknown)
     assert result.mAP == pytest.approx(1)
     assert not result.camera_rule

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from pivl_distill.retrieval import similarity_counts
 from pivl_distill.retrieval import hit_ranks as module
+from pivl_distill.retrieval import similarity_counts
 from pivl_distill.retrieval.hit_ranks import hit_ranks, sorted_hit_ranks
 from pivl_distill.retrieval.matches import Matches
 

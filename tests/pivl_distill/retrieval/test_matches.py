@@ -19,7 +19,7 @@ def test_hits_and_junk_are_those_of_the_definition(cameras: bool) -> None:
     query_pids, gallery_pids, query_camids, gallery_camids = labels()
     known = (query_camids, gallery_camids) if cameras else (None, None)
     queries = np.array([3, 0, 17, 39])
-    hits, junk = Matches(query_pids, gallery_pids, *known).of(queries)
+    hits, junk = Matches(query_pids, gallery_pids, *known).hits_and_junk(queries)
     for row, query in enumerate(queries):
         same = gallery_pids == query_pids[query]
         own = same & (gallery_camids == query_camids[query]) if cameras else np.zeros(150, bool)

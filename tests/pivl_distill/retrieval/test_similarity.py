@@ -14,9 +14,9 @@ from pivl_distill.retrieval.similarity import (
     blocks,
     chunk_rows,
     empty_product,
+    exact_pairs,
     exact_rows,
-    exact_similarity,
-    tolerance,
+    float32_tolerance,
 )
 
 
@@ -35,7 +35,7 @@ def cosine(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 100.0])
 def test_directions_have_length_one_whatever_the_type(kind: type, scale: float) -> None:
     raw = (features() * scale).astype(kind)
-    unit = UnitFeatures.of(raw, "query").unit()
+    unit = UnitFeatures.from_raw(raw, "query").unit()
     assert unit.dtype == torch.float32
     expected = raw / np.linalg.norm(raw.astype(float), axis=1, keepdims=True)
     np.testing.assert_allclose(unit, expected, atol=2e-7)
@@ -44,14 +44,14 @@ def test_directions_have_length_one_whatever_the_type(kind: type, scale: float) 
 @pytest.mark.parametrize("scale", [1e-30, 1e25])
 def test_lengths_whose_squares_float32_cannot_hold(scale: float) -> None:
     raw = features() * np.float32(scale)
-    unit = UnitFeatures.of(raw, "query").unit()
-    np.testing.assert_allclose(unit, UnitFeatures.of(features(), "query").unit(), atol=2e-7)
+    unit = UnitFeatures.from_raw(raw, "query").unit()
+    np.testing.assert_allclose(unit, UnitFeatures.from_raw(features(), "query").unit(), atol=2e-7)
 
 
 def test_a_zero_row_stays_zero() -> None:
     raw = features()
     raw[7] = 0
-    unit = UnitFeatures.of(raw, "query")
+    unit = UnitFeatures.from_raw(raw, "query")
     assert (unit.unit()[7] == 0).all()
     assert (unit.exact(torch.tensor([7])) == 0).all()
 
@@ -59,9 +59,9 @@ def test_a_zero_row_stays_zero() -> None:
 def test_pairs_and_rows_are_the_cosine_in_float64() -> None:
     query, gallery = features()[:50], features()[50:]
     expected = cosine(query, gallery)
-    ours, theirs = UnitFeatures.of(query, "query"), UnitFeatures.of(gallery, "gallery")
+    ours, theirs = UnitFeatures.from_raw(query, "query"), UnitFeatures.from_raw(gallery, "gallery")
     rows, columns = torch.arange(50).repeat(5), torch.arange(250)
-    pairs = exact_similarity(ours, theirs, rows, columns)
+    pairs = exact_pairs(ours, theirs, rows, columns)
     np.testing.assert_allclose(pairs, expected[rows, columns], atol=1e-12, rtol=0)
     some = torch.tensor([4, 9])
     np.testing.assert_allclose(exact_rows(ours, theirs, some), expected[some], atol=1e-12, rtol=0)
@@ -69,19 +69,22 @@ def test_pairs_and_rows_are_the_cosine_in_float64() -> None:
 
 def test_copies_are_equal_wherever_they_stand_and_however_long_they_are() -> None:
     gallery = np.concatenate([features(300), 4 * features(1), features(1)])
-    ours, theirs = UnitFeatures.of(features(2), "query"), UnitFeatures.of(gallery, "gallery")
+    ours, theirs = (
+        UnitFeatures.from_raw(features(2), "query"),
+        UnitFeatures.from_raw(gallery, "gallery"),
+    )
     copies = torch.tensor([0, 300, 301])
-    pairs = exact_similarity(ours, theirs, torch.ones(3, dtype=torch.int64), copies)
+    pairs = exact_pairs(ours, theirs, torch.ones(3, dtype=torch.int64), copies)
     assert len(pairs.unique()) == 1
 
 
 def test_files_mapped_read_only_are_read_without_warning(tmp_path: Path, recwarn) -> None:
     np.save(tmp_path / "features.npy", features())
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
-    unit = UnitFeatures.of(mapped, "gallery")
-    assert torch.equal(unit.unit(), UnitFeatures.of(features(), "gallery").unit())
+    unit = UnitFeatures.from_raw(mapped, "gallery")
+    assert torch.equal(unit.unit(), UnitFeatures.from_raw(features(), "gallery").unit())
     assert torch.equal(
-        unit.exact(torch.tensor([3])), UnitFeatures.of(features(), "x").exact(slice(3, 4))
+        unit.exact(torch.tensor([3])), UnitFeatures.from_raw(features(), "x").exact(slice(3, 4))
     )
     assert not recwarn.list
 
@@ -92,7 +95,7 @@ def test_all_broken_rows_are_counted_and_the_first_is_named() -> None:
     with pytest.raises(
         PivlError, match=r"^2 of 300 query features are not finite \(first: row 200"
     ):
-        UnitFeatures.of(raw, "query")
+        UnitFeatures.from_raw(raw, "query")
 
 
 @pytest.mark.parametrize("columns", [1, 16, 33])
@@ -107,8 +110,8 @@ def test_rows_of_a_product_begin_at_multiples_of_64_bytes(columns: int) -> None:
 
 def test_the_tolerance_grows_with_the_errors_and_never_vanishes() -> None:
     exact = torch.tensor([0.5, -0.25], dtype=torch.float64)
-    assert tolerance(exact.float(), exact) == 4 * 0.5 * 2**-24
-    assert tolerance(exact.float() + torch.tensor([0.0, 0.125]), exact) == 0.5
+    assert float32_tolerance(exact.float(), exact) == 4 * 0.5 * 2**-24
+    assert float32_tolerance(exact.float() + torch.tensor([0.0, 0.125]), exact) == 0.5
 
 
 def test_blocks_cover_everything_and_rows_fit() -> None:

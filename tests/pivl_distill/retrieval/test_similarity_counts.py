@@ -83,7 +83,9 @@ def test_a_larger_value_is_in_no_lower_bucket() -> None:
     ordered = np.sort(np.append(values, ends).astype(np.float32))
     buckets = similarity_counts._buckets(np.stack([ordered] * similarity_counts._ROWS))
     assert (np.diff(buckets.reshape(-1)) >= 0).all()
-    assert (buckets // similarity_counts._BUCKETS == np.arange(similarity_counts._ROWS)[:, None]).all()
+    assert (
+        buckets // similarity_counts._BUCKETS == np.arange(similarity_counts._ROWS)[:, None]
+    ).all()
 
 
 @pytest.mark.parametrize("threads", [1, 3])

@@ -47,7 +47,7 @@ def test_facts_are_read(manifest):
     assert manifest.name == "small"
     assert manifest.input.size_hw == (64, 32)
     assert manifest.input.mean == (0.485, 0.456, 0.406)
-    assert not manifest.input.in_graph
+    assert not manifest.input.preprocessing_in_graph
     assert manifest.input.max_batch is None
     assert manifest.dim == 24
     assert [str(artifact) for artifact in manifest.artifacts] == [
@@ -121,7 +121,7 @@ def test_no_manifest(deployed, text):
 
 @pytest.mark.parametrize("found", [1, 3])
 def test_other_formats_say_so(edit, found):
-    with pytest.raises(PivlError, match=f"of format {found}, but this version reads format 2"):
+    with pytest.raises(PivlError, match=f"format {found}, but this version reads format 2"):
         read_manifest(edit(lambda metadata: metadata.update(format=found)))
 
 

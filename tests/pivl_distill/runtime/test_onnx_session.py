@@ -9,7 +9,13 @@ import pytest
 
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime import onnx_session as sessions
-from pivl_distill.runtime.onnx_session import CPU, CUDA, check_runtime, has_cuda, open_session
+from pivl_distill.runtime.onnx_session import (
+    CPU,
+    CUDA,
+    check_onnxruntime_install,
+    has_cuda,
+    open_session,
+)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +73,13 @@ def test_cuda_needs_a_build_and_a_driver(monkeypatch, built, driver):
 @pytest.mark.parametrize("installed", [{"onnxruntime"}, {"onnxruntime-gpu"}])
 def test_one_build_of_the_runtime_is_fine(monkeypatch, installed):
     pretend_installed(monkeypatch, installed)
-    check_runtime()
+    check_onnxruntime_install()
 
 
 def test_both_builds_of_the_runtime_are_an_error(monkeypatch):
     pretend_installed(monkeypatch, {"onnxruntime", "onnxruntime-gpu"})
     with pytest.raises(PivlError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
-        check_runtime()
+        check_onnxruntime_install()
 
 
 def pretend_installed(monkeypatch, names: set[str]) -> None:
