@@ -157,7 +157,7 @@ def test_what_torch_raises_while_it_runs_fails_the_file(gate, small_onnx, monkey
     assert artifact.failure == "It could not be run here: CUDA out of memory. Tried 2 GiB."
 
 
-@pytest.mark.parametrize("place", ["embed_test", "compare", "operating_thresholds"])
+@pytest.mark.parametrize("place", ["embed_query_gallery", "compare", "operating_thresholds"])
 def test_a_mistake_of_ours_is_not_the_files_fault(gate, small_onnx, monkeypatch, place):
     def mistaken(*_):
         raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
