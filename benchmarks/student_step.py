@@ -29,10 +29,10 @@ from pivl_distill.training.host_memory import (
     GLIBC_DEFAULTS,
     KEEP_FREED,
     keep_freed_memory,
-    set_malloc,
+    set_malloc_options,
 )
 from pivl_distill.training.precision import half_dtype
-from pivl_distill.training.stage2 import Stage2
+from pivl_distill.training.stage2 import Stage2Trainer
 from students.backbones import create_backbone
 from students.student import IMAGENET_MEAN, IMAGENET_STD, Student
 
@@ -82,7 +82,7 @@ def student_step(
 
 def student_stage(
     store: CropStore, dim: int, identities: int = IDENTITIES, **changes: object
-) -> Stage2:
+) -> Stage2Trainer:
     """Stage 2 of a student with random weights."""
     settings = Stage2Settings.model_validate(
         {"identities_per_batch": IN_BATCH, "crops_per_identity": CROPS, **changes}
@@ -91,7 +91,7 @@ def student_stage(
     network = create_backbone(ARCH, image_size_hw=SIZE_HW)
     student = Student(ARCH, network, SIZE_HW, identities, dim, True, settings.head).to(device)
     texts = TextFeatures.of(bank(dim, identities), settings.loss, settings.head).to(device)
-    return Stage2(student.train(), store, texts, settings)
+    return Stage2Trainer(student.train(), store, texts, settings)
 
 
 def bare_step(store: CropStore) -> Step:
@@ -122,7 +122,7 @@ def freed_memory_row(step: Step) -> Row:
     """
 
     def after(setting: tuple[int, int]) -> Callable[[], object]:
-        return lambda: (set_malloc(*setting), step())
+        return lambda: (set_malloc_options(*setting), step())
 
     seconds = interleaved(
         {

@@ -19,7 +19,7 @@ from pivl_distill.config import Stage2Settings
 from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
 from pivl_distill.training.alignment import TextFeatures
-from pivl_distill.training.stage2 import Stage2
+from pivl_distill.training.stage2 import Stage2Trainer
 from teachers.clip import TINY, TINY_SIZE_HW, load_clip
 from teachers.teacher import Teacher
 
@@ -41,7 +41,7 @@ def teacher_step(clip_name: str, store: CropStore, **changes: object) -> Callabl
     clip = load_clip(clip_name, "none", size_hw).to(device)
     teacher = Teacher(clip, IDENTITIES, settings.head).to(device)
     texts = TextFeatures.of(bank(clip.image.dim), settings.loss, settings.head).to(device)
-    stage = Stage2(teacher.train(), store, texts, settings)
+    stage = Stage2Trainer(teacher.train(), store, texts, settings)
     return lambda: stage.step(BATCH, epoch_rng(0, 0))
 
 

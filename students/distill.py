@@ -60,10 +60,10 @@ def train_student(
     The folder is `out`, or the next in `runs/`; or `resume`, an unfinished run that is continued.
     """
     dataset = load_dataset(config.data.spec, config.data.parsing)
-    bank = None if bank_file is None else open_bank(config, bank_file, dataset)
+    bank = None if bank_file is None else load_bank(config, bank_file, dataset)
     vectors = load_teacher_embeddings(config, bank_file, dataset)
     torch.manual_seed(config.seed)
-    network, start = starting_network(config, dataset)
+    network, start = build_network(config, dataset)
     device = pick_device(config.device)
     keep_freed_memory(device)
     student = make_student(config, network, dataset, bank, vectors).to(device)
@@ -80,7 +80,7 @@ def train_student(
         start=sha256(Path(start)) if Path(start).is_file() else start,
         machine=machine(device),
     ):
-        vocabulary = bank.vocabulary if bank and aligns(config) else None
+        vocabulary = bank.vocabulary if bank and uses_part_texts(config) else None
         store = load_training(
             dataset.train,
             config.data,
@@ -123,7 +123,7 @@ def file_metadata(bank_file: Path | None) -> dict[str, str] | None:
     return {"file": str(bank_file.resolve()), "sha256": sha256(bank_file)}
 
 
-def aligns(config: StudentConfig) -> bool:
+def uses_part_texts(config: StudentConfig) -> bool:
     """Whether part texts teach, by Eq. 11."""
     return config.supervision in ("part", "label", "permuted")
 
@@ -142,7 +142,7 @@ def make_student(
         config.data.size_hw,
         identities=len(dataset.train_pids),
         dim=bank.dim if bank else None,
-        align=aligns(config),
+        align=uses_part_texts(config),
         head=config.stage2.head,
         teacher_dim=None if vectors is None else vectors.shape[1],
     )
@@ -168,7 +168,7 @@ def load_teacher_embeddings(
     return load_embeddings(path, dataset)
 
 
-def open_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> PromptBank:
+def load_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> PromptBank:
     """The bank that the supervision asks for, out of a file.
 
     Raises PivlError if it is about other images, or has no parts where they teach.
@@ -176,7 +176,7 @@ def open_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> P
     bank = select_bank(config, PromptBank.load(bank_file), dataset)
     if not config.trust_pids:
         bank.check_images(dataset.train)
-    if aligns(config):
+    if uses_part_texts(config):
         check_parts(bank, dataset)
     return bank
 
@@ -210,13 +210,13 @@ def check_parts(bank: PromptBank, dataset: ReIDDataset) -> None:
         )
 
 
-def starting_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Module, str]:
+def build_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Module, str]:
     """The bare network to train and what it starts from.
 
     Weights that "auto" chose but that cannot be downloaded are told and done without; weights that
     were asked for by name are an error then.
     """
-    start = starting_point(config.arch, config.pretrained, dataset)
+    start = resolve_pretrained(config.arch, config.pretrained, dataset)
     build = partial(
         create_backbone,
         config.arch,
@@ -232,7 +232,7 @@ def starting_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Mo
         return build(pretrained="none"), "none"
 
 
-def starting_point(arch: str, pretrained: str, dataset: ReIDDataset) -> str:
+def resolve_pretrained(arch: str, pretrained: str, dataset: ReIDDataset) -> str:
     """What `pretrained` means here: "timm", "none" or a file.
 
     "auto" is the embedded start on synthetic people where there is one for this arch, else timm's

@@ -25,15 +25,15 @@ from pivl_distill.training.dry_run import (
     random_bank,
 )
 from students.distill import (
-    aligns,
+    build_network,
     check_parts,
+    load_bank,
     load_teacher_embeddings,
     make_student,
     make_text_features,
-    open_bank,
+    resolve_pretrained,
     select_bank,
-    starting_network,
-    starting_point,
+    uses_part_texts,
 )
 
 
@@ -49,12 +49,12 @@ def dry_run_student(
     dataset = load_dataset(config.data.spec, config.data.parsing)
     config = without_download(config, dataset)
     bank = _bank(config, bank_file, stand_in_dim, dataset)
-    vocabulary = bank.vocabulary if bank and aligns(config) else None
+    vocabulary = bank.vocabulary if bank and uses_part_texts(config) else None
     vectors = load_teacher_embeddings(config, bank_file, dataset)
     device = dry_run_device(config.device)
     empty = device.type == "meta" and config.pretrained == "none"
     with device if empty else contextlib.nullcontext():
-        network, start = starting_network(config, dataset)
+        network, start = build_network(config, dataset)
     student = make_student(config, network, dataset, bank, vectors).to(device)
     texts = make_text_features(config, bank) if bank else None
     pids = np.array([record.pid for record in dataset.train])
@@ -82,7 +82,7 @@ def dry_run_student(
 
 def without_download(config: StudentConfig, dataset: ReIDDataset) -> StudentConfig:
     """Settings that name where training starts; random weights stand in for published ones."""
-    start = starting_point(config.arch, config.pretrained, dataset)
+    start = resolve_pretrained(config.arch, config.pretrained, dataset)
     if start == "timm":
         note("Random weights stand in for timm's, which a dry run does not download.")
         start = "none"
@@ -94,12 +94,12 @@ def _bank(
 ) -> PromptBank | None:
     """The bank in the file, else one of random texts, else none."""
     if bank_file is not None:
-        return open_bank(config, bank_file, dataset)
+        return load_bank(config, bank_file, dataset)
     if stand_in_dim is None:
         return None
     note(f"No bank has been made yet; random texts of {stand_in_dim} dimensions stand in.")
     texts = random_bank(dataset, stand_in_dim, dataset.vocabulary or LIP20)
     bank = select_bank(config, texts, dataset)
-    if aligns(config):
+    if uses_part_texts(config):
         check_parts(bank, dataset)
     return bank

@@ -18,20 +18,20 @@ from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.training.dry_run import (
     BYTES_PER_PARAMETER,
     DryRunReport,
-    SavedMemory,
+    SavedTensorBytes,
     describe_data,
     describe_stage2,
     describe_step,
     dry_run_device,
     format_bytes,
+    measure_seconds,
     random_bank,
-    timed,
 )
 from teachers.clip import Clip, architecture, is_download
 from teachers.features import HALF, encode_crops, encoding_dtype
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import prompt_losses, resolve_temperature
-from teachers.teach import head_of, part_vocabulary, stage2_texts, teaching_clip
+from teachers.teach import build_clip, fusion_head_settings, make_text_features, part_vocabulary
 from teachers.teacher import Teacher
 from teachers.tuning import make_sampler
 
@@ -70,8 +70,8 @@ def dry_run_teach(config: TeachConfig) -> DryRunReport:
     )
     if device.type != "meta":
         rows |= stage1_step(config, clip, prompts, store, words)
-    texts = stage2_texts(random_bank(dataset, clip.image.dim, words), config)
-    teacher = Teacher(clip, len(dataset.train_pids), head_of(config)).to(device)
+    texts = make_text_features(random_bank(dataset, clip.image.dim, words), config)
+    teacher = Teacher(clip, len(dataset.train_pids), fusion_head_settings(config)).to(device)
     rows |= describe_stage2(teacher, pids, texts, config.stage2, config.seed)
     if device.type != "meta":
         rows |= describe_step(teacher, store, texts.to(device), config.stage2)
@@ -139,7 +139,7 @@ def stage1_step(
     tuning = resolve_temperature(tuning, clip)
     rows = torch.from_numpy(np.unique(store.pids, return_inverse=True)[1])
     features = encode_crops(clip, store, vocabulary, tuning)
-    encoding = timed(lambda: encode_crops(clip, store, vocabulary, tuning), device)
+    encoding = measure_seconds(lambda: encode_crops(clip, store, vocabulary, tuning), device)
     last = tuning.identity_epochs + tuning.part_epochs - 1
     batch = np.arange(len(store))
 
@@ -147,11 +147,11 @@ def stage1_step(
         losses = prompt_losses(prompts, features, rows, batch, tuning, vocabulary, last)
         return torch.stack(list(losses.values())).sum()
 
-    memory = SavedMemory(nn.ModuleList([prompts, clip.text]))
-    with memory.watching():
+    memory = SavedTensorBytes(nn.ModuleList([prompts, clip.text]))
+    with memory.recording():
         total = loss()
     total.backward()
-    seconds = timed(lambda: loss().backward(), device)
+    seconds = measure_seconds(lambda: loss().backward(), device)
     return {
         "stage 1: activations": f"at least {format_bytes(memory.bytes)} of a batch of"
         f" {len(store)} crops",
@@ -164,7 +164,7 @@ def _build(config: TeachConfig, dataset: ReIDDataset, device: torch.device) -> C
     """The CLIP; random weights on the meta device are never even drawn."""
     empty = device.type == "meta" and config.clip.weights == "none"
     with device if empty else contextlib.nullcontext():
-        return teaching_clip(config.clip, config.data.size_hw, dataset)
+        return build_clip(config.clip, config.data.size_hw, dataset)
 
 
 def _prompts(

@@ -17,7 +17,7 @@ from torch import Tensor
 from pivl_distill.config import TuningSettings
 from pivl_distill.data.batches import to_device
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
-from pivl_distill.distributed.collectives import sharded
+from pivl_distill.distributed.collectives import apply_sharded
 from pivl_distill.losses import identity_contrast, part_contrast
 from teachers.clip import Clip
 from teachers.features import FrozenFeatures
@@ -63,7 +63,7 @@ def identity_loss(
 ) -> Tensor:
     """Eq. 2 for one batch of crop indices."""
     identities, owner = rows[batch].unique(return_inverse=True)
-    images, texts = features.projected_of(batch), sharded(learned.identity, identities)
+    images, texts = features.projected_of(batch), apply_sharded(learned.identity, identities)
     if settings.identity_normalize:
         images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
     owner = to_device(owner, images.device)
@@ -86,7 +86,9 @@ def part_loss(
     parts, first = len(vocabulary), rows[batch][:, None] * len(vocabulary)
     pair = first + part  # [B, S]
     pairs = pair[there].unique()
-    texts = for_similarity(sharded(learned.part, pairs // parts, pairs % parts), settings)  # [U, D]
+    texts = for_similarity(
+        apply_sharded(learned.part, pairs // parts, pairs % parts), settings
+    )  # [U, D]
 
     def contrast(cells: Tensor, texts: Tensor, owner: Tensor, size: Tensor | None) -> Tensor:
         temperature = settings.part_temperature

@@ -69,7 +69,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
     vocabulary = part_vocabulary(config, dataset)
     device = pick_device(config.device)
     keep_freed_memory(device)
-    clip = teaching_clip(config.clip, config.data.size_hw, dataset).freeze().to(device)
+    clip = build_clip(config.clip, config.data.size_hw, dataset).freeze().to(device)
     if resume is None:
         run = Run.create("teach", dump_config(config, "teach"), out)
     else:
@@ -98,8 +98,8 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
 
         run.progress.enter("teacher")
         torch.manual_seed(config.seed)
-        teacher = Teacher(clip, len(bank.pids), head_of(config)).to(device)
-        texts = stage2_texts(bank, config).to(device)
+        teacher = Teacher(clip, len(bank.pids), fusion_head_settings(config)).to(device)
+        texts = make_text_features(bank, config).to(device)
         train(teacher, store, texts, config.stage2, config.seed, run, "Training the teacher")
         model = teacher.embedding_model()
         save_teacher(model, run.path / TEACHER_FILE)
@@ -150,18 +150,18 @@ def learn_bank(
     return bank
 
 
-def teaching_clip(settings: ClipSettings, size_hw: tuple[int, int], dataset: ReIDDataset) -> Clip:
+def build_clip(settings: ClipSettings, size_hw: tuple[int, int], dataset: ReIDDataset) -> Clip:
     """The CLIP that the settings ask for, its image tower perhaps one that CLIP-ReID fine-tuned."""
-    options = vit_options_of(settings, dataset)
+    options = make_vit_options(settings, dataset)
     path = Path(settings.weights)
     if path.is_file() and is_foreign(path) and is_released(read_tensors(path)):
-        clip = released_clip(settings, size_hw, options)
+        clip = load_clip_reid(settings, size_hw, options)
     else:
         clip = load_clip(settings.name, settings.weights, size_hw, options)
     return clip.with_clip_pixels() if settings.pixels == "clip" else clip
 
 
-def released_clip(settings: ClipSettings, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
+def load_clip_reid(settings: ClipSettings, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
     """The towers in a CLIP-ReID checkpoint, with the words of the CLIP it came from.
 
     Architecture, crop size, patches and cameras are the file's; PivlError where the settings differ
@@ -186,18 +186,18 @@ def _described(name: str, size_hw: tuple[int, int], options: ViTOptions) -> str:
     return f"{name} for crops of {size_hw[0]}×{size_hw[1]} with {stride} and {cameras}"
 
 
-def head_of(config: TeachConfig) -> HeadSettings | None:
+def fusion_head_settings(config: TeachConfig) -> HeadSettings | None:
     """The fusion head's settings; None where only identity texts teach."""
     return None if config.supervision == "identity" else config.stage2.head
 
 
-def stage2_texts(bank: PromptBank, config: TeachConfig) -> TextFeatures:
+def make_text_features(bank: PromptBank, config: TeachConfig) -> TextFeatures:
     """What stage 2 of the teacher learns from: one row of Table 3."""
     chosen = bank.label_only() if config.supervision == "label" else bank
     return TextFeatures.of(chosen, config.stage2.loss, config.stage2.head)
 
 
-def vit_options_of(settings: ClipSettings, dataset: ReIDDataset) -> ViTOptions:
+def make_vit_options(settings: ClipSettings, dataset: ReIDDataset) -> ViTOptions:
     """Overlapping patches, and a vector for each camera of the data set, as the settings ask."""
     if not settings.sie_coefficient:
         return ViTOptions(settings.stride_px)

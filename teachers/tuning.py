@@ -15,7 +15,11 @@ from pivl_distill.console import track
 from pivl_distill.data.batches import to_device
 from pivl_distill.data.sampling import PKSampler
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
-from pivl_distill.distributed.collectives import all_reduce_gradients, broadcast_parameters, sharded
+from pivl_distill.distributed.collectives import (
+    all_reduce_gradients,
+    apply_sharded,
+    broadcast_parameters,
+)
 from pivl_distill.runs.run import Run
 from pivl_distill.training.lr_schedules import cosine_per_epoch, smooth_cosine
 from pivl_distill.training.metrics import MetricAverages
@@ -143,12 +147,12 @@ def bank_texts(learned: IdentityPrompts, present: Tensor) -> tuple[Tensor, Tenso
     encoded; the others stay zero, nothing is ever aligned with them.
     """
     rows = torch.arange(len(present), device=present.device)
-    identity = torch.cat([sharded(learned.identity, c) for c in rows.split(CHUNK_PROMPTS)])
+    identity = torch.cat([apply_sharded(learned.identity, c) for c in rows.split(CHUNK_PROMPTS)])
     part = identity.new_zeros(*present.shape, identity.shape[1])
     pairs = present.nonzero()
     chunks = pairs.split(CHUNK_PROMPTS) if len(pairs) else ()
     for chunk in track(chunks, "Encoding the bank", unit="chunks"):
         row, number = chunk.unbind(1)
-        texts = sharded(learned.part, row, number)
+        texts = apply_sharded(learned.part, row, number)
         part[to_device(row, part.device), to_device(number, part.device)] = texts
     return identity, part

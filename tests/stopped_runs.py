@@ -16,7 +16,7 @@ import torch
 from command_line import run
 from pivl_distill.bank import PromptBank
 from pivl_distill.cli import main
-from pivl_distill.training.stage2 import Stage2
+from pivl_distill.training.stage2 import Stage2Trainer
 
 EPOCHS = ("--set", "stage2.epochs=3")
 """Of the student that the tests stop; five steps each."""
@@ -29,15 +29,15 @@ class Killed(BaseException):
 @contextmanager
 def before_step(number: int, end: Callable[[], None]) -> Iterator[None]:
     """Inside, `end` comes before this step of stage 2, five of which are an epoch."""
-    done, steps = Stage2.step, iter(range(1, number + 1))
+    done, steps = Stage2Trainer.step, iter(range(1, number + 1))
 
-    def deadly(self: Stage2, *args: Any) -> Any:
+    def deadly(self: Stage2Trainer, *args: Any) -> Any:
         if next(steps) == number:
             end()
         return done(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stage2, "step", deadly)
+        patch.setattr(Stage2Trainer, "step", deadly)
         yield
 
 

@@ -43,11 +43,11 @@ class Commands(click.Group):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        with process_group.initialized():
+        with process_group.session():
             try:
                 return super().invoke(ctx)
             except (PivlError, click.ClickException) as error:
-                if process_group.should_report(error):
+                if process_group.register_failure(error):
                     _show(error)
                 process_group.wait_for_failing_peers()
                 ctx.exit(error.exit_code)

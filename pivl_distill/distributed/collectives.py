@@ -32,7 +32,7 @@ def all_gather(own: Tensor, rows: int) -> Tensor:
     return gathered
 
 
-def sharded(work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+def apply_sharded(work: Callable[..., Tensor], *rows: Tensor) -> Tensor:
     """`work(*rows)` [U, …] of tensors [U, …], row by row; each process does a share of them."""
     if process_group.world_size() == 1:
         return work(*rows)

@@ -1,6 +1,6 @@
 """Several processes at one run, one for each device, on one machine or many.
 
-`torchrun` starts them and sets the rank of each by environment variables; `initialized` makes
+`torchrun` starts them and sets the rank of each by environment variables; `session` makes
 them a group of torch.distributed. Without one, a single process is rank 0 of 1 and every function
 here returns at once. Tensor collectives are in `collectives.py`. torch is imported only where a
 group exists, so that importing this module is cheap.
@@ -80,7 +80,7 @@ def launched_world_size() -> int:
 
 
 @contextmanager
-def initialized() -> Iterator[None]:
+def session() -> Iterator[None]:
     """Inside, the processes that torchrun started are a group and all but the first are silent.
 
     Each takes the CUDA device of its number on the machine. Tensors in main memory are sent by
@@ -231,7 +231,7 @@ def shard_sizes(items: int) -> list[int]:
     return [each + (number < more) for number in range(world_size())]
 
 
-def should_report(error: Exception) -> bool:
+def register_failure(error: Exception) -> bool:
     """Whether this process tells the user about an error: the first that has one does."""
     if _group is None:
         return True

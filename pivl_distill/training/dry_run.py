@@ -28,7 +28,7 @@ from pivl_distill.models.fusion import FusedMap
 from pivl_distill.models.network import ReIDNetwork, ReIDOutput
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.host_memory import keep_freed_memory
-from pivl_distill.training.stage2 import Stage2, configure_precision, make_sampler
+from pivl_distill.training.stage2 import Stage2Trainer, configure_precision, make_sampler
 
 BYTES_PER_PARAMETER = 16
 """Per trained parameter: the weight, its gradient and Adam's two moments, float32 each."""
@@ -42,7 +42,7 @@ class DryRunReport:
     rows: dict[str, object]
 
 
-class SavedMemory:
+class SavedTensorBytes:
     """Bytes that autograd keeps for the backward pass, counted once per storage."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -57,7 +57,7 @@ class SavedMemory:
         return tensor
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def recording(self) -> Iterator[None]:
         """Count what is saved inside."""
         with torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor):
             yield
@@ -82,8 +82,8 @@ def run_forward(
     inputs = [torch.zeros(batch, 3, *network.size_hw, device=device)]
     if network.cameras:
         inputs.append(torch.zeros(batch, dtype=torch.long, device=device))
-    memory = SavedMemory(network)
-    with memory.watching():
+    memory = SavedTensorBytes(network)
+    with memory.recording():
         output = network.train()(*inputs)
     if texts is not None:
         _require_same("projected crops", output.projected, "identity texts", texts.identity)
@@ -153,9 +153,9 @@ def describe_step(
     The crops of `store` take the place of the first identities; the network is changed.
     """
     device = next(network.parameters()).device
-    stage, batch = Stage2(network.train(), store, texts, settings), np.arange(len(store))
+    stage, batch = Stage2Trainer(network.train(), store, texts, settings), np.arange(len(store))
     stage.step(batch, epoch_rng(0, 0))
-    seconds = timed(lambda: stage.step(batch, epoch_rng(0, 0)), device)
+    seconds = measure_seconds(lambda: stage.step(batch, epoch_rng(0, 0)), device)
     rows: dict[str, object] = {"stage 2: time": f"{seconds:.3g} s a step on this {device.type}"}
     if device.type == "cuda":
         rows["stage 2: peak"] = (
@@ -164,7 +164,7 @@ def describe_step(
     return rows
 
 
-def timed(work: Callable[[], object], device: torch.device) -> float:
+def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
     """Seconds that `work` takes, until the device is done with it."""
     start = time.monotonic()
     work()

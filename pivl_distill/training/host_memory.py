@@ -17,7 +17,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt (malloc.h)."""
 
 KEEP_FREED, GLIBC_DEFAULTS = (2**31 - 1, 0), (128 * 1024, 65_536)
-"""Bytes and blocks for `set_malloc`."""
+"""Bytes and blocks for `set_malloc_options`."""
 
 
 def keep_freed_memory(device: torch.device) -> bool:
@@ -25,10 +25,10 @@ def keep_freed_memory(device: torch.device) -> bool:
 
     Only glibc (Linux) is told; other systems keep their ways.
     """
-    return device.type == "cpu" and set_malloc(*KEEP_FREED)
+    return device.type == "cpu" and set_malloc_options(*KEEP_FREED)
 
 
-def set_malloc(trim_threshold_bytes: int, maps: int) -> bool:
+def set_malloc_options(trim_threshold_bytes: int, maps: int) -> bool:
     """How much free memory at the end of the heap is given back, and how many blocks are mapped.
 
     Whether there is a glibc that took it.

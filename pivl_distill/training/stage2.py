@@ -53,8 +53,8 @@ def train(
     description: str,
 ) -> None:
     """Train `network` in place by Eq. 12; one line of metrics per epoch goes to the run."""
-    require_crops(settings)
-    stage = Stage2(network, store, texts, settings)
+    check_batch_size(settings)
+    stage = Stage2Trainer(network, store, texts, settings)
     totals = MetricAverages()
     if should_compile(settings.compile, estimated_steps(store, settings), stage.device):
         compile_body(network.body, stage.device)
@@ -100,7 +100,7 @@ def estimated_steps(store: CropStore, settings: Stage2Settings) -> int:
     )
 
 
-def require_crops(settings: Stage2Settings) -> None:
+def check_batch_size(settings: Stage2Settings) -> None:
     """PivlError unless every process has crops in every batch, and in every part of its share."""
     crops = settings.identities_per_batch * settings.crops_per_identity
     if crops < process_group.world_size() * settings.accumulate:
@@ -110,7 +110,7 @@ def require_crops(settings: Stage2Settings) -> None:
         )
 
 
-class Stage2:
+class Stage2Trainer:
     """One step of training: augment, forward, Eq. 12, update.
 
     On a GPU the host only hands out work: nothing in a step waits for a result, except a
@@ -145,7 +145,7 @@ class Stage2:
             self.cameras = torch.from_numpy(store.camids).to(self.device)
         self.optimizer = make_optimizer(network, settings)
         self.scaler = loss_scaler(network.half_precision, self.device)
-        self.augmentation = augmentation_of(settings.augment, texts)
+        self.augmentation = make_augmentation(settings.augment, texts)
         red, green, blue = (round(255 * channel) for channel in network.mean)
         self.fill_rgb = (red, green, blue)
         self.embeddings = None
@@ -208,7 +208,7 @@ def configure_precision(network: ReIDNetwork, settings: Stage2Settings) -> None:
         network.checkpoint_blocks()
 
 
-def augmentation_of(settings: AugmentSettings, texts: TextFeatures | None) -> Augmentation:
+def make_augmentation(settings: AugmentSettings, texts: TextFeatures | None) -> Augmentation:
     """What the settings ask for, in the texts' parts."""
     background = IGNORE if texts is None else texts.vocabulary.background
     return Augmentation(

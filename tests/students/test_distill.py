@@ -18,11 +18,11 @@ from pivl_distill.errors import PivlError
 from pivl_distill.storage.tensors import save_tensors
 from students import distill
 from students.distill import (
+    build_network,
     check_parts,
     load_teacher_embeddings,
+    resolve_pretrained,
     select_bank,
-    starting_network,
-    starting_point,
 )
 
 MOBILENET = "mobilenetv2_025"
@@ -128,7 +128,7 @@ def embedded(tmp_path, monkeypatch) -> str:
     ],
 )
 def test_where_a_student_starts(embedded, capsys, arch, pretrained, synthetic, start):
-    found = starting_point(arch, pretrained, dataset_of(synthetic=synthetic))
+    found = resolve_pretrained(arch, pretrained, dataset_of(synthetic=synthetic))
     assert found == (embedded if start == "embedded" else start)
     assert capsys.readouterr().err == ""
 
@@ -137,7 +137,7 @@ def test_where_a_student_starts(embedded, capsys, arch, pretrained, synthetic, s
     ("arch", "synthetic"), [("resnet18", True), ("efficientnet_cc_b0_4e", False)]
 )
 def test_a_random_start_that_nobody_asked_for_is_said(embedded, capsys, arch, synthetic):
-    assert starting_point(arch, "auto", dataset_of(synthetic=synthetic)) == "none"
+    assert resolve_pretrained(arch, "auto", dataset_of(synthetic=synthetic)) == "none"
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith(f"{arch} starts from random weights")
 
@@ -157,7 +157,7 @@ def offline(embedded, monkeypatch) -> None:
 
 def test_weights_that_only_auto_asked_for_are_done_without(offline, capsys):
     config = StudentConfig(data={"size_hw": (64, 32)})
-    network, start = starting_network(config, dataset_of())
+    network, start = build_network(config, dataset_of())
     assert start == "none"
     assert network(torch.zeros(1, 3, 64, 32)).shape == (1, 1280)
     said = " ".join(capsys.readouterr().err.split())
@@ -168,9 +168,9 @@ def test_weights_that_only_auto_asked_for_are_done_without(offline, capsys):
 def test_weights_that_were_asked_for_by_name_are_not(offline):
     config = StudentConfig(pretrained="timm", data={"size_hw": (64, 32)})
     with pytest.raises(PivlError, match=r"No published weights of mobilenetv2_025 .*no network"):
-        starting_network(config, dataset_of())
+        build_network(config, dataset_of())
 
 
 def test_an_embedded_start_that_does_not_exist(embedded):
     with pytest.raises(PivlError, match="no embedded start for resnet18; set pretrained to"):
-        starting_point("resnet18", "embedded", dataset_of(synthetic=True))
+        resolve_pretrained("resnet18", "embedded", dataset_of(synthetic=True))

@@ -168,7 +168,7 @@ def test_no_step_waits_for_a_result(monkeypatch, prompt_bank, band_store, dim, a
     texts = TextFeatures.of(bank, settings.loss, settings.head).to(meta)
     student = make_student(dim=dim).train()
     assert student.fusion.factored == (dim == 512)
-    stage = stage2.Stage2(student.to(meta), band_store, texts, settings)
+    stage = stage2.Stage2Trainer(student.to(meta), band_store, texts, settings)
     terms = stage.step(np.arange(8), np.random.default_rng(0))
     assert terms.keys() == {"identity", "triplet", "image_to_text", "align", "accuracy"}
     assert all(value.is_meta for value in terms.values())

@@ -21,18 +21,18 @@ from pivl_distill.errors import PivlError
 from pivl_distill.runs import progress
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.tensors import load_tensors, save_tensors
-from pivl_distill.training.stage2 import Stage2
+from pivl_distill.training.stage2 import Stage2Trainer
 from teachers.clip import CLIP_MEAN, CLIP_STD
 from teachers.clip_reid_checkpoint import from_state
 from teachers.teach import (
     BANK_FILE,
     TEACHER_FILE,
-    head_of,
+    build_clip,
+    fusion_head_settings,
+    make_text_features,
+    make_vit_options,
     part_vocabulary,
-    stage2_texts,
     teach,
-    teaching_clip,
-    vit_options_of,
 )
 from teachers.towers import ViTOptions
 
@@ -43,18 +43,18 @@ def dataset_seen_by(*camids: int | None) -> ReIDDataset:
 
 
 def test_without_a_coefficient_no_camera_vectors_are_learned() -> None:
-    options = vit_options_of(ClipSettings(stride_px=12), dataset_seen_by(0, 1))
+    options = make_vit_options(ClipSettings(stride_px=12), dataset_seen_by(0, 1))
     assert options == ViTOptions(12)
 
 
 def test_with_a_coefficient_every_camera_gets_a_vector() -> None:
     settings = ClipSettings(stride_px=16, sie_coefficient=0.5)
-    assert vit_options_of(settings, dataset_seen_by(0, 4)) == ViTOptions(16, 5, 0.5)
+    assert make_vit_options(settings, dataset_seen_by(0, 4)) == ViTOptions(16, 5, 0.5)
 
 
 def test_camera_vectors_of_unknown_cameras_are_refused() -> None:
     with pytest.raises(PivlError, match="which camera"):
-        vit_options_of(ClipSettings(sie_coefficient=1.0), dataset_seen_by(None, None))
+        make_vit_options(ClipSettings(sie_coefficient=1.0), dataset_seen_by(None, None))
 
 
 QUICK = load_config(TeachConfig, "teach", "quick", {"stage2.epochs": 2})
@@ -117,9 +117,9 @@ def test_killed_anywhere_it_goes_on_to_the_same_bank_teacher_and_metrics(
         (teachers.teach, "read_bank", 1),
         (teachers.teach, "sha256", 1),  # the bank is there, but nobody knows
         (teachers.teach, "Teacher", 1),
-        (Stage2, "step", 1),
-        (Stage2, "step", 7),  # in the second epoch
-        (Stage2, "step", 2),
+        (Stage2Trainer, "step", 1),
+        (Stage2Trainer, "step", 7),  # in the second epoch
+        (Stage2Trainer, "step", 2),
         (teachers.teach, "save_teacher", 1),
         (teachers.teach, "evaluate_model", 1),
         (Run, "finish", 1),
@@ -135,7 +135,7 @@ def test_what_a_later_stage_builds_on_is_not_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    with killed_at(Stage2, "step", 1):
+    with killed_at(Stage2Trainer, "step", 1):
         teach(QUICK, run)
     for name in ("encode_crops", "tune_prompts", "bank_texts", "read_bank"):
         monkeypatch.setattr(teachers.teach, name, None)
@@ -168,7 +168,7 @@ def test_the_teacher_takes_no_other_bank_than_its_own(
     tmp_path: Path, tamper: Callable[[Path], None], sentence: str
 ) -> None:
     run = tmp_path / "run"
-    with killed_at(Stage2, "step", 6):
+    with killed_at(Stage2Trainer, "step", 6):
         teach(QUICK, run)
     tamper(run)
     with pytest.raises(PivlError, match=sentence):
@@ -199,7 +199,7 @@ def test_a_clip_reid_checkpoint_may_be_the_clip(worded_checkpoint, tmp_path, cam
         sie_coefficient=0.5 if cameras else 0.0,
     )
     dataset = dataset_seen_by(*range(6))
-    clip = teaching_clip(settings, (256, 128), dataset)
+    clip = build_clip(settings, (256, 128), dataset)
     released = from_state(state, "reid.pth", 0.5).clip
     images = torch.randn(2, 3, 256, 128, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -209,7 +209,7 @@ def test_a_clip_reid_checkpoint_may_be_the_clip(worded_checkpoint, tmp_path, cam
         assert clip.text.encode(["a photo of a person"]).shape == (1, 24)
     assert clip.weights_sha256 != released.weights_sha256  # it has words
     with pytest.raises(PivlError, match=r"differs\. Name the CLIP it was fine-tuned from"):
-        teaching_clip(settings.model_copy(update={"base": "none"}), (256, 128), dataset)
+        build_clip(settings.model_copy(update={"base": "none"}), (256, 128), dataset)
 
 
 @pytest.mark.parametrize(
@@ -230,13 +230,13 @@ def test_settings_that_contradict_a_checkpoint_are_refused(
     settings = settings.model_copy(update=changes)
     message = f"holds small-reid for crops of 256×128 with patches side by side.*{difference}"
     with pytest.raises(PivlError, match=message):
-        teaching_clip(settings, size_hw, dataset_seen_by(*range(6)))
+        build_clip(settings, size_hw, dataset_seen_by(*range(6)))
 
 
 @pytest.mark.parametrize("pixels", ["reid", "clip"])
 def test_pixels_are_normalised_as_reid_or_as_clip_does(pixels) -> None:
     settings = ClipSettings(name="tiny_rn", weights="none", pixels=pixels)
-    clip = teaching_clip(settings, (128, 64), dataset_seen_by(0))
+    clip = build_clip(settings, (128, 64), dataset_seen_by(0))
     assert ((clip.mean, clip.std) == (CLIP_MEAN, CLIP_STD)) == (pixels == "clip")
 
 
@@ -260,9 +260,9 @@ def test_maps_are_wanted_where_parts_are_learned() -> None:
 def test_each_row_of_table_3_has_its_texts(prompt_bank: PromptBank, supervision) -> None:
     loss = LossSettings(text_scale="clip")
     config = TeachConfig(supervision=supervision, stage2={"loss": loss})
-    texts = stage2_texts(prompt_bank, config)
+    texts = make_text_features(prompt_bank, config)
     assert torch.equal(texts.identity, prompt_bank.identity)
-    assert (head_of(config) is None) == (supervision == "identity")
+    assert (fusion_head_settings(config) is None) == (supervision == "identity")
     everyone = prompt_bank.label.expand_as(prompt_bank.part)
     expected = everyone if supervision == "label" else prompt_bank.part
     assert torch.equal(texts.part, expected)

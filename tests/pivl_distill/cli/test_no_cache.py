@@ -17,7 +17,7 @@ from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops
-from pivl_distill.training.stage2 import Stage2
+from pivl_distill.training.stage2 import Stage2Trainer
 
 
 @pytest.fixture(scope="module")
@@ -96,16 +96,16 @@ def test_a_dry_run_writes_nothing() -> None:
 
 
 def test_a_run_may_go_on_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    step, done = Stage2.step, []
+    step, done = Stage2Trainer.step, []
 
-    def stops(self: Stage2, *args: object) -> object:
+    def stops(self: Stage2Trainer, *args: object) -> object:
         done.append(1)
         if len(done) == 2:
             raise KeyboardInterrupt
         return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stage2, "step", stops)
+        patch.setattr(Stage2Trainer, "step", stops)
         run = ("student", *QUICK, "--bank", "teach-none", "-o", "stopped")
         assert CliRunner().invoke(main, run).exit_code == 130
     succeed("student", "--resume", "stopped", "--no-cache")

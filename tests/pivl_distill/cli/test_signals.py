@@ -25,7 +25,7 @@ from pivl_distill.data.store import load_training
 from pivl_distill.retrieval.evaluation import evaluate_model
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.cache_dir import cache_dir
-from pivl_distill.training.stage2 import Stage2, train
+from pivl_distill.training.stage2 import Stage2Trainer, train
 from stopped_runs import EPOCHS, assert_same_student, assert_same_teach
 from students.distill import train_student
 from students.student import save_student
@@ -37,15 +37,15 @@ from teachers.tuning import tune_prompts
 
 
 def test_ctrl_c_stops_between_steps_with_130(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done, steps = Stage2.step, iter(range(1, 8))
+    done, steps = Stage2Trainer.step, iter(range(1, 8))
 
-    def interrupted(self: Stage2, *args: Any) -> Any:
+    def interrupted(self: Stage2Trainer, *args: Any) -> Any:
         if next(steps) == 7:
             os.kill(os.getpid(), signal.SIGINT)
         return done(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stage2, "step", interrupted)
+        patch.setattr(Stage2Trainer, "step", interrupted)
         result = run("student", *QUICK, *EPOCHS)
     assert result.exit_code == 130
     assert "pivl-distill student --resume runs/student-1" in " ".join(result.output.split())

@@ -23,8 +23,8 @@ from pivl_distill.distributed.collectives import (
     all_gather,
     all_reduce_gradients,
     all_reduce_mean,
+    apply_sharded,
     broadcast_parameters,
-    sharded,
 )
 from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
 from pivl_distill.models.embedding import EmbeddingModel, embed
@@ -32,7 +32,7 @@ from pivl_distill.models.fusion import FusedMap
 from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
 from pivl_distill.training.alignment import TextFeatures
-from pivl_distill.training.stage2 import Stage2, make_sampler
+from pivl_distill.training.stage2 import Stage2Trainer, make_sampler
 
 PEOPLE, CROPS, DIM, PARTS = 6, 30, 8, len(LIP20)
 SIZES = (2, 4)
@@ -110,7 +110,7 @@ def trained(distance: str) -> dict[str, Tensor]:
     texts = TextFeatures(
         random(PEOPLE, DIM), random(PEOPLE, PARTS, 2 * DIM, seed=1), present, LIP20
     )
-    stage, found = Stage2(network, store, texts, settings), {}
+    stage, found = Stage2Trainer(network, store, texts, settings), {}
     for step in make_sampler(store.pids, settings, seed=0):
         terms = stage.step(step.batch, step.rng)
         found |= {f"{name} of step {step.number}": value for name, value in terms.items()}
@@ -145,7 +145,7 @@ def weighed() -> dict[str, Tensor]:
     share = (random(7, DIM)[own] @ weights).sum() / max(own.stop - own.start, 1)
     loss = (
         all_reduce_mean(share, own.stop - own.start)
-        + sharded(lambda x: x * weights, random(3, DIM)).sum()
+        + apply_sharded(lambda x: x * weights, random(3, DIM)).sum()
     )
     loss.backward()
     all_reduce_gradients([weights])
@@ -199,14 +199,14 @@ def test_one_process_has_no_group():
     assert process_group.world_size() == 1
     assert all_gather(x, 4) is x
     assert all_reduce_mean(x, 2) is x
-    assert sharded(lambda rows: rows, x) is x
+    assert apply_sharded(lambda rows: rows, x) is x
     assert process_group.shard(4) == slice(0, 4)
     with sync_batch_norm() as mode:
         assert mode is None
 
 
 def main(out: Path) -> None:
-    with process_group.initialized():
+    with process_group.session():
         network = Network()
         if process_group.rank():
             nn.init.zeros_(network.project.weight)

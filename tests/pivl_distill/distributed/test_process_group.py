@@ -30,7 +30,7 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
 from pivl_distill.runs import progress
 from pivl_distill.runs.run import Run
-from pivl_distill.training.stage2 import Stage2, train
+from pivl_distill.training.stage2 import Stage2Trainer, train
 
 SETTINGS = Stage2Settings(epochs=2, identities_per_batch=3, crops_per_identity=2)
 """Two epochs of two steps."""
@@ -70,7 +70,7 @@ def sit(folder: Path, stop_at: int | None = None, stop: Callable[[], None] = lam
     crops = rng.integers(0, 256, (12, 16, 8, 3), dtype=np.uint8)
     store = CropStore(crops, None, np.repeat(np.arange(3), 4), None)
     run, network, steps = Run(folder), Small(), iter(range(1, 10))
-    step = Stage2.step
+    step = Stage2Trainer.step
 
     def stopping(self, *args):
         if next(steps) == stop_at:
@@ -78,7 +78,7 @@ def sit(folder: Path, stop_at: int | None = None, stop: Callable[[], None] = lam
         return step(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stage2, "step", stopping)
+        patch.setattr(Stage2Trainer, "step", stopping)
         patch.setattr(progress, "SAVE_PERIOD_S", 0.0)
         folder.mkdir(exist_ok=True)
         machine = progress.machine(torch.device("cpu"))
@@ -133,7 +133,9 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(launch, tmp_path)
 def test_the_others_say_that_one_is_missing_instead_of_waiting_for_ever(launch, tmp_path, way):
     first, second = launch(2, __file__, way, tmp_path / "run")
     assert (first.code, second.code) == (2, 5)
-    assert "Error: Process 0 of 2 lost another one, or waited" in " ".join(first.said.split())
+    assert "Error: Process 0 of 2: a peer process failed or timed out" in " ".join(
+        first.said.split()
+    )
     assert "Traceback" not in first.said
     assert "is unfinished; continue it with `pivl-distill student --resume" in first.said
 
@@ -256,10 +258,10 @@ def main(task: str, folder: Path) -> None:
     process_group.TIMEOUT = timedelta(seconds=60 if task != "stuck" else 8)
     process_group.REPORT_TIMEOUT = timedelta(seconds=1)
     if task == "kill":
-        with process_group.initialized():
+        with process_group.session():
             sit(folder, 4, lambda: os._exit(9))
     elif task == "go on":
-        with process_group.initialized():
+        with process_group.session():
             note(f"said by process {process_group.rank()}")
             network = sit(folder)
             if not process_group.rank():
@@ -267,7 +269,7 @@ def main(task: str, folder: Path) -> None:
                 save_file(weights, folder.parent / "weights.safetensors")
         process_group.exit_process(0)
     elif task == "signal":
-        with process_group.initialized():
+        with process_group.session():
             sit(folder, 2, signalled)
     elif task in ("gone", "stuck"):
         run_command(lambda: sit(folder, 2, leave if task == "gone" else hang))

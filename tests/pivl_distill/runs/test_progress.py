@@ -22,7 +22,7 @@ from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOut
 from pivl_distill.runs import progress
 from pivl_distill.runs.progress import SAVE_PERIOD_S, Progress, is_running
 from pivl_distill.runs.run import Run
-from pivl_distill.training.stage2 import Stage2, train
+from pivl_distill.training.stage2 import Stage2Trainer, train
 
 SETTINGS = Stage2Settings(epochs=3, identities_per_batch=6, crops_per_identity=1)
 STEPS_PER_EPOCH = 4  # as many as each of the six people has crops
@@ -86,7 +86,7 @@ def unstopped(band_store, tmp_path) -> tuple[dict[str, Tensor], list[dict]]:
 @pytest.fixture
 def at_step(monkeypatch) -> Callable[[int, Callable[[], None]], None]:
     """`at_step(n, act)` acts in the middle of the n-th step from then on, counted from 1."""
-    step = Stage2.step
+    step = Stage2Trainer.step
 
     def plant(number: int, act: Callable[[], None]) -> None:
         count = iter(range(1, number + 1))
@@ -96,7 +96,7 @@ def at_step(monkeypatch) -> Callable[[int, Callable[[], None]], None]:
                 act()
             return step(self, *args)
 
-        monkeypatch.setattr(Stage2, "step", acting)
+        monkeypatch.setattr(Stage2Trainer, "step", acting)
 
     return plant
 

@@ -16,7 +16,7 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import EncodedCrops, ReIDNetwork, ReIDOutput
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.dry_run import (
-    SavedMemory,
+    SavedTensorBytes,
     describe_data,
     describe_stage2,
     describe_step,
@@ -61,8 +61,8 @@ def texts(prompt_bank) -> TextFeatures:
 def test_each_saved_storage_counts_once_and_parameters_do_not(device):
     layer = nn.Linear(10, 20, device=device)
     x = torch.zeros(4, 10, device=device, requires_grad=True)
-    memory = SavedMemory(layer)
-    with memory.watching():
+    memory = SavedTensorBytes(layer)
+    with memory.recording():
         y = layer(x)  # keeps x, and the weight for x's gradient
         z = y.exp()  # keeps its result
         z.square() + z.view(2, 40).cos().sum()  # keep z again, and a view of it

@@ -16,7 +16,7 @@ from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOut
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.grad_cache import GradCache
 from pivl_distill.training.objective import loss_terms
-from pivl_distill.training.stage2 import Stage2
+from pivl_distill.training.stage2 import Stage2Trainer
 
 IDENTITIES, DIM, CROPS = 6, 16, 8
 LABELS = torch.tensor([0, 0, 1, 1, 3, 3, 4, 4])
@@ -160,7 +160,7 @@ def test_a_step_of_training_may_go_in_parts(texts, band_store):
         single = dataclasses.replace(
             texts, identity=texts.identity.float(), part=texts.part.float()
         )
-        stage = Stage2(network, band_store, single, settings)
+        stage = Stage2Trainer(network, band_store, single, settings)
         terms = stage.step(np.arange(CROPS), np.random.default_rng(0))
         weights.append(({n: v.item() for n, v in terms.items()}, network.state_dict()))
     (whole_terms, whole), (split_terms, split) = weights

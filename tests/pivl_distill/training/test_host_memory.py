@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pivl_distill.training import host_memory
-from pivl_distill.training.host_memory import GLIBC_DEFAULTS, keep_freed_memory, set_malloc
+from pivl_distill.training.host_memory import GLIBC_DEFAULTS, keep_freed_memory, set_malloc_options
 
 CPU = torch.device("cpu")
 BLOCK_BYTES = 64 * 2**20
@@ -29,7 +29,7 @@ class Mallinfo2(ctypes.Structure):
 
 
 needs_glibc = pytest.mark.skipif(
-    not (set_malloc(*GLIBC_DEFAULTS) and hasattr(ctypes.CDLL(None), "mallinfo2")),
+    not (set_malloc_options(*GLIBC_DEFAULTS) and hasattr(ctypes.CDLL(None), "mallinfo2")),
     reason="needs glibc 2.33 or newer, whose malloc is told and asked",
 )
 

@@ -17,7 +17,7 @@ from pivl_distill.runs.progress import Progress
 from pivl_distill.runs.run import Run
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.precision import half_dtype, loss_scaler
-from pivl_distill.training.stage2 import Stage2, train
+from pivl_distill.training.stage2 import Stage2Trainer, train
 
 CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
 SETTINGS = Stage2Settings(epochs=2, identities_per_batch=4, crops_per_identity=2)
@@ -76,7 +76,7 @@ def test_auto_is_bfloat16_where_a_gpu_has_it(monkeypatch, native):
 def test_crops_are_encoded_in_it_and_heads_are_not(band_store, texts, precision, parts):
     settings = SETTINGS.model_copy(update={"precision": precision, "accumulate": parts})
     network = Listening().train()
-    stage = Stage2(network, band_store, texts, settings)
+    stage = Stage2Trainer(network, band_store, texts, settings)
     terms = stage.step(np.arange(8), np.random.default_rng(0))
     assert network.heard.pop("patches") is getattr(torch, precision)
     assert set(network.heard.values()) == {torch.float32}
@@ -89,7 +89,7 @@ def test_half_precision_changes_a_step_by_its_rounding_alone(band_store, texts):
     for precision in ("auto", "float32", "bfloat16", "float16"):
         settings = SETTINGS.model_copy(update={"precision": precision})
         network = Listening().train()
-        stage = Stage2(network, band_store, texts, settings)
+        stage = Stage2Trainer(network, band_store, texts, settings)
         stage.scaler = torch.amp.GradScaler("cpu", 256.0, enabled=precision == "float16")
         stage.step(np.arange(8), np.random.default_rng(0))
         gradients[precision] = network.patches.weight.grad  # Adam took the scale out
@@ -107,7 +107,9 @@ def test_only_float16_scales_its_loss():
 
 def test_a_step_that_overflows_is_left_out_and_the_scale_lowered(band_store, texts):
     network = Listening().train()
-    stage = Stage2(network, band_store, texts, SETTINGS.model_copy(update={"precision": "float16"}))
+    stage = Stage2Trainer(
+        network, band_store, texts, SETTINGS.model_copy(update={"precision": "float16"})
+    )
     before, scale = network.patches.weight.clone(), stage.scaler.get_scale()
     handle = network.patches.weight.register_hook(lambda gradient: gradient * torch.inf)
     stage.step(np.arange(8), np.random.default_rng(0))
@@ -122,7 +124,7 @@ def test_the_scale_is_saved_with_a_run(band_store, tmp_path, monkeypatch):
     """Half of a run, and the other half in a new process: the scale goes on."""
     settings = SETTINGS.model_copy(update={"precision": "float16"})
     scales: list[float] = []
-    step = Stage2.step
+    step = Stage2Trainer.step
 
     def noting(self, *args):
         scales.append(self.scaler.get_scale())
@@ -132,7 +134,7 @@ def test_the_scale_is_saved_with_a_run(band_store, tmp_path, monkeypatch):
         self.scaler.update(self.scaler.get_scale() / 2)
         return terms
 
-    monkeypatch.setattr(Stage2, "step", noting)
+    monkeypatch.setattr(Stage2Trainer, "step", noting)
     monkeypatch.setattr("pivl_distill.runs.progress.SAVE_PERIOD_S", 0.0)
     run = Run.create("student", "", tmp_path / "run")
     for _sitting in range(2):

@@ -36,7 +36,7 @@ from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.metrics import MetricAverages
 from pivl_distill.training.objective import loss_terms
 from pivl_distill.training.optim import make_optimizer, set_learning_rate
-from pivl_distill.training.stage2 import require_crops, train
+from pivl_distill.training.stage2 import check_batch_size, train
 
 IDENTITIES, DIM = 6, 16
 SETTINGS = Stage2Settings(
@@ -409,7 +409,7 @@ def test_every_process_must_have_crops_in_every_part(monkeypatch, accumulate):
     settings = SETTINGS.model_copy(update={"accumulate": accumulate})
     crops = SETTINGS.identities_per_batch * SETTINGS.crops_per_identity
     monkeypatch.setattr(process_group, "world_size", lambda: crops // accumulate)
-    require_crops(settings)
+    check_batch_size(settings)
     monkeypatch.setattr(process_group, "world_size", lambda: crops // accumulate + 1)
     with pytest.raises(PivlError, match=f"cannot share a batch of {crops} crops"):
-        require_crops(settings)
+        check_batch_size(settings)

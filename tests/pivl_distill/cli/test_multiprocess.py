@@ -122,8 +122,8 @@ TWO_EPOCHS = (*SLOWLY, "--set", "stage2.epochs=2")
 def assert_as_in_one_go(*runs: str) -> None:
     """The metrics of one process that was never stopped, and its weights.
 
-    These are compared with what the second epoch moves; in double precision `test_ranks.py` asks
-    for 1e-9.
+    The weights may differ by a share of the second epoch's change; `test_process_group.py`
+    compares in double precision, to 1e-9.
     """
     alone(*TWO_EPOCHS, "-o", "unstopped")
     alone(*SLOWLY, "--set", "stage2.epochs=1", "-o", "one epoch")

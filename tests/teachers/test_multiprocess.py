@@ -131,7 +131,7 @@ def test_several_processes_learn_what_one_does(launch, size, tmp_path, monkeypat
 
 
 def main(folder: Path) -> None:
-    with process_group.initialized():
+    with process_group.session():
         found = results(folder)
         if not process_group.rank():
             save_file(found, folder / "results.safetensors")
