@@ -15,12 +15,12 @@ from pathlib import Path
 from engine_models import STUDENTS, TEACHERS, make_model, write_graphs
 
 from export.engines.builder import build_engine
-from export.engines.engine_info import Profile
-from export.engines.runner import read_back
+from export.engines.engine_info import BatchProfile
+from export.engines.runner import check_engine_loads
 from pivl_distill.console import table
 from pivl_distill.storage.files import write_json
 
-PROFILE = Profile.parse("1,8,64")
+PROFILE = BatchProfile.parse("1,8,64")
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def build(name: str) -> list[dict[str, object]]:
                     "engine_bytes": info.engine_bytes,
                     "export_seconds": export_seconds,
                     "build_seconds": info.build_seconds,
-                    "loads": read_back(path),
+                    "loads": check_engine_loads(path),
                 }
             )
             start = time.monotonic()

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from export.accuracy import Precision
+from export.accuracy import ExportPrecision
 from export.calibration import calibration_crops, measure_ranges
 from export.exporter import FP16_FILE, FP32_FILE, input_spec
 from export.fp16 import write_fp16
-from export.int8 import FILE_NAMES, write_int8
+from export.int8 import INT8_FILES, write_int8
 from export.onnx_export import write_onnx
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.models.embedding import EmbeddingModel
@@ -38,11 +38,11 @@ def make_model(name: str) -> EmbeddingModel:
     return EmbeddingModel(name, network, SIZE_HW, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def write_graphs(model: EmbeddingModel, folder: Path) -> Iterator[tuple[Precision, Path]]:
+def write_graphs(model: EmbeddingModel, folder: Path) -> Iterator[tuple[ExportPrecision, Path]]:
     """The model as ONNX in each precision, in the forms that TensorRT reads."""
     fp32 = write_onnx(model, folder / FP32_FILE)
     yield "fp32", fp32
     yield "fp16", write_fp16(fp32, folder / FP16_FILE)
     people = load_dataset("synthetic:tiny").train[:CALIBRATION_CROPS]
     ranges = measure_ranges(fp32, input_spec(model), calibration_crops(people, model.size_hw))
-    yield "int8", write_int8(fp32, folder / FILE_NAMES["tensorrt"], "tensorrt", ranges)
+    yield "int8", write_int8(fp32, folder / INT8_FILES["tensorrt"], "tensorrt", ranges)

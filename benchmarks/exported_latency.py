@@ -24,10 +24,10 @@ import onnxruntime as ort
 import torch
 from harness import Row, bound, overhead, report, speedup
 
-from export.latency import interleaved, random_feed
+from export.latency import random_inputs, time_interleaved
 from export.onnx_export import write_onnx
-from export.onnx_inference import open_session
 from pivl_distill.config import HeadSettings
+from pivl_distill.runtime.onnx_session import open_session
 from students.backbones import create_backbone
 from students.student import Student
 
@@ -53,10 +53,10 @@ def main() -> None:
     ours, bare = opened[::2], opened[1::2]
     rows: list[Row] = []
     for batch, least in LEAST_SPEEDUP.items():
-        feed = random_feed(ours[0], batch)
+        feed = random_inputs(ours[0], batch)
         eager = torch.inference_mode()(partial(model.network, torch.from_numpy(feed["images"])))
         exported = [partial(session.run, None, feed) for session in ours]
-        feed = random_feed(bare[0], batch)
+        feed = random_inputs(bare[0], batch)
         by_hand = [partial(session.run, None, feed) for session in bare]
         name = f"exported {ARCH}, batch {batch}"
         ms, baseline = medians(exported[:1], [eager], rounds=100)
@@ -81,7 +81,7 @@ def medians(
     ours: Sequence[Callable[[], object]], baseline: Sequence[Callable[[], object]], rounds: int
 ) -> tuple[float, float]:
     """Median milliseconds over all runs of each; all take turns."""
-    times = interleaved([*ours, *baseline], max_repeats=rounds, max_seconds=90)
+    times = time_interleaved([*ours, *baseline], max_repeats=rounds, max_seconds=90)
     of_each = times[: len(ours)], times[len(ours) :]
     first, second = (statistics.median(itertools.chain(*several)) for several in of_each)
     return first, second
@@ -89,7 +89,7 @@ def medians(
 
 def batch_difference(session: ort.InferenceSession) -> float:
     """How far a crop's unit vector moves with the size of the batch that it is in, at most."""
-    (images,) = random_feed(session, 64).values()
+    (images,) = random_inputs(session, 64).values()
 
     def unit(count: int) -> np.ndarray:
         (features,) = session.run(None, {"images": images[:count]})

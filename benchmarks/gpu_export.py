@@ -26,17 +26,17 @@ import torch
 from engine_models import STUDENTS, TEACHERS, make_model, write_graphs
 
 from export.engines.builder import build_engine
-from export.engines.engine_info import Gpu, Profile
-from export.engines.library import TITLES, load_tensorrt
+from export.engines.engine_info import BatchProfile, Gpu
+from export.engines.library import LIBRARY_TITLES, load_tensorrt
 from export.engines.runner import EngineRunner
-from export.onnx_inference import open_session
 from pivl_distill.console import note, table
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.storage.files import write_json
 
 BATCHES, ROUNDS, WARMUP = (1, 32), 30, 5
-PROFILE = Profile.parse("1,32,64")
+PROFILE = BatchProfile.parse("1,32,64")
 TIME_LIMIT_S = 600
 FOR_A_BUILD_S, FOR_A_BATCH_S = 150, 20
 """What an engine, and what timing one batch, is given: less is left, and it is not begun."""
@@ -148,9 +148,9 @@ def exported(model: EmbeddingModel, folder: Path, gpu: Gpu, clock: Clock) -> Ite
         megabytes = onnx_path.stat().st_size / 1e6
         if precision != "int8":  # TensorRT's form of INT8 is not ONNX Runtime's
             yield Way("ONNX Runtime CUDA", precision, on_cuda(onnx_path), megabytes)
-        for library, title in TITLES.items():
+        for library, title in LIBRARY_TITLES.items():
             what = f"{model.name} {precision}, {title}"
-            if not gpu.takes(library):
+            if not gpu.supports(library):
                 note(f"{what}: not for {gpu.name}.")
                 continue
             if not clock.allows(FOR_A_BUILD_S, what):

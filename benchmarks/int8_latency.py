@@ -18,9 +18,9 @@ from export.exporter import input_spec
 from export.int8 import write_int8
 from export.latency import measure_latency
 from export.onnx_export import write_onnx
-from export.onnx_inference import open_session
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.runtime.onnx_session import open_session
 from students.backbones import create_backbone
 from students.distill import WEIGHTS_DIR
 from students.student import IMAGENET_MEAN, IMAGENET_STD

@@ -23,12 +23,12 @@ from pivl_distill.retrieval.evaluation import (
     evaluate_features,
 )
 
-Precision = Literal["fp32", "fp16", "int8"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+ExportPrecision = Literal["fp32", "fp16", "int8"]
+EXPORT_PRECISIONS: tuple[ExportPrecision, ...] = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
-class Parity:
+class FeatureParity:
     """How near exported features are to the checkpoint's, over all crops of query and gallery."""
 
     min_cosine: float
@@ -62,7 +62,7 @@ class RetrievalComparison:
 
 
 @dataclass(frozen=True)
-class Budget:
+class AccuracyBudget:
     """What an export may lose: the least cosine, and percentage points of mAP and Rank-1.
 
     One query's Rank-1 is always allowed: less than that cannot be told from a tie. Gains are not
@@ -74,10 +74,10 @@ class Budget:
     max_rank1_loss_points: float
 
 
-BUDGETS: dict[Precision, Budget] = {
-    "fp32": Budget(min_cosine=0.9999, max_mAP_loss_points=0.1, max_rank1_loss_points=0.1),
-    "fp16": Budget(min_cosine=0.999, max_mAP_loss_points=0.1, max_rank1_loss_points=0.5),
-    "int8": Budget(min_cosine=0.95, max_mAP_loss_points=1.0, max_rank1_loss_points=2.0),
+DEFAULT_BUDGETS: dict[ExportPrecision, AccuracyBudget] = {
+    "fp32": AccuracyBudget(min_cosine=0.9999, max_mAP_loss_points=0.1, max_rank1_loss_points=0.1),
+    "fp16": AccuracyBudget(min_cosine=0.999, max_mAP_loss_points=0.1, max_rank1_loss_points=0.5),
+    "int8": AccuracyBudget(min_cosine=0.95, max_mAP_loss_points=1.0, max_rank1_loss_points=2.0),
 }
 
 
@@ -88,12 +88,12 @@ _BUDGET_FIELDS = {
 }
 
 
-def parse_budgets(assignments: Iterable[str]) -> dict[Precision, Budget]:
-    """`BUDGETS` with some figures replaced, each given as e.g. "int8.mAP=2" or "fp16.cosine=0.99".
+def parse_budgets(assignments: Iterable[str]) -> dict[ExportPrecision, AccuracyBudget]:
+    """Return `DEFAULT_BUDGETS` with limits replaced, such as "int8.mAP=2" or "fp16.cosine=0.99".
 
-    Raises PivlError for what is no precision, figure or number.
+    Raises PivlError for an unknown precision or limit, or a value that is not a finite number.
     """
-    budgets = dict(BUDGETS)
+    budgets = dict(DEFAULT_BUDGETS)
     for assignment in assignments:
         key, _, value = assignment.partition("=")
         name, _, figure = key.partition(".")
@@ -110,12 +110,12 @@ def parse_budgets(assignments: Iterable[str]) -> dict[Precision, Budget]:
     return budgets
 
 
-def parse_precision(name: str) -> Precision:
+def parse_precision(name: str) -> ExportPrecision:
     """The precision of this name; PivlError naming the known ones."""
-    for precision in PRECISIONS:
+    for precision in EXPORT_PRECISIONS:
         if precision == name:
             return precision
-    raise unknown_name("precision", name, PRECISIONS)
+    raise unknown_name("precision", name, EXPORT_PRECISIONS)
 
 
 @dataclass(frozen=True)
@@ -139,9 +139,9 @@ def measure_reference(
     return Reference(test, features, evaluate_features(features, test))
 
 
-def compare(
+def compare_with_reference(
     reference: Reference, features: QueryGalleryFeatures
-) -> tuple[Parity, RetrievalComparison]:
+) -> tuple[FeatureParity, RetrievalComparison]:
     """Hold a file's features of the test split against the checkpoint's.
 
     Raises VerificationError if some are not finite.
@@ -155,7 +155,9 @@ def compare(
             "precision."
         )
     cosine = (_unit(ours) * _unit(theirs)).sum(axis=1)
-    parity = Parity(float(cosine.min()), float(cosine.mean()), float(abs(ours - theirs).max()))
+    parity = FeatureParity(
+        float(cosine.min()), float(cosine.mean()), float(abs(ours - theirs).max())
+    )
     before, after = reference.result, evaluate_features(features, reference.test)
     return parity, RetrievalComparison(
         before.mAP,
@@ -167,7 +169,9 @@ def compare(
     )
 
 
-def check_budget(parity: Parity, retrieval: RetrievalComparison, budget: Budget) -> None:
+def check_budget(
+    parity: FeatureParity, retrieval: RetrievalComparison, budget: AccuracyBudget
+) -> None:
     """VerificationError, with figures and budget, if the export lost more than it may."""
     over = []
     if parity.min_cosine < budget.min_cosine:

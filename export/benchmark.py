@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from export.latency import interleaved, random_feed
+from export.latency import random_inputs, time_interleaved
 from pivl_distill.runtime.onnx_session import open_session
 
 
 @dataclass(frozen=True)
-class Variant:
+class BenchmarkCase:
     """One way to run one network on `batch` crops."""
 
     name: str
@@ -24,7 +24,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Timing:
+class BenchmarkResult:
     """Percentiles of milliseconds per batch over `runs`, and crops per second at the median."""
 
     name: str
@@ -38,21 +38,25 @@ class Timing:
     runs: int
 
 
-def time_variants(
-    ways: Sequence[Variant], *, max_runs: int = 100, max_seconds: float = 20.0
-) -> list[Timing]:
+def run_benchmark(
+    ways: Sequence[BenchmarkCase], *, max_runs: int = 100, max_seconds: float = 20.0
+) -> list[BenchmarkResult]:
     """Time all ways until `max_runs` or `max_seconds`, but at least three turns of each."""
-    times = interleaved([way.run for way in ways], max_repeats=max_runs, max_seconds=max_seconds)
+    times = time_interleaved(
+        [way.run for way in ways], max_repeats=max_runs, max_seconds=max_seconds
+    )
     return [_timing(way, times_ms) for way, times_ms in zip(ways, times, strict=True)]
 
 
-def run_once(onnx_path: Path, provider: str, threads: int, batch: int) -> None:
+def load_and_run_once(onnx_path: Path, provider: str, threads: int, batch: int) -> None:
     """Load a file and run one batch: what `peak_memory` measures of it."""
     session = open_session(onnx_path, threads=threads, providers=[provider])
-    session.run(None, random_feed(session, batch))
+    session.run(None, random_inputs(session, batch))
 
 
-def _timing(way: Variant, times_ms: list[float]) -> Timing:
+def _timing(way: BenchmarkCase, times_ms: list[float]) -> BenchmarkResult:
     p50, p90, p99 = (float(value) for value in np.percentile(times_ms, (50, 90, 99)))
     rate = 1000 * way.batch / p50
-    return Timing(way.name, way.device, way.threads, way.batch, p50, p90, p99, rate, len(times_ms))
+    return BenchmarkResult(
+        way.name, way.device, way.threads, way.batch, p50, p90, p99, rate, len(times_ms)
+    )

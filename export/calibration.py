@@ -15,13 +15,14 @@ import onnx
 import torch
 from torch import Tensor
 
-from export.loading import as_embedding_model
+from export.loading import embedding_model_from_spec
 from export.manifest_schema import InputSpec
-from export.onnx_inference import open_session, run_all
+from export.onnx_inference import run_all_outputs
 from pivl_distill.data.records import Record
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
+from pivl_distill.runtime.onnx_session import open_session
 
 MAX_CROPS = 256
 
@@ -77,11 +78,11 @@ def measure_ranges(onnx_path: Path, spec: InputSpec, crops: CropStore) -> Ranges
     seen: list[Tensor] = []
 
     def observe(*inputs: Tensor) -> Tensor:
-        features, *extremes = run_all(session, *inputs)
+        features, *extremes = run_all_outputs(session, *inputs)
         seen.append(torch.stack(extremes).view(-1, 2))
         return features
 
-    network = as_embedding_model("calibration", spec)
+    network = embedding_model_from_spec("calibration", spec)
     embed(network, crops.crops, crops.camids, forward=observe, description="Calibrating")
     extremes = torch.stack(seen)
     least, greatest = extremes[..., 0].amin(0), extremes[..., 1].amax(0)

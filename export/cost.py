@@ -96,7 +96,7 @@ def graph_cost(onnx_path: Path) -> Cost:
     return Cost(sum(n for n in used if n > 1), sum(_node_macs(n, shapes) for n in nodes))
 
 
-def check_no_teaching(onnx_path: Path, bare: Cost) -> None:
+def check_no_training_layers(onnx_path: Path, bare: Cost) -> None:
     """VerificationError unless the graph's cost is exactly that of the bare network."""
     exported = graph_cost(onnx_path)
     if exported != bare:

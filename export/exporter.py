@@ -14,19 +14,18 @@ from pathlib import Path
 
 import torch
 
-from export.accuracy import BUDGETS, Budget, Precision, measure_reference
+from export.accuracy import DEFAULT_BUDGETS, AccuracyBudget, ExportPrecision, measure_reference
 from export.calibration import measure_ranges
 from export.cost import network_cost
 from export.engines.builder import build_engine
-from export.engines.engine_info import EngineInfo, Gpu, Profile, remove_engine
-from export.engines.library import Library
-from export.engines.runner import read_back
+from export.engines.engine_info import BatchProfile, EngineInfo, Gpu, remove_engine
+from export.engines.library import EngineLibrary
+from export.engines.runner import check_engine_loads
 from export.fp16 import write_fp16
-from export.golden_crop import FILE_NAME as GOLDEN_CROP
-from export.golden_crop import write_golden_crop
-from export.int8 import FILE_NAMES, int8_within_budget
+from export.golden_crop import GOLDEN_CROP_FILE, write_golden_crop
+from export.int8 import INT8_FILES, write_int8_within_budget
 from export.latency import measure_latency
-from export.loading import as_embedding_model
+from export.loading import embedding_model_from_spec
 from export.manifest_schema import (
     Artifact,
     GoldenCrop,
@@ -39,20 +38,20 @@ from export.manifest_schema import (
     write_manifest,
 )
 from export.onnx_export import INPUT, OPSET, OUTPUT, write_onnx
-from export.onnx_inference import open_session
-from export.verification import Gate
+from export.verification import Verifier
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops
 from pivl_distill.runtime.manifest_reader import MANIFEST_FILE
+from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.storage.files import sha256
 
 FP32_FILE, FP16_FILE = "model.onnx", "model.fp16.onnx"
-ENGINE_SOURCES: dict[Precision, str] = {
+ENGINE_SOURCES: dict[ExportPrecision, str] = {
     "fp32": FP32_FILE,
     "fp16": FP16_FILE,
-    "int8": FILE_NAMES["tensorrt"],
+    "int8": INT8_FILES["tensorrt"],
 }
 """The ONNX file that an engine of each precision is built from."""
 LATENCY_BATCHES = (1, 32)
@@ -66,7 +65,7 @@ class ExportReport:
 
     folder: Path
     manifest: Manifest
-    gate: Gate
+    verifier: Verifier
 
     @property
     def onnx_path(self) -> Path:
@@ -107,10 +106,10 @@ def export_model(
     *,
     test: QueryGalleryCrops,
     calibration: CropStore | None = None,
-    precisions: Collection[Precision] = (),
+    precisions: Collection[ExportPrecision] = (),
     normalize: bool = False,
     bake_preprocessing: bool = False,
-    budgets: dict[Precision, Budget] | None = None,
+    budgets: dict[ExportPrecision, AccuracyBudget] | None = None,
     source: Path | None = None,
     data: TestData | None = None,
     threads: int | None = None,
@@ -118,7 +117,7 @@ def export_model(
     """Export `model` into `folder`, in float32 and in `precisions`, each file proven on `test`.
 
     INT8 needs `calibration`, crops of the training split. `normalize` puts L2 normalisation into
-    the graph, `bake_preprocessing` everything but resizing; `budgets` replace those of `BUDGETS`;
+    the graph, `bake_preprocessing` everything but resizing; `budgets` replace `DEFAULT_BUDGETS`;
     `source` is the checkpoint and `data` the data set of `test` that the manifest names. `threads`
     limits the CPU threads while latency is measured. Raises ExportError, with files and manifest
     kept, if a file is not the bare network, cannot be run or loses more than its budget.
@@ -127,39 +126,39 @@ def export_model(
         raise ValueError("INT8 needs crops to calibrate on")
     options = {"normalize": normalize, "bake_preprocessing": bake_preprocessing}
     onnx_path = write_onnx(model, folder / FP32_FILE, **options)
-    gate = Gate(
+    verifier = Verifier(
         spec=input_spec(model, bake_preprocessing),
         reference=measure_reference(model, test, normalize=normalize),
         bare=network_cost(model.network, model.size_hw, model.cameras),
         golden_crop=write_golden_crop(folder, model.size_hw),
-        budgets=BUDGETS | (budgets or {}),
+        budgets=DEFAULT_BUDGETS | (budgets or {}),
     )
     manifest = Manifest(
         name=model.name,
         pooling=model.pooling,
         opset=OPSET,
         data=data,
-        input=gate.spec,
+        input=verifier.spec,
         output=OutputSpec(
             name=OUTPUT,
-            dim=gate.reference.features.query.shape[1],
+            dim=verifier.reference.features.query.shape[1],
             l2_normalised=normalize,
         ),
-        golden_crop=GoldenCrop(file=GOLDEN_CROP, sha256=sha256(folder / GOLDEN_CROP)),
+        golden_crop=GoldenCrop(file=GOLDEN_CROP_FILE, sha256=sha256(folder / GOLDEN_CROP_FILE)),
         artifacts=(),
         source={source.name: sha256(source)} if source else {},
-        budgets=gate.budgets,
-        cost=gate.bare,
+        budgets=verifier.budgets,
+        cost=verifier.bare,
         versions=installed_versions(),
     )
     artifacts: list[Artifact] = []
-    for artifact in _gate_precisions(gate, onnx_path, precisions, calibration):
+    for artifact in _gate_precisions(verifier, onnx_path, precisions, calibration):
         artifacts.append(artifact)
         # At once: should the next file be impossible to make, this one is not lost.
         write_manifest(folder, _with_artifacts(manifest, artifacts))
     manifest = _with_artifacts(manifest, _measure_latency(folder, artifacts, threads))
     write_manifest(folder, manifest)
-    report = ExportReport(folder, manifest, gate)
+    report = ExportReport(folder, manifest, verifier)
     if any(artifact.status == "failed" for artifact in artifacts):
         raise ExportError(report)
     return report
@@ -167,9 +166,9 @@ def export_model(
 
 def add_engine(
     report: ExportReport,
-    precision: Precision,
-    library: Library,
-    profile: Profile,
+    precision: ExportPrecision,
+    library: EngineLibrary,
+    profile: BatchProfile,
     *,
     workspace_bytes: int | None = None,
 ) -> EngineReport:
@@ -189,9 +188,9 @@ def add_engine(
     except PivlError as error:
         raise PivlError(f"{error} The ONNX files are kept in {folder}.") from error
     manifest = read_manifest(folder)
-    kept_high = manifest.artifact(source).kept_high
-    describe = report.gate.judge if runs_here else Artifact.of
-    artifact = describe(path, precision, "tensorrt", kind=library, kept_high=kept_high)
+    float32_nodes = manifest.artifact(source).float32_nodes
+    describe = report.verifier.verify if runs_here else Artifact.from_file
+    artifact = describe(path, precision, "tensorrt", kind=library, float32_nodes=float32_nodes)
     batches = {"min_batch": profile.min_batch, "max_batch": profile.max_batch}
     artifact = artifact.model_copy(update=batches)
     write_manifest(
@@ -200,16 +199,16 @@ def add_engine(
     return EngineReport(path, info, artifact)
 
 
-def _runs_on_this_gpu(path: Path, library: Library, gpu: Gpu | None) -> bool:
+def _runs_on_this_gpu(path: Path, library: EngineLibrary, gpu: Gpu | None) -> bool:
     """Whether the engine at `path`, just built, runs on `gpu`; it is read back as far as it can be.
 
     Raises PivlError, with the engine and what the manifest says of an older one removed, if it
     cannot be read.
     """
-    if gpu is not None and not gpu.takes(library):
+    if gpu is not None and not gpu.supports(library):
         return False
     try:
-        return read_back(path) and gpu is not None
+        return check_engine_loads(path) and gpu is not None
     except PivlError:
         remove_engine(path)
         manifest = read_manifest(path.parent)
@@ -256,28 +255,39 @@ def input_spec(model: EmbeddingModel, bake_preprocessing: bool = False) -> Input
 
 
 def _gate_precisions(
-    gate: Gate, onnx_path: Path, precisions: Collection[Precision], calibration: CropStore | None
+    verifier: Verifier,
+    onnx_path: Path,
+    precisions: Collection[ExportPrecision],
+    calibration: CropStore | None,
 ) -> Iterator[Artifact]:
     """The file in float32 and, if that is verified, in the other precisions."""
-    artifact = gate.judge(onnx_path, "fp32", "any")
+    artifact = verifier.verify(onnx_path, "fp32", "any")
     yield artifact
     if artifact.status == "failed":
         return
     if "fp16" in precisions:
-        yield gate.judge(write_fp16(onnx_path, onnx_path.with_name(FP16_FILE)), "fp16", "any")
+        yield verifier.verify(write_fp16(onnx_path, onnx_path.with_name(FP16_FILE)), "fp16", "any")
     if "int8" in precisions and calibration is not None:
-        yield from _int8(gate, onnx_path, calibration)
+        yield from _int8(verifier, onnx_path, calibration)
 
 
-def _int8(gate: Gate, onnx_path: Path, crops: CropStore) -> Iterator[Artifact]:
+def _int8(verifier: Verifier, onnx_path: Path, crops: CropStore) -> Iterator[Artifact]:
     """Both forms of INT8, each with as many nodes left in float32 as its budget asks for."""
-    ranges = measure_ranges(onnx_path, gate.spec, crops)
-    inputs = [as_embedding_model(onnx_path.name, gate.spec).preprocess(crops.crops[:RANKING_CROPS])]
-    if gate.spec.cameras and crops.camids is not None:
+    ranges = measure_ranges(onnx_path, verifier.spec, crops)
+    inputs = [
+        embedding_model_from_spec(onnx_path.name, verifier.spec).preprocess(
+            crops.crops[:RANKING_CROPS]
+        )
+    ]
+    if verifier.spec.cameras and crops.camids is not None:
         inputs.append(torch.from_numpy(crops.camids[:RANKING_CROPS]))
-    for form in FILE_NAMES:
-        yield int8_within_budget(
-            onnx_path, form, ranges, inputs, partial(gate.judge, precision="int8", runs_on=form)
+    for form in INT8_FILES:
+        yield write_int8_within_budget(
+            onnx_path,
+            form,
+            ranges,
+            inputs,
+            partial(verifier.verify, precision="int8", runs_on=form),
         )
 
 

@@ -36,7 +36,7 @@ def write_fp16(onnx_path: Path, path: Path) -> Path:
     Raises PivlError naming a weight that half precision cannot hold.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load(onnx_path), data_prop=True)
-    _Halved(model.graph).convert()
+    _HalfPrecisionGraph(model.graph).convert()
     onnx.helper.set_model_props(
         model, {p.key: p.value for p in model.metadata_props} | {"precision": "fp16"}
     )
@@ -44,7 +44,7 @@ def write_fp16(onnx_path: Path, path: Path) -> Path:
     return path
 
 
-class _Halved:
+class _HalfPrecisionGraph:
     """One graph on its way to half precision: which type each float tensor has by now."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:

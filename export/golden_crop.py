@@ -17,7 +17,7 @@ from pivl_distill.data.synthetic.people import person
 from pivl_distill.data.synthetic.render import render
 from pivl_distill.storage.files import write_bytes
 
-FILE_NAME = "golden.png"
+GOLDEN_CROP_FILE = "golden.png"
 _SEED = 7
 
 
@@ -29,5 +29,5 @@ def write_golden_crop(folder: Path, size_hw: tuple[int, int]) -> np.ndarray:
     crop = render(person(_SEED, 0, 1), camera(_SEED, 0), _SEED, size_hw).image
     buffer = io.BytesIO()
     Image.fromarray(crop).save(buffer, "PNG")
-    write_bytes(folder / FILE_NAME, buffer.getvalue())
+    write_bytes(folder / GOLDEN_CROP_FILE, buffer.getvalue())
     return crop

@@ -28,16 +28,16 @@ from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType,
 from torch import Tensor
 
 from export.calibration import Ranges
-from export.loading import forward_of
+from export.loading import load_forward
 from export.manifest_schema import Artifact
 from pivl_distill.console import note, track
 from pivl_distill.storage.files import write_bytes
 
-Form = Literal["cpu", "tensorrt"]
-FILE_NAMES: dict[Form, str] = {"cpu": "model.int8.onnx", "tensorrt": "model.int8.trt.onnx"}
-MAX_KEPT_SHARE = 0.5
+Int8Target = Literal["cpu", "tensorrt"]
+INT8_FILES: dict[Int8Target, str] = {"cpu": "model.int8.onnx", "tensorrt": "model.int8.trt.onnx"}
+MAX_FLOAT32_SHARE = 0.5
 """With more of its layers in float32 a file is hardly INT8: then it fails instead."""
-LEAST_CHANNELS = 16
+MIN_CHANNELS = 16
 """CPUs run a convolution in INT8 if it takes or gives at least so many channels."""
 _LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
 _ACTIVATIONS = frozenset(("Clip", "Relu"))
@@ -47,19 +47,23 @@ _POOLING = "GlobalAveragePool"
 
 
 def write_int8(
-    onnx_path: Path, path: Path, form: Form, ranges: Ranges, kept_high: Collection[str] = ()
+    onnx_path: Path,
+    path: Path,
+    target: Int8Target,
+    ranges: Ranges,
+    float32_nodes: Collection[str] = (),
 ) -> Path:
-    """Write the float32 file `onnx_path` in INT8 to `path`, all but the nodes in `kept_high`."""
+    """Write the float32 file `onnx_path` in INT8 to `path`, except `float32_nodes`."""
     model = onnx.load(onnx_path)
-    chosen = [name for name in quantisable_nodes(model.graph, form) if name not in kept_high]
-    write_bytes(path, _quantised(model, form, ranges, chosen).SerializeToString())
+    chosen = [name for name in quantisable_nodes(model.graph, target) if name not in float32_nodes]
+    write_bytes(path, _quantise(model, target, ranges, chosen).SerializeToString())
     return path
 
 
-def quantisable_nodes(graph: onnx.GraphProto, form: Form) -> list[str]:
+def quantisable_nodes(graph: onnx.GraphProto, target: Int8Target) -> list[str]:
     """Names of the layers, and for CPUs of additions and pooling, that INT8 covers; in graph order.
 
-    For CPUs a convolution has `LEAST_CHANNELS`, and an addition or pooling follows something in
+    For CPUs a convolution has `MIN_CHANNELS`, and an addition or pooling follows something in
     INT8.
     """
     weights = {initializer.name: initializer for initializer in graph.initializer}
@@ -71,10 +75,10 @@ def quantisable_nodes(graph: onnx.GraphProto, form: Form) -> list[str]:
         taken = node.input[: _KEEP_MAPS.get(node.op_type, 1)]
         follows = maps.issuperset(taken) and not integers.isdisjoint(taken)
         if node.op_type in _LAYERS:
-            covered = not sees_image and _pays(node, weights, form)
+            covered = not sees_image and _pays(node, weights, target)
         else:
             joins = node.op_type == "Add" or _is_pooling(node, weights)
-            covered = form == "cpu" and follows and joins
+            covered = target == "cpu" and follows and joins
         if covered:
             names.append(node.name)
         if node.op_type == "Conv" or (node.op_type in _KEEP_MAPS and maps.issuperset(taken)):
@@ -84,39 +88,39 @@ def quantisable_nodes(graph: onnx.GraphProto, form: Form) -> list[str]:
     return names
 
 
-def int8_within_budget(
+def write_int8_within_budget(
     onnx_path: Path,
-    form: Form,
+    target: Int8Target,
     ranges: Ranges,
     inputs: Sequence[Tensor],
-    judge: Callable[..., Artifact],
+    verify: Callable[..., Artifact],
 ) -> Artifact:
-    """Write and `judge` INT8 in one form, leaving nodes in float32 until the budget is kept.
+    """Write and `verify` INT8 in one form, leaving nodes in float32 until the budget is kept.
 
     Those that lose most when quantised alone come first, and their number doubles from try to try,
-    up to `MAX_KEPT_SHARE` of them. `inputs` as for `rank_by_loss`.
+    up to `MAX_FLOAT32_SHARE` of them. `inputs` as for `rank_by_sensitivity`.
     """
-    path = onnx_path.with_name(FILE_NAMES[form])
-    artifact = judge(write_int8(onnx_path, path, form, ranges))
+    path = onnx_path.with_name(INT8_FILES[target])
+    artifact = verify(write_int8(onnx_path, path, target, ranges))
     if artifact.status == "verified" or artifact.retrieval is None:
         return artifact
     note(f"{path.name}: {artifact.failure} Looking for the layers that lose most.")
-    ranked = rank_by_loss(onnx_path, form, ranges, inputs)
+    ranked = rank_by_sensitivity(onnx_path, target, ranges, inputs)
     count = 1
-    while artifact.status == "failed" and count <= MAX_KEPT_SHARE * len(ranked):
+    while artifact.status == "failed" and count <= MAX_FLOAT32_SHARE * len(ranked):
         kept = ranked[:count]
-        write_int8(onnx_path, path, form, ranges, kept)
-        artifact = judge(path, kept_high=kept)
+        write_int8(onnx_path, path, target, ranges, kept)
+        artifact = verify(path, float32_nodes=kept)
         count *= 2
-    left = f"{len(artifact.kept_high)} of {len(ranked)} layers in float32"
+    left = f"{len(artifact.float32_nodes)} of {len(ranked)} layers in float32"
     if artifact.status == "verified":
-        note(f"{path.name} is within budget with {left}: {', '.join(artifact.kept_high)}.")
+        note(f"{path.name} is within budget with {left}: {', '.join(artifact.float32_nodes)}.")
         return artifact
     return artifact.model_copy(update={"failure": f"{artifact.failure} That is with {left}."})
 
 
-def rank_by_loss(
-    onnx_path: Path, form: Form, ranges: Ranges, inputs: Sequence[Tensor]
+def rank_by_sensitivity(
+    onnx_path: Path, target: Int8Target, ranges: Ranges, inputs: Sequence[Tensor]
 ) -> list[str]:
     """The quantisable nodes, the one that loses most when quantised alone first.
 
@@ -125,28 +129,28 @@ def rank_by_loss(
     share a mean that tells nobody apart and hides the loss.
     """
     model = onnx.load(onnx_path)
-    features = forward_of(onnx_path)(*inputs)
+    features = load_forward(onnx_path)(*inputs)
     spread = (features - features.mean(dim=0)).square().sum()
     losses = {}
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder, "trial.onnx")
-        names = quantisable_nodes(model.graph, form)
+        names = quantisable_nodes(model.graph, target)
         for name in track(names, "Quantising layers alone", unit="layers"):
             copy = onnx.ModelProto()
             copy.CopyFrom(model)
-            onnx.save(_quantised(copy, form, ranges, [name]), trial)
-            noise = forward_of(trial)(*inputs) - features
+            onnx.save(_quantise(copy, target, ranges, [name]), trial)
+            noise = load_forward(trial)(*inputs) - features
             losses[name] = float(noise.square().sum() / spread)
     return sorted(losses, key=lambda name: -losses[name])
 
 
-def _pays(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], form: Form) -> bool:
+def _pays(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], target: Int8Target) -> bool:
     """Whether a layer has weights, and for CPUs a convolution channels enough."""
     weight = weights.get(node.input[1])
-    if weight is None or form != "cpu" or node.op_type != "Conv":
+    if weight is None or target != "cpu" or node.op_type != "Conv":
         return weight is not None
     groups = next((entry.i for entry in node.attribute if entry.name == "group"), 1)
-    return max(weight.dims[0], weight.dims[1] * groups) >= LEAST_CHANNELS
+    return max(weight.dims[0], weight.dims[1] * groups) >= MIN_CHANNELS
 
 
 def _is_pooling(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
@@ -181,8 +185,8 @@ def _pooled_at_once(model: onnx.ModelProto, ranges: Ranges, chosen: Sequence[str
     return ranges | added
 
 
-def _quantised(
-    model: onnx.ModelProto, form: Form, ranges: Ranges, chosen: Sequence[str]
+def _quantise(
+    model: onnx.ModelProto, target: Int8Target, ranges: Ranges, chosen: Sequence[str]
 ) -> onnx.ModelProto:
     """The model with the `chosen` nodes between QDQ pairs; it is changed in place."""
     ranges = _pooled_at_once(model, ranges, chosen)
@@ -192,7 +196,7 @@ def _quantised(
         for node in model.graph.node
         if node.op_type in types - _ACTIVATIONS and node.name not in chosen
     ]
-    symmetric = form == "tensorrt"
+    symmetric = target == "tensorrt"
     quantizer = QDQQuantizer(
         model,
         per_channel=True,

@@ -42,9 +42,9 @@ def measure_latency(
     max_repeats: int = 100,
     max_seconds: float = 5.0,
 ) -> list[Latency]:
-    """Time each session on random images, as `interleaved` does."""
-    runs = [partial(session.run, None, random_feed(session, batch)) for session in sessions]
-    times = interleaved(runs, max_repeats=max_repeats, max_seconds=max_seconds)
+    """Time each session on random images, as `time_interleaved` does."""
+    runs = [partial(session.run, None, random_inputs(session, batch)) for session in sessions]
+    times = time_interleaved(runs, max_repeats=max_repeats, max_seconds=max_seconds)
     percentiles = [np.percentile(times_ms, (50, 90)).tolist() for times_ms in times]
     return [
         Latency(batch, p50, p90, len(times_ms))
@@ -52,7 +52,7 @@ def measure_latency(
     ]
 
 
-def interleaved(
+def time_interleaved(
     runs: Sequence[Callable[[], object]],
     *,
     max_repeats: int = 100,
@@ -99,7 +99,7 @@ def _burst(run: Callable[[], object]) -> list[float]:
     return times_ms
 
 
-def random_feed(session: ort.InferenceSession, batch: int) -> dict[str, np.ndarray]:
+def random_inputs(session: ort.InferenceSession, batch: int) -> dict[str, np.ndarray]:
     """Images of the type and shape that the graph takes, and camera 0."""
     images, *others = session.get_inputs()
     shape = (batch, *images.shape[1:])

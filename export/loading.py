@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from export.engines.runner import EngineRunner
 from export.manifest_schema import InputSpec, read_manifest
-from export.onnx_inference import open_session, run
+from export.onnx_inference import run_session
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel, Forward
+from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.storage.files import sha256
 
 
@@ -33,20 +34,20 @@ def load_exported(path: Path) -> tuple[EmbeddingModel, Forward]:
     described = {artifact.file: artifact.sha256 for artifact in manifest.artifacts}
     if described.get(path.name) != sha256(path):
         raise PivlError(f"{path} is not the file its manifest describes; export it again.")
-    return as_embedding_model(manifest.name, manifest.input), forward_of(path)
+    return embedding_model_from_spec(manifest.name, manifest.input), load_forward(path)
 
 
-def as_embedding_model(name: str, spec: InputSpec) -> EmbeddingModel:
+def embedding_model_from_spec(name: str, spec: InputSpec) -> EmbeddingModel:
     """What `embed` needs to know to feed an exported file; there is no network in it."""
     kind = _Preprocessed if spec.preprocessing_in_graph else EmbeddingModel
     return kind(name, nn.Identity(), spec.size_hw, spec.mean, spec.std, spec.cameras)
 
 
-def forward_of(path: Path) -> Forward:
+def load_forward(path: Path) -> Forward:
     """The forward pass of an engine on the GPU, or of an ONNX file under ONNX Runtime on the CPU.
 
     Raises PivlError if the file cannot run here.
     """
     if path.suffix == ".engine":
         return EngineRunner(path)
-    return partial(run, open_session(path))
+    return partial(run_session, open_session(path))

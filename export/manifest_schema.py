@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from export.accuracy import Budget, Parity, Precision, RetrievalComparison
+from export.accuracy import AccuracyBudget, ExportPrecision, FeatureParity, RetrievalComparison
 from export.cost import Cost
 from export.latency import Latency
 from pivl_distill.errors import PivlError
@@ -22,8 +22,8 @@ from pivl_distill.retrieval.thresholds import OperatingThreshold
 from pivl_distill.runtime.manifest_reader import MANIFEST_FILE
 from pivl_distill.storage.files import sha256, write_text
 
-Kind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
-RunsOn = Literal["any", "cpu", "tensorrt"]
+ArtifactKind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+ExecutionTarget = Literal["any", "cpu", "tensorrt"]
 _PACKAGES = (
     "pivl-distill",
     "torch",
@@ -96,37 +96,38 @@ class Artifact(_Section):
     `verified`: it was run here and is within budget. `failed`: it was run and is not, or could not
     be, for the reason in `failure`. `unverified`: it cannot be run here. `golden_vector` is its own
     output for the golden crop (of camera 0), before any normalisation outside the graph, and the
-    digest is over its float32 little-endian bytes. `kept_high` names the nodes that quantisation
-    would cover but that lost too much. It takes batches from `min_batch` to `max_batch`, None: any.
+    digest is over its float32 little-endian bytes. `float32_nodes` are the nodes left in
+    float32 because quantising them lost too much accuracy. The file accepts batches of `min_batch`
+    to `max_batch` (None: no limit).
     """
 
     file: str
     sha256: str
     bytes: int
-    kind: Kind
-    precision: Precision
-    runs_on: RunsOn
+    kind: ArtifactKind
+    precision: ExportPrecision
+    runs_on: ExecutionTarget
     min_batch: int = 1
     max_batch: int | None = None
     status: Literal["verified", "unverified", "failed"] = "unverified"
     failure: str | None = None
     golden_vector: tuple[float, ...] | None = None
     golden_vector_sha256: str | None = None
-    parity: Parity | None = None
+    parity: FeatureParity | None = None
     retrieval: RetrievalComparison | None = None
     thresholds: tuple[OperatingThreshold, ...] = ()
     latency: tuple[Latency, ...] = ()
-    kept_high: tuple[str, ...] = ()
+    float32_nodes: tuple[str, ...] = ()
 
     @classmethod
-    def of(
+    def from_file(
         cls,
         path: Path,
-        precision: Precision,
-        runs_on: RunsOn,
+        precision: ExportPrecision,
+        runs_on: ExecutionTarget,
         *,
-        kind: Kind,
-        kept_high: Sequence[str],
+        kind: ArtifactKind,
+        float32_nodes: Sequence[str],
         **measured: Any,
     ) -> Artifact:
         """The file at `path`; unverified unless something was `measured`."""
@@ -137,7 +138,7 @@ class Artifact(_Section):
             kind=kind,
             precision=precision,
             runs_on=runs_on,
-            kept_high=tuple(kept_high),
+            float32_nodes=tuple(float32_nodes),
             **measured,
         )
 
@@ -160,7 +161,7 @@ class Manifest(_Section):
     golden_crop: GoldenCrop
     artifacts: tuple[Artifact, ...]
     source: dict[str, str]
-    budgets: dict[Precision, Budget]
+    budgets: dict[ExportPrecision, AccuracyBudget]
     cost: Cost
     versions: dict[str, str]
 

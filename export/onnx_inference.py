@@ -7,22 +7,19 @@ import torch
 from torch import Tensor
 
 from pivl_distill.errors import PivlError
-from pivl_distill.runtime.onnx_session import CPU, check_onnxruntime_install, open_session
-
-__all__ = ["CPU", "check_onnxruntime_install", "open_session", "run", "run_all"]
 
 
-def run(session: ort.InferenceSession, *inputs: Tensor) -> Tensor:
+def run_session(session: ort.InferenceSession, *inputs: Tensor) -> Tensor:
     """Images as the graph takes them, and cameras int64 [B] if it takes them → features float32
     [B, F].
 
     Raises PivlError if ONNX Runtime gives up.
     """
-    return run_all(session, *inputs)[0]
+    return run_all_outputs(session, *inputs)[0]
 
 
-def run_all(session: ort.InferenceSession, *inputs: Tensor) -> list[Tensor]:
-    """`run` for all outputs of a graph."""
+def run_all_outputs(session: ort.InferenceSession, *inputs: Tensor) -> list[Tensor]:
+    """`run_session` for all outputs of a graph."""
     feed = {
         info.name: value.cpu().contiguous().numpy()
         for info, value in zip(session.get_inputs(), inputs, strict=True)

@@ -16,10 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.accuracy import Budget, Precision, Reference, check_budget, compare
-from export.cost import Cost, check_no_teaching
-from export.loading import as_embedding_model, forward_of
-from export.manifest_schema import Artifact, InputSpec, Kind, RunsOn
+from export.accuracy import (
+    AccuracyBudget,
+    ExportPrecision,
+    Reference,
+    check_budget,
+    compare_with_reference,
+)
+from export.cost import Cost, check_no_training_layers
+from export.loading import embedding_model_from_spec, load_forward
+from export.manifest_schema import Artifact, ArtifactKind, ExecutionTarget, InputSpec
 from pivl_distill.errors import PivlError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel, Forward
 from pivl_distill.retrieval.evaluation import QueryGalleryFeatures, embed_query_gallery
@@ -28,7 +34,7 @@ from pivl_distill.runtime.manifest_reader import vector_sha256
 
 
 @dataclass(frozen=True)
-class Gate:
+class Verifier:
     """What every file of an export is held against.
 
     `bare` is the cost of the network without its teaching, `golden_crop` uint8 RGB [H, W, 3].
@@ -38,16 +44,16 @@ class Gate:
     reference: Reference
     bare: Cost
     golden_crop: np.ndarray
-    budgets: dict[Precision, Budget]
+    budgets: dict[ExportPrecision, AccuracyBudget]
 
-    def judge(
+    def verify(
         self,
         path: Path,
-        precision: Precision,
-        runs_on: RunsOn,
+        precision: ExportPrecision,
+        runs_on: ExecutionTarget,
         *,
-        kind: Kind = "onnx",
-        kept_high: Sequence[str] = (),
+        kind: ArtifactKind = "onnx",
+        float32_nodes: Sequence[str] = (),
     ) -> Artifact:
         """Run a file over the test split: the artifact, verified or failed, never raised.
 
@@ -59,16 +65,20 @@ class Gate:
         try:
             # As it is found, so that a failure keeps what was measured before.
             if kind == "onnx":
-                check_no_teaching(path, self.bare)
-            model, forward = as_embedding_model(path.name, self.spec), _running(path)
+                check_no_training_layers(path, self.bare)
+            model, forward = embedding_model_from_spec(path.name, self.spec), _running(path)
             metadata |= self._golden(model, forward)
             features = embed_query_gallery(model, self.reference.test, forward)
-            metadata["parity"], metadata["retrieval"] = compare(self.reference, features)
+            metadata["parity"], metadata["retrieval"] = compare_with_reference(
+                self.reference, features
+            )
             metadata["thresholds"] = self._thresholds(features)
             check_budget(metadata["parity"], metadata["retrieval"], self.budgets[precision])
         except PivlError as error:
             metadata |= {"status": "failed", "failure": str(error)}
-        return Artifact.of(path, precision, runs_on, kind=kind, kept_high=kept_high, **metadata)
+        return Artifact.from_file(
+            path, precision, runs_on, kind=kind, float32_nodes=float32_nodes, **metadata
+        )
 
     def _golden(self, model: EmbeddingModel, forward: Forward) -> dict[str, Any]:
         inputs = [model.preprocess(self.golden_crop[None])]
@@ -102,7 +112,7 @@ def _running(path: Path) -> Forward:
             return forward(*inputs).cpu()
 
     with _stops():
-        forward = forward_of(path)
+        forward = load_forward(path)
     return run
 
 

@@ -156,7 +156,7 @@ def create_backbone(
 _POOLING = {"avg": "average over the map", "token": "class token", "map": "attention pooling"}
 
 
-def pooling_of(network: Any) -> str | None:
+def describe_pooling(network: Any) -> str | None:
     """In words what makes a timm network's last map one vector; None where it does not tell."""
     pool = getattr(network, "global_pool", None)
     if pool is None:

@@ -36,7 +36,7 @@ class Candidate:
     latency_ms: float
 
 
-def choose(candidates: Sequence[Candidate], max_ms: float) -> Candidate:
+def choose_candidate(candidates: Sequence[Candidate], max_ms: float) -> Candidate:
     """The largest by multiply-adds that takes at most `max_ms`; PivlError if none does."""
     within = [candidate for candidate in candidates if candidate.latency_ms <= max_ms]
     if not within:

@@ -16,9 +16,9 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.tensors import load_tensors, save_tensors
-from students.backbones import Backbone, LastStride, create_backbone, pooling_of
+from students.backbones import Backbone, LastStride, create_backbone, describe_pooling
 
-KIND = "student"
+CHECKPOINT_KIND = "student"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -46,7 +46,7 @@ class Student(ReIDNetwork):
         self.backbone = Backbone(network)
         self.neck = Neck(self.backbone.feature_dim, identities)
         self.project = nn.Linear(self.backbone.feature_dim, dim) if dim else None
-        self.imitate = nn.Linear(self.backbone.feature_dim, teacher_dim) if teacher_dim else None
+        self.to_teacher = nn.Linear(self.backbone.feature_dim, teacher_dim) if teacher_dim else None
         self.fusion: FusionHead | None = None
         if dim and align:
             channels = self.backbone.pyramid_channels
@@ -65,7 +65,7 @@ class Student(ReIDNetwork):
             logits=(self.neck(feature),),
             projected=self.project(feature) if self.project else None,
             aligned=None if self.fusion is None or cells is None else self.fusion.fuse(cells),
-            distilled=self.imitate(feature) if self.imitate else None,
+            distilled=self.to_teacher(feature) if self.to_teacher else None,
         )
 
     @property
@@ -78,12 +78,12 @@ class Student(ReIDNetwork):
         self.backbone.network.set_grad_checkpointing()
 
     def embedding_model(self) -> EmbeddingModel:
-        return bare_student(self.arch, self.backbone.network, self.size_hw)
+        return bare_embedding_model(self.arch, self.backbone.network, self.size_hw)
 
 
-def bare_student(arch: str, network: nn.Module, size_hw: tuple[int, int]) -> EmbeddingModel:
+def bare_embedding_model(arch: str, network: nn.Module, size_hw: tuple[int, int]) -> EmbeddingModel:
     """A backbone as the network that a student leaves behind."""
-    pooling = pooling_of(network)
+    pooling = describe_pooling(network)
     return EmbeddingModel(
         arch, network.eval(), size_hw, IMAGENET_MEAN, IMAGENET_STD, pooling=pooling
     )
@@ -92,15 +92,15 @@ def bare_student(arch: str, network: nn.Module, size_hw: tuple[int, int]) -> Emb
 def save_student(model: EmbeddingModel, path: Path, last_stride: LastStride) -> None:
     """Write the bare backbone's weights with what is needed to rebuild it."""
     metadata = {"arch": model.name, "size_hw": model.size_hw, "last_stride": last_stride}
-    save_tensors(path, KIND, model.network.state_dict(), metadata)
+    save_tensors(path, CHECKPOINT_KIND, model.network.state_dict(), metadata)
 
 
 def load_student(path: Path) -> EmbeddingModel:
     """The bare backbone in a checkpoint."""
-    _, state, metadata = load_tensors(path, KIND)
+    _, state, metadata = load_tensors(path, CHECKPOINT_KIND)
     size_hw: tuple[int, int] = tuple(metadata["size_hw"])
     network = create_backbone(
         metadata["arch"], image_size_hw=size_hw, last_stride=metadata["last_stride"]
     )
     network.load_state_dict(state)
-    return bare_student(metadata["arch"], network, size_hw)
+    return bare_embedding_model(metadata["arch"], network, size_hw)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Phases:
+class BuildPhases:
     """The phases of a build that are open now, each with its parent, and their steps."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ def progress_monitor(trt: Any, show: Callable[[float], None]) -> Any:
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.stopped = False
-            self._phases = Phases()
+            self._phases = BuildPhases()
             self._lock = threading.Lock()  # TensorRT calls from several threads
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:

@@ -13,18 +13,18 @@ from typing import Any
 
 import onnx
 
-from export.accuracy import Precision
+from export.accuracy import ExportPrecision
 from export.engines.build_progress import progress_monitor
 from export.engines.engine_info import (
+    BatchProfile,
     EngineInfo,
     Gpu,
-    Profile,
     TensorInfo,
     engine_path,
     graph_precision,
     write_sidecar,
 )
-from export.engines.library import TITLES, Library, library_log, load_tensorrt
+from export.engines.library import LIBRARY_TITLES, EngineLibrary, load_tensorrt, shared_logger
 from pivl_distill.console import note, watch
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.cache_dir import cache_dir
@@ -32,7 +32,11 @@ from pivl_distill.storage.files import sha256, write_bytes
 
 
 def build_engine(
-    onnx_path: Path, library: Library, profile: Profile, *, workspace_bytes: int | None = None
+    onnx_path: Path,
+    library: EngineLibrary,
+    profile: BatchProfile,
+    *,
+    workspace_bytes: int | None = None,
 ) -> tuple[Path, EngineInfo]:
     """Build the engine of `onnx_path` beside it, with its sidecar; where it is and what it is.
 
@@ -41,9 +45,9 @@ def build_engine(
     nothing written, if the library is missing, finds no GPU, or refuses the graph.
     """
     trt = load_tensorrt(library)
-    log = library_log(trt)
-    log.taken()
-    title = f"{TITLES[library]} {trt.__version__}"
+    log = shared_logger(trt)
+    log.drain()
+    title = f"{LIBRARY_TITLES[library]} {trt.__version__}"
     model = _read_onnx(onnx_path)
     precision = graph_precision(model.graph)
     path = engine_path(onnx_path, precision, library)
@@ -65,7 +69,7 @@ def build_engine(
     start = time.monotonic()
     plan = _build(trt, builder, network, config, f"Building {path.name}")
     if plan is None:
-        raise PivlError(f"{title} could not build an engine from '{onnx_path}': {log.taken()}.")
+        raise PivlError(f"{title} could not build an engine from '{onnx_path}': {log.drain()}.")
     seconds = time.monotonic() - start
     if timings:
         _write_timings(config, timings)
@@ -107,7 +111,7 @@ def _start(trt: Any, log: Any, title: str) -> Any:
     except TypeError as error:  # how the bindings report that there is no builder
         raise PivlError(
             f"{title} needs the NVIDIA GPU that the engine is for, and its driver, and finds none "
-            f"here: {log.taken() or error}. Build on the device itself; TensorRT-RTX (--rtx) "
+            f"here: {log.drain() or error}. Build on the device itself; TensorRT-RTX (--rtx) "
             "builds without a GPU."
         ) from error
 
@@ -118,7 +122,7 @@ def _creation_flags(trt: Any) -> int:
     return 0 if strongly_typed is None else 1 << int(strongly_typed)
 
 
-def _parser_complaint(parser: Any, onnx_path: Path, title: str, precision: Precision) -> str:
+def _parser_complaint(parser: Any, onnx_path: Path, title: str, precision: ExportPrecision) -> str:
     errors = [parser.get_error(number) for number in range(parser.num_errors)]
     sentence = f"{title} cannot read '{onnx_path}': {'; '.join(map(_at_node, errors))}."
     if precision == "int8":
@@ -133,7 +137,7 @@ def _at_node(error: Any) -> str:
     return f"node '{error.node_name()}' ({error.node_operator()}), {error.code().name}: {reason}"
 
 
-def _profile(builder: Any, network: Any, profile: Profile) -> Any:
+def _profile(builder: Any, network: Any, profile: BatchProfile) -> Any:
     made = builder.create_optimization_profile()
     for number in range(network.num_inputs):
         taken = network.get_input(number)
@@ -161,7 +165,7 @@ def _build(trt: Any, builder: Any, network: Any, config: Any, description: str) 
     return None if plan is None else bytes(memoryview(plan))
 
 
-def _timing_cache(library: Library, version: str) -> Path | None:
+def _timing_cache(library: EngineLibrary, version: str) -> Path | None:
     """One file for each version and GPU; None for TensorRT-RTX, which times nothing."""
     gpu = Gpu.current()
     if library == "tensorrt-rtx" or gpu is None:

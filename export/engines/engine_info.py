@@ -14,21 +14,21 @@ import onnx
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from export.accuracy import Precision
-from export.engines.library import Library
+from export.accuracy import ExportPrecision
+from export.engines.library import EngineLibrary
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import sha256, write_text
 
 RTX_GPUS = "compute capabilities 7.5, 8.0 to 8.9 but not 8.7, and 12.x"
 """What TensorRT-RTX runs on: GeForce and RTX cards, not the H100 (9.0) or Jetson Orin (8.7)."""
-_SUFFIXES: dict[Library, str] = {"tensorrt": ".engine", "tensorrt-rtx": ".rtx.engine"}
+_SUFFIXES: dict[EngineLibrary, str] = {"tensorrt": ".engine", "tensorrt-rtx": ".rtx.engine"}
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Profile(_Section):
+class BatchProfile(_Section):
     """Batches that an engine takes, from `min_batch` to `max_batch`; fastest at `opt_batch`."""
 
     min_batch: int
@@ -36,7 +36,7 @@ class Profile(_Section):
     max_batch: int
 
     @classmethod
-    def parse(cls, text: str) -> Profile:
+    def parse(cls, text: str) -> BatchProfile:
         """From "min,opt,max"; PivlError unless 1 ≤ min ≤ opt ≤ max.
 
         >>> Profile.parse("1,8,64").max_batch
@@ -76,7 +76,7 @@ class Gpu(_Section):
         major, minor = torch.cuda.get_device_capability()
         return cls(name=torch.cuda.get_device_name(), compute_capability=f"{major}.{minor}")
 
-    def takes(self, library: Library) -> bool:
+    def supports(self, library: EngineLibrary) -> bool:
         """Whether the library runs on this GPU; for TensorRT-RTX `RTX_GPUS` says which."""
         if library == "tensorrt":
             return True
@@ -89,11 +89,11 @@ class EngineInfo(_Section):
     """The sidecar. `gpu` is None where torch saw none: TensorRT-RTX builds without a device."""
 
     format: Literal[1] = 1
-    library: Library
+    library: EngineLibrary
     library_version: str
-    precision: Precision
+    precision: ExportPrecision
     flags: tuple[str, ...]
-    profile: Profile
+    profile: BatchProfile
     workspace_bytes: int
     inputs: tuple[TensorInfo, ...]
     output: TensorInfo
@@ -106,7 +106,7 @@ class EngineInfo(_Section):
     metadata: dict[str, str]
 
 
-def engine_path(onnx_path: Path, precision: Precision, library: Library) -> Path:
+def engine_path(onnx_path: Path, precision: ExportPrecision, library: EngineLibrary) -> Path:
     """Where the engine of an ONNX file goes: beside it, named by what it is.
 
     >>> engine_path(Path("model.int8.trt.onnx"), "int8", "tensorrt-rtx").name
@@ -116,7 +116,7 @@ def engine_path(onnx_path: Path, precision: Precision, library: Library) -> Path
     return onnx_path.with_name(f"{stem}.{precision}{_SUFFIXES[library]}")
 
 
-def graph_precision(graph: onnx.GraphProto) -> Precision:
+def graph_precision(graph: onnx.GraphProto) -> ExportPrecision:
     """What the graph computes in, for that is what a strongly typed engine computes in.
 
     A graph that quantises anything is int8; else one with half-precision weights is fp16.

@@ -17,17 +17,17 @@ from typing import Any, Literal
 
 from pivl_distill.errors import PivlError
 
-Library = Literal["tensorrt", "tensorrt-rtx"]
-TITLES: dict[Library, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+EngineLibrary = Literal["tensorrt", "tensorrt-rtx"]
+LIBRARY_TITLES: dict[EngineLibrary, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 _RTX_BINDINGS = "tensorrt_rtx_bindings"
 _RTX_PACKAGE = "onnxruntime_ep_nv_tensorrt_rtx"
 _RTX_LIBRARIES = ("libtensorrt_rtx.so.1.*", "libtensorrt_onnxparser_rtx.so.1.*")
 
 
-def load_tensorrt(library: Library) -> Any:
+def load_tensorrt(library: EngineLibrary) -> Any:
     """The library's Python module. Raises PivlError if it is not installed or does not load."""
-    title = TITLES[library]
+    title = LIBRARY_TITLES[library]
     try:
         if library == "tensorrt" and importlib.util.find_spec("tensorrt"):
             return importlib.import_module("tensorrt")
@@ -63,7 +63,7 @@ def _load_rtx_libraries() -> None:
 
 
 @functools.cache
-def library_log(trt: Any) -> Any:
+def shared_logger(trt: Any) -> Any:
     """The one logger of a TensorRT module: it keeps warnings and errors in `messages`.
 
     One for all, because a module uses the first logger it is given for as long as it lives.
@@ -79,7 +79,7 @@ def library_log(trt: Any) -> Any:
             if severity <= trt.ILogger.ERROR and "catchCudaError" not in message:
                 self.messages.append(message.strip())
 
-        def taken(self) -> str:
+        def drain(self) -> str:
             """What was said since the last time, in one line."""
             messages, self.messages = self.messages, []
             return "; ".join(dict.fromkeys(" ".join(m.split()) for m in messages))

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from export.engines.engine_info import RTX_GPUS, EngineInfo, Gpu, TensorInfo, read_sidecar
-from export.engines.library import TITLES, library_log, load_tensorrt
+from export.engines.library import LIBRARY_TITLES, load_tensorrt, shared_logger
 from pivl_distill.console import note
 from pivl_distill.errors import PivlError
 
@@ -40,7 +40,7 @@ class EngineRunner:
         self.path, self.info = path, read_sidecar(path)
         trt = _check_version(path, self.info)
         _check_gpu(path, self.info)
-        self._log = library_log(trt)
+        self._log = shared_logger(trt)
         self._runtime, self._engine = _load(trt, path)  # an engine needs its runtime to live on
         self._context = self._engine.create_execution_context()
         if self._context is None:
@@ -91,10 +91,10 @@ class EngineRunner:
 
     def _words(self) -> str:
         """What the library has said since it was last asked."""
-        return self._log.taken() or f"{TITLES[self.info.library]} gives no reason"
+        return self._log.drain() or f"{LIBRARY_TITLES[self.info.library]} gives no reason"
 
 
-def read_back(path: Path) -> bool:
+def check_engine_loads(path: Path) -> bool:
     """Load the engine at `path` as far as this machine can; True if wholly.
 
     Without a GPU the library reads the plan's header and length, and then misses the driver: False.
@@ -122,7 +122,7 @@ def _check_version(path: Path, info: EngineInfo) -> Any:
     trt = load_tensorrt(info.library)
     if trt.__version__ != info.library_version:
         raise PivlError(
-            f"'{path}' was built by {TITLES[info.library]} {info.library_version}, but "
+            f"'{path}' was built by {LIBRARY_TITLES[info.library]} {info.library_version}, but "
             f"{trt.__version__} is installed, and engines load only with their own version. Build "
             f"it again from {info.onnx_file}."
         )
@@ -136,7 +136,7 @@ def _check_gpu(path: Path, info: EngineInfo) -> None:
             f"'{path}' runs on an NVIDIA GPU, and torch finds none here: install the driver and a "
             "torch with CUDA, or run the ONNX file."
         )
-    if not gpu.takes(info.library):
+    if not gpu.supports(info.library):
         raise PivlError(
             f"'{path}' does not run on {gpu.name} (compute capability {gpu.compute_capability}):"
             f" TensorRT-RTX takes {RTX_GPUS}. Build it with --trt, or run the ONNX file."
@@ -156,15 +156,15 @@ def _check_gpu(path: Path, info: EngineInfo) -> None:
 
 def _load(trt: Any, path: Path) -> tuple[Any, Any]:
     """Runtime and engine."""
-    log = library_log(trt)
-    log.taken()
+    log = shared_logger(trt)
+    log.drain()
     try:
         runtime = trt.Runtime(log)
     except TypeError as error:  # how the bindings report that there is no runtime
-        raise _NoDriverError(f"'{path}' needs an NVIDIA GPU: {log.taken() or error}.") from error
+        raise _NoDriverError(f"'{path}' needs an NVIDIA GPU: {log.drain() or error}.") from error
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
-        words = log.taken()
+        words = log.drain()
         error_type = _NoDriverError if _only_cuda(words) else PivlError
         raise error_type(f"'{path}' cannot be loaded: {words}. Build it again on this machine.")
     return runtime, engine

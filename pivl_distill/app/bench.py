@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from export.benchmark import Timing, Variant, run_once, time_variants
+from export.benchmark import BenchmarkCase, BenchmarkResult, load_and_run_once, run_benchmark
 from export.cost import Cost
 from export.engines.engine_info import Gpu
 from export.engines.runner import EngineRunner
-from export.latency import random_feed
-from export.loading import as_embedding_model
+from export.latency import random_inputs
+from export.loading import embedding_model_from_spec
 from export.manifest_schema import Artifact, Manifest, installed_versions, read_manifest
 from export.peak_memory import peak_memory
 from pivl_distill.app.chart import Dot, latency_chart
@@ -76,7 +76,7 @@ class BenchReport:
     cost: Cost
     machine: dict[str, object]
     subjects: list[FileCost]
-    timings: list[Timing]
+    timings: list[BenchmarkResult]
 
 
 def run_bench(
@@ -128,8 +128,8 @@ def run_bench(
         if model is not None:
             for device in compared:
                 run = eager(model, device, batch, in_graph=in_graph)
-                ways.append(Variant(EAGER, device, count, batch, run))
-        timings += time_variants(ways, max_seconds=seconds)
+                ways.append(BenchmarkCase(EAGER, device, count, batch, run))
+        timings += run_benchmark(ways, max_seconds=seconds)
     subjects = _subjects(folder, artifacts, checkpoint, threads[0], max(batches))
     return BenchReport(manifest.name, manifest.cost, _machine(), subjects, timings)
 
@@ -203,22 +203,22 @@ def _find_checkpoint(folder: Path, manifest: Manifest) -> Checkpoint | None:
     return None
 
 
-def _onnx_way(path: Path, device: ExecutionDevice, threads: int, batch: int) -> Variant:
+def _onnx_way(path: Path, device: ExecutionDevice, threads: int, batch: int) -> BenchmarkCase:
     session = open_session(path, threads=threads, providers=[PROVIDERS[device]])
-    run = partial(session.run, None, random_feed(session, batch))
-    return Variant(path.name, device, threads, batch, run)
+    run = partial(session.run, None, random_inputs(session, batch))
+    return BenchmarkCase(path.name, device, threads, batch, run)
 
 
 def _engine_way(
     name: str, runner: EngineRunner, manifest: Manifest, threads: int, batch: int
-) -> Variant:
+) -> BenchmarkCase:
     """An engine on random crops, memory to memory."""
-    model = as_embedding_model(name, manifest.input)
+    model = embedding_model_from_spec(name, manifest.input)
     shape = (batch, *model.size_hw, 3)
     inputs = [model.preprocess(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))]
     if model.cameras:
         inputs.append(torch.zeros(batch, dtype=torch.long))
-    return Variant(name, "cuda", threads, batch, lambda: runner(*inputs).cpu())
+    return BenchmarkCase(name, "cuda", threads, batch, lambda: runner(*inputs).cpu())
 
 
 def _subjects(
@@ -233,7 +233,7 @@ def _subjects(
     for artifact in artifacts:
         file, peak = folder / artifact.file, None
         if artifact.kind == "onnx":
-            peak = peak_memory(run_once, file, CPU, threads, batch)
+            peak = peak_memory(load_and_run_once, file, CPU, threads, batch)
         retrieval = artifact.retrieval
         score = retrieval.exported_mAP if retrieval else None
         subjects.append(FileCost(artifact.file, artifact.precision, artifact.bytes, peak, score))

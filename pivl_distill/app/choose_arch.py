@@ -13,13 +13,12 @@ from typing import Any
 from export.cost import Cost, network_cost
 from export.latency import measure_latency
 from export.onnx_export import write_onnx
-from export.onnx_inference import open_session
 from pivl_distill.config import StudentConfig
 from pivl_distill.console import table, track
-from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice
+from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice, open_session
 from students.backbones import create_backbone
-from students.candidates import CANDIDATES, Candidate, choose
-from students.student import bare_student
+from students.candidates import CANDIDATES, Candidate, choose_candidate
+from students.student import bare_embedding_model
 
 SECONDS = 20.0
 """For timing all candidates."""
@@ -53,7 +52,7 @@ def choose_arch(settings: StudentConfig, max_ms: float, device: ExecutionDevice)
     ]
     columns = ("", "parameters", "multiply-adds", "batch 1", f"≤ {max_ms:g} ms")
     table(f"Candidates at {height}×{width}, ONNX Runtime on the {device}", columns, rows)
-    return settings.model_copy(update={"arch": choose(candidates, max_ms).arch})
+    return settings.model_copy(update={"arch": choose_candidate(candidates, max_ms).arch})
 
 
 def export_candidate(
@@ -62,7 +61,7 @@ def export_candidate(
     """Cost of an untrained student of this arch, and ONNX Runtime's session of its export."""
     size_hw = settings.data.size_hw
     network = create_backbone(arch, image_size_hw=size_hw, last_stride=settings.last_stride).eval()
-    model = bare_student(arch, network, size_hw)
+    model = bare_embedding_model(arch, network, size_hw)
     with tempfile.TemporaryDirectory() as folder:
         path = write_onnx(model, Path(folder) / "model.onnx")
         session = open_session(path, providers=[PROVIDERS[device]])

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from export.exporter import FP16_FILE, FP32_FILE, ExportError, ExportReport
-from export.int8 import FILE_NAMES
+from export.int8 import INT8_FILES
 from pivl_distill.app.report import percent, print_student, print_teach
 from pivl_distill.app.targets import export_checkpoint, find_bank
 from pivl_distill.config import StudentConfig, TeachConfig
@@ -23,7 +23,7 @@ COLUMNS = ("", "mAP", "Rank-1", "parameters", "multiply-adds", "file", "batch 1"
 EXPORTED = {
     "exported student": FP32_FILE,
     "exported student, fp16": FP16_FILE,
-    "exported student, int8": FILE_NAMES["cpu"],
+    "exported student, int8": INT8_FILES["cpu"],
 }
 """Rows of the table → files of the taught student's export."""
 TITLE = "Synthetic people, tier default; latency under ONNX Runtime on the CPU"

@@ -127,8 +127,8 @@ def print_export(report: ExportReport) -> None:
         "multiply-adds": f"{manifest.cost.macs:,}",
     }
     for artifact in manifest.artifacts:
-        if artifact.kept_high:
-            details[f"float32 in {artifact.file}"] = ", ".join(artifact.kept_high)
+        if artifact.float32_nodes:
+            details[f"float32 in {artifact.file}"] = ", ".join(artifact.float32_nodes)
     reference = manifest.artifacts[0].retrieval
     if reference is not None and not reference.camera_rule:
         details["cameras"] = NO_CAMERA_RULE

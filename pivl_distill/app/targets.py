@@ -33,9 +33,9 @@ from pivl_distill.storage.tensors import is_foreign, load_tensors
 from pivl_distill.training.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from export.accuracy import Precision
-    from export.engines.engine_info import Profile
-    from export.engines.library import Library
+    from export.accuracy import ExportPrecision
+    from export.engines.engine_info import BatchProfile
+    from export.engines.library import EngineLibrary
     from export.exporter import EngineReport, ExportReport
 
 UNSEEN = DataSettings(spec="synthetic:tiny")
@@ -152,7 +152,7 @@ def export_checkpoint(
     out: Path | None,
     cameras: Cameras = Cameras(),
     *,
-    precisions: Collection[Precision] = (),
+    precisions: Collection[ExportPrecision] = (),
     cached: bool = True,
     **options: Any,
 ) -> ExportReport:
@@ -200,15 +200,15 @@ def export_checkpoint(
 class Engines:
     """Which engines to build beside an exported file, for which batches, in how much memory."""
 
-    libraries: tuple[Library, ...]
+    libraries: tuple[EngineLibrary, ...]
     batch: str
     workspace_mib: int | None
 
-    def profile(self) -> Profile:
+    def profile(self) -> BatchProfile:
         """The batches; PivlError if they are none."""
-        from export.engines.engine_info import Profile
+        from export.engines.engine_info import BatchProfile
 
-        return Profile.parse(self.batch)
+        return BatchProfile.parse(self.batch)
 
     def build(self, report: ExportReport) -> Iterator[EngineReport]:
         """One engine after the other, of every precision of the export."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from export.engines.library import Library
+    from export.engines.library import EngineLibrary
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 PICTURE = FILE = click.Path(dir_okay=False, path_type=Path)
@@ -102,7 +102,7 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
     ) -> None:
         from pivl_distill.app.targets import Engines
 
-        chosen: dict[Library, bool] = {"tensorrt": trt, "tensorrt-rtx": rtx}
+        chosen: dict[EngineLibrary, bool] = {"tensorrt": trt, "tensorrt-rtx": rtx}
         libraries = tuple(library for library, wanted in chosen.items() if wanted)
         command(*args, engines=Engines(libraries, batch, workspace), **kwargs)
 

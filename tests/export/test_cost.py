@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from export.cost import Cost, check_no_teaching, graph_cost, network_cost
+from export.cost import Cost, check_no_training_layers, graph_cost, network_cost
 from export.fp16 import write_fp16
-from export.int8 import FILE_NAMES, write_int8
+from export.int8 import INT8_FILES, write_int8
 from export.onnx_export import write_onnx
 from pivl_distill.errors import PivlError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel
@@ -52,7 +52,7 @@ def test_graph_and_network_agree_exactly(exported, name):
     model, path = exported(name)
     cost = network_cost(model.network, model.size_hw)
     assert graph_cost(path) == cost
-    check_no_teaching(path, cost)
+    check_no_training_layers(path, cost)
     assert cost.macs > 0
 
 
@@ -62,7 +62,7 @@ def test_every_precision_and_form_costs_the_same(exported, small, small_onnx, na
     cost = network_cost(model.network, model.size_hw)
     ranges = dict.fromkeys(tensors(fp32), (-3.0, 3.0))
     assert graph_cost(write_fp16(fp32, tmp_path / "fp16.onnx")) == cost
-    for form in FILE_NAMES:
+    for form in INT8_FILES:
         assert graph_cost(write_int8(fp32, tmp_path / "int8.onnx", form, ranges)) == cost
 
 
@@ -98,9 +98,9 @@ def test_a_graph_with_more_than_the_network_is_refused(tmp_path, extra):
     addition = nn.Linear(5, 5) if extra == "layer" else nn.LayerNorm(5)
     path = write_onnx(small_model(nn.Sequential(bare, addition)), tmp_path / "taught.onnx")
     with pytest.raises(VerificationError, match="but the bare network"):
-        check_no_teaching(path, network_cost(bare, (8, 6)))
+        check_no_training_layers(path, network_cost(bare, (8, 6)))
     with pytest.raises(VerificationError, match="but the bare network"):
-        check_no_teaching(write_fp16(path, path), network_cost(bare, (8, 6)))
+        check_no_training_layers(write_fp16(path, path), network_cost(bare, (8, 6)))
 
 
 def test_a_quantised_graph_with_more_than_the_network_is_refused(tmp_path):
@@ -108,10 +108,10 @@ def test_a_quantised_graph_with_more_than_the_network_is_refused(tmp_path):
         small_model(nn.Sequential(Small(), nn.Linear(5, 5))), tmp_path / "taught.onnx"
     )
     ranges = dict.fromkeys(tensors(path), (-3.0, 3.0))
-    for form in FILE_NAMES:
+    for form in INT8_FILES:
         quantised = write_int8(path, tmp_path / "int8.onnx", form, ranges)
         with pytest.raises(VerificationError, match="but the bare network"):
-            check_no_teaching(quantised, SMALL_COST)
+            check_no_training_layers(quantised, SMALL_COST)
 
 
 def test_unknown_shapes_are_an_error_not_zero(tmp_path):

@@ -13,21 +13,22 @@ import pytest
 import torch
 
 import export.exporter
-from export.accuracy import BUDGETS, Budget
-from export.engines.engine_info import Gpu, Profile
+from export.accuracy import DEFAULT_BUDGETS, AccuracyBudget
+from export.engines.engine_info import BatchProfile, Gpu
 from export.exporter import ExportError, add_engine, check_engines, export_model
 from export.loading import load_exported
 from export.manifest_schema import TestData, read_manifest
-from export.onnx_inference import open_session, run
+from export.onnx_inference import run_session
 from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
 from pivl_distill.models.embedding import embed
+from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.storage.files import sha256
 
 ALL = ("fp32", "fp16", "int8")
 FILES = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.trt.onnx"]
 DATA = TestData(spec="folders:/people", name="people", fingerprint="3" * 64)
-PROFILE = Profile.parse("1,8,16")
-LENIENT = {"int8": Budget(0.95, 5.0, 10.0), "fp16": Budget(0.999, 5.0, 10.0)}
+PROFILE = BatchProfile.parse("1,8,16")
+LENIENT = {"int8": AccuracyBudget(0.95, 5.0, 10.0), "fp16": AccuracyBudget(0.999, 5.0, 10.0)}
 
 
 @pytest.fixture(autouse=True)
@@ -93,7 +94,7 @@ def test_everything_in_the_graph_end_to_end(small, test_split, training, tmp_pat
     assert manifest.input.preprocessing_in_graph
     assert manifest.source == {"student.safetensors": sha256(source)}
     assert manifest.golden_crop.sha256 == sha256(out / "golden.png")
-    assert manifest.budgets == BUDGETS | LENIENT
+    assert manifest.budgets == DEFAULT_BUDGETS | LENIENT
     assert (manifest.pooling, manifest.data) == ("average over the map", DATA)
     for file in FILES:
         domains = {entry.domain: entry.version for entry in onnx.load(out / file).opset_import}
@@ -128,7 +129,7 @@ def test_int8_without_crops_is_a_mistake_of_the_caller(export_small):
 
 
 def test_over_budget_keeps_files_and_records_the_failure(export_small, tmp_path):
-    budgets = {"fp32": Budget(2.0, 0, 0)}
+    budgets = {"fp32": AccuracyBudget(2.0, 0, 0)}
     with pytest.raises(ExportError, match="budget 2") as error:
         export_small(precisions=ALL, budgets=budgets)
     assert error.value.exit_code == 3
@@ -157,7 +158,7 @@ def test_what_was_proven_is_not_lost_if_the_next_file_cannot_be_made(
 
 
 def test_a_failed_precision_leaves_the_others_verified(export_small, tmp_path):
-    budgets = LENIENT | {"fp16": Budget(2.0, 0, 0)}
+    budgets = LENIENT | {"fp16": AccuracyBudget(2.0, 0, 0)}
     with pytest.raises(ExportError, match=r"model\.fp16\.onnx: Over budget"):
         export_small(precisions=ALL, budgets=budgets)
     statuses = {a.file: a.status for a in read_manifest(tmp_path / "out").artifacts}
@@ -174,14 +175,14 @@ def test_a_broken_calibration_is_not_shipped(export_small, tmp_path, monkeypatch
 
     monkeypatch.setattr(export.exporter, "measure_ranges", shrunk)
     with pytest.raises(ExportError, match=r"model\.int8\.onnx: Over budget") as error:
-        export_small(precisions=["int8"], budgets={"int8": Budget(0.999, 5.0, 10.0)})
+        export_small(precisions=["int8"], budgets={"int8": AccuracyBudget(0.999, 5.0, 10.0)})
     assert error.value.exit_code == 3
     fp32, cpu, tensorrt = read_manifest(tmp_path / "out").artifacts
     assert fp32.status == "verified"
     for artifact in (cpu, tensorrt):
         assert artifact.status == "failed"
         assert "layers in float32" in artifact.failure
-        assert artifact.kept_high
+        assert artifact.float32_nodes
 
 
 def test_layers_are_kept_and_named_when_the_budget_asks_for_it(export_small, monkeypatch):
@@ -193,10 +194,10 @@ def test_layers_are_kept_and_named_when_the_budget_asks_for_it(export_small, mon
         return ranges | {widest(path): (-4000.0, 4000.0)}
 
     monkeypatch.setattr(export.exporter, "measure_ranges", with_outlier)
-    report = export_small(precisions=["int8"], budgets={"int8": Budget(0.99, 5.0, 10.0)})
+    report = export_small(precisions=["int8"], budgets={"int8": AccuracyBudget(0.99, 5.0, 10.0)})
     tensorrt = report.manifest.artifact("model.int8.trt.onnx")
     assert tensorrt.status == "verified"
-    assert len(tensorrt.kept_high) == 1
+    assert len(tensorrt.float32_nodes) == 1
 
 
 def widest(path) -> str:
@@ -242,7 +243,7 @@ def gpu(built, monkeypatch) -> None:
             self.onnx_path.write_bytes(path.read_bytes())
 
         def __call__(self, *inputs):
-            return run(open_session(self.onnx_path), *inputs)
+            return run_session(open_session(self.onnx_path), *inputs)
 
     monkeypatch.setattr(export.exporter, "read_back", lambda path: True)
     monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="L4", compute_capability="8.9"))
@@ -284,7 +285,7 @@ def test_engines_that_run_here_go_through_the_gate(export_small, tmp_path):
     for engine, source in zip(engines, (FILES[0], FILES[1], FILES[3]), strict=True):
         artifact, onnx_file = manifest.artifact(engine.path.name), manifest.artifact(source)
         assert (artifact.kind, artifact.status) == ("tensorrt", "verified")
-        measured = ("golden_vector_sha256", "parity", "retrieval", "thresholds", "kept_high")
+        measured = ("golden_vector_sha256", "parity", "retrieval", "thresholds", "float32_nodes")
         for name in measured:
             assert getattr(artifact, name) == getattr(onnx_file, name)
         model, forward = load_exported(engine.path)

@@ -10,9 +10,10 @@ from onnx import TensorProto
 
 from export.fp16 import SENSITIVE, write_fp16
 from export.onnx_export import write_onnx
-from export.onnx_inference import open_session, run
+from export.onnx_inference import run_session
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.runtime.onnx_session import open_session
 
 HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 
@@ -47,8 +48,8 @@ def test_types_and_values(exported, name, tmp_path):
     assert properties["name"] == name
     for batch in (1, 3):
         images = torch.randn(batch, 3, *model.size_hw)
-        expected = run(open_session(fp32), images)
-        features = run(open_session(path), images)
+        expected = run_session(open_session(fp32), images)
+        features = run_session(open_session(path), images)
         assert features.dtype == torch.float32
         assert (features - expected).abs().max() < 0.01 * expected.abs().max()
 
@@ -74,7 +75,10 @@ def test_transpositions_keep_the_type_they_meet(tmp_path):
     (transposition,) = (node for node in graph.node if node.op_type == "Transpose")
     assert found[transposition.input[0]] == found[transposition.output[0]] == FLOAT
     images = torch.randn(3, 3, 8, 6)
-    half, expected = run(open_session(path), images), run(open_session(fp32), images)
+    half, expected = (
+        run_session(open_session(path), images),
+        run_session(open_session(fp32), images),
+    )
     assert (half - expected).abs().max() < 0.01 * expected.abs().max()
 
 
@@ -91,7 +95,7 @@ def test_borders_stay_exact_with_everything_in_the_graph(small, tmp_path):
     crops = np.random.default_rng(0).integers(0, 256, (4, *small.size_hw, 3), np.uint8)
     with torch.inference_mode():
         expected = torch.nn.functional.normalize(small.network(small.preprocess(crops)))
-    features = run(open_session(path), torch.from_numpy(crops))
+    features = run_session(open_session(path), torch.from_numpy(crops))
     assert (features * expected).sum(dim=1).min() > 0.9999
     torch.testing.assert_close(features.norm(dim=1), torch.ones(4))
 
@@ -120,5 +124,5 @@ def test_cameras_stay_integers(tmp_path):
     model = EmbeddingModel("c", WithCameras().eval(), (8, 6), (0.5,) * 3, (0.5,) * 3, cameras=5)
     fp32 = write_onnx(model, tmp_path / "m.onnx")
     inputs = torch.randn(3, 3, 8, 6), torch.tensor([0, 4, 2])
-    half = run(open_session(write_fp16(fp32, tmp_path / "half.onnx")), *inputs)
-    assert (half - run(open_session(fp32), *inputs)).abs().max() < 0.01
+    half = run_session(open_session(write_fp16(fp32, tmp_path / "half.onnx")), *inputs)
+    assert (half - run_session(open_session(fp32), *inputs)).abs().max() < 0.01

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.golden_crop import FILE_NAME, write_golden_crop
+from export.golden_crop import GOLDEN_CROP_FILE, write_golden_crop
 from pivl_distill.data.images import read_crop
 
 
@@ -16,10 +16,10 @@ def test_what_is_read_is_what_was_returned(tmp_path, size_hw):
     assert crop.shape == (*size_hw, 3)
     assert crop.dtype == np.uint8
     assert crop.std() > 20  # somebody is there
-    with Image.open(tmp_path / FILE_NAME) as image:
+    with Image.open(tmp_path / GOLDEN_CROP_FILE) as image:
         assert image.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(image), crop)
-    np.testing.assert_array_equal(read_crop(tmp_path / FILE_NAME, size_hw), crop)
+    np.testing.assert_array_equal(read_crop(tmp_path / GOLDEN_CROP_FILE, size_hw), crop)
     np.testing.assert_array_equal(write_golden_crop(tmp_path, size_hw), crop)
 
 

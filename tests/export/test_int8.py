@@ -16,11 +16,18 @@ from onnx import TensorProto, numpy_helper
 import export.int8
 from export.calibration import measure_ranges
 from export.exporter import input_spec
-from export.int8 import FILE_NAMES, int8_within_budget, quantisable_nodes, rank_by_loss, write_int8
+from export.int8 import (
+    INT8_FILES,
+    quantisable_nodes,
+    rank_by_sensitivity,
+    write_int8,
+    write_int8_within_budget,
+)
 from export.manifest_schema import Artifact
 from export.onnx_export import write_onnx
-from export.onnx_inference import open_session, run
+from export.onnx_inference import run_session
 from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.runtime.onnx_session import open_session
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +118,12 @@ def test_pooling_has_an_integer_kernel(small, small_onnx, thin, network, trainin
     kernels = [node.op_type for node in onnx.load(tmp_path / "fused.onnx").graph.node]
     assert kernels.count("QLinearGlobalAveragePool") == 1
     images = model.preprocess(training.crops)
-    exact, features = (run(open_session(p), images) for p in (fp32, path))
+    exact, features = (run_session(open_session(p), images) for p in (fp32, path))
     assert exact.shape == features.shape
     assert (features - exact).norm() / exact.norm() < 0.03
     for count in (1, 3):
-        assert run(open_session(path), images[:count]).shape == features[:count].shape
-    for form in FILE_NAMES:
+        assert run_session(open_session(path), images[:count]).shape == features[:count].shape
+    for form in INT8_FILES:
         kept = write_int8(fp32, tmp_path / "kept.onnx", form, ranges, quantisable_means(fp32))
         assert not any(n.op_type == "GlobalAveragePool" for n in onnx.load(kept).graph.node)
 
@@ -125,9 +132,9 @@ def quantisable_means(path: Path) -> list[str]:
     return [node.name for node in onnx.load(path).graph.node if node.op_type == "ReduceMean"]
 
 
-@pytest.mark.parametrize("form", FILE_NAMES)
+@pytest.mark.parametrize("form", INT8_FILES)
 def test_a_form_is_what_its_world_takes(small_onnx, ranges, form, tmp_path):
-    path = write_int8(small_onnx, tmp_path / FILE_NAMES[form], form, ranges)
+    path = write_int8(small_onnx, tmp_path / INT8_FILES[form], form, ranges)
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     graph = model.graph
@@ -175,13 +182,13 @@ def test_weights_are_rounded_channel_by_channel(small_onnx, ranges, tmp_path):
     assert checked == 4
 
 
-@pytest.mark.parametrize("form", FILE_NAMES)
+@pytest.mark.parametrize("form", INT8_FILES)
 def test_features_are_nearly_those_of_float32(small, small_onnx, ranges, inputs, form, tmp_path):
     path = write_int8(small_onnx, tmp_path / "int8.onnx", form, ranges)
-    exact, features = (run(open_session(p), *inputs) for p in (small_onnx, path))
+    exact, features = (run_session(open_session(p), *inputs) for p in (small_onnx, path))
     error = (features - exact).norm() / exact.norm()
     assert 1e-5 < error < 0.03
-    one = run(open_session(path), inputs[0][:1])
+    one = run_session(open_session(path), inputs[0][:1])
     torch.testing.assert_close(one, features[:1], rtol=1e-4, atol=1e-4 * float(exact.abs().max()))
 
 
@@ -190,7 +197,7 @@ def test_baked_in_preprocessing_stays_in_float32(small, training, tmp_path):
     ranges = measure_ranges(fp32, input_spec(small, True), training)
     path = write_int8(fp32, tmp_path / "int8.onnx", "cpu", ranges)
     crops = torch.from_numpy(training.crops)
-    exact, features = (run(open_session(p), crops) for p in (fp32, path))
+    exact, features = (run_session(open_session(p), crops) for p in (fp32, path))
     assert (exact * features).sum(dim=1).min() > 0.999
     made = {o: node.op_type for node in onnx.load(path).graph.node for o in node.output}
     first = next(node for node in onnx.load(path).graph.node if node.op_type == "Conv")
@@ -216,7 +223,7 @@ def test_the_layer_with_the_worst_range_loses_most(small_onnx, ranges, inputs):
     nodes = {node.name: node for node in graph.node}
     for victim in (names[0], names[2]):
         spoilt = ranges | {nodes[victim].input[0]: (-1e3, 1e3)}
-        ranked = rank_by_loss(small_onnx, "tensorrt", spoilt, inputs)
+        ranked = rank_by_sensitivity(small_onnx, "tensorrt", spoilt, inputs)
         assert ranked[0] == victim
         assert sorted(ranked) == sorted(names)
 
@@ -227,52 +234,52 @@ class Judge:
     def __init__(self, needed: int, *, runs: bool = True) -> None:
         self.needed, self.runs, self.asked = needed, runs, []
 
-    def __call__(self, path: Path, kept_high=()) -> Artifact:
-        self.asked.append((tuple(kept_high), path.read_bytes()))
-        passed = len(kept_high) >= self.needed
+    def __call__(self, path: Path, float32_nodes=()) -> Artifact:
+        self.asked.append((tuple(float32_nodes), path.read_bytes()))
+        passed = len(float32_nodes) >= self.needed
         return Artifact.model_construct(
             file=path.name,
             status="verified" if passed else "failed",
             failure=None if passed else "Over budget.",
             retrieval=SimpleNamespace() if self.runs else None,
-            kept_high=tuple(kept_high),
+            float32_nodes=tuple(float32_nodes),
         )
 
 
 @pytest.fixture
 def search(small_onnx, ranges, monkeypatch, tmp_path):
-    """`search(judge)` with twenty layers that are ranked by their number."""
+    """`search(verify)` with twenty layers that are ranked by their number."""
     written = tmp_path / "model.onnx"
     written.write_bytes(b"")
 
-    def write(onnx_path, path, form, ranges, kept_high=()):
-        path.write_bytes(repr(kept_high).encode())
+    def write(onnx_path, path, form, ranges, float32_nodes=()):
+        path.write_bytes(repr(float32_nodes).encode())
         return path
 
     monkeypatch.setattr(export.int8, "write_int8", write)
     monkeypatch.setattr(export.int8, "rank_by_loss", lambda *_: [f"n{i}" for i in range(20)])
-    return lambda judge: int8_within_budget(written, "cpu", {}, [], judge)
+    return lambda verify: write_int8_within_budget(written, "cpu", {}, [], verify)
 
 
 @pytest.mark.parametrize(("needed", "kept"), [(0, 0), (1, 1), (3, 4), (8, 8)])
 def test_as_many_layers_are_kept_as_the_budget_asks_for(search, needed, kept, capsys):
-    judge = Judge(needed)
-    artifact = search(judge)
+    verify = Judge(needed)
+    artifact = search(verify)
     assert artifact.status == "verified"
-    assert artifact.kept_high == tuple(f"n{i}" for i in range(kept))
+    assert artifact.float32_nodes == tuple(f"n{i}" for i in range(kept))
     said = " ".join(capsys.readouterr().err.split())
     assert (f"with {kept} of 20 layers in float32: n0" in said) == bool(kept)
 
 
 def test_a_file_that_is_hardly_int8_fails(search):
-    judge = Judge(needed=11)
-    artifact = search(judge)
+    verify = Judge(needed=11)
+    artifact = search(verify)
     assert artifact.status == "failed"
     assert artifact.failure == "Over budget. That is with 8 of 20 layers in float32."
-    assert [len(kept) for kept, _ in judge.asked] == [0, 1, 2, 4, 8]
+    assert [len(kept) for kept, _ in verify.asked] == [0, 1, 2, 4, 8]
 
 
 def test_a_file_that_does_not_run_is_not_searched(search):
-    judge = Judge(needed=1, runs=False)
-    assert search(judge).status == "failed"
-    assert len(judge.asked) == 1
+    verify = Judge(needed=1, runs=False)
+    assert search(verify).status == "failed"
+    assert len(verify.asked) == 1

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import export.latency
-from export.latency import interleaved, measure_latency, random_feed
-from export.onnx_inference import open_session
+from export.latency import measure_latency, random_inputs, time_interleaved
+from pivl_distill.runtime.onnx_session import open_session
 
 
 class Clock:
@@ -45,7 +45,7 @@ def test_every_turn_has_a_burst_of_all_runs_and_only_their_own_time_counts(clock
     # The first turn does not count, nor do the first two runs of any.
     a = clock.run("a", *[2] * 12, *[40, 40, *range(1, 11)] * 3)
     runs = [a, clock.run("b", 5), clock.run("c", 7)]
-    a_ms, b_ms, c_ms = interleaved(runs, max_repeats=30)
+    a_ms, b_ms, c_ms = time_interleaved(runs, max_repeats=30)
     assert a_ms == pytest.approx([*range(1, 11)] * 3)
     assert b_ms == pytest.approx([5] * 30)
     assert c_ms == pytest.approx([7] * 30)
@@ -57,25 +57,25 @@ def test_every_turn_has_a_burst_of_all_runs_and_only_their_own_time_counts(clock
 
 
 def test_a_burst_of_slow_runs_is_short(clock):
-    interleaved([clock.run("a", 900)], max_seconds=0)
+    time_interleaved([clock.run("a", 900)], max_seconds=0)
     assert len(clock.ran) == 4 * 2  # four turns: one untimed, one timed
     clock.ran.clear()
-    interleaved([clock.run("b", 60)], max_seconds=0)
+    time_interleaved([clock.run("b", 60)], max_seconds=0)
     assert len(clock.ran) == 4 * 4
 
 
 def test_slow_runs_stop_at_the_time_limit_but_run_three_times(clock):
-    assert len(interleaved([clock.run("a", 280)], max_seconds=4)[0]) == 7
-    assert len(interleaved([clock.run("a", 9000)], max_seconds=2)[0]) == 3
+    assert len(time_interleaved([clock.run("a", 280)], max_seconds=4)[0]) == 7
+    assert len(time_interleaved([clock.run("a", 9000)], max_seconds=2)[0]) == 3
 
 
 def test_nothing_is_timed_in_no_time(clock):
-    assert interleaved([]) == []
+    assert time_interleaved([]) == []
     assert clock.now == 0
 
 
 def test_turns_go_on_until_the_slowest_was_timed_often_enough(clock):
-    quick, slow = interleaved([clock.run("quick", 1), clock.run("slow", 300)], max_repeats=5)
+    quick, slow = time_interleaved([clock.run("quick", 1), clock.run("slow", 300)], max_repeats=5)
     assert (len(quick), len(slow)) == (50, 5)
 
 
@@ -98,7 +98,7 @@ def test_sessions_are_described_by_median_and_90th_percentile(clock):
 @pytest.mark.parametrize("bake", [False, True])
 def test_feeds_are_what_the_graph_takes(deploy, bake):
     path = deploy(cameras=2, bake_preprocessing=bake) / "model.onnx"
-    feed = random_feed(open_session(path), 3)
+    feed = random_inputs(open_session(path), 3)
     images = ((3, 64, 32, 3), np.uint8) if bake else ((3, 3, 64, 32), np.float32)
     kinds = {name: (value.shape, value.dtype) for name, value in feed.items()}
     assert kinds == {"images": images, "cameras": ((3,), np.int64)}

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from export.accuracy import BUDGETS, Parity, RetrievalComparison
+from export.accuracy import DEFAULT_BUDGETS, FeatureParity, RetrievalComparison
 from export.cost import Cost
 from export.latency import Latency
 from export.manifest_schema import (
@@ -48,14 +48,14 @@ def a_manifest() -> Manifest:
         status="verified",
         golden_vector=VECTOR.tolist(),
         golden_vector_sha256=vector_sha256(VECTOR),
-        parity=Parity(0.99995, 1.0, 1e-6),
+        parity=FeatureParity(0.99995, 1.0, 1e-6),
         retrieval=RetrievalComparison(0.5, 0.5, 0.6, 0.6, 100),
         thresholds=(
             OperatingThreshold(1e-2, 0.7, 0.9, 0.8, 0.95, 5000, 100),
             OperatingThreshold(1e-3, None, None, None, None, 5000, 100),
         ),
         latency=(Latency(1, 1.5, 2.0, 100),),
-        kept_high=("node_Conv_1",),
+        float32_nodes=("node_Conv_1",),
     )
     engine = an_artifact().model_copy(
         update={
@@ -76,7 +76,7 @@ def a_manifest() -> Manifest:
         golden_crop=GoldenCrop(file="golden.png", sha256="2" * 64),
         artifacts=(verified, engine),
         source={"model.safetensors": "1" * 64},
-        budgets=BUDGETS,
+        budgets=DEFAULT_BUDGETS,
         cost=Cost(10, 20),
         versions=installed_versions(),
     )

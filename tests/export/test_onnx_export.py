@@ -12,7 +12,8 @@ import torch
 
 import export.onnx_export
 from export.onnx_export import OPSET, preprocessing_nodes, write_onnx
-from export.onnx_inference import open_session, run
+from export.onnx_inference import run_session
+from pivl_distill.runtime.onnx_session import open_session
 
 ARCHS = ["mobilenetv2_025", "vit_tiny_patch16_224"]
 
@@ -24,7 +25,7 @@ def test_any_batch_gives_what_torch_gives(exported, name, batch):
     images = torch.randn(batch, 3, *model.size_hw)
     with torch.inference_mode():
         expected = model.network(images)
-    features = run(open_session(path), images)
+    features = run_session(open_session(path), images)
     # A bound relative to the scale of the features: sums of floats depend on their order.
     assert (features - expected).abs().max() < 1e-4 * expected.abs().max()
 
@@ -72,7 +73,7 @@ def test_normalisation_in_the_graph_and_stale_weights_removed(mobilenet, tmp_pat
     (tmp_path / "model.onnx.data").write_bytes(b"of an earlier export")
     path = write_onnx(model, tmp_path / "model.onnx", normalize=True)
     images = torch.randn(2, 3, *model.size_hw)
-    raw, unit = run(open_session(raw_path), images), run(open_session(path), images)
+    raw, unit = run_session(open_session(raw_path), images), run_session(open_session(path), images)
     torch.testing.assert_close(unit, raw / raw.norm(dim=1, keepdim=True))
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]
     normalised = {p.key: p.value for p in onnx.load(path).metadata_props}["normalised"]
@@ -90,7 +91,7 @@ def test_baked_in_preprocessing_takes_the_crops_as_they_are(small, tmp_path, nor
         expected = small.network(small.preprocess(crops))
     if normalize:
         expected = expected / expected.norm(dim=1, keepdim=True)
-    torch.testing.assert_close(run(session, torch.from_numpy(crops)), expected)
+    torch.testing.assert_close(run_session(session, torch.from_numpy(crops)), expected)
     baked = {p.key: p.value for p in onnx.load(path).metadata_props}["preprocessing_in_graph"]
     assert json.loads(baked) is True
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from export.onnx_inference import open_session, run
+from export.onnx_inference import run_session
+from pivl_distill.runtime.onnx_session import open_session
 
 
 def test_tensors_in_tensors_out(mobilenet):
     model, path = mobilenet
-    features = run(open_session(path, threads=1), torch.zeros(2, 3, *model.size_hw))
+    features = run_session(open_session(path, threads=1), torch.zeros(2, 3, *model.size_hw))
     assert features.shape == (2, 1280)
     assert features.dtype == torch.float32

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from export.benchmark import run_once
-from export.onnx_inference import CPU
+from export.benchmark import load_and_run_once
 from export.peak_memory import peak_memory
+from pivl_distill.runtime.onnx_session import CPU
 
 MEGABYTE = 2**20
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
@@ -24,7 +24,7 @@ def test_it_is_that_of_a_fresh_process():
 
 
 def test_a_file_and_its_runtime_are_counted(deployed_once):
-    peak = peak_memory(run_once, deployed_once / "model.onnx", CPU, 1, 2)
+    peak = peak_memory(load_and_run_once, deployed_once / "model.onnx", CPU, 1, 2)
     assert 30 * MEGABYTE < peak < 250 * MEGABYTE
 
 

@@ -11,27 +11,28 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from export.accuracy import BUDGETS, measure_reference
+from export.accuracy import DEFAULT_BUDGETS, measure_reference
 from export.cost import network_cost
 from export.exporter import input_spec
 from export.fp16 import write_fp16
 from export.golden_crop import write_golden_crop
 from export.onnx_export import write_onnx
-from export.onnx_inference import open_session, run
-from export.verification import Gate
+from export.onnx_inference import run_session
+from export.verification import Verifier
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.thresholds import operating_thresholds
+from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.storage.files import sha256
 
 
 @pytest.fixture(scope="module")
-def gate(small, test_split, tmp_path_factory) -> Gate:
-    return Gate(
+def verifier(small, test_split, tmp_path_factory) -> Verifier:
+    return Verifier(
         spec=input_spec(small),
         reference=measure_reference(small, test_split, normalize=False),
         bare=network_cost(small.network, small.size_hw),
         golden_crop=write_golden_crop(tmp_path_factory.mktemp("golden"), small.size_hw),
-        budgets=BUDGETS,
+        budgets=DEFAULT_BUDGETS,
     )
 
 
@@ -45,30 +46,32 @@ def edited(path, onnx_path, change):
     return path
 
 
-def test_a_true_file_is_verified_and_described(gate, small, small_onnx):
-    artifact = gate.judge(small_onnx, "fp32", "any")
+def test_a_true_file_is_verified_and_described(verifier, small, small_onnx):
+    artifact = verifier.verify(small_onnx, "fp32", "any")
     assert (artifact.status, artifact.failure) == ("verified", None)
     assert (artifact.file, artifact.kind, artifact.precision) == ("model.onnx", "onnx", "fp32")
     assert artifact.sha256 == sha256(small_onnx)
     assert artifact.bytes == small_onnx.stat().st_size
     assert artifact.parity.min_cosine > 0.999999
-    assert artifact.latency == artifact.kept_high == ()
+    assert artifact.latency == artifact.float32_nodes == ()
 
 
-def test_the_golden_vector_is_the_files_own(gate, small, small_onnx, tmp_path):
+def test_the_golden_vector_is_the_files_own(verifier, small, small_onnx, tmp_path):
     for path, precision in (
         (small_onnx, "fp32"),
         (write_fp16(small_onnx, tmp_path / "half.onnx"), "fp16"),
     ):
-        artifact = gate.judge(path, precision, "any")
-        own = run(open_session(path), small.preprocess(gate.golden_crop[None]))[0].numpy()
+        artifact = verifier.verify(path, precision, "any")
+        own = run_session(open_session(path), small.preprocess(verifier.golden_crop[None]))[
+            0
+        ].numpy()
         vector = np.array(artifact.golden_vector, np.float32)
         np.testing.assert_array_equal(vector, own)
         assert artifact.golden_vector_sha256 == hashlib.sha256(own.astype("<f4")).hexdigest()
 
 
-def test_thresholds_are_those_of_the_files_own_features(gate, small, test_split, small_onnx):
-    artifact = gate.judge(small_onnx, "fp32", "any")
+def test_thresholds_are_those_of_the_files_own_features(verifier, small, test_split, small_onnx):
+    artifact = verifier.verify(small_onnx, "fp32", "any")
     assert [threshold.far for threshold in artifact.thresholds] == [1e-2, 1e-3, 1e-4]
     q, g = test_split.query, test_split.gallery
     with torch.inference_mode():
@@ -79,41 +82,41 @@ def test_thresholds_are_those_of_the_files_own_features(gate, small, test_split,
     assert [t.cosine for t in artifact.thresholds] == [None] * 3
 
 
-def test_a_file_that_does_something_else_keeps_its_figures(gate, small_onnx, tmp_path):
+def test_a_file_that_does_something_else_keeps_its_figures(verifier, small_onnx, tmp_path):
     path = edited(tmp_path / "other.onnx", small_onnx, lambda weight: weight[::-1].copy())
-    artifact = gate.judge(path, "fp32", "any", kept_high=["n1"])
+    artifact = verifier.verify(path, "fp32", "any", float32_nodes=["n1"])
     assert artifact.status == "failed"
     assert artifact.failure.startswith("Over budget: least cosine")
-    assert artifact.parity.min_cosine < BUDGETS["fp32"].min_cosine
+    assert artifact.parity.min_cosine < DEFAULT_BUDGETS["fp32"].min_cosine
     assert artifact.retrieval is not None
     assert artifact.golden_vector is not None
-    assert artifact.kept_high == ("n1",)
+    assert artifact.float32_nodes == ("n1",)
 
 
-def test_the_budget_is_that_of_the_precision(gate, small_onnx, tmp_path):
+def test_the_budget_is_that_of_the_precision(verifier, small_onnx, tmp_path):
     half = write_fp16(small_onnx, tmp_path / "half.onnx")
-    strict = replace(BUDGETS["fp16"], min_cosine=1.0)
-    assert gate.judge(half, "fp16", "any").status == "verified"
-    refusing = replace(gate, budgets=BUDGETS | {"fp16": strict})
-    assert "budget 1" in refusing.judge(half, "fp16", "any").failure
+    strict = replace(DEFAULT_BUDGETS["fp16"], min_cosine=1.0)
+    assert verifier.verify(half, "fp16", "any").status == "verified"
+    refusing = replace(verifier, budgets=DEFAULT_BUDGETS | {"fp16": strict})
+    assert "budget 1" in refusing.verify(half, "fp16", "any").failure
 
 
-def test_features_that_overflow_are_a_failure(gate, small_onnx, tmp_path):
+def test_features_that_overflow_are_a_failure(verifier, small_onnx, tmp_path):
     path = edited(tmp_path / "nan.onnx", small_onnx, lambda weight: weight * np.float32(np.nan))
-    artifact = gate.judge(path, "fp16", "any")
+    artifact = verifier.verify(path, "fp16", "any")
     assert artifact.status == "failed"
     assert "no finite vector" in artifact.failure
     assert artifact.golden_vector is None
 
 
-def test_another_network_is_not_even_run(gate, small, tmp_path):
+def test_another_network_is_not_even_run(verifier, small, tmp_path):
     larger = replace(small, network=torch.nn.Sequential(small.network, torch.nn.Linear(24, 24)))
-    artifact = gate.judge(write_onnx(larger, tmp_path / "taught.onnx"), "fp32", "any")
+    artifact = verifier.verify(write_onnx(larger, tmp_path / "taught.onnx"), "fp32", "any")
     assert "but the bare network" in artifact.failure
     assert artifact.parity is None
 
 
-def test_a_file_that_cannot_be_loaded_is_a_failure(gate, small_onnx, tmp_path):
+def test_a_file_that_cannot_be_loaded_is_a_failure(verifier, small_onnx, tmp_path):
     """It has an operator that ONNX Runtime does not know, and costs the same."""
     model = onnx.load(small_onnx)
     relu = next(node for node in model.graph.node if node.op_type == "Relu")
@@ -123,17 +126,17 @@ def test_a_file_that_cannot_be_loaded_is_a_failure(gate, small_onnx, tmp_path):
     model.graph.node.insert(list(model.graph.node).index(relu) + 1, unknown)
     model.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
     onnx.save(model, tmp_path / "foreign.onnx")
-    artifact = gate.judge(tmp_path / "foreign.onnx", "fp32", "any")
+    artifact = verifier.verify(tmp_path / "foreign.onnx", "fp32", "any")
     assert artifact.status == "failed"
     assert artifact.parity is None
 
 
-def test_a_file_that_stops_on_the_way_is_a_failure(gate, small_onnx, monkeypatch):
+def test_a_file_that_stops_on_the_way_is_a_failure(verifier, small_onnx, monkeypatch):
     def stop(*_):
         raise PivlError("ONNX Runtime cannot run the graph: out of memory")
 
     monkeypatch.setattr("export.loading.run", stop)
-    artifact = gate.judge(small_onnx, "fp32", "any")
+    artifact = verifier.verify(small_onnx, "fp32", "any")
     assert artifact.status == "failed"
     assert "out of memory" in artifact.failure
 
@@ -148,20 +151,22 @@ class Lazy:
     cpu = full
 
 
-@pytest.mark.parametrize("forward_of", [full, lambda path: full, lambda path: lambda *_: Lazy()])
-def test_what_torch_raises_while_it_runs_fails_the_file(gate, small_onnx, monkeypatch, forward_of):
+@pytest.mark.parametrize("load_forward", [full, lambda path: full, lambda path: lambda *_: Lazy()])
+def test_what_torch_raises_while_it_runs_fails_the_file(
+    verifier, small_onnx, monkeypatch, load_forward
+):
     """As for lack of memory on a GPU, in the first line of what it says: made ready, run, read."""
-    monkeypatch.setattr("export.verification.forward_of", forward_of)
-    artifact = gate.judge(small_onnx, "fp32", "any")
+    monkeypatch.setattr("export.verification.load_forward", load_forward)
+    artifact = verifier.verify(small_onnx, "fp32", "any")
     assert artifact.status == "failed"
     assert artifact.failure == "It could not be run here: CUDA out of memory. Tried 2 GiB."
 
 
 @pytest.mark.parametrize("place", ["embed_query_gallery", "compare", "operating_thresholds"])
-def test_a_mistake_of_ours_is_not_the_files_fault(gate, small_onnx, monkeypatch, place):
+def test_a_mistake_of_ours_is_not_the_files_fault(verifier, small_onnx, monkeypatch, place):
     def mistaken(*_):
         raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
 
     monkeypatch.setattr(f"export.verification.{place}", mistaken)
     with pytest.raises(RuntimeError, match="size of tensor a"):
-        gate.judge(small_onnx, "fp32", "any")
+        verifier.verify(small_onnx, "fp32", "any")

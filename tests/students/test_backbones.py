@@ -7,7 +7,7 @@ import timm
 import torch
 
 from pivl_distill.errors import PivlError
-from students.backbones import Backbone, create_backbone, pooling_of
+from students.backbones import Backbone, create_backbone, describe_pooling
 
 SIZE_HW = (128, 64)
 MOBILENET = "mobilenetv2_025"
@@ -56,8 +56,8 @@ def test_pyramid_has_the_documented_shapes(arch):
 def test_pooling_is_named(arch):
     _, backbone = arch
     expected = "class token" if backbone.kind == "vit" else "average over the map"
-    assert pooling_of(backbone.network) == expected
-    assert pooling_of(torch.nn.Identity()) is None
+    assert describe_pooling(backbone.network) == expected
+    assert describe_pooling(torch.nn.Identity()) is None
 
 
 def test_feature_is_what_the_bare_network_returns(arch):

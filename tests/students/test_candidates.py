@@ -7,7 +7,7 @@ import timm
 
 import students.backbones  # noqa: F401  (registers mobilenetv2_025)
 from pivl_distill.errors import PivlError
-from students.candidates import CANDIDATES, Candidate, choose
+from students.candidates import CANDIDATES, Candidate, choose_candidate
 
 MEASURED = (
     Candidate("small", 1, 10, 0.5),
@@ -22,12 +22,12 @@ MEASURED = (
     [(0.5, "small"), (1.99, "small"), (2.0, "medium"), (7, "medium"), (8, "large"), (99, "large")],
 )
 def test_size_is_by_multiply_adds_and_speed_by_measurement(max_ms, arch):
-    assert choose(MEASURED, max_ms).arch == arch
+    assert choose_candidate(MEASURED, max_ms).arch == arch
 
 
 def test_too_small_a_budget_says_what_is_possible():
     with pytest.raises(PivlError, match=r"at most 0\.1 ms here; the fastest, small, takes 0\.50"):
-        choose(MEASURED, 0.1)
+        choose_candidate(MEASURED, 0.1)
 
 
 @pytest.mark.parametrize("arch", CANDIDATES)

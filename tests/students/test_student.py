@@ -18,7 +18,7 @@ from pivl_distill.storage.tensors import load_tensors
 from pivl_distill.training import stage2
 from pivl_distill.training.alignment import TextFeatures
 from students.backbones import create_backbone
-from students.student import KIND, Student, load_student, save_student
+from students.student import CHECKPOINT_KIND, Student, load_student, save_student
 
 SIZE_HW, DIM = (128, 64), 16
 ARCHS = ("mobilenetv2_025", "vit_tiny_patch16_224")
@@ -113,7 +113,7 @@ def test_what_was_saved_embeds_the_same(arch, band_store, tmp_path):
     loaded = load_student(tmp_path / "student.safetensors")
     assert dataclasses.replace(loaded, network=model.network) == model
     assert (embed(loaded, band_store.crops) == embed(model, band_store.crops)).all()
-    _, state, _ = load_tensors(tmp_path / "student.safetensors", KIND)
+    _, state, _ = load_tensors(tmp_path / "student.safetensors", CHECKPOINT_KIND)
     assert state.keys() == model.network.state_dict().keys()
 
 

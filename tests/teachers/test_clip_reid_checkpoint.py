@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from export.cost import check_no_teaching, network_cost
+from export.cost import check_no_training_layers, network_cost
 from export.onnx_export import write_onnx
-from export.onnx_inference import open_session, run
+from export.onnx_inference import run_session
 from pivl_distill.config import HeadSettings
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
+from pivl_distill.runtime.onnx_session import open_session
 from teachers.clip_reid_checkpoint import load_released
 from teachers.teacher import Teacher, load_teacher, save_teacher, with_camera
 
@@ -117,8 +118,8 @@ def test_the_exported_graph_takes_cameras_or_has_one_fixed(
     else:
         assert list(taken) == ["images"]
         inputs, camera = (images,), table[4] if choice == "4" else table.mean(0)
-    close(run(session, *inputs), plain_features(camera_state, images, camera.expand(3, -1)))
-    check_no_teaching(path, network_cost(model.network, model.size_hw, model.cameras))
+    close(run_session(session, *inputs), plain_features(camera_state, images, camera.expand(3, -1)))
+    check_no_training_layers(path, network_cost(model.network, model.size_hw, model.cameras))
 
 
 def test_a_fixed_camera_leaves_the_model_it_came_from_alone(camera_file, some):

@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.cost import check_no_teaching, network_cost
+from export.cost import check_no_training_layers, network_cost
 from export.onnx_export import write_onnx
-from export.onnx_inference import open_session, run
+from export.onnx_inference import run_session
 from pivl_distill.config import LossSettings
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.losses import identity_contrast, images_to_texts, texts_to_images
 from pivl_distill.models.network import ReIDOutput
+from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.objective import loss_terms
 from teachers.clip_reid_checkpoint import Released, from_state
@@ -133,7 +134,10 @@ def test_losses_of_stage_1(answers, golden):
 def test_exported_features(answers, golden, golden_images, tmp_path):
     model = answers.released.embedding_model()
     path = write_onnx(model, tmp_path / "model.onnx")
-    assert difference(run(open_session(path), golden_images), golden("eval_feature")) < TOLERANCE
+    assert (
+        difference(run_session(open_session(path), golden_images), golden("eval_feature"))
+        < TOLERANCE
+    )
     cost = network_cost(model.network, model.size_hw)
     assert cost.parameters > 38e6
-    check_no_teaching(path, cost)
+    check_no_training_layers(path, cost)

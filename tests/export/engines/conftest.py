@@ -17,7 +17,7 @@ import pytest
 from export.calibration import measure_ranges
 from export.exporter import FP16_FILE, FP32_FILE, input_spec
 from export.fp16 import write_fp16
-from export.int8 import FILE_NAMES, Form, write_int8
+from export.int8 import INT8_FILES, Int8Target, write_int8
 from pivl_distill.models.embedding import EmbeddingModel
 
 
@@ -34,9 +34,9 @@ def in_precision(training) -> Callable[[tuple[EmbeddingModel, Path], str, Path],
             return Path(shutil.copy(onnx_path, folder / FP32_FILE))
         if precision == "fp16":
             return write_fp16(onnx_path, folder / FP16_FILE)
-        form: Form = "cpu" if precision == "int8 for CPUs" else "tensorrt"
+        form: Int8Target = "cpu" if precision == "int8 for CPUs" else "tensorrt"
         ranges = measure_ranges(onnx_path, input_spec(model), training)
-        return write_int8(onnx_path, folder / FILE_NAMES[form], form, ranges)
+        return write_int8(onnx_path, folder / INT8_FILES[form], form, ranges)
 
     return convert
 

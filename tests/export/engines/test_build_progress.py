@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from export.engines.build_progress import Phases, progress_monitor
+from export.engines.build_progress import BuildPhases, progress_monitor
 
 
 def test_a_nested_phase_fills_one_step_of_its_parent():
-    phases = Phases()
+    phases = BuildPhases()
     assert phases.share() == 0
     phases.start("build", None, 4)
     phases.step("build", 0)
@@ -28,7 +28,7 @@ def test_a_nested_phase_fills_one_step_of_its_parent():
 
 
 def test_a_phase_that_was_done_before_starts_anew():
-    phases = Phases()
+    phases = BuildPhases()
     phases.start("time", None, 2)
     phases.step("time", 1)
     phases.finish("time")

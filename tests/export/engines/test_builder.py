@@ -13,14 +13,14 @@ from onnx import TensorProto, helper
 
 from export.engines import builder
 from export.engines.builder import build_engine
-from export.engines.engine_info import Gpu, Profile, read_sidecar
-from export.engines.runner import read_back
+from export.engines.engine_info import BatchProfile, Gpu, read_sidecar
+from export.engines.runner import check_engine_loads
 from export.onnx_export import write_onnx
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.cache_dir import cache_dir
 from pivl_distill.storage.files import sha256
 
-PROFILE = Profile.parse("1,8,16")
+PROFILE = BatchProfile.parse("1,8,16")
 L4 = Gpu(name="NVIDIA L4", compute_capability="8.9")
 
 
@@ -185,7 +185,7 @@ def test_a_real_engine(rtx, exported, in_precision, tmp_path, arch, precision):
     assert info.output.dtype == "FLOAT"
     assert info.engine_bytes == path.stat().st_size > 100_000
     assert all(name in path.read_bytes() for name in (b"images", b"features"))
-    read_back(path)
+    check_engine_loads(path)
 
 
 def test_half_precision_halves_the_weights(rtx, exported, in_precision, tmp_path):

@@ -10,9 +10,9 @@ import torch
 from onnx import TensorProto, helper
 
 from export.engines.engine_info import (
+    BatchProfile,
     EngineInfo,
     Gpu,
-    Profile,
     TensorInfo,
     engine_path,
     graph_precision,
@@ -24,20 +24,20 @@ from pivl_distill.storage.files import sha256
 
 
 def test_batches_rise():
-    assert Profile.parse("1,8,64").batches == (1, 8, 64)
-    assert Profile.parse("4,4,4").batches == (4, 4, 4)
+    assert BatchProfile.parse("1,8,64").batches == (1, 8, 64)
+    assert BatchProfile.parse("4,4,4").batches == (4, 4, 4)
 
 
 @pytest.mark.parametrize("text", ["8", "1,8", "1,8,64,65", "one,8,64", "1.5,8,64", "-1,8,64", ""])
 def test_batches_are_three_numbers(text):
     with pytest.raises(PivlError, match=f"such as 1,8,64; got '{text}'"):
-        Profile.parse(text)
+        BatchProfile.parse(text)
 
 
 @pytest.mark.parametrize("text", ["0,8,64", "8,4,64", "1,65,64"])
 def test_batches_that_do_not_rise(text):
     with pytest.raises(PivlError, match="min ≤ opt ≤ max"):
-        Profile.parse(text)
+        BatchProfile.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def engine(tmp_path) -> Path:
         library_version="11.4.0",
         precision="fp16",
         flags=("TF32",),
-        profile=Profile.parse("1,8,64"),
+        profile=BatchProfile.parse("1,8,64"),
         workspace_bytes=1 << 30,
         inputs=(TensorInfo(name="images", dtype="FLOAT", shape=(-1, 3, 64, 32)),),
         output=TensorInfo(name="features", dtype="FLOAT", shape=(-1, 16)),
@@ -143,5 +143,5 @@ def test_a_foreign_sidecar_is_refused(engine, text):
 )
 def test_tensorrt_rtx_takes_its_cards_and_tensorrt_all(capability, rtx):
     gpu = Gpu(name="a GPU", compute_capability=capability)
-    assert gpu.takes("tensorrt-rtx") == rtx
-    assert gpu.takes("tensorrt")
+    assert gpu.supports("tensorrt-rtx") == rtx
+    assert gpu.supports("tensorrt")

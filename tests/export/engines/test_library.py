@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from export.engines import library
-from export.engines.library import library_log, load_tensorrt
+from export.engines.library import load_tensorrt, shared_logger
 from pivl_distill.errors import PivlError
 
 
@@ -46,23 +46,23 @@ def test_bindings_without_their_libraries_say_which(monkeypatch, tmp_path, packa
 
 
 def test_the_log_keeps_errors_once_without_the_echo_of_a_missing_driver(fake_tensorrt):
-    log = library_log(fake_tensorrt)
-    assert library_log(fake_tensorrt) is log
+    log = shared_logger(fake_tensorrt)
+    assert shared_logger(fake_tensorrt) is log
     log.log(2, "a warning")
     log.log(1, "no room\n for it ")
     log.log(1, "no room for it")
     log.log(0, "[checkMacros.cpp::catchCudaError::250] cudaError 35")
-    assert log.taken() == "no room for it"
-    assert log.taken() == ""
+    assert log.drain() == "no room for it"
+    assert log.drain() == ""
 
 
 def test_the_real_library(rtx):
     assert rtx.__name__ == library._RTX_BINDINGS
     assert rtx.__version__.startswith("1.")
-    log = library_log(rtx)
-    log.taken()
+    log = shared_logger(rtx)
+    log.drain()
     assert rtx.Runtime(log).deserialize_cuda_engine(b"no engine at all" * 10) is None
-    assert "magicTag" in log.taken()
+    assert "magicTag" in log.drain()
 
 
 def test_the_fake_has_only_what_the_real_library_has(rtx, fake_tensorrt):

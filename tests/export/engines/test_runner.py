@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 
 from export.engines import runner
 from export.engines.builder import build_engine
-from export.engines.engine_info import Gpu, Profile, read_sidecar, write_sidecar
-from export.engines.runner import EngineRunner, read_back
+from export.engines.engine_info import BatchProfile, Gpu, read_sidecar, write_sidecar
+from export.engines.runner import EngineRunner, check_engine_loads
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import sha256
 
@@ -56,7 +56,7 @@ def write_graph(folder: Path, *, cameras: bool = False) -> Path:
 
 @pytest.fixture
 def engine(fake_tensorrt, torch_stream, tmp_path) -> Path:
-    return build_engine(write_graph(tmp_path), "tensorrt", Profile.parse("1,4,8"))[0]
+    return build_engine(write_graph(tmp_path), "tensorrt", BatchProfile.parse("1,4,8"))[0]
 
 
 def images(batch: int) -> torch.Tensor:
@@ -87,7 +87,9 @@ def test_the_engines_stream_waits_for_torch_and_torch_for_it(engine, torch_strea
 
 
 def test_cameras_go_in_beside_the_images(fake_tensorrt, torch_stream, tmp_path):
-    path, _ = build_engine(write_graph(tmp_path, cameras=True), "tensorrt", Profile.parse("1,4,8"))
+    path, _ = build_engine(
+        write_graph(tmp_path, cameras=True), "tensorrt", BatchProfile.parse("1,4,8")
+    )
     run, given = EngineRunner(path), images(9)
     features = run(given, torch.arange(9))
     torch.testing.assert_close(features, given.sum(dim=(2, 3)))
@@ -111,7 +113,9 @@ def test_images_that_the_engine_does_not_take(engine, given):
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
 def test_a_batch_below_the_profile_is_filled_up(fake_tensorrt, torch_stream, tmp_path, batch):
-    path, _ = build_engine(write_graph(tmp_path, cameras=True), "tensorrt", Profile.parse("4,4,8"))
+    path, _ = build_engine(
+        write_graph(tmp_path, cameras=True), "tensorrt", BatchProfile.parse("4,4,8")
+    )
     given = images(batch)
     features = EngineRunner(path)(given, torch.arange(batch))
     torch.testing.assert_close(features, given.sum(dim=(2, 3)))
@@ -136,7 +140,7 @@ def test_a_run_that_fails_says_so(engine, fake_tensorrt, monkeypatch):
 def test_a_batch_beyond_the_profile_names_the_option(engine):
     """The sidecar promises more than the plan takes."""
     info = read_sidecar(engine)
-    write_sidecar(engine, info.model_copy(update={"profile": Profile.parse("1,4,16")}))
+    write_sidecar(engine, info.model_copy(update={"profile": BatchProfile.parse("1,4,16")}))
     with pytest.raises(PivlError, match=r"takes batches 1 to 8, not 16: .* --batch 1,16,16\."):
         EngineRunner(engine)(images(16))
 
@@ -152,7 +156,7 @@ def test_an_engine_of_another_version_is_refused(engine, fake_tensorrt):
     with pytest.raises(PivlError, match=r"TensorRT 11\.4\.0, but 11\.5\.0 .* again from model\.on"):
         EngineRunner(engine)
     with pytest.raises(PivlError, match="load only with their own version"):
-        read_back(engine)
+        check_engine_loads(engine)
 
 
 def test_without_a_gpu_the_onnx_file_is_the_way_out(engine, monkeypatch):
@@ -199,31 +203,31 @@ def change_plan(path: Path, plan: bytes) -> None:
 
 def test_a_plan_that_does_not_load_is_refused_in_the_librarys_words(engine):
     change_plan(engine, b"no plan")
-    for refuse in (EngineRunner, read_back):
+    for refuse in (EngineRunner, check_engine_loads):
         with pytest.raises(PivlError, match=r"cannot be loaded: magicTag\. Build it again"):
             refuse(engine)
 
 
 def test_reading_back_compares_the_profile(engine):
-    assert read_back(engine)
+    assert check_engine_loads(engine)
     info = read_sidecar(engine)
-    write_sidecar(engine, info.model_copy(update={"profile": Profile.parse("1,4,16")}))
+    write_sidecar(engine, info.model_copy(update={"profile": BatchProfile.parse("1,4,16")}))
     with pytest.raises(PivlError, match="not what its"):
-        read_back(engine)
+        check_engine_loads(engine)
 
 
 def test_reading_back_without_a_driver_goes_as_far_as_it_can(engine, fake_tensorrt, monkeypatch):
     fake_tensorrt.driver = False
-    assert not read_back(engine)
+    assert not check_engine_loads(engine)
     change_plan(engine, b"no plan")
     with pytest.raises(PivlError, match="magicTag"):
-        read_back(engine)
+        check_engine_loads(engine)
 
     def no_runtime(log):
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     monkeypatch.setattr(fake_tensorrt, "Runtime", no_runtime)
-    assert not read_back(engine)
+    assert not check_engine_loads(engine)
 
 
 # With the real TensorRT-RTX, on the CPU.
@@ -233,19 +237,19 @@ def test_reading_back_without_a_driver_goes_as_far_as_it_can(engine, fake_tensor
 def real_engine(rtx, mobilenet, tmp_path) -> Path:
     onnx_path = tmp_path / "model.onnx"
     onnx_path.write_bytes(mobilenet[1].read_bytes())
-    return build_engine(onnx_path, "tensorrt-rtx", Profile.parse("1,8,64"))[0]
+    return build_engine(onnx_path, "tensorrt-rtx", BatchProfile.parse("1,8,64"))[0]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here the engine loads wholly")
 def test_a_real_engine_is_read_up_to_the_missing_driver(real_engine):
-    assert not read_back(real_engine)
+    assert not check_engine_loads(real_engine)
 
 
 @pytest.mark.parametrize("damage", [lambda plan: plan[:-1], lambda plan: b"x" + plan[1:]])
 def test_a_damaged_real_engine_is_refused_by_the_library(real_engine, damage):
     change_plan(real_engine, damage(real_engine.read_bytes()))
     with pytest.raises(PivlError, match=r"cannot be loaded: .*Serialization assertion"):
-        read_back(real_engine)
+        check_engine_loads(real_engine)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here the engine runs")

@@ -24,7 +24,7 @@ def asked(deployed_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[st
 
     def export(path: Path, spec: None, out: None, precisions: tuple = ()) -> ExportReport:
         exported.append((path.name, precisions))
-        return ExportReport(deployed_once, read_manifest(deployed_once), gate=None)
+        return ExportReport(deployed_once, read_manifest(deployed_once), verifier=None)
 
     taught = SimpleNamespace(bank=Path("bank"), teacher=Path("teacher"))
     students = iter([SimpleNamespace(student=Path("plain")), SimpleNamespace(student=Path("own"))])
@@ -75,7 +75,7 @@ def test_a_file_over_its_budget_is_shown_and_then_ends_the_demo(
 
     def export(path: Path, precisions: tuple = (), **options: None) -> ExportReport:
         if precisions:
-            raise ExportError(ExportReport(deployed_once, changed, gate=None))
+            raise ExportError(ExportReport(deployed_once, changed, verifier=None))
         return good(path, **options)
 
     monkeypatch.setattr(demo, "export_checkpoint", export)

@@ -119,7 +119,7 @@ def test_a_broken_calibration_is_exit_code_3(monkeypatch: pytest.MonkeyPatch) ->
         return {name: (low / 255, high / 255) for name, (low, high) in real(*arguments).items()}
 
     monkeypatch.setattr(export.exporter, "measure_ranges", shrunk)
-    monkeypatch.setattr("export.int8.MAX_KEPT_SHARE", 0.02)  # one try more is enough here
+    monkeypatch.setattr("export.int8.MAX_FLOAT32_SHARE", 0.02)  # one try more is enough here
     said = end(3, "export", "student", "--precision", "int8", "-o", "broken")
     assert "Not verified" in said
     assert "model.int8.onnx: Over budget: least cosine" in said

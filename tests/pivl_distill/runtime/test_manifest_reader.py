@@ -146,5 +146,5 @@ def test_damage_is_named(edit, change, reason):
 
 def test_fields_of_others_are_not_looked_at(edit):
     edit(lambda metadata: metadata.update(budget={"min_cosine": 1}))
-    folder = edit(lambda metadata: metadata["artifacts"][0].update(kept_high=["Conv_3"]))
+    folder = edit(lambda metadata: metadata["artifacts"][0].update(float32_nodes=["Conv_3"]))
     assert len(read_manifest(folder).artifacts) == 4
