@@ -229,7 +229,7 @@ def built(monkeypatch) -> list[str]:
         return path, None
 
     monkeypatch.setattr(export.exporter, "build_engine", build)
-    monkeypatch.setattr(export.exporter, "read_back", lambda path: False)
+    monkeypatch.setattr(export.exporter, "check_engine_loads", lambda path: False)
     return asked
 
 
@@ -245,7 +245,7 @@ def gpu(built, monkeypatch) -> None:
         def __call__(self, *inputs):
             return run_session(open_session(self.onnx_path), *inputs)
 
-    monkeypatch.setattr(export.exporter, "read_back", lambda path: True)
+    monkeypatch.setattr(export.exporter, "check_engine_loads", lambda path: True)
     monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="L4", compute_capability="8.9"))
     monkeypatch.setattr("export.loading.EngineRunner", Runner)
 
@@ -338,12 +338,12 @@ def test_an_engine_that_does_not_read_back_stays_out_of_the_manifest(
     def damaged(path):
         raise PivlError("cannot be loaded.")
 
-    monkeypatch.setattr(export.exporter, "read_back", damaged)
+    monkeypatch.setattr(export.exporter, "check_engine_loads", damaged)
     report = export_small()
     for built_before in (False, True):
         if built_before:
             with monkeypatch.context() as patch:
-                patch.setattr(export.exporter, "read_back", lambda path: False)
+                patch.setattr(export.exporter, "check_engine_loads", lambda path: False)
                 add_engine(report, "fp32", "tensorrt", PROFILE, workspace_bytes=1 << 20)
         with pytest.raises(PivlError, match=r"cannot be loaded\. The ONNX files are kept"):
             add_engine(report, "fp32", "tensorrt", PROFILE, workspace_bytes=1 << 20)
@@ -361,7 +361,7 @@ def test_a_gpu_that_tensorrt_rtx_does_not_take_leaves_the_engine_unverified(
     def no_such_gpu(path):
         raise PivlError("cannot be loaded.")
 
-    monkeypatch.setattr(export.exporter, "read_back", no_such_gpu)
+    monkeypatch.setattr(export.exporter, "check_engine_loads", no_such_gpu)
     monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="H100", compute_capability="9.0"))
     report = export_small()
     engine = add_engine(report, "fp32", "tensorrt-rtx", PROFILE, workspace_bytes=1 << 20)

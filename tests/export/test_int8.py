@@ -257,7 +257,7 @@ def search(small_onnx, ranges, monkeypatch, tmp_path):
         return path
 
     monkeypatch.setattr(export.int8, "write_int8", write)
-    monkeypatch.setattr(export.int8, "rank_by_loss", lambda *_: [f"n{i}" for i in range(20)])
+    monkeypatch.setattr(export.int8, "rank_by_sensitivity", lambda *_: [f"n{i}" for i in range(20)])
     return lambda verify: write_int8_within_budget(written, "cpu", {}, [], verify)
 
 

@@ -135,7 +135,7 @@ def test_a_file_that_stops_on_the_way_is_a_failure(verifier, small_onnx, monkeyp
     def stop(*_):
         raise PivlError("ONNX Runtime cannot run the graph: out of memory")
 
-    monkeypatch.setattr("export.loading.run", stop)
+    monkeypatch.setattr("export.loading.run_session", stop)
     artifact = verifier.verify(small_onnx, "fp32", "any")
     assert artifact.status == "failed"
     assert "out of memory" in artifact.failure
@@ -162,7 +162,9 @@ def test_what_torch_raises_while_it_runs_fails_the_file(
     assert artifact.failure == "It could not be run here: CUDA out of memory. Tried 2 GiB."
 
 
-@pytest.mark.parametrize("place", ["embed_query_gallery", "compare", "operating_thresholds"])
+@pytest.mark.parametrize(
+    "place", ["embed_query_gallery", "compare_with_reference", "operating_thresholds"]
+)
 def test_a_mistake_of_ours_is_not_the_files_fault(verifier, small_onnx, monkeypatch, place):
     def mistaken(*_):
         raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
