@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from harness import Row, interleaved, on_device, overhead, peak_bytes, report, speedup
 from torch import Tensor
 
-from pivl_distill.losses import part_contrast
+from pivl_distill.losses import part_contrastive_loss
 
 ROUNDS = 5
 IDENTITIES, CROPS, POSITIONS, PARTS, DIM = 16, 4, 128, 20, 512
@@ -55,7 +55,9 @@ def main() -> None:
     texts = F.normalize(torch.randn(int(owner.max()) + 1, DIM), dim=1).requires_grad_()
     pull = torch.randn(positions, len(texts))
     ways: dict[str, Callable[[], object]] = {
-        "ours": backward(lambda: part_contrast(cells, texts, owner, TEMPERATURE, "area"), texts),
+        "ours": backward(
+            lambda: part_contrastive_loss(cells, texts, owner, TEMPERATURE, "area"), texts
+        ),
         "naive": backward(lambda: naive(cells, texts, owner), texts),
         "limit": lambda: (cells @ texts.detach().T, pull.T @ cells),
     }

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pivl_distill.config import PromptSettings, TuningSettings
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.losses import identity_contrast
+from pivl_distill.losses import identity_contrastive_loss
 from pivl_distill.training.host_memory import keep_freed_memory
 from teachers.prompts import IdentityPrompts
 from teachers.text import TextTower, Tokenizer
@@ -52,7 +52,7 @@ def stage1_step(text: TextTower, identities: int) -> Callable[[], None]:
     def step() -> None:
         optimizer.zero_grad()
         texts = F.normalize(prompts.identity(rows), dim=1)
-        identity_contrast(images, texts, owner, 0.07).backward()
+        identity_contrastive_loss(images, texts, owner, 0.07).backward()
         optimizer.step()
 
     return step

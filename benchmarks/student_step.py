@@ -90,8 +90,10 @@ def student_stage(
     device = torch.get_default_device()
     network = create_backbone(ARCH, image_size_hw=SIZE_HW)
     student = Student(ARCH, network, SIZE_HW, identities, dim, True, settings.head).to(device)
-    texts = TextFeatures.of(bank(dim, identities), settings.loss, settings.head).to(device)
-    return Stage2Trainer(student.train(), store, texts, settings)
+    text_features = TextFeatures.from_bank(bank(dim, identities), settings.loss, settings.head).to(
+        device
+    )
+    return Stage2Trainer(student.train(), store, text_features, settings)
 
 
 def bare_step(store: CropStore) -> Step:

@@ -40,8 +40,10 @@ def teacher_step(clip_name: str, store: CropStore, **changes: object) -> Callabl
     device, size_hw = torch.get_default_device(), store.crops.shape[1:3]
     clip = load_clip(clip_name, "none", size_hw).to(device)
     teacher = Teacher(clip, IDENTITIES, settings.head).to(device)
-    texts = TextFeatures.of(bank(clip.image.dim), settings.loss, settings.head).to(device)
-    stage = Stage2Trainer(teacher.train(), store, texts, settings)
+    text_features = TextFeatures.from_bank(bank(clip.image.dim), settings.loss, settings.head).to(
+        device
+    )
+    stage = Stage2Trainer(teacher.train(), store, text_features, settings)
     return lambda: stage.step(BATCH, epoch_rng(0, 0))
 
 

@@ -13,7 +13,7 @@ from export.engines.runner import EngineRunner
 from export.manifest_schema import InputSpec, read_manifest
 from export.onnx_inference import run_session
 from pivl_distill.errors import PivlError
-from pivl_distill.models.embedding import EmbeddingModel, Forward
+from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction
 from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.storage.files import sha256
 
@@ -25,7 +25,7 @@ class _Preprocessed(EmbeddingModel):
         return torch.from_numpy(crops)
 
 
-def load_exported(path: Path) -> tuple[EmbeddingModel, Forward]:
+def load_exported(path: Path) -> tuple[EmbeddingModel, ForwardFunction]:
     """The preprocessing that the manifest states, and the file's own forward pass.
 
     Raises PivlError if there is no manifest or the file is not the one it describes.
@@ -43,7 +43,7 @@ def embedding_model_from_spec(name: str, spec: InputSpec) -> EmbeddingModel:
     return kind(name, nn.Identity(), spec.size_hw, spec.mean, spec.std, spec.cameras)
 
 
-def load_forward(path: Path) -> Forward:
+def load_forward(path: Path) -> ForwardFunction:
     """The forward pass of an engine on the GPU, or of an ONNX file under ONNX Runtime on the CPU.
 
     Raises PivlError if the file cannot run here.

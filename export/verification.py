@@ -27,7 +27,7 @@ from export.cost import Cost, check_no_training_layers
 from export.loading import embedding_model_from_spec, load_forward
 from export.manifest_schema import Artifact, ArtifactKind, ExecutionTarget, InputSpec
 from pivl_distill.errors import PivlError, VerificationError
-from pivl_distill.models.embedding import EmbeddingModel, Forward
+from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction
 from pivl_distill.retrieval.evaluation import QueryGalleryFeatures, embed_query_gallery
 from pivl_distill.retrieval.thresholds import OperatingThreshold, operating_thresholds
 from pivl_distill.runtime.manifest_reader import vector_sha256
@@ -80,7 +80,7 @@ class Verifier:
             path, precision, runs_on, kind=kind, float32_nodes=float32_nodes, **metadata
         )
 
-    def _golden(self, model: EmbeddingModel, forward: Forward) -> dict[str, Any]:
+    def _golden(self, model: EmbeddingModel, forward: ForwardFunction) -> dict[str, Any]:
         inputs = [model.preprocess(self.golden_crop[None])]
         if model.cameras:
             inputs.append(torch.zeros(1, dtype=torch.long))
@@ -101,7 +101,7 @@ class Verifier:
         )
 
 
-def _running(path: Path) -> Forward:
+def _running(path: Path) -> ForwardFunction:
     """The forward pass of a file, to main memory; PivlError also where torch gives up in it.
 
     A GPU tells what went wrong when its results are fetched, so that belongs to the pass.

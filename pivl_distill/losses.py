@@ -19,39 +19,47 @@ MASKED_LOGIT = -1e4
 """Added to a logit, it leaves nothing in a softmax; unlike −∞ it has a gradient."""
 
 
-def identity_contrast(images: Tensor, texts: Tensor, owner: Tensor, temperature: float) -> Tensor:
+def identity_contrastive_loss(
+    images: Tensor, text_features: Tensor, text_index: Tensor, temperature: float
+) -> Tensor:
     """L_stage1 = L_i2t + L_t2i over a batch (Eq. 2), supervised-contrastive as in CLIP-ReID.
 
     images [B, D] and texts [U, D] are compared as they are, so normalise them first where wanted;
     owner [B] says which text is each image's own.
     """
-    return images_to_texts(images, texts, owner, temperature) + texts_to_images(
-        images, texts, owner, temperature
-    )
+    return i2t_contrastive_loss(
+        images, text_features, text_index, temperature
+    ) + t2i_contrastive_loss(images, text_features, text_index, temperature)
 
 
-def images_to_texts(images: Tensor, texts: Tensor, owner: Tensor, temperature: float) -> Tensor:
-    """L_i2t of Eq. 2; shapes as in `identity_contrast`.
+def i2t_contrastive_loss(
+    images: Tensor, text_features: Tensor, text_index: Tensor, temperature: float
+) -> Tensor:
+    """L_i2t of Eq. 2; shapes as in `identity_contrastive_loss`.
 
     Every image brings its text along: the denominator holds each text as often as it is owned.
     """
-    logits = images @ texts.T / temperature  # [B, U]
+    logits = images @ text_features.T / temperature  # [B, U]
     ones = torch.ones_like(logits[:, 0])
-    count = torch.zeros_like(logits[0]).index_add(0, owner, ones)  # bincount would make a host wait
-    own = F.cross_entropy(logits + count.log(), owner, reduction="none")
-    return (own + count.log()[owner]).mean()
+    count = torch.zeros_like(logits[0]).index_add(
+        0, text_index, ones
+    )  # bincount would make a host wait
+    own = F.cross_entropy(logits + count.log(), text_index, reduction="none")
+    return (own + count.log()[text_index]).mean()
 
 
-def texts_to_images(images: Tensor, texts: Tensor, owner: Tensor, temperature: float) -> Tensor:
-    """L_t2i of Eq. 2: each text once per image that owns it; shapes as in `identity_contrast`."""
-    logits = images @ texts.T / temperature  # [B, U]
-    return -logits.log_softmax(dim=0).gather(1, owner[:, None]).mean()
+def t2i_contrastive_loss(
+    images: Tensor, text_features: Tensor, text_index: Tensor, temperature: float
+) -> Tensor:
+    """L_t2i of Eq. 2, a mean over images; shapes as in `identity_contrastive_loss`."""
+    logits = images @ text_features.T / temperature  # [B, U]
+    return -logits.log_softmax(dim=0).gather(1, text_index[:, None]).mean()
 
 
-def part_contrast(
+def part_contrastive_loss(
     cells: Tensor,
-    texts: Tensor,
-    owner: Tensor,
+    text_features: Tensor,
+    text_index: Tensor,
     temperature: float,
     weighting: Literal["area", "class_balanced"],
     size: Tensor | None = None,
@@ -67,20 +75,20 @@ def part_contrast(
     and are no negatives. A leading dimension separates scopes: cells [G, S, D], texts [G, U, D],
     owner [G, S] and size [G, S] are compared within each of G and averaged over all.
     """
-    logits = cells @ texts.mT / temperature  # [..., S, U]
+    logits = cells @ text_features.mT / temperature  # [..., S, U]
     over_texts = over_cells = logits
-    mass = torch.ones_like(owner, dtype=logits.dtype) if size is None else size
-    count = torch.zeros_like(logits[..., 0, :]).scatter_add(-1, owner, mass)  # [..., U]
+    mass = torch.ones_like(text_index, dtype=logits.dtype) if size is None else size
+    count = torch.zeros_like(logits[..., 0, :]).scatter_add(-1, text_index, mass)  # [..., U]
     log_size = torch.zeros_like(mass)
     if size is not None:
         log_size = size.log().clamp(min=MASKED_LOGIT)
         over_texts = logits.masked_fill((count == 0).unsqueeze(-2), MASKED_LOGIT)
         over_cells = logits + log_size.unsqueeze(-1)
-    own = owner.unsqueeze(-1)
+    own = text_index.unsqueeze(-1)
     i2t = over_texts.log_softmax(-1).gather(-1, own).squeeze(-1)  # [..., S]
     t2i = over_cells.log_softmax(-2).gather(-1, own).squeeze(-1) - log_size
     weight = count if weighting == "area" else (count > 0).to(count)  # of a text
-    share = mass * (weight / count.clamp(min=1)).gather(-1, owner)  # of a row
+    share = mass * (weight / count.clamp(min=1)).gather(-1, text_index)  # of a row
     return -(share * (i2t + t2i)).sum() / weight.sum()
 
 

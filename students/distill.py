@@ -61,12 +61,12 @@ def train_student(
     """
     dataset = load_dataset(config.data.spec, config.data.parsing)
     bank = None if bank_file is None else load_bank(config, bank_file, dataset)
-    vectors = load_teacher_embeddings(config, bank_file, dataset)
+    teacher_embeddings = load_teacher_embeddings(config, bank_file, dataset)
     torch.manual_seed(config.seed)
     network, start = build_network(config, dataset)
     device = pick_device(config.device)
     keep_freed_memory(device)
-    student = make_student(config, network, dataset, bank, vectors).to(device)
+    student = make_student(config, network, dataset, bank, teacher_embeddings).to(device)
     if resume is None:
         run = Run.create("student", dump_config(config, "student"), out)
     else:
@@ -76,7 +76,9 @@ def train_student(
         config=config.model_dump(mode="json"),
         data=dataset.metadata,
         bank=file_metadata(bank_file),
-        embeddings=None if vectors is None else hashlib.sha256(vectors.tobytes()).hexdigest(),
+        teacher_embeddings=None
+        if teacher_embeddings is None
+        else hashlib.sha256(teacher_embeddings.tobytes()).hexdigest(),
         start=sha256(Path(start)) if Path(start).is_file() else start,
         machine=machine(device),
     ):
@@ -88,10 +90,12 @@ def train_student(
             confidence=config.stage2.loss.align_confidence,
         )
         run.progress.pin(contents=store.contents)
-        store = dataclasses.replace(store, embeddings=vectors)
-        texts = make_text_features(config, bank).to(device) if bank else None
+        store = dataclasses.replace(store, teacher_embeddings=teacher_embeddings)
+        text_features = make_text_features(config, bank).to(device) if bank else None
         run.progress.enter("training")
-        train(student, store, texts, config.stage2, config.seed, run, "Training the student")
+        train(
+            student, store, text_features, config.stage2, config.seed, run, "Training the student"
+        )
         run.progress.enter("evaluation")
         model = student.embedding_model()
         save_student(model, run.path / STUDENT_FILE, config.last_stride)
@@ -133,7 +137,7 @@ def make_student(
     network: nn.Module,
     dataset: ReIDDataset,
     bank: PromptBank | None,
-    vectors: np.ndarray | None,
+    teacher_embeddings: np.ndarray | None,
 ) -> Student:
     """The bare network inside the shell that its supervision needs."""
     return Student(
@@ -144,26 +148,26 @@ def make_student(
         dim=bank.dim if bank else None,
         align=uses_part_texts(config),
         head=config.stage2.head,
-        teacher_dim=None if vectors is None else vectors.shape[1],
+        teacher_dim=None if teacher_embeddings is None else teacher_embeddings.shape[1],
     )
 
 
 def make_text_features(config: StudentConfig, bank: PromptBank) -> TextFeatures:
     """What the student learns from a bank."""
-    return TextFeatures.of(bank, config.stage2.loss, config.stage2.head)
+    return TextFeatures.from_bank(bank, config.stage2.loss, config.stage2.head)
 
 
 def load_teacher_embeddings(
     config: StudentConfig, bank_file: Path | None, dataset: ReIDDataset
 ) -> np.ndarray | None:
-    """The teacher's vectors [N, F] of the training crops, where the loss has a use for them."""
+    """The teacher's embeddings [N, F] of the training crops, where the loss has a use for them."""
     if not config.stage2.loss.embedding:
         return None
-    path = config.embeddings or (bank_file.parent / EMBEDDINGS_FILE if bank_file else None)
+    path = config.teacher_embeddings or (bank_file.parent / EMBEDDINGS_FILE if bank_file else None)
     if path is None or not path.is_file():
         raise PivlError(
-            f"stage2.loss.embedding wants a teacher's vectors, but there are none at {path}; teach"
-            " with --set save_embeddings=true, or name the file with --set embeddings=FILE."
+            f"stage2.loss.embedding needs teacher embeddings, but there are none at {path}; teach with"
+            " --set save_teacher_embeddings=true, or name the file with --set teacher_embeddings=FILE."
         )
     return load_embeddings(path, dataset)
 

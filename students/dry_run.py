@@ -50,19 +50,19 @@ def dry_run_student(
     config = without_download(config, dataset)
     bank = _bank(config, bank_file, stand_in_dim, dataset)
     vocabulary = bank.vocabulary if bank and uses_part_texts(config) else None
-    vectors = load_teacher_embeddings(config, bank_file, dataset)
+    teacher_embeddings = load_teacher_embeddings(config, bank_file, dataset)
     device = dry_run_device(config.device)
     empty = device.type == "meta" and config.pretrained == "none"
     with device if empty else contextlib.nullcontext():
         network, start = build_network(config, dataset)
-    student = make_student(config, network, dataset, bank, vectors).to(device)
-    texts = make_text_features(config, bank) if bank else None
+    student = make_student(config, network, dataset, bank, teacher_embeddings).to(device)
+    text_features = make_text_features(config, bank) if bank else None
     pids = np.array([record.pid for record in dataset.train])
     rows = describe_data(dataset, config.data, maps=vocabulary is not None)
     source = bank_file or "random texts"
     rows["prompt bank"] = "none" if bank is None else f"{source}, {bank.dim} dimensions"
     rows["started from"] = start
-    rows |= describe_stage2(student, pids, texts, config.stage2, config.seed)
+    rows |= describe_stage2(student, pids, text_features, config.stage2, config.seed)
 
     p, k = config.stage2.identities_per_batch, config.stage2.crops_per_identity
     batch = pk_batches(pids, p, k, epoch_rng(config.seed, 0))[0]
@@ -74,9 +74,11 @@ def dry_run_student(
         confidence=config.stage2.loss.align_confidence,
     )
     if device.type != "meta":
-        seen = None if vectors is None else vectors[batch]
-        store = dataclasses.replace(store, embeddings=seen)
-        rows |= describe_step(student, store, texts.to(device) if texts else None, config.stage2)
+        seen = None if teacher_embeddings is None else teacher_embeddings[batch]
+        store = dataclasses.replace(store, teacher_embeddings=seen)
+        rows |= describe_step(
+            student, store, text_features.to(device) if text_features else None, config.stage2
+        )
     return DryRunReport(f"Would train {config.arch}", rows)
 
 
@@ -98,8 +100,8 @@ def _bank(
     if stand_in_dim is None:
         return None
     note(f"No bank has been made yet; random texts of {stand_in_dim} dimensions stand in.")
-    texts = random_bank(dataset, stand_in_dim, dataset.vocabulary or LIP20)
-    bank = select_bank(config, texts, dataset)
+    random_texts = random_bank(dataset, stand_in_dim, dataset.vocabulary or LIP20)
+    bank = select_bank(config, random_texts, dataset)
     if uses_part_texts(config):
         check_parts(bank, dataset)
     return bank

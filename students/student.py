@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pivl_distill.config import HeadSettings
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
-from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from students.backbones import Backbone, LastStride, create_backbone, describe_pooling
 
@@ -25,7 +25,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Student(ReIDNetwork):
     """`dim` is D of the bank, None without one; `align` whether Eq. 11 is used.
 
-    `teacher_dim` is the size of the teacher's vectors, None without any.
+    `teacher_dim` is the size of the teacher's embeddings, None without them.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -44,7 +44,7 @@ class Student(ReIDNetwork):
         super().__init__()
         self.arch, self.size_hw = arch, size_hw
         self.backbone = Backbone(network)
-        self.neck = Neck(self.backbone.feature_dim, identities)
+        self.neck = BNNeck(self.backbone.feature_dim, identities)
         self.project = nn.Linear(self.backbone.feature_dim, dim) if dim else None
         self.to_teacher = nn.Linear(self.backbone.feature_dim, teacher_dim) if teacher_dim else None
         self.fusion: FusionHead | None = None
@@ -52,20 +52,20 @@ class Student(ReIDNetwork):
             channels = self.backbone.pyramid_channels
             self.fusion = build_fusion_head(self.backbone.kind, channels, dim, size_hw, head)
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
+    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
         out = self.backbone(images)
-        return EncodedCrops(
+        return EncoderOutput(
             (out.feature,), self.fusion.encode_cells(out.pyramid) if self.fusion else None
         )
 
-    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         (feature,), cells = encoded.features, encoded.cells
         return ReIDOutput(
             features=(feature,),
             logits=(self.neck(feature),),
             projected=self.project(feature) if self.project else None,
             aligned=None if self.fusion is None or cells is None else self.fusion.fuse(cells),
-            distilled=self.to_teacher(feature) if self.to_teacher else None,
+            distilled_embedding=self.to_teacher(feature) if self.to_teacher else None,
         )
 
     @property

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from pivl_distill.console import track
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.models.network import Neck
+from pivl_distill.models.network import BNNeck
 from teachers.clip import QUICK, Clip, hashed, load_clip
 from teachers.clip_weights import describe_mismatch, read_tensors
 from teachers.teacher import bare_teacher
@@ -75,8 +75,8 @@ class Released:
     """
 
     clip: Clip
-    neck: Neck
-    projected_neck: Neck
+    neck: BNNeck
+    projected_neck: BNNeck
     prompts: LearnedPrompts
 
     @property
@@ -120,8 +120,8 @@ def from_state(state: dict[str, Tensor], source: str, sie_coefficient: float = 1
     clip = load_clip(f"{name}{QUICK}", "none", size_hw, options)
     clip.text.token_embedding = nn.Embedding.from_pretrained(torch.empty(0, clip.text.width))
     identities = len(state["classifier.weight"])
-    neck = Neck(clip.image.feature_dim, identities)
-    projected_neck = Neck(clip.image.dim, identities)
+    neck = BNNeck(clip.image.feature_dim, identities)
+    projected_neck = BNNeck(clip.image.dim, identities)
     shell = nn.ModuleDict({"tower": clip.image, "text": clip.text})
     shell.update({"neck": neck, "projected_neck": projected_neck})
     _load(shell, identities, clip.text.width, state, source)

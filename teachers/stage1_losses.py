@@ -18,7 +18,7 @@ from pivl_distill.config import TuningSettings
 from pivl_distill.data.batches import to_device
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.distributed.collectives import apply_sharded
-from pivl_distill.losses import identity_contrast, part_contrast
+from pivl_distill.losses import identity_contrastive_loss, part_contrastive_loss
 from teachers.clip import Clip
 from teachers.features import FrozenFeatures
 from teachers.prompts import IdentityPrompts
@@ -67,7 +67,7 @@ def identity_loss(
     if settings.identity_normalize:
         images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
     owner = to_device(owner, images.device)
-    return identity_contrast(images, texts, owner, settings.identity_temperature)
+    return identity_contrastive_loss(images, texts, owner, settings.identity_temperature)
 
 
 def part_loss(
@@ -95,7 +95,9 @@ def part_loss(
         assert temperature != "clip", "see resolve_temperature"
         size = None if size is None else to_device(size, cells.device).to(cells)
         owner = to_device(owner, cells.device)
-        return part_contrast(cells, texts, owner, temperature, settings.part_weighting, size)
+        return part_contrastive_loss(
+            cells, texts, owner, temperature, settings.part_weighting, size
+        )
 
     if settings.part_negatives == "batch":
         counts = size[there] if settings.part_positions == "pooled" else None

@@ -99,11 +99,13 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         run.progress.enter("teacher")
         torch.manual_seed(config.seed)
         teacher = Teacher(clip, len(bank.pids), fusion_head_settings(config)).to(device)
-        texts = make_text_features(bank, config).to(device)
-        train(teacher, store, texts, config.stage2, config.seed, run, "Training the teacher")
+        text_features = make_text_features(bank, config).to(device)
+        train(
+            teacher, store, text_features, config.stage2, config.seed, run, "Training the teacher"
+        )
         model = teacher.embedding_model()
         save_teacher(model, run.path / TEACHER_FILE)
-        if config.save_embeddings:
+        if config.save_teacher_embeddings:
             save_embeddings(run.path / EMBEDDINGS_FILE, model, store, dataset)
         run.progress.enter("evaluation")
         test = QueryGalleryCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)
@@ -194,7 +196,7 @@ def fusion_head_settings(config: TeachConfig) -> HeadSettings | None:
 def make_text_features(bank: PromptBank, config: TeachConfig) -> TextFeatures:
     """What stage 2 of the teacher learns from: one row of Table 3."""
     chosen = bank.label_only() if config.supervision == "label" else bank
-    return TextFeatures.of(chosen, config.stage2.loss, config.stage2.head)
+    return TextFeatures.from_bank(chosen, config.stage2.loss, config.stage2.head)
 
 
 def make_vit_options(settings: ClipSettings, dataset: ReIDDataset) -> ViTOptions:

@@ -18,7 +18,7 @@ from pivl_distill.config import HeadSettings
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
-from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from teachers.clip import Clip, load_clip
 from teachers.towers import ImageTower, ViTOptions, ViTTower
@@ -51,8 +51,8 @@ class Teacher(ReIDNetwork):
         self.size_hw, self.mean, self.std = clip.size_hw, clip.mean, clip.std
         self.tower = clip.image.requires_grad_(True)
         self.cameras = vit_options(clip.image).cameras
-        self.neck = Neck(clip.image.feature_dim, identities)
-        self.projected_neck = Neck(clip.image.dim, identities)
+        self.neck = BNNeck(clip.image.feature_dim, identities)
+        self.projected_neck = BNNeck(clip.image.dim, identities)
         self.fusion: FusionHead | None = None
         if head is not None:
             channels = clip.image.pyramid_channels
@@ -60,12 +60,12 @@ class Teacher(ReIDNetwork):
                 clip.image.kind, channels, clip.image.dim, clip.size_hw, head
             )
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
+    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
         out = self.tower(images) if cameras is None else self.tower(images, cameras)
         cells = self.fusion.encode_cells(out.pyramid) if self.fusion else None
-        return EncodedCrops((out.previous, out.feature, out.projected), cells)
+        return EncoderOutput((out.previous, out.feature, out.projected), cells)
 
-    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         (_, feature, projected), cells = encoded.features, encoded.cells
         return ReIDOutput(
             features=encoded.features,

@@ -62,7 +62,7 @@ class LossSettings(Settings):
     image_to_text: float = Field(1.0, ge=0, description="weight of L_i2tce, Eq. 3")
     align: float = Field(5.0, ge=0, description="weight of L_align, Eq. 11; paper 1 (unweighted)")
     embedding: float = Field(
-        0.0, ge=0, description="weight of 2 − 2·cos to the teacher's own vectors; not in the paper"
+        0.0, ge=0, description="weight of 2 − 2·cos to the teacher's embeddings; not in the paper"
     )
     label_smoothing: float = Field(0.1, ge=0, lt=1, description="ε of L_id and L_i2tce")
     triplet_margin: float = Field(0.3, ge=0, description="margin of L_tri, paper 0.3")

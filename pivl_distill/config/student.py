@@ -26,9 +26,9 @@ class StudentConfig(Settings):
         description="none: no bank; identity: Eq. 3 alone; part: Eq. 3 and 11; label: part texts"
         " without identity; permuted: texts of other identities (control)",
     )
-    embeddings: Path | None = Field(
+    teacher_embeddings: Path | None = Field(
         None,
-        description="the teacher's vectors for stage2.loss.embedding; default: beside the bank",
+        description="the teacher's embeddings for stage2.loss.embedding; default: beside the bank",
     )
     stage2: Stage2Settings = Stage2Settings()
     trust_pids: bool = Field(

@@ -147,9 +147,9 @@ class TeachConfig(Settings):
     bank_precision: Literal["float32", "float16"] = Field(
         "float32", description="of the bank's texts on disk; float16 halves the file"
     )
-    save_embeddings: bool = Field(
+    save_teacher_embeddings: bool = Field(
         False,
-        description="also write the teacher's vectors of the training crops, for"
+        description="also write the teacher's embeddings of the training crops, for"
         " stage2.loss.embedding of a student",
     )
     device: Device = Field("auto", description="auto takes a CUDA device where there is one")

@@ -56,8 +56,8 @@ class CropStore:
     `crops` uint8 RGB [N, H, W, 3]; `maps` uint8 [N, H, W] or None if no vocabulary was given;
     `pids` int64 [N]; `camids` int64 [N] or None if a camera is unknown. `missing_maps` images had
     no map: theirs is IGNORE throughout. `confidence` uint8 [N, H, W] says how sure the parser was,
-    `embeddings` [N, F] are a teacher's vectors, `contents` the hashes (hex) of the bytes of all
-    `images` and `maps`, where they were asked for.
+    `teacher_embeddings` [N, F] are a teacher's embeddings of the crops, `contents` the hashes (hex)
+    of the bytes of all `images` and `maps`, where they were asked for.
     """
 
     crops: np.ndarray
@@ -66,7 +66,7 @@ class CropStore:
     camids: np.ndarray | None
     missing_maps: int = 0
     confidence: np.ndarray | None = None
-    embeddings: np.ndarray | None = None
+    teacher_embeddings: np.ndarray | None = None
     contents: Mapping[str, str | None] = field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -19,11 +19,11 @@ from pivl_distill.distributed import process_group
 from pivl_distill.distributed.collectives import all_gather
 from pivl_distill.errors import PivlError
 
-Forward = Callable[..., Tensor]
+ForwardFunction = Callable[..., Tensor]
 """Normalised images [B, 3, H, W], and cameras int64 [B] where wanted → features [B, F]."""
 
 
-CACHED_CROPS = 8
+CROPS_PER_CHUNK = 8
 """So many crops at a time stay in a CPU's cache from one operation to the next."""
 
 
@@ -69,7 +69,7 @@ def normalize_crops(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ..
     )
     rows = crops.reshape(batch, height, width * channels)
     images = torch.empty(rows.shape, device=crops.device)
-    few = CACHED_CROPS if crops.device.type == "cpu" else max(batch, 1)
+    few = CROPS_PER_CHUNK if crops.device.type == "cpu" else max(batch, 1)
     for source, target in zip(rows.split(few), images.split(few), strict=True):
         target.copy_(source).div_(255).sub_(mean_row).div_(std_row)
     return images.view(crops.shape).permute(0, 3, 1, 2)
@@ -80,7 +80,7 @@ def embed(
     crops: np.ndarray,
     camids: np.ndarray | None = None,
     *,
-    forward: Forward | None = None,
+    forward: ForwardFunction | None = None,
     batch_size: int = 128,
     description: str = "Embedding crops",
 ) -> np.ndarray:

@@ -27,7 +27,7 @@ from pivl_distill.errors import PivlError
 GRID_STRIDE = 8
 """Pixels per cell of the aligned map (§3.4)."""
 
-FINEST, HALF = 2, 5
+FINEST_LEVEL, HALF_SCALE_LEVEL = 2, 5
 """Numbers of the map of stride 4, and of a ViT's map at half the scale of its tokens."""
 
 
@@ -52,34 +52,34 @@ class FusedMap:
         batch, channels, rows, columns = self.cells.shape
         return batch, channels if self.weight is None else len(self.weight), rows, columns
 
-    def full(self) -> Tensor:
+    def to_dense(self) -> Tensor:
         """F itself, [B, D, h, w]."""
         if self.weight is None:
             return self.cells
         return F.conv2d(self.cells, self.weight[:, :, None, None], self.bias)
 
-    def at(self, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    def gather(self, image: Tensor, row: Tensor, column: Tensor) -> Tensor:
         """F at S cells, [S, D]."""
         cells = self.cells[image, :, row, column]
         return cells if self.weight is None else F.linear(cells, self.weight, self.bias)
 
-    def dots(self, texts: Tensor) -> Tensor:
+    def inner_products(self, texts: Tensor) -> Tensor:
         """Inner products of every cell with P texts of its image, [B, P, D] → [B, P, h, w]."""
         cells = self.cells.flatten(2)  # [B, C, h·w]
         if self.weight is None or self.bias is None:
-            dots = texts @ cells
+            inner_products = texts @ cells
         else:
-            dots = (texts @ self.weight) @ cells + (texts @ self.bias)[:, :, None]
-        return dots.unflatten(2, self.cells.shape[2:])
+            inner_products = (texts @ self.weight) @ cells + (texts @ self.bias)[:, :, None]
+        return inner_products.unflatten(2, self.cells.shape[2:])
 
-    def squares(self) -> Tensor:
+    def squared_norms(self) -> Tensor:
         """Squared length of every cell, [B, h, w]; rounding may leave a zero below zero."""
         if self.weight is None or self.bias is None:
             return self.cells.square().sum(1)
         cells = self.cells.flatten(2)
         slope = self.weight.T @ self.weight @ cells + 2 * (self.bias @ self.weight)[:, None]
-        squares = (cells * slope).sum(1) + self.bias.square().sum()
-        return squares.unflatten(1, self.cells.shape[2:])
+        squared_norms = (cells * slope).sum(1) + self.bias.square().sum()
+        return squared_norms.unflatten(1, self.cells.shape[2:])
 
 
 def grid_size(size_hw: tuple[int, int]) -> tuple[int, int]:
@@ -93,7 +93,7 @@ def block_thirds(depth: int) -> tuple[int, int, int]:
     return first, second, depth - 1
 
 
-def aligned_dim(dim: int, settings: HeadSettings) -> int:
+def alignment_dim(dim: int, settings: HeadSettings) -> int:
     """The dimension of Eq. 11 where texts have `dim`; PivlError if it cannot hold them."""
     if settings.align_dim is not None and settings.align_dim < dim:
         raise PivlError(
@@ -103,7 +103,7 @@ def aligned_dim(dim: int, settings: HeadSettings) -> int:
     return settings.align_dim or dim
 
 
-def orthogonal_map(dim: int, wider: int) -> Tensor:
+def orthogonal_projection(dim: int, wider: int) -> Tensor:
     """[dim, wider] with orthonormal rows, the same in every run: it keeps all inner products.
 
     It is fixed because a map that learns on the target side of Eq. 11 collapses (readings 13).
@@ -122,15 +122,15 @@ def build_fusion_head(
     settings: HeadSettings,
 ) -> FusionHead:
     """The head for a backbone's maps; `channels` finest first, `dim` = D of the bank."""
-    grid_hw, dim = grid_size(size_hw), aligned_dim(dim, settings)
+    grid_hw, dim = grid_size(size_hw), alignment_dim(dim, settings)
     if kind == "vit" and settings.vit == "simple":
-        return PlainFusion(channels[-1], dim, grid_hw, settings)
-    if HALF in settings.levels:
+        return SimplePyramidFusion(channels[-1], dim, grid_hw, settings)
+    if HALF_SCALE_LEVEL in settings.levels:
         raise PivlError(
             "stage2.head.levels: map 5 belongs to a ViT's simple pyramid; this network has 2, 3"
             " and 4."
         )
-    finest = FINEST if kind == "cnn" else None
+    finest = FINEST_LEVEL if kind == "cnn" else None
     return LateralFusion(channels, dim, grid_hw, settings, finest)
 
 
@@ -163,17 +163,20 @@ class LateralFusion(FusionHead):
         dim: int,
         grid_hw: tuple[int, int],
         settings: HeadSettings,
-        finest: int | None = FINEST,
+        finest: int | None = FINEST_LEVEL,
     ) -> None:
         super().__init__()
         self.grid_hw = grid_hw
-        self.places = tuple(level - FINEST for level in settings.levels)
+        self.places = tuple(level - FINEST_LEVEL for level in settings.levels)
         self.laterals = nn.ModuleList(
-            with_norm(lateral(channels[place], dim, settings.lateral), dim, settings.lateral_norm)
+            append_norm(
+                make_lateral(channels[place], dim, settings.lateral), dim, settings.lateral_norm
+            )
             for place in self.places
         )
         self.to_grid = nn.ModuleList(
-            ToGrid(dim, grid_hw, settings, finer=level == finest) for level in settings.levels
+            ResampleToGrid(dim, grid_hw, settings, finer=level == finest)
+            for level in settings.levels
         )
         self.merge = Merge(len(self.places), dim, settings.merge)
         strided = any(fit.halve is not None for fit in self.to_grid)
@@ -208,7 +211,7 @@ class LateralFusion(FusionHead):
         return cast(Tensor, pointwise(fit(x)) if finer else fit(pointwise(x)))
 
 
-class PlainFusion(FusionHead):
+class SimplePyramidFusion(FusionHead):
     """Eq. 9–10 for a ViT: the last map at scales 4, 2, 1 (and ½), each 1×1 and 3×3; then 1×1."""
 
     def __init__(
@@ -227,7 +230,8 @@ class PlainFusion(FusionHead):
             for level in settings.levels
         )
         self.to_grid = nn.ModuleList(
-            ToGrid(hidden, grid_hw, settings, finer=level == FINEST) for level in settings.levels
+            ResampleToGrid(hidden, grid_hw, settings, finer=level == FINEST_LEVEL)
+            for level in settings.levels
         )
         self.merge = Merge(len(settings.levels), hidden, settings.merge)
         self.project = nn.Conv2d(hidden, dim, 1)
@@ -242,7 +246,7 @@ class PlainFusion(FusionHead):
         return FusedMap(cells, dense_conv_weight(self.project), self.project.bias)
 
 
-class ToGrid(nn.Module):
+class ResampleToGrid(nn.Module):
     """Eq. 10: one map [B, D, h', w'] to the grid; `finer` says that it has twice its cells."""
 
     def __init__(
@@ -318,7 +322,7 @@ def resample(
     return F.interpolate(x, size=grid_hw, mode="bilinear", align_corners=False)
 
 
-def lateral(channels: int, dim: int, kind: str) -> nn.Module:
+def make_lateral(channels: int, dim: int, kind: str) -> nn.Module:
     """DW(·) of Eq. 9 and its stronger relatives: [B, C, h, w] → [B, D, h, w].
 
     Depth-wise means D / C filters per channel, so it exists only where C divides D: PivlError.
@@ -337,7 +341,7 @@ def lateral(channels: int, dim: int, kind: str) -> nn.Module:
     return nn.Conv2d(channels, dim, 1, groups=groups)
 
 
-def with_norm(module: nn.Module, dim: int, norm: Literal["none", "batch", "layer"]) -> nn.Module:
+def append_norm(module: nn.Module, dim: int, norm: Literal["none", "batch", "layer"]) -> nn.Module:
     """`module` with a norm over its `dim` outputs behind it."""
     if norm == "none":
         return module
@@ -362,7 +366,7 @@ def _rescale_layer(channels: int, level: int) -> list[nn.Module]:
 
     Each doubling of the scale halves the channels.
     """
-    if level == HALF:
+    if level == HALF_SCALE_LEVEL:
         return [nn.MaxPool2d(2)]
     layers: list[nn.Module] = []
     for coarser in range(4, level, -1):

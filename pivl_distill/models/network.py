@@ -3,7 +3,7 @@
 A `ReIDNetwork` is a bare network inside a shell that exists in training only: batch-norm necks with
 identity classifiers, a projection into the joint space, the fusion head. It works in two steps.
 `encode` is nearly all of the work and looks at each crop by itself, perhaps in half precision;
-`heads` are small, in full precision, and look at the whole batch. What leaves training is
+`forward_heads` are small, in full precision, and look at the whole batch. What leaves training is
 `embedding_model()`, the bare network.
 """
 
@@ -24,7 +24,7 @@ from pivl_distill.models.fusion import FusedMap
 
 
 @dataclass(frozen=True)
-class EncodedCrops:
+class EncoderOutput:
     """What a network makes of each of B crops by itself."""
 
     features: tuple[Tensor, ...]
@@ -36,10 +36,10 @@ class EncodedCrops:
         """All of them, each with the crops first."""
         return [*self.features] if self.cells is None else [*self.features, self.cells]
 
-    def replaced(self, tensors: Sequence[Tensor]) -> EncodedCrops:
+    def with_tensors(self, tensors: Sequence[Tensor]) -> EncoderOutput:
         """The same with other `tensors`, in the same order."""
         features, rest = tensors[: len(self.features)], tensors[len(self.features) :]
-        return EncodedCrops(tuple(features), rest[0] if rest else None)
+        return EncoderOutput(tuple(features), rest[0] if rest else None)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ReIDOutput:
     """[B, D] the crop in the joint space (Eq. 3); None without a bank."""
     aligned: FusedMap | None
     """[B, D, h, w] fused features (Eq. 10); None where nothing is aligned."""
-    distilled: Tensor | None = None
+    distilled_embedding: Tensor | None = None
     """[B, F] the crop in the space of a teacher's vectors; None without them."""
 
     def all_gathered(self, crops: int) -> ReIDOutput:
@@ -73,7 +73,7 @@ class ReIDOutput:
             logits=tuple(all_gather(own, crops) for own in self.logits),
             projected=of_all(self.projected),
             aligned=self.aligned,
-            distilled=of_all(self.distilled),
+            distilled_embedding=of_all(self.distilled_embedding),
         )
 
 
@@ -92,22 +92,22 @@ class ReIDNetwork(nn.Module, ABC):
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
         """Normalised images [B, 3, H, W], and cameras int64 [B] where wanted → `ReIDOutput`."""
-        return self.heads(self.encode(images, cameras))
+        return self.forward_heads(self.encode(images, cameras))
 
-    def encode(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
+    def encode(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
         """What each crop is by itself, in full precision whatever it was computed in."""
         if self.half_precision is None:
-            return self.encode_crops(images, cameras)
+            return self.forward_features(images, cameras)
         with torch.autocast(images.device.type, self.half_precision):
-            encoded = self.encode_crops(images, cameras)
-        return encoded.replaced([tensor.float() for tensor in encoded.tensors()])
+            encoded = self.forward_features(images, cameras)
+        return encoded.with_tensors([tensor.float() for tensor in encoded.tensors()])
 
     @abstractmethod
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
+    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
         """`encode` without its precision."""
 
     @abstractmethod
-    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         """Necks, classifiers and projections."""
 
     @property
@@ -130,7 +130,7 @@ class ReIDNetwork(nn.Module, ABC):
         """The bare network: no neck, no classifier, no head."""
 
 
-class Neck(nn.Module):
+class BNNeck(nn.Module):
     """Batch norm without a learned shift, then a bias-free classifier (BNNeck, Luo et al. 2019)."""
 
     def __init__(self, dim: int, identities: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
-from pivl_distill.models.embedding import EmbeddingModel, Forward, embed
+from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction, embed
 from pivl_distill.retrieval import RetrievalResult, evaluate, evaluate_distances, rerank_rows
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ class QueryGalleryFeatures:
 
 
 def embed_query_gallery(
-    model: EmbeddingModel, test: QueryGalleryCrops, forward: Forward | None = None
+    model: EmbeddingModel, test: QueryGalleryCrops, forward: ForwardFunction | None = None
 ) -> QueryGalleryFeatures:
     """Features of both sets; `forward` stands in for the network, e.g. an exported file."""
     query, gallery = test.query, test.gallery

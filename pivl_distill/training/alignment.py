@@ -20,8 +20,8 @@ from pivl_distill.bank import PromptBank
 from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.part_maps import FULL_CONFIDENCE, cell_parts, part_shares
 from pivl_distill.data.vocabulary import Vocabulary
-from pivl_distill.losses import MIN_WEIGHT, part_contrast
-from pivl_distill.models.fusion import FusedMap, aligned_dim, orthogonal_map
+from pivl_distill.losses import MIN_WEIGHT, part_contrastive_loss
+from pivl_distill.models.fusion import FusedMap, alignment_dim, orthogonal_projection
 
 MIN_NORM = 1e-8
 """Length from which vectors have an angle; shorter ones count as this long."""
@@ -40,7 +40,7 @@ class TextFeatures:
     vocabulary: Vocabulary
 
     @classmethod
-    def of(cls, bank: PromptBank, loss: LossSettings, head: HeadSettings) -> TextFeatures:
+    def from_bank(cls, bank: PromptBank, loss: LossSettings, head: HeadSettings) -> TextFeatures:
         """The texts of a bank whose rows are in the order of the training identities."""
         identity, part, present = bank.identity, bank.part, bank.present
         if loss.text_scale != "clip":
@@ -49,8 +49,8 @@ class TextFeatures:
             background = bank.vocabulary.background
             part, present = part.clone(), present.clone()
             part[:, background], present[:, background] = bank.label[background], True
-        if (wider := aligned_dim(bank.dim, head)) != bank.dim:
-            part = part @ orthogonal_map(bank.dim, wider)
+        if (wider := alignment_dim(bank.dim, head)) != bank.dim:
+            part = part @ orthogonal_projection(bank.dim, wider)
         return cls(identity, part, present, bank.vocabulary)
 
     def to(self, device: torch.device) -> TextFeatures:
@@ -69,41 +69,43 @@ class TextMap:
 
     labels: Tensor
     """[B] identities."""
-    texts: Tensor
+    text_features: Tensor
     """[B, P, D] the part texts of each image's identity."""
-    shares: Tensor
+    part_weights: Tensor
     """[B, P, h, w] share of each text in a cell's; they sum to 1, or to 0 where it has no text."""
     confidence: Tensor | None = None
     """[B, h, w] in 0..1, what a cell counts for; None for 1 everywhere."""
 
     @property
-    def known(self) -> Tensor:
+    def mask(self) -> Tensor:
         """bool [B, h, w]: cells that have a text."""
-        return self.shares.sum(1) > 0
+        return self.part_weights.sum(1) > 0
 
     @property
     def weight(self) -> Tensor:
         """[B, h, w] what each cell counts for, 0 where it has no text."""
-        known = self.known.to(self.texts)
-        return known if self.confidence is None else known * self.confidence
+        mask = self.mask.to(self.text_features)
+        return mask if self.confidence is None else mask * self.confidence
 
-    def full(self) -> Tensor:
+    def to_dense(self) -> Tensor:
         """[B, D, h, w], zero where there is no text."""
-        full = self.texts.mT @ self.shares.flatten(2)
-        return full.unflatten(2, self.shares.shape[2:])
+        to_dense = self.text_features.mT @ self.part_weights.flatten(2)
+        return to_dense.unflatten(2, self.part_weights.shape[2:])
 
-    def squares(self) -> Tensor:
+    def squared_norms(self) -> Tensor:
         """Squared length of every cell's text, [B, h, w]."""
-        shares = self.shares.flatten(2)
-        squares = (shares * (self.texts @ self.texts.mT @ shares)).sum(1)
-        return squares.unflatten(1, self.shares.shape[2:])
+        part_weights = self.part_weights.flatten(2)
+        squared_norms = (
+            part_weights * (self.text_features @ self.text_features.mT @ part_weights)
+        ).sum(1)
+        return squared_norms.unflatten(1, self.part_weights.shape[2:])
 
 
 def text_map(
     maps: Tensor,
     labels: Tensor,
     grid_hw: tuple[int, int],
-    texts: TextFeatures,
+    text_features: TextFeatures,
     settings: LossSettings,
     confidence: Tensor | None = None,
 ) -> TextMap:
@@ -113,19 +115,19 @@ def text_map(
     """
     if confidence is not None:
         sure = confidence.to(labels.device, non_blocking=True).float() / FULL_CONFIDENCE
-        target = text_map(maps, labels, grid_hw, texts, settings)
+        target = text_map(maps, labels, grid_hw, text_features, settings)
         return dataclasses.replace(target, confidence=F.adaptive_avg_pool2d(sure, grid_hw))
-    count = len(texts.vocabulary)
-    wanted = texts.present[labels]  # [B, P]
+    count = len(text_features.vocabulary)
+    wanted = text_features.present[labels]  # [B, P]
     if settings.align_background == "ignore":
         wanted = wanted.clone()
-        wanted[:, texts.vocabulary.background] = False
+        wanted[:, text_features.vocabulary.background] = False
     if settings.align_labels == "soft":
-        shares = part_shares(maps, grid_hw, count).to(labels.device, non_blocking=True)
-        return soft_text_map(texts.part, labels, shares * wanted[:, :, None, None])
+        part_weights = part_shares(maps, grid_hw, count).to(labels.device, non_blocking=True)
+        return soft_text_map(text_features.part, labels, part_weights * wanted[:, :, None, None])
     parts = cell_parts(maps, grid_hw, count, settings.align_labels)
     parts = parts.to(labels.device, non_blocking=True)
-    return hard_text_map(texts.part, labels, parts, wanted)
+    return hard_text_map(text_features.part, labels, parts, wanted)
 
 
 def hard_text_map(
@@ -137,20 +139,22 @@ def hard_text_map(
     [B, P] leaves out parts of an image.
     """
     every_part = torch.arange(part_texts.shape[1], device=parts.device)
-    shares = parts[:, None] == every_part[:, None, None]  # IGNORE is no part
+    part_weights = parts[:, None] == every_part[:, None, None]  # IGNORE is no part
     if wanted is not None:
-        shares &= wanted[:, :, None, None]
-    return TextMap(labels, part_texts[labels], shares.to(part_texts))
+        part_weights &= wanted[:, :, None, None]
+    return TextMap(labels, part_texts[labels], part_weights.to(part_texts))
 
 
-def soft_text_map(part_texts: Tensor, labels: Tensor, shares: Tensor) -> TextMap:
-    """Eq. 6 with the mean of a cell's texts, weighted by the `shares` [B, P, h, w] of its parts.
+def soft_text_map(part_texts: Tensor, labels: Tensor, part_weights: Tensor) -> TextMap:
+    """Eq. 6 with the mean of a cell's texts, weighted by `part_weights` [B, P, h, w].
 
     A cell has a text where its parts fill at least half of it.
     """
-    shares = shares.to(part_texts)
-    filled = shares.sum(1, keepdim=True)
-    return TextMap(labels, part_texts[labels], shares / filled.clamp(min=0.5) * (2 * filled >= 1))
+    part_weights = part_weights.to(part_texts)
+    filled = part_weights.sum(1, keepdim=True)
+    return TextMap(
+        labels, part_texts[labels], part_weights / filled.clamp(min=0.5) * (2 * filled >= 1)
+    )
 
 
 def alignment_loss(
@@ -169,31 +173,35 @@ def alignment_loss(
     if distance == "contrastive":
         return _contrast(aligned, target, temperature)
     if distance == "smooth_l1":
-        errors = F.smooth_l1_loss(aligned.full(), target.full(), reduction="none").mean(1)
+        errors = F.smooth_l1_loss(aligned.to_dense(), target.to_dense(), reduction="none").mean(1)
     else:
-        products = (aligned.dots(target.texts) * target.shares).sum(1)  # [B, h, w]
-        squares, text_squares = aligned.squares(), target.squares()
+        products = (aligned.inner_products(target.text_features) * target.part_weights).sum(
+            1
+        )  # [B, h, w]
+        squared_norms, text_squares = aligned.squared_norms(), target.squared_norms()
         if distance == "mse":
-            errors = (squares - 2 * products + text_squares) / aligned.shape[1]
+            errors = (squared_norms - 2 * products + text_squares) / aligned.shape[1]
         else:
             length, text_length = (
-                square.clamp(min=MIN_NORM**2).sqrt() for square in (squares, text_squares)
+                square.clamp(min=MIN_NORM**2).sqrt() for square in (squared_norms, text_squares)
             )
             errors = 2 - 2 * products / (length * text_length)
     weight = target.weight
-    return (errors.where(target.known, 0) * weight).sum() / weight.sum().clamp(min=MIN_WEIGHT)
+    return (errors.where(target.mask, 0) * weight).sum() / weight.sum().clamp(min=MIN_WEIGHT)
 
 
 def _contrast(aligned: FusedMap, target: TextMap, temperature: float) -> Tensor:
     """Eq. 7 between the cells that have a text and the distinct texts among them."""
-    image, row, column = target.known.nonzero(as_tuple=True)
-    features = aligned.at(image, row, column)  # [S, D]
+    image, row, column = target.mask.nonzero(as_tuple=True)
+    features = aligned.gather(image, row, column)  # [S, D]
     if len(features) == 0:
         return features.sum()
-    part = target.shares.argmax(1)[image, row, column]
-    pairs, owner = (target.labels[image] * target.texts.shape[1] + part).unique(return_inverse=True)
-    place = torch.arange(len(owner), device=owner.device)
-    first = torch.full_like(pairs, len(owner)).scatter_reduce(0, owner, place, "amin")
-    texts = target.texts[image[first], part[first]]
-    features, texts = F.normalize(features, dim=1), F.normalize(texts, dim=1)
-    return part_contrast(features, texts, owner, temperature, "area")
+    part = target.part_weights.argmax(1)[image, row, column]
+    pairs, text_index = (target.labels[image] * target.text_features.shape[1] + part).unique(
+        return_inverse=True
+    )
+    place = torch.arange(len(text_index), device=text_index.device)
+    first = torch.full_like(pairs, len(text_index)).scatter_reduce(0, text_index, place, "amin")
+    text_features = target.text_features[image[first], part[first]]
+    features, text_features = F.normalize(features, dim=1), F.normalize(text_features, dim=1)
+    return part_contrastive_loss(features, text_features, text_index, temperature, "area")

@@ -69,7 +69,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def run_forward(
-    network: ReIDNetwork, texts: TextFeatures | None, settings: Stage2Settings
+    network: ReIDNetwork, text_features: TextFeatures | None, settings: Stage2Settings
 ) -> tuple[ReIDOutput, int]:
     """One batch of black crops, or as much of it as goes through the network at a time: the output
     and the bytes kept for its gradient.
@@ -85,28 +85,31 @@ def run_forward(
     memory = SavedTensorBytes(network)
     with memory.recording():
         output = network.train()(*inputs)
-    if texts is not None:
-        _require_same("projected crops", output.projected, "identity texts", texts.identity)
-        _require_same("fused features", output.aligned, "part texts", texts.part)
+    if text_features is not None:
+        _require_same("projected crops", output.projected, "identity texts", text_features.identity)
+        _require_same("fused features", output.aligned, "part texts", text_features.part)
     return output, memory.bytes
 
 
-def _require_same(name: str, features: Tensor | FusedMap | None, other: str, texts: Tensor) -> None:
-    if features is not None and features.shape[1] != texts.shape[-1]:
+def _require_same(
+    name: str, features: Tensor | FusedMap | None, other: str, text_features: Tensor
+) -> None:
+    if features is not None and features.shape[1] != text_features.shape[-1]:
         raise PivlError(
-            f"The {name} have {features.shape[1]} dimensions, the {other} {texts.shape[-1]}."
+            f"The {name} have {features.shape[1]} dimensions,"
+            f" the {other} {text_features.shape[-1]}."
         )
 
 
 def describe_stage2(
     network: ReIDNetwork,
     pids: np.ndarray,
-    texts: TextFeatures | None,
+    text_features: TextFeatures | None,
     settings: Stage2Settings,
     seed: int,
 ) -> dict[str, object]:
     """Parameters, steps, grids and memory of stage 2 of a network on crops of identities `pids`."""
-    output, kept = run_forward(network, texts, settings)
+    output, kept = run_forward(network, text_features, settings)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     bare = sum(p.numel() for p in network.embedding_model().network.parameters())
     per_epoch = make_sampler(pids, settings, seed).per_epoch()
@@ -146,14 +149,20 @@ def describe_precision(network: ReIDNetwork, settings: Stage2Settings) -> str:
 
 
 def describe_step(
-    network: ReIDNetwork, store: CropStore, texts: TextFeatures | None, settings: Stage2Settings
+    network: ReIDNetwork,
+    store: CropStore,
+    text_features: TextFeatures | None,
+    settings: Stage2Settings,
 ) -> dict[str, object]:
     """Seconds of the second of two real training steps on one batch, and the memory they took.
 
     The crops of `store` take the place of the first identities; the network is changed.
     """
     device = next(network.parameters()).device
-    stage, batch = Stage2Trainer(network.train(), store, texts, settings), np.arange(len(store))
+    stage, batch = (
+        Stage2Trainer(network.train(), store, text_features, settings),
+        np.arange(len(store)),
+    )
     stage.step(batch, epoch_rng(0, 0))
     seconds = measure_seconds(lambda: stage.step(batch, epoch_rng(0, 0)), device)
     rows: dict[str, object] = {"stage 2: time": f"{seconds:.3g} s a step on this {device.type}"}

@@ -40,7 +40,7 @@ class GradCache:
                 self._randomness.append(get_rng_state(self.device))
                 encoded.append(network.encode(*part))
         columns = zip(*(part.tensors() for part in encoded), strict=True)
-        self.encoded = encoded[0].replaced([torch.cat(c).requires_grad_() for c in columns])
+        self.encoded = encoded[0].with_tensors([torch.cat(c).requires_grad_() for c in columns])
 
     def backward(self) -> None:
         """Add to the gradients of all weights what the gradients of `encoded` say."""

@@ -21,7 +21,7 @@ def loss_terms(
     output: ReIDOutput,
     labels: Tensor,
     maps: Tensor | None,
-    texts: TextFeatures | None,
+    text_features: TextFeatures | None,
     settings: LossSettings,
     confidence: Tensor | None = None,
 ) -> dict[str, Tensor]:
@@ -39,22 +39,22 @@ def loss_terms(
         "identity": settings.identity * torch.stack(identity).sum(),
         "triplet": settings.triplet * torch.stack(triplet).sum(),
     }
-    if texts is not None and output.projected is not None:
+    if text_features is not None and output.projected is not None:
         terms["image_to_text"] = settings.image_to_text * image_to_text_loss(
-            output.projected, texts.identity, labels, smoothing
+            output.projected, text_features.identity, labels, smoothing
         )
-    if texts is not None and output.aligned is not None and maps is not None:
-        terms["align"] = settings.align * align_term(
-            output.aligned, labels, maps, texts, settings, confidence
+    if text_features is not None and output.aligned is not None and maps is not None:
+        terms["align"] = settings.align * alignment_term(
+            output.aligned, labels, maps, text_features, settings, confidence
         )
     return terms
 
 
-def align_term(
+def alignment_term(
     aligned: FusedMap,
     labels: Tensor,
     maps: Tensor,
-    texts: TextFeatures,
+    text_features: TextFeatures,
     settings: LossSettings,
     confidence: Tensor | None,
 ) -> Tensor:
@@ -65,9 +65,9 @@ def align_term(
     """
     own, contrasts = process_group.shard(len(labels)), settings.align_distance == "contrastive"
     if contrasts and process_group.world_size() > 1:
-        aligned, own = FusedMap(all_gather(aligned.full(), len(labels))), slice(None)
+        aligned, own = FusedMap(all_gather(aligned.to_dense(), len(labels))), slice(None)
     sure = None if confidence is None else confidence[own]
-    target = text_map(maps[own], labels[own], aligned.shape[2:], texts, settings, sure)
+    target = text_map(maps[own], labels[own], aligned.shape[2:], text_features, settings, sure)
     loss = alignment_loss(aligned, target, settings.align_distance, settings.align_temperature)
     if contrasts or process_group.world_size() == 1:
         return loss

@@ -46,7 +46,7 @@ from pivl_distill.training.precision import half_dtype, loss_scaler
 def train(
     network: ReIDNetwork,
     store: CropStore,
-    texts: TextFeatures | None,
+    text_features: TextFeatures | None,
     settings: Stage2Settings,
     seed: int,
     run: Run,
@@ -54,7 +54,7 @@ def train(
 ) -> None:
     """Train `network` in place by Eq. 12; one line of metrics per epoch goes to the run."""
     check_batch_size(settings)
-    stage = Stage2Trainer(network, store, texts, settings)
+    stage = Stage2Trainer(network, store, text_features, settings)
     totals = MetricAverages()
     if should_compile(settings.compile, estimated_steps(store, settings), stage.device):
         compile_body(network.body, stage.device)
@@ -121,17 +121,17 @@ class Stage2Trainer:
         self,
         network: ReIDNetwork,
         store: CropStore,
-        texts: TextFeatures | None,
+        text_features: TextFeatures | None,
         settings: Stage2Settings,
     ) -> None:
         # Crops arrive as [B, H, W, 3]; convolutions on a CPU are about twice as fast that way.
         self.network = network.to(memory_format=torch.channels_last)
-        self.texts = texts
+        self.text_features = text_features
         self.settings = settings
         self.device = next(network.parameters()).device
         self.crops = DeviceArray(store.crops, self.device)
         self.maps = None
-        if texts is not None and store.maps is not None:
+        if text_features is not None and store.maps is not None:
             self.maps = DeviceArray(store.maps, self.device)
         self.confidence = None
         if self.maps is not None and store.confidence is not None:
@@ -145,12 +145,12 @@ class Stage2Trainer:
             self.cameras = torch.from_numpy(store.camids).to(self.device)
         self.optimizer = make_optimizer(network, settings)
         self.scaler = loss_scaler(network.half_precision, self.device)
-        self.augmentation = make_augmentation(settings.augment, texts)
+        self.augmentation = make_augmentation(settings.augment, text_features)
         red, green, blue = (round(255 * channel) for channel in network.mean)
         self.fill_rgb = (red, green, blue)
-        self.embeddings = None
-        if store.embeddings is not None:
-            self.embeddings = torch.from_numpy(store.embeddings).to(self.device)
+        self.teacher_embeddings = None
+        if store.teacher_embeddings is not None:
+            self.teacher_embeddings = torch.from_numpy(store.teacher_embeddings).to(self.device)
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
         """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
@@ -166,7 +166,7 @@ class Stage2Trainer:
         with sync_batch_norm():
             if self.settings.accumulate > 1:
                 parts = GradCache(self.network, inputs, self.settings.accumulate)
-                terms = self._backward(self.network.heads(parts.encoded), index, seen)
+                terms = self._backward(self.network.forward_heads(parts.encoded), index, seen)
                 parts.backward()
             else:
                 terms = self._backward(self.network(*inputs), index, seen)
@@ -182,11 +182,11 @@ class Stage2Trainer:
         """
         labels, output = self.labels[index], own.all_gathered(len(index))
         terms = loss_terms(
-            output, labels, seen.maps, self.texts, self.settings.loss, seen.confidence
+            output, labels, seen.maps, self.text_features, self.settings.loss, seen.confidence
         )
-        if self.embeddings is not None and output.distilled is not None:
+        if self.teacher_embeddings is not None and output.distilled_embedding is not None:
             terms["embedding"] = self.settings.loss.embedding * embedding_loss(
-                output.distilled, self.embeddings[index].float()
+                output.distilled_embedding, self.teacher_embeddings[index].float()
             )
         self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
         accuracy = (output.logits[0].argmax(1) == labels).float().mean()
@@ -195,8 +195,8 @@ class Stage2Trainer:
     def _augmented(self, batch: np.ndarray, rng: np.random.Generator) -> Augmented:
         """The crops of a batch and what belongs to them, on the device."""
         crops, maps, mirror = self.crops.take(batch), None, None
-        if self.maps is not None and self.texts is not None:
-            maps, mirror = self.maps.take(batch), self.texts.vocabulary.mirror
+        if self.maps is not None and self.text_features is not None:
+            maps, mirror = self.maps.take(batch), self.text_features.vocabulary.mirror
         sure = None if self.confidence is None else self.confidence.take(batch)
         return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng, sure)
 
@@ -208,9 +208,11 @@ def configure_precision(network: ReIDNetwork, settings: Stage2Settings) -> None:
         network.checkpoint_blocks()
 
 
-def make_augmentation(settings: AugmentSettings, texts: TextFeatures | None) -> Augmentation:
+def make_augmentation(
+    settings: AugmentSettings, text_features: TextFeatures | None
+) -> Augmentation:
     """What the settings ask for, in the texts' parts."""
-    background = IGNORE if texts is None else texts.vocabulary.background
+    background = IGNORE if text_features is None else text_features.vocabulary.background
     return Augmentation(
         pad_px=settings.pad_px,
         flip_probability=settings.flip_probability,

@@ -15,12 +15,12 @@ from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.losses import (
     embedding_loss,
-    identity_contrast,
+    identity_contrastive_loss,
     identity_loss,
     image_to_text_loss,
     triplet_loss,
 )
-from pivl_distill.models.fusion import FusedMap, LateralFusion, PlainFusion
+from pivl_distill.models.fusion import FusedMap, LateralFusion, SimplePyramidFusion
 from pivl_distill.models.network import ReIDOutput
 from pivl_distill.training.alignment import (
     TextFeatures,
@@ -88,7 +88,7 @@ def test_equation_2(owner: list[int], tau: float) -> None:
     of_image = texts[labels]  # the paper's T_{y_i}: one for each image of the batch
     expected = one_way_contrast(images, of_image, labels, tau)
     expected = expected + one_way_contrast(of_image, images, labels, tau)
-    assert_same(identity_contrast(images, texts, labels, tau), expected, images, texts)
+    assert_same(identity_contrastive_loss(images, texts, labels, tau), expected, images, texts)
 
 
 # Eq. 3 and L_id of Eq. 4
@@ -158,7 +158,7 @@ def random_map(parts: int = 6, batch: int = 3) -> Tensor:
     return maps
 
 
-def encode_cells(one_map: Tensor, grid_hw: tuple[int, int]) -> dict[tuple[int, int], list[int]]:
+def pixels_per_cell(one_map: Tensor, grid_hw: tuple[int, int]) -> dict[tuple[int, int], list[int]]:
     """Pixel values of each cell, a pixel in the cell that holds its centre."""
     found: dict[tuple[int, int], list[int]] = {}
     for y in range(one_map.shape[0]):
@@ -176,8 +176,8 @@ def majority(values: list[int]) -> int:
     return min(set(known), key=lambda value: (-known.count(value), value))
 
 
-def make_texts() -> TextFeatures:
-    """Random texts of four people; part 2 was never seen on person 2."""
+def make_text_features() -> TextFeatures:
+    """Random text_features of four people; part 2 was never seen on person 2."""
     present = torch.ones(4, len(LIP20), dtype=torch.bool)
     present[2, 2] = False
     return TextFeatures(normal(4, 5), normal(4, len(LIP20), 5, seed=1), present, LIP20)
@@ -188,38 +188,45 @@ def make_texts() -> TextFeatures:
 def test_equation_6_takes_the_text_of_each_cells_part(
     background: str, grid_hw: tuple[int, int]
 ) -> None:
-    maps, labels, texts = random_map(), torch.tensor([3, 0, 2]), make_texts()
+    maps, labels, text_features = random_map(), torch.tensor([3, 0, 2]), make_text_features()
     settings = LossSettings(align_background=background)
     expected = {}
     for image in range(len(maps)):
-        for (row, column), values in encode_cells(maps[image], grid_hw).items():
+        for (row, column), values in pixels_per_cell(maps[image], grid_hw).items():
             part, person = majority(values), int(labels[image])
             unwanted = part == LIP20.background and background == "ignore"
-            if part != IGNORE and not unwanted and texts.present[person, part]:
-                expected[image, row, column] = texts.part[person, part]
-    target = text_map(maps, labels, grid_hw, texts, settings)
-    places = [tuple(place) for place in target.known.nonzero().tolist()]
+            if part != IGNORE and not unwanted and text_features.present[person, part]:
+                expected[image, row, column] = text_features.part[person, part]
+    target = text_map(maps, labels, grid_hw, text_features, settings)
+    places = [tuple(place) for place in target.mask.nonzero().tolist()]
     assert set(places) == set(expected)
     assert 0 < len(places) < len(maps) * grid_hw[0] * grid_hw[1]
     in_order = torch.stack([expected[place] for place in places])
-    assert_same(target.full().permute(0, 2, 3, 1)[target.known], in_order, texts.part)
+    assert_same(target.to_dense().permute(0, 2, 3, 1)[target.mask], in_order, text_features.part)
 
 
 def test_equation_6_with_the_mean_text_of_each_cells_parts() -> None:
-    maps, labels, texts, grid_hw = random_map(), torch.tensor([3, 0, 2]), make_texts(), (4, 3)
+    maps, labels, text_features, grid_hw = (
+        random_map(),
+        torch.tensor([3, 0, 2]),
+        make_text_features(),
+        (4, 3),
+    )
     settings = LossSettings(align_background="ignore", align_labels="soft")
     expected = {}
     for image in range(len(maps)):
         person = int(labels[image])
-        for (row, column), values in encode_cells(maps[image], grid_hw).items():
-            parts = [v for v in values if v not in (IGNORE, 0) and texts.present[person, v]]
+        for (row, column), values in pixels_per_cell(maps[image], grid_hw).items():
+            parts = [v for v in values if v not in (IGNORE, 0) and text_features.present[person, v]]
             if 2 * len(parts) >= len(values):
-                expected[image, row, column] = mean([texts.part[person, part] for part in parts])
-    target = text_map(maps, labels, grid_hw, texts, settings)
-    places = [tuple(place) for place in target.known.nonzero().tolist()]
+                expected[image, row, column] = mean(
+                    [text_features.part[person, part] for part in parts]
+                )
+    target = text_map(maps, labels, grid_hw, text_features, settings)
+    places = [tuple(place) for place in target.mask.nonzero().tolist()]
     assert set(places) == set(expected)
     in_order = torch.stack([expected[place] for place in places])
-    assert_same(target.full().permute(0, 2, 3, 1)[target.known], in_order, texts.part)
+    assert_same(target.to_dense().permute(0, 2, 3, 1)[target.mask], in_order, text_features.part)
 
 
 def test_equation_6_with_shares_of_one_part_is_the_text_of_that_part() -> None:
@@ -227,8 +234,8 @@ def test_equation_6_with_shares_of_one_part_is_the_text_of_that_part() -> None:
     parts = torch.randint(0, 6, (2, 4, 3), generator=torch.Generator().manual_seed(0))
     shares = nn.functional.one_hot(parts, 6).permute(0, 3, 1, 2).double()
     hard, soft = hard_text_map(texts, labels, parts), soft_text_map(texts, labels, shares)
-    assert hard.known.all()
-    assert_same(soft.full(), hard.full(), texts)
+    assert hard.mask.all()
+    assert_same(soft.to_dense(), hard.to_dense(), texts)
 
 
 # Eq. 9 and 10
@@ -339,7 +346,7 @@ def test_equations_9_and_10(levels: tuple[int, ...], kind: str, up: str, down: s
             total = total + resample(f_i, GRID)
         images.append(total)
     inputs = [maps[level - 2] for level in levels]
-    assert_same(head(maps).full(), torch.stack(images), *inputs, *head.parameters())
+    assert_same(head(maps).to_dense(), torch.stack(images), *inputs, *head.parameters())
 
 
 def test_equation_9_separable_and_10_strided() -> None:
@@ -349,7 +356,7 @@ def test_equation_9_separable_and_10_strided() -> None:
     for image in maps[0]:
         f_2 = lateral_by_loops(depthwise_3x3_by_loops(image, separable[0]), separable[1])
         images.append(depthwise_3x3_by_loops(f_2, to_grid.halve))
-    assert_same(head(maps).full(), torch.stack(images), maps[0], *head.parameters())
+    assert_same(head(maps).to_dense(), torch.stack(images), maps[0], *head.parameters())
 
 
 @pytest.mark.parametrize("merge", ["sum", "concat", "weighted"])
@@ -369,13 +376,13 @@ def test_equation_10_merges(merge: str) -> None:
         else:
             weights = [1, 1, 1] if merge == "sum" else head.merge.weights
             images.append(sum(w * x for w, x in zip(weights, aligned, strict=True)))
-    assert_same(head(maps).full(), torch.stack(images), *maps, *head.parameters())
+    assert_same(head(maps).to_dense(), torch.stack(images), *maps, *head.parameters())
 
 
 @pytest.mark.parametrize("merge", ["sum", "weighted"])
 def test_equation_10_of_a_plain_backbone_sums_its_branches(merge: str) -> None:
     torch.manual_seed(0)
-    head = PlainFusion(6, DIM, (4, 2), HeadSettings(levels=(3, 4), merge=merge)).double()
+    head = SimplePyramidFusion(6, DIM, (4, 2), HeadSettings(levels=(3, 4), merge=merge)).double()
     tokens = normal(2, 6, 2, 1)
     images = []
     finer, same = (branch(tokens) for branch in head.branches)
@@ -383,7 +390,7 @@ def test_equation_10_of_a_plain_backbone_sums_its_branches(merge: str) -> None:
         fused = finer[image] + upsample(same[image], GRID)  # the learned weights start at 1
         images.append(lateral_by_loops(fused, head.project))
     inputs = [tokens, head.project.weight, head.project.bias]
-    assert_same(head((tokens,)).full(), torch.stack(images), *inputs)
+    assert_same(head((tokens,)).to_dense(), torch.stack(images), *inputs)
 
 
 # Eq. 11
@@ -451,24 +458,26 @@ def test_equation_12(weights: tuple[float, ...]) -> None:
     features = (normal(4, 5, seed=2), normal(4, 8, seed=3))
     logits = (normal(4, 4, seed=4), normal(4, 4, seed=5))
     projected, aligned = normal(4, 5, seed=6), normal(4, 5, 4, 3, seed=7)
-    texts, labels = make_texts(), torch.tensor([0, 0, 3, 3])
+    text_features, labels = make_text_features(), torch.tensor([0, 0, 3, 3])
     maps = random_map(batch=4)
     lambdas = dict(zip(("identity", "triplet", "image_to_text", "align"), weights, strict=True))
     settings = LossSettings(
         **lambdas, triplet_normalize=False, align_distance="mse", align_background="include"
     )
     output = ReIDOutput(features, logits, projected, FusedMap(aligned))
-    terms = loss_terms(output, labels, torch.as_tensor(maps), texts, settings)
+    terms = loss_terms(output, labels, torch.as_tensor(maps), text_features, settings)
 
     l_id = sum(smoothed_cross_entropy(scores, labels, 0.1) for scores in logits)
     l_tri = sum(batch_hard_triplet(features, labels, 0.3) for features in features)
-    scores = torch.stack([torch.stack([dot(v, t) for t in texts.identity]) for v in projected])
+    scores = torch.stack(
+        [torch.stack([dot(v, t) for t in text_features.identity]) for v in projected]
+    )
     l_i2tce = smoothed_cross_entropy(scores, labels, 0.1)
     cells = []
     for image in range(4):
-        for (row, column), values in encode_cells(maps[image], (4, 3)).items():
+        for (row, column), values in pixels_per_cell(maps[image], (4, 3)).items():
             if (part := majority(values)) != IGNORE:
-                gaps = aligned[image, :, row, column] - texts.part[int(labels[image]), part]
+                gaps = aligned[image, :, row, column] - text_features.part[int(labels[image]), part]
                 cells.append(dot(gaps, gaps) / 5)
     printed = zip(weights, (l_id, l_tri, l_i2tce, mean(cells)), strict=True)
     expected = sum(weight * term for weight, term in printed)

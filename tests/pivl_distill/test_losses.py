@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pivl_distill.losses import (
-    identity_contrast,
-    part_contrast,
+    identity_contrastive_loss,
+    part_contrastive_loss,
     triplet_loss,
 )
 
@@ -58,7 +58,7 @@ def test_part_contrast_is_the_sum_over_cells(owner, weighting):
     owner = torch.tensor(owner)
     cells, texts = unit_rows(len(owner)), unit_rows(int(owner.max()) + 1, seed=1)
     expected = naive_part_contrast(cells, texts, owner, 0.07, weighting)
-    assert_same(part_contrast(cells, texts, owner, 0.07, weighting), expected, cells, texts)
+    assert_same(part_contrastive_loss(cells, texts, owner, 0.07, weighting), expected, cells, texts)
 
 
 @pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
@@ -71,7 +71,7 @@ def test_a_row_may_stand_for_several_cells_or_none(owner, weighting):
     kept, renumbered = owner[repeated].unique(return_inverse=True)
     args = renumbered, 0.07, weighting
     expected = naive_part_contrast(cells[repeated], texts[kept], *args)
-    actual = part_contrast(cells, texts, owner, 0.07, weighting, size.double())
+    actual = part_contrastive_loss(cells, texts, owner, 0.07, weighting, size.double())
     assert_same(actual, expected, texts)
 
 
@@ -91,16 +91,20 @@ def test_scopes_are_contrasted_apart_and_averaged_over_all(weighting):
         args = cells[image][here], own_texts, renumbered, 0.07, weighting
         total = total + weight * naive_part_contrast(*args)
         weights += weight
-    actual = part_contrast(cells, texts.view(3, 4, 5), owner, 0.07, weighting, size)
+    actual = part_contrastive_loss(cells, texts.view(3, 4, 5), owner, 0.07, weighting, size)
     assert_same(actual, total / weights, texts)
 
 
 def test_the_weightings_agree_exactly_where_all_parts_are_equally_large():
     cells, texts = unit_rows(6), unit_rows(3, seed=1)
     equal, uneven = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 0, 0, 1, 2])
-    losses = [part_contrast(cells, texts, equal, 0.07, weighting) for weighting in WEIGHTINGS]
+    losses = [
+        part_contrastive_loss(cells, texts, equal, 0.07, weighting) for weighting in WEIGHTINGS
+    ]
     torch.testing.assert_close(*losses)
-    losses = [part_contrast(cells, texts, uneven, 0.07, weighting) for weighting in WEIGHTINGS]
+    losses = [
+        part_contrastive_loss(cells, texts, uneven, 0.07, weighting) for weighting in WEIGHTINGS
+    ]
     assert not torch.isclose(*losses)
 
 
@@ -109,9 +113,9 @@ def test_contrasts_ignore_the_order_of_the_batch():
     rows, texts = unit_rows(len(owner)), unit_rows(3, seed=1)
     order = torch.randperm(len(owner), generator=torch.manual_seed(2))
     for loss in (
-        lambda r, o: identity_contrast(r, texts, o, 0.1),
-        lambda r, o: part_contrast(r, texts, o, 0.1, "area"),
-        lambda r, o: part_contrast(r, texts, o, 0.1, "class_balanced"),
+        lambda r, o: identity_contrastive_loss(r, texts, o, 0.1),
+        lambda r, o: part_contrastive_loss(r, texts, o, 0.1, "area"),
+        lambda r, o: part_contrastive_loss(r, texts, o, 0.1, "class_balanced"),
     ):
         torch.testing.assert_close(loss(rows[order], owner[order]), loss(rows, owner))
 
@@ -120,16 +124,16 @@ def test_contrasts_are_least_where_rows_equal_their_texts():
     owner = torch.tensor([0, 0, 1, 1, 2, 2])
     texts = torch.eye(3, 5, dtype=torch.float64)
     for tau in (0.05, 0.5):
-        best = identity_contrast(texts[owner], texts, owner, tau)
-        assert best < identity_contrast(unit_rows(6), texts, owner, tau)
-        assert best < identity_contrast(texts[owner.roll(1)], texts, owner, tau)
+        best = identity_contrastive_loss(texts[owner], texts, owner, tau)
+        assert best < identity_contrastive_loss(unit_rows(6), texts, owner, tau)
+        assert best < identity_contrastive_loss(texts[owner.roll(1)], texts, owner, tau)
         for weighting in WEIGHTINGS:
-            best = part_contrast(texts[owner], texts, owner, tau, weighting)
-            assert best < part_contrast(unit_rows(6), texts, owner, tau, weighting)
+            best = part_contrastive_loss(texts[owner], texts, owner, tau, weighting)
+            assert best < part_contrastive_loss(unit_rows(6), texts, owner, tau, weighting)
     # Perfectly told apart, each image still shares its text with one other: log 2 per direction.
-    loss = identity_contrast(texts[owner], texts, owner, 0.01)
+    loss = identity_contrastive_loss(texts[owner], texts, owner, 0.01)
     assert loss.item() == pytest.approx(2 * math.log(2))
-    loss = part_contrast(texts[owner], texts, owner, 0.01, "area")
+    loss = part_contrastive_loss(texts[owner], texts, owner, 0.01, "area")
     assert loss.item() == pytest.approx(math.log(2))
 
 

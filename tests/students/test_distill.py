@@ -90,17 +90,21 @@ def test_the_bank_and_the_maps_speak_of_the_same_parts(prompt_bank):
         check_parts(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=other))
 
 
-def test_vectors_lie_beside_the_bank_or_where_the_settings_say(tmp_path):
+def test_teacher_embeddings_lie_beside_the_bank_or_where_the_settings_say(tmp_path):
     bank_file = tmp_path / "run" / "prompt_bank.safetensors"
     assert load_teacher_embeddings(StudentConfig(), bank_file, dataset_of()) is None
     wanting = StudentConfig(stage2={"loss": {"embedding": 1.0}})
-    with pytest.raises(PivlError, match=r"none at .*run.embeddings\.safetensors; teach with"):
+    with pytest.raises(
+        PivlError, match=r"none at .*run.teacher_embeddings\.safetensors; teach with"
+    ):
         load_teacher_embeddings(wanting, bank_file, dataset_of())
-    with pytest.raises(PivlError, match="none at None; teach with --set save_embeddings=true"):
+    with pytest.raises(
+        PivlError, match="none at None; teach with --set save_teacher_embeddings=true"
+    ):
         load_teacher_embeddings(wanting, None, dataset_of())
     path = tmp_path / "mine.safetensors"
     metadata = {"model": "m", "dataset": "d", "crops": ["3.png", "7.png"]}
-    save_tensors(path, "teacher embeddings", {"vectors": torch.eye(2)}, metadata)
+    save_tensors(path, "teacher embeddings", {"embeddings": torch.eye(2)}, metadata)
     named = wanting.model_copy(update={"embeddings": path})
     assert load_teacher_embeddings(named, None, dataset_of((7, 3))).tolist() == [[0, 1], [1, 0]]
 

@@ -65,8 +65,8 @@ def test_the_losses_see_what_the_supervision_needs(arch, dim, bank_dim, align):
 @pytest.mark.parametrize("dim", [DIM, None])
 def test_a_student_may_imitate_vectors_with_a_bank_or_without(dim):
     student = make_student(dim=dim, teacher_dim=7)
-    assert student(images()).distilled.shape == (3, 7)
-    assert make_student(dim=dim)(images()).distilled is None
+    assert student(images()).distilled_embedding.shape == (3, 7)
+    assert make_student(dim=dim)(images()).distilled_embedding is None
     assert "imitate" not in str(student.embedding_model().network.state_dict().keys())
 
 
@@ -90,7 +90,7 @@ def test_without_a_bank_there_is_neither_projection_nor_fusion():
 def test_every_parameter_learns(arch):
     student = make_student(arch)
     out = student.train()(images(4))
-    terms = (*out.features, *out.logits, out.projected, out.aligned.full())
+    terms = (*out.features, *out.logits, out.projected, out.aligned.to_dense())
     sum(term.square().mean() for term in terms).backward()
     idle = {name for name, p in student.named_parameters() if p.requires_grad and p.grad is None}
     assert idle == set()
@@ -128,7 +128,7 @@ def test_the_last_stride_is_kept_with_the_weights(tmp_path):
 
 def gradients_of(student: Student) -> dict[str, torch.Tensor]:
     out = student.train()(images(4).double())
-    terms = (*out.features, *out.logits, out.projected, out.aligned.full())
+    terms = (*out.features, *out.logits, out.projected, out.aligned.to_dense())
     sum(term.square().mean() for term in terms).backward()
     return {name: p.grad for name, p in student.named_parameters() if p.requires_grad}
 
@@ -165,10 +165,10 @@ def test_no_step_waits_for_a_result(monkeypatch, prompt_bank, band_store, dim, a
         "label": torch.randn(parts, dim),
     }
     bank = dataclasses.replace(prompt_bank, **numbers)
-    texts = TextFeatures.of(bank, settings.loss, settings.head).to(meta)
+    text_features = TextFeatures.from_bank(bank, settings.loss, settings.head).to(meta)
     student = make_student(dim=dim).train()
     assert student.fusion.factored == (dim == 512)
-    stage = stage2.Stage2Trainer(student.to(meta), band_store, texts, settings)
+    stage = stage2.Stage2Trainer(student.to(meta), band_store, text_features, settings)
     terms = stage.step(np.arange(8), np.random.default_rng(0))
     assert terms.keys() == {"identity", "triplet", "image_to_text", "align", "accuracy"}
     assert all(value.is_meta for value in terms.values())

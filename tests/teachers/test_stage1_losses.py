@@ -15,7 +15,7 @@ from torch import Tensor
 from pivl_distill.config import PromptSettings, TuningSettings
 from pivl_distill.data.batches import DeviceArray
 from pivl_distill.data.vocabulary import IGNORE, LIP20
-from pivl_distill.losses import identity_contrast
+from pivl_distill.losses import identity_contrastive_loss
 from teachers.features import FrozenFeatures
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import (
@@ -75,7 +75,7 @@ def test_the_identity_loss_is_equation_2_over_the_batch(learned, exact, rows):
     for normalize, pair in ((True, unit), (False, (images, texts))):
         settings = SETTINGS.model_copy(update={"identity_normalize": normalize})
         loss = identity_loss(learned, exact, rows, batch, settings)
-        torch.testing.assert_close(loss, identity_contrast(*pair, owner, 0.07))
+        torch.testing.assert_close(loss, identity_contrastive_loss(*pair, owner, 0.07))
 
 
 @pytest.mark.parametrize(

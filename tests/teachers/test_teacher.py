@@ -44,7 +44,7 @@ def test_the_losses_see_three_features_two_heads_and_the_map(teacher):
 
 def test_a_frozen_tower_learns_again_with_everything_around_it(teacher):
     out = teacher.train()(images(4))
-    total = sum(m.square().mean() for m in (*out.features, *out.logits, out.aligned.full()))
+    total = sum(m.square().mean() for m in (*out.features, *out.logits, out.aligned.to_dense()))
     total.backward()
     idle = {name for name, p in teacher.named_parameters() if p.grad is None and p.requires_grad}
     assert idle == set()
@@ -62,7 +62,7 @@ def test_checkpointing_a_vit_changes_no_gradient(make_clip):
         block = teacher.tower.visual.transformer.resblocks[0]
         block.register_forward_pre_hook(lambda *_: runs.append(1))
         out = teacher(images(4).double())
-        terms = (*out.features, out.logits[0], out.aligned.full())
+        terms = (*out.features, out.logits[0], out.aligned.to_dense())
         sum(term.square().mean() for term in terms).backward()
         gradients.append({name: p.grad for name, p in teacher.named_parameters()})
     assert len(runs) == 1 + 2
@@ -139,8 +139,8 @@ def test_a_teacher_learns_from_a_bank(table, band_store, prompt_bank, tmp_path, 
     teacher = Teacher(clip, 6, HeadSettings())
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     run = Run.create("teach", "", tmp_path / "run")
-    texts = TextFeatures.of(bank, LossSettings(), HeadSettings())
-    train(teacher, band_store, texts, settings, 0, run, "Training")
+    text_features = TextFeatures.from_bank(bank, LossSettings(), HeadSettings())
+    train(teacher, band_store, text_features, settings, 0, run, "Training")
     changed = {n for n, value in teacher.state_dict().items() if not torch.equal(value, before[n])}
     assert {name.split(".")[0] for name in changed} == {"tower", "neck", "projected_neck", "fusion"}
     assert not {name for name in changed if name.endswith("neck.norm.bias")}

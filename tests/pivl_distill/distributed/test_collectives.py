@@ -29,7 +29,7 @@ from pivl_distill.distributed.collectives import (
 from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
 from pivl_distill.models.embedding import EmbeddingModel, embed
 from pivl_distill.models.fusion import FusedMap
-from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2 import Stage2Trainer, make_sampler
@@ -52,7 +52,7 @@ def crop_store() -> CropStore:
         maps=maps,
         pids=np.repeat(np.arange(PEOPLE), CROPS // PEOPLE),
         camids=np.arange(CROPS) % 2,
-        embeddings=rng.standard_normal((CROPS, 5)),
+        teacher_embeddings=rng.standard_normal((CROPS, 5)),
     )
 
 
@@ -66,17 +66,17 @@ class Network(ReIDNetwork):
         super().__init__()
         torch.manual_seed(0)
         self.patches = nn.Sequential(nn.Conv2d(3, DIM, 4, 4, bias=False), BatchNormAct2d(DIM))
-        self.neck = Neck(DIM, PEOPLE)
+        self.neck = BNNeck(DIM, PEOPLE)
         self.project = nn.Linear(DIM, DIM)
         self.imitate = nn.Linear(DIM, 5)
         self.lift = nn.Linear(DIM, 2 * DIM)
         self.double()
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
+    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
         maps = self.patches(images.double())
-        return EncodedCrops((maps.mean((2, 3)), maps.amax((2, 3))), maps)
+        return EncoderOutput((maps.mean((2, 3)), maps.amax((2, 3))), maps)
 
-    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         feature = encoded.features[0]
         assert encoded.cells is not None
         return ReIDOutput(
@@ -84,7 +84,7 @@ class Network(ReIDNetwork):
             logits=(self.neck(feature),),
             projected=self.project(feature),
             aligned=FusedMap(encoded.cells, self.lift.weight, self.lift.bias),
-            distilled=self.imitate(feature),
+            distilled_embedding=self.imitate(feature),
         )
 
     @property
@@ -107,10 +107,10 @@ def trained(distance: str) -> dict[str, Tensor]:
     )
     store, network = crop_store(), Network().train()
     present = torch.ones(PEOPLE, PARTS, dtype=torch.bool)
-    texts = TextFeatures(
+    text_features = TextFeatures(
         random(PEOPLE, DIM), random(PEOPLE, PARTS, 2 * DIM, seed=1), present, LIP20
     )
-    stage, found = Stage2Trainer(network, store, texts, settings), {}
+    stage, found = Stage2Trainer(network, store, text_features, settings), {}
     for step in make_sampler(store.pids, settings, seed=0):
         terms = stage.step(step.batch, step.rng)
         found |= {f"{name} of step {step.number}": value for name, value in terms.items()}

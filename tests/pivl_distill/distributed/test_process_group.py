@@ -27,7 +27,7 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.runs import progress
 from pivl_distill.runs.run import Run
 from pivl_distill.training.stage2 import Stage2Trainer, train
@@ -46,13 +46,13 @@ class Small(ReIDNetwork):
         super().__init__()
         torch.manual_seed(0)
         self.patches = nn.Conv2d(3, 6, 4, 4)
-        self.neck = Neck(6, 3)
+        self.neck = BNNeck(6, 3)
         self.double()
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
-        return EncodedCrops((self.patches(images.double()).relu().mean((2, 3)),))
+    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
+        return EncoderOutput((self.patches(images.double()).relu().mean((2, 3)),))
 
-    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         (feature,) = encoded.features
         return ReIDOutput((feature,), (self.neck(feature),), None, None)
 

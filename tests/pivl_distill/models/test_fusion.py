@@ -15,7 +15,7 @@ from pivl_distill.models.fusion import (
     block_thirds,
     build_fusion_head,
     grid_size,
-    orthogonal_map,
+    orthogonal_projection,
     resample,
 )
 
@@ -59,7 +59,7 @@ def test_the_map_has_stride_8_whatever_the_crop(kind, levels, size_hw, grid_hw):
 @pytest.mark.parametrize("levels", LEVELS)
 def test_exactly_the_chosen_levels_learn(levels):
     pyramid = tuple(m.requires_grad_() for m in pyramid_of((64, 32)))
-    head_of((64, 32), levels=levels)(pyramid).full().sum().backward()
+    head_of((64, 32), levels=levels)(pyramid).to_dense().sum().backward()
     assert [level for level, m in enumerate(pyramid) if m.grad is not None] == [
         number - 2 for number in levels
     ]
@@ -71,7 +71,7 @@ def test_exactly_the_chosen_levels_learn(levels):
 def test_every_parameter_of_the_vit_form_learns(levels, branches):
     head = head_of((64, 32), "vit", levels=levels)
     assert len(head.branches) == branches
-    head((torch.randn(2, 12, 4, 2),)).full().square().mean().backward()
+    head((torch.randn(2, 12, 4, 2),)).to_dense().square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
 
 
@@ -89,7 +89,7 @@ def test_the_vit_form_at_scale_1_is_two_normalised_convolutions():
         x = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
         x = x * norm.weight[:, None, None] + norm.bias[:, None, None]
     expected = F.conv2d(x, head.project.weight, head.project.bias)
-    torch.testing.assert_close(head((maps,)).full(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(head((maps,)).to_dense(), expected, rtol=1e-4, atol=1e-4)
 
 
 def doubled(x: Tensor, layer: torch.nn.ConvTranspose2d) -> Tensor:
@@ -156,7 +156,7 @@ def test_only_the_finest_map_is_strided(down, parameters):
 @pytest.mark.parametrize(("norm", "over"), [("none", None), ("batch", (0, 2, 3)), ("layer", (1,))])
 def test_laterals_may_be_normed(norm, over):
     head = head_of((64, 32), levels=(3,), lateral_norm=norm).train()
-    out = head(pyramid_of((64, 32))).full()
+    out = head(pyramid_of((64, 32))).to_dense()
     if over is None:
         assert not any(isinstance(m, torch.nn.BatchNorm2d | LayerNorm2d) for m in head.modules())
         return
@@ -167,7 +167,7 @@ def test_laterals_may_be_normed(norm, over):
 def test_a_vit_may_give_the_tokens_of_three_blocks_through_laterals():
     head = head_of((64, 32), "blocks", levels=(2, 4), down="strided")
     maps = tuple(torch.randn(2, 12, 4, 2, requires_grad=True) for _ in range(3))
-    out = head(maps).full()
+    out = head(maps).to_dense()
     assert out.shape == (2, DIM, 8, 4)
     out.sum().backward()
     assert [m.grad is not None for m in maps] == [True, False, True]
@@ -194,9 +194,9 @@ def test_each_head_may_align_in_more_dimensions_than_its_texts_have():
 
 
 def test_the_fixed_map_has_orthonormal_rows():
-    wide = orthogonal_map(5, 9)
+    wide = orthogonal_projection(5, 9)
     torch.testing.assert_close(wide @ wide.T, torch.eye(5))
-    assert torch.equal(orthogonal_map(5, 5), torch.eye(5))
+    assert torch.equal(orthogonal_projection(5, 5), torch.eye(5))
     assert not wide.requires_grad
 
 
@@ -243,7 +243,7 @@ def test_resampling_before_laterals_is_the_same(channels, merge, kind):
     assert head.factored == (channels != CHANNELS)
     pull = torch.randn(2, DIM, 8, 4, dtype=torch.float64)
     results = []
-    for out in (head(pyramid).full(), full_width(head, pyramid)):
+    for out in (head(pyramid).to_dense(), full_width(head, pyramid)):
         gradients = torch.autograd.grad((out * pull).sum(), list(head.parameters()))
         results.append((out, *gradients))
     for ours, expected in zip(*results, strict=True):
@@ -258,7 +258,7 @@ def test_what_is_not_linear_is_computed_in_full(settings):
     pyramid = pyramid_of((64, 32), (2, 4, 8))
     fused = head(pyramid)
     assert fused.weight is None
-    torch.testing.assert_close(fused.full(), full_width(head, pyramid))
+    torch.testing.assert_close(fused.to_dense(), full_width(head, pyramid))
 
 
 @pytest.mark.parametrize("factored", [True, False])
@@ -277,10 +277,10 @@ def test_inner_products_of_a_fused_map_are_those_of_its_cells(factored):
     assert fused.shape == full.shape == (2, 5, 4, 2)
     image, row, column = torch.tensor([[0, 1, 1], [3, 0, 2], [1, 1, 0]])
     pairs = [
-        (fused.full(), full),
-        (fused.squares(), full.square().sum(1)),
-        (fused.dots(texts), torch.einsum("bpd,bdhw->bphw", texts, full)),
-        (fused.at(image, row, column), full[image, :, row, column]),
+        (fused.to_dense(), full),
+        (fused.squared_norms(), full.square().sum(1)),
+        (fused.inner_products(texts), torch.einsum("bpd,bdhw->bphw", texts, full)),
+        (fused.gather(image, row, column), full[image, :, row, column]),
     ]
     for ours, expected in pairs:
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import torch
 
-from pivl_distill.models.network import Neck
+from pivl_distill.models.network import BNNeck
 
 
 def test_the_neck_normalises_over_the_batch_and_classifies():
     torch.manual_seed(0)
-    neck = Neck(6, 4)
+    neck = BNNeck(6, 4)
     features = 3 + 2 * torch.randn(32, 6)
     standard = (features - features.mean(0)) / (features.var(0, unbiased=False) + 1e-5).sqrt()
     torch.testing.assert_close(neck(features), standard @ neck.classifier.weight.T)
 
 
 def test_the_neck_learns_no_shift_and_no_bias():
-    neck = Neck(6, 4)
+    neck = BNNeck(6, 4)
     trained = {name for name, p in neck.named_parameters() if p.requires_grad}
     assert trained == {"norm.weight", "classifier.weight"}
     assert not neck.norm.bias.any()

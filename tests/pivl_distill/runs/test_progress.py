@@ -18,7 +18,7 @@ from pivl_distill.config import Stage2Settings
 from pivl_distill.data.sampling import Step
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.runs import progress
 from pivl_distill.runs.progress import SAVE_PERIOD_S, Progress, is_running
 from pivl_distill.runs.run import Run
@@ -44,12 +44,12 @@ class Small(ReIDNetwork):
         torch.manual_seed(0)
         self.patches = nn.Conv2d(3, 8, 5, stride=8)
         self.dropout = nn.Dropout(0.3)
-        self.neck = Neck(8, 6)
+        self.neck = BNNeck(8, 6)
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
-        return EncodedCrops((self.dropout(self.patches(images).relu().mean((2, 3))),))
+    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
+        return EncoderOutput((self.dropout(self.patches(images).relu().mean((2, 3))),))
 
-    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         (feature,) = encoded.features
         return ReIDOutput((feature,), (self.neck(feature),), None, None)
 

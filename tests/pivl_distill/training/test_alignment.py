@@ -22,16 +22,16 @@ IDENTITIES, DIM = 6, 16
 
 
 def texts_of(bank, head: HeadSettings | None = None, **loss: object) -> TextFeatures:
-    return TextFeatures.of(bank, LossSettings(**loss), head or HeadSettings())
+    return TextFeatures.from_bank(bank, LossSettings(**loss), head or HeadSettings())
 
 
 def test_identity_texts_get_the_norm_that_is_asked_for(prompt_bank):
-    texts = texts_of(prompt_bank, text_scale=7.0)
-    torch.testing.assert_close(texts.identity.norm(dim=1), torch.full((IDENTITIES,), 7.0))
-    cosine = F.cosine_similarity(texts.identity, prompt_bank.identity)
+    text_features = texts_of(prompt_bank, text_scale=7.0)
+    torch.testing.assert_close(text_features.identity.norm(dim=1), torch.full((IDENTITIES,), 7.0))
+    cosine = F.cosine_similarity(text_features.identity, prompt_bank.identity)
     torch.testing.assert_close(cosine, torch.ones(IDENTITIES))
-    assert texts.part is prompt_bank.part
-    assert texts.to(torch.device("cpu")).vocabulary is LIP20
+    assert text_features.part is prompt_bank.part
+    assert text_features.to(torch.device("cpu")).vocabulary is LIP20
 
 
 def test_identity_texts_may_keep_clips_own_norms(prompt_bank):
@@ -40,11 +40,11 @@ def test_identity_texts_may_keep_clips_own_norms(prompt_bank):
 
 def test_a_background_may_be_the_same_for_all_identities(prompt_bank):
     bank = dataclasses.replace(prompt_bank, present=torch.zeros_like(prompt_bank.present))
-    texts = texts_of(bank, align_background="identity_free")
+    text_features = texts_of(bank, align_background="identity_free")
     everyone = bank.label[LIP20.background].expand(IDENTITIES, -1)
-    assert torch.equal(texts.part[:, LIP20.background], everyone)
-    assert torch.equal(texts.part[:, 1:], bank.part[:, 1:])
-    assert texts.present.nonzero()[:, 1].tolist() == [LIP20.background] * IDENTITIES
+    assert torch.equal(text_features.part[:, LIP20.background], everyone)
+    assert torch.equal(text_features.part[:, 1:], bank.part[:, 1:])
+    assert text_features.present.nonzero()[:, 1].tolist() == [LIP20.background] * IDENTITIES
     assert not bank.present.any()
 
 
@@ -52,7 +52,7 @@ def test_wider_texts_keep_their_angles(prompt_bank):
     wide = texts_of(prompt_bank, HeadSettings(align_dim=40))
     assert wide.part.shape == (IDENTITIES, len(LIP20), 40)
     assert wide.identity.shape == (IDENTITIES, DIM)
-    before, after = (texts.flatten(0, 1) for texts in (prompt_bank.part, wide.part))
+    before, after = (text_features.flatten(0, 1) for text_features in (prompt_bank.part, wide.part))
     torch.testing.assert_close(after @ after.T, before @ before.T, rtol=1e-4, atol=1e-4)
     again = texts_of(prompt_bank, HeadSettings(align_dim=40))
     assert torch.equal(wide.part, again.part)
@@ -79,9 +79,9 @@ def test_a_cell_has_a_text_where_its_part_was_seen(prompt_bank, background):
     maps = torch.cat([cells([0, hat, IGNORE], [face, glove, 0])] * 2)
     labels = torch.tensor([1, 2])  # nobody has gloves; person 2 was never seen with a hat
     settings = LossSettings(align_background=background)
-    texts = TextFeatures.of(prompt_bank, settings, HeadSettings())
-    target = text_map(maps, labels, (2, 3), texts, settings)
-    places, full = target.known.nonzero().tolist(), target.full()
+    text_features = TextFeatures.from_bank(prompt_bank, settings, HeadSettings())
+    target = text_map(maps, labels, (2, 3), text_features, settings)
+    places, full = target.mask.nonzero().tolist(), target.to_dense()
     grounds = [] if background == "ignore" else [[0, 0, 0], [0, 1, 2], [1, 0, 0], [1, 1, 2]]
     assert places == sorted([[0, 0, 1], [0, 1, 0], [1, 1, 0], *grounds])
     for image, row, column in places:
@@ -98,9 +98,9 @@ def test_the_nearest_pixel_may_decide_instead_of_the_majority(prompt_bank):
     maps[0, 4, 4] = face
     for rule, part in (("majority", hat), ("nearest", face)):
         settings = LossSettings(align_labels=rule)
-        texts = TextFeatures.of(prompt_bank, settings, HeadSettings())
-        target = text_map(maps, torch.tensor([0]), (1, 1), texts, settings)
-        torch.testing.assert_close(target.full().flatten(), prompt_bank.part[0, part])
+        text_features = TextFeatures.from_bank(prompt_bank, settings, HeadSettings())
+        target = text_map(maps, torch.tensor([0]), (1, 1), text_features, settings)
+        torch.testing.assert_close(target.to_dense().flatten(), prompt_bank.part[0, part])
 
 
 @pytest.fixture
@@ -108,18 +108,20 @@ def alignment() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """aligned [3, 5, 4, 2], part texts [2, 6, 5], labels [3] and parts with unknown cells."""
     generator = torch.Generator().manual_seed(0)
     aligned = torch.randn(3, 5, 4, 2, dtype=torch.float64, generator=generator)
-    texts = torch.randn(2, 6, 5, dtype=torch.float64, generator=generator)
+    text_features = torch.randn(2, 6, 5, dtype=torch.float64, generator=generator)
     parts = torch.randint(0, 6, (3, 4, 2), generator=generator)
     parts[0, 1] = IGNORE
     parts[2] = IGNORE
-    return aligned.requires_grad_(), texts, torch.tensor([1, 0, 1]), parts
+    return aligned.requires_grad_(), text_features, torch.tensor([1, 0, 1]), parts
 
 
 @pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1"])
 def test_alignment_is_zero_on_the_texts_themselves(alignment, distance):
-    aligned, texts, labels, parts = alignment
-    target = hard_text_map(texts, labels, parts)
-    perfect = texts[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
+    aligned, text_features, labels, parts = alignment
+    target = hard_text_map(text_features, labels, parts)
+    perfect = text_features[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
+        0, 3, 1, 2
+    )
     assert alignment_loss(FusedMap(perfect), target, distance, 0.07).item() == pytest.approx(0)
     assert alignment_loss(FusedMap(aligned), target, distance, 0.07).item() > 0.1
     doubled = alignment_loss(FusedMap(2 * perfect), target, distance, 0.07).item()
@@ -128,8 +130,8 @@ def test_alignment_is_zero_on_the_texts_themselves(alignment, distance):
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_alignment_without_a_known_cell_is_zero_with_a_gradient(alignment, distance):
-    aligned, texts, labels, parts = alignment
-    target = hard_text_map(texts, labels, torch.full_like(parts, IGNORE))
+    aligned, text_features, labels, parts = alignment
+    target = hard_text_map(text_features, labels, torch.full_like(parts, IGNORE))
     loss = alignment_loss(FusedMap(aligned), target, distance, 0.07)
     loss.backward()
     assert loss.item() == 0
@@ -139,17 +141,21 @@ def test_alignment_without_a_known_cell_is_zero_with_a_gradient(alignment, dista
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_unknown_cells_get_no_gradient(alignment, distance):
-    aligned, texts, labels, parts = alignment
-    alignment_loss(FusedMap(aligned), hard_text_map(texts, labels, parts), distance, 0.5).backward()
+    aligned, text_features, labels, parts = alignment
+    alignment_loss(
+        FusedMap(aligned), hard_text_map(text_features, labels, parts), distance, 0.5
+    ).backward()
     touched = aligned.grad.abs().sum(1) > 0
     assert torch.equal(touched, parts != IGNORE)
 
 
 def test_a_contrast_knows_identities_apart(alignment):
-    _, texts, labels, parts = alignment
-    own = texts[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
-    other = texts[1 - labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
-    target = hard_text_map(texts, labels, parts)
+    _, text_features, labels, parts = alignment
+    own = text_features[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
+    other = text_features[1 - labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
+        0, 3, 1, 2
+    )
+    target = hard_text_map(text_features, labels, parts)
     losses = [
         alignment_loss(FusedMap(maps), target, "contrastive", 0.07).item() for maps in (own, other)
     ]
@@ -163,7 +169,7 @@ def test_cells_count_as_much_as_the_parser_was_sure(prompt_bank):
     confidence = torch.randint(0, 256, maps.shape, generator=torch.Generator().manual_seed(0))
     confidence = confidence.to(torch.uint8)
     settings = LossSettings(align_background="ignore")
-    texts = TextFeatures.of(prompt_bank, settings, HeadSettings())
+    text_features = TextFeatures.from_bank(prompt_bank, settings, HeadSettings())
     aligned = torch.randn(1, DIM, 2, 3, generator=torch.Generator().manual_seed(1))
     errors, weights = [], []
     for row, column in ((0, 0), (0, 1), (1, 0), (1, 2)):
@@ -176,7 +182,7 @@ def test_cells_count_as_much_as_the_parser_was_sure(prompt_bank):
 
     def loss(confidence: Tensor | None) -> Tensor:
         labels = torch.tensor([1])
-        target = text_map(maps, labels, (2, 3), texts, settings, confidence)
+        target = text_map(maps, labels, (2, 3), text_features, settings, confidence)
         return alignment_loss(FusedMap(aligned), target, "cosine", 0.07)
 
     torch.testing.assert_close(loss(confidence), expected)

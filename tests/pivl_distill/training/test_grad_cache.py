@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pivl_distill.config import HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.fusion import LateralFusion
-from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.grad_cache import GradCache
 from pivl_distill.training.objective import loss_terms
@@ -38,18 +38,18 @@ class Small(ReIDNetwork):
         self.inside = inside or nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.fusion = LateralFusion((4, 6, 3), DIM, (16, 8), HeadSettings())
-        self.neck = Neck(3, IDENTITIES)
+        self.neck = BNNeck(3, IDENTITIES)
         self.project = nn.Linear(3, DIM)
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
+    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
         pyramid, x = [], images if cameras is None else images + cameras[:, None, None, None]
         for layer in self.layers:
             x = self.dropout(layer(x).tanh())
             pyramid.append(x)
         feature = self.inside(x).mean((2, 3))
-        return EncodedCrops((feature,), self.fusion.encode_cells(tuple(pyramid)))
+        return EncoderOutput((feature,), self.fusion.encode_cells(tuple(pyramid)))
 
-    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         (feature,) = encoded.features
         projected, aligned = self.project(feature), self.fusion.fuse(encoded.cells)
         return ReIDOutput((feature,), (self.neck(feature),), projected, aligned)
@@ -63,9 +63,11 @@ class Small(ReIDNetwork):
 
 
 @pytest.fixture
-def texts(prompt_bank) -> TextFeatures:
-    texts = TextFeatures.of(prompt_bank, LossSettings(), HeadSettings())
-    return dataclasses.replace(texts, identity=texts.identity.double(), part=texts.part.double())
+def text_features(prompt_bank) -> TextFeatures:
+    text_features = TextFeatures.from_bank(prompt_bank, LossSettings(), HeadSettings())
+    return dataclasses.replace(
+        text_features, identity=text_features.identity.double(), part=text_features.part.double()
+    )
 
 
 def inputs() -> list[Tensor]:
@@ -74,8 +76,8 @@ def inputs() -> list[Tensor]:
     return [images, torch.arange(CROPS) % 2]
 
 
-def loss_of(output: ReIDOutput, texts: TextFeatures, maps, **loss: object) -> Tensor:
-    terms = loss_terms(output, LABELS, maps, texts, LossSettings(**loss))
+def loss_of(output: ReIDOutput, text_features: TextFeatures, maps, **loss: object) -> Tensor:
+    terms = loss_terms(output, LABELS, maps, text_features, LossSettings(**loss))
     return torch.stack(list(terms.values())).sum()
 
 
@@ -85,14 +87,16 @@ def gradients(network: Small) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
 @pytest.mark.parametrize("distance", ["cosine", "mse", "contrastive"])
-def test_parts_give_the_loss_and_the_gradients_of_the_whole(texts, band_store, parts, distance):
+def test_parts_give_the_loss_and_the_gradients_of_the_whole(
+    text_features, band_store, parts, distance
+):
     maps = torch.from_numpy(band_store.maps[:CROPS])
     loss = {"align_distance": distance, "triplet_margin": 3.0}
     whole, split = Small().double().train(), Small().double().train()
-    expected = loss_of(whole(*inputs()), texts, maps, **loss)
+    expected = loss_of(whole(*inputs()), text_features, maps, **loss)
     expected.backward()
     batch = GradCache(split, inputs(), parts)
-    actual = loss_of(split.heads(batch.encoded), texts, maps, **loss)
+    actual = loss_of(split.forward_heads(batch.encoded), text_features, maps, **loss)
     actual.backward()
     batch.backward()
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
@@ -101,16 +105,16 @@ def test_parts_give_the_loss_and_the_gradients_of_the_whole(texts, band_store, p
         torch.testing.assert_close(gradients(split)[name], gradient, rtol=1e-9, atol=1e-9)
 
 
-def test_mining_sees_the_whole_batch(texts, band_store):
+def test_mining_sees_the_whole_batch(text_features, band_store):
     """The mean over smaller batches, which each mine among themselves, is another loss."""
     network, maps = Small().double().train(), torch.from_numpy(band_store.maps)
     loss = LossSettings(triplet_margin=3)
 
     def triplet(output: ReIDOutput, rows: slice) -> Tensor:
-        return loss_terms(output, LABELS[rows], maps[rows], texts, loss)["triplet"]
+        return loss_terms(output, LABELS[rows], maps[rows], text_features, loss)["triplet"]
 
     encoded = GradCache(network, inputs(), 2).encoded
-    whole = triplet(network.heads(encoded), slice(0, 8))
+    whole = triplet(network.forward_heads(encoded), slice(0, 8))
     halves = [
         triplet(network(*(tensor[rows] for tensor in inputs())), rows)
         for rows in (slice(0, 4), slice(4, 8))
@@ -118,7 +122,7 @@ def test_mining_sees_the_whole_batch(texts, band_store):
     assert abs(torch.stack(halves).mean() - whole) > 1e-3
 
 
-def test_dropout_is_the_same_both_times(texts, band_store):
+def test_dropout_is_the_same_both_times(text_features, band_store):
     network, maps = Small(dropout=0.4).double().train(), torch.from_numpy(band_store.maps[:CROPS])
     seen = []
     network.dropout.register_forward_hook(lambda _module, _inputs, out: seen.append(out.detach()))
@@ -129,14 +133,14 @@ def test_dropout_is_the_same_both_times(texts, band_store):
     seen.clear()
     batch = GradCache(network, inputs(), 2)
     first, half = list(seen), len(seen)
-    loss_of(network.heads(batch.encoded), texts, maps).backward()
+    loss_of(network.forward_heads(batch.encoded), text_features, maps).backward()
     batch.backward()
     for one, other in zip(first, seen[half:], strict=True):
         assert torch.equal(one, other)
     assert torch.equal(torch.rand(1), after_first)  # what comes next draws what it would have
 
 
-def test_running_statistics_move_once_a_step(texts, band_store):
+def test_running_statistics_move_once_a_step(text_features, band_store):
     norm = nn.BatchNorm2d(3)
     network = Small(inside=norm).double().train()
     before = norm.running_mean.clone()
@@ -144,13 +148,13 @@ def test_running_statistics_move_once_a_step(texts, band_store):
     assert norm.num_batches_tracked == 0
     assert torch.equal(norm.running_mean, before)
     maps = torch.from_numpy(band_store.maps[:CROPS])
-    loss_of(network.heads(batch.encoded), texts, maps).backward()
+    loss_of(network.forward_heads(batch.encoded), text_features, maps).backward()
     batch.backward()
     assert norm.num_batches_tracked == 2
     assert network.neck.norm.num_batches_tracked == 1
 
 
-def test_a_step_of_training_may_go_in_parts(texts, band_store):
+def test_a_step_of_training_may_go_in_parts(text_features, band_store):
     weights = []
     for parts in (1, 3):
         settings = Stage2Settings(
@@ -158,7 +162,7 @@ def test_a_step_of_training_may_go_in_parts(texts, band_store):
         )
         network = Small().train()
         single = dataclasses.replace(
-            texts, identity=texts.identity.float(), part=texts.part.float()
+            text_features, identity=text_features.identity.float(), part=text_features.part.float()
         )
         stage = Stage2Trainer(network, band_store, single, settings)
         terms = stage.step(np.arange(CROPS), np.random.default_rng(0))

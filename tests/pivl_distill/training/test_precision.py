@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pivl_distill.config import HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.runs.progress import Progress
 from pivl_distill.runs.run import Run
 from pivl_distill.training.alignment import TextFeatures
@@ -33,16 +33,16 @@ class Listening(ReIDNetwork):
         super().__init__()
         torch.manual_seed(0)
         self.patches = nn.Conv2d(3, 8, 8, stride=8)
-        self.neck = Neck(8, 6)
+        self.neck = BNNeck(8, 6)
         self.project = nn.Linear(8, 16)
         self.heard: dict[str, torch.dtype] = {}
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
+    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
         maps = self.patches(images)
         self.heard["patches"] = maps.dtype
-        return EncodedCrops((maps.relu().mean((2, 3)),))
+        return EncoderOutput((maps.relu().mean((2, 3)),))
 
-    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         (feature,) = encoded.features
         projected = self.project(feature)
         self.heard |= {"feature": feature.dtype, "projected": projected.dtype}
@@ -57,8 +57,8 @@ class Listening(ReIDNetwork):
 
 
 @pytest.fixture
-def texts(prompt_bank) -> TextFeatures:
-    return TextFeatures.of(prompt_bank, LossSettings(), HeadSettings())
+def text_features(prompt_bank) -> TextFeatures:
+    return TextFeatures.from_bank(prompt_bank, LossSettings(), HeadSettings())
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -73,10 +73,10 @@ def test_auto_is_bfloat16_where_a_gpu_has_it(monkeypatch, native):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_crops_are_encoded_in_it_and_heads_are_not(band_store, texts, precision, parts):
+def test_crops_are_encoded_in_it_and_heads_are_not(band_store, text_features, precision, parts):
     settings = SETTINGS.model_copy(update={"precision": precision, "accumulate": parts})
     network = Listening().train()
-    stage = Stage2Trainer(network, band_store, texts, settings)
+    stage = Stage2Trainer(network, band_store, text_features, settings)
     terms = stage.step(np.arange(8), np.random.default_rng(0))
     assert network.heard.pop("patches") is getattr(torch, precision)
     assert set(network.heard.values()) == {torch.float32}
@@ -84,12 +84,12 @@ def test_crops_are_encoded_in_it_and_heads_are_not(band_store, texts, precision,
     assert all(p.dtype == torch.float32 for p in network.parameters())
 
 
-def test_half_precision_changes_a_step_by_its_rounding_alone(band_store, texts):
+def test_half_precision_changes_a_step_by_its_rounding_alone(band_store, text_features):
     gradients = {}
     for precision in ("auto", "float32", "bfloat16", "float16"):
         settings = SETTINGS.model_copy(update={"precision": precision})
         network = Listening().train()
-        stage = Stage2Trainer(network, band_store, texts, settings)
+        stage = Stage2Trainer(network, band_store, text_features, settings)
         stage.scaler = torch.amp.GradScaler("cpu", 256.0, enabled=precision == "float16")
         stage.step(np.arange(8), np.random.default_rng(0))
         gradients[precision] = network.patches.weight.grad  # Adam took the scale out
@@ -105,10 +105,10 @@ def test_only_float16_scales_its_loss():
     assert not loss_scaler(None, CPU).is_enabled()
 
 
-def test_a_step_that_overflows_is_left_out_and_the_scale_lowered(band_store, texts):
+def test_a_step_that_overflows_is_left_out_and_the_scale_lowered(band_store, text_features):
     network = Listening().train()
     stage = Stage2Trainer(
-        network, band_store, texts, SETTINGS.model_copy(update={"precision": "float16"})
+        network, band_store, text_features, SETTINGS.model_copy(update={"precision": "float16"})
     )
     before, scale = network.patches.weight.clone(), stage.scaler.get_scale()
     handle = network.patches.weight.register_hook(lambda gradient: gradient * torch.inf)
@@ -152,8 +152,8 @@ def test_the_scale_is_saved_with_a_run(band_store, tmp_path, monkeypatch):
 
 
 def test_encoded_tensors_keep_their_order():
-    encoded = EncodedCrops((torch.zeros(1), torch.ones(1)), torch.full((1,), 2.0))
-    doubled = encoded.replaced([2 * tensor for tensor in encoded.tensors()])
+    encoded = EncoderOutput((torch.zeros(1), torch.ones(1)), torch.full((1,), 2.0))
+    doubled = encoded.with_tensors([2 * tensor for tensor in encoded.tensors()])
     assert [tensor.item() for tensor in doubled.tensors()] == [0, 2, 4]
     alone = dataclasses.replace(encoded, cells=None)
-    assert alone.replaced(alone.tensors()).cells is None
+    assert alone.with_tensors(alone.tensors()).cells is None

@@ -29,7 +29,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.losses import identity_loss, triplet_loss
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.fusion import FusedMap
-from pivl_distill.models.network import EncodedCrops, Neck, ReIDNetwork, ReIDOutput
+from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.runs.run import Run
 from pivl_distill.training import compile, stage2
 from pivl_distill.training.alignment import TextFeatures
@@ -59,17 +59,17 @@ class Stub(ReIDNetwork):
         super().__init__()
         torch.manual_seed(0)
         self.patches = nn.Conv2d(3, 32, 8, stride=8)
-        self.neck = Neck(32, IDENTITIES)
+        self.neck = BNNeck(32, IDENTITIES)
         self.project = nn.Linear(32, DIM)
         self.align = nn.Conv2d(32, DIM, 1)
         self.fed: list[Tensor] = []
 
-    def encode_crops(self, images: Tensor, cameras: Tensor | None = None) -> EncodedCrops:
+    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
         self.fed.append(images.clone())
         maps = self.patches(images).relu()
-        return EncodedCrops((maps.mean((2, 3)),), maps)
+        return EncoderOutput((maps.mean((2, 3)),), maps)
 
-    def heads(self, encoded: EncodedCrops) -> ReIDOutput:
+    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         (feature,), maps = encoded.features, encoded.cells
         return ReIDOutput(
             features=(feature,),
@@ -87,29 +87,33 @@ class Stub(ReIDNetwork):
 
 
 @pytest.fixture
-def texts(prompt_bank: PromptBank) -> TextFeatures:
-    return TextFeatures.of(prompt_bank, LossSettings(text_scale=10.0), HeadSettings())
+def text_features(prompt_bank: PromptBank) -> TextFeatures:
+    return TextFeatures.from_bank(prompt_bank, LossSettings(text_scale=10.0), HeadSettings())
 
 
 def trained(
-    store: CropStore, texts: TextFeatures | None, folder: Path, seed: int = 0, **changes: object
+    store: CropStore,
+    text_features: TextFeatures | None,
+    folder: Path,
+    seed: int = 0,
+    **changes: object,
 ) -> tuple[Stub, list[dict[str, float]]]:
     """A stub after training and the lines of its metrics."""
     network, run = Stub(), Run.create("student", "", folder / "run")
-    train(network, store, texts, SETTINGS.model_copy(update=changes), seed, run, "Training")
+    train(network, store, text_features, SETTINGS.model_copy(update=changes), seed, run, "Training")
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     return network, [json.loads(line) for line in lines]
 
 
-def test_a_network_learns_from_labels_and_texts(band_store, texts, tmp_path):
-    _, metrics = trained(band_store, texts, tmp_path, epochs=30)
+def test_a_network_learns_from_labels_and_texts(band_store, text_features, tmp_path):
+    _, metrics = trained(band_store, text_features, tmp_path, epochs=30)
     for term in TERMS - {"triplet"}:  # people of plain colours are beyond its margin from the start
         assert metrics[-1][term] < 0.7 * metrics[0][term], term
     assert metrics[-1]["accuracy"] > 0.9
 
 
-def test_each_epoch_writes_one_line(band_store, texts, tmp_path):
-    network, metrics = trained(band_store, texts, tmp_path)
+def test_each_epoch_writes_one_line(band_store, text_features, tmp_path):
+    network, metrics = trained(band_store, text_features, tmp_path)
     assert [line["epoch"] for line in metrics] == [1, 2, 3, 4]
     for line in metrics:
         assert line.keys() == TERMS | {"stage", "epoch", "crops_per_s", "accuracy"}
@@ -126,23 +130,23 @@ def test_without_texts_only_the_labels_teach(band_store, tmp_path):
     assert torch.equal(network.align.weight, untouched.align.weight)
 
 
-def test_without_maps_nothing_is_aligned(band_store, texts, tmp_path):
+def test_without_maps_nothing_is_aligned(band_store, text_features, tmp_path):
     store = CropStore(band_store.crops, None, band_store.pids, band_store.camids)
-    _, metrics = trained(store, texts, tmp_path, epochs=1)
+    _, metrics = trained(store, text_features, tmp_path, epochs=1)
     assert metrics[0].keys() & TERMS == TERMS - {"align"}
 
 
-def test_the_same_seed_gives_the_same_weights(band_store, texts, tmp_path):
+def test_the_same_seed_gives_the_same_weights(band_store, text_features, tmp_path):
     first, second, other = (
-        trained(band_store, texts, tmp_path / str(n), seed=seed)[0].state_dict()
+        trained(band_store, text_features, tmp_path / str(n), seed=seed)[0].state_dict()
         for n, seed in enumerate((5, 5, 6))
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["patches.weight"], other["patches.weight"])
 
 
-def test_texts_change_nothing_about_the_images(band_store, texts, tmp_path):
-    with_texts, _ = trained(band_store, texts, tmp_path / "with")
+def test_texts_change_nothing_about_the_images(band_store, text_features, tmp_path):
+    with_texts, _ = trained(band_store, text_features, tmp_path / "with")
     without, _ = trained(band_store, None, tmp_path / "without")
     assert len(with_texts.fed) == len(without.fed) > SETTINGS.epochs
     for one, other in zip(with_texts.fed, without.fed, strict=True):
@@ -181,12 +185,12 @@ def test_erased_boxes_may_be_noise_and_padding_black(band_store, tmp_path):
 
 
 @pytest.mark.parametrize("invented", ["ignore", "background"])
-def test_padding_may_count_as_background(band_store, texts, tmp_path, invented):
+def test_padding_may_count_as_background(band_store, text_features, tmp_path, invented):
     everything = np.full_like(band_store.maps, 255)
     store = CropStore(band_store.crops, everything, band_store.pids, band_store.camids)
     augment = AugmentSettings(pad_px=40, erase_probability=0, invented=invented)
     loss = LossSettings(align_background="include")
-    _, metrics = trained(store, texts, tmp_path, epochs=1, augment=augment, loss=loss)
+    _, metrics = trained(store, text_features, tmp_path, epochs=1, augment=augment, loss=loss)
     assert (metrics[0]["align"] > 0) == (invented == "background")
 
 
@@ -196,15 +200,15 @@ def test_a_network_imitates_the_vectors_of_a_teacher(band_store, tmp_path):
             super().__init__()
             self.imitate = nn.Linear(32, 5)
 
-        def heads(self, encoded: EncodedCrops) -> ReIDOutput:
-            output = super().heads(encoded)
-            distilled = self.imitate(output.features[0])
-            return dataclasses.replace(output, distilled=distilled)
+        def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
+            output = super().forward_heads(encoded)
+            distilled_embedding = self.imitate(output.features[0])
+            return dataclasses.replace(output, distilled_embedding=distilled_embedding)
 
     rng = np.random.default_rng(0)
     of_person = rng.standard_normal((IDENTITIES, 5))
     rows = np.unique(band_store.pids, return_inverse=True)[1]
-    store = dataclasses.replace(band_store, embeddings=of_person[rows].astype(np.float16))
+    store = dataclasses.replace(band_store, teacher_embeddings=of_person[rows].astype(np.float16))
     network, run = Imitator(), Run.create("student", "", tmp_path / "run")
     loss = LossSettings(identity=0, triplet=0, embedding=0.5)
     settings = SETTINGS.model_copy(update={"epochs": 30, "loss": loss})
@@ -229,7 +233,7 @@ def test_too_few_people_are_told(band_store, tmp_path):
         trained(band_store, None, tmp_path, identities_per_batch=7)
 
 
-def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
+def test_the_terms_are_the_weighted_losses_of_every_head(text_features, band_store):
     generator = torch.Generator().manual_seed(0)
     labels = torch.tensor([0, 0, 1, 1])
     features = tuple(torch.randn(4, dim, generator=generator) for dim in (5, 8))
@@ -240,7 +244,7 @@ def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
     maps = torch.from_numpy(band_store.maps[:4])
 
     def terms(**weights: float) -> dict[str, Tensor]:
-        return loss_terms(output, labels, maps, texts, LossSettings(**weights))
+        return loss_terms(output, labels, maps, text_features, LossSettings(**weights))
 
     once = terms(identity=1, triplet=1, image_to_text=1, align=1)
     assert once.keys() == TERMS
@@ -248,28 +252,28 @@ def test_the_terms_are_the_weighted_losses_of_every_head(texts, band_store):
     triplet = sum(triplet_loss(features, labels, 0.3, normalize=True) for features in features)
     torch.testing.assert_close(once["identity"], identity)
     torch.testing.assert_close(once["triplet"], triplet)
-    expected = F.cross_entropy(projected @ texts.identity.T, labels, label_smoothing=0.1)
+    expected = F.cross_entropy(projected @ text_features.identity.T, labels, label_smoothing=0.1)
     torch.testing.assert_close(once["image_to_text"], expected)
     weighted = terms(identity=0.25, triplet=2, image_to_text=3, align=5)
     for name, weight in {"identity": 0.25, "triplet": 2, "image_to_text": 3, "align": 5}.items():
         torch.testing.assert_close(weighted[name], weight * once[name])
 
 
-def test_alignment_pulls_each_cell_to_its_own_text(texts, band_store):
+def test_alignment_pulls_each_cell_to_its_own_text(text_features, band_store):
     labels = torch.tensor([0, 1, 3, 4])
     maps = torch.from_numpy(band_store.maps[:4])
     parts = maps[:, 4::8, 4::8].long()
-    own = texts.part[labels[:, None, None], parts].permute(0, 3, 1, 2)
+    own = text_features.part[labels[:, None, None], parts].permute(0, 3, 1, 2)
     output = ReIDOutput((torch.eye(4),), (torch.zeros(4, 6),), None, FusedMap(own))
-    perfect = loss_terms(output, labels, maps, texts, LossSettings())
-    swapped = loss_terms(output, labels.flip(0), maps, texts, LossSettings())
+    perfect = loss_terms(output, labels, maps, text_features, LossSettings())
+    swapped = loss_terms(output, labels.flip(0), maps, text_features, LossSettings())
     assert perfect["align"].item() == pytest.approx(0, abs=1e-5)
     assert swapped["align"].item() > 1
 
 
 @pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1"])
 @pytest.mark.parametrize("labels", ["majority", "nearest", "soft"])
-def test_losses_never_wait_for_a_result(texts, band_store, distance, labels):
+def test_losses_never_wait_for_a_result(text_features, band_store, distance, labels):
     """The meta device has no numbers, so whatever asked for one would fail."""
     meta = torch.device("meta")
     settings = LossSettings(align_distance=distance, align_labels=labels)
@@ -277,7 +281,7 @@ def test_losses_never_wait_for_a_result(texts, band_store, distance, labels):
     output = network(torch.zeros(8, 3, 128, 64, device=meta))
     people = torch.zeros(8, dtype=torch.long, device=meta)
     maps = torch.zeros(8, 128, 64, dtype=torch.uint8, device=meta)
-    terms = loss_terms(output, people, maps, texts.to(meta), settings)
+    terms = loss_terms(output, people, maps, text_features.to(meta), settings)
     assert terms.keys() == TERMS
     torch.stack(list(terms.values())).sum().backward()
     totals.add(terms)

@@ -1,4 +1,4 @@
-"""A teacher's vectors on disk: found by the crops' names, whatever their order."""
+"""Teacher embeddings on disk: rows are found by crop name, in any order."""
 
 from __future__ import annotations
 
@@ -34,10 +34,8 @@ def model() -> EmbeddingModel:
     return EmbeddingModel("linear", network, (128, 64), (0.5,) * 3, (0.5,) * 3)
 
 
-def test_vectors_are_those_of_the_crops_in_the_order_asked_for(
-    dataset, model, band_store, tmp_path
-):
-    path = tmp_path / "vectors.safetensors"
+def test_embeddings_follow_the_order_of_the_dataset(dataset, model, band_store, tmp_path):
+    path = tmp_path / "teacher_embeddings.safetensors"
     save_embeddings(path, model, band_store, dataset)
     expected = embed(model, band_store.crops).astype(np.float16)
     np.testing.assert_array_equal(load_embeddings(path, dataset), expected)
@@ -52,11 +50,11 @@ def test_vectors_are_those_of_the_crops_in_the_order_asked_for(
     np.testing.assert_array_equal(load_embeddings(path, elsewhere), expected[:7][::-1])
 
 
-def test_crops_without_a_vector_are_named(dataset, model, band_store, tmp_path):
-    path = tmp_path / "vectors.safetensors"
+def test_missing_crops_are_named(dataset, model, band_store, tmp_path):
+    path = tmp_path / "teacher_embeddings.safetensors"
     save_embeddings(path, model, band_store, dataset)
     more = replace(dataset, train=(*dataset.train, Record(Path("/somewhere/new.png"), 1, 0)))
-    with pytest.raises(PivlError, match=r"no vector of 1 of 25 crops \(first new\.png\).*bands"):
+    with pytest.raises(PivlError, match=r"no embedding of 1 of 25 crops \(first new\.png\).*bands"):
         load_embeddings(path, more)
 
 
