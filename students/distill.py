@@ -166,8 +166,9 @@ def load_teacher_embeddings(
     path = config.teacher_embeddings or (bank_file.parent / EMBEDDINGS_FILE if bank_file else None)
     if path is None or not path.is_file():
         raise PivlError(
-            f"stage2.loss.embedding needs teacher embeddings, but there are none at {path}; teach with"
-            " --set save_teacher_embeddings=true, or name the file with --set teacher_embeddings=FILE."
+            f"stage2.loss.embedding needs teacher embeddings, but there are none at {path}; teach"
+            " with --set save_teacher_embeddings=true, or name the file with"
+            " --set teacher_embeddings=FILE."
         )
     return load_embeddings(path, dataset)
 
