@@ -1,10 +1,10 @@
-"""The Extractor: crops in, unit vectors out, and nothing before the export has proven itself.
+"""Extract person features with an exported network: crops in, unit vectors out.
 
-On loading, the file must be the one that its manifest describes and must give the vector that was
-recorded for the golden crop; a wrong channel order, other means, a damaged file or a runtime that
-computes something else are found then and not in production.
+Loading an export verifies it: the file must have the SHA-256 of its manifest, and must reproduce on
+this machine the feature that was recorded for the golden crop. A truncated copy, swapped channels,
+a wrong mean or std, or a runtime that computes other values is found before the first real crop.
 
-Left out on purpose: engines. TensorRT and TensorRT-RTX run them; here ONNX Runtime runs ONNX files.
+Left out on purpose: TensorRT engines. Run them with TensorRT; ONNX Runtime runs the ONNX files.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from PIL import Image
 from pivl_distill.data.images import read_crop, resize_crop
 from pivl_distill.data.listing import images_below
 from pivl_distill.errors import PivlError
+from pivl_distill.runtime.feature_graph import FeatureGraph
 from pivl_distill.runtime.frame_crops import check_image, crop_box
 from pivl_distill.runtime.golden_check import check_golden
 from pivl_distill.runtime.manifest_reader import (
@@ -34,12 +35,36 @@ from pivl_distill.runtime.manifest_reader import (
 )
 from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice, has_cuda, open_session
 
+CameraIds = Sequence[int] | np.ndarray
+"""[N] camera ids, counted from 0, one per crop."""
+
 
 class Extractor:
-    """Vectors of crops, by the export in a folder. Safe to use from several threads at once.
+    """Compute person features with an export; compare them by cosine or a measured threshold.
 
-    Attributes: `name` of the network, `dim` of its vectors, `size_hw` that crops are resized to,
-    the `artifact` chosen and the `device` it runs on.
+        extractor = Extractor("deploy/")
+        features = extractor.embed_boxes(frame, boxes)  # float32 [N, F], length one
+        similarities = features @ gallery.T  # cosine, −1 to 1
+        same = extractor.same_person(features[0], gallery, far=1e-3)  # bool [G]
+
+    Images are uint8 RGB; reverse the channels of OpenCV's BGR (`frame[..., ::-1]`). Crops of any
+    size are resized and normalised here, exactly as in training: do not preprocess them.
+
+    Features are float32 [N, F] and L2-normalised, so their dot product is the cosine similarity.
+    They do not depend on how crops are batched, up to float32 rounding.
+
+    Thread safety: one Extractor may be used by several threads at once. Methods change no state.
+
+    Errors: every method raises `pivl_distill.errors.PivlError`, with a message that names the crop,
+    box or file at fault and what to do.
+
+    Attributes:
+        name: name of the network.
+        dim: length F of a feature.
+        size_hw: input height and width in pixels, to which crops are resized.
+        manifest: what `manifest.json` declares.
+        artifact: the file that runs, with its precision and thresholds.
+        device: "cpu" or "cuda", where it runs.
     """
 
     def __init__(
@@ -52,38 +77,45 @@ class Extractor:
         batch_size: int = 32,
         allow_unverified: bool = False,
     ) -> None:
-        """Load and check the export in `folder`.
+        """Load the export in `folder` and verify it on this machine.
 
-        `precision` "auto" takes the verified file that suits the machine: fp16 before fp32 on CUDA
-        devices, fp32 on the CPU. INT8 is taken where it is named, or nothing else is there.
-        `threads` limits the CPU threads of one call, `batch_size` the crops that are run, and held
-        resized, at a time.
+        Args:
+            folder: an export folder, which holds `manifest.json`.
+            precision: "fp32", "fp16", "int8" or "auto". "auto" prefers fp16 to fp32 on CUDA and
+                fp32 to fp16 on the CPU; it uses INT8 only if there is nothing else.
+            device: "auto" uses CUDA where ONNX Runtime can and otherwise warns and uses the CPU.
+                "cuda" raises instead of falling back.
+            threads: CPU threads per call; None leaves the number to ONNX Runtime.
+            batch_size: most crops per run of the network. Resized crops of one batch are in memory
+                at a time, so this bounds memory. A smaller maximum of the export takes precedence.
+            allow_unverified: also accept a file that the export could not verify. A file that
+                failed verification is always refused.
 
-        Raises PivlError, each with its own sentence: no usable file, a file or golden crop that is
-        not the one described, a golden vector that was changed or is not reproduced.
+        Raises:
+            PivlError: the folder holds no usable file; a file is missing, truncated or changed;
+                the golden crop or its recorded feature was changed; the file does not reproduce
+                that feature here; or the device is not available.
         """
         if batch_size < 1:
-            raise PivlError(f"Crops are run 1 or more at a time, not batch_size={batch_size}.")
+            raise PivlError(f"batch_size must be 1 or more, not {batch_size}.")
         self.manifest = read_manifest(Path(folder))
         spec = self.manifest.input
         self.name, self.dim, self.size_hw = self.manifest.name, self.manifest.dim, spec.size_hw
-        self._mean = np.array(spec.mean, np.float32)
-        self._std = np.array(spec.std, np.float32)
         self._batch = min(batch_size, spec.max_batch or batch_size)
-        self.device, self.artifact, self._session = self._open(
+        self.device, self.artifact, session = self._open(
             device, precision, threads, allow_unverified
         )
+        self._run = FeatureGraph(session, self.artifact, self.manifest).run
         check_golden(self.manifest, self.artifact, self._run)
 
     def embed(
-        self,
-        crops: np.ndarray | Sequence[np.ndarray],
-        cameras: Sequence[int] | np.ndarray | None = None,
+        self, crops: np.ndarray | Sequence[np.ndarray], cameras: CameraIds | None = None
     ) -> np.ndarray:
-        """Unit vectors float32 [N, dim] of uint8 RGB crops: [N, H, W, 3], or a list of [H, W, 3].
+        """Return unit features, float32 [N, F], of uint8 RGB crops.
 
-        Sizes may differ. `cameras` [N], counted from 0, are for networks that take cameras. Raises
-        PivlError for anything that is no RGB crop.
+        `crops` is an array [N, H, W, 3] or a list of arrays [H, W, 3] of any sizes; none gives
+        [0, F]. `cameras` [N] is required by networks with camera embeddings and ignored by others.
+        Raises PivlError, with the crop's number, for anything that is not a uint8 RGB image.
         """
         ids = self._camera_ids(len(crops), cameras)
         vectors = np.empty((len(crops), self.dim), np.float32)
@@ -98,20 +130,25 @@ class Extractor:
         self,
         frame: np.ndarray,
         boxes_xyxy: np.ndarray | Sequence[Sequence[float]],
-        cameras: Sequence[int] | np.ndarray | None = None,
+        cameras: CameraIds | None = None,
     ) -> np.ndarray:
-        """Unit vectors float32 [N, dim] of boxes [N, 4] in a frame, uint8 RGB [H, W, 3].
+        """Return unit features, float32 [N, F], of boxes in a frame, uint8 RGB [H, W, 3].
 
-        Boxes are left, top, right, bottom in pixels; they are clipped to the frame and take every
-        pixel they touch. Raises PivlError for a box with no pixel in the frame.
+        Boxes [N, 4] are (left, top, right, bottom) in pixels, right and bottom exclusive. Fractions
+        are rounded outwards, and boxes are clipped to the frame. `cameras` as in `embed`. Raises
+        PivlError, with the box's number, for a box that is malformed or outside the frame.
         """
         check_image(frame, "The frame")
         return self.embed([crop_box(frame, box, n) for n, box in enumerate(boxes_xyxy)], cameras)
 
     def embed_files(
-        self, paths: Iterable[str | Path], cameras: Sequence[int] | np.ndarray | None = None
+        self, paths: Iterable[str | Path], cameras: CameraIds | None = None
     ) -> np.ndarray:
-        """Unit vectors float32 [N, dim] of image files; PivlError names the first unreadable."""
+        """Return unit features, float32 [N, F], of image files, in their order.
+
+        Raises PivlError, with the path, at the first image that cannot be read; `stream_files`
+        continues after it.
+        """
         vectors = []
         for _, vector in self.stream_files([Path(path) for path in paths], cameras):
             if isinstance(vector, PivlError):
@@ -120,19 +157,21 @@ class Extractor:
         return np.stack(vectors) if vectors else np.empty((0, self.dim), np.float32)
 
     def embed_folder(self, folder: str | Path) -> tuple[list[str], np.ndarray]:
-        """Names and unit vectors float32 [N, dim] of all images in a folder and below.
+        """Return names and unit features, float32 [N, F], of all images in a folder and below it.
 
-        Names are paths relative to `folder`, in order. PivlError names the first unreadable image.
+        Names are paths relative to `folder`, sorted. Raises PivlError at the first image that
+        cannot be read.
         """
         paths = images_below(Path(folder))
         return [path.relative_to(folder).as_posix() for path in paths], self.embed_files(paths)
 
     def stream_files(
-        self, paths: Sequence[Path], cameras: Sequence[int] | np.ndarray | None = None
+        self, paths: Sequence[Path], cameras: CameraIds | None = None
     ) -> Iterator[tuple[Path, np.ndarray | PivlError]]:
-        """Each image file in order with its unit vector [dim], or why it could not be read.
+        """Yield each path with its unit feature, float32 [F], or the error of reading it.
 
-        One batch is held at a time, however many files there are.
+        Order is kept. Only one batch is in memory at a time, for any number of files. Images are
+        decoded in up to 8 threads.
         """
         ids = self._camera_ids(len(paths), cameras)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -141,17 +180,18 @@ class Extractor:
                 results = list(pool.map(self._read, batch))
                 read = {n: crop for n, crop in enumerate(results) if isinstance(crop, np.ndarray)}
                 if read:
-                    taken = ids[start : start + self._batch][list(read)]
-                    vectors = self._unit(self._run(np.stack(list(read.values())), taken))
+                    batch_ids = ids[start : start + self._batch][list(read)]
+                    vectors = self._unit(self._run(np.stack(list(read.values())), batch_ids))
                     for number, vector in zip(read, vectors, strict=True):
                         results[number] = vector
                 yield from zip(batch, results, strict=True)
 
     def threshold(self, far: float = 1e-3) -> float:
-        """The cosine above which two vectors are of one person, at a false-accept rate.
+        """Return the cosine from which a pair counts as one person, at a false-accept rate.
 
-        It was measured on the data that the export was verified on, for this artifact's precision.
-        Raises PivlError for a rate that was not measured.
+        `far` is the share of pairs of different people that are accepted. The threshold was
+        measured on the data that verified the export, for this artifact's precision; other cameras
+        and people have other thresholds. Raises PivlError for a rate that was not measured.
         """
         measured = self.artifact.thresholds
         for threshold in measured:
@@ -159,21 +199,22 @@ class Extractor:
                 if threshold.cosine is None:
                     raise PivlError(
                         f"{threshold.impostor_pairs:,} impostor pairs are too few to measure a"
-                        f" false-accept rate of {far:g}; export again with --data naming more"
-                        " people, or ask for a higher rate."
+                        f" false-accept rate of {far:g}; export again with more people in --data,"
+                        " or use a higher rate."
                     )
                 return threshold.cosine
         rates = ", ".join(f"{threshold.far:g}" for threshold in measured) or "none"
         raise PivlError(
-            f"{self.artifact.file} has no threshold for a false-accept rate of {far:g}; measured"
-            f" are: {rates}."
+            f"{self.artifact.file} has no threshold for a false-accept rate of {far:g};"
+            f" measured rates: {rates}."
         )
 
     def same_person(self, a: np.ndarray, b: np.ndarray, far: float = 1e-3) -> np.bool_ | np.ndarray:
-        """Whether unit vectors a and b [..., dim] are of one person, at a false-accept rate.
+        """Return whether the cosine of unit features reaches `threshold(far)`: bool [...].
 
-        Shapes broadcast: one vector against a gallery [N, dim] gives [N]. Raises PivlError for a
-        rate that was not measured, and for what are not vectors of this network.
+        `a` and `b` are [..., F] and broadcast: one feature [F] against a gallery [G, F] gives [G].
+        Raises PivlError for a rate that was not measured and for shapes that do not broadcast or do
+        not end in F.
         """
         threshold = self.threshold(far)
         a, b = np.asarray(a), np.asarray(b)
@@ -184,8 +225,8 @@ class Extractor:
             fit = False
         if not fit:
             raise PivlError(
-                f"{self.name} compares vectors [..., {self.dim}] that pair up, not"
-                f" {list(a.shape)} with {list(b.shape)}."
+                f"{self.name} compares features [..., {self.dim}] whose shapes broadcast, not"
+                f" {list(a.shape)} and {list(b.shape)}."
             )
         answers: np.bool_ | np.ndarray = (a * b).sum(axis=-1) >= threshold
         return answers
@@ -193,9 +234,9 @@ class Extractor:
     def _open(
         self, device: str, precision: str, threads: int | None, allow_unverified: bool
     ) -> tuple[ExecutionDevice, Artifact, ort.InferenceSession]:
-        """The chosen artifact on the first device that takes it; "auto" falls back to the CPU."""
+        """Open the chosen artifact; "auto" falls back to the CPU with a warning."""
         if device not in ("auto", *PROVIDERS):
-            raise PivlError(f"Unknown device '{device}'; take auto, cpu or cuda.")
+            raise PivlError(f"Unknown device '{device}'; use auto, cpu or cuda.")
         if device == "auto" and has_cuda():
             try:
                 return self._open("cuda", precision, threads, allow_unverified)
@@ -217,59 +258,29 @@ class Extractor:
         check_image(crop, f"Crop {number}")
         return resize_crop(Image.fromarray(crop), self.size_hw)
 
-    def _camera_ids(self, count: int, cameras: Sequence[int] | np.ndarray | None) -> np.ndarray:
-        """int64 [count]; zeros for a network that takes no cameras."""
+    def _camera_ids(self, count: int, cameras: CameraIds | None) -> np.ndarray:
+        """Return int64 [count]; zeros for a network without camera embeddings."""
         known = self.manifest.input.cameras
         if not known:
             return np.zeros(count, np.int64)
         if cameras is None:
             raise PivlError(
-                f"{self.name} takes the camera of each crop, 0 to {known - 1}; give `cameras`, or"
-                " export it again with one --camera fixed."
+                f"{self.name} needs the camera id of each crop, 0 to {known - 1}: pass `cameras`,"
+                " or export it again with a fixed --camera."
             )
         ids = np.asarray(cameras, np.int64)
         if ids.shape != (count,) or (count and not 0 <= ids.min() <= ids.max() < known):
             raise PivlError(
-                f"{self.name} wants one camera of 0 to {known - 1} for each of {count} crops."
+                f"{self.name} needs one camera id of 0 to {known - 1} for each of {count} crops."
             )
         return ids
-
-    def _run(self, crops: np.ndarray, cameras: np.ndarray) -> np.ndarray:
-        """Raw features float32 [B, dim] of crops uint8 [B, H, W, 3] of the right size.
-
-        Raises PivlError if the graph does not run, or gives anything else.
-        """
-        spec = self.manifest.input
-        feed = {spec.name: crops if spec.preprocessing_in_graph else self._normalized(crops)}
-        try:
-            if spec.cameras:
-                feed[self._session.get_inputs()[1].name] = cameras
-            (features,) = self._session.run([self.manifest.output], feed)
-        except Exception as error:  # onnxruntime's own exceptions share no public base class
-            raise PivlError(
-                f"{self.artifact.file} cannot be run on {len(crops)} crops as the manifest says:"
-                f" {error}. If this is not for lack of memory, take the export from where it was"
-                " made."
-            ) from error
-        if features.shape != (len(crops), self.dim):
-            raise PivlError(
-                f"{self.artifact.file} gives {list(features.shape)} for {len(crops)} crops, but the"
-                f" manifest speaks of {self.dim} values each; take the export from where it was"
-                " made."
-            )
-        return np.asarray(features, np.float32)
-
-    def _normalized(self, crops: np.ndarray) -> np.ndarray:
-        """float32 [B, 3, H, W], to the last bit what training and evaluation feed."""
-        images = (crops.astype(np.float32) / 255 - self._mean) / self._std
-        return np.ascontiguousarray(images.transpose(0, 3, 1, 2))
 
     def _unit(self, features: np.ndarray) -> np.ndarray:
         lengths = np.linalg.norm(features, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
             raise PivlError(
-                f"{self.artifact.file} gave a vector without direction (zero or not finite): it"
-                " overflowed in low precision or is damaged; take another precision."
+                f"{self.artifact.file} returned a feature that cannot be normalised (zero or not"
+                " finite): low precision overflowed or the file is damaged; use another precision."
             )
         unit: np.ndarray = features / lengths
         return unit

@@ -1,4 +1,4 @@
-"""Pictures as arrays: what is none is refused with a sentence, and boxes are cut out of frames."""
+"""Check image arrays, and cut boxes out of video frames."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import numpy as np
 from pivl_distill.errors import PivlError
 
 
-def check_image(picture: np.ndarray, what: str) -> None:
-    """PivlError unless `picture` is uint8 RGB [H, W, 3] with a pixel; `what` it is called."""
-    if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8:
-        kind = getattr(picture, "dtype", type(picture).__name__)
-        raise PivlError(f"{what} must be a uint8 array of 0..255, not {kind}.")
-    if picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-        raise PivlError(f"{what} must be RGB [H, W, 3], not of shape {list(picture.shape)}.")
+def check_image(image: np.ndarray, name: str) -> None:
+    """Raise PivlError, with the image's `name`, unless it is uint8 [H, W, 3] and not empty."""
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
+        kind = getattr(image, "dtype", type(image).__name__)
+        raise PivlError(f"{name} must be a uint8 array of 0..255, not {kind}.")
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise PivlError(f"{name} must be RGB [H, W, 3], not of shape {list(image.shape)}.")
 
 
 def crop_box(frame: np.ndarray, box: Sequence[float] | np.ndarray, number: int) -> np.ndarray:
-    """The pixels [h, w, 3] of a frame that a box, left, top, right, bottom, touches.
+    """Return the pixels [h, w, 3] of a frame [H, W, 3] that a box touches; a view, not a copy.
 
-    Raises PivlError, naming the box by its `number`, if it is none or touches no pixel.
+    `box` is (left, top, right, bottom) in pixels, right and bottom exclusive, and is clipped to the
+    frame. Raises PivlError, with the box's `number`, if it is malformed or outside the frame.
     """
     height, width, _ = frame.shape
     if np.ndim(box) != 1 or len(box) != 4 or not np.isfinite(box).all():
         raise PivlError(
-            f"Box {number} must be left, top, right, bottom in pixels, not {box}; a single box goes"
+            f"Box {number} must be left, top, right, bottom in pixels, not {box}; pass a single box"
             " in a list: [box]."
         )
     left, top = (max(math.floor(value), 0) for value in box[:2])

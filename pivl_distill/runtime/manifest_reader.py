@@ -1,7 +1,7 @@
-"""What deployment needs of manifest.json, format 2, read with the standard library and numpy.
+"""Read the fields of manifest.json, format 2, that inference needs; the standard library and numpy.
 
-`export` writes the file and holds its full declaration; here is only what it takes to feed a
-network, to trust it and to interpret what it returns. Fields that are not needed are not looked at.
+`export` writes the file and declares it in full. Here are only the fields needed to feed a network,
+to verify its file and to interpret its features. All other fields are ignored.
 """
 
 from __future__ import annotations
@@ -25,50 +25,70 @@ PRECISION_PREFERENCE: dict[ExecutionDevice, tuple[str, ...]] = {
     "cpu": ("fp32", "fp16", "int8"),
     "cuda": ("fp16", "fp32"),
 }
-"""What "auto" takes first. On GPUs fp16 is fast and as good. On CPUs it is slower than fp32; INT8
-may be faster, by how much depends on the processor, and costs some accuracy: it must be named."""
+"""Order of preference of precision "auto". On GPUs fp16 is fast and as accurate as fp32; on CPUs it
+is slower. INT8 costs some accuracy and its speed depends on the processor, so it comes last on the
+CPU and is never chosen on CUDA."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The graph's input."""
+    """How to feed crops to the graph."""
 
     name: str
+    """Name of the graph's image input."""
     size_hw: tuple[int, int]
+    """Height and width in pixels, to which crops are resized."""
     mean: tuple[float, ...]
+    """Per channel, RGB, for pixels in 0..1."""
     std: tuple[float, ...]
+    """Per channel, RGB, for pixels in 0..1."""
     preprocessing_in_graph: bool
+    """True: the graph takes uint8 [B, H, W, 3] and normalises it. False: it takes float32
+    [B, 3, H, W], (x / 255 − mean) / std."""
     max_batch: int | None
+    """Most crops per run; None: no limit."""
     cameras: int
+    """Number of camera ids, which a second input takes as int64 [B] from 0; 0: no such input."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Pairs of cosine ≥ `cosine` are called one person; `far` of impostor pairs are then wrongly.
-
-    `cosine` is None where there were too few impostor pairs to measure it.
-    """
+    """An operating threshold: pairs of cosine ≥ `cosine` count as one person."""
 
     far: float
+    """False-accept rate: the share of impostor pairs that are accepted."""
     cosine: float | None
+    """None if there were too few impostor pairs to measure it."""
     impostor_pairs: int
+    """Number of pairs of different people that the rate was measured on."""
 
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """One file of an export, and what is known of it."""
+    """One file of an export."""
 
     file: str
+    """File name in the export folder."""
     sha256: str
+    """Hex digest of the file."""
     bytes: int
+    """File size."""
     kind: str
+    """"onnx", "tensorrt" or "tensorrt-rtx"."""
     precision: str
+    """"fp32", "fp16" or "int8"."""
     runs_on: str
+    """"any", "cpu" or "tensorrt"."""
     status: str
+    """"verified", "unverified" (could not be run when it was exported) or "failed"."""
     failure: str | None
+    """Why verification failed."""
     golden_vector: np.ndarray | None
+    """Feature of the golden crop, float32 [F], not normalised."""
     golden_vector_sha256: str | None
+    """`vector_sha256` of it."""
     thresholds: tuple[Threshold, ...]
+    """Measured with this file, one per false-accept rate."""
 
     def __str__(self) -> str:
         where = "" if self.runs_on == "any" else f" for {self.runs_on}"
@@ -77,22 +97,26 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Manifest:
-    """One export folder; `golden_crop` is a file name and its SHA-256."""
+    """One export folder."""
 
     folder: Path
     name: str
+    """Name of the network."""
     input: InputSpec
     output: str
+    """Name of the graph's output."""
     dim: int
+    """Length F of a feature."""
     golden_crop: tuple[str, str]
+    """File name and SHA-256 of the golden crop."""
     artifacts: tuple[Artifact, ...]
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read `folder`/manifest.json; PivlError if it is missing, of another format or damaged."""
+    """Read manifest.json; raise PivlError if it is missing, of another format or damaged."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise PivlError(f"'{folder}' has no {MANIFEST_FILE}; name a folder written by an export.")
+        raise PivlError(f"'{folder}' has no {MANIFEST_FILE}; name an export folder.")
     try:
         metadata = json.loads(path.read_bytes())
         found = metadata["format"]
@@ -114,8 +138,8 @@ def choose_artifact(
 ) -> Artifact:
     """Return the ONNX file to run on `device`, by `PRECISION_PREFERENCE` or a named precision.
 
-    Unverified files come after verified ones, and only with `allow_unverified`. Raises PivlError
-    that says why none of the export's files will do.
+    Verified files come before unverified ones, which need `allow_unverified`. Raises PivlError,
+    with the reason, if no file of the export can be used.
     """
     known = sorted({p for preferred in PRECISION_PREFERENCE.values() for p in preferred})
     if precision not in ("auto", *known):
@@ -143,29 +167,29 @@ def choose_artifact(
 
 
 def check_file(path: Path, size: int, digest: str) -> None:
-    """PivlError unless a file is there, whole and the one that the manifest describes."""
+    """Raise PivlError unless the file has the size in bytes and the SHA-256 of the manifest."""
     if not path.is_file():
-        raise PivlError(f"{path} is missing, though the manifest names it; copy the whole export.")
+        raise PivlError(f"{path} is missing but in the manifest; copy the whole export.")
     if (found := path.stat().st_size) < size:
-        raise PivlError(f"{path} is cut off: {found:,} of {size:,} bytes; copy it again.")
+        raise PivlError(f"{path} is truncated: {found:,} of {size:,} bytes; copy it again.")
     if sha256(path) != digest:
         raise PivlError(f"{path} is not the file its manifest describes; copy or export it again.")
 
 
 def vector_sha256(vector: np.ndarray) -> str:
-    """SHA-256 (hex) over the float32 little-endian bytes of a vector."""
+    """Return the SHA-256 (hex) of a vector's little-endian float32 bytes."""
     return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
 
 
 def _refused(artifact: Artifact) -> PivlError:
     if artifact.status == "unverified":
         return PivlError(
-            f"{artifact.file} is unverified: nothing has measured yet what it does to retrieval."
-            " Export it again where it can run, or allow unverified files if you must."
+            f"{artifact.file} is unverified: its retrieval accuracy has not been measured. Export"
+            " it again on a machine that can run it, or pass allow_unverified=True."
         )
     return PivlError(
         f"{artifact.file} failed its verification and must not be used: "
-        f"{artifact.failure or 'no reason is given'}"
+        f"{artifact.failure or 'no reason recorded'}"
     )
 
 
@@ -230,7 +254,7 @@ def _threshold(metadata: dict[str, Any]) -> Threshold:
 
 
 def _file_name(name: str) -> str:
-    """A name inside the folder, never a path out of it."""
+    """Return a file name; raise ValueError for a path, which could leave the folder."""
     if Path(name).name != name:
-        raise ValueError(f"{name!r} is no plain file name")
+        raise ValueError(f"{name!r} is not a plain file name")
     return name

@@ -1,7 +1,7 @@
-"""ONNX Runtime sessions that run where they were asked to run, or not at all.
+"""ONNX Runtime sessions that run on the requested device or raise an error.
 
-ONNX Runtime silently falls back to the CPU when a provider's libraries are missing; here that is an
-error, for a latency measured on the wrong device is worse than none.
+ONNX Runtime falls back to the CPU silently when a provider's libraries are missing. Here that is an
+error, because a latency measured on the wrong device is worse than none.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ ExecutionDevice = Literal["cpu", "cuda"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 PROVIDERS: dict[ExecutionDevice, str] = {"cpu": CPU, "cuda": CUDA}
 _OPTIONS: dict[str, dict[str, Any]] = {CUDA: {"use_tf32": 0}}
-"""TensorFloat-32 would make fp32 files less exact than they were proven to be."""
+"""TensorFloat-32 is off: it would make fp32 files less accurate than they were verified to be."""
 
 
 def open_session(
     path: Path, *, threads: int | None = None, providers: Sequence[str] = (CPU,)
 ) -> ort.InferenceSession:
-    """A session on `providers`, in order of preference, with `threads` CPU threads (None: all).
+    """Open an ONNX file on `providers`, in order of preference.
 
-    Raises PivlError if the file cannot be loaded or a provider is not available.
+    `threads` is the number of CPU threads per call; None leaves it to ONNX Runtime. Raises
+    PivlError if the file cannot be loaded or any of the providers is not available.
     """
     check_onnxruntime_install()
     if not path.is_file():
@@ -55,7 +56,7 @@ def open_session(
 
 
 def has_cuda() -> bool:
-    """Whether ONNX Runtime was built for CUDA and NVIDIA's driver is there."""
+    """Return whether ONNX Runtime was built for CUDA and NVIDIA's driver is installed."""
     if CUDA not in ort.get_available_providers():
         return False
     try:
@@ -66,12 +67,12 @@ def has_cuda() -> bool:
 
 
 def check_onnxruntime_install() -> None:
-    """PivlError if both builds of ONNX Runtime are installed: they overwrite each other's files."""
+    """Raise PivlError if both ONNX Runtime builds are installed: they overwrite each other."""
     if all(_installed(name) for name in ("onnxruntime", "onnxruntime-gpu")):
         raise PivlError(
-            "Both onnxruntime and onnxruntime-gpu are installed. They are one Python module, so "
-            "parts of each are overwritten. Run `pip uninstall -y onnxruntime onnxruntime-gpu`, "
-            "then `pip install onnxruntime-gpu` (it also runs on the CPU)."
+            "Both onnxruntime and onnxruntime-gpu are installed. Both install the same Python "
+            "module, so each has overwritten files of the other. Run `pip uninstall -y onnxruntime "
+            "onnxruntime-gpu`, then `pip install onnxruntime-gpu` (it also runs on the CPU)."
         )
 
 
@@ -87,5 +88,5 @@ def _provider_missing(missing: list[str]) -> PivlError:
     return PivlError(
         f"ONNX Runtime cannot use {', '.join(missing)} here. It was built with "
         f"{', '.join(ort.get_available_providers())}; a GPU provider also needs NVIDIA's driver "
-        "and libraries. Install what is missing, or take the CPU."
+        "and libraries. Install what is missing, or use the CPU."
     )

@@ -163,7 +163,7 @@ def test_a_changed_file_is_not_timed(deployed):
     (deployed / "model.onnx").write_bytes(b"short")
     result = bench(deployed, *QUICK)
     assert result.exit_code == 2
-    assert "is cut off" in result.output
+    assert "is truncated" in result.output
 
 
 @pytest.mark.parametrize("option", ["--json", "--picture"])

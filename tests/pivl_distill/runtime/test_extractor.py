@@ -1,4 +1,4 @@
-"""The Extractor: right vectors by every way in, and nothing from an export that is not right."""
+"""The Extractor returns correct features for every kind of input and rejects faulty exports."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.runtime import Extractor
 from pivl_distill.runtime import extractor as extractors
+from pivl_distill.runtime.feature_graph import normalise
 from pivl_distill.storage.files import sha256
 
 SIZE_HW = (64, 32)
@@ -38,7 +39,7 @@ def crops() -> np.ndarray:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Images of several sizes, kinds and folders, and what is passed over."""
+    """Images of several sizes, formats and folders, with files that must be ignored."""
     rng = np.random.default_rng(1)
     folder = tmp_path / "images"
     (folder / "b").mkdir(parents=True)
@@ -52,7 +53,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def change(folder: Path, **metadata: object) -> Path:
-    """Change metadata of the artifact that the CPU takes."""
+    """Change fields of the artifact that the CPU runs."""
     return change_manifest(folder, lambda manifest: manifest["artifacts"][0].update(metadata))
 
 
@@ -64,11 +65,11 @@ def change_manifest(folder: Path, edit) -> Path:
     return folder
 
 
-# Vectors
+# Features
 
 
-def test_vectors_are_those_of_the_evaluation_path(extractor, deployed_once, images):
-    """Read, resized, normalised and run as `evaluate` does it, with torch."""
+def test_features_match_the_evaluation_path(extractor, deployed_once, images):
+    """Expected features are read, resized, normalised and run as `evaluate` does it, with torch."""
     paths = [images / "z.png", images / "b/a.jpg", images / "b/c.PNG", images / "grey.bmp"]
     crops = np.stack([read_crop(path, SIZE_HW) for path in paths])
     tensors = normalize_crops(torch.from_numpy(crops), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -80,12 +81,14 @@ def test_vectors_are_those_of_the_evaluation_path(extractor, deployed_once, imag
     np.testing.assert_allclose(extractor.embed(arrays), expected, atol=1e-6)
 
 
-def test_normalisation_is_that_of_training_to_the_last_bit(extractor, crops):
+def test_normalisation_is_bit_identical_to_training(extractor, crops):
     tensors = normalize_crops(torch.from_numpy(crops), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    np.testing.assert_array_equal(extractor._normalized(crops), tensors.numpy())
+    np.testing.assert_array_equal(
+        normalise(crops, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), tensors.numpy()
+    )
 
 
-def test_every_batch_size_gives_the_same_unit_vectors(deployed_once, crops):
+def test_every_batch_size_gives_the_same_unit_features(deployed_once, crops):
     extractor = Extractor(deployed_once, threads=1, batch_size=64)
     expected = extractor.embed(crops)
     np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6)
@@ -96,25 +99,25 @@ def test_every_batch_size_gives_the_same_unit_vectors(deployed_once, crops):
     np.testing.assert_allclose(small.embed(crops), expected, atol=1e-5)
 
 
-def test_no_batch_is_larger_than_the_manifest_allows(deployed, crops, monkeypatch):
+def test_batches_respect_the_maximum_of_the_manifest(deployed, crops, monkeypatch):
     change_manifest(deployed, lambda manifest: manifest["input"].update(max_batch=5))
     extractor = Extractor(deployed, batch_size=32)
-    seen = []
+    batch_sizes = []
     run = extractor._run
     monkeypatch.setattr(
-        extractor, "_run", lambda images, ids: seen.append(len(images)) or run(images, ids)
+        extractor, "_run", lambda images, ids: batch_sizes.append(len(images)) or run(images, ids)
     )
     extractor.embed(crops[:12])
-    assert seen == [5, 5, 2]
+    assert batch_sizes == [5, 5, 2]
 
 
-def test_no_crops_give_no_vectors(extractor, tmp_path):
+def test_no_crops_give_empty_features(extractor, tmp_path):
     for nothing in (extractor.embed([]), extractor.embed_files([])):
         assert nothing.shape == (0, 24)
     assert extractor.embed_boxes(np.zeros((9, 9, 3), np.uint8), []).shape == (0, 24)
 
 
-def test_folders_are_named_from_the_folder_and_in_order(extractor, images):
+def test_folder_names_are_relative_and_sorted(extractor, images):
     names, vectors = extractor.embed_folder(images)
     assert names == ["b/a.jpg", "b/c.PNG", "grey.bmp", "z.png"]
     np.testing.assert_array_equal(vectors, extractor.embed_files([images / name for name in names]))
@@ -122,7 +125,7 @@ def test_folders_are_named_from_the_folder_and_in_order(extractor, images):
         extractor.embed_folder(images / "nowhere")
 
 
-def test_an_unreadable_image_is_named_and_the_others_go_on(deployed_once, images):
+def test_unreadable_image_is_named_and_streaming_continues(deployed_once, images):
     extractor = Extractor(deployed_once, threads=1, batch_size=2)
     (images / "b/c.PNG").write_bytes(b"no image")
     with pytest.raises(PivlError, match=r"c\.PNG"):
@@ -136,13 +139,13 @@ def test_an_unreadable_image_is_named_and_the_others_go_on(deployed_once, images
     np.testing.assert_allclose(np.stack([streamed[n][1] for n in readable]), expected, atol=1e-6)
 
 
-def test_a_batch_without_any_readable_image(deployed_once, tmp_path):
+def test_batch_without_a_readable_image(deployed_once, tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     ((_, error),) = Extractor(deployed_once, threads=1).stream_files([tmp_path / "a.png"])
     assert isinstance(error, PivlError)
 
 
-def test_boxes_are_cut_and_clipped(extractor):
+def test_boxes_are_cropped_and_clipped(extractor):
     frame = np.random.default_rng(2).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     boxes = [(10, 5, 40, 70), (-8, -3.5, 20.2, 30.9), (100, 60, 500, 500), (7.9, 8, 8.1, 9)]
     cuts = [frame[5:70, 10:40], frame[:31, :21], frame[60:, 100:], frame[8:9, 7:9]]
@@ -163,13 +166,13 @@ def test_boxes_are_cut_and_clipped(extractor):
         (7, r"Box 1 must be left, top, right, bottom in pixels, not 7; .* in a list: \[box\]"),
     ],
 )
-def test_boxes_without_a_pixel_are_named(extractor, box, sentence):
+def test_invalid_boxes_are_named(extractor, box, sentence):
     frame = np.zeros((90, 120, 3), np.uint8)
     with pytest.raises(PivlError, match=sentence):
         extractor.embed_boxes(frame, [(0, 0, 10, 10), box])
 
 
-def test_a_box_that_is_not_in_a_list_is_refused(extractor):
+def test_single_box_outside_a_list_is_rejected(extractor):
     with pytest.raises(PivlError, match="Box 0 must be left, top, right, bottom"):
         extractor.embed_boxes(np.zeros((90, 120, 3), np.uint8), (0, 0, 10, 10))
 
@@ -184,41 +187,41 @@ def test_a_box_that_is_not_in_a_list_is_refused(extractor):
         ([[0]], "must be a uint8 array of 0..255, not list"),
     ],
 )
-def test_what_is_no_crop_is_named(extractor, crop, sentence):
+def test_invalid_crops_are_named(extractor, crop, sentence):
     with pytest.raises(PivlError, match=sentence):
         extractor.embed([np.zeros((8, 4, 3), np.uint8), crop])
 
 
-def test_many_threads_get_the_vectors_of_one(extractor, crops):
+def test_concurrent_threads_get_the_same_features(extractor, crops):
     expected = extractor.embed(crops)
 
-    def some(seed: int) -> bool:
+    def agrees(seed: int) -> bool:
         rows = np.random.default_rng(seed).choice(64, 1 + seed % 7, replace=False)
         return bool(np.allclose(extractor.embed(crops[rows]), expected[rows], atol=1e-5))
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(some, range(48)))
+        assert all(pool.map(agrees, range(48)))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_every_precision_gives_nearly_the_same_vectors(deployed_once, extractor, crops, precision):
+def test_every_precision_gives_nearly_the_same_features(deployed_once, extractor, crops, precision):
     vectors = Extractor(deployed_once, precision=precision).embed(crops)
     cosines = (vectors * extractor.embed(crops)).sum(axis=1)
     assert cosines.min() > {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.99}[precision]
 
 
-def test_preprocessing_may_be_in_the_graph(deploy, extractor, images):
+def test_preprocessing_in_the_graph_gives_the_same_features(deploy, extractor, images):
     baked = Extractor(deploy(bake_preprocessing=True))
     _, expected = extractor.embed_folder(images)
     np.testing.assert_allclose(baked.embed_folder(images)[1], expected, atol=1e-6)
 
 
-def test_vectors_normalised_in_the_graph_are_the_same(deploy, extractor, crops):
+def test_normalisation_in_the_graph_gives_the_same_features(deploy, extractor, crops):
     normalised = Extractor(deploy(normalize=True))
     np.testing.assert_allclose(normalised.embed(crops), extractor.embed(crops), atol=1e-6)
 
 
-def test_cameras_reach_a_network_that_takes_them(deploy, crops, images):
+def test_camera_ids_are_fed_to_the_network(deploy, crops, images):
     extractor = Extractor(deploy(cameras=2), batch_size=3)
     first, second = (extractor.embed(crops[:5], [camera] * 5) for camera in (0, 1))
     assert abs(first - second).max() > 0.01
@@ -231,7 +234,7 @@ def test_cameras_reach_a_network_that_takes_them(deploy, crops, images):
 
 
 @pytest.mark.parametrize("cameras", [None, [0], [0, 2], [-1, 0]])
-def test_cameras_that_are_missing_or_unknown_are_refused(deploy, crops, cameras):
+def test_missing_or_unknown_cameras_are_rejected(deploy, crops, cameras):
     with pytest.raises(PivlError, match="camera"):
         Extractor(deploy(cameras=2)).embed(crops[:2], cameras)
 
@@ -239,7 +242,7 @@ def test_cameras_that_are_missing_or_unknown_are_refused(deploy, crops, cameras)
 # Thresholds
 
 
-def test_same_person_follows_the_threshold_of_the_manifest(extractor, deployed_once, crops):
+def test_same_person_uses_the_threshold_of_the_manifest(extractor, deployed_once, crops):
     manifest = json.loads((deployed_once / "manifest.json").read_text())
     threshold = manifest["artifacts"][0]["thresholds"][0]["cosine"]
     assert extractor.threshold(far=0.01) == threshold
@@ -253,13 +256,13 @@ def test_same_person_follows_the_threshold_of_the_manifest(extractor, deployed_o
     np.testing.assert_array_equal(answers, [True, True, False, False])
 
 
-def test_every_precision_has_thresholds_of_its_own(deployed_once):
+def test_each_precision_has_its_own_thresholds(deployed_once):
     cosines = {Extractor(deployed_once, precision=p).threshold(1e-2) for p in ("fp32", "int8")}
     assert len(cosines) == 2
 
 
-def test_a_rate_that_was_not_measured_is_refused(extractor):
-    with pytest.raises(PivlError, match=r"rate of 0\.05; measured are: 0\.01, 0\.001, 0\.0001"):
+def test_unmeasured_false_accept_rate_is_rejected(extractor):
+    with pytest.raises(PivlError, match=r"rate of 0\.05; measured rates: 0\.01, 0\.001, 0\.0001"):
         extractor.threshold(far=0.05)
     with pytest.raises(PivlError, match="6,240 impostor pairs are too few"):
         extractor.same_person(np.ones(3), np.ones(3))
@@ -269,15 +272,17 @@ def test_a_rate_that_was_not_measured_is_refused(extractor):
     ("a", "b"),
     [((24,), (23,)), ((3,), (3,)), ((5, 24), (4, 24)), ((), (24,)), ((24,), (24, 1))],
 )
-def test_vectors_that_cannot_be_compared_are_refused(extractor, a, b):
-    with pytest.raises(PivlError, match=r"compares vectors \[\.\.\., 24\] that pair up, not \["):
+def test_incompatible_feature_shapes_are_rejected(extractor, a, b):
+    with pytest.raises(
+        PivlError, match=r"compares features \[\.\.\., 24\] whose shapes broadcast, not \["
+    ):
         extractor.same_person(np.ones(a, np.float32), np.ones(b, np.float32), far=1e-2)
 
 
 # What is loaded
 
 
-def test_the_cpu_takes_fp32_and_a_named_precision_is_obeyed(deployed_once):
+def test_cpu_prefers_fp32_and_explicit_precision_is_used(deployed_once):
     assert Extractor(deployed_once).artifact.precision == "fp32"
     named = Extractor(str(deployed_once), precision="int8", device="cpu")
     assert (named.artifact.file, named.device) == ("model.int8.onnx", "cpu")
@@ -286,7 +291,7 @@ def test_the_cpu_takes_fp32_and_a_named_precision_is_obeyed(deployed_once):
         Extractor(deployed_once, device="gpu")
 
 
-def test_a_gpu_that_cannot_be_used_is_told_and_done_without(deployed_once, monkeypatch):
+def test_unusable_gpu_warns_and_falls_back_to_the_cpu(deployed_once, monkeypatch):
     monkeypatch.setattr(extractors, "has_cuda", lambda: True)
     real = extractors.open_session
 
@@ -302,13 +307,13 @@ def test_a_gpu_that_cannot_be_used_is_told_and_done_without(deployed_once, monke
         Extractor(deployed_once, device="cuda")
 
 
-def test_without_a_gpu_nothing_is_said(deployed_once):
+def test_missing_gpu_gives_no_warning(deployed_once):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         Extractor(deployed_once)
 
 
-def test_one_changed_bit_of_the_golden_vector_is_refused(deployed):
+def test_one_changed_bit_of_the_golden_vector_is_rejected(deployed):
     manifest = json.loads((deployed / "manifest.json").read_text())
     vector = np.array(manifest["artifacts"][0]["golden_vector"], np.float32)
     vector.view(np.uint32)[10] ^= 1
@@ -317,17 +322,17 @@ def test_one_changed_bit_of_the_golden_vector_is_refused(deployed):
         Extractor(deployed)
 
 
-def test_a_vector_that_the_file_does_not_give_is_refused(deployed):
+def test_unreproduced_golden_vector_is_rejected(deployed):
     manifest = json.loads((deployed / "manifest.json").read_text())
     vector = np.array(manifest["artifacts"][0]["golden_vector"], np.float32)[::-1].copy()
     digest = hashlib.sha256(vector.tobytes()).hexdigest()
     change(deployed, golden_vector=vector.tolist(), golden_vector_sha256=digest)
-    with pytest.raises(PivlError, match="does not give its golden vector here"):
+    with pytest.raises(PivlError, match="does not reproduce its golden vector"):
         Extractor(deployed)
 
 
-def test_a_verified_file_without_a_golden_vector_is_refused(deployed):
-    """It would let through what the golden vector is there to find, as swapped means."""
+def test_verified_file_without_golden_vector_is_rejected(deployed):
+    """Otherwise a manifest without it would hide swapped means."""
 
     def swap(manifest):
         manifest["input"].update({k: manifest["input"][k][::-1] for k in ("mean", "std")})
@@ -338,48 +343,61 @@ def test_a_verified_file_without_a_golden_vector_is_refused(deployed):
         Extractor(deployed)
 
 
-def test_a_golden_vector_of_another_length_is_refused(deployed):
+def test_golden_vector_of_wrong_length_is_rejected(deployed):
     vector = np.ones(23, np.float32)
     digest = hashlib.sha256(vector.tobytes()).hexdigest()
     change(deployed, golden_vector=vector.tolist(), golden_vector_sha256=digest)
-    with pytest.raises(PivlError, match=r"has 23 values, but the manifest speaks of 24"):
+    with pytest.raises(PivlError, match=r"has 23 values, but the manifest declares 24"):
         Extractor(deployed)
 
 
 @pytest.mark.parametrize(
     ("section", "field", "value", "sentence"),
     [
-        ("input", "size_hw", [32, 64], "cannot be run on 1 crops as the manifest says"),
-        ("input", "name", "pictures", "cannot be run on 1 crops as the manifest says"),
-        ("input", "cameras", 3, "cannot be run on 1 crops as the manifest says"),
-        ("output", "name", "vectors", "cannot be run on 1 crops as the manifest says"),
-        ("output", "dim", 25, "has 24 values, but the manifest speaks of 25"),
+        (
+            "input",
+            "size_hw",
+            [32, 64],
+            "failed on a batch of 1 crops, fed as the manifest describes",
+        ),
+        (
+            "input",
+            "name",
+            "pictures",
+            "failed on a batch of 1 crops, fed as the manifest describes",
+        ),
+        ("input", "cameras", 3, "failed on a batch of 1 crops, fed as the manifest describes"),
+        (
+            "output",
+            "name",
+            "vectors",
+            "failed on a batch of 1 crops, fed as the manifest describes",
+        ),
+        ("output", "dim", 25, "has 24 values, but the manifest declares 25"),
     ],
 )
-def test_a_manifest_that_describes_another_graph_is_refused(
-    deployed, section, field, value, sentence
-):
+def test_manifest_of_another_graph_is_rejected(deployed, section, field, value, sentence):
     change_manifest(deployed, lambda manifest: manifest[section].update({field: value}))
     with pytest.raises(PivlError, match=sentence):
         Extractor(deployed)
 
 
-def test_features_of_another_length_are_refused(deployed, crops):
-    """Also where no golden vector shows it."""
+def test_features_of_wrong_length_are_rejected(deployed, crops):
+    """Also for an unverified file, which has no golden vector."""
     change_manifest(deployed, lambda manifest: manifest["output"].update(dim=25))
     change(deployed, status="unverified", golden_vector=None, golden_vector_sha256=None)
     extractor = Extractor(deployed, precision="fp32", allow_unverified=True)
-    with pytest.raises(PivlError, match=r"gives \[2, 24\] for 2 crops, .* of 25 values"):
+    with pytest.raises(PivlError, match=r"of shape \[2, 24\] for 2 crops, .* declares 25 values"):
         extractor.embed(crops[:2])
 
 
-def test_batches_have_crops(deployed_once):
-    with pytest.raises(PivlError, match="not batch_size=0"):
+def test_batch_size_must_be_positive(deployed_once):
+    with pytest.raises(PivlError, match="batch_size must be 1 or more, not 0"):
         Extractor(deployed_once, batch_size=0)
 
 
-def test_swapped_channels_are_refused(deployed):
-    """In the manifest's means, or in a golden crop that was written as BGR."""
+def test_swapped_channels_are_rejected(deployed):
+    """In the mean and std of the manifest, or in a golden crop saved as BGR."""
     golden = deployed / "golden.png"
     good = golden.read_bytes()
     Image.fromarray(np.array(Image.open(golden))[..., ::-1].copy()).save(golden)
@@ -387,7 +405,7 @@ def test_swapped_channels_are_refused(deployed):
         Extractor(deployed)
     digest = sha256(golden)
     change_manifest(deployed, lambda manifest: manifest["golden_crop"].update(sha256=digest))
-    with pytest.raises(PivlError, match="Channel order"):
+    with pytest.raises(PivlError, match="channel order"):
         Extractor(deployed)
     golden.write_bytes(good)
     digest = sha256(golden)
@@ -396,32 +414,32 @@ def test_swapped_channels_are_refused(deployed):
         manifest["golden_crop"].update(sha256=digest)
         manifest["input"].update({k: manifest["input"][k][::-1] for k in ("mean", "std")})
 
-    with pytest.raises(PivlError, match="Channel order"):
+    with pytest.raises(PivlError, match="channel order"):
         Extractor(change_manifest(deployed, swap))
 
 
-def test_a_truncated_or_changed_file_is_refused(deployed):
+def test_truncated_or_changed_file_is_rejected(deployed):
     file = deployed / "model.onnx"
     data = bytearray(file.read_bytes())
     file.write_bytes(data[:-7])
-    with pytest.raises(PivlError, match=rf"is cut off: {len(data) - 7:,} of {len(data):,} bytes"):
+    with pytest.raises(PivlError, match=rf"is truncated: {len(data) - 7:,} of {len(data):,} bytes"):
         Extractor(deployed)
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(PivlError, match="is not the file its manifest describes"):
         Extractor(deployed)
     file.unlink()
-    with pytest.raises(PivlError, match="is missing, though the manifest names it"):
+    with pytest.raises(PivlError, match="is missing but in the manifest"):
         Extractor(deployed)
 
 
-def test_a_missing_golden_crop_is_refused(deployed):
+def test_missing_golden_crop_is_rejected(deployed):
     (deployed / "golden.png").unlink()
     with pytest.raises(PivlError, match="is missing or not the golden crop"):
         Extractor(deployed)
 
 
-def test_failed_and_unverified_files_are_refused(deployed):
+def test_failed_and_unverified_files_are_rejected(deployed):
     change(deployed, status="failed", failure="mAP 40 % became 3 %")
     with pytest.raises(PivlError, match=r"failed its verification .* mAP 40 % became 3 %"):
         Extractor(deployed, precision="fp32", allow_unverified=True)
@@ -432,12 +450,12 @@ def test_failed_and_unverified_files_are_refused(deployed):
     assert allowed.artifact.status == "unverified"
 
 
-def test_vectors_without_direction_are_refused(extractor, crops, monkeypatch):
+def test_zero_or_non_finite_features_are_rejected(extractor, crops, monkeypatch):
     for bad in (0.0, np.nan, np.inf):
         features = np.ones((2, 24), np.float32)
         features[1] = bad
         monkeypatch.setattr(extractor, "_run", lambda *_, features=features: features)
-        with pytest.raises(PivlError, match="without direction"):
+        with pytest.raises(PivlError, match="cannot be normalised"):
             extractor.embed(crops[:2])
 
 
@@ -456,8 +474,8 @@ FORBIDDEN = [
 ]
 
 
-def test_nothing_of_training_is_imported(deployed_once):
-    """A subprocess in which an import of torch and the like fails, as where it is not installed."""
+def test_runtime_imports_no_training_dependency(deployed_once):
+    """In a subprocess, importing torch and other training packages raises ImportError."""
     script = f"""
 import sys
 

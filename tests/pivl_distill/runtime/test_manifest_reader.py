@@ -1,4 +1,4 @@
-"""What the runtime reads of a manifest, which file it takes, and what it refuses."""
+"""Reading manifest.json, choosing an artifact, and rejecting invalid manifests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pivl_distill.runtime.manifest_reader import Manifest, choose_artifact, read
 
 @pytest.fixture
 def edit(deployed: Path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
-    """`edit(change)` changes the manifest's metadata and gives its folder."""
+    """`edit(change)` changes the manifest's JSON and returns its folder."""
 
     def apply(change: Callable[[dict[str, Any]], object]) -> Path:
         path = deployed / "manifest.json"
@@ -34,7 +34,7 @@ def manifest(deployed: Path) -> Manifest:
 
 
 def with_status(manifest: Manifest, **statuses: str) -> Manifest:
-    """The manifest with other statuses by precision; files that are not named are left out."""
+    """Return the manifest with new statuses by precision, without the other files."""
     artifacts = tuple(
         replace(artifact, status=statuses[artifact.precision], failure="cosine 0.4")
         for artifact in manifest.artifacts
@@ -43,7 +43,7 @@ def with_status(manifest: Manifest, **statuses: str) -> Manifest:
     return replace(manifest, artifacts=artifacts)
 
 
-def test_facts_are_read(manifest):
+def test_all_fields_are_read(manifest):
     assert manifest.name == "small"
     assert manifest.input.size_hw == (64, 32)
     assert manifest.input.mean == (0.485, 0.456, 0.406)
@@ -72,32 +72,34 @@ def test_facts_are_read(manifest):
         ("cuda", "fp32", "model.onnx"),
     ],
 )
-def test_the_preferred_file_of_the_device_or_the_named_one(manifest, device, precision, file):
+def test_device_preference_or_explicit_precision_chooses_the_file(
+    manifest, device, precision, file
+):
     assert choose_artifact(manifest, device, precision, allow_unverified=False).file == file
 
 
-def test_a_file_that_failed_or_is_unverified_is_passed_over(manifest):
+def test_failed_or_unverified_file_is_skipped(manifest):
     manifest = with_status(manifest, fp32="failed", fp16="unverified", int8="verified")
     for allow in (False, True):
         assert choose_artifact(manifest, "cpu", "auto", allow).precision == "int8"
     assert choose_artifact(manifest, "cuda", "auto", True).precision == "fp16"
 
 
-def test_a_failed_file_is_refused_with_its_reason_whatever_is_allowed(manifest):
+def test_failed_file_is_always_rejected_with_its_reason(manifest):
     manifest = with_status(manifest, fp32="failed")
     for allow in (False, True):
         with pytest.raises(PivlError, match=r"model\.onnx failed its verification.*cosine 0\.4"):
             choose_artifact(manifest, "cpu", "auto", allow)
 
 
-def test_an_unverified_file_needs_permission(manifest):
+def test_unverified_file_needs_permission(manifest):
     manifest = with_status(manifest, fp32="unverified", int8="verified")
     with pytest.raises(PivlError, match=r"model\.onnx is unverified"):
         choose_artifact(manifest, "cpu", "fp32", allow_unverified=False)
     assert choose_artifact(manifest, "cpu", "fp32", allow_unverified=True).file == "model.onnx"
 
 
-def test_what_is_there_is_listed_where_nothing_fits(manifest):
+def test_error_lists_the_available_files(manifest):
     with pytest.raises(PivlError, match=r"no int8 ONNX file for the cuda, only model\.onnx \(fp32"):
         choose_artifact(manifest, "cuda", "int8", allow_unverified=False)
     engines = tuple(replace(a, kind="tensorrt", runs_on="tensorrt") for a in manifest.artifacts)
@@ -107,20 +109,20 @@ def test_what_is_there_is_listed_where_nothing_fits(manifest):
         choose_artifact(manifest, "cpu", "int", allow_unverified=False)
 
 
-def test_a_missing_manifest(tmp_path):
+def test_missing_manifest_raises(tmp_path):
     with pytest.raises(PivlError, match=r"has no manifest\.json"):
         read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", "7"])
-def test_no_manifest(deployed, text):
+def test_invalid_manifest_raises(deployed, text):
     (deployed / "manifest.json").write_text(text)
     with pytest.raises(PivlError, match="is not a manifest of an export"):
         read_manifest(deployed)
 
 
 @pytest.mark.parametrize("found", [1, 3])
-def test_other_formats_say_so(edit, found):
+def test_other_formats_are_rejected(edit, found):
     with pytest.raises(PivlError, match=f"format {found}, but this version reads format 2"):
         read_manifest(edit(lambda metadata: metadata.update(format=found)))
 
@@ -133,18 +135,24 @@ def test_other_formats_say_so(edit, found):
         (lambda metadata: metadata["input"].update(preprocessing_in_graph=True), "NHWC uint8"),
         (lambda metadata: metadata["input"].update(size_hw=[64]), "damaged"),
         (lambda metadata: metadata["input"].pop("mean"), "'mean'"),
-        (lambda metadata: metadata["artifacts"][0].update(file="../x.onnx"), "no plain file name"),
+        (
+            lambda metadata: metadata["artifacts"][0].update(file="../x.onnx"),
+            "not a plain file name",
+        ),
         (lambda metadata: metadata["artifacts"][0].update(golden_vector="x"), "damaged"),
-        (lambda metadata: metadata["golden_crop"].update(file="/golden.png"), "no plain file name"),
+        (
+            lambda metadata: metadata["golden_crop"].update(file="/golden.png"),
+            "not a plain file name",
+        ),
         (lambda metadata: metadata.update(artifacts=None), "damaged"),
     ],
 )
-def test_damage_is_named(edit, change, reason):
+def test_damaged_field_is_named(edit, change, reason):
     with pytest.raises(PivlError, match=reason):
         read_manifest(edit(change))
 
 
-def test_fields_of_others_are_not_looked_at(edit):
+def test_unused_fields_are_ignored(edit):
     edit(lambda metadata: metadata.update(budget={"min_cosine": 1}))
     folder = edit(lambda metadata: metadata["artifacts"][0].update(float32_nodes=["Conv_3"]))
     assert len(read_manifest(folder).artifacts) == 4

@@ -1,4 +1,4 @@
-"""Sessions run where they are asked to, or say why not."""
+"""Sessions run on the requested device or raise an error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def path(deployed_once):
     return deployed_once / "model.onnx"
 
 
-def test_it_runs_on_the_asked_provider_and_threads(path):
+def test_session_uses_the_requested_provider_and_threads(path):
     session = open_session(path, threads=1)
     assert session.get_providers() == [CPU]
     assert session.get_session_options().intra_op_num_threads == 1
@@ -32,12 +32,12 @@ def test_it_runs_on_the_asked_provider_and_threads(path):
     assert features.dtype == np.float32
 
 
-def test_an_unavailable_provider_is_an_error(path):
+def test_unavailable_provider_raises(path):
     with pytest.raises(PivlError, match="cannot use NoSuchExecutionProvider"):
         open_session(path, providers=["NoSuchExecutionProvider", CPU])
 
 
-def test_a_silent_fallback_is_an_error(path, monkeypatch):
+def test_silent_fallback_raises(path, monkeypatch):
     real = sessions.ort.InferenceSession
 
     def on_cpu(path, options, providers):
@@ -51,7 +51,7 @@ def test_a_silent_fallback_is_an_error(path, monkeypatch):
         open_session(path, providers=available)
 
 
-def test_missing_and_broken_files(tmp_path):
+def test_missing_and_invalid_onnx_files_raise(tmp_path):
     with pytest.raises(PivlError, match="no ONNX file"):
         open_session(tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("no graph")
@@ -60,7 +60,7 @@ def test_missing_and_broken_files(tmp_path):
 
 
 @pytest.mark.parametrize(("built", "driver"), [(False, True), (True, False), (True, True)])
-def test_cuda_needs_a_build_and_a_driver(monkeypatch, built, driver):
+def test_cuda_needs_a_cuda_build_and_a_driver(monkeypatch, built, driver):
     def load(_name):
         if not driver:
             raise OSError("no such library")
@@ -71,12 +71,12 @@ def test_cuda_needs_a_build_and_a_driver(monkeypatch, built, driver):
 
 
 @pytest.mark.parametrize("installed", [{"onnxruntime"}, {"onnxruntime-gpu"}])
-def test_one_build_of_the_runtime_is_fine(monkeypatch, installed):
+def test_one_onnxruntime_build_is_accepted(monkeypatch, installed):
     pretend_installed(monkeypatch, installed)
     check_onnxruntime_install()
 
 
-def test_both_builds_of_the_runtime_are_an_error(monkeypatch):
+def test_both_onnxruntime_builds_raise(monkeypatch):
     pretend_installed(monkeypatch, {"onnxruntime", "onnxruntime-gpu"})
     with pytest.raises(PivlError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
         check_onnxruntime_install()
