@@ -74,10 +74,8 @@ def embed_folder(
                 unreadable.append(name)
             else:
                 add(name, vector)
-        of_all = [
-            json.loads(text) for text in process_group.all_gather_object(json.dumps(unreadable))
-        ]
-        unreadable = [name for of_one in of_all for name in of_one]
+        gathered = process_group.all_gather_object(unreadable)
+        unreadable = [name for names in gathered for name in names]
         if len(unreadable) == len(every):
             raise PivlError(f"None of the {len(every)} images in {folder} can be read.")
     vectors = len(every) - len(unreadable)

@@ -6,7 +6,6 @@ Stages are imported where they are used: a student must not load CLIP, nor a tea
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +54,6 @@ class RunLocation:
     resume: Path | None = None
 
     @property
-    def named(self) -> list[str | None]:
-        """Both as texts."""
-        return [None if path is None else str(path) for path in (self.out, self.resume)]
-
-    @property
     def begun_config(self) -> str | None:
         """The config.yaml of the run to be continued."""
         return None if self.resume is None else str(self.resume / CONFIG)
@@ -78,8 +72,7 @@ def locate_run(kind: RunKind, out: Path | None, resume: str | None) -> RunLocati
     one command for a job that may be sent away and started again. Several processes go where the
     first finds that they should.
     """
-    named = process_group.broadcast_object(lambda: json.dumps(_locate_run(kind, out, resume).named))
-    return RunLocation(*(None if path is None else Path(path) for path in json.loads(named)))
+    return process_group.broadcast_object(lambda: _locate_run(kind, out, resume))
 
 
 def _locate_run(kind: RunKind, out: Path | None, resume: str | None) -> RunLocation:

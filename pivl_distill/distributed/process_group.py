@@ -1,18 +1,16 @@
-"""Several processes at one run, one for each device, on one machine or many.
+"""The process group of a run: one process per device, on one machine or several.
 
-`torchrun` starts them and sets the rank of each by environment variables; `session` makes
-them a group of torch.distributed. Without one, a single process is rank 0 of 1 and every function
-here returns at once. Tensor collectives are in `collectives.py`. torch is imported only where a
-group exists, so that importing this module is cheap.
+`torchrun` starts the processes and sets their ranks in environment variables; `session` makes them
+a process group of torch.distributed. Without torchrun there is one process, of rank 0, and every
+function here returns at once. Tensor collectives are in `collectives.py`. torch is imported only
+where a process group exists, so that importing this module is cheap.
 
-Accelerate is left out on purpose: it wraps networks and loaders for losses that are means over
-crops. Here losses compare the crops of all processes, which takes the collectives themselves; what
-would be left for it is to start them.
+Accelerate is left out on purpose: it wraps networks and data loaders for losses that are means over
+crops. The losses here compare crops across processes, which needs the collectives themselves.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
@@ -20,71 +18,71 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import count
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from pivl_distill.errors import PivlError
 
+T = TypeVar("T")
+
 TIMEOUT = timedelta(minutes=60)
-"""How long a process waits for the others: as long as one may build a cache on its own."""
+"""Maximum wait for the other processes; one of them may be building a cache meanwhile."""
 
 FAILED = "pivl-distill/failed"
-"""How many processes failed."""
+"""Store key: the number of processes that failed."""
 
 ALL_FAILED = "pivl-distill/all failed"
+"""Store key: set once every process has failed."""
 
 REPORT_TIMEOUT = timedelta(seconds=5)
-"""How long a process that lost another one waits for that to say why."""
+"""Maximum wait for a failed peer to report its error."""
 
 
 class PeerProcessError(PivlError):
-    """Another process of the group ended, or does not answer in time."""
+    """Another process of the group ended or timed out."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run, and which of them this one is."""
+    """This process's place in the process group."""
 
     rank: int
     world_size: int
     local_rank: int
-    """Counted on this machine; the number of the device to use."""
+    """Rank on this machine; the index of the CUDA device to use."""
     store: Any
-    """Texts by name, which every process reads and writes."""
-    names: Iterator[str]
-    """Of texts: every process asks for the same ones in the same order."""
+    """Key-value store (`torch.distributed.Store`) shared by all processes."""
 
 
 _group: ProcessGroup | None = None
 
 
 def rank() -> int:
-    """The number of this process; process 0 alone talks and writes."""
+    """Return the rank of this process; only process 0 prints and writes."""
     return 0 if _group is None else _group.rank
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Return the number of processes."""
     return 1 if _group is None else _group.world_size
 
 
 def local_rank() -> int:
-    """The number of this process on its machine."""
+    """Return the rank of this process on its machine."""
     return 0 if _group is None else _group.local_rank
 
 
 def launched_world_size() -> int:
-    """How many processes torchrun started; 1 without it."""
-    known = "RANK" in os.environ and "MASTER_ADDR" in os.environ
-    return int(os.environ.get("WORLD_SIZE", "1")) if known else 1
+    """Return the number of processes that torchrun started, 1 without torchrun."""
+    launched = "RANK" in os.environ and "MASTER_ADDR" in os.environ
+    return int(os.environ.get("WORLD_SIZE", "1")) if launched else 1
 
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Inside, the processes that torchrun started are a group and all but the first are silent.
+    """Join the processes that torchrun started into a group; all but process 0 are silent.
 
-    Each takes the CUDA device of its number on the machine. Tensors in main memory are sent by
-    gloo, those on devices by NCCL.
+    Each process uses the CUDA device of its local rank. CPU tensors are sent by gloo, CUDA tensors
+    by NCCL.
     """
     if launched_world_size() == 1:
         yield
@@ -95,19 +93,19 @@ def session() -> Iterator[None]:
 
     global _group
     with peer_errors():
-        store, own, world_size = next(rendezvous("env://", timeout=TIMEOUT))
-        local = int(os.environ.get("LOCAL_RANK", own))
+        store, rank, world_size = next(rendezvous("env://", timeout=TIMEOUT))
+        local = int(os.environ.get("LOCAL_RANK", rank))
         if local < torch.cuda.device_count():
             torch.cuda.set_device(local)
         cuda = torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
         dist.init_process_group(
-            backend, store=store, rank=own, world_size=world_size, timeout=TIMEOUT
+            backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT
         )
-    _group = ProcessGroup(own, world_size, local, store, map("pivl-distill/{}".format, count()))
-    _silence(own > 0)
+    _group = ProcessGroup(rank, world_size, local, store)
+    _silence(rank > 0)
     yield
-    barrier()  # where something failed there is nobody to wait for
+    barrier()  # not after an error: the other processes may be gone
     _group = None
     _silence(False)
     dist.destroy_process_group()
@@ -116,8 +114,8 @@ def session() -> Iterator[None]:
 def exit_process(code: int) -> NoReturn:
     """End a process of a group at once, with this exit code.
 
-    Threads of gloo may hold tensors for a moment longer than the group lives; where Python takes
-    itself down meanwhile, a process whose work is done is aborted (once in thirty runs).
+    gloo's threads may hold tensors for a moment after the group is destroyed. If the interpreter
+    shuts down meanwhile, the process aborts although its work is done (once in thirty runs).
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -126,10 +124,10 @@ def exit_process(code: int) -> NoReturn:
 
 @contextmanager
 def peer_errors() -> Iterator[None]:
-    """Around what all processes do at once: OtherProcessError where one of them is missing."""
+    """Turn an error of a collective inside into a PeerProcessError."""
     try:
         yield
-    except RuntimeError as error:  # of every backend, for whatever reason
+    except RuntimeError as error:  # the common base class of all backends' errors
         raise PeerProcessError(
             f"Process {rank()} of {world_size()}: a peer process failed or timed out"
             f" ({TIMEOUT}); see its output above. Continue a training run with --resume."
@@ -137,12 +135,12 @@ def peer_errors() -> Iterator[None]:
 
 
 def barrier() -> None:
-    """Go on when all processes are here."""
+    """Wait until every process has reached this call."""
     all_reduce_max(0)
 
 
 def all_reduce_max(number: int) -> int:
-    """The highest of every process's `number`."""
+    """Return the maximum of `number` over all processes."""
     if _group is None:
         return number
     import torch
@@ -155,20 +153,20 @@ def all_reduce_max(number: int) -> int:
 
 
 def main_process_first() -> AbstractContextManager[None]:
-    """Process 0 goes through the body, then the others: it makes what they find.
+    """Run the body on process 0, then on the others, which find what process 0 created.
 
-    Every process has to come here.
+    Every process has to enter.
     """
-    return _zero_first(rank())
+    return _first_rank_first(rank())
 
 
 def local_main_process_first() -> AbstractContextManager[None]:
-    """The same for one process of each machine and the others there."""
-    return _zero_first(local_rank())
+    """As `main_process_first`, on each machine: its first process, then its others."""
+    return _first_rank_first(local_rank())
 
 
 @contextmanager
-def _zero_first(number: int) -> Iterator[None]:
+def _first_rank_first(number: int) -> Iterator[None]:
     if number:
         barrier()
     yield
@@ -176,81 +174,91 @@ def _zero_first(number: int) -> Iterator[None]:
         barrier()
 
 
-def broadcast_object(say: Callable[[], str]) -> str:
-    """What `say` returns in process 0, in all of them; the others do not call it."""
+def broadcast_object(make: Callable[[], T]) -> T:
+    """Call `make` on process 0 and return its result on every process (pickled)."""
     if _group is None:
-        return say()
-    name = next(_group.names)
-    if _group.rank == 0:
-        text = say()
-        _group.store.set(name, text)
-        return text
+        return make()
+    import torch
+    import torch.distributed as dist
+
+    objects: list[Any] = [make() if _group.rank == 0 else None]
     with peer_errors():
-        told: bytes = _group.store.get(name)
-    return told.decode()
+        dist.broadcast_object_list(objects, src=0, device=torch.device("cpu"))
+    result: T = objects[0]
+    return result
 
 
-def broadcast_object_on_node(say: Callable[[], str]) -> str:
-    """What `say` returns in the first process of this machine; the others there do not call it."""
+def broadcast_object_on_node(make: Callable[[], T]) -> T:
+    """Call `make` on the first process of each machine and return its result on that machine."""
     if _group is None:
-        return say()
-    first_here = [platform.node(), 0]
-    own = "" if _group.local_rank else say()
-    told = all_gather_object(json.dumps([platform.node(), _group.local_rank, own]))
-    return next(text for *process, text in map(json.loads, told) if process == first_here)
+        return make()
+    node = platform.node()
+    value = make() if _group.local_rank == 0 else None
+    gathered: list[Any] = all_gather_object((node, _group.local_rank, value))
+    result: T = next(value for *process, value in gathered if process == [node, 0])
+    return result
 
 
-def all_gather_object(text: str) -> list[str]:
-    """The `text` of each process, in all of them."""
+def all_gather_object(value: T) -> list[T]:
+    """Return every process's `value`, in rank order, on every process (pickled)."""
     if _group is None:
-        return [text]
-    name = next(_group.names)
-    _group.store.set(f"{name}/{_group.rank}", text)
+        return [value]
+    import torch.distributed as dist
+
+    values: list[Any] = [None] * _group.world_size
     with peer_errors():
-        texts = [_group.store.get(f"{name}/{other}").decode() for other in range(_group.world_size)]
-    barrier()  # the texts go with process 0, which may end here
-    return texts
+        dist.all_gather_object(values, value)  # sent by gloo: the group has a CPU backend
+    return values
 
 
 def shard(items: int) -> slice:
-    """The items that this process takes of so many: as many as the others, one after the other."""
+    """Return the slice of `items` that this process works on: contiguous, sizes differ by ≤ 1."""
     counts = shard_sizes(items)
     start = sum(counts[: rank()])
     return slice(start, start + counts[rank()])
 
 
 def nonempty_shard(items: int) -> slice:
-    """`shard`, or one item where that is none: to learn what results look like takes one."""
+    """Return `shard(items)`, or the first item if it is empty.
+
+    A process without items still has to compute one to know the shape of the results.
+    """
     own = shard(items)
     return own if own.start < own.stop else slice(0, 1)
 
 
 def shard_sizes(items: int) -> list[int]:
-    """How many items each process takes; the first take one more where they do not come out."""
-    each, more = divmod(items, world_size())
-    return [each + (number < more) for number in range(world_size())]
+    """Return the number of items of each process; the first processes take the remainder."""
+    quotient, remainder = divmod(items, world_size())
+    return [quotient + (number < remainder) for number in range(world_size())]
 
 
 def register_failure(error: Exception) -> bool:
-    """Whether this process tells the user about an error: the first that has one does."""
+    """Record that this process failed; return whether it is the first, which reports its error.
+
+    After a PeerProcessError, the failed peer first gets `REPORT_TIMEOUT` to report its own error.
+    """
     if _group is None:
         return True
     try:
         if isinstance(error, PeerProcessError):
-            with suppress(RuntimeError):  # nobody did
+            with suppress(RuntimeError):  # timeout: the peer was killed without a report
                 _group.store.wait([FAILED], REPORT_TIMEOUT)
         failed: int = _group.store.add(FAILED, 1)
         if failed == _group.world_size:
             _group.store.set(ALL_FAILED, "")
-    except RuntimeError:  # the store went with process 0
+    except RuntimeError:  # process 0, which holds the store, has ended
         return True
     return failed == 1
 
 
 def wait_for_failing_peers() -> None:
-    """Process 0, whose store says what was told already, stays while the others fail alike."""
+    """Keep process 0, which holds the store, alive until every process has registered its failure.
+
+    Waits at most `REPORT_TIMEOUT`.
+    """
     if _group is not None and _group.rank == 0:
-        with suppress(RuntimeError):  # they do not
+        with suppress(RuntimeError):  # timeout: some processes did not fail
             _group.store.wait([ALL_FAILED], REPORT_TIMEOUT)
 
 

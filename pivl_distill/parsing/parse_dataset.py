@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -80,12 +79,9 @@ def write_maps(
         steps = _write(todo, parser, cleaning, folder)
         made = list(track(steps, "Parsing", total=len(todo), unit="images"))
         unmapped = [str(job.name) for job, written in zip(todo, made, strict=True) if not written]
-        told = [
-            json.loads(text)
-            for text in process_group.all_gather_object(json.dumps([len(todo), unmapped]))
-        ]
-        tried = sum(number for number, _ in told)
-        without = {name for _, names in told for name in names}
+        gathered = process_group.all_gather_object((len(todo), unmapped))
+        tried = sum(number for number, _ in gathered)
+        without = {name for _, names in gathered for name in names}
         missing = tuple(job.name for job in jobs if str(job.name) in without)
         mapped = [job for job in jobs if str(job.name) not in without]
         if not process_group.rank():

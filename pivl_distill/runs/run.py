@@ -40,9 +40,7 @@ class Run:
 
         An existing folder is never written over: PivlError. Several processes share one folder.
         """
-        return cls(
-            Path(process_group.broadcast_object(lambda: str(_new_folder(kind, config_yaml, path))))
-        )
+        return cls(process_group.broadcast_object(lambda: _new_folder(kind, config_yaml, path)))
 
     @classmethod
     def unfinished(cls, kind: RunKind, path: Path) -> Run:

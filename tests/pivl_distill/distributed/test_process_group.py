@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -166,19 +165,17 @@ def test_one_process_of_a_machine_hashes_the_files(launch, tmp_path):
 
 def test_machines_may_have_other_files(monkeypatch):
     """Of four processes on two machines, the first of each says what counts there."""
-    told = [["a", 0, "one"], ["b", 0, "other"], ["a", 1, ""], ["b", 1, ""]]
-    monkeypatch.setattr(
-        process_group, "all_gather_object", lambda text: [json.dumps(said) for said in told]
-    )
-    for number, (node, local, _) in enumerate(told):
+    gathered = [("a", 0, "one"), ("b", 0, "other"), ("a", 1, None), ("b", 1, None)]
+    monkeypatch.setattr(process_group, "all_gather_object", lambda _value: gathered)
+    for number, (node, local, _) in enumerate(gathered):
         monkeypatch.setattr(
-            process_group, "_group", process_group.ProcessGroup(number, 4, local, None, iter(()))
+            process_group, "_group", process_group.ProcessGroup(number, 4, local, None)
         )
         monkeypatch.setattr(process_group.platform, "node", lambda node=node: node)
-        said = process_group.broadcast_object_on_node(
+        value = process_group.broadcast_object_on_node(
             lambda node=node: {"a": "one", "b": "other"}[node]
         )
-        assert said == {"a": "one", "b": "other"}[node]
+        assert value == {"a": "one", "b": "other"}[node]
 
 
 def test_shares_are_whole_and_as_large_as_each_other(monkeypatch):
@@ -202,9 +199,10 @@ def run_command(act: Callable[[], None]) -> None:
 def talk() -> None:
     rank = process_group.rank()
     assert process_group.broadcast_object(lambda: f"from {rank}") == "from 0"
-    assert process_group.all_gather_object(f"of {rank}") == ["of 0", "of 1"]
+    assert process_group.all_gather_object({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
     assert process_group.all_reduce_max(10 * rank) == 10
-    assert process_group.broadcast_object(lambda: "") == ""
+    assert process_group.broadcast_object(lambda: Path("a")) == Path("a")
+    assert process_group.broadcast_object(lambda: None) is None
     assert process_group.broadcast_object_on_node(lambda: f"from {rank}") == "from 0"
 
 
