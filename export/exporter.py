@@ -43,11 +43,10 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops
-from pivl_distill.runtime.manifest_reader import MANIFEST_FILE
+from pivl_distill.runs.filenames import FP16_FILE, FP32_FILE, MANIFEST_FILE
 from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.storage.files import sha256
 
-FP32_FILE, FP16_FILE = "model.onnx", "model.fp16.onnx"
 ENGINE_SOURCES: dict[ExportPrecision, str] = {
     "fp32": FP32_FILE,
     "fp16": FP16_FILE,

@@ -23,17 +23,17 @@ from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
-from pivl_distill.runs.progress import machine
+from pivl_distill.runs.contract import machine
+from pivl_distill.runs.filenames import EMBEDDINGS_FILE, STUDENT_FILE
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.files import sha256
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.host_memory import keep_freed_memory
 from pivl_distill.training.stage2 import train
-from pivl_distill.training.teacher_embeddings import EMBEDDINGS_FILE, load_embeddings
+from pivl_distill.training.teacher_embeddings import load_embeddings
 from students.backbones import create_backbone
 from students.student import Student, save_student
 
-STUDENT_FILE = "student.safetensors"
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 
@@ -70,7 +70,7 @@ def train_student(
     if resume is None:
         run = Run.create("student", dump_config(config, "student"), out)
     else:
-        run = Run.unfinished("student", resume)
+        run = Run.open_unfinished("student", resume)
     with run.progress.session(
         "student",
         config=config.model_dump(mode="json"),
@@ -89,14 +89,14 @@ def train_student(
             vocabulary,
             confidence=config.stage2.loss.align_confidence,
         )
-        run.progress.pin(contents=store.contents)
+        run.progress.contract.pin(contents=store.contents)
         store = dataclasses.replace(store, teacher_embeddings=teacher_embeddings)
         text_features = make_text_features(config, bank).to(device) if bank else None
-        run.progress.enter("training")
+        run.progress.start_stage("training")
         train(
             student, store, text_features, config.stage2, config.seed, run, "Training the student"
         )
-        run.progress.enter("evaluation")
+        run.progress.start_stage("evaluation")
         model = student.embedding_model()
         save_student(model, run.path / STUDENT_FILE, config.last_stride)
         test = QueryGalleryCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)

@@ -25,10 +25,10 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
+from pivl_distill.runs.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.runs.run import Run
 from teachers.clip_reid_checkpoint import Released, load_released, take_words
 from teachers.prompts import IdentityPrompts
-from teachers.teach import BANK_FILE, TEACHER_FILE
 from teachers.teacher import save_teacher
 from teachers.tuning import bank_texts, present_parts
 

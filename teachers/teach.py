@@ -24,14 +24,15 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
-from pivl_distill.runs.progress import machine
+from pivl_distill.runs.contract import machine
+from pivl_distill.runs.filenames import BANK_FILE, EMBEDDINGS_FILE, TEACHER_FILE
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.files import sha256
 from pivl_distill.storage.tensors import is_foreign
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.host_memory import keep_freed_memory
 from pivl_distill.training.stage2 import train
-from pivl_distill.training.teacher_embeddings import EMBEDDINGS_FILE, save_embeddings
+from pivl_distill.training.teacher_embeddings import save_embeddings
 from teachers.clip import QUICK, Clip, hashed, load_clip
 from teachers.clip_reid_checkpoint import is_released, load_released, take_words
 from teachers.clip_weights import read_tensors
@@ -41,9 +42,6 @@ from teachers.prompts import IdentityPrompts
 from teachers.teacher import Teacher, save_teacher, vit_options
 from teachers.towers import ViTOptions
 from teachers.tuning import bank_texts, present_parts, tune_prompts
-
-BANK_FILE = "prompt_bank.safetensors"
-TEACHER_FILE = "teacher.safetensors"
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
     if resume is None:
         run = Run.create("teach", dump_config(config, "teach"), out)
     else:
-        run = Run.unfinished("teach", resume)
+        run = Run.open_unfinished("teach", resume)
     with run.progress.session(
         "teach",
         config=config.model_dump(mode="json"),
@@ -87,16 +85,16 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
             vocabulary,
             confidence=config.stage2.loss.align_confidence,
         )
-        run.progress.pin(contents=store.contents)
-        run.progress.enter("prompts")
-        if "bank" not in run.progress.contract:
+        run.progress.contract.pin(contents=store.contents)
+        run.progress.start_stage("prompts")
+        if "bank" not in run.progress.contract.values:
             bank = learn_bank(config, clip, store, dataset, vocabulary or LIP20, run)
             bank.save(run.path / BANK_FILE, config.bank_precision)
             process_group.barrier()
         bank = PromptBank.load(run.path / BANK_FILE)
-        run.progress.pin(bank=sha256(run.path / BANK_FILE))
+        run.progress.contract.pin(bank=sha256(run.path / BANK_FILE))
 
-        run.progress.enter("teacher")
+        run.progress.start_stage("teacher")
         torch.manual_seed(config.seed)
         teacher = Teacher(clip, len(bank.pids), fusion_head_settings(config)).to(device)
         text_features = make_text_features(bank, config).to(device)
@@ -107,7 +105,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         save_teacher(model, run.path / TEACHER_FILE)
         if config.save_teacher_embeddings:
             save_embeddings(run.path / EMBEDDINGS_FILE, model, store, dataset)
-        run.progress.enter("evaluation")
+        run.progress.start_stage("evaluation")
         test = QueryGalleryCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)
         retrieval = evaluate_model(model, test)
         seconds = {stage: run.progress.seconds[stage] for stage in ("prompts", "teacher")}

@@ -69,7 +69,7 @@ def tune_prompts(
     learned.to(features.projected.device)
     optimizer = make_optimizer(learned, settings)
     totals = MetricAverages()
-    steps = run.progress.remaining(
+    steps = run.progress.remaining_steps(
         "prompts",
         make_sampler(rows.numpy(), settings, seed),
         prompts=learned,
@@ -88,7 +88,7 @@ def tune_prompts(
         optimizer.step()
         totals.add(losses)
         if step.ends_epoch:
-            run.log(stage="prompts", epoch=step.epoch + 1, **totals.mean())
+            run.log_metrics(stage="prompts", epoch=step.epoch + 1, **totals.mean())
             totals.clear()
     return learned
 

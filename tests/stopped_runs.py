@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from command_line import run
 from pivl_distill.bank import PromptBank
@@ -43,23 +44,34 @@ def before_step(number: int, end: Callable[[], None]) -> Iterator[None]:
 
 def kill(*arguments: str | Path, step: int = 7) -> None:
     """Run a command whose process ends before this step."""
-
-    def die() -> None:
-        raise Killed
-
-    with before_step(step, die), pytest.raises(Killed):
+    with before_step(step, kill_process), pytest.raises(Killed):
         run(*arguments)
 
 
-def metrics(path: Path) -> list[dict[str, Any]]:
+def kill_process() -> None:
+    raise Killed
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl without the rate, which depends on the clock."""
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in ln.items() if key != "crops_per_s"} for ln in lines]
+
+
+def assert_same_run(
+    network: nn.Module, path: Path, uninterrupted: tuple[dict[str, Tensor], list[dict[str, Any]]]
+) -> None:
+    """Compare a trained network and its metrics with those of an uninterrupted run."""
+    weights, lines = uninterrupted
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    assert read_metrics(path) == lines
 
 
 def assert_same_student(path: Path, other: Path) -> None:
     first, second = (folder / "student.safetensors" for folder in (path, other))
     assert first.read_bytes() == second.read_bytes()
-    assert metrics(path) == metrics(other)
+    assert read_metrics(path) == read_metrics(other)
 
 
 def assert_same_teach(path: Path, other: Path) -> None:
@@ -74,7 +86,7 @@ def assert_same_teach(path: Path, other: Path) -> None:
     ]
     assert metadata[0] == metadata[1]
     assert banks[0].images == banks[1].images
-    assert metrics(path) == metrics(other)
+    assert read_metrics(path) == read_metrics(other)
 
 
 if __name__ == "__main__":  # one of several processes that end before step 7

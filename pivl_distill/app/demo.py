@@ -10,12 +10,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from export.exporter import FP16_FILE, FP32_FILE, ExportError, ExportReport
+from export.exporter import ExportError, ExportReport
 from export.int8 import INT8_FILES
 from pivl_distill.app.report import percent, print_student, print_teach
 from pivl_distill.app.targets import export_checkpoint, find_bank
 from pivl_distill.config import StudentConfig, TeachConfig
 from pivl_distill.console import summary, table
+from pivl_distill.runs.filenames import FP16_FILE, FP32_FILE
 from students.distill import train_student
 from teachers.teach import teach
 

@@ -27,7 +27,8 @@ from pivl_distill.retrieval.evaluation import (
     embed_query_gallery,
     evaluate_features,
 )
-from pivl_distill.runs.run import CONFIG, RUNS_DIR, Run, RunKind, check_free, data_settings_of
+from pivl_distill.runs.filenames import BANK_FILE, CHECKPOINT_FILES, CONFIG_FILE, FP32_FILE
+from pivl_distill.runs.run import RUNS_DIR, Run, RunKind, check_empty, read_data_settings
 from pivl_distill.storage.tensors import is_foreign, load_tensors
 from pivl_distill.training.host_memory import keep_freed_memory
 
@@ -40,10 +41,7 @@ if TYPE_CHECKING:
 UNSEEN = DataSettings(spec="synthetic:tiny")
 """What the export of a published checkpoint is verified on where no data set is named."""
 
-CHECKPOINT_FILES = ("student.safetensors", "teacher.safetensors")
-ONNX_FILE = "model.onnx"
 EXPORTED = (".onnx", ".engine")
-BANK_FILE = "prompt_bank.safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,14 @@ class RunLocation:
     @property
     def begun_config(self) -> str | None:
         """The config.yaml of the run to be continued."""
-        return None if self.resume is None else str(self.resume / CONFIG)
+        return None if self.resume is None else str(self.resume / CONFIG_FILE)
 
     @property
     def begun_bank(self) -> str | None:
         """The bank that the run to be continued was begun with."""
-        bank = None if self.resume is None else Run(self.resume).progress.contract.get("bank")
+        bank = (
+            None if self.resume is None else Run(self.resume).progress.contract.values.get("bank")
+        )
         return None if bank is None else str(bank["file"])
 
 
@@ -77,19 +77,21 @@ def locate_run(kind: RunKind, out: Path | None, resume: str | None) -> RunLocati
 
 def _locate_run(kind: RunKind, out: Path | None, resume: str | None) -> RunLocation:
     if resume is None:
-        latest = Run.begun(kind)[-1:]
-        if latest and latest[0].stopped:
+        latest = Run.find_all(kind)[-1:]
+        if latest and latest[0].is_stopped:
             path = latest[0].path
             note(f"{path} is unfinished; `pivl-distill {kind} --resume {path}` continues it.")
         return RunLocation(out)
     if resume and out:
         raise PivlError("--resume RUN continues in its own folder; leave --out away.")
     if out is not None:
-        begun = (out / CONFIG).is_file()
-        return RunLocation(resume=Run.unfinished(kind, out).path) if begun else RunLocation(out)
+        begun = (out / CONFIG_FILE).is_file()
+        return (
+            RunLocation(resume=Run.open_unfinished(kind, out).path) if begun else RunLocation(out)
+        )
     if resume:
-        return RunLocation(resume=Run.unfinished(kind, Path(resume)).path)
-    stopped = [run.path for run in Run.begun(kind) if run.stopped]
+        return RunLocation(resume=Run.open_unfinished(kind, Path(resume)).path)
+    stopped = [run.path for run in Run.find_all(kind) if run.is_stopped]
     if not stopped:
         raise PivlError(f"No unfinished {kind} run in {RUNS_DIR.resolve()}; name it: --resume RUN.")
     return RunLocation(resume=stopped[-1])
@@ -103,14 +105,14 @@ def find_bank(named: str | None, supervision: str) -> tuple[Path | None, DataSet
     """
     if supervision == "none":
         try:
-            return None, Run.latest("teach").data
+            return None, Run.latest("teach").data_settings
         except PivlError:
             return None, DataSettings()
     path = Run.latest("teach").path if named is None else Path(named)
     file = path / BANK_FILE if path.is_dir() else path
     if not file.is_file():
         raise PivlError(f"No prompt bank at {file}; name a teach run, a bank file, or 'none'.")
-    return file, data_settings_of(file.parent)
+    return file, read_data_settings(file.parent)
 
 
 def needs_missing_bank(supervision: str) -> bool:
@@ -160,7 +162,7 @@ def export_checkpoint(
     from export.manifest_schema import TestData
 
     if out is not None:
-        check_free(out)  # before the work, not after it
+        check_empty(out)  # before the work, not after it
     path = _find_checkpoint(source)
     foreign = is_foreign(path) and spec is None
     data = UNSEEN if foreign else _data_settings(path.parent, spec)
@@ -236,10 +238,10 @@ def evaluate_target(
     """Score a run, a checkpoint, or an exported file or engine; `cached` as in exporting."""
     keep_freed_memory(CPU)
     exported = target.suffix in EXPORTED
-    if exported or (target / ONNX_FILE).is_file():
+    if exported or (target / FP32_FILE).is_file():
         from export.loading import load_exported
 
-        path = target if exported else target / ONNX_FILE
+        path = target if exported else target / FP32_FILE
         if not path.is_file():
             raise PivlError(f"No ONNX file or engine at {path}.")
         model, forward = load_exported(path)
@@ -293,4 +295,4 @@ def _find_checkpoint(source: Path) -> Path:
 
 
 def _data_settings(folder: Path, spec: str | None) -> DataSettings:
-    return data_settings_of(folder) if spec is None else DataSettings(spec=spec)
+    return read_data_settings(folder) if spec is None else DataSettings(spec=spec)

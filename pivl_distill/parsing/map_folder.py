@@ -22,7 +22,7 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import (
     LOCK,
-    is_free,
+    is_empty,
     locked,
     remove_partial,
     write_bytes,
@@ -112,7 +112,7 @@ class MapFolder:
                 )
             self._remove_partial()
             return
-        if self.path.is_file() or not is_free(self.path):
+        if self.path.is_file() or not is_empty(self.path):
             raise PivlError(
                 f"{self.path} is there already and holds no {MANIFEST}; name another folder with"
                 " --out."

@@ -1,7 +1,7 @@
 """Run folders: `runs/<kind>-<number>/` with config.yaml, metrics.jsonl, artifacts and run.json.
 
-`run.json` is written last, so its presence means the run is complete; the latest complete run of a
-kind is what a later command takes when none is named. Until then `state/` holds how far the run is.
+`run.json` is written last, so its presence means that the run is complete. Later commands use the
+latest complete run of a kind by default. Until then, `state/` holds the progress of the run.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ import yaml
 from pivl_distill.config import DataSettings
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.runs.progress import FINISHED, METRICS, Progress, is_running
-from pivl_distill.storage.files import is_free, remove_partial, write_json, write_text
+from pivl_distill.runs.filenames import CONFIG_FILE, METRICS_FILE, RUN_FILE
+from pivl_distill.runs.progress import Progress, is_running
+from pivl_distill.storage.files import is_empty, remove_partial, write_json, write_text
 
 RUNS_DIR = Path("runs")
-CONFIG = "config.yaml"
 RunKind = Literal["teach", "student", "export"]
 
 
 class Run:
-    """One run's folder; writes are atomic except metrics.jsonl, which is appended line by line.
+    """The folder of a run; writes are atomic except metrics.jsonl, which is appended line by line.
 
-    Of several processes the first writes; what the others have to say is the same.
+    Where there are several processes, all call the same methods with the same values and rank 0
+    writes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,61 +37,62 @@ class Run:
 
     @classmethod
     def create(cls, kind: RunKind, config_yaml: str, path: Path | None = None) -> Run:
-        """A fresh folder: `path`, or the next free `runs/<kind>-<number>`.
+        """Create a run in a new folder: `path`, or the next free `runs/<kind>-<number>`.
 
-        An existing folder is never written over: PivlError. Several processes share one folder.
+        Several processes share one folder. Raises PivlError if the folder contains files.
         """
         return cls(process_group.broadcast_object(lambda: _new_folder(kind, config_yaml, path)))
 
     @classmethod
-    def unfinished(cls, kind: RunKind, path: Path) -> Run:
-        """The run at `path`, to be continued; PivlError when it is finished or something else."""
-        if not (path / CONFIG).is_file():
-            raise PivlError(f"{path} holds no run to continue (no {CONFIG}).")
-        if (path / FINISHED).is_file():
+    def open_unfinished(cls, kind: RunKind, path: Path) -> Run:
+        """Open a run in order to resume it; raises PivlError if that is not possible."""
+        if not (path / CONFIG_FILE).is_file():
+            raise PivlError(f"{path} holds no run to continue (no {CONFIG_FILE}).")
+        if (path / RUN_FILE).is_file():
             raise PivlError(f"{path} is finished; there is nothing to continue.")
-        if (begun := _begun_as(path)) != kind:
-            raise PivlError(f"{path} was begun by `pivl-distill {begun}`, not by {kind}.")
+        if (actual := _kind_from_config(path)) != kind:
+            raise PivlError(f"{path} was started by `pivl-distill {actual}`, not by {kind}.")
         return cls(path)
 
     @classmethod
-    def begun(cls, kind: RunKind) -> list[Run]:
-        """All runs of this kind in `runs/`, in the order in which they were begun."""
-        configs = sorted(RUNS_DIR.glob(f"*/{CONFIG}"), key=lambda path: path.stat().st_mtime_ns)
-        return [cls(path.parent) for path in configs if _begun_as(path.parent) == kind]
+    def find_all(cls, kind: RunKind) -> list[Run]:
+        """Return all runs of this kind in `runs/`, finished or not, in the order of their start."""
+        configs = RUNS_DIR.glob(f"*/{CONFIG_FILE}")
+        folders = [p.parent for p in sorted(configs, key=lambda path: path.stat().st_mtime_ns)]
+        return [cls(folder) for folder in folders if _kind_from_config(folder) == kind]
 
     @classmethod
     def open(cls, path: Path) -> Run:
-        """An existing complete run; PivlError when it is missing or unfinished."""
+        """Open a complete run; raises PivlError if it is missing or unfinished."""
         if not path.is_dir():
             raise PivlError(f"No run folder at {path}.")
-        if not (path / FINISHED).is_file():
+        if not (path / RUN_FILE).is_file():
             raise PivlError(
-                f"{path} holds no finished run (no {FINISHED}); continue it with --resume,"
+                f"{path} holds no finished run (no {RUN_FILE}); continue it with --resume,"
                 " or run it again."
             )
         return cls(path)
 
     @classmethod
     def latest(cls, kind: RunKind) -> Run:
-        """The complete run of this kind that finished last; PivlError when there is none."""
-        finished = [p.parent for p in RUNS_DIR.glob(f"*/{FINISHED}") if Run(p.parent).kind == kind]
+        """Open the run of this kind that finished last; raises PivlError if there is none."""
+        finished = [p.parent for p in RUNS_DIR.glob(f"*/{RUN_FILE}") if Run(p.parent).kind == kind]
         if not finished:
             raise PivlError(
                 f"No finished {kind} run in {RUNS_DIR.resolve()}; run `pivl-distill {kind}` first"
                 " or name a folder."
             )
-        return cls(max(finished, key=lambda path: (path / FINISHED).stat().st_mtime_ns))
+        return cls(max(finished, key=lambda path: (path / RUN_FILE).stat().st_mtime_ns))
 
     @property
-    def stopped(self) -> bool:
-        """Whether the run is unfinished and no process is at it."""
-        return not (self.path / FINISHED).is_file() and not is_running(self.path)
+    def is_stopped(self) -> bool:
+        """Whether the run is unfinished and no process is running it."""
+        return not (self.path / RUN_FILE).is_file() and not is_running(self.path)
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What `finish` wrote."""
-        metadata: dict[str, Any] = json.loads((self.path / FINISHED).read_text(encoding="utf-8"))
+        """The summary in run.json."""
+        metadata: dict[str, Any] = json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))
         return metadata
 
     @property
@@ -99,20 +101,20 @@ class Run:
         return str(self.metadata["kind"])
 
     @property
-    def data(self) -> DataSettings:
+    def data_settings(self) -> DataSettings:
         """The data settings of the run's configuration."""
-        return data_settings_of(self.path)
+        return read_data_settings(self.path)
 
     @cached_property
     def progress(self) -> Progress:
-        """How far the run is."""
+        """The progress of the run, for resuming it."""
         return Progress(self.path)
 
-    def log(self, **metrics: Any) -> None:
+    def log_metrics(self, **metrics: Any) -> None:
         """Append one line to metrics.jsonl."""
         if process_group.rank():
             return
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -120,34 +122,35 @@ class Run:
     def finish(self, kind: RunKind, **metadata: Any) -> None:
         """Mark the run complete with its summary."""
         if not process_group.rank():
-            write_json(self.path / FINISHED, {"kind": kind, **metadata})
+            write_json(self.path / RUN_FILE, {"kind": kind, **metadata})
 
 
 def _new_folder(kind: RunKind, config_yaml: str, path: Path | None) -> Path:
+    """Create the folder of a run and write its config.yaml."""
     if path is None:
         numbers = [_number(p) for p in RUNS_DIR.glob(f"{kind}-*")]
         path = RUNS_DIR / f"{kind}-{max(numbers, default=0) + 1}"
-    check_free(path)
+    check_empty(path)
     path.mkdir(parents=True, exist_ok=True)
     remove_partial(path)
-    write_text(path / CONFIG, config_yaml)
+    write_text(path / CONFIG_FILE, config_yaml)
     return path
 
 
-def check_free(path: Path) -> None:
-    """PivlError if a folder for a new run holds anything but what a killed first write left."""
-    if not is_free(path):
+def check_empty(path: Path) -> None:
+    """Raise PivlError if a folder for a new run contains anything but partial files."""
+    if not is_empty(path):
         raise PivlError(
             f"{path} already holds a run; name another folder with --out, or remove this one."
         )
 
 
-def data_settings_of(folder: Path) -> DataSettings:
-    """The data settings in a folder's config.yaml; the defaults where there is none.
+def read_data_settings(folder: Path) -> DataSettings:
+    """Return the data settings in a folder's config.yaml, or the defaults if there are none.
 
-    A config.yaml of something else is none: a bank may lie anywhere.
+    A config.yaml of another program is ignored: a bank may be in any folder.
     """
-    path = folder / CONFIG
+    path = folder / CONFIG_FILE
     if not path.is_file():
         return DataSettings()
     try:
@@ -157,9 +160,9 @@ def data_settings_of(folder: Path) -> DataSettings:
         return DataSettings()
 
 
-def _begun_as(path: Path) -> str:
-    """The kind of a run: the one section of its config.yaml."""
-    return (path / CONFIG).read_text(encoding="utf-8").partition(":")[0]
+def _kind_from_config(path: Path) -> str:
+    """Return the kind of a run: the name of the only section of its config.yaml."""
+    return (path / CONFIG_FILE).read_text(encoding="utf-8").partition(":")[0]
 
 
 def _number(path: Path) -> int:

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from pivl_distill.errors import PivlError, unknown_name
+from pivl_distill.runs.filenames import MANIFEST_FILE
 from pivl_distill.runtime.onnx_session import ExecutionDevice
 from pivl_distill.storage.files import sha256
 
-MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 2
 
 PRECISION_PREFERENCE: dict[ExecutionDevice, tuple[str, ...]] = {

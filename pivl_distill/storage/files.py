@@ -92,7 +92,7 @@ def locked(file: Path, refusal: str) -> Iterator[None]:
         lock.release()
 
 
-def is_free(folder: Path) -> bool:
+def is_empty(folder: Path) -> bool:
     """Whether a folder holds nothing but its lock and what killed writes left, or is not there."""
     return not folder.exists() or all(
         path.name == LOCK or (path.name.startswith(".") and path.suffix == _PARTIAL)

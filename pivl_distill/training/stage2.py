@@ -58,7 +58,7 @@ def train(
     totals = MetricAverages()
     if should_compile(settings.compile, estimated_steps(store, settings), stage.device):
         compile_body(network.body, stage.device)
-    steps = run.progress.remaining(
+    steps = run.progress.remaining_steps(
         "reid",
         make_sampler(store.pids, settings, seed),
         network=network,
@@ -75,7 +75,7 @@ def train(
         crops_seen += len(step.batch)
         if step.ends_epoch:
             rate = crops_seen / (time.monotonic() - start)
-            run.log(stage="reid", epoch=step.epoch + 1, crops_per_s=rate, **totals.mean())
+            run.log_metrics(stage="reid", epoch=step.epoch + 1, crops_per_s=rate, **totals.mean())
             totals.clear()
     network.eval()
 

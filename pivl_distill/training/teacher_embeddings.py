@@ -19,7 +19,6 @@ from pivl_distill.models.embedding import EmbeddingModel, embed
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 
 KIND = "teacher embeddings"
-EMBEDDINGS_FILE = "teacher_embeddings.safetensors"
 
 
 def save_embeddings(

@@ -19,14 +19,13 @@ from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from pivl_distill.runs import progress
+from pivl_distill.runs.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from pivl_distill.training.stage2 import Stage2Trainer
 from teachers.clip import CLIP_MEAN, CLIP_STD
 from teachers.clip_reid_checkpoint import from_state
 from teachers.teach import (
-    BANK_FILE,
-    TEACHER_FILE,
     build_clip,
     fusion_head_settings,
     make_text_features,
@@ -162,7 +161,7 @@ def no_bank(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("tamper", "sentence"),
-    [(other_bank, r"begun with something else:\n  bank was"), (no_bank, "No prompt bank at")],
+    [(other_bank, r"started with something else:\n  bank was"), (no_bank, "No prompt bank at")],
 )
 def test_the_teacher_takes_no_other_bank_than_its_own(
     tmp_path: Path, tamper: Callable[[Path], None], sentence: str

@@ -24,7 +24,7 @@ def test_it_learns_from_the_bank_it_was_begun_with_though_there_is_a_later_one(d
     kill("student", *QUICK, *EPOCHS)
     succeed("teach", *QUICK, "--set", "seed=1")
     said = refuse("student", "--resume", "--bank", "runs/teach-2")
-    assert "runs/student-1 was begun with something else: bank.sha256 was " in said
+    assert "runs/student-1 was started with something else: bank.sha256 was " in said
     Path("runs/teach-1").rename("moved")
     assert "No prompt bank at" in refuse("student", "--resume")
     succeed("student", "--resume", "--bank", "moved")
@@ -131,7 +131,7 @@ def test_the_same_bytes_at_another_place_are_the_same_data(desk: Path) -> None:
         (("student", "--resume"), "No unfinished student run in"),
         (("student", "--resume", "nowhere"), "nowhere holds no run to continue"),
         (("student", "--resume", "unstopped"), "unstopped is finished"),
-        (("student", "--resume", "taught"), "taught was begun by `pivl-distill teach`"),
+        (("student", "--resume", "taught"), "taught was started by `pivl-distill teach`"),
         (("student", "--resume", "runs/x", "-o", "y"), "--resume RUN continues in its own folder"),
     ],
 )

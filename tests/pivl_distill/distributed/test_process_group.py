@@ -27,7 +27,7 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
-from pivl_distill.runs import progress
+from pivl_distill.runs import contract, progress
 from pivl_distill.runs.run import Run
 from pivl_distill.training.stage2 import Stage2Trainer, train
 
@@ -80,7 +80,7 @@ def sit(folder: Path, stop_at: int | None = None, stop: Callable[[], None] = lam
         patch.setattr(Stage2Trainer, "step", stopping)
         patch.setattr(progress, "SAVE_PERIOD_S", 0.0)
         folder.mkdir(exist_ok=True)
-        machine = progress.machine(torch.device("cpu"))
+        machine = contract.machine(torch.device("cpu"))
         with run.progress.session("student", machine=machine):
             train(network, store, None, SETTINGS, 0, run, "Training")
     return network

@@ -1,4 +1,4 @@
-"""Run folders: numbered, never written over, and finished only when they say so."""
+"""Run folders: numbered, never overwritten, and finished when run.json exists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from pivl_distill.config import DataSettings, StudentConfig, dump_config
 from pivl_distill.errors import PivlError
-from pivl_distill.runs.run import Run, data_settings_of
+from pivl_distill.runs.run import Run, read_data_settings
 
 
 @pytest.fixture(autouse=True)
@@ -19,20 +19,20 @@ def working_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_runs_of_a_kind_are_numbered():
+def test_runs_are_numbered_per_kind():
     paths = [Run.create(kind, "a: 1\n").path for kind in ("teach", "teach", "student", "teach")]
     names = ("teach-1", "teach-2", "student-1", "teach-3")
     assert paths == [Path("runs") / name for name in names]
     assert (paths[0] / "config.yaml").read_text() == "a: 1\n"
 
 
-def test_numbers_are_compared_as_numbers_and_other_folders_are_passed_over(tmp_path):
+def test_numbers_compare_numerically_and_other_folders_are_ignored(tmp_path):
     for name in ("teach-9", "teach-10", "teach-best"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     assert Run.create("teach", "").path.name == "teach-11"
 
 
-def test_a_named_folder_may_exist_but_not_hold_anything(tmp_path):
+def test_named_folder_must_be_empty(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     assert Run.create("teach", "", folder).path == folder
@@ -40,7 +40,7 @@ def test_a_named_folder_may_exist_but_not_hold_anything(tmp_path):
         Run.create("teach", "", folder)
 
 
-def test_a_folder_whose_first_write_was_killed_is_free(tmp_path):
+def test_folder_with_only_partial_files_is_empty(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / ".config.yaml.x1.partial").write_text("teach")
@@ -48,7 +48,7 @@ def test_a_folder_whose_first_write_was_killed_is_free(tmp_path):
     assert [path.name for path in folder.iterdir()] == ["config.yaml"]
 
 
-def test_partial_files_beside_others_stay(tmp_path):
+def test_partial_files_next_to_others_are_kept(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / ".notes.txt.x1.partial").write_text("mine")
     with pytest.raises(PivlError, match="already holds a run"):
@@ -58,8 +58,8 @@ def test_partial_files_beside_others_stay(tmp_path):
 
 def test_metrics_are_appended_line_by_line():
     run = Run.create("teach", "")
-    run.log(epoch=1, loss=0.5)
-    run.log(epoch=2, loss=0.25)
+    run.log_metrics(epoch=1, loss=0.5)
+    run.log_metrics(epoch=2, loss=0.25)
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [
         {"epoch": 1, "loss": 0.5},
@@ -67,7 +67,7 @@ def test_metrics_are_appended_line_by_line():
     ]
 
 
-def test_only_a_finished_run_can_be_opened(tmp_path):
+def test_only_finished_runs_can_be_opened(tmp_path):
     with pytest.raises(PivlError, match=r"No run folder at .*none"):
         Run.open(tmp_path / "none")
     run = Run.create("student", "")
@@ -84,7 +84,7 @@ def finish_at(run: Run, kind: str, second: int) -> None:
     os.utime(run.path / "run.json", (second, second))
 
 
-def test_latest_is_the_run_that_finished_last():
+def test_latest_is_last_finished_run():
     first, second, other = (Run.create(kind, "") for kind in ("teach", "teach", "student"))
     Run.create("teach", "")  # never finished
     finish_at(second, "teach", 1000)
@@ -94,60 +94,60 @@ def test_latest_is_the_run_that_finished_last():
     assert Run.latest("student").path == other.path
 
 
-def test_latest_without_a_finished_run_says_what_to_do():
+def test_latest_without_finished_run_names_the_command():
     Run.create("teach", "")
     with pytest.raises(PivlError, match=r"No finished teach run .*run `pivl-distill teach` first"):
         Run.latest("teach")
 
 
-def test_the_data_settings_of_a_run_are_read_from_its_configuration(tmp_path):
+def test_the_read_data_settings_a_run_are_read_from_its_configuration(tmp_path):
     settings = DataSettings(spec="market1501:data", parsing=tmp_path, size_hw=(256, 128))
     config = dump_config(StudentConfig(data=settings), "student")
     run = Run.create("student", config)
-    assert run.data == settings == data_settings_of(run.path)
+    assert run.data_settings == settings == read_data_settings(run.path)
 
 
-def test_a_folder_without_a_configuration_has_the_default_data(tmp_path):
-    assert data_settings_of(tmp_path) == DataSettings()
+def test_folder_without_config_has_default_data_settings(tmp_path):
+    assert read_data_settings(tmp_path) == DataSettings()
 
 
 @pytest.mark.parametrize(
     "foreign", ["", "a: 1\nb: 2\n", "a: 1\n", "a: {b: 1}\n", "- a\n", "a: [", "a: {data: {b: 1}}\n"]
 )
-def test_nor_has_one_with_a_configuration_of_something_else(tmp_path, foreign):
+def test_config_of_another_program_is_ignored(tmp_path, foreign):
     (tmp_path / "config.yaml").write_text(foreign)
-    assert data_settings_of(tmp_path) == DataSettings()
+    assert read_data_settings(tmp_path) == DataSettings()
 
 
-def begin(kind: str, folder: str, second: int) -> Run:
+def start(kind: str, folder: str, second: int) -> Run:
     run = Run.create(kind, f"{kind}:\n  seed: 0\n", Path("runs") / folder)
     os.utime(run.path / "config.yaml", (second, second))
     return run
 
 
-def test_runs_are_known_in_the_order_they_were_begun(tmp_path):
-    runs = [begin("teach", "z", 1), begin("student", "b", 2), begin("teach", "a", 3)]
-    assert [run.path for run in Run.begun("teach")] == [runs[0].path, runs[2].path]
-    assert [run.path for run in Run.begun("student")] == [runs[1].path]
-    assert Run.begun("export") == []
+def test_find_all_returns_runs_in_order_of_start(tmp_path):
+    runs = [start("teach", "z", 1), start("student", "b", 2), start("teach", "a", 3)]
+    assert [run.path for run in Run.find_all("teach")] == [runs[0].path, runs[2].path]
+    assert [run.path for run in Run.find_all("student")] == [runs[1].path]
+    assert Run.find_all("export") == []
 
 
-def test_a_run_is_stopped_while_it_is_neither_finished_nor_running():
-    run = begin("teach", "a", 1)
-    assert run.stopped
+def test_stopped_run_is_neither_finished_nor_running():
+    run = start("teach", "a", 1)
+    assert run.is_stopped
     with run.progress.session("teach"):
-        assert not run.stopped
-    assert run.stopped
-    assert Run.unfinished("teach", run.path).path == run.path
+        assert not run.is_stopped
+    assert run.is_stopped
+    assert Run.open_unfinished("teach", run.path).path == run.path
     run.finish("teach")
-    assert not run.stopped
+    assert not run.is_stopped
     with pytest.raises(PivlError, match="is finished; there is nothing to continue"):
-        Run.unfinished("teach", run.path)
+        Run.open_unfinished("teach", run.path)
 
 
-def test_what_cannot_be_continued(tmp_path):
+def test_runs_that_cannot_be_resumed(tmp_path):
     with pytest.raises(PivlError, match=r"holds no run to continue \(no config\.yaml\)"):
-        Run.unfinished("teach", tmp_path)
-    student = begin("student", "a", 1)
-    with pytest.raises(PivlError, match="was begun by `pivl-distill student`, not by teach"):
-        Run.unfinished("teach", student.path)
+        Run.open_unfinished("teach", tmp_path)
+    student = start("student", "a", 1)
+    with pytest.raises(PivlError, match="was started by `pivl-distill student`, not by teach"):
+        Run.open_unfinished("teach", student.path)

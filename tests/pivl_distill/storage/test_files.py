@@ -12,7 +12,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import (
     atomic_write,
     check_writable,
-    is_free,
+    is_empty,
     locked,
     remove_partial,
     sha256,
@@ -137,9 +137,9 @@ def test_a_lock_has_one_holder(tmp_path):
 
 
 def test_a_folder_is_unused_with_what_others_left_behind(tmp_path):
-    assert is_free(tmp_path / "nowhere")
+    assert is_empty(tmp_path / "nowhere")
     for name in (".lock", ".a.json.x1.partial"):
         (tmp_path / name).touch()
-    assert is_free(tmp_path)
+    assert is_empty(tmp_path)
     (tmp_path / "a.json").touch()
-    assert not is_free(tmp_path)
+    assert not is_empty(tmp_path)

@@ -79,12 +79,12 @@ def test_the_same_tensors_and_facts_are_the_same_bytes(tmp_path):
 def test_a_file_of_another_kind_or_format_is_named(tmp_path, monkeypatch):
     path = tmp_path / "file"
     save_tensors(path, "prompt bank", {"weight": torch.zeros(1)}, {})
-    with pytest.raises(PivlError, match="not a student of format 1, but of kind 'prompt bank'"):
+    with pytest.raises(PivlError, match="not a student of format 2, but of kind 'prompt bank'"):
         load_tensors(path, "student")
     with monkeypatch.context() as patch:
-        patch.setattr(tensors, "FORMAT", 2)
+        patch.setattr(tensors, "FORMAT", 3)
         save_tensors(path, "student", {"weight": torch.zeros(1)}, {})
-    with pytest.raises(PivlError, match="kind 'student' and format 2"):
+    with pytest.raises(PivlError, match="kind 'student' and format 3"):
         load_tensors(path, "student")
 
 

@@ -1,0 +1,78 @@
+"""Resuming with other settings, data or banks is refused; another machine is reported."""
+
+from __future__ import annotations
+
+import pytest
+
+from pivl_distill.errors import PivlError
+from pivl_distill.runs.contract import Contract
+from small_run import STEPS_PER_EPOCH
+from stopped_runs import Killed, kill_process
+
+PINNED = {
+    "config": {"seed": 0, "stage2": {"epochs": 3, "loss": {"align": 5.0}}},
+    "data": {"name": "market1501", "images": "ab", "maps": None},
+    "bank": {"file": "/here/bank", "sha256": "12"},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"config": {"seed": 1, "stage2": {"epochs": 3}}}, "config.seed was 0, now 1"),
+        ({"config": {"seed": 0, "stage2": {"epochs": 4}}}, "config.stage2.epochs was 3, now 4"),
+        ({"config": {"seed": 0, "stage2": {}}}, "config.stage2.loss was {'align': 5.0}, now None"),
+        ({"config": PINNED["config"] | {"new": 1}}, "config.new was None, now 1"),
+        ({"data": PINNED["data"] | {"images": "cd"}}, "data.images was ab, now cd"),
+        ({"data": PINNED["data"] | {"maps": "ef"}}, "data.maps was None, now ef"),
+        ({"bank": {"file": "/here/bank", "sha256": "34"}}, "bank.sha256 was 12, now 34"),
+        ({"bank": None}, "bank was {'file': '/here/bank', 'sha256': '12'}, now None"),
+    ],
+)
+def test_resume_with_changed_values_is_refused(
+    train_run, call_at_step, tmp_path, changes, sentence
+):
+    call_at_step(STEPS_PER_EPOCH + 1, kill_process)
+    with pytest.raises(Killed):
+        train_run(**PINNED)
+    files = [p for p in sorted((tmp_path / "run").rglob("*")) if p.is_file() and p.name != "lock"]
+    before = [path.read_bytes() for path in files]
+    with pytest.raises(PivlError) as refused:
+        train_run(**PINNED | changes)
+    assert f"{tmp_path / 'run'} was started with something else:" in str(refused.value)
+    assert f"\n  {sentence}\n" in str(refused.value)
+    assert [path.read_bytes() for path in files] == before
+
+
+def test_every_difference_is_listed(tmp_path):
+    contract = Contract(tmp_path)
+    contract.pin(**PINNED)
+    with pytest.raises(PivlError) as refused:
+        contract.pin(config={"seed": 7, "stage2": {"epochs": 9, "loss": {"align": 5.0}}})
+    lines = [line for line in str(refused.value).splitlines() if line.startswith("  ")]
+    assert lines == ["  config.seed was 0, now 7", "  config.stage2.epochs was 3, now 9"]
+
+
+def test_bank_may_move(tmp_path):
+    contract = Contract(tmp_path)
+    contract.pin(**PINNED)
+    contract.pin(bank={"file": "/there/bank", "sha256": "12"})
+    assert contract.values["bank"]["file"] == "/there/bank"
+
+
+def test_another_machine_is_reported_not_refused(tmp_path, capsys):
+    contract = Contract(tmp_path)
+    contract.pin(machine={"device": "cpu", "threads": 2})
+    contract.pin(machine={"device": "cpu", "threads": 2})
+    assert capsys.readouterr().err == ""
+    contract.pin(machine={"device": "cpu", "threads": 8})
+    stderr = capsys.readouterr().err
+    assert "last bits" in stderr
+    assert "machine.threads was 2, now 8" in stderr
+
+
+def test_later_values_are_added(tmp_path):
+    contract = Contract(tmp_path)
+    contract.pin(config={"seed": 0})
+    contract.pin(bank="12")
+    assert Contract(tmp_path).values == {"config": {"seed": 0}, "bank": "12"}
