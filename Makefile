@@ -6,11 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test lint bench engines runtime-check clean
+.PHONY: install demo test test-all lint docs bench engines runtime-check clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install | demo | test | lint | bench | engines | runtime-check | clean"
+	@echo "make install | demo | test | test-all | lint | docs | bench | engines | runtime-check | clean"
 
 install: $(INSTALLED)
 
@@ -30,8 +30,19 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Parallel workers of one thread each: more threads per worker only compete for the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST) -m "not slow"
+
+# Also the slow tests: several processes, killed and resumed runs, real engines, full-size presets.
+test-all: test
+	$(PYTEST) -m slow
+
+# The documentation as a site in build/site; broken links and pages outside the index are errors.
+docs: $(INSTALLED)
+	$(BIN)/python -m mkdocs build --quiet --clean
 
 # Each figure beside its baseline; benchmarks/latest.json holds those of one run. All are measured,
 # and then make fails if one missed its target.
