@@ -42,7 +42,7 @@ test-all: test
 
 # The documentation as a site in build/site; broken links and pages outside the index are errors.
 docs: $(INSTALLED)
-	$(BIN)/python -m mkdocs build --quiet --clean
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --clean
 
 # Each figure beside its baseline; benchmarks/latest.json holds those of one run. All are measured,
 # and then make fails if one missed its target.
