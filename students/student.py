@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pivl_distill.config import HeadSettings
 from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.tensors import load_tensors, save_tensors
@@ -55,7 +56,7 @@ class Student(ReIDNetwork):
     def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
         out = self.backbone(images)
         return EncoderOutput(
-            (out.feature,), self.fusion.encode_cells(out.pyramid) if self.fusion else None
+            (out.feature,), encode_cells(self.fusion, out.pyramid) if self.fusion else None
         )
 
     def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
@@ -64,7 +65,7 @@ class Student(ReIDNetwork):
             features=(feature,),
             logits=(self.neck(feature),),
             projected=self.project(feature) if self.project else None,
-            aligned=None if self.fusion is None or cells is None else self.fusion.fuse(cells),
+            aligned=None if self.fusion is None or cells is None else fuse(self.fusion, cells),
             distilled_embedding=self.to_teacher(feature) if self.to_teacher else None,
         )
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pivl_distill.config import HeadSettings
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.tensors import load_tensors, save_tensors
@@ -62,7 +63,7 @@ class Teacher(ReIDNetwork):
 
     def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
         out = self.tower(images) if cameras is None else self.tower(images, cameras)
-        cells = self.fusion.encode_cells(out.pyramid) if self.fusion else None
+        cells = encode_cells(self.fusion, out.pyramid) if self.fusion else None
         return EncoderOutput((out.previous, out.feature, out.projected), cells)
 
     def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
@@ -71,7 +72,7 @@ class Teacher(ReIDNetwork):
             features=encoded.features,
             logits=(self.neck(feature), self.projected_neck(projected)),
             projected=projected,
-            aligned=None if self.fusion is None or cells is None else self.fusion.fuse(cells),
+            aligned=None if self.fusion is None or cells is None else fuse(self.fusion, cells),
         )
 
     @property

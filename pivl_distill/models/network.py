@@ -20,7 +20,7 @@ from pivl_distill.distributed.collectives import all_gather
 from pivl_distill.distributed.process_group import world_size
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.models.fusion import FusedMap
+from pivl_distill.models.fused_map import FusedMap
 
 
 @dataclass(frozen=True)

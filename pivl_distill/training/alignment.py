@@ -21,7 +21,8 @@ from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.part_maps import FULL_CONFIDENCE, cell_parts, part_shares
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.losses import MIN_WEIGHT, part_contrastive_loss
-from pivl_distill.models.fusion import FusedMap, alignment_dim, orthogonal_projection
+from pivl_distill.models.fused_map import FusedMap
+from pivl_distill.models.text_projection import alignment_dim, orthogonal_projection
 
 MIN_NORM = 1e-8
 """Length from which vectors have an angle; shorter ones count as this long."""

@@ -24,7 +24,7 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
-from pivl_distill.models.fusion import FusedMap
+from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.network import ReIDNetwork, ReIDOutput
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.host_memory import keep_freed_memory

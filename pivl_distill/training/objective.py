@@ -12,7 +12,7 @@ from pivl_distill.distributed.collectives import (
     all_reduce_mean,
 )
 from pivl_distill.losses import identity_loss, image_to_text_loss, triplet_loss
-from pivl_distill.models.fusion import FusedMap
+from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.network import ReIDOutput
 from pivl_distill.training.alignment import TextFeatures, alignment_loss, text_map
 

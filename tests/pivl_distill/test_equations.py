@@ -20,7 +20,9 @@ from pivl_distill.losses import (
     image_to_text_loss,
     triplet_loss,
 )
-from pivl_distill.models.fusion import FusedMap, LateralFusion, SimplePyramidFusion
+from pivl_distill.models.factorised_fusion import encode_cells, fuse
+from pivl_distill.models.fused_map import FusedMap
+from pivl_distill.models.fusion import FusionHead, LateralFusion, SimplePyramidFusion
 from pivl_distill.models.network import ReIDOutput
 from pivl_distill.training.alignment import (
     TextFeatures,
@@ -49,7 +51,10 @@ def assert_same(actual: Tensor, expected: Tensor, *inputs: Tensor) -> None:
     """Equal values, and equal gradients of every input, to 1e-9."""
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
     weights = normal(*actual.shape, seed=99).detach()
-    gradients = (torch.autograd.grad((out * weights).sum(), inputs) for out in (actual, expected))
+    gradients = (
+        torch.autograd.grad((out * weights).sum(), inputs, retain_graph=True)
+        for out in (actual, expected)
+    )
     for ours, naive in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, naive, rtol=0, atol=1e-9)
 
@@ -330,6 +335,14 @@ def head_of(**settings: object) -> LateralFusion:
     return LateralFusion(CHANNELS, DIM, GRID, HeadSettings(**settings)).double()
 
 
+def assert_fuses_to(
+    head: FusionHead, maps: tuple[Tensor, ...], expected: Tensor, *inputs: Tensor
+) -> None:
+    """Assert that both the reference and the factorised path compute `expected`."""
+    assert_same(head(maps), expected, *inputs)
+    assert_same(fuse(head, encode_cells(head, maps)).to_dense(), expected, *inputs)
+
+
 @pytest.mark.parametrize("levels", [(2, 3, 4), (2, 4), (3,), (4,)])
 @pytest.mark.parametrize("kind", ["pointwise", "depthwise", "auto", "grouped"])
 @pytest.mark.parametrize(("up", "down"), [("bilinear", "average"), ("nearest", "nearest")])
@@ -346,7 +359,7 @@ def test_equations_9_and_10(levels: tuple[int, ...], kind: str, up: str, down: s
             total = total + resample(f_i, GRID)
         images.append(total)
     inputs = [maps[level - 2] for level in levels]
-    assert_same(head(maps).to_dense(), torch.stack(images), *inputs, *head.parameters())
+    assert_fuses_to(head, maps, torch.stack(images), *inputs, *head.parameters())
 
 
 def test_equation_9_separable_and_10_strided() -> None:
@@ -355,8 +368,8 @@ def test_equation_9_separable_and_10_strided() -> None:
     images = []
     for image in maps[0]:
         f_2 = lateral_by_loops(depthwise_3x3_by_loops(image, separable[0]), separable[1])
-        images.append(depthwise_3x3_by_loops(f_2, to_grid.halve))
-    assert_same(head(maps).to_dense(), torch.stack(images), maps[0], *head.parameters())
+        images.append(depthwise_3x3_by_loops(f_2, to_grid.strided_conv))
+    assert_fuses_to(head, maps, torch.stack(images), maps[0], *head.parameters())
 
 
 @pytest.mark.parametrize("merge", ["sum", "concat", "weighted"])
@@ -376,7 +389,7 @@ def test_equation_10_merges(merge: str) -> None:
         else:
             weights = [1, 1, 1] if merge == "sum" else head.merge.weights
             images.append(sum(w * x for w, x in zip(weights, aligned, strict=True)))
-    assert_same(head(maps).to_dense(), torch.stack(images), *maps, *head.parameters())
+    assert_fuses_to(head, maps, torch.stack(images), *maps, *head.parameters())
 
 
 @pytest.mark.parametrize("merge", ["sum", "weighted"])
@@ -390,7 +403,7 @@ def test_equation_10_of_a_plain_backbone_sums_its_branches(merge: str) -> None:
         fused = finer[image] + upsample(same[image], GRID)  # the learned weights start at 1
         images.append(lateral_by_loops(fused, head.project))
     inputs = [tokens, head.project.weight, head.project.bias]
-    assert_same(head((tokens,)).to_dense(), torch.stack(images), *inputs)
+    assert_fuses_to(head, (tokens,), torch.stack(images), *inputs)
 
 
 # Eq. 11

@@ -105,7 +105,7 @@ def test_teacher_embeddings_lie_beside_the_bank_or_where_the_settings_say(tmp_pa
     path = tmp_path / "mine.safetensors"
     metadata = {"model": "m", "dataset": "d", "crops": ["3.png", "7.png"]}
     save_tensors(path, "teacher embeddings", {"embeddings": torch.eye(2)}, metadata)
-    named = wanting.model_copy(update={"embeddings": path})
+    named = wanting.model_copy(update={"teacher_embeddings": path})
     assert load_teacher_embeddings(named, None, dataset_of((7, 3))).tolist() == [[0, 1], [1, 0]]
 
 

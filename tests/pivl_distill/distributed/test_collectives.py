@@ -28,7 +28,7 @@ from pivl_distill.distributed.collectives import (
 )
 from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
 from pivl_distill.models.embedding import EmbeddingModel, embed
-from pivl_distill.models.fusion import FusedMap
+from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
 from pivl_distill.training.alignment import TextFeatures

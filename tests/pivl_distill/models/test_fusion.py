@@ -10,12 +10,10 @@ from torch import Tensor
 from pivl_distill.config import HeadSettings
 from pivl_distill.errors import PivlError
 from pivl_distill.models.fusion import (
-    FusedMap,
     LayerNorm2d,
     block_thirds,
     build_fusion_head,
     grid_size,
-    orthogonal_projection,
     resample,
 )
 
@@ -59,7 +57,7 @@ def test_the_map_has_stride_8_whatever_the_crop(kind, levels, size_hw, grid_hw):
 @pytest.mark.parametrize("levels", LEVELS)
 def test_exactly_the_chosen_levels_learn(levels):
     pyramid = tuple(m.requires_grad_() for m in pyramid_of((64, 32)))
-    head_of((64, 32), levels=levels)(pyramid).to_dense().sum().backward()
+    head_of((64, 32), levels=levels)(pyramid).sum().backward()
     assert [level for level, m in enumerate(pyramid) if m.grad is not None] == [
         number - 2 for number in levels
     ]
@@ -71,7 +69,7 @@ def test_exactly_the_chosen_levels_learn(levels):
 def test_every_parameter_of_the_vit_form_learns(levels, branches):
     head = head_of((64, 32), "vit", levels=levels)
     assert len(head.branches) == branches
-    head((torch.randn(2, 12, 4, 2),)).to_dense().square().mean().backward()
+    head((torch.randn(2, 12, 4, 2),)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
 
 
@@ -89,7 +87,7 @@ def test_the_vit_form_at_scale_1_is_two_normalised_convolutions():
         x = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
         x = x * norm.weight[:, None, None] + norm.bias[:, None, None]
     expected = F.conv2d(x, head.project.weight, head.project.bias)
-    torch.testing.assert_close(head((maps,)).to_dense(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(head((maps,)), expected, rtol=1e-4, atol=1e-4)
 
 
 def doubled(x: Tensor, layer: torch.nn.ConvTranspose2d) -> Tensor:
@@ -140,23 +138,23 @@ def test_a_depthwise_lateral_needs_a_multiple_of_the_channels():
 
 
 def test_a_cnn_has_no_map_of_stride_32():
-    with pytest.raises(PivlError, match=r"map 5 belongs to a ViT's simple pyramid"):
+    with pytest.raises(PivlError, match=r"map 5 exists only in a ViT's simple pyramid"):
         head_of((64, 32), levels=(4, 5))
-    with pytest.raises(PivlError, match=r"map 5 belongs to a ViT's simple pyramid"):
+    with pytest.raises(PivlError, match=r"map 5 exists only in a ViT's simple pyramid"):
         head_of((64, 32), "vit", levels=(4, 5), vit="blocks")
 
 
 @pytest.mark.parametrize(("down", "parameters"), [("average", 0), ("strided", DIM * 10)])
 def test_only_the_finest_map_is_strided(down, parameters):
     head = head_of((64, 32), levels=(2, 3, 4), down=down)
-    counts = [sum(p.numel() for p in fit.parameters()) for fit in head.to_grid]
+    counts = [sum(p.numel() for p in to_grid.parameters()) for to_grid in head.to_grid]
     assert counts == [parameters, 0, 0]
 
 
 @pytest.mark.parametrize(("norm", "over"), [("none", None), ("batch", (0, 2, 3)), ("layer", (1,))])
 def test_laterals_may_be_normed(norm, over):
     head = head_of((64, 32), levels=(3,), lateral_norm=norm).train()
-    out = head(pyramid_of((64, 32))).to_dense()
+    out = head(pyramid_of((64, 32)))
     if over is None:
         assert not any(isinstance(m, torch.nn.BatchNorm2d | LayerNorm2d) for m in head.modules())
         return
@@ -167,11 +165,13 @@ def test_laterals_may_be_normed(norm, over):
 def test_a_vit_may_give_the_tokens_of_three_blocks_through_laterals():
     head = head_of((64, 32), "blocks", levels=(2, 4), down="strided")
     maps = tuple(torch.randn(2, 12, 4, 2, requires_grad=True) for _ in range(3))
-    out = head(maps).to_dense()
+    out = head(maps)
     assert out.shape == (2, DIM, 8, 4)
     out.sum().backward()
     assert [m.grad is not None for m in maps] == [True, False, True]
-    assert all(fit.halve is None for fit in head.to_grid)  # tokens are never finer than the grid
+    assert all(
+        to_grid.strided_conv is None for to_grid in head.to_grid
+    )  # tokens are never finer than the grid
     torch.testing.assert_close(
         out,
         sum(
@@ -191,13 +191,6 @@ def test_each_head_may_align_in_more_dimensions_than_its_texts_have():
     assert head_of((64, 32), align_dim=24)(pyramid).shape[1] == 24
     with pytest.raises(PivlError, match="align_dim 8 is less than the 16"):
         head_of((64, 32), align_dim=8)
-
-
-def test_the_fixed_map_has_orthonormal_rows():
-    wide = orthogonal_projection(5, 9)
-    torch.testing.assert_close(wide @ wide.T, torch.eye(5))
-    assert torch.equal(orthogonal_projection(5, 5), torch.eye(5))
-    assert not wide.requires_grad
 
 
 def test_heads_of_two_networks_share_nothing():
@@ -222,71 +215,3 @@ def test_resampling_to_the_same_grid_changes_nothing():
 def test_resampling_keeps_a_constant_map_constant(grid_hw):
     x = torch.full((1, 2, 11, 6), 3.0)
     torch.testing.assert_close(resample(x, grid_hw), torch.full((1, 2, *grid_hw), 3.0))
-
-
-def full_width(head, pyramid: tuple[Tensor, ...]) -> Tensor:
-    """Eq. 10 in D dimensions throughout: each lateral, brought to the grid, and merged."""
-    branches = zip(head.places, head.laterals, head.to_grid, strict=True)
-    return head.merge([fit(align(pyramid[place])) for place, align, fit in branches])
-
-
-@pytest.mark.parametrize("channels", [(2, 4, 8), CHANNELS], ids=["few channels", "many"])
-@pytest.mark.parametrize("merge", ["sum", "concat", "weighted"])
-@pytest.mark.parametrize("kind", ["pointwise", "depthwise", "grouped", "separable"])
-def test_resampling_before_laterals_is_the_same(channels, merge, kind):
-    torch.manual_seed(0)
-    settings = HeadSettings(merge=merge, lateral=kind)
-    head = build_fusion_head("cnn", channels, DIM, (64, 32), settings).double()
-    if merge == "weighted":
-        head.merge.weights.data.normal_()
-    pyramid = tuple(m.double() for m in pyramid_of((64, 32), channels))
-    assert head.factored == (channels != CHANNELS)
-    pull = torch.randn(2, DIM, 8, 4, dtype=torch.float64)
-    results = []
-    for out in (head(pyramid).to_dense(), full_width(head, pyramid)):
-        gradients = torch.autograd.grad((out * pull).sum(), list(head.parameters()))
-        results.append((out, *gradients))
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"lateral_norm": "batch"}, {"lateral_norm": "layer"}, {"down": "strided"}]
-)
-def test_what_is_not_linear_is_computed_in_full(settings):
-    head = build_fusion_head("cnn", (2, 4, 8), DIM, (64, 32), HeadSettings(**settings)).eval()
-    pyramid = pyramid_of((64, 32), (2, 4, 8))
-    fused = head(pyramid)
-    assert fused.weight is None
-    torch.testing.assert_close(fused.to_dense(), full_width(head, pyramid))
-
-
-@pytest.mark.parametrize("factored", [True, False])
-def test_inner_products_of_a_fused_map_are_those_of_its_cells(factored):
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64, requires_grad=True)
-
-    cells, texts = normal(2, 3 if factored else 5, 4, 2), normal(2, 6, 5)
-    factors = (normal(5, 3), normal(5)) if factored else ()
-    fused = FusedMap(cells, *factors)
-    full = cells
-    if factored:
-        full = torch.einsum("dc,bchw->bdhw", factors[0], cells) + factors[1][:, None, None]
-    assert fused.shape == full.shape == (2, 5, 4, 2)
-    image, row, column = torch.tensor([[0, 1, 1], [3, 0, 2], [1, 1, 0]])
-    pairs = [
-        (fused.to_dense(), full),
-        (fused.squared_norms(), full.square().sum(1)),
-        (fused.inner_products(texts), torch.einsum("bpd,bdhw->bphw", texts, full)),
-        (fused.gather(image, row, column), full[image, :, row, column]),
-    ]
-    for ours, expected in pairs:
-        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9)
-        gradients = (
-            torch.autograd.grad(out.sin().sum(), [cells, *factors], retain_graph=True)
-            for out in (ours, expected)
-        )
-        for one, other in zip(*gradients, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)

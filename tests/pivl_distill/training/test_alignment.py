@@ -14,7 +14,7 @@ from torch import Tensor
 from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
-from pivl_distill.models.fusion import FusedMap
+from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.training.alignment import TextFeatures, alignment_loss, hard_text_map, text_map
 
 DISTANCES = ("cosine", "mse", "smooth_l1", "contrastive")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pivl_distill.config import HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fusion import LateralFusion
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.training.alignment import TextFeatures
@@ -47,11 +48,11 @@ class Small(ReIDNetwork):
             x = self.dropout(layer(x).tanh())
             pyramid.append(x)
         feature = self.inside(x).mean((2, 3))
-        return EncoderOutput((feature,), self.fusion.encode_cells(tuple(pyramid)))
+        return EncoderOutput((feature,), encode_cells(self.fusion, tuple(pyramid)))
 
     def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         (feature,) = encoded.features
-        projected, aligned = self.project(feature), self.fusion.fuse(encoded.cells)
+        projected, aligned = self.project(feature), fuse(self.fusion, encoded.cells)
         return ReIDOutput((feature,), (self.neck(feature),), projected, aligned)
 
     @property

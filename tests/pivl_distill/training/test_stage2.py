@@ -28,7 +28,7 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.losses import identity_loss, triplet_loss
 from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.models.fusion import FusedMap
+from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.runs.run import Run
 from pivl_distill.training import compile, stage2
