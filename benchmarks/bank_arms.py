@@ -18,7 +18,7 @@ from pathlib import Path
 
 import click
 
-from pivl_distill.app.targets import find_bank
+from pivl_distill.app.training_plan import find_bank
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
 from pivl_distill.console import table
 from pivl_distill.runs.run import RUNS_DIR

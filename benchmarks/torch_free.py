@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from pivl_distill.__main__ import PACKAGES as FOR_THE_COMMAND
-from pivl_distill.cli.commands.deployment import latest_export
+from pivl_distill.app.embed_folder import latest_export
 from pivl_distill.console import summary
 
 ROOT = Path(__file__).parent.parent

@@ -1,76 +1,60 @@
-"""A picture of accuracy against latency: one dot for each way to run a network."""
+"""A scatter plot of accuracy against latency. Needs matplotlib, an optional dependency."""
 
 from __future__ import annotations
 
+import importlib.util
 import io
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
-
+from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import write_bytes
 
-SIZE = (900, 560)
-LEFT, TOP, RIGHT, BOTTOM, KEY = 70, 60, 620, 480, 650
-INK, GRID = (40, 40, 40), (225, 225, 225)
-COLOURS = ("#1f77b4", "#d6601e", "#2c8c3c", "#9650aa", "#b4283c", "#5a5a5a")
-_RADIUS_PX = 7
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIZE_INCHES = (9, 5)
+DPI = 120
 
 
 @dataclass(frozen=True)
-class Dot:
-    """One way to run a network: its median latency and the mAP it reaches, a share of 1."""
+class Point:
+    """One way to run a network: its median latency, and mAP in 0..1."""
 
     name: str
     milliseconds: float
     mAP: float  # noqa: N815
 
 
-def latency_chart(dots: Sequence[Dot], title: str, out: Path) -> None:
-    """Write a PNG with latency to the right and mAP upwards; fast and good is top left."""
-    image = Image.new("RGB", SIZE, "white")
-    draw = ImageDraw.Draw(image)
-    points = [100 * dot.mAP for dot in dots]
-    x_ticks = ticks(0, 1.05 * max(dot.milliseconds for dot in dots))
-    y_ticks = ticks(min(points) - 0.5, max(points) + 0.5)  # a tenth of a point should look small
-    draw.text((LEFT, 18), title, INK, _font(20))
-    for tick in x_ticks:
-        x = _place(tick, x_ticks, LEFT, RIGHT)
-        draw.line((x, TOP, x, BOTTOM), GRID)
-        draw.text((x, BOTTOM + 8), f"{tick:g}", INK, _font(15), anchor="ma")
-    for tick in y_ticks:
-        y = _place(tick, y_ticks, BOTTOM, TOP)
-        draw.line((LEFT, y, RIGHT, y), GRID)
-        draw.text((LEFT - 10, y), f"{tick:g}", INK, _font(15), anchor="rm")
-    draw.text((RIGHT, BOTTOM + 34), "milliseconds, median", INK, _font(15), anchor="ra")
-    draw.text((14, TOP - 10), "mAP, %", INK, _font(15), anchor="ld")
-    for number, dot in enumerate(dots):
-        colour = COLOURS[number % len(COLOURS)]
-        x = _place(dot.milliseconds, x_ticks, LEFT, RIGHT)
-        y = _place(100 * dot.mAP, y_ticks, BOTTOM, TOP)
-        draw.circle((x, y), _RADIUS_PX, colour)
-        row = TOP + 16 + 24 * number
-        draw.circle((KEY, row), _RADIUS_PX, colour)
-        draw.text((KEY + 16, row), dot.name, INK, _font(15), anchor="lm")
+def check_matplotlib() -> None:
+    """Raise PivlError if matplotlib is not installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise PivlError("Plots need matplotlib: `pip install 'pivl-distill[plot]'`.")
+
+
+def plot_accuracy_against_latency(points: Sequence[Point], title: str, out: Path) -> None:
+    """Write a PNG with latency on the x axis and mAP on the y axis: the best is top left."""
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    draw(points, title).savefig(buffer, format="png", dpi=DPI)
     write_bytes(out, buffer.getvalue())
 
 
-def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """About `wanted` round numbers, evenly spaced, from at most `low` to at least `high`."""
-    span = max(high - low, 0.1)
-    power = 10.0 ** math.floor(math.log10(span / wanted))
-    step = power * next(s for s in (1, 2, 5, 10) if s * power >= span / wanted)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(step * n, 10) for n in range(first, max(last, first + 1) + 1)]
+def draw(points: Sequence[Point], title: str) -> Figure:
+    """The figure; each point has its own colour and an entry in the legend."""
+    check_matplotlib()
+    from matplotlib.figure import Figure
 
-
-def _place(value: float, scale: Sequence[float], start: float, stop: float) -> float:
-    return start + (value - scale[0]) / (scale[-1] - scale[0]) * (stop - start)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
+    figure = Figure(SIZE_INCHES, layout="constrained")
+    axes = figure.subplots()
+    for point in points:
+        axes.plot(point.milliseconds, 100 * point.mAP, "o", markersize=9, label=point.name)
+    axes.set(title=title, xlabel="median latency, ms", ylabel="mAP, %")
+    axes.set_xlim(left=0)
+    low, high = min(p.mAP for p in points), max(p.mAP for p in points)
+    axes.set_ylim(100 * low - 0.5, 100 * high + 0.5)  # 0.1 points of mAP must look small
+    axes.grid(color="0.9")
+    axes.set_axisbelow(True)
+    figure.legend(loc="outside right upper", frameon=False)
+    return figure

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from export.exporter import ExportError, ExportReport
 from export.int8 import INT8_FILES
+from pivl_distill.app.export_run import ExportOptions, export_checkpoint
 from pivl_distill.app.report import percent, print_student, print_teach
-from pivl_distill.app.targets import export_checkpoint, find_bank
+from pivl_distill.app.training_plan import find_bank
 from pivl_distill.config import StudentConfig, TeachConfig
 from pivl_distill.console import summary, table
 from pivl_distill.runs.filenames import FP16_FILE, FP32_FILE
@@ -66,14 +67,14 @@ def run_demo() -> None:
 
 
 def _export(checkpoint: Path) -> ExportReport:
-    return export_checkpoint(checkpoint, spec=None, out=None)
+    return export_checkpoint(checkpoint)
 
 
 def _export_all(checkpoint: Path) -> tuple[ExportReport, ExportError | None]:
     """The export in every precision, held to the default budgets; what failed is told at the end,
     so that all that was measured is seen."""
     try:
-        report = export_checkpoint(checkpoint, spec=None, out=None, precisions=("fp16", "int8"))
+        report = export_checkpoint(checkpoint, options=ExportOptions(("fp16", "int8")))
     except ExportError as error:
         return error.report, error
     return report, None

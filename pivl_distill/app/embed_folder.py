@@ -43,6 +43,13 @@ class EmbedReport:
     unreadable: list[str] = field(default_factory=list)
 
 
+def latest_export() -> Path:
+    """The folder of the latest export run; raises PivlError if there is none."""
+    from pivl_distill.runs.run import Run
+
+    return Run.latest("export").path
+
+
 def embed_folder(
     folder: Path, extractor: Extractor, out: Path, camera: int | None = None
 ) -> EmbedReport:

@@ -5,6 +5,7 @@ The stages are imported for their types only: reporting a student must not load 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pivl_distill.console import note, summary, table
@@ -229,6 +230,16 @@ def print_parse(spec: str, report: ParseReport) -> None:
         note(f"{len(report.missing)} images have no map, the first of them {report.missing[0]}.")
     if len(survey.empty) > EMPTY_SHARE * survey.maps:
         note(f"{len(survey.empty)} maps show nobody, the first of them that of {survey.empty[0]}.")
+
+
+def print_synthetic(dataset: ReIDDataset, tier: str, seed: int, sheet: Path | None) -> None:
+    """Print where synthetic people were written, and the counts of each split."""
+    rows: dict[str, object] = {"folder": dataset.root}
+    for split, (images, identities, cameras) in dataset.summary().items():
+        rows[split] = f"{images} images, {identities} identities, {cameras} cameras"
+    if sheet is not None:
+        rows["sheet"] = sheet
+    summary(f"Synthetic people, tier {tier}, seed {seed}", rows)
 
 
 def print_dataset(dataset: ReIDDataset) -> None:

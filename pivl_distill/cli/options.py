@@ -1,4 +1,4 @@
-"""Options that several commands have, and the kinds of values that they take."""
+"""Options that several commands share, and the types of their values."""
 
 from __future__ import annotations
 
@@ -13,25 +13,58 @@ if TYPE_CHECKING:
     from export.engines.library import EngineLibrary
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
-PICTURE = FILE = click.Path(dir_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+RUN_OR_FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
-DEVICE = click.Choice(["cpu", "cuda"])
+HARDWARE = click.Choice(["cpu", "cuda"])
+
+SETTINGS = {
+    "arch": "arch",
+    "device": "device",
+    "parsing": "data.parsing",
+    "pretrained": "pretrained",
+    "spec": "data.spec",
+}
+"""Options of `teach` and `student` that are shorthand for a setting."""
 
 no_cache_option = click.option(
-    "--no-cache",
-    is_flag=True,
-    help="Neither use decoded crops and features of earlier runs nor keep any.",
+    "--no-cache", is_flag=True, help="Neither read nor write the cache of decoded crops."
+)
+data_option = click.option(
+    "--data", "spec", metavar="KIND:PATH", help="Data set; default: that of the run."
+)
+parsing_option = click.option(
+    "--parsing", type=FOLDER, help="Folder of parsing maps of the training images."
+)
+out_option = click.option(
+    "--out", "-o", type=FOLDER, help="Run folder; default: the next in runs/."
 )
 
 
+def device_option(*more: str, default: str = "auto") -> Callable[..., Any]:
+    """--device: where the command computes; `more` are choices in addition to auto, cpu, cuda."""
+    return click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda", *more]),
+        default=default,
+        show_default=True,
+        help="Where to compute; auto: a GPU if there is one.",
+    )
+
+
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of a training: --data to --set, --out, --resume, --dry-run, --no-cache."""
+    """Options of a training command; those that are settings are passed on as `overrides`."""
 
     @click.option("--data", "spec", metavar="KIND:PATH", help="Data set, e.g. market1501:/data.")
-    @click.option("--parsing", type=FOLDER, help="Folder of parsing maps of the training images.")
+    @parsing_option
     @click.option("--config", metavar="NAME|FILE", help="A YAML file, or one of configs/ by name.")
     @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting.")
-    @click.option("--out", "-o", type=FOLDER, help="Run folder; default: the next in runs/.")
+    @click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda", "meta"]),
+        help="Where to train; default: a GPU if there is one. meta: --dry-run without a step.",
+    )
+    @out_option
     @click.option(
         "--resume",
         is_flag=False,
@@ -39,36 +72,30 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="[RUN]",
         help="Continue an unfinished run; default: the latest, or --out.",
     )
-    @click.option("--dry-run", is_flag=True, help="Build everything, say what it takes, stop.")
+    @click.option("--dry-run", is_flag=True, help="Check everything, print the cost, and stop.")
     @no_cache_option
     @functools.wraps(command)
-    def wrapped(
-        *args: Any,
-        spec: str | None,
-        parsing: Path | None,
-        assignments: tuple[str, ...],
-        no_cache: bool,
-        **kwargs: Any,
-    ) -> None:
+    def wrapped(*args: Any, assignments: tuple[str, ...], no_cache: bool, **kwargs: Any) -> None:
         from pivl_distill.config import CACHE_LIMITS, parse_override
 
         overrides = dict(parse_override(text) for text in assignments)
         if no_cache:
             overrides |= dict.fromkeys(CACHE_LIMITS[command.__name__], 0)
-        if spec is not None:
-            overrides["data.spec"] = spec
-        if parsing is not None:
-            overrides["data.parsing"] = str(parsing)
+        for option in SETTINGS.keys() & kwargs.keys():
+            if (value := kwargs.pop(option)) is not None:
+                overrides[SETTINGS[option]] = str(value)
         command(*args, overrides=overrides, **kwargs)
 
     return wrapped
 
 
 def camera_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--camera and --sie-coefficient, for networks with a learned vector for each camera."""
+    """--camera and --sie-coefficient, for networks with camera vectors, as `cameras`."""
 
     @click.option("--camera", metavar="input|N|mean", help="Camera vectors (SIE); default: input.")
-    @click.option("--sie-coefficient", default=1.0, show_default=True, help="As it was trained.")
+    @click.option(
+        "--sie-coefficient", default=1.0, show_default=True, help="Coefficient used in training."
+    )
     @functools.wraps(command)
     def wrapped(*args: Any, camera: str | None, sie_coefficient: float, **kwargs: Any) -> None:
         from pivl_distill.app.targets import Cameras
@@ -79,31 +106,31 @@ def camera_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--trt, --rtx, --batch and --workspace: engines to build beside the ONNX files."""
+    """--trt, --rtx, --batch and --workspace, as `engines`."""
 
-    @click.option("--trt", is_flag=True, help="Also build TensorRT engines, on their own GPU.")
+    @click.option("--trt", is_flag=True, help="Also build TensorRT engines, for the GPU here.")
     @click.option("--rtx", is_flag=True, help="Also build TensorRT-RTX engines, on any machine.")
     @click.option(
         "--batch",
         metavar="MIN,OPT,MAX",
         default="1,8,64",
         show_default=True,
-        help="Batches that engines take; fastest at OPT.",
+        help="Batch sizes of engines; fastest at OPT.",
     )
     @click.option(
         "--workspace",
         metavar="MIB",
         type=click.IntRange(min=1),
-        help="Memory that engines may work in; default: the GPU's.",
+        help="Memory limit of an engine; default: the GPU's.",
     )
     @functools.wraps(command)
     def wrapped(
         *args: Any, trt: bool, rtx: bool, batch: str, workspace: int | None, **kwargs: Any
     ) -> None:
-        from pivl_distill.app.targets import Engines
+        from pivl_distill.app.export_run import Engines
 
-        chosen: dict[EngineLibrary, bool] = {"tensorrt": trt, "tensorrt-rtx": rtx}
-        libraries = tuple(library for library, wanted in chosen.items() if wanted)
+        selected: dict[EngineLibrary, bool] = {"tensorrt": trt, "tensorrt-rtx": rtx}
+        libraries = tuple(library for library, build in selected.items() if build)
         command(*args, engines=Engines(libraries, batch, workspace), **kwargs)
 
     return wrapped

@@ -1,4 +1,4 @@
-"""What comes after training: scores, exported files, vectors, latencies; and the whole job."""
+"""Commands on trained networks: export, scores, embeddings, latency; and the demo."""
 
 from __future__ import annotations
 
@@ -10,29 +10,26 @@ import click
 
 from pivl_distill.cli.options import (
     COUNT,
-    DEVICE,
     FILE,
     FOLDER,
-    PICTURE,
+    HARDWARE,
+    RUN_OR_FILE,
     camera_options,
+    data_option,
     engine_options,
     no_cache_option,
+    out_option,
 )
 from pivl_distill.distributed import process_group
 
 if TYPE_CHECKING:
-    from pivl_distill.app.targets import Cameras, Engines
+    from pivl_distill.app.export_run import Engines
+    from pivl_distill.app.targets import Cameras
     from pivl_distill.runtime.onnx_session import ExecutionDevice
 
 
-def latest_export() -> Path:
-    """The folder of the latest export run; PivlError when there is none."""
-    from pivl_distill.runs.run import Run
-
-    return Run.latest("export").path
-
-
 @click.command(
+    short_help="Write verified ONNX files (and TensorRT engines).",
     epilog="""\b
 Examples:
   pivl-distill export
@@ -40,58 +37,49 @@ Examples:
   pivl-distill export --precision fp16,int8 --budget int8.mAP=2
   pivl-distill export runs/teach-1 --precision fp16 --trt --batch 1,4,16 -o deploy/
   pivl-distill export Market_ViT-B-16_60.pth --camera mean -o deploy/
-"""
+""",
 )
-@click.argument("source", required=False, type=click.Path(path_type=Path))
-@click.option("--onnx", is_flag=True, expose_value=False, help="ONNX files; always written.")
-@engine_options
+@click.argument("source", required=False, type=RUN_OR_FILE)
 @click.option("--precision", multiple=True, metavar="fp32|fp16|int8", help="One, several or a,b.")
-@click.option("--budget", multiple=True, metavar="KEY=VALUE", help="May be lost: int8.mAP=2, …")
+@engine_options
+@click.option("--budget", multiple=True, metavar="KEY=VALUE", help="Allowed loss: int8.mAP=2, …")
 @click.option("--normalize", is_flag=True, help="Put L2 normalisation into the graph.")
 @click.option("--bake-preprocessing", is_flag=True, help="Take uint8 RGB crops [N, H, W, 3].")
-@click.option("--data", "spec", metavar="KIND:PATH", help="Calibrate and verify on this instead.")
+@data_option
 @no_cache_option
 @camera_options
-@click.option("--out", "-o", type=FOLDER, help="Folder; default: the next in runs/.")
+@out_option
 def export(
     source: Path | None,
-    engines: Engines,
     precision: tuple[str, ...],
+    engines: Engines,
     budget: tuple[str, ...],
     spec: str | None,
     no_cache: bool,
     cameras: Cameras,
     out: Path | None,
-    **options: bool,
+    **graph: bool,
 ) -> None:
-    """Write a student or teacher as ONNX, without any of its teaching, and verify every file.
+    """Write a student or teacher as ONNX, without its training heads, and verify every file.
 
-    SOURCE is a run folder or a checkpoint, also one that CLIP-ReID published; default: the latest
-    student run. float32 is always written, as the reference; engines are built of every precision.
-    Budgets are PRECISION.cosine, PRECISION.mAP and PRECISION.rank1. Exit code 3 if a file does not
-    do what the checkpoint does, 4 if an engine was built but cannot be run here.
+    SOURCE is a run folder or a checkpoint, also one published by CLIP-ReID; default: the latest
+    student run. It is calibrated and verified on --data. The fp32 file is always written, as the
+    reference; engines are built in every precision. Budgets are PRECISION.cosine, PRECISION.mAP
+    and PRECISION.rank1. Exit code 3: a file does not match the checkpoint; 4: an engine was built
+    but cannot run here.
     """
     from export.accuracy import parse_budgets, parse_precision
     from export.exporter import ExportError, check_engines
+    from pivl_distill.app.export_run import ExportOptions, export_checkpoint
     from pivl_distill.app.report import print_engine, print_export
-    from pivl_distill.app.targets import export_checkpoint
     from pivl_distill.runs.run import Run
 
     precisions = [parse_precision(name) for names in precision for name in names.split(",")]
-    budgets = parse_budgets(budget)
-    engines.profile()  # refused before the work, not after it
-    path = source or Run.latest("student").path
+    options = ExportOptions(precisions, parse_budgets(budget), **graph)
+    engines.profile()  # raise before the work, not after it
+    source = source or Run.latest("student").path
     try:
-        report = export_checkpoint(
-            path,
-            spec,
-            out,
-            cameras,
-            precisions=precisions,
-            cached=not no_cache,
-            budgets=budgets,
-            **options,
-        )
+        report = export_checkpoint(source, spec, out, cameras, options, cached=not no_cache)
     except ExportError as error:
         print_export(error.report)
         raise
@@ -104,20 +92,21 @@ def export(
 
 
 @click.command(
+    short_help="Score a network on query and gallery.",
     epilog="""\b
 Examples:
   pivl-distill evaluate
-  pivl-distill evaluate runs/export-1/model.onnx --sheet found.png
+  pivl-distill evaluate runs/export-1/model.onnx --sheet ranking.png
   pivl-distill evaluate runs/teach-1 --data market1501:/data/market --rerank
   pivl-distill evaluate Market_ViT-B-16_60.pth --data market1501:/data/market
-"""
+""",
 )
-@click.argument("target", required=False, type=click.Path(path_type=Path))
-@click.option("--data", "spec", metavar="KIND:PATH", help="Data set; default: the run's own.")
+@click.argument("target", required=False, type=RUN_OR_FILE)
+@data_option
 @no_cache_option
 @camera_options
 @click.option("--rerank", is_flag=True, help="Also score after k-reciprocal re-ranking.")
-@click.option("--sheet", type=PICTURE, help="Also draw what was found for some queries, as PNG.")
+@click.option("--sheet", type=FILE, help="Also draw the top matches of some queries, as PNG.")
 def evaluate(
     target: Path | None,
     spec: str | None,
@@ -128,36 +117,36 @@ def evaluate(
 ) -> None:
     """Score a run, a checkpoint, an exported ONNX file or an engine by the Market-1501 protocol.
 
-    TARGET is a run folder or a file, also a checkpoint that CLIP-ReID published; default: the
+    TARGET is a run folder or a file, also a checkpoint published by CLIP-ReID; default: the
     latest student run.
     """
     from pivl_distill.app.ranking_sheet import ranking_sheet
     from pivl_distill.app.report import print_reranked, print_retrieval
     from pivl_distill.app.targets import evaluate_target
-    from pivl_distill.retrieval.evaluation import evaluate_reranked
     from pivl_distill.runs.run import Run
 
     target = target or Run.latest("student").path
     evaluation = evaluate_target(target, spec, cameras, cached=not no_cache)
     print_retrieval(evaluation)
     if rerank:
-        print_reranked(evaluate_reranked(evaluation.features, evaluation.test))
+        print_reranked(evaluation.rerank())
     if sheet is not None and not process_group.rank():
         ranking_sheet(evaluation.features, evaluation.test, sheet)
 
 
 @click.command(
+    short_help="Write the embeddings of a folder of crops.",
     epilog="""\b
 Examples:
   pivl-distill embed crops/ -o features.npz
   pivl-distill embed crops/ --export deploy/ --precision fp32 -o features.parquet
-"""
+""",
 )
 @click.argument("folder", type=FOLDER)
 @click.option("--export", "export_dir", type=FOLDER, help="An export; default: the latest.")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
-@click.option("--device", type=DEVICE, help="Default: a GPU where there is one.")
-@click.option("--camera", type=int, help="Camera of all images, for networks that take one.")
+@click.option("--device", type=HARDWARE, help="Where to compute; default: a GPU if there is one.")
+@click.option("--camera", type=int, help="Camera id of all images, for networks that use it.")
 @click.option("--out", "-o", type=FILE, required=True, help="File: .npz or .parquet.")
 @click.pass_context
 def embed(
@@ -169,20 +158,19 @@ def embed(
     camera: int | None,
     out: Path,
 ) -> None:
-    """Write the vectors of all images in a folder; exit code 3 if some cannot be read.
+    """Write the embeddings of all images in a folder; exit code 3 if some cannot be read.
 
-    Runs without torch. Vectors are of length one: compare them by their dot product. Several
-    processes (torchrun) write a Parquet file each.
+    Runs without torch. Embeddings have unit length: compare them by their dot product. Several
+    processes (torchrun) write one Parquet file each.
     """
-    from pivl_distill.app.embed_folder import embed_folder, print_embedded
+    from pivl_distill.app.embed_folder import embed_folder, latest_export, print_embedded
     from pivl_distill.errors import VerificationError
     from pivl_distill.runtime import Extractor
     from pivl_distill.storage.files import check_writable
 
     check_writable(out)
-    extractor = Extractor(
-        export_dir or latest_export(), precision=precision, device=device or "auto"
-    )
+    export_dir = export_dir or latest_export()
+    extractor = Extractor(export_dir, precision=precision, device=device or "auto")
     report = embed_folder(folder, extractor, out, camera)
     print_embedded(report)
     if report.unreadable:
@@ -190,20 +178,23 @@ def embed(
 
 
 @click.command(
+    short_help="Time exported files against PyTorch.",
     epilog="""\b
 Examples:
   pivl-distill bench
   pivl-distill bench deploy/ --threads 1 --threads 4 --batch 1 --batch 8 --batch 32
-  pivl-distill bench --json bench.json --picture bench.png
-"""
+  pivl-distill bench --json bench.json --plot bench.png
+""",
 )
 @click.argument("export_dir", metavar="[EXPORT]", required=False, type=FOLDER)
 @click.option("--batch", "batches", multiple=True, type=COUNT, default=(1, 32), show_default=True)
 @click.option("--threads", multiple=True, type=COUNT, help="CPU threads; default: all cores.")
-@click.option("--device", "devices", multiple=True, type=DEVICE, help="Default: what is there.")
-@click.option("--seconds", default=20.0, show_default=True, help="For each batch and threads.")
+@click.option(
+    "--device", "devices", multiple=True, type=HARDWARE, help="Default: CPU, and a GPU if any."
+)
+@click.option("--seconds", default=20.0, show_default=True, help="Per batch size and threads.")
 @click.option("--json", "json_file", type=FILE, help="Also write all figures as JSON.")
-@click.option("--picture", type=PICTURE, help="Also draw mAP against latency, as PNG.")
+@click.option("--plot", type=FILE, help="Also plot mAP against latency, as PNG.")
 def bench(
     export_dir: Path | None,
     batches: tuple[int, ...],
@@ -211,38 +202,35 @@ def bench(
     devices: tuple[ExecutionDevice, ...],
     seconds: float,
     json_file: Path | None,
-    picture: Path | None,
+    plot: Path | None,
 ) -> None:
-    """Time the files of an export here, turn about with PyTorch eager; default: the latest."""
-    from dataclasses import asdict
-
-    from pivl_distill.app.bench import bench_chart, print_bench, run_bench
+    """Time the files of an export, interleaved with PyTorch eager; default: the latest export."""
+    from pivl_distill.app.bench import BenchSettings, run_bench
+    from pivl_distill.app.bench_report import BenchOutputs
+    from pivl_distill.app.embed_folder import latest_export
     from pivl_distill.runtime.onnx_session import has_cuda
-    from pivl_distill.storage.files import check_writable, write_json
 
-    for file in (json_file, picture):
-        if file is not None:
-            check_writable(file)  # before the work, not after it
-    threads = threads or (os.cpu_count() or 1,)
-    engines = not devices or "cuda" in devices
-    devices = devices or (("cpu", "cuda") if has_cuda() else ("cpu",))
-    folder = export_dir or latest_export()
-    report = run_bench(folder, batches, threads, devices, seconds, engines=engines)
-    print_bench(report)
-    if json_file is not None:
-        write_json(json_file, asdict(report))
-    if picture is not None:
-        bench_chart(report, picture)
+    outputs = BenchOutputs(json_file, plot)
+    outputs.check()
+    settings = BenchSettings(
+        batches,
+        threads or (os.cpu_count() or 1,),
+        devices or (("cpu", "cuda") if has_cuda() else ("cpu",)),
+        seconds,
+        engines=not devices or "cuda" in devices,
+    )
+    outputs.write(run_bench(export_dir or latest_export(), settings))
 
 
 @click.command(
+    short_help="Run every step on synthetic people.",
     epilog="""\b
 Example:
   pivl-distill demo
-"""
+""",
 )
 def demo() -> None:
-    """Run the whole job on synthetic people and compare the students (about ten CPU minutes)."""
+    """Run every step on synthetic people and compare the networks (about ten minutes on a CPU)."""
     from pivl_distill.app.demo import run_demo
 
     run_demo()

@@ -1,8 +1,9 @@
-"""`pivl-distill bench`: every file that runs here, beside PyTorch, as table, JSON and picture."""
+"""`pivl-distill bench`: every file that runs here, beside PyTorch, as table, JSON and plot."""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ def whole(deployed: Path, tmp_path: Path) -> Path:
 
 
 def test_every_file_and_pytorch_at_every_setting(whole, tmp_path):
-    json_file, picture = tmp_path / "bench.json", tmp_path / "bench.png"
-    result = bench(whole, *QUICK, "--json", json_file, "--picture", picture)
+    json_file, plot = tmp_path / "bench.json", tmp_path / "bench.png"
+    result = bench(whole, *QUICK, "--json", json_file, "--plot", plot)
     assert result.exit_code == 0, result.output
     names = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "PyTorch eager"]
     metadata = json.loads(json_file.read_text())
@@ -63,7 +64,7 @@ def test_every_file_and_pytorch_at_every_setting(whole, tmp_path):
         rate = 1000 * timing["batch"] / timing["p50_ms"]
         assert timing["crops_per_second"] == pytest.approx(rate)
         assert timing["runs"] >= 3
-    subjects = {subject["name"]: subject for subject in metadata["subjects"]}
+    subjects = {subject["name"]: subject for subject in metadata["files"]}
     assert list(subjects) == names
     assert subjects["model.onnx"]["file_bytes"] == (whole / "model.onnx").stat().st_size
     retrieval = [a["retrieval"] for a in read_facts(whole)["artifacts"]]
@@ -73,7 +74,7 @@ def test_every_file_and_pytorch_at_every_setting(whole, tmp_path):
     assert "against eager" in result.output
     assert f"{read_facts(whole)['cost']['macs']:,} multiply-adds" in result.output
     assert "model.int8.trt.onnx is left out: made for tensorrt" in result.output
-    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_checkpoint_and_figures_the_files_are_timed_all_the_same(deployed, tmp_path):
@@ -82,11 +83,11 @@ def test_without_checkpoint_and_figures_the_files_are_timed_all_the_same(deploye
             artifact["retrieval"] = None
 
     edit(deployed, forget)
-    result = bench(deployed, *QUICK, "--picture", tmp_path / "bench.png")
+    result = bench(deployed, *QUICK, "--plot", tmp_path / "bench.png")
     assert "PyTorch is left out" in result.output
     assert "model.int8.onnx" in result.output
     assert result.exit_code == 2
-    assert "no mAP to draw" in result.output
+    assert "no mAP to plot" in result.output
 
 
 def test_another_checkpoint_is_no_baseline(whole):
@@ -138,7 +139,7 @@ def test_engines_that_run_here_have_a_row(deployed, tmp_path, monkeypatch, devic
     keys = [(t["name"], t["device"], t["batch"]) for t in metadata["timings"]]
     engine = [("model.fp16.onnx", "cuda", batch) for batch in (1, 2)]
     assert [key for key in keys if key[0] != "model.onnx"] == (engine if timed else [])
-    peaks = {subject["name"]: subject["peak_bytes"] for subject in metadata["subjects"]}
+    peaks = {subject["name"]: subject["peak_bytes"] for subject in metadata["files"]}
     assert peaks.get("model.fp16.onnx") is None
     assert ("model.int8.onnx was built by another version" in result.output) == timed
 
@@ -166,9 +167,17 @@ def test_a_changed_file_is_not_timed(deployed):
     assert "is truncated" in result.output
 
 
-@pytest.mark.parametrize("option", ["--json", "--picture"])
+@pytest.mark.parametrize("option", ["--json", "--plot"])
 def test_a_place_that_takes_no_file_is_refused_before_the_work(deployed, option):
     result = bench(deployed, *QUICK, option, deployed / "model.onnx" / "bench")
     assert result.exit_code == 2
     assert "Nothing can be written to" in result.output
+    assert "Timing" not in result.output
+
+
+def test_a_plot_without_matplotlib_is_refused_before_the_work(deployed, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = bench(deployed, *QUICK, "--plot", tmp_path / "bench.png")
+    assert result.exit_code == 2
+    assert "pip install 'pivl-distill[plot]'" in " ".join(result.output.split())
     assert "Timing" not in result.output

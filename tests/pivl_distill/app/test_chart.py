@@ -1,55 +1,53 @@
-"""The picture of accuracy against latency."""
+"""The plot of accuracy against latency."""
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
-from PIL import Image, ImageColor
+from PIL import Image
 
 from pivl_distill.app.chart import (
-    BOTTOM,
-    COLOURS,
-    KEY,
-    LEFT,
-    RIGHT,
-    SIZE,
-    TOP,
-    Dot,
-    latency_chart,
-    ticks,
+    DPI,
+    SIZE_INCHES,
+    Point,
+    check_matplotlib,
+    draw,
+    plot_accuracy_against_latency,
 )
+from pivl_distill.errors import PivlError
+
+POINTS = [Point("model.onnx, cpu", 1.0, 0.46), Point("PyTorch eager, cpu", 8.0, 0.44)]
 
 
-@pytest.mark.parametrize(
-    ("low", "high", "expected"),
-    [
-        (0, 10, [0, 2, 4, 6, 8, 10]),
-        (0, 0.31, [0, 0.1, 0.2, 0.3, 0.4]),
-        (40.2, 43.9, [40, 41, 42, 43, 44]),
-        (0, 230, [0, 50, 100, 150, 200, 250]),
-    ],
-)
-def test_ticks_are_round_and_hold_all_values(low, high, expected):
-    assert ticks(low, high) == pytest.approx(expected)
-
-
-def test_equal_values_have_a_scale_too():
-    scale = ticks(43.2, 43.2)
-    assert scale[0] <= 43.2 <= scale[-1]
-    assert len(scale) > 1
-
-
-def test_every_dot_is_in_the_picture_the_better_one_further_up_and_left(tmp_path):
-    out = tmp_path / "chart.png"
-    dots = [Dot("quick", 1.0, 0.46), Dot("slow", 8.0, 0.44)]
-    latency_chart(dots, "A title", out)
+def test_plot_is_a_png_with_something_on_it(tmp_path):
+    out = tmp_path / "new" / "plot.png"
+    plot_accuracy_against_latency(POINTS, "A title", out)
     image = np.array(Image.open(out).convert("RGB"))
-    assert image.shape == (SIZE[1], SIZE[0], 3)
-    centres = []
-    for colour in COLOURS[:2]:
-        rows, columns = np.nonzero((image == ImageColor.getrgb(colour)).all(axis=2))
-        plot = columns < KEY - 10
-        centres.append((columns[plot].mean(), rows[plot].mean()))
-    (quick_x, quick_y), (slow_x, slow_y) = centres
-    assert LEFT < quick_x < slow_x <= RIGHT
-    assert TOP < quick_y < slow_y < BOTTOM
+    assert image.shape == (SIZE_INCHES[1] * DPI, SIZE_INCHES[0] * DPI, 3)
+    assert len(np.unique(image.reshape(-1, 3), axis=0)) > 10
+
+
+@pytest.mark.parametrize("points", [POINTS, POINTS[:1], [POINTS[0]] * 12])
+def test_every_point_is_drawn_at_its_values_and_labelled(points):
+    figure = draw(points, "A title")
+    (axes,) = figure.axes
+    drawn = [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in axes.lines]
+    assert drawn == [(point.milliseconds, 100 * point.mAP) for point in points]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [point.name for point in points]
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    assert all(left <= x <= right and bottom < y < top for x, y in drawn)
+    assert axes.get_title() == "A title"
+
+
+def test_without_matplotlib_the_error_names_the_extra(monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "matplotlib" else find_spec(name),
+    )
+    with pytest.raises(PivlError, match=r"pip install 'pivl-distill\[plot\]'"):
+        check_matplotlib()

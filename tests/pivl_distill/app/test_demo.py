@@ -10,11 +10,13 @@ import pytest
 
 from export.exporter import ExportError, ExportReport
 from export.manifest_schema import read_manifest
+from pivl_distill.app.export_run import ExportOptions
 from pivl_distill.config import DataSettings
 from pivl_distill.errors import VerificationError
 
 demo = importlib.import_module("pivl_distill.app.demo")  # the name in the package is the command
 PRECISIONS = ("fp16", "int8")
+FP32_ONLY = ExportOptions()
 
 
 @pytest.fixture
@@ -22,14 +24,14 @@ def asked(deployed_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[st
     """Stages that make nothing, and exports that are all the same; what was exported, and how."""
     exported = []
 
-    def export(path: Path, spec: None, out: None, precisions: tuple = ()) -> ExportReport:
-        exported.append((path.name, precisions))
+    def export(path: Path, options: ExportOptions = FP32_ONLY) -> ExportReport:
+        exported.append((path.name, options.precisions))
         return ExportReport(deployed_once, read_manifest(deployed_once), verifier=None)
 
     taught = SimpleNamespace(bank=Path("bank"), teacher=Path("teacher"))
     students = iter([SimpleNamespace(student=Path("plain")), SimpleNamespace(student=Path("own"))])
     monkeypatch.setattr(demo, "teach", lambda config: taught)
-    monkeypatch.setattr(demo, "distill", lambda config, bank: next(students))
+    monkeypatch.setattr(demo, "train_student", lambda config, bank: next(students))
     monkeypatch.setattr(demo, "find_bank", lambda *_: (None, DataSettings()))
     monkeypatch.setattr(demo, "print_teach", lambda report: None)
     monkeypatch.setattr(demo, "print_student", lambda report: None)
@@ -73,10 +75,10 @@ def test_a_file_over_its_budget_is_shown_and_then_ends_the_demo(
     changed = manifest.model_copy(update={"artifacts": tuple(artifacts)})
     good = demo.export_checkpoint
 
-    def export(path: Path, precisions: tuple = (), **options: None) -> ExportReport:
-        if precisions:
+    def export(path: Path, options: ExportOptions = FP32_ONLY) -> ExportReport:
+        if options.precisions:
             raise ExportError(ExportReport(deployed_once, changed, verifier=None))
-        return good(path, **options)
+        return good(path, options)
 
     monkeypatch.setattr(demo, "export_checkpoint", export)
     with pytest.raises(VerificationError, match=r"model\.int8\.onnx: Over budget"):

@@ -101,10 +101,10 @@ def test_files_of_another_number_of_processes_are_not_added_to(embed, tmp_path, 
     assert "people-2-of-4.parquet is of another number of processes" in " ".join(
         result.output.split()
     )
-    monkeypatch.setattr(embed_folder.ranks, "size", lambda: 4)
-    monkeypatch.setattr(embed_folder.ranks, "rank", lambda: 1)
+    monkeypatch.setattr(embed_folder.process_group, "world_size", lambda: 4)
+    monkeypatch.setattr(embed_folder.process_group, "rank", lambda: 1)
     assert embed_folder.shard_file(out) == left  # a run of as many writes its own anew
-    monkeypatch.setattr(embed_folder.ranks, "size", lambda: 2)
+    monkeypatch.setattr(embed_folder.process_group, "world_size", lambda: 2)
     with pytest.raises(PivlError, match="people-2-of-4"):
         embed_folder.shard_file(out)
     left.rename(out)

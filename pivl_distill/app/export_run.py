@@ -1,0 +1,132 @@
+"""Export a checkpoint into a run folder, and build engines next to the ONNX files."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from pivl_distill.app.targets import (
+    CAMERAS_AS_INPUT,
+    Cameras,
+    data_settings,
+    find_checkpoint,
+    load_checkpoint,
+)
+from pivl_distill.config import DataSettings
+from pivl_distill.data.datasets import load_dataset
+from pivl_distill.retrieval.evaluation import QueryGalleryCrops
+from pivl_distill.runs.run import Run, check_empty
+from pivl_distill.storage.tensors import is_foreign
+
+if TYPE_CHECKING:
+    from export.accuracy import AccuracyBudget, ExportPrecision
+    from export.engines.engine_info import BatchProfile
+    from export.engines.library import EngineLibrary
+    from export.exporter import EngineReport, ExportReport
+
+UNSEEN = DataSettings(spec="synthetic:tiny")
+"""Data on which the export of a published checkpoint is verified if no data set is named."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to write: precisions in addition to fp32, allowed losses, and form of the graph.
+
+    `budgets` replace the default ones; `normalize` adds L2 normalisation to the graph,
+    `bake_preprocessing` all preprocessing but resizing.
+    """
+
+    precisions: Collection[ExportPrecision] = ()
+    budgets: dict[ExportPrecision, AccuracyBudget] | None = None
+    normalize: bool = False
+    bake_preprocessing: bool = False
+
+
+def export_checkpoint(
+    source: Path,
+    spec: str | None = None,
+    out: Path | None = None,
+    cameras: Cameras = CAMERAS_AS_INPUT,
+    options: ExportOptions = ExportOptions(),
+    *,
+    cached: bool = True,
+) -> ExportReport:
+    """Export a checkpoint into a new run folder and verify every file on the test split.
+
+    The folder is created after all inputs have been read, so that bad input leaves nothing behind.
+
+    Args:
+        source: run folder or checkpoint.
+        spec: data set to calibrate and verify on; default: the run's own.
+        out: run folder; default: the next in `runs/`.
+        cameras: how camera vectors (SIE) are used.
+        options: precisions, budgets and form of the graph.
+        cached: whether decoded crops may be read from and written to the cache folder.
+
+    Raises: PivlError for bad input, ExportError if a file fails its verification.
+    """
+    from export.calibration import calibration_crops
+    from export.exporter import export_model
+    from export.manifest_schema import TestData
+
+    if out is not None:
+        check_empty(out)  # before the work, not after it
+    path = find_checkpoint(source)
+    foreign = is_foreign(path) and spec is None
+    data = UNSEEN if foreign else data_settings(path.parent, spec)
+    model = load_checkpoint(path, cameras)
+    dataset = load_dataset(data.spec)
+    test = QueryGalleryCrops.load(dataset, model.size_hw, data.crop_cache_gib if cached else 0)
+    if foreign and model.cameras:
+        test = test.clamp_camera_ids(model.cameras)
+    int8 = "int8" in options.precisions
+    calibration = calibration_crops(dataset.train, model.size_hw) if int8 else None
+    run = Run.create("export", _config_yaml(path, data), out)
+    report = export_model(
+        model,
+        run.path,
+        test=test,
+        calibration=calibration,
+        source=path,
+        data=TestData(spec=data.spec, name=dataset.name, fingerprint=dataset.test_fingerprint),
+        **vars(options),
+    )
+    camera = {"camera": cameras.choice, "sie_coefficient": cameras.coefficient}
+    run.finish("export", source=str(path.resolve()), **camera)
+    return report
+
+
+def _config_yaml(checkpoint: Path, data: DataSettings) -> str:
+    config = {"export": {"source": str(checkpoint), "data": data.model_dump(mode="json")}}
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+@dataclass(frozen=True)
+class Engines:
+    """Engines to build from the ONNX files: libraries, batch sizes, workspace in MiB."""
+
+    libraries: tuple[EngineLibrary, ...]
+    batch: str
+    workspace_mib: int | None
+
+    def profile(self) -> BatchProfile:
+        """The batch sizes min, opt, max; raises PivlError if `batch` is malformed."""
+        from export.engines.engine_info import BatchProfile
+
+        return BatchProfile.parse(self.batch)
+
+    def build(self, report: ExportReport) -> Iterator[EngineReport]:
+        """Build one engine per library and exported precision; yield each when it is built."""
+        from export.exporter import add_engine
+
+        workspace_bytes = None if self.workspace_mib is None else self.workspace_mib << 20
+        precisions = dict.fromkeys(artifact.precision for artifact in report.manifest.artifacts)
+        for library, precision in itertools.product(self.libraries, precisions):
+            yield add_engine(
+                report, precision, library, self.profile(), workspace_bytes=workspace_bytes
+            )
