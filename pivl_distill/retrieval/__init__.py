@@ -1,12 +1,14 @@
-"""From features to figures: the Market-1501 protocol, re-ranking, and search in huge galleries.
+"""Retrieval: Market-1501 metrics, re-ranking, operating thresholds and search in large galleries.
 
-protocol     mAP, CMC and mINP of features, or of distances
-matches      which gallery crops are hits and which are junk, from labels
-ranks        the ranks of the hits, exact and without sorting
-counting     the comparisons behind them, on the CPU and on a GPU
-similarity   cosine in float32 for matrices, in float64 for pairs
-reranking    k-reciprocal re-ranking, sparse and in chunks
-search       an index over features in Parquet files
+evaluation         evaluate a network on a data set's query and gallery
+reid_metrics       mAP, CMC and mINP of features or distances
+matches            hits and junk of each query, from labels
+hit_ranks          exact ranks of the hits, without sorting the gallery
+similarity_counts  comparisons of similarities with bounds, on the CPU and on a GPU
+similarity         cosine similarity: float32 matrices and float64 pairs
+thresholds         operating thresholds at false-accept rates
+reranking          k-reciprocal re-ranking; k_reciprocal holds neighbours and encodings
+faiss_index        a FAISS index of features in Parquet files
 """
 
 from pivl_distill.retrieval.reid_metrics import RetrievalResult, evaluate, evaluate_distances

@@ -1,4 +1,4 @@
-"""Retrieval of a model on a data set's query and gallery, by the Market-1501 protocol."""
+"""Evaluate a network on a data set's query and gallery by the Market-1501 protocol."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class QueryGalleryCrops:
-    """The decoded test split."""
+    """Decoded crops of the test split, with their labels."""
 
     query: CropStore
     gallery: CropStore
@@ -27,17 +27,20 @@ class QueryGalleryCrops:
     def load(
         cls, dataset: ReIDDataset, size_hw: tuple[int, int], cache_gib: float = 0.0
     ) -> QueryGalleryCrops:
-        """Read both sets, as `CropStore.load` does; maps are not needed to embed."""
+        """Read query and gallery, without parsing maps, as `CropStore.load` does.
+
+        Crops are resized to `size_hw` pixels; `cache_gib` bounds the disk cache of decoded crops.
+        """
         query, gallery = (
-            CropStore.load(records, size_hw, what=what, cache_gib=cache_gib)
-            for what, records in (("query", dataset.query), ("gallery", dataset.gallery))
+            CropStore.load(records, size_hw, what=split, cache_gib=cache_gib)
+            for split, records in (("query", dataset.query), ("gallery", dataset.gallery))
         )
         return cls(query, gallery)
 
     def clamp_camera_ids(self, cameras: int) -> QueryGalleryCrops:
-        """The same crops, those of higher camera ids (int64, from 0) as if of the last that is.
+        """Return the same crops with camera ids (int64, from 0) clamped to `cameras` − 1.
 
-        For a network that has never seen these cameras, of which no figure is meant.
+        For a network that was trained with fewer cameras; the scores are not meaningful.
         """
         return QueryGalleryCrops(
             *(
@@ -51,17 +54,20 @@ class QueryGalleryCrops:
 
 @dataclass(frozen=True)
 class QueryGalleryFeatures:
-    """Features of the test split, float32 [Q, F] and [G, F]."""
+    """Features of the test split: float32 [Q, F] and [G, F], not normalised."""
 
     query: np.ndarray
     gallery: np.ndarray
 
 
 def embed_query_gallery(
-    model: EmbeddingModel, test: QueryGalleryCrops, forward: ForwardFunction | None = None
+    model: EmbeddingModel, crops: QueryGalleryCrops, forward: ForwardFunction | None = None
 ) -> QueryGalleryFeatures:
-    """Features of both sets; `forward` stands in for the network, e.g. an exported file."""
-    query, gallery = test.query, test.gallery
+    """Compute the features of query and gallery.
+
+    `forward` replaces the network's own forward pass, e.g. by that of an exported file.
+    """
+    query, gallery = crops.query, crops.gallery
     return QueryGalleryFeatures(
         embed(model, query.crops, query.camids, forward=forward, description="Embedding query"),
         embed(
@@ -71,28 +77,28 @@ def embed_query_gallery(
 
 
 def evaluate_features(
-    features: QueryGalleryFeatures, test: QueryGalleryCrops, device: torch.device = CPU
+    features: QueryGalleryFeatures, crops: QueryGalleryCrops, device: torch.device = CPU
 ) -> RetrievalResult:
-    """mAP, CMC and mINP of the test split; without the same-camera rule if cameras are unknown.
+    """Return mAP, CMC and mINP; without the same-camera rule if cameras are unknown.
 
-    The result is the same on any `device`.
+    The result does not depend on `device`.
     """
     query, gallery = _on_device(features, device)
-    return evaluate(query, gallery, *_labels(test))
+    return evaluate(query, gallery, *_labels(crops))
 
 
 def evaluate_reranked(
-    features: QueryGalleryFeatures, test: QueryGalleryCrops, device: torch.device = CPU
+    features: QueryGalleryFeatures, crops: QueryGalleryCrops, device: torch.device = CPU
 ) -> RetrievalResult:
-    """`evaluate_features` after k-reciprocal re-ranking with the parameters of its paper."""
+    """Return mAP, CMC and mINP after k-reciprocal re-ranking with its paper's parameters."""
     query, gallery = _on_device(features, device)
     distances = (rows.cpu().numpy() for rows in rerank_rows(query, gallery))
-    return evaluate_distances(distances, *_labels(test))
+    return evaluate_distances(distances, *_labels(crops))
 
 
-def evaluate_model(model: EmbeddingModel, test: QueryGalleryCrops) -> RetrievalResult:
-    """`evaluate_features` of what a network embeds."""
-    return evaluate_features(embed_query_gallery(model, test), test, model.device)
+def evaluate_model(model: EmbeddingModel, crops: QueryGalleryCrops) -> RetrievalResult:
+    """Embed query and gallery with a network and return mAP, CMC and mINP."""
+    return evaluate_features(embed_query_gallery(model, crops), crops, model.device)
 
 
 def _on_device(features: QueryGalleryFeatures, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -101,7 +107,7 @@ def _on_device(features: QueryGalleryFeatures, device: torch.device) -> tuple[Te
 
 
 def _labels(
-    test: QueryGalleryCrops,
+    crops: QueryGalleryCrops,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    query, gallery = test.query, test.gallery
+    query, gallery = crops.query, crops.gallery
     return query.pids, gallery.pids, query.camids, gallery.camids

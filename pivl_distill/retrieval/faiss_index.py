@@ -1,8 +1,8 @@
-"""Search in galleries that do not fit into memory: Parquet files in, a FAISS index out.
+"""A FAISS index over features in Parquet files, for galleries that exceed memory.
 
-`pivl-distill embed` writes such files: a column `name` and a column `feature`, a list of F float32.
-A crop's id is its row, counted through the files in the order of their names. An index holds ids
-alone; names are looked up in the files. See `docs/search.md`, also for vector databases.
+`pivl-distill embed` writes these files: a column `name`, and a column `feature` with a list of F
+float32. A crop's id is its row number across all files, sorted by file name. The index contains
+only ids; names are looked up in the files. See `docs/search.md`, also for vector databases.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 BATCH_ROWS = 16384
-"""Read at a time: 84 MB of 1,280 float32."""
+"""Rows per read: 84 MB for F = 1,280."""
 
 TRAIN_ROWS = 2**18
+"""Default number of features that train an index."""
 
 
 @dataclass(frozen=True)
 class FeatureShards:
-    """Parquet files of one network's features, read in pieces."""
+    """Parquet files with features of one network, read in batches."""
 
     files: tuple[Path, ...]
-    starts: np.ndarray  # int64 [files + 1], the first id of each
+    starts: np.ndarray  # int64 [files + 1], first id of each file
     dim: int
 
     @classmethod
     def open(cls, path: Path) -> FeatureShards:
-        """One file, or a folder of `*.parquet`. Reads only what stands at their ends."""
+        """Open one file, or a folder of `*.parquet`. Reads only the metadata."""
         files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
         if not files or not all(file.is_file() for file in files):
             raise PivlError(f"No Parquet file at {path}; `pivl-distill embed` writes them.")
         dims = {_dim(file): file for file in files}
         if len(dims) > 1:
             sizes = ", ".join(f"{dim} in {file}" for dim, file in sorted(dims.items()))
-            raise PivlError(f"The features are of several networks: their sizes are {sizes}.")
+            raise PivlError(f"The features have different sizes, of several networks: {sizes}.")
         rows = [_parquet_file(file).metadata.num_rows for file in files]
         return cls(files, np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]), *dims)
 
@@ -52,13 +53,13 @@ class FeatureShards:
         return int(self.starts[-1])
 
     def batches(self, rows: int = BATCH_ROWS) -> Iterator[np.ndarray]:
-        """Features float32 [≤ rows, F] of length one, in the order of their ids."""
+        """Yield unit features, float32 [≤ rows, F], in the order of their ids."""
         for file in self.files:
             for batch in _parquet_file(file).iter_batches(rows, columns=["feature"]):
                 yield self._unit(batch.column(0), file)
 
     def sample(self, rows: int) -> np.ndarray:
-        """About `rows` features [·, F], or all, from row groups spread evenly over the files."""
+        """Return up to about `rows` unit features [n, F], from evenly spaced row groups."""
         groups = [
             (file, group)
             for file in self.files
@@ -73,12 +74,12 @@ class FeatureShards:
         return np.concatenate(parts)[:rows]
 
     def names(self, ids: Iterable[int]) -> list[str]:
-        """The names of crops; reads the row groups that they are in."""
+        """Return the names of crops; reads the row groups that contain them."""
         return [self._name(int(number)) for number in ids]
 
     def _name(self, number: int) -> str:
         if not 0 <= number < len(self):
-            raise PivlError(f"There is no crop {number} among {len(self)}.")
+            raise PivlError(f"No crop has id {number}; there are {len(self)} crops.")
         shard = int(np.searchsorted(self.starts, number, side="right")) - 1
         file, row = _parquet_file(self.files[shard]), number - int(self.starts[shard])
         for group in range(file.metadata.num_row_groups):
@@ -92,26 +93,27 @@ class FeatureShards:
         features = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim)
         lengths = np.linalg.norm(features, axis=1, keepdims=True)
         if not np.isfinite(lengths).all():
-            raise PivlError(f"{file} holds features that are not finite.")
+            raise PivlError(f"{file} contains features that are not finite.")
         return features / np.where(lengths > 0, lengths, 1)
 
 
 def build_index(
     shards: FeatureShards, factory: str = "Flat", train_rows: int = TRAIN_ROWS
 ) -> faiss.Index:
-    """A FAISS index of all shards by inner product, which is the cosine of vectors of length one.
+    """Build a FAISS index of all shards by inner product, the cosine of unit features.
 
-    `factory` is FAISS's description of the index: "Flat" is exact and takes 4·F bytes a crop;
-    "IVF65536,PQ64" takes 64 and is learned from `train_rows` crops. Beyond the index itself, memory
-    holds one batch, or the crops to learn from. `index.search(queries, k)` gives similarities
-    [Q, k] and ids [Q, k], for float32 queries of length one.
+    `factory` is FAISS's index factory string: "Flat" is exact and needs 4·F bytes per crop;
+    "IVF65536,PQ64" needs 64 and is trained on `train_rows` crops. Besides the index, memory holds
+    one batch or the training crops. `index.search(queries, k)` takes unit float32 queries [Q, F]
+    and returns similarities [Q, k] and ids [Q, k].
     """
     faiss = _faiss()
     try:
         index = faiss.index_factory(shards.dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         raise PivlError(
-            f"FAISS knows no index {factory!r} of {shards.dim} values: see its index factory."
+            f"FAISS cannot build an index {factory!r} for {shards.dim} dimensions: see the"
+            " documentation of its index factory."
         ) from error
     if not index.is_trained:
         index.train(shards.sample(train_rows))
@@ -129,7 +131,7 @@ def _dim(file: Path) -> int:
         if name == "feature" and pyarrow.types.is_fixed_size_list(kind) and "name" in schema.names:
             return int(kind.list_size)
     raise PivlError(
-        f"{file} must have columns `name` and `feature`, a list of so many float32, as"
+        f"{file} must have columns `name` and `feature`, a fixed-size list of float32, as"
         " `pivl-distill embed` writes them."
     )
 
@@ -143,7 +145,7 @@ def _parquet_file(file: Path) -> ParquetFile:
     try:
         return ParquetFile(file)
     except ArrowInvalid as error:
-        raise PivlError(f"{file} is not a Parquet file, or not whole.") from error
+        raise PivlError(f"{file} is not a Parquet file, or is truncated.") from error
 
 
 def _faiss() -> Any:
@@ -155,4 +157,4 @@ def _faiss() -> Any:
 
 
 def _missing(module: str) -> PivlError:
-    return PivlError(f"This needs {module}: `pip install 'pivl-distill[search]'`.")
+    return PivlError(f"Search needs {module}: `pip install 'pivl-distill[search]'`.")

@@ -1,15 +1,15 @@
-"""At which ranks the hits of each query stand: exact, without sorting the gallery.
+"""Ranks of each query's hits, exact to float64, without sorting the gallery.
 
-A hit's rank is one more than the number of crops more similar to the query. Three steps find it,
-each for what the one before leaves open:
+A hit's rank is one more than the number of crops that are more similar to the query. It is found in
+up to three steps, each for the pairs that the previous one leaves open:
 
-1. *Count* in float32 what lies above a hit by more than a tolerance: a multiple of the errors that
-   the matrix product made on a sample, so that it covers whatever a device does.
-2. *Decide* what lies within the tolerance by float64 similarities, pair by pair. Equal ones keep
-   the order of the gallery.
-3. *Sort* a float64 row after all where that is too many, as with a network that has collapsed.
+1. *Count* in float32 the crops that exceed a hit by more than a tolerance. The tolerance is a
+   multiple of the error of the matrix product on a sample, so it holds on any device.
+2. *Compare* the crops within the tolerance by float64 similarity, pair by pair. Ties keep the order
+   of the gallery.
+3. *Sort* the float64 row if it has too many such pairs, e.g. because the network has collapsed.
 
-So ranks are those of float64 similarities, on any device, in any chunks.
+Ranks therefore depend neither on the device nor on the size of chunks.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from pivl_distill.retrieval.similarity import (
 from pivl_distill.retrieval.similarity_counts import count_above, find_between
 
 MAX_TIES = 256
-"""Of one query; above it, sorting a float64 row is cheaper than its pairs."""
-
+"""Pairs of one query to compare; for more, sorting the float64 row is cheaper."""
 
 _SAMPLE = 128
-"""Hits of a chunk, and as many pairs that are none, that tell the errors of its product."""
+"""Hits per chunk, and as many other pairs, that estimate the error of its product."""
 
 
 def hit_ranks(
     query: Features, gallery: Features, matches: Matches, memory_bytes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield some queries [n] and the ranks of their hits, ascending from 1: int64 [n, P].
+    """Yield some queries, int64 [n], and the ascending ranks of their hits from 1, int64 [n, K].
 
-    Rows are filled up with 0 at their end. Junk takes no rank. Queries without hits are left out.
+    Rows are padded with 0 at the end. Junk has no rank. Queries without hits are omitted.
+    `memory_bytes` bounds the similarities of a chunk; features are [Q, F] and [G, F].
     """
     ours, theirs = UnitFeatures.from_raw(query, "query"), UnitFeatures.from_raw(gallery, "gallery")
     device = theirs.device
@@ -54,15 +54,16 @@ def hit_ranks(
         hits, junk = matches.hits_and_junk(candidates)
         found = (hits != PADDING).any(axis=1)
         if found.any():
-            chosen = (candidates[found], hits[found], junk[found])
-            labels = (torch.from_numpy(kept).to(device) for kept in chosen)
+            valid = (candidates[found], hits[found], junk[found])
+            labels = (torch.from_numpy(array).to(device) for array in valid)
             yield candidates[found], _Chunk(ours, theirs, *labels).ranks(buffer).cpu().numpy()
 
 
 def sorted_hit_ranks(similarity: np.ndarray, hits: np.ndarray) -> np.ndarray:
-    """Ascending ranks, from 1, of the gallery positions `hits` by falling `similarity` [G].
+    """Return the ascending ranks, from 1, of the gallery positions `hits` [K]: int64 [K].
 
-    Only ties look at the gallery's order. Junk has similarity −inf.
+    The gallery is ranked by descending `similarity` [G], with ties in gallery order. Junk has
+    similarity −inf.
     """
     ordered = np.sort(similarity)
     values = similarity[hits]
@@ -75,37 +76,37 @@ def sorted_hit_ranks(similarity: np.ndarray, hits: np.ndarray) -> np.ndarray:
 
 
 def _spread(count: int, device: torch.device) -> Tensor:
-    """`_SAMPLE` of `count` places, or all, evenly spread: int64."""
+    """Return `_SAMPLE` evenly spaced indices below `count`, or all: int64."""
     number = min(_SAMPLE, count)
     return torch.arange(number, device=device) * count // number
 
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Some queries, each with a hit; their hits and junk are padded."""
+    """Queries that all have a hit, with their padded hits and junk."""
 
     query: UnitFeatures
     gallery: UnitFeatures
     queries: Tensor  # int64 [n], rows of `query`
-    hits: Tensor  # int64 [n, P], rows of `gallery`
+    hits: Tensor  # int64 [n, K], rows of `gallery`
     junk: Tensor  # int64 [n, J]
 
     def ranks(self, buffer: Tensor) -> Tensor:
-        """Ascending ranks [n, P], padded with 0; `buffer` [≥ n, G] takes the similarities.
+        """Return ascending ranks [n, K], padded with 0; `buffer` [≥ n, G] holds the product.
 
-        These are the product with `gallery.floats` times `gallery.scale`, which waits until it is
-        read: a pass over all of them only for that would take its time.
+        Similarities are the product with `gallery.floats`, times `gallery.scale`. The scale is
+        applied when values are read, which saves a pass over the whole product.
         """
         scale, product = self.gallery.scale, buffer[: len(self.queries)]
         torch.mm(self.query.unit(self.queries), self.gallery.floats.T, out=product)
         padding, columns = self.hits == PADDING, self.hits.clamp(min=0)
-        doubt = self._tolerance(product, ~padding)
+        margin = self._tolerance(product, ~padding)
         self._hide(self.junk, product)
         value = (product.gather(1, columns) * scale[columns]).masked_fill_(padding, torch.inf)
-        low, high = (value - doubt).nextafter(value.new_tensor(-torch.inf)), value + doubt
+        low, high = (value - margin).nextafter(value.new_tensor(-torch.inf)), value + margin
         bounds = torch.cat([high, low], dim=1)
         above, from_low = count_above(product, scale, bounds).chunk(2, dim=1)
-        contested = from_low - above - (~padding).long()  # a hit is always near itself
+        contested = from_low - above - (~padding).long()  # each hit counts itself once
         crowded = contested.sum(dim=1) > MAX_TIES
         row, number = ((contested > 0) & ~crowded[:, None]).nonzero(as_tuple=True)
         pair, rival = find_between(product, scale, row, low[row, number], high[row, number])
@@ -122,9 +123,9 @@ class _Chunk:
         similarity[row, junk[row, number]] = -torch.inf
 
     def _tolerance(self, product: Tensor, real: Tensor) -> float:
-        """From pairs spread over the product [n, G]: hits, those that are `real`, and others.
+        """Estimate the tolerance from real hits (not padding) and pairs spread over the product.
 
-        A chunk with few hits, or with hits of little similarity, would tell too little.
+        Hits alone would not suffice: there may be few, or all of low similarity.
         """
         row, number = real.nonzero(as_tuple=True)
         hits = _spread(len(row), row.device)
@@ -136,7 +137,7 @@ class _Chunk:
         return float32_tolerance(product[row, column] * self.gallery.scale[column], exact)
 
     def _before(self, row: Tensor, number: Tensor, rival: Tensor) -> Tensor:
-        """How many rivals come before each hit [n, P], given triples of query, hit and rival."""
+        """Count the rivals before each hit [n, K], from triples (row, number of the hit, rival)."""
         query, hit = self.queries[row], self.hits[row, number]
         pairs, pair = torch.stack([query, hit]).unique(dim=1, return_inverse=True)
         ours = exact_pairs(self.query, self.gallery, *pairs)[pair]
@@ -145,7 +146,7 @@ class _Chunk:
         return torch.zeros_like(self.hits).index_put_((row, number), before.long(), accumulate=True)
 
     def _sorted(self, rows: Tensor) -> Tensor:
-        """Ranks [r, P] of the chunk's `rows` from float64 similarities, sorted."""
+        """Return the ranks [r, K] of the chunk's `rows`, by sorting float64 similarities."""
         similarity = exact_rows(self.query, self.gallery, self.queries[rows])
         self._hide(self.junk[rows], similarity)
         ranks = torch.zeros_like(self.hits[rows])

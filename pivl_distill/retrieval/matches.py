@@ -1,7 +1,7 @@
-"""Which gallery crops are hits and which are junk for each query, from labels alone.
+"""Hits and junk among the gallery crops of each query, from labels alone.
 
-Crops of the query's identity are hits, but junk — neither hit nor miss — if they are also of its
-camera (Zheng et al., ICCV 2015).
+A gallery crop of the query's identity is a hit. If it is also from the query's camera, it is junk:
+neither hit nor miss (Zheng et al., ICCV 2015).
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import numpy as np
 from pivl_distill.retrieval.similarity import chunk_rows
 
 PADDING = -1
+"""Fills up rows of gallery positions."""
 
 
 class Matches:
-    """The gallery positions of each query's identity, found by one sort of the labels."""
+    """Gallery positions of each query's identity, from one sort of the gallery labels."""
 
     def __init__(
         self,
@@ -25,7 +26,7 @@ class Matches:
         query_camids: np.ndarray | None,
         gallery_camids: np.ndarray | None,
     ) -> None:
-        """Int [Q] and [G] each; without camids nothing is junk."""
+        """Take int [Q] and [G] labels; without camera ids no crop is junk."""
         self._camids = (query_camids, gallery_camids)
         self._order = np.argsort(gallery_pids, kind="stable")
         ordered = gallery_pids[self._order]
@@ -33,7 +34,7 @@ class Matches:
         self._count = np.searchsorted(ordered, query_pids, side="right") - self._start
 
     def hits_and_junk(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Hits [n, P] and junk [n, J] as gallery positions, rows filled up with PADDING."""
+        """Return hits [n, K] and junk [n, J] as gallery positions, padded at the end."""
         offset = np.arange(self._count[queries].max(initial=0))
         same = offset < self._count[queries, None]
         last = len(self._order) - 1
@@ -45,9 +46,9 @@ class Matches:
         return _to_front(columns, same & ~junk), _to_front(columns, junk)
 
     def chunks(self, memory_bytes: int) -> Iterator[np.ndarray]:
-        """The queries that may have hits, in chunks whose similarities take `memory_bytes`.
+        """Yield the queries with a match, int64 [n], in chunks of `memory_bytes` of similarities.
 
-        Those with equally many matches come together, so that little is padding.
+        Queries are sorted by their number of matches, so that rows need little padding.
         """
         queries = np.argsort(-self._count, kind="stable")[: np.count_nonzero(self._count)]
         while len(queries):
@@ -56,13 +57,14 @@ class Matches:
             queries = queries[size:]
 
     def chunk_queries(self, memory_bytes: int, matches: int = 0) -> int:
-        """How many queries make a chunk, where each has as many `matches` at most."""
+        """Return how many queries fit in a chunk if each has at most `matches` matches."""
         row_bytes = 4 * len(self._order) + 64 * matches
         return min(chunk_rows(memory_bytes, row_bytes), len(self._count))
 
 
 def _to_front(columns: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Return the chosen columns [n, k] of each row first, in order, padded with PADDING."""
     width = chosen.sum(axis=1).max(initial=0)
     front = np.argsort(~chosen, axis=1, kind="stable")[:, :width]
-    kept = np.take_along_axis(chosen, front, axis=1)
-    return np.where(kept, np.take_along_axis(columns, front, axis=1), PADDING)
+    is_chosen = np.take_along_axis(chosen, front, axis=1)
+    return np.where(is_chosen, np.take_along_axis(columns, front, axis=1), PADDING)

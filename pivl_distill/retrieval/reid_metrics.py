@@ -1,10 +1,10 @@
-"""Retrieval by the Market-1501 protocol: CMC, mAP and mINP, exact.
+"""CMC, mAP and mINP by the Market-1501 protocol, exact.
 
-Each query ranks the gallery by cosine similarity, which is the order of Euclidean distances between
-L2-normalised features. Crops of the query's own identity from its own camera are junk: neither hit
-nor miss (Zheng et al., ICCV 2015); where cameras are unknown this rule is left out, and the result
-says so. AP is the mean precision at the hits, as in CLIP-ReID, FastReID
-and Torchreid; the original Matlab code takes trapezoids instead. mINP is Ye et al. (TPAMI 2021).
+Each query ranks the gallery by cosine similarity, the order of Euclidean distances between
+L2-normalised features. Gallery crops of the query's identity and camera are junk: neither hit nor
+miss (Zheng et al., ICCV 2015). If cameras are unknown, this rule is skipped and the result records
+that. AP is the mean precision at the hits, as in CLIP-ReID, FastReID and Torchreid; the original
+Matlab code uses trapezoids instead. mINP is from Ye et al. (TPAMI 2021).
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from pivl_distill.retrieval.similarity import MEMORY_BYTES, Features
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Means over the valid queries; `cmc[k − 1]` is the share that has a hit in the first k.
-
-    `camera_rule` is False if cameras are unknown, so that crops of the query's own camera counted
-    as hits: such figures are higher than, and no match for, those of the usual protocol.
-    """
+    """Means over the valid queries, as shares of 1."""
 
     mAP: float  # noqa: N815
     cmc: np.ndarray
+    """float64 [max_rank]: `cmc[k − 1]` is the share of queries with a hit in the first k."""
     mINP: float  # noqa: N815
     valid_queries: int
     skipped_queries: int
+    """Queries without a hit in the gallery."""
     camera_rule: bool = True
+    """False if cameras are unknown, so that crops of the query's own camera count as hits. The
+    scores are then higher and not comparable with those of the usual protocol."""
 
     def rank(self, k: int) -> float:
-        """Share of valid queries with a hit among the first `k`, e.g. `rank(1)`."""
+        """Return the share of valid queries with a hit in the first `k`, e.g. `rank(1)`."""
         return float(self.cmc[k - 1])
 
     def summary(self) -> dict[str, float]:
-        """The figures of the field as plain numbers, shares of 1."""
+        """Return mAP, Rank-1, -5 and -10, mINP and counts as plain numbers, for JSON."""
         ranks = {f"rank{k}": self.rank(k) for k in (1, 5, 10)}
         counts = {"valid_queries": self.valid_queries, "skipped_queries": self.skipped_queries}
         rule = {"camera_rule": self.camera_rule}
@@ -60,18 +60,28 @@ def evaluate(
     max_rank: int = 50,
     memory_bytes: int = MEMORY_BYTES,
 ) -> RetrievalResult:
-    """Evaluate features [Q, F] against [G, F], with int pids and camids [Q] and [G].
+    """Evaluate query features against gallery features.
 
-    Features are arrays, or tensors on one device, which then does the work. Similarities are
-    exact to float64 and ties keep the order of the gallery, so that the result depends neither on
-    the device nor on `memory_bytes`, which similarities may take beyond float32 copies of the
-    features. Without camids no crop counts as of its query's camera. Gallery crops of pid −1 are
-    dropped. Queries without a hit in the gallery are skipped and counted. Raises PivlError if
-    features are not finite or no query is valid.
+    Ranks are exact to float64 and ties keep the order of the gallery, so the result depends neither
+    on the device nor on `memory_bytes`. Queries without a hit in the gallery are skipped.
+
+    Args:
+        query: features [Q, F] of any float type and length: arrays, or tensors on the device that
+            computes.
+        gallery: features [G, F], an array or tensor like `query`.
+        query_pids: int [Q] identities.
+        gallery_pids: int [G] identities; crops of pid −1 are dropped.
+        query_camids: int [Q] camera ids, or None if cameras are unknown.
+        gallery_camids: int [G] camera ids, or None if cameras are unknown.
+        max_rank: length of the CMC curve.
+        memory_bytes: of similarities per chunk, beyond float32 copies of the features.
+
+    Raises:
+        PivlError: features are not finite, or no query has a hit.
     """
-    judged = _ValidPairs.from_labels(query_pids, gallery_pids, query_camids, gallery_camids)
-    ranked = hit_ranks(query, judged.keep(gallery), judged.matches, memory_bytes)
-    return judged.result(ranked, max_rank)
+    task = _RetrievalTask.from_labels(query_pids, gallery_pids, query_camids, gallery_camids)
+    ranks = hit_ranks(query, task.select(gallery), task.matches, memory_bytes)
+    return task.result(ranks, max_rank)
 
 
 def evaluate_distances(
@@ -83,20 +93,29 @@ def evaluate_distances(
     *,
     max_rank: int = 50,
 ) -> RetrievalResult:
-    """`evaluate` for distances [Q, G], e.g. after re-ranking; as one array or block after block.
+    """Evaluate distances, e.g. after re-ranking; equal distances keep the order of the gallery.
 
-    Equal distances keep the order of the gallery.
+    Args:
+        distances: [Q, G] as one array, or as consecutive blocks of rows [n, G].
+        query_pids: int [Q] identities.
+        gallery_pids: int [G] identities; crops of pid −1 are dropped.
+        query_camids: int [Q] camera ids, or None if cameras are unknown.
+        gallery_camids: int [G] camera ids, or None if cameras are unknown.
+        max_rank: length of the CMC curve.
+
+    Raises:
+        PivlError: a distance is not finite, or no query has a hit.
     """
-    judged = _ValidPairs.from_labels(query_pids, gallery_pids, query_camids, gallery_camids)
-    return judged.result(_distance_ranks(distances, judged), max_rank)
+    task = _RetrievalTask.from_labels(query_pids, gallery_pids, query_camids, gallery_camids)
+    return task.result(_distance_ranks(distances, task), max_rank)
 
 
 @dataclass(frozen=True)
-class _ValidPairs:
-    """What the labels say: the gallery crops that count, and the matches among them."""
+class _RetrievalTask:
+    """The gallery crops that are ranked, and the matches among them."""
 
     matches: Matches
-    kept: np.ndarray  # bool [G]
+    ranked: np.ndarray  # bool [G], not of pid −1
     queries: int
     camera_rule: bool
 
@@ -107,41 +126,41 @@ class _ValidPairs:
         gallery_pids: np.ndarray,
         query_camids: np.ndarray | None,
         gallery_camids: np.ndarray | None,
-    ) -> _ValidPairs:
-        kept = gallery_pids != -1
+    ) -> _RetrievalTask:
+        ranked = gallery_pids != -1
         camera_rule = query_camids is not None and gallery_camids is not None
-        camids = None if gallery_camids is None else gallery_camids[kept]
-        matches = Matches(query_pids, gallery_pids[kept], query_camids, camids)
-        return cls(matches, kept, len(query_pids), camera_rule)
+        camids = None if gallery_camids is None else gallery_camids[ranked]
+        matches = Matches(query_pids, gallery_pids[ranked], query_camids, camids)
+        return cls(matches, ranked, len(query_pids), camera_rule)
 
-    def keep(self, gallery: Features) -> Features:
-        """The features of the crops that count; a copy only where some do not."""
-        if self.kept.all():
+    def select(self, gallery: Features) -> Features:
+        """Return the features of the ranked crops; a copy only if some are dropped."""
+        if self.ranked.all():
             return gallery
         if isinstance(gallery, Tensor):
-            return gallery[torch.from_numpy(self.kept).to(gallery.device)]
-        return gallery[self.kept]
+            return gallery[torch.from_numpy(self.ranked).to(gallery.device)]
+        return gallery[self.ranked]
 
     def result(
-        self, ranked: Iterable[tuple[np.ndarray, np.ndarray]], max_rank: int
+        self, ranks_of_hits: Iterable[tuple[np.ndarray, np.ndarray]], max_rank: int
     ) -> RetrievalResult:
-        """The means over queries [n] with ranks [n, P], ascending, filled up with 0."""
-        first = np.zeros(self.queries, np.int64)
-        precision, penalty = np.zeros(self.queries), np.zeros(self.queries)
-        for queries, ranks in ranked:
+        """Average over queries [n] with ascending ranks of hits [n, K], padded with 0."""
+        first_hit = np.zeros(self.queries, np.int64)
+        average_precision, inverse_penalty = np.zeros(self.queries), np.zeros(self.queries)
+        for queries, ranks in ranks_of_hits:
             number = np.arange(1, ranks.shape[1] + 1)
             count = np.count_nonzero(ranks, axis=1)
-            first[queries] = ranks[:, 0]
+            first_hit[queries] = ranks[:, 0]
             at_hits = np.divide(number, ranks, out=np.zeros(ranks.shape), where=ranks > 0)
-            precision[queries] = at_hits.sum(axis=1) / count
-            penalty[queries] = count / ranks.max(axis=1)
-        valid = first > 0
+            average_precision[queries] = at_hits.sum(axis=1) / count
+            inverse_penalty[queries] = count / ranks.max(axis=1)
+        valid = first_hit > 0
         if not valid.any():
-            raise _nothing_to_measure(self.camera_rule)
+            raise _no_valid_query(self.camera_rule)
         return RetrievalResult(
-            mAP=float(precision[valid].mean()),
-            cmc=(first[valid, None] <= np.arange(1, max_rank + 1)).mean(axis=0),
-            mINP=float(penalty[valid].mean()),
+            mAP=float(average_precision[valid].mean()),
+            cmc=(first_hit[valid, None] <= np.arange(1, max_rank + 1)).mean(axis=0),
+            mINP=float(inverse_penalty[valid].mean()),
             valid_queries=int(valid.sum()),
             skipped_queries=int((~valid).sum()),
             camera_rule=self.camera_rule,
@@ -149,22 +168,22 @@ class _ValidPairs:
 
 
 def _distance_ranks(
-    distances: Iterable[np.ndarray], judged: _ValidPairs
+    distances: Iterable[np.ndarray], task: _RetrievalTask
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     query = 0
     for block in distances:
         for row in np.atleast_2d(block):
             if not np.isfinite(row).all():
                 raise PivlError(f"The distances of query {query} are not finite.")
-            hits, junk = judged.matches.hits_and_junk(np.array([query]))
+            hits, junk = task.matches.hits_and_junk(np.array([query]))
             if hits.size:
-                similarity = -row[judged.kept]
+                similarity = -row[task.ranked]
                 similarity[junk[0]] = -np.inf
                 yield np.array([query]), sorted_hit_ranks(similarity, hits[0])[None]
             query += 1
 
 
-def _nothing_to_measure(camera_rule: bool) -> PivlError:
+def _no_valid_query(camera_rule: bool) -> PivlError:
     if not camera_rule:
         return PivlError(
             "No query has its person in the gallery, so there is nothing to measure. Check that "
@@ -172,6 +191,6 @@ def _nothing_to_measure(camera_rule: bool) -> PivlError:
         )
     return PivlError(
         "No query has its person in the gallery under another camera, so there is nothing to "
-        "measure. Check that query and gallery share identities and that more than one camera "
-        "is told apart (crops of one person from one camera count as junk)."
+        "measure. Check that query and gallery share identities and that there is more than one "
+        "camera id (gallery crops from the query's camera are junk)."
     )

@@ -1,8 +1,8 @@
-"""Cosine similarity twice: in float32 for whole galleries, in float64 for single pairs.
+"""Cosine similarity: float32 for whole galleries, float64 for single pairs.
 
-A float32 matrix product is fast, and its last digits depend on the device, the library and the
-place of a row in the matrix. Single pairs in float64 are slow and depend on nothing. Retrieval
-sieves by the product and lets single pairs decide what it leaves open.
+A float32 matrix product is fast, but its last digits depend on the device, the library and the
+position of a row in the matrix. Single pairs in float64 are slow but reproducible. Retrieval
+filters by the product and decides the remaining pairs in float64.
 """
 
 from __future__ import annotations
@@ -17,51 +17,52 @@ from torch import Tensor
 from pivl_distill.errors import PivlError
 
 Features = np.ndarray | Tensor
-"""[N, F] of any float type; arrays may be mapped from disk, tensors may be on any device."""
+"""[N, F] of any float type. Arrays may be memory-mapped; tensors may be on any device."""
 
 TIE_DECIMALS = 12
-"""Exact similarities equal to so many decimals are ties: float64 sums differ by 1e-16 between
-vectors of one direction and two lengths, and features are float32 anyway."""
+"""float64 similarities that agree to this many decimals are ties. Vectors of equal direction and
+different length differ by 1e-16, far less than float32 features can resolve."""
 
 TOLERATED_ERRORS = 4
-"""Both sides of a comparison err, each by up to about twice the largest error of a small sample."""
+"""Both sides of a comparison have an error of up to about twice the largest of a small sample."""
 
 _LEAST_ERROR = 2.0**-25
-"""Of a sum of products of unit vectors: half a unit in the last place of a number near 1. It does
-not become less where the sum is near 0."""
+"""Lower bound of the error of a float32 product of unit vectors: half a unit in the last place of a
+number near 1. A product near 0 is no more accurate."""
 
 MEMORY_BYTES = 2**28
-"""Of similarities at a time, by default."""
+"""Default memory of similarities per chunk."""
 
 CHUNK_ROWS = 2048
-"""At most; a matrix product gains nothing from more, and fresh memory takes its time."""
+"""Most rows per chunk: a matrix product gains nothing from more, and fresh memory costs time."""
 
 _BLOCK_ROWS = 512
-"""At a time: few, for the processor's cache, but not so few that threads mostly wait."""
+"""Rows per step: few enough for the processor's cache, enough to keep all threads busy."""
 
 _GALLERY_ROWS = 4096
+"""Gallery rows per step in float64."""
 
 _ALIGNED = 16
-"""Numbers in 64 bytes."""
+"""float32 numbers in 64 bytes."""
 
 _SAFE_LENGTHS = (1e-15, 1e15)
-"""Within these the squares of a float32 vector neither vanish nor overflow."""
+"""Range of lengths whose squares neither underflow nor overflow in float32."""
 
 
 @dataclass(frozen=True)
 class UnitFeatures:
-    """Features and their lengths, which together are directions; a zero row is unlike everything.
+    """Features and the scales that normalise them; a zero row has similarity 0 to everything.
 
-    float32 features are used where they lie, so that a large gallery is in memory once.
+    float32 features are not copied, so a large gallery is in memory once.
     """
 
     raw: Features
     floats: Tensor  # float32 [N, F], the features or multiples of them
-    scale: Tensor  # float32 [N], what makes a row of `floats` one of length one
+    scale: Tensor  # float32 [N], factors that give rows of `floats` length one
 
     @classmethod
     def from_raw(cls, raw: Features, name: str) -> UnitFeatures:
-        """Raises PivlError, which calls the features `name`, if they are not finite."""
+        """Measure lengths; raise PivlError, which mentions `name`, if features are not finite."""
         floats = _as_float32(raw)
         copied = floats is None
         if floats is None:
@@ -77,7 +78,7 @@ class UnitFeatures:
             exact = _rows(raw, some).double()
             if not exact.isfinite().all():
                 raise _not_finite(raw, name)
-            floats[some], lengths[some] = _directions(exact).float(), 1
+            floats[some], lengths[some] = _normalised(exact).float(), 1
         return cls(raw, floats, 1 / lengths)
 
     def __len__(self) -> int:
@@ -85,22 +86,22 @@ class UnitFeatures:
 
     @property
     def device(self) -> torch.device:
-        """Where they are."""
+        """Device of the features."""
         return self.floats.device
 
     def unit(self, rows: Tensor | slice = slice(None)) -> Tensor:
-        """Rows of length one in float32 [n, F]."""
+        """Return rows of length one, float32 [n, F]."""
         return self.floats[rows] * self.scale[rows, None]
 
     def exact(self, rows: Tensor | slice) -> Tensor:
-        """Rows of length one in float64 [n, F]."""
-        return _directions(_rows(self.raw, rows).double())
+        """Return rows of length one, float64 [n, F]."""
+        return _normalised(_rows(self.raw, rows).double())
 
 
 def exact_pairs(
     query: UnitFeatures, gallery: UnitFeatures, rows: Tensor, columns: Tensor
 ) -> Tensor:
-    """float64 [n] of the pairs (query `rows`, gallery `columns`), each computed by itself."""
+    """Return the float64 similarities [n] of pairs (query `rows` [n], gallery `columns` [n])."""
     result = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     for pairs in blocks(len(rows), _BLOCK_ROWS):
         ours = _rows(query.raw, rows[pairs]).double()
@@ -111,43 +112,43 @@ def exact_pairs(
 
 
 def exact_rows(query: UnitFeatures, gallery: UnitFeatures, rows: Tensor | slice) -> Tensor:
-    """float64 [n, G] of the query `rows` and the whole gallery."""
-    directions = query.exact(rows)
-    result = directions.new_empty(len(directions), len(gallery))
+    """Return the float64 similarities [n, G] of query `rows` and the whole gallery."""
+    unit = query.exact(rows)
+    result = unit.new_empty(len(unit), len(gallery))
     for part in blocks(len(gallery), _GALLERY_ROWS):
-        result[:, part] = directions @ gallery.exact(part).T
+        result[:, part] = unit @ gallery.exact(part).T
     return result.round_(decimals=TIE_DECIMALS)
 
 
 def empty_product(rows: int, columns: int, device: torch.device) -> Tensor:
-    """float32 [rows, columns] for a matrix product to write, each row from a multiple of 64 bytes.
+    """Allocate float32 [rows, columns] for a matrix product, with rows aligned to 64 bytes.
 
-    MKL on an AMD processor takes half as long again for rows that begin elsewhere.
+    MKL on AMD processors needs 1.5 times as long for rows that are not aligned.
     """
     padded = -(-columns // _ALIGNED) * _ALIGNED
     return torch.empty(rows, padded, device=device)[:, :columns]
 
 
 def float32_tolerance(product: Tensor, exact: Tensor) -> float:
-    """How close two float32 similarities must be for their order to be in doubt.
+    """Return the difference up to which the order of two float32 similarities is uncertain.
 
-    Told from a sample of the product and the exact similarities of the same pairs.
+    Estimated from a sample: `product` float32 [n] and `exact` float64 [n] of the same pairs.
     """
     return TOLERATED_ERRORS * max(float((product - exact).abs().max()), _LEAST_ERROR)
 
 
 def chunk_rows(memory_bytes: int, row_bytes: int) -> int:
-    """How many rows of a product fit, at least one."""
+    """Return how many rows of `row_bytes` fit in `memory_bytes`: 1 to CHUNK_ROWS."""
     return min(max(memory_bytes // row_bytes, 1), CHUNK_ROWS)
 
 
 def blocks(count: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` that cover `range(count)`."""
+    """Yield slices of at most `size` that cover `range(count)`."""
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def _as_float32(raw: Features) -> Tensor | None:
-    """The features themselves as a tensor; None where they are of another type or read-only."""
+    """Return the features as a tensor without a copy, or None if not float32 or read-only."""
     if isinstance(raw, Tensor):
         return raw if raw.dtype == torch.float32 else None
     return torch.from_numpy(raw) if raw.dtype == np.float32 and raw.flags.writeable else None
@@ -160,12 +161,12 @@ def _rows(raw: Features, rows: Tensor | slice) -> Tensor:
     return torch.from_numpy(found if found.flags.writeable else found.copy())
 
 
-def _directions(vectors: Tensor) -> Tensor:
+def _normalised(vectors: Tensor) -> Tensor:
     return vectors / _lengths(vectors)[:, None]
 
 
 def _lengths(vectors: Tensor) -> Tensor:
-    """[n] of [n, F]; 1 for a row of zeros, which has no direction."""
+    """Return the lengths [n] of vectors [n, F]; 1 for a zero vector, to divide by."""
     lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1)
     return lengths.masked_fill_(lengths == 0, 1)
 

@@ -1,11 +1,12 @@
-"""How many similarities of a row lie above a bound, and which lie between two.
+"""Count the similarities of a row above each bound, and find those between two bounds.
 
-Similarities come as a matrix product [n, G] and what its columns are multiplied with, `scale` [G].
-On a CPU a few rows at a time are scaled and sieved while they are in the cache: what is not above
-the lowest bound of its row is above none, and for a network that tells people apart that is nearly
-all of it. Where it is not, values are thrown into buckets, and only buckets with a bound in them
-stay open. The few values that are left are sorted, which says at once how many lie above each
-bound. NumPy does this several times faster than torch, which a GPU needs.
+Similarities are a matrix product [n, G] times a scale per column [G].
+
+On a CPU a few rows at a time are scaled and filtered while they are in the cache. Values not above
+the lowest bound of their row are above no bound; for a discriminative network these are nearly all.
+If many values remain, they are put into buckets, and only the buckets that contain a bound are
+examined further. The remaining values are sorted, which yields the counts of all bounds at once.
+NumPy does this several times faster than torch; a GPU uses torch.
 """
 
 from __future__ import annotations
@@ -20,30 +21,30 @@ from torch import Tensor
 from pivl_distill.retrieval.similarity import blocks
 
 _ROWS = 16
-"""Sieved at a time on the CPU: few, so that they stay in the cache."""
+"""Rows per step on the CPU: few, so that they stay in the cache."""
 
-_FEW = 0.05
-"""A larger share of values that are left is sieved by buckets instead."""
+_DENSE = 0.05
+"""If a larger share of values remains after the first filter, buckets are used."""
 
 _BUCKETS = 8192
-"""From −1 to 1, for each row."""
+"""Buckets per row, from −1 to 1."""
 
 _DEVICE_BYTES = 2**28
-"""Of comparisons at a time on a GPU."""
+"""Memory of comparisons per step on a GPU."""
 
 
 def count_above(product: Tensor, scale: Tensor, bounds: Tensor) -> Tensor:
-    """How many of product · scale [n, G] are greater than each of bounds [n, N]: int64 [n, N].
+    """Count the values of product · scale [n, G] above each bound [n, N]: int64 [n, N].
 
-    All float32.
+    Inputs are float32: `product` [n, G], `scale` [G], `bounds` [n, N].
     """
     if product.device.type != "cpu":
         return count_above_on_device(product, scale, bounds)
     counts = np.empty(bounds.shape, np.int64)
     arrays = product.numpy(), scale.numpy(), bounds.numpy()
-    some, threads = list(blocks(len(counts), _ROWS)), torch.get_num_threads()
+    row_blocks, threads = list(blocks(len(counts), _ROWS)), torch.get_num_threads()
     with ThreadPoolExecutor(threads) as pool:
-        shares = (some[number::threads] for number in range(threads))
+        shares = (row_blocks[number::threads] for number in range(threads))
         list(pool.map(lambda share: _count_blocks(*arrays, share, counts), shares))
     return torch.from_numpy(counts)
 
@@ -51,28 +52,36 @@ def count_above(product: Tensor, scale: Tensor, bounds: Tensor) -> Tensor:
 def find_between(
     product: Tensor, scale: Tensor, rows: Tensor, low: Tensor, high: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Which of product · scale [n, G] at `rows` [k] are in (low, high], each [k].
+    """Find the values of product · scale in (low, high], for k searches of one row each.
 
-    As positions in `rows` and columns: int64 [·] each.
+    Args:
+        product: float32 [n, G].
+        scale: float32 [G], factor of each column.
+        rows: int64 [k], row of each search; searches of one row should be adjacent.
+        low: float32 [k], exclusive lower bound of each search.
+        high: float32 [k], inclusive upper bound of each search.
+
+    Returns:
+        For each value found, its search (0 to k − 1) and its column: int64 [E] each.
     """
     if product.device.type != "cpu":
         return find_between_on_device(product, scale, rows, low, high)
-    items, columns, at = [], [], -1
-    of_row, factors = product.numpy(), scale.numpy()
+    items, columns, current_row = [], [], -1
+    products, factors = product.numpy(), scale.numpy()
     values = np.empty(len(factors), np.float32)
-    for item, (row, above, most) in enumerate(
+    for item, (row, lower, upper) in enumerate(
         zip(rows.tolist(), low.numpy(), high.numpy(), strict=True)
     ):
-        if row != at:
-            np.multiply(of_row[row], factors, out=values)
-            at = row
-        found = np.flatnonzero((values > above) ^ (values > most))
+        if row != current_row:
+            np.multiply(products[row], factors, out=values)
+            current_row = row
+        found = np.flatnonzero((values > lower) ^ (values > upper))
         items.append(np.full_like(found, item))
         columns.append(found)
-    nothing = np.empty(0, np.int64)
+    empty = np.empty(0, np.int64)
     return (
-        torch.from_numpy(np.concatenate([nothing, *items])),
-        torch.from_numpy(np.concatenate([nothing, *columns])),
+        torch.from_numpy(np.concatenate([empty, *items])),
+        torch.from_numpy(np.concatenate([empty, *columns])),
     )
 
 
@@ -83,7 +92,7 @@ def _count_blocks(
     share: Sequence[slice],
     counts: np.ndarray,
 ) -> None:
-    """Fill in the rows of `counts` [n, N] that are in a thread's `share` of all blocks."""
+    """Fill in the rows of `counts` [n, N] in one thread's `share` of the row blocks."""
     values = np.empty((_ROWS, len(scale)), np.float32)
     above = np.empty(values.shape, bool)
     for rows in share:
@@ -91,64 +100,68 @@ def _count_blocks(
         block, limits = values[:number], bounds[rows]
         np.multiply(product[rows], scale, out=block)
         np.greater(block, limits.min(axis=1, keepdims=True), out=above[:number])
-        place, sure = np.flatnonzero(above[:number]), None
-        if len(place) > _FEW * block.size:
-            place, sure = _in_open_buckets(block, limits)
-        counts[rows] = _count_left(block, place, limits)
-        if sure is not None:
-            counts[rows] += sure
+        undecided, decided = np.flatnonzero(above[:number]), None
+        if len(undecided) > _DENSE * block.size:
+            undecided, decided = _count_by_buckets(block, limits)
+        counts[rows] = _count_by_sorting(block, undecided, limits)
+        if decided is not None:
+            counts[rows] += decided
 
 
-def _in_open_buckets(block: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which values [k] of a block [r, G] share a bucket with a bound [r, N] of their row.
+def _count_by_buckets(block: np.ndarray, bounds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compare values [r, G] with bounds [r, N] by bucket.
 
-    And how many of the others are above each bound [r, N], as their buckets are.
+    Returns the flat positions [k] of values that share a bucket with a bound, which are undecided,
+    and the counts [r, N] of the other values above each bound.
     """
-    bucket, of_bound = _buckets(block), _buckets(bounds)
-    is_open = np.zeros(len(block) * _BUCKETS, bool)
-    is_open[of_bound] = True
-    count = np.bincount(bucket.reshape(-1), minlength=len(is_open))
-    count[is_open] = 0
-    up_to = count.reshape(len(block), _BUCKETS).cumsum(axis=1)
-    above = up_to[:, -1:] - up_to.reshape(-1)[of_bound]
-    return np.flatnonzero(is_open.take(bucket)), above
+    bucket, bound_bucket = _buckets(block), _buckets(bounds)
+    has_bound = np.zeros(len(block) * _BUCKETS, bool)
+    has_bound[bound_bucket] = True
+    count = np.bincount(bucket.reshape(-1), minlength=len(has_bound))
+    count[has_bound] = 0
+    cumulative = count.reshape(len(block), _BUCKETS).cumsum(axis=1)
+    above = cumulative[:, -1:] - cumulative.reshape(-1)[bound_bucket]
+    return np.flatnonzero(has_bound.take(bucket)), above
 
 
 def _buckets(values: np.ndarray) -> np.ndarray:
-    """int64 [r, k], those of each row after those of the row before; a larger value of float32
-    [r, k] is never in a lower one."""
-    first = np.arange(0, len(values) * _BUCKETS, _BUCKETS, dtype=np.float32)[:, None]
-    placed: np.ndarray = values.clip(-1, 1)
-    placed += 1
-    placed *= (_BUCKETS - 1) / 2
-    placed += first
-    return placed.astype(np.int32).astype(np.int64)  # twice as fast as at once
+    """Return the bucket of each float32 value [r, k]: int64, `_BUCKETS` per row.
 
-
-def _count_left(block: np.ndarray, place: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    """Counts [r, N] for a block of r rows, of which only what lies at `place` [k] counts."""
-    rows, columns = block.shape
-    left = np.sort(_keys(place // columns, block.reshape(-1)[place]))
-    end = np.searchsorted(place, columns * np.arange(1, rows + 1))  # of each row among those left
-    sought = _keys(np.arange(rows)[:, None], bounds)
-    return end[:, None] - np.searchsorted(left, sought, side="right")
-
-
-def _keys(row: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """int64 in the order of rows, and within a row in that of float32 values.
-
-    The bits of a float, read as an integer, grow with it; those of negative ones fall.
+    Buckets are monotonic: a larger value of a row is never in a lower bucket.
     """
-    bits = (values + np.float32(0)).view(np.int32)  # −0 is 0
+    first = np.arange(0, len(values) * _BUCKETS, _BUCKETS, dtype=np.float32)[:, None]
+    position: np.ndarray = values.clip(-1, 1)
+    position += 1
+    position *= (_BUCKETS - 1) / 2
+    position += first
+    return position.astype(np.int32).astype(np.int64)  # twice as fast as directly to int64
+
+
+def _count_by_sorting(block: np.ndarray, positions: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """Count the values at flat `positions` [k] of a block [r, G] above each bound: [r, N]."""
+    rows, columns = block.shape
+    ordered = np.sort(_sort_keys(positions // columns, block.reshape(-1)[positions]))
+    row_end = np.searchsorted(positions, columns * np.arange(1, rows + 1))
+    bound_keys = _sort_keys(np.arange(rows)[:, None], bounds)
+    return row_end[:, None] - np.searchsorted(ordered, bound_keys, side="right")
+
+
+def _sort_keys(row: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return int64 keys that sort by row, then by float32 value.
+
+    The bits of a positive float, read as an integer, increase with it; those of a negative float
+    decrease, so they are inverted.
+    """
+    bits = (values + np.float32(0)).view(np.int32)  # turns −0 into 0
     return (row.astype(np.int64) << 32) + (bits ^ ((bits >> 31) & 0x7FFF_FFFF))
 
 
 def count_above_on_device(
-    product: Tensor, scale: Tensor, bounds: Tensor, at_a_time_bytes: int = _DEVICE_BYTES
+    product: Tensor, scale: Tensor, bounds: Tensor, step_bytes: int = _DEVICE_BYTES
 ) -> Tensor:
-    """`count_above` in few large steps, as a GPU wants it."""
+    """Count like `count_above`, in few large steps, as suits a GPU."""
     counts = torch.zeros_like(bounds, dtype=torch.int64)
-    for columns in blocks(len(scale), max(at_a_time_bytes // bounds.numel(), 1)):
+    for columns in blocks(len(scale), max(step_bytes // bounds.numel(), 1)):
         values = product[:, columns] * scale[columns]
         counts += (values[:, None] > bounds[:, :, None]).sum(dim=2)
     return counts
@@ -160,11 +173,20 @@ def find_between_on_device(
     rows: Tensor,
     low: Tensor,
     high: Tensor,
-    at_a_time_bytes: int = _DEVICE_BYTES,
+    step_bytes: int = _DEVICE_BYTES,
 ) -> tuple[Tensor, Tensor]:
-    """`find_between` in few large steps."""
+    """Find like `find_between`, in few large steps, as suits a GPU.
+
+    Args:
+        product: as in `find_between`.
+        scale: as in `find_between`.
+        rows: as in `find_between`.
+        low: as in `find_between`.
+        high: as in `find_between`.
+        step_bytes: memory of comparisons per step.
+    """
     found = [rows.new_empty(2, 0)]
-    for some in blocks(len(rows), max(at_a_time_bytes // (8 * len(scale)), 1)):
+    for some in blocks(len(rows), max(step_bytes // (8 * len(scale)), 1)):
         values = product[rows[some]] * scale
         between = (values > low[some, None]) & (values <= high[some, None])
         item, column = between.nonzero(as_tuple=True)

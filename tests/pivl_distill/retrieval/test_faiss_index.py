@@ -67,7 +67,7 @@ def test_ids_lead_to_names_across_files_and_row_groups(folder: Path) -> None:
 
 @pytest.mark.parametrize("number", [-1, 800])
 def test_an_id_that_no_crop_has_is_refused(folder: Path, number: int) -> None:
-    with pytest.raises(PivlError, match=r"no crop .* among 800"):
+    with pytest.raises(PivlError, match=r"No crop has id .*; there are 800 crops"):
         FeatureShards.open(folder).names([number])
 
 
@@ -94,7 +94,7 @@ def test_the_index_finds_what_exact_search_finds(folder: Path, factory: str) -> 
 
 def test_an_unknown_kind_of_index_is_refused(folder: Path) -> None:
     pytest.importorskip("faiss")
-    with pytest.raises(PivlError, match="no index 'Flatt' of 16 values"):
+    with pytest.raises(PivlError, match="cannot build an index 'Flatt' for 16 dimensions"):
         build_index(FeatureShards.open(folder), "Flatt")
 
 
@@ -106,7 +106,7 @@ def test_features_of_two_networks_are_refused(folder: Path) -> None:
 
 def test_features_must_be_finite(tmp_path: Path) -> None:
     write(tmp_path / "broken.parquet", np.full((3, DIM), np.nan, np.float32))
-    with pytest.raises(PivlError, match=r"broken\.parquet holds features that are not finite"):
+    with pytest.raises(PivlError, match=r"broken\.parquet contains features that are not finite"):
         list(FeatureShards.open(tmp_path).batches())
 
 
@@ -115,7 +115,7 @@ def test_other_tables_and_damaged_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(PivlError, match="must have columns `name` and `feature`"):
         FeatureShards.open(tmp_path / "list.parquet")
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
-    with pytest.raises(PivlError, match=r"cut\.parquet is not a Parquet file, or not whole"):
+    with pytest.raises(PivlError, match=r"cut\.parquet is not a Parquet file, or is truncated"):
         FeatureShards.open(tmp_path / "cut.parquet")
     with pytest.raises(PivlError, match="No Parquet file at"):
         FeatureShards.open(tmp_path / "none")

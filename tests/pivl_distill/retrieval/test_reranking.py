@@ -82,7 +82,7 @@ def test_lengths_memory_and_tensors_do_not_matter() -> None:
 def test_entries_may_meet_a_few_at_a_time(at_a_time: int, monkeypatch) -> None:
     query, gallery = people(2, 8, 40, 4)
     expected = rerank(query, gallery)
-    monkeypatch.setattr(reranking, "_MEETINGS", at_a_time)
+    monkeypatch.setattr(reranking, "_ENTRY_PAIRS", at_a_time)
     np.testing.assert_allclose(rerank(query, gallery), expected, atol=1e-6)
 
 
@@ -110,7 +110,7 @@ def test_a_collapsed_network_has_finite_distances() -> None:
 
 @pytest.mark.parametrize("wrong", [{"k1": 0}, {"k2": 0}, {"lambda_value": 1.5}])
 def test_parameters_outside_their_range_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(PivlError, match="Re-ranking takes k1 and k2 from 1 on"):
+    with pytest.raises(PivlError, match="Re-ranking needs k1 ≥ 1, k2 ≥ 1"):
         rerank(*people(0, 3, 5, 2), **wrong)
 
 

@@ -15,8 +15,8 @@ from pivl_distill.retrieval.similarity_counts import (
     find_between_on_device,
 )
 
-COUNTS = (count_above, lambda *a: count_above_on_device(*a, at_a_time_bytes=1000))
-FINDS = (find_between, lambda *a: find_between_on_device(*a, at_a_time_bytes=1000))
+COUNTS = (count_above, lambda *a: count_above_on_device(*a, step_bytes=1000))
+FINDS = (find_between, lambda *a: find_between_on_device(*a, step_bytes=1000))
 
 
 def numbers(rows: int, columns: int, bounds: int) -> tuple[Tensor, Tensor, Tensor]:
