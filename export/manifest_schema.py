@@ -8,7 +8,7 @@ timings.
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -168,6 +168,14 @@ class Manifest(_Section):
     def artifact(self, file: str) -> Artifact:
         """The artifact of this file name; KeyError if there is none."""
         return {artifact.file: artifact for artifact in self.artifacts}[file]
+
+    def with_artifacts(self, artifacts: Iterable[Artifact]) -> Manifest:
+        """Return a copy with these artifacts in place of the present ones."""
+        return self.model_copy(update={"artifacts": tuple(artifacts)})
+
+    def without(self, file: str) -> Manifest:
+        """Return a copy without the artifact of this file name, if there is one."""
+        return self.with_artifacts(a for a in self.artifacts if a.file != file)
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:

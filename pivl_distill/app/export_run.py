@@ -25,9 +25,10 @@ from pivl_distill.storage.tensors import is_foreign
 
 if TYPE_CHECKING:
     from export.accuracy import AccuracyBudget, ExportPrecision
+    from export.engine_exporter import EngineReport
     from export.engines.engine_info import BatchProfile
     from export.engines.library import EngineLibrary
-    from export.exporter import EngineReport, ExportReport
+    from export.exporter import ExportReport
 
 UNSEEN = DataSettings(spec="synthetic:tiny")
 """Data on which the export of a published checkpoint is verified if no data set is named."""
@@ -122,7 +123,7 @@ class Engines:
 
     def build(self, report: ExportReport) -> Iterator[EngineReport]:
         """Build one engine per library and exported precision; yield each when it is built."""
-        from export.exporter import add_engine
+        from export.engine_exporter import add_engine
 
         workspace_bytes = None if self.workspace_mib is None else self.workspace_mib << 20
         precisions = dict.fromkeys(artifact.precision for artifact in report.manifest.artifacts)

@@ -15,7 +15,8 @@ from pivl_distill.data.records import ReIDDataset
 from pivl_distill.retrieval import RetrievalResult
 
 if TYPE_CHECKING:
-    from export.exporter import EngineReport, ExportReport
+    from export.engine_exporter import EngineReport
+    from export.exporter import ExportReport
     from export.manifest_schema import Artifact
     from pivl_distill.app.targets import Evaluation
     from pivl_distill.parsing.parse_dataset import ParseReport

@@ -1,4 +1,4 @@
-"""Small networks and their exported graphs, made once: an export takes seconds."""
+"""Small networks, their exported graphs (once per session), and random query and gallery crops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import pytest
 import torch
 from torch import nn
 
+import export.exporter
+from export.accuracy import AccuracyBudget
 from export.engines.library import load_tensorrt
+from export.exporter import export_model
 from export.onnx_export import write_onnx
 from pivl_distill.data.store import CropStore
 from pivl_distill.models.embedding import EmbeddingModel
@@ -24,7 +27,7 @@ RTX_PACKAGES = ("tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx")
 
 
 def randomised(network: nn.Module) -> nn.Module:
-    """Norms and biases as a trained network has them, not the ones and zeros of a new one."""
+    """Give norms and biases random values; in a new network they are ones and zeros."""
     for name, parameter in network.named_parameters():
         if parameter.ndim == 1:
             nn.init.uniform_(parameter, 0.5, 1.5) if "weight" in name else nn.init.normal_(
@@ -40,7 +43,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class SmallNetwork(nn.Module):
-    """Five convolutions with a residual, a depthwise and a strided one: seconds become tenths."""
+    """Five convolutions, one depthwise, with strides and a residual: fast to export."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +61,7 @@ class SmallNetwork(nn.Module):
 
 @pytest.fixture(scope="session")
 def rtx() -> Any:
-    """The real TensorRT-RTX; tests that use it build real engines on the CPU."""
+    """Return the real TensorRT-RTX, which builds engines on a CPU; skip if not installed."""
     if not all(map(importlib.util.find_spec, RTX_PACKAGES)):
         pytest.skip(
             "TensorRT-RTX is not installed (pip install 'pivl-distill[rtx]' on Linux x86-64)"
@@ -87,15 +90,15 @@ def embedding_model(name: str) -> EmbeddingModel:
 def exported(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[str], tuple[EmbeddingModel, Path]]:
-    """`exported(name)` is an embedding model of that architecture and its ONNX file."""
-    made: dict[str, tuple[EmbeddingModel, Path]] = {}
+    """Return a function from an architecture to its embedding model and ONNX file."""
+    cache: dict[str, tuple[EmbeddingModel, Path]] = {}
 
     def make(name: str) -> tuple[EmbeddingModel, Path]:
-        if name not in made:
+        if name not in cache:
             model = embedding_model(name)
             path = tmp_path_factory.mktemp(name) / "model.onnx"
-            made[name] = model, write_onnx(model, path)
-        return made[name]
+            cache[name] = model, write_onnx(model, path)
+        return cache[name]
 
     return make
 
@@ -106,7 +109,7 @@ def mobilenet(exported) -> tuple[EmbeddingModel, Path]:
 
 
 def crop_store(seed: int, camid: int, identities: int = 6) -> CropStore:
-    """Two random crops of each identity; crops of one identity share their pattern."""
+    """Return two random crops per identity; crops of an identity share a pattern."""
     pids = np.repeat(np.arange(identities), 2)
     patterns = np.random.default_rng(0).integers(0, 200, (identities, *SIZE_HW, 3))
     noise = np.random.default_rng(seed).integers(0, 56, (len(pids), *SIZE_HW, 3))
@@ -132,3 +135,38 @@ def test_split(query, gallery) -> QueryGalleryCrops:
 @pytest.fixture(scope="session")
 def training() -> CropStore:
     return crop_store(seed=3, camid=0)
+
+
+@pytest.fixture
+def lenient_budgets() -> dict[str, AccuracyBudget]:
+    """Budgets that the small network keeps in every precision."""
+    return {"int8": AccuracyBudget(0.95, 5.0, 10.0), "fp16": AccuracyBudget(0.999, 5.0, 10.0)}
+
+
+@pytest.fixture
+def quick_latency(monkeypatch) -> None:
+    """Time three runs, not five seconds of them."""
+    real = export.exporter.measure_latency
+    monkeypatch.setattr(
+        export.exporter,
+        "measure_latency",
+        lambda sessions, batch: real(sessions, batch, max_repeats=3),
+    )
+
+
+@pytest.fixture
+def export_small(
+    small, small_onnx, test_split, training, lenient_budgets, tmp_path, monkeypatch, quick_latency
+):
+    """Return a function that exports the small network; its graph is copied, not traced again."""
+
+    def copy(model, path, *, normalize, bake_preprocessing):
+        assert not normalize
+        assert not bake_preprocessing
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(small_onnx.read_bytes())
+        return path
+
+    monkeypatch.setattr(export.exporter, "write_onnx", copy)
+    defaults = {"test": test_split, "calibration": training, "budgets": lenient_budgets}
+    return lambda **options: export_model(small, tmp_path / "out", **(defaults | options))

@@ -69,7 +69,8 @@ def export(
     but cannot run here.
     """
     from export.accuracy import parse_budgets, parse_precision
-    from export.exporter import ExportError, check_engines
+    from export.engine_exporter import check_engines
+    from export.exporter import ExportError
     from pivl_distill.app.export_run import ExportOptions, export_checkpoint
     from pivl_distill.app.report import print_engine, print_export
     from pivl_distill.runs.run import Run

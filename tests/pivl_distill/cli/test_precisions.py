@@ -123,7 +123,7 @@ def test_a_broken_calibration_is_exit_code_3(monkeypatch: pytest.MonkeyPatch) ->
     said = end(3, "export", "student", "--precision", "int8", "-o", "broken")
     assert "Not verified" in said
     assert "model.int8.onnx: Over budget: least cosine" in said
-    assert "do not ship those that failed" in said
+    assert "do not deploy the failed ones" in said
     statuses = {artifact["file"]: artifact["status"] for artifact in artifacts("broken")}
     assert statuses == {
         "model.onnx": "verified",
