@@ -1,4 +1,4 @@
-"""Retrieval of a model on a data set, and the choice of a device."""
+"""Evaluation of a model on the query and gallery of a data set."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from PIL import Image
 from torch import nn
 
 from pivl_distill.data.records import Record, ReIDDataset
-from pivl_distill.device import pick_device
-from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import evaluation
@@ -24,7 +22,7 @@ SIZE_HW = (16, 8)
 
 @pytest.fixture
 def test_crops(tmp_path: Path):
-    """Four people, each of one colour, queried under camera 0 and sought under camera 1."""
+    """Four people, each of one colour: queries from camera 0, gallery from camera 1."""
     colours = [(250, 10, 10), (10, 250, 10), (10, 10, 250), (250, 250, 10)]
     splits: list[list[Record]] = [[], []]
     for camid, split in enumerate(splits):
@@ -37,19 +35,19 @@ def test_crops(tmp_path: Path):
     return evaluation.QueryGalleryCrops.load(dataset, SIZE_HW)
 
 
-def test_both_sets_are_read_without_maps(test_crops):
+def test_query_and_gallery_are_read_without_maps(test_crops):
     for camid, store in enumerate((test_crops.query, test_crops.gallery)):
         assert store.crops.shape == (4, *SIZE_HW, 3)
         assert store.maps is None
         np.testing.assert_array_equal(store.camids, camid)
 
 
-def test_a_model_that_sees_colour_finds_everyone(test_crops):
+def test_model_that_separates_colours_has_perfect_map(test_crops):
     model = EmbeddingModel("pixels", nn.Flatten(), SIZE_HW, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert evaluate_model(model, test_crops).summary()["mAP"] == pytest.approx(1)
 
 
-def test_what_stands_in_for_the_network_is_what_is_measured(test_crops):
+def test_forward_replaces_the_network(test_crops):
     model = EmbeddingModel("pixels", nn.Flatten(), SIZE_HW, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     query = model.preprocess(test_crops.query.crops)
 
@@ -62,7 +60,7 @@ def test_what_stands_in_for_the_network_is_what_is_measured(test_crops):
     assert evaluate_features(features, test_crops).summary()["mAP"] < 0.6
 
 
-def test_unknown_cameras_are_scored_and_told(test_crops):
+def test_unknown_cameras_are_scored_without_the_camera_rule(test_crops):
     model = EmbeddingModel("pixels", nn.Flatten(), SIZE_HW, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     gallery = replace(test_crops.gallery, camids=test_crops.query.camids)
     one_camera = evaluation.QueryGalleryCrops(test_crops.query, gallery)
@@ -72,27 +70,3 @@ def test_unknown_cameras_are_scored_and_told(test_crops):
     result = evaluate_model(model, unknown)
     assert result.mAP == pytest.approx(1)
     assert not result.camera_rule
-
-
-def test_a_missing_cuda_device_is_told_with_what_to_set(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(PivlError, match=r"No CUDA device .* set device to 'auto' or 'cpu'"):
-        pick_device("cuda")
-    assert pick_device("auto") == pick_device("cpu") == torch.device("cpu")
-
-
-def test_auto_takes_cuda_where_it_is_and_cpu_never_does(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
-    assert pick_device("cpu") == torch.device("cpu")
-
-
-def test_more_processes_than_devices_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(process_group, "local_rank", lambda: 1)
-    assert pick_device("auto").type == "cuda"
-    monkeypatch.setattr(process_group, "local_rank", lambda: 2)
-    with pytest.raises(PivlError, match="2 CUDA devices and more processes"):
-        pick_device("cuda")
-    assert pick_device("cpu").type == "cpu"

@@ -1,4 +1,4 @@
-"""An index over Parquet shards: what exact search finds, names, and wrong files."""
+"""An index over Parquet shards against exact search; names; invalid files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("rows", [1, 100, 10_000])
-def test_batches_are_all_rows_in_order_and_of_length_one(folder: Path, rows: int) -> None:
+def test_batches_are_all_rows_in_order_with_unit_length(folder: Path, rows: int) -> None:
     shards = FeatureShards.open(folder)
     assert (len(shards), shards.dim) == (sum(SIZES), DIM)
     batches = list(shards.batches(rows))
@@ -50,11 +50,11 @@ def test_batches_are_all_rows_in_order_and_of_length_one(folder: Path, rows: int
     np.testing.assert_allclose(np.concatenate(batches), unit(vectors()), atol=1e-6)
 
 
-def test_one_file_is_a_gallery_too(folder: Path) -> None:
+def test_single_file_is_a_gallery(folder: Path) -> None:
     assert len(FeatureShards.open(folder / "c.parquet")) == SIZES[2]
 
 
-def test_a_zero_vector_stays_zero(tmp_path: Path) -> None:
+def test_zero_feature_stays_zero(tmp_path: Path) -> None:
     write(tmp_path / "zero.parquet", np.zeros((2, DIM), np.float32))
     (batch,) = FeatureShards.open(tmp_path).batches()
     assert not batch.any()
@@ -66,13 +66,13 @@ def test_ids_lead_to_names_across_files_and_row_groups(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 800])
-def test_an_id_that_no_crop_has_is_refused(folder: Path, number: int) -> None:
+def test_unknown_id_raises(folder: Path, number: int) -> None:
     with pytest.raises(PivlError, match=r"No crop has id .*; there are 800 crops"):
         FeatureShards.open(folder).names([number])
 
 
 @pytest.mark.parametrize(("rows", "least"), [(1, 1), (300, 250), (10**6, 800)])
-def test_samples_come_from_everywhere(folder: Path, rows: int, least: int) -> None:
+def test_samples_are_unit_features_of_the_shards(folder: Path, rows: int, least: int) -> None:
     sample = FeatureShards.open(folder).sample(rows)
     assert least <= len(sample) <= rows
     everything = {row.tobytes() for row in FeatureShards.open(folder).sample(10**6)}
@@ -80,7 +80,7 @@ def test_samples_come_from_everywhere(folder: Path, rows: int, least: int) -> No
 
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat"])
-def test_the_index_finds_what_exact_search_finds(folder: Path, factory: str) -> None:
+def test_index_agrees_with_exact_search(folder: Path, factory: str) -> None:
     pytest.importorskip("faiss")
     index = build_index(FeatureShards.open(folder), factory, train_rows=500)
     if factory != "Flat":
@@ -92,13 +92,13 @@ def test_the_index_finds_what_exact_search_finds(folder: Path, factory: str) -> 
     np.testing.assert_allclose(similarity, np.take_along_axis(cosine, ids, axis=1), atol=1e-6)
 
 
-def test_an_unknown_kind_of_index_is_refused(folder: Path) -> None:
+def test_unknown_index_factory_raises(folder: Path) -> None:
     pytest.importorskip("faiss")
     with pytest.raises(PivlError, match="cannot build an index 'Flatt' for 16 dimensions"):
         build_index(FeatureShards.open(folder), "Flatt")
 
 
-def test_features_of_two_networks_are_refused(folder: Path) -> None:
+def test_features_of_two_networks_raise(folder: Path) -> None:
     write(folder / "d.parquet", np.ones((3, 8), np.float32))
     with pytest.raises(PivlError, match=r"8 in .*d\.parquet, 16 in .*c\.parquet"):
         FeatureShards.open(folder)
@@ -110,7 +110,7 @@ def test_features_must_be_finite(tmp_path: Path) -> None:
         list(FeatureShards.open(tmp_path).batches())
 
 
-def test_other_tables_and_damaged_files_are_refused(tmp_path: Path) -> None:
+def test_other_tables_and_damaged_files_raise(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"name": ["a"], "feature": [[1.0]]}), tmp_path / "list.parquet")
     with pytest.raises(PivlError, match="must have columns `name` and `feature`"):
         FeatureShards.open(tmp_path / "list.parquet")
@@ -122,7 +122,7 @@ def test_other_tables_and_damaged_files_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["pyarrow", "faiss"])
-def test_a_missing_library_is_told_with_how_to_get_it(folder, module, monkeypatch) -> None:
+def test_missing_library_raises_with_install_command(folder, module, monkeypatch) -> None:
     shards = FeatureShards.open(folder)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(PivlError, match=rf"needs {module}: `pip install 'pivl-distill\[search\]'`"):

@@ -1,4 +1,4 @@
-"""Ranks against a stable float64 argsort: near ties, ties, bad products, collapsed networks."""
+"""Ranks against a stable float64 argsort: ties, near ties, inaccurate products, collapse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEMORY_BYTES = 2**16
 
 
 def ranked(query, gallery, labels, memory_bytes: int = MEMORY_BYTES) -> dict[int, list[int]]:
-    """Ranks of the hits of each query that has some."""
+    """Return the ranks of the hits of each query that has any."""
     found = {}
     for queries, ranks in hit_ranks(query, gallery, Matches(*labels), memory_bytes):
         for number, row in zip(queries.tolist(), ranks, strict=True):
@@ -32,7 +32,7 @@ def by_argsort(query, gallery, labels) -> dict[int, list[int]]:
     gallery = gallery / np.linalg.norm(gallery.astype(float), axis=1, keepdims=True)
     found = {}
     for number, feature in enumerate(query):
-        # Summed pair by pair: a matrix product may differ between copies of one vector.
+        # Pair by pair: a matrix product may differ between copies of one vector.
         cosine = np.array([np.dot(feature, other) for other in gallery]).round(12)
         same = gallery_pids == query_pids[number]
         junk = same & (gallery_camids == query_camids[number])
@@ -53,13 +53,13 @@ def task(seed: int, features: int = 24, queries: int = 40, gallery: int = 500):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_ranks_are_those_of_a_stable_sort(seed: int) -> None:
+def test_ranks_match_a_stable_sort(seed: int) -> None:
     query, gallery, labels = task(seed)
     assert ranked(query, gallery, labels) == by_argsort(query, gallery, labels)
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 5000, 2**30])
-def test_neither_memory_nor_threads_nor_order_of_queries_matter(memory_bytes: int) -> None:
+def test_ranks_do_not_depend_on_memory_or_query_order(memory_bytes: int) -> None:
     query, gallery, labels = task(3)
     whole = ranked(query, gallery, labels)
     assert ranked(query, gallery, labels, memory_bytes) == whole
@@ -69,7 +69,7 @@ def test_neither_memory_nor_threads_nor_order_of_queries_matter(memory_bytes: in
     assert {int(order[number]): ranks for number, ranks in found.items()} == whole
 
 
-def test_what_float32_cannot_tell_apart_is_told_in_float64() -> None:
+def test_float64_decides_float32_ties() -> None:
     # Steps of 1e-9 in the cosine: all equal in float32, where they are near 1.
     angle = np.arccos(1 - 1e-9 * np.arange(1, 201))
     gallery = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -81,8 +81,8 @@ def test_what_float32_cannot_tell_apart_is_told_in_float64() -> None:
 
 
 @pytest.mark.parametrize("cosine", [0.001, 0.3])
-def test_a_lone_hit_of_little_similarity_stands_where_float64_has_it(cosine: float) -> None:
-    """float32 sums err as much near 0 as elsewhere, which one hit of a small value does not say."""
+def test_single_hit_of_low_similarity_has_its_float64_rank(cosine: float) -> None:
+    """The float32 error near 0 is as large as elsewhere, which a single small hit does not show."""
     wrong, features = [], 1280
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -101,7 +101,7 @@ def test_a_lone_hit_of_little_similarity_stands_where_float64_has_it(cosine: flo
     assert not wrong
 
 
-def test_copies_keep_the_order_of_the_gallery() -> None:
+def test_duplicates_keep_the_order_of_the_gallery() -> None:
     query, gallery, labels = task(4, queries=10, gallery=60)
     copies = np.random.default_rng(1).integers(0, 60, 300)
     lengths = np.random.default_rng(2).uniform(0.5, 2, (300, 1)).astype(np.float64)
@@ -111,7 +111,7 @@ def test_copies_keep_the_order_of_the_gallery() -> None:
 
 
 @pytest.mark.parametrize("most", [0, 3])
-def test_too_many_to_decide_by_pairs_are_sorted(most: int, monkeypatch) -> None:
+def test_rows_with_too_many_ties_are_sorted(most: int, monkeypatch) -> None:
     monkeypatch.setattr(module, "MAX_TIES", most)
     query, gallery, labels = task(5)
     gallery[100:400] = gallery[:300]
@@ -125,7 +125,7 @@ def test_a_collapsed_network_is_ranked_by_gallery_order() -> None:
 
 
 @pytest.mark.parametrize("error", [1e-6, 1e-3])
-def test_the_errors_of_a_reduced_precision_product_do_not_matter(error: float, monkeypatch) -> None:
+def test_reduced_precision_products_do_not_change_ranks(error: float, monkeypatch) -> None:
     query, gallery, labels = task(7)
     expected = ranked(query, gallery, labels)
     product, noise = torch.mm, torch.Generator().manual_seed(0)
@@ -138,18 +138,18 @@ def test_the_errors_of_a_reduced_precision_product_do_not_matter(error: float, m
     assert ranked(query, gallery, labels) == expected
 
 
-@pytest.mark.parametrize("device_way", [False, True])
-def test_tensors_and_the_way_of_a_device_rank_the_same(device_way: bool, monkeypatch) -> None:
+@pytest.mark.parametrize("on_device", [False, True])
+def test_tensors_and_the_device_implementation_rank_the_same(on_device: bool, monkeypatch) -> None:
     query, gallery, labels = task(8)
     gallery[100:300] = gallery[:200]
     expected = ranked(query, gallery, labels)
-    if device_way:
+    if on_device:
         monkeypatch.setattr(module, "count_above", similarity_counts.count_above_on_device)
         monkeypatch.setattr(module, "find_between", similarity_counts.find_between_on_device)
     assert ranked(torch.from_numpy(query), torch.from_numpy(gallery), labels) == expected
 
 
-def test_sorting_ranks_hits_as_a_stable_argsort_does() -> None:
+def test_sorted_hit_ranks_match_a_stable_argsort() -> None:
     rng = np.random.default_rng(0)
     similarity = rng.integers(0, 20, 300) / 20
     hits = rng.choice(300, 25, replace=False)

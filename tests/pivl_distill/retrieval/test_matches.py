@@ -1,4 +1,4 @@
-"""Hits and junk against the definition, and chunks that lose no query."""
+"""Hits and junk against the definition; chunks contain every query."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def labels(seed: int = 0, queries: int = 40, gallery: int = 150) -> list[np.ndar
 
 
 @pytest.mark.parametrize("cameras", [True, False])
-def test_hits_and_junk_are_those_of_the_definition(cameras: bool) -> None:
+def test_hits_and_junk_match_the_definition(cameras: bool) -> None:
     query_pids, gallery_pids, query_camids, gallery_camids = labels()
     known = (query_camids, gallery_camids) if cameras else (None, None)
     queries = np.array([3, 0, 17, 39])
@@ -28,7 +28,7 @@ def test_hits_and_junk_are_those_of_the_definition(cameras: bool) -> None:
         assert not np.diff(hits[row] == PADDING).any() or hits[row][0] != PADDING
 
 
-def test_chunks_hold_every_query_with_a_match_once() -> None:
+def test_chunks_contain_every_query_with_a_match_once() -> None:
     query_pids, gallery_pids, *camids = labels()
     matches = Matches(query_pids, gallery_pids, *camids)
     chunks = list(matches.chunks(memory_bytes=7 * 150 * 8))
@@ -38,12 +38,12 @@ def test_chunks_hold_every_query_with_a_match_once() -> None:
     assert len(chunks) > 1
 
 
-def test_least_memory_is_one_query_at_a_time() -> None:
+def test_least_memory_gives_one_query_per_chunk() -> None:
     query_pids, gallery_pids, *camids = labels()
     assert {len(chunk) for chunk in Matches(query_pids, gallery_pids, *camids).chunks(1)} == {1}
 
 
-def test_a_person_with_many_crops_makes_small_chunks() -> None:
+def test_many_matches_make_smaller_chunks() -> None:
     many = Matches(np.zeros(100, int), np.zeros(1000, int), None, None)
     few = Matches(np.zeros(100, int), np.arange(1000), None, None)
     sizes = [len(next(iter(matches.chunks(10**6)))) for matches in (many, few)]

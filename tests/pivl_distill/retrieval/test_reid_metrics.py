@@ -1,4 +1,4 @@
-"""Retrieval: golden figures, a naive recomputation, and the protocol's rules one by one."""
+"""Metrics against golden values, a naive implementation, and each rule of the protocol."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def random_task(seed: int, queries: int = 30, gallery: int = 200) -> list[np.nda
 
 
 def naive(task: list[np.ndarray], max_rank: int = 50) -> tuple[float, np.ndarray, float, int]:
-    """mAP, CMC, mINP and number of valid queries, walking down each sorted gallery."""
+    """Return mAP, CMC, mINP and the number of valid queries, by sorting each gallery."""
     query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = task
     query = query / np.linalg.norm(query.astype(float), axis=1, keepdims=True)
     gallery = gallery / np.linalg.norm(gallery.astype(float), axis=1, keepdims=True)
@@ -69,7 +69,7 @@ def test_reproduces_the_reference_implementations() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_agrees_with_walking_down_each_gallery(seed: int) -> None:
+def test_agrees_with_a_naive_implementation(seed: int) -> None:
     task = random_task(seed)
     mean_precision, curve, penalty, valid = naive(task)
     result = evaluate(*task)
@@ -90,13 +90,13 @@ def test_one_query_by_hand() -> None:
     assert result.cmc.tolist() == [1, 1, 1]
 
 
-def test_rank_reads_the_curve() -> None:
+def test_rank_reads_the_cmc_curve() -> None:
     result = evaluate(*random_task(0))
     assert result.rank(1) == result.cmc[0]
     assert result.rank(5) == result.cmc[4] >= result.rank(1)
 
 
-def test_order_of_queries_and_of_a_gallery_without_ties_does_not_matter() -> None:
+def test_order_of_crops_does_not_matter_without_ties() -> None:
     query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = random_task(1)
     rng = np.random.default_rng(0)
     q, g = rng.permutation(len(query)), rng.permutation(len(gallery))
@@ -106,7 +106,7 @@ def test_order_of_queries_and_of_a_gallery_without_ties_does_not_matter() -> Non
     assert_same(shuffled, evaluate(*random_task(1)))
 
 
-def test_chunks_and_lengths_of_features_do_not_matter() -> None:
+def test_chunks_and_feature_lengths_do_not_matter() -> None:
     query, gallery, *labels = random_task(2)
     whole = evaluate(query, gallery, *labels)
     assert_same(evaluate(query, gallery, *labels, memory_bytes=4 * 200 * 7), whole)
@@ -123,7 +123,7 @@ def test_ties_keep_the_order_of_the_gallery(hit: int) -> None:
 
 
 def test_a_collapsed_network_is_ranked_by_gallery_order() -> None:
-    # Without tolerance a matrix product tells copies of one vector apart by their place.
+    # Without a tolerance, a matrix product ranks copies of one vector by their position.
     rng = np.random.default_rng(0)
     gallery = np.repeat(rng.standard_normal((1, 512)), 1003, axis=0)
     pids = np.repeat([2, 1], [1000, 3])
@@ -134,9 +134,9 @@ def test_a_collapsed_network_is_ranked_by_gallery_order() -> None:
 
 
 @pytest.mark.parametrize("extra_pid", [-1, 0])
-def test_junk_does_not_count_and_distractors_do(extra_pid: int) -> None:
+def test_junk_is_dropped_and_distractors_count(extra_pid: int) -> None:
     query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = random_task(3)
-    # A copy of each query stands first, labelled as junk or as a distractor.
+    # A copy of each query ranks first, labelled as junk or as a distractor.
     result = evaluate(
         query,
         np.concatenate([gallery, query]),
@@ -153,14 +153,14 @@ def test_junk_does_not_count_and_distractors_do(extra_pid: int) -> None:
         assert result.mAP < base.mAP
 
 
-def test_a_gallery_shorter_than_the_curve_ends_at_its_last_value() -> None:
+def test_cmc_is_constant_beyond_the_gallery() -> None:
     task = random_task(4, gallery=30)
     result = evaluate(*task, max_rank=100)
     assert result.cmc.shape == (100,)
     assert (result.cmc[30:] == 1).all()
 
 
-def test_a_single_camera_leaves_nothing_to_measure() -> None:
+def test_single_camera_raises() -> None:
     query, gallery, query_pids, gallery_pids, _, _ = random_task(0)
     cameras = np.zeros(30, int), np.zeros(200, int)
     with pytest.raises(PivlError, match="camera"):
@@ -168,7 +168,7 @@ def test_a_single_camera_leaves_nothing_to_measure() -> None:
 
 
 @pytest.mark.parametrize("known", [None, np.zeros(200, int)])
-def test_without_cameras_every_crop_of_the_person_counts_and_the_result_says_so(known) -> None:
+def test_unknown_cameras_disable_the_camera_rule(known) -> None:
     query, gallery, query_pids, gallery_pids, query_camids, gallery_camids = random_task(0)
     apart = np.zeros(30, int), np.ones(200, int)
     expected, *_, valid = naive((query, gallery, query_pids, gallery_pids, *apart))
@@ -180,7 +180,7 @@ def test_without_cameras_every_crop_of_the_person_counts_and_the_result_says_so(
     assert ruled.summary()["camera_rule"] is True
 
 
-def test_without_cameras_strangers_still_leave_nothing_to_measure() -> None:
+def test_unknown_cameras_without_a_hit_raise() -> None:
     query, gallery, query_pids, _, _, _ = random_task(0)
     with pytest.raises(PivlError, match="person in the gallery, so there is nothing"):
         evaluate(query, gallery, query_pids, np.full(200, 999), None, None)
@@ -195,14 +195,14 @@ def test_features_must_be_finite(broken: int, name: str) -> None:
         evaluate(*task)
 
 
-def test_a_zero_feature_is_merely_unlike_everything() -> None:
+def test_zero_features_are_accepted() -> None:
     task = random_task(0)
     task[1][:] = 0
     assert 0 < evaluate(*task).mAP < 1
 
 
 @pytest.mark.parametrize("memory_bytes", [1, 10_000, 2**30])
-def test_memory_float_types_and_tensors_do_not_matter(memory_bytes: int) -> None:
+def test_memory_float_type_and_tensors_do_not_matter(memory_bytes: int) -> None:
     query, gallery, *labels = random_task(5)
     whole = evaluate(query, gallery, *labels)
     for kind in (np.float32, np.float64):
@@ -211,7 +211,7 @@ def test_memory_float_types_and_tensors_do_not_matter(memory_bytes: int) -> None
             assert_same(evaluate(*given, *labels, memory_bytes=memory_bytes), whole)
 
 
-def test_duplicates_of_distractors_and_of_hits_move_ranks_as_their_order_says() -> None:
+def test_duplicates_rank_in_gallery_order() -> None:
     query = np.array([[1.0, 0.0]])
     gallery = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])
     pids = np.array([2, 1, 2, 1])
@@ -231,7 +231,7 @@ def test_queries_with_only_junk_are_skipped() -> None:
 
 
 @pytest.mark.parametrize("blocks", [False, True])
-def test_distances_are_scored_as_features_are(blocks: bool) -> None:
+def test_distances_score_like_features(blocks: bool) -> None:
     task = random_task(7)
     query, gallery, *labels = task
     query, gallery = (raw / np.linalg.norm(raw, axis=1, keepdims=True) for raw in (query, gallery))

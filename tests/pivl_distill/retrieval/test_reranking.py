@@ -1,4 +1,4 @@
-"""Re-ranking against the dense algorithm, written out set by set from its paper."""
+"""Re-ranking against the dense algorithm of the paper, written with Python sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pivl_distill.retrieval.reranking import rerank, rerank_rows
 def dense(
     query: np.ndarray, gallery: np.ndarray, k1: int, k2: int, lambda_value: float
 ) -> np.ndarray:
-    """Distances [Q, G] by N × N matrices and Python sets."""
+    """Return distances [Q, G] by N × N matrices and Python sets."""
     features = np.concatenate([query, gallery]).astype(float)
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     original = (2 - 2 * features @ features.T).round(12)
@@ -54,21 +54,21 @@ def people(seed: int, queries: int, gallery: int, identities: int) -> tuple[np.n
 
 @pytest.mark.parametrize(("k1", "k2", "share"), [(20, 6, 0.3), (7, 1, 0.5), (5, 9, 0.0), (3, 2, 1)])
 @pytest.mark.parametrize("size", [(30, 150, 12), (5, 12, 3), (20, 80, 1)])
-def test_distances_are_those_of_the_dense_algorithm(size, k1, k2, share) -> None:
+def test_distances_match_the_dense_algorithm(size, k1, k2, share) -> None:
     query, gallery = people(k1, *size)
     result = rerank(query, gallery, k1, k2, share)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, dense(query, gallery, k1, k2, share), atol=2e-6)
 
 
-def test_copies_in_the_gallery_are_told_apart_by_their_order() -> None:
+def test_duplicates_in_the_gallery_keep_their_order() -> None:
     query, gallery = people(0, 20, 100, 10)
     gallery[30:60] = gallery[:30]
     expected = dense(query, gallery, 7, 3, 0.3)
     np.testing.assert_allclose(rerank(query, gallery, 7, 3, 0.3), expected, atol=2e-6)
 
 
-def test_lengths_memory_and_tensors_do_not_matter() -> None:
+def test_feature_length_memory_and_tensors_do_not_matter() -> None:
     query, gallery = people(1, 20, 100, 10)
     expected = rerank(query, gallery)
     np.testing.assert_allclose(rerank(3 * query, 0.1 * gallery), expected, atol=1e-6)
@@ -79,22 +79,22 @@ def test_lengths_memory_and_tensors_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("at_a_time", [1, 50])
-def test_entries_may_meet_a_few_at_a_time(at_a_time: int, monkeypatch) -> None:
+def test_number_of_entry_pairs_per_step_does_not_matter(at_a_time: int, monkeypatch) -> None:
     query, gallery = people(2, 8, 40, 4)
     expected = rerank(query, gallery)
     monkeypatch.setattr(reranking, "_ENTRY_PAIRS", at_a_time)
     np.testing.assert_allclose(rerank(query, gallery), expected, atol=1e-6)
 
 
-def test_chunks_are_the_rows_in_order() -> None:
+def test_chunks_are_consecutive_rows() -> None:
     query, gallery = people(3, 20, 100, 10)
     chunks = list(rerank_rows(query, gallery, memory_bytes=7 * 100 * 4))
     assert [len(chunk) for chunk in chunks] == [7, 7, 6]
     np.testing.assert_allclose(torch.cat(chunks), rerank(query, gallery), atol=1e-6)
 
 
-def test_neighbours_in_common_bring_a_hard_match_to_the_front() -> None:
-    # A chain of views of one person from 0° to 40°; a stranger stands at −30°, nearer than its end.
+def test_common_neighbours_rank_a_hard_match_first() -> None:
+    # Views of one person from 0° to 40°; an impostor at −30° is nearer than the last view.
     angles = np.radians([0, 10, 20, 30, 40, -30, -31, -32, -33, -34])
     views = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     labels = np.array([1]), np.repeat([1, 2], [4, 5]), None, None
@@ -109,7 +109,7 @@ def test_a_collapsed_network_has_finite_distances() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"k1": 0}, {"k2": 0}, {"lambda_value": 1.5}])
-def test_parameters_outside_their_range_are_refused(wrong: dict[str, float]) -> None:
+def test_parameters_out_of_range_raise(wrong: dict[str, float]) -> None:
     with pytest.raises(PivlError, match="Re-ranking needs k1 ≥ 1, k2 ≥ 1"):
         rerank(*people(0, 3, 5, 2), **wrong)
 

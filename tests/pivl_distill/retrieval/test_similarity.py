@@ -1,4 +1,4 @@
-"""Directions and exact similarities of arrays, files and tensors of any float type."""
+"""Unit features and exact similarities of arrays, memory maps and tensors of any float type."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def cosine(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 100.0])
-def test_directions_have_length_one_whatever_the_type(kind: type, scale: float) -> None:
+def test_unit_features_have_length_one_for_every_float_type(kind: type, scale: float) -> None:
     raw = (features() * scale).astype(kind)
     unit = UnitFeatures.from_raw(raw, "query").unit()
     assert unit.dtype == torch.float32
@@ -42,13 +42,13 @@ def test_directions_have_length_one_whatever_the_type(kind: type, scale: float) 
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e25])
-def test_lengths_whose_squares_float32_cannot_hold(scale: float) -> None:
+def test_extreme_lengths_are_normalised(scale: float) -> None:
     raw = features() * np.float32(scale)
     unit = UnitFeatures.from_raw(raw, "query").unit()
     np.testing.assert_allclose(unit, UnitFeatures.from_raw(features(), "query").unit(), atol=2e-7)
 
 
-def test_a_zero_row_stays_zero() -> None:
+def test_zero_row_stays_zero() -> None:
     raw = features()
     raw[7] = 0
     unit = UnitFeatures.from_raw(raw, "query")
@@ -56,7 +56,7 @@ def test_a_zero_row_stays_zero() -> None:
     assert (unit.exact(torch.tensor([7])) == 0).all()
 
 
-def test_pairs_and_rows_are_the_cosine_in_float64() -> None:
+def test_exact_pairs_and_rows_are_float64_cosines() -> None:
     query, gallery = features()[:50], features()[50:]
     expected = cosine(query, gallery)
     ours, theirs = UnitFeatures.from_raw(query, "query"), UnitFeatures.from_raw(gallery, "gallery")
@@ -67,7 +67,7 @@ def test_pairs_and_rows_are_the_cosine_in_float64() -> None:
     np.testing.assert_allclose(exact_rows(ours, theirs, some), expected[some], atol=1e-12, rtol=0)
 
 
-def test_copies_are_equal_wherever_they_stand_and_however_long_they_are() -> None:
+def test_copies_are_equal_at_any_position_and_length() -> None:
     gallery = np.concatenate([features(300), 4 * features(1), features(1)])
     ours, theirs = (
         UnitFeatures.from_raw(features(2), "query"),
@@ -78,7 +78,7 @@ def test_copies_are_equal_wherever_they_stand_and_however_long_they_are() -> Non
     assert len(pairs.unique()) == 1
 
 
-def test_files_mapped_read_only_are_read_without_warning(tmp_path: Path, recwarn) -> None:
+def test_read_only_memory_maps_are_read_without_warning(tmp_path: Path, recwarn) -> None:
     np.save(tmp_path / "features.npy", features())
     mapped = np.load(tmp_path / "features.npy", mmap_mode="r")
     unit = UnitFeatures.from_raw(mapped, "gallery")
@@ -89,7 +89,7 @@ def test_files_mapped_read_only_are_read_without_warning(tmp_path: Path, recwarn
     assert not recwarn.list
 
 
-def test_all_broken_rows_are_counted_and_the_first_is_named() -> None:
+def test_non_finite_rows_are_counted_and_the_first_is_named() -> None:
     raw = features()
     raw[[200, 250], 3] = np.nan, np.inf
     with pytest.raises(
@@ -99,7 +99,7 @@ def test_all_broken_rows_are_counted_and_the_first_is_named() -> None:
 
 
 @pytest.mark.parametrize("columns", [1, 16, 33])
-def test_rows_of_a_product_begin_at_multiples_of_64_bytes(columns: int) -> None:
+def test_product_rows_are_aligned_to_64_bytes(columns: int) -> None:
     product = empty_product(3, columns, torch.device("cpu"))
     assert product.shape == (3, columns)
     assert product.dtype == torch.float32
@@ -108,13 +108,13 @@ def test_rows_of_a_product_begin_at_multiples_of_64_bytes(columns: int) -> None:
     assert (product == 1).all()
 
 
-def test_the_tolerance_grows_with_the_errors_and_never_vanishes() -> None:
+def test_tolerance_grows_with_errors_and_is_never_zero() -> None:
     exact = torch.tensor([0.5, -0.25], dtype=torch.float64)
     assert float32_tolerance(exact.float(), exact) == 4 * 0.5 * 2**-24
     assert float32_tolerance(exact.float() + torch.tensor([0.0, 0.125]), exact) == 0.5
 
 
-def test_blocks_cover_everything_and_rows_fit() -> None:
+def test_blocks_cover_the_range_and_chunks_fit_memory() -> None:
     assert list(blocks(5, 2)) == [slice(0, 2), slice(2, 4), slice(4, 5)]
     assert list(blocks(0, 2)) == []
     assert chunk_rows(1000, 100) == 10

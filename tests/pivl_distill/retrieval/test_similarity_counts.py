@@ -1,4 +1,4 @@
-"""Counting and finding, on the host and as on a device, against comparing everything."""
+"""Counting and finding, by the CPU and the device implementation, against comparing everything."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FINDS = (find_between, lambda *a: find_between_on_device(*a, step_bytes=1000))
 
 
 def numbers(rows: int, columns: int, bounds: int) -> tuple[Tensor, Tensor, Tensor]:
-    """A product, its scale and bounds: few distinct values, so that some are equal to a bound,
-    zeros of both signs, and what must never count."""
+    """A product, its scale and bounds: few distinct values, so that some equal a bound, zeros of
+    both signs, and −inf, which must never count."""
     torch.manual_seed(rows)
     product = torch.randint(-50, 50, (rows, columns)).float() / 50
     product[:, ::7] = -torch.inf
@@ -36,7 +36,7 @@ def compared(product: Tensor, scale: Tensor, limits: Tensor) -> Tensor:
     return (product[:, None] * scale > limits[:, :, None]).sum(dim=2)
 
 
-@pytest.mark.parametrize("count", COUNTS, ids=("host", "device"))
+@pytest.mark.parametrize("count", COUNTS, ids=("cpu", "device"))
 @pytest.mark.parametrize(
     ("rows", "columns", "bounds"),
     [
@@ -49,24 +49,24 @@ def compared(product: Tensor, scale: Tensor, limits: Tensor) -> Tensor:
         (2, 40000, 4),
     ],
 )
-def test_counts_are_those_of_comparing_everything(count, rows, columns, bounds) -> None:
+def test_counts_match_comparing_everything(count, rows, columns, bounds) -> None:
     given = numbers(rows, columns, bounds)
     assert torch.equal(count(*given), compared(*given))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.9])
-def test_rows_count_the_same_however_much_is_above_their_lowest_bound(share: float) -> None:
+def test_counts_do_not_depend_on_the_share_above_the_lowest_bound(share: float) -> None:
     torch.manual_seed(0)
     values = torch.rand(2 * similarity_counts._ROWS + 3, 500)
-    values[5], values[6] = 2.0, -torch.inf  # one row all above, one with nothing
+    values[5], values[6] = 2.0, -torch.inf  # one row all above, one with none
     given = values, torch.ones(500), 1 - share * torch.rand(len(values), 7)
     assert torch.equal(count_above(*given), compared(*given))
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-7, 0.03, 2.0])
-def test_whole_rows_are_counted_as_well(spread: float) -> None:
-    """Bounds all over the row, equal to a value of it or a bit off; all in few buckets, or in all,
-    and beyond."""
+def test_bounds_all_over_a_row_are_counted(spread: float) -> None:
+    """Bounds equal a value of the row or its float neighbour; values fill few buckets, all of them,
+    or exceed −1..1."""
     torch.manual_seed(0)
     product = 0.25 + spread * torch.randn(similarity_counts._ROWS + 5, 4000)
     product[:, :3] = torch.tensor([-torch.inf, -1.0, 1.0])
@@ -76,7 +76,7 @@ def test_whole_rows_are_counted_as_well(spread: float) -> None:
     assert torch.equal(count_above(*given), compared(*given))
 
 
-def test_a_larger_value_is_in_no_lower_bucket() -> None:
+def test_buckets_are_monotonic() -> None:
     rng = np.random.default_rng(0)
     values = np.concatenate([rng.uniform(-1.1, 1.1, 50_000), rng.normal(0, 1e-6, 50_000)])
     ends = (-np.inf, -1, -0.0, 0.0, 1, np.inf)
@@ -89,14 +89,14 @@ def test_a_larger_value_is_in_no_lower_bucket() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_any_number_of_threads_counts_the_same(threads: int, monkeypatch) -> None:
+def test_counts_do_not_depend_on_the_number_of_threads(threads: int, monkeypatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     given = numbers(3 * similarity_counts._ROWS + 1, 100, 3)
     assert torch.equal(count_above(*given), compared(*given))
 
 
-@pytest.mark.parametrize("find", FINDS, ids=("host", "device"))
-def test_what_lies_between_includes_the_upper_bound_alone(find) -> None:
+@pytest.mark.parametrize("find", FINDS, ids=("cpu", "device"))
+def test_find_between_includes_only_the_upper_bound(find) -> None:
     product = torch.tensor([[0.1, 0.1, 0.3, 0.2], [0.2, 0.45, 0.3, 0.1]])
     scale = torch.tensor([1.0, 2.0, 1.0, 2.0])
     rows = torch.tensor([1, 0, 0])
@@ -106,8 +106,8 @@ def test_what_lies_between_includes_the_upper_bound_alone(find) -> None:
     assert columns.tolist() == [2, 1, 2]
 
 
-@pytest.mark.parametrize("find", FINDS, ids=("host", "device"))
-def test_nothing_asked_is_nothing_found(find) -> None:
+@pytest.mark.parametrize("find", FINDS, ids=("cpu", "device"))
+def test_no_searches_find_nothing(find) -> None:
     none = torch.empty(0)
     items, columns = find(torch.ones(2, 5), torch.ones(5), none.long(), none, none)
     assert items.shape == columns.shape == (0,)

@@ -1,4 +1,4 @@
-"""Thresholds are those of a plain count over all pairs, and are withheld where pairs are few."""
+"""Thresholds match a naive count over all pairs and are None if pairs are too few."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RATES = (0.1, 0.02)
 
 
 def people(seed: int, count: int, identities: int, cameras: int = 3):
-    """Features near a centre per identity; pids from 0 (distractors), a few of them −1."""
+    """Features around one centre per identity; pids from 0 (distractors), some −1 (junk)."""
     rng = np.random.default_rng(seed)
     centres = np.random.default_rng(99).normal(size=(identities + 1, 8))
     pids = rng.integers(0, identities + 1, count)
@@ -49,7 +49,7 @@ def share(values: list[float], threshold: float) -> float:
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
-def test_a_plain_count_over_all_pairs(chunk):
+def test_thresholds_match_a_naive_count(chunk):
     data = split()
     genuine, impostor = naive_pairs(*data)
     found = operating_thresholds(*data, rates=RATES, chunk=chunk)
@@ -66,7 +66,7 @@ def test_a_plain_count_over_all_pairs(chunk):
         assert threshold.tar == pytest.approx(share(genuine, cosine), abs=2 / len(genuine))
 
 
-def test_a_lower_rate_is_a_higher_threshold_and_fewer_true_accepts():
+def test_lower_rate_has_higher_threshold_and_fewer_true_accepts():
     loose, strict = operating_thresholds(*split(), rates=RATES)
     assert loose.cosine < strict.cosine
     assert loose.tar > strict.tar
@@ -78,8 +78,8 @@ def test_without_cameras_all_pairs_count():
     assert threshold.impostor_pairs + threshold.genuine_pairs == len(q) * sum(g_pids != -1)
 
 
-def test_equal_impostors_are_accepted_together_or_not_at_all():
-    """Five hundred impostors of cosine 1: no threshold at or below it has a rate under 100 %."""
+def test_tied_impostors_are_accepted_together_or_not_at_all():
+    """500 impostor pairs of cosine 1: thresholds of at most 1 have a false-accept rate of 100 %."""
     query, gallery = np.ones((10, 2)), np.ones((51, 2))
     gallery_pids = np.array([1] + [2] * 50)
     (threshold,) = operating_thresholds(
@@ -89,7 +89,7 @@ def test_equal_impostors_are_accepted_together_or_not_at_all():
     assert threshold.tar == 0
 
 
-def test_a_rate_with_too_few_pairs_is_none():
+def test_rate_with_too_few_impostors_is_none():
     data = split()
     pairs = len(naive_pairs(*data)[1])
     supported, not_supported = (count / pairs for count in (MIN_FALSE_ACCEPTS + 0.5, 29.5))
@@ -99,8 +99,8 @@ def test_a_rate_with_too_few_pairs_is_none():
     assert withheld == OperatingThreshold(not_supported, None, None, None, None, pairs, genuine)
 
 
-def test_the_interval_has_identities_as_trials():
-    """Against Wilson's interval written as the roots of its quadratic."""
+def test_interval_uses_identities_as_trials():
+    """Checked against Wilson's interval as the roots of its quadratic equation."""
     data = split()
     identities = len({pid for pid in data[2] if pid in set(data[3])})
     for threshold in operating_thresholds(*data, rates=RATES):
@@ -110,8 +110,8 @@ def test_the_interval_has_identities_as_trials():
             assert deviation == pytest.approx(1.959964**2 * bound * (1 - bound) / identities)
 
 
-def test_accepting_everyone_is_no_certainty():
-    """One crop of each of 20 people on an axis of its own: perfect, but only 20 people."""
+def test_interval_is_not_a_point_if_all_pairs_are_accepted():
+    """20 orthogonal people with one crop each: a perfect score, from only 20 identities."""
     features, pids = np.eye(20), np.arange(1, 21)
     (threshold,) = operating_thresholds(features, features, pids, pids, None, None, rates=(0.1,))
     assert threshold.tar == 1
@@ -119,12 +119,12 @@ def test_accepting_everyone_is_no_certainty():
     assert threshold.tar_low == pytest.approx(20 / (20 + 1.959964**2))
 
 
-def test_the_default_rates_are_those_of_the_manifest():
+def test_default_rates_are_those_of_the_manifest():
     assert FALSE_ACCEPT_RATES == (1e-2, 1e-3, 1e-4)
     assert len(operating_thresholds(*split())) == 3
 
 
-def test_nobody_to_accept_and_broken_features():
+def test_no_genuine_pair_or_non_finite_features_raise():
     q, g, q_pids, g_pids, q_cams, g_cams = split()
     with pytest.raises(PivlError, match="under two cameras"):
         operating_thresholds(q, g, q_pids, g_pids, q_cams * 0, g_cams * 0)
