@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from pivl_distill.bank import PromptBank
@@ -31,10 +32,50 @@ BANDS = ("Hat", "Face", "Upper-clothes", "Pants", "Left-shoe")
 BAND_EDGES_PX = (0, 16, 32, 72, 120, 128)
 
 
+SLOW_FIXTURES = {"launch"}
+"""Tests that start several processes are slow."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures they use."""
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all parallel workers of a test session share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def make_once(session_folder: Path) -> Callable[[str, Callable[[], None]], Path]:
+    """`make_once(name, make)` runs `make` in a new folder, once per session of all workers.
+
+    Return that folder; tests copy it or only read it.
+    """
+
+    def run(name: str, make: Callable[[], None]) -> Path:
+        folder, done = session_folder / name, session_folder / f"{name}.done"
+        with FileLock(session_folder / f"{name}.lock"):
+            if not done.exists():
+                folder.mkdir()
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.chdir(folder)
+                    make()
+                done.touch()
+        return folder
+
+    return run
+
+
 @pytest.fixture(scope="session", autouse=True)
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Synthetic data sets made by tests are made once per session, away from the user's cache."""
-    folder = tmp_path_factory.mktemp("cache")
+def cache_dir(session_folder: Path) -> Iterator[Path]:
+    """A cache folder of the test session, apart from the user's; workers share it."""
+    folder = session_folder / "cache"
+    folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIVL_DISTILL_CACHE", str(folder))
         yield folder

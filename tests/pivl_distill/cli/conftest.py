@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,14 @@ from stopped_runs import EPOCHS
 
 
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a teach run, and a student in one go."""
-    folder = tmp_path_factory.mktemp("workplace")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+def workplace(make_once: Callable[[str, Callable[[], None]], Path]) -> Path:
+    """A folder with a teach run, and an uninterrupted student run."""
+
+    def make() -> None:
         succeed("teach", *QUICK)
         succeed("student", *QUICK, *EPOCHS, "-o", "unstopped")
-    return folder
+
+    return make_once("workplace", make)
 
 
 @pytest.fixture
