@@ -27,12 +27,11 @@ from pivl_distill.distributed.collectives import (
     broadcast_parameters,
 )
 from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
-from pivl_distill.models.embedding import EmbeddingModel, embed
-from pivl_distill.models.fused_map import FusedMap
-from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
+from pivl_distill.models.embedding import embed
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2 import Stage2Trainer, make_sampler
+from stubs import AllOutputsStub
 
 PEOPLE, CROPS, DIM, PARTS = 6, 30, 8, len(LIP20)
 SIZES = (2, 4)
@@ -56,44 +55,9 @@ def crop_store() -> CropStore:
     )
 
 
-class Network(ReIDNetwork):
-    """Every output that there is, behind batch norms of torch and of timm."""
-
-    size_hw = (32, 16)
-    mean = std = (0.5, 0.5, 0.5)
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.patches = nn.Sequential(nn.Conv2d(3, DIM, 4, 4, bias=False), BatchNormAct2d(DIM))
-        self.neck = BNNeck(DIM, PEOPLE)
-        self.project = nn.Linear(DIM, DIM)
-        self.imitate = nn.Linear(DIM, 5)
-        self.lift = nn.Linear(DIM, 2 * DIM)
-        self.double()
-
-    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
-        maps = self.patches(images.double())
-        return EncoderOutput((maps.mean((2, 3)), maps.amax((2, 3))), maps)
-
-    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
-        feature = encoded.features[0]
-        assert encoded.cells is not None
-        return ReIDOutput(
-            features=encoded.features,
-            logits=(self.neck(feature),),
-            projected=self.project(feature),
-            aligned=FusedMap(encoded.cells, self.lift.weight, self.lift.bias),
-            distilled_embedding=self.imitate(feature),
-        )
-
-    @property
-    def body(self) -> nn.Module:
-        return self.patches
-
-    def embedding_model(self) -> EmbeddingModel:
-        network = nn.Sequential(self.patches, nn.Flatten()).float()
-        return EmbeddingModel("stub", network.eval(), self.size_hw, self.mean, self.std)
+def stub() -> AllOutputsStub:
+    """Behind batch norms of torch and of timm."""
+    return AllOutputsStub(BatchNormAct2d, DIM, PEOPLE, teacher_dim=5)
 
 
 def trained(distance: str) -> dict[str, Tensor]:
@@ -105,7 +69,7 @@ def trained(distance: str) -> dict[str, Tensor]:
         augment=AugmentSettings(pad_px=2, fill="noise"),
         loss=LossSettings(align_distance=distance, embedding=0.5),
     )
-    store, network = crop_store(), Network().train()
+    store, network = crop_store(), stub().train()
     present = torch.ones(PEOPLE, PARTS, dtype=torch.bool)
     text_features = TextFeatures(
         random(PEOPLE, DIM), random(PEOPLE, PARTS, 2 * DIM, seed=1), present, LIP20
@@ -125,7 +89,7 @@ def trained(distance: str) -> dict[str, Tensor]:
 
 def embedded(count: int) -> Tensor:
     crops = crop_store().crops[:count]
-    return torch.from_numpy(embed(Network().embedding_model(), crops, batch_size=4))
+    return torch.from_numpy(embed(stub().embedding_model(), crops, batch_size=4))
 
 
 def scored() -> dict[str, Tensor]:
@@ -134,7 +98,7 @@ def scored() -> dict[str, Tensor]:
         CropStore(store.crops[of], None, store.pids[of], store.camids[of])
         for of in (slice(0, CROPS, 5), slice(0, CROPS))
     )
-    result = evaluate_model(Network().embedding_model(), QueryGalleryCrops(query, gallery))
+    result = evaluate_model(stub().embedding_model(), QueryGalleryCrops(query, gallery))
     return {name: torch.tensor(value) for name, value in result.summary().items()}
 
 
@@ -190,7 +154,7 @@ def test_several_processes_find_what_one_does(together, alone):
 def test_there_is_something_to_find(alone):
     for part in ("identity", "triplet", "image_to_text", "align", "embedding"):
         assert all(alone[f"{kind}: {part} of step 0"] > 0 for kind in ("cosine", "contrastive"))
-    for name in ("patches.0.weight", "patches.1.weight", "neck.norm.weight", "imitate.weight"):
+    for name in ("encoder.0.weight", "encoder.1.weight", "neck.norm.weight", "to_teacher.weight"):
         assert alone[f"cosine: gradient of {name}"].abs().max() > 1e-6
 
 
@@ -207,11 +171,11 @@ def test_one_process_has_no_group():
 
 def main(out: Path) -> None:
     with process_group.session():
-        network = Network()
+        network = stub()
         if process_group.rank():
             nn.init.zeros_(network.project.weight)
         broadcast_parameters(network)
-        assert torch.equal(network.project.weight, Network().project.weight)
+        assert torch.equal(network.project.weight, stub().project.weight)
         found = results()
         if not process_group.rank():
             save_file(found, out)

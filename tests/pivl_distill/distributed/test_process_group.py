@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from pivl_distill.cli import main as command_line
 from pivl_distill.config import Stage2Settings
@@ -25,50 +25,28 @@ from pivl_distill.data.records import Record
 from pivl_distill.data.store import CropStore
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.runs import contract, progress
 from pivl_distill.runs.run import Run
 from pivl_distill.training.stage2 import Stage2Trainer, train
+from stubs import MapStub
 
 SETTINGS = Stage2Settings(epochs=2, identities_per_batch=3, crops_per_identity=2)
 """Two epochs of two steps."""
 
 
-class Small(ReIDNetwork):
+def stub() -> MapStub:
     """In double precision, with a batch norm."""
-
-    size_hw = (16, 8)
-    mean = std = (0.5, 0.5, 0.5)
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.patches = nn.Conv2d(3, 6, 4, 4)
-        self.neck = BNNeck(6, 3)
-        self.double()
-
-    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
-        return EncoderOutput((self.patches(images.double()).relu().mean((2, 3)),))
-
-    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
-        (feature,) = encoded.features
-        return ReIDOutput((feature,), (self.neck(feature),), None, None)
-
-    @property
-    def body(self) -> nn.Module:
-        return self.patches
-
-    def embedding_model(self) -> EmbeddingModel:
-        raise NotImplementedError
+    return MapStub(6, 3, kernel_size=4, stride=4, size_hw=(16, 8)).double()
 
 
-def sit(folder: Path, stop_at: int | None = None, stop: Callable[[], None] = lambda: None) -> Small:
+def sit(
+    folder: Path, stop_at: int | None = None, stop: Callable[[], None] = lambda: None
+) -> MapStub:
     """Begin or continue the run in a folder; in the middle of step `stop_at`, from 1, `stop`."""
     rng = np.random.default_rng(0)
     crops = rng.integers(0, 256, (12, 16, 8, 3), dtype=np.uint8)
     store = CropStore(crops, None, np.repeat(np.arange(3), 4), None)
-    run, network, steps = Run(folder), Small(), iter(range(1, 10))
+    run, network, steps = Run(folder), stub(), iter(range(1, 10))
     step = Stage2Trainer.step
 
     def stopping(self, *args):

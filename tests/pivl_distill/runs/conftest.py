@@ -9,16 +9,17 @@ from torch import Tensor
 
 from pivl_distill.runs.run import Run
 from pivl_distill.training.stage2 import Stage2Trainer, train
-from small_run import SETTINGS, SmallNetwork
+from small_run import SETTINGS, small_network
 from stopped_runs import read_metrics
+from stubs import MapStub
 
 
 @pytest.fixture
-def train_run(band_store, tmp_path) -> Callable[..., SmallNetwork]:
+def train_run(band_store, tmp_path) -> Callable[..., MapStub]:
     """`train_run()` starts or resumes the run in `run/` and trains until it ends or is stopped."""
 
-    def start_or_resume(**pinned: object) -> SmallNetwork:
-        run, network = Run(tmp_path / "run"), SmallNetwork()
+    def start_or_resume(**pinned: object) -> MapStub:
+        run, network = Run(tmp_path / "run"), small_network()
         run.path.mkdir(exist_ok=True)
         with run.progress.session("student", **pinned):
             train(network, band_store, None, SETTINGS, 0, run, "Training")
@@ -30,7 +31,7 @@ def train_run(band_store, tmp_path) -> Callable[..., SmallNetwork]:
 @pytest.fixture
 def uninterrupted(band_store, tmp_path) -> tuple[dict[str, Tensor], list[dict]]:
     """Weights and metrics of an uninterrupted run."""
-    run, network = Run.create("student", "", tmp_path / "uninterrupted"), SmallNetwork()
+    run, network = Run.create("student", "", tmp_path / "uninterrupted"), small_network()
     train(network, band_store, None, SETTINGS, 0, run, "Training")
     return network.state_dict(), read_metrics(run.path)
 

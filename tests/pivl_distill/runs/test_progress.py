@@ -15,7 +15,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.runs import progress
 from pivl_distill.runs.progress import SAVE_PERIOD_S, Progress, is_running
 from pivl_distill.runs.run import Run
-from small_run import STEPS, STEPS_PER_EPOCH, SmallNetwork
+from small_run import STEPS, STEPS_PER_EPOCH, small_network
 from stopped_runs import Killed, assert_same_run, kill_process
 
 
@@ -119,9 +119,9 @@ def test_state_of_another_stage_is_not_restored(train_run, call_at_step, uninter
         train_run()
     progress = Progress(tmp_path / "run")
     with progress.session("teach"):
-        part = SmallNetwork()
+        part = small_network()
         assert len(progress.remaining_steps("another", range(9), part=part)) == 9
-    assert torch.equal(part.patches.weight, SmallNetwork().patches.weight)
+    assert torch.equal(part.encoder.weight, small_network().encoder.weight)
 
 
 def six_steps(epoch: int = 3) -> list[Step]:

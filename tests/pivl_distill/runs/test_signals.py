@@ -10,8 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from pivl_distill.runs.progress import Progress
-from small_run import STEPS, STEPS_PER_EPOCH, SmallNetwork
+from small_run import STEPS, STEPS_PER_EPOCH
 from stopped_runs import assert_same_run, kill_process
+from stubs import MapStub
 
 
 def send(number: int) -> Callable[[], None]:
@@ -68,7 +69,7 @@ def test_signal_outside_steps_stops_at_once(tmp_path, capsys, moment):
 
 
 def test_other_threads_install_no_handlers(train_run):
-    trained: list[SmallNetwork] = []
+    trained: list[MapStub] = []
     thread = threading.Thread(target=lambda: trained.append(train_run()))
     thread.start()
     thread.join()

@@ -6,14 +6,12 @@ import dataclasses
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pivl_distill.config import DataSettings, HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
 from pivl_distill.errors import PivlError
-from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.models.network import EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.dry_run import (
     SavedTensorBytes,
@@ -23,33 +21,9 @@ from pivl_distill.training.dry_run import (
     format_bytes,
     run_forward,
 )
+from stubs import PixelStub
 
 SETTINGS = Stage2Settings(epochs=3, identities_per_batch=3, crops_per_identity=2)
-
-
-class Plain(ReIDNetwork):
-    """One linear layer on the pixels of a crop."""
-
-    size_hw = (128, 64)
-    mean = std = (0.5, 0.5, 0.5)
-
-    def __init__(self, dim: int = 16) -> None:
-        super().__init__()
-        self.layer = nn.Linear(3 * 128 * 64, dim)
-
-    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
-        return EncoderOutput((self.layer(images.flatten(1)),))
-
-    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
-        (feature,) = encoded.features
-        return ReIDOutput((feature,), (feature[:, :6],), feature, None)
-
-    @property
-    def body(self) -> nn.Module:
-        return self.layer
-
-    def embedding_model(self) -> EmbeddingModel:
-        return EmbeddingModel("plain", self.layer, self.size_hw, self.mean, self.std)
 
 
 @pytest.fixture
@@ -70,17 +44,17 @@ def test_each_saved_storage_counts_once_and_parameters_do_not(device):
 
 
 def test_on_the_meta_device_the_same_is_found(text_features):
-    kept = [run_forward(Plain().to(d), text_features, SETTINGS)[1] for d in ("cpu", "meta")]
+    kept = [run_forward(PixelStub().to(d), text_features, SETTINGS)[1] for d in ("cpu", "meta")]
     assert kept[0] == kept[1] == 6 * 3 * 128 * 64 * 4
 
 
 def test_texts_of_another_dimension_are_told(text_features):
     with pytest.raises(PivlError, match="crops have 15 dimensions, the identity texts 16"):
-        run_forward(Plain(15), text_features, SETTINGS)
+        run_forward(PixelStub(15), text_features, SETTINGS)
 
 
 def test_steps_and_parameters_are_counted(band_store, text_features):
-    rows = describe_stage2(Plain().to("meta"), band_store.pids, text_features, SETTINGS, seed=0)
+    rows = describe_stage2(PixelStub().to("meta"), band_store.pids, text_features, SETTINGS, seed=0)
     weights = 3 * 128 * 64 * 16 + 16
     assert rows["stage 2: parameters"] == f"{weights:,} in training, {weights:,} afterwards"
     p, k = SETTINGS.identities_per_batch, SETTINGS.crops_per_identity
@@ -102,7 +76,7 @@ def test_steps_and_parameters_are_counted(band_store, text_features):
 )
 def test_the_precision_is_said(band_store, device, precision, said):
     settings = SETTINGS.model_copy(update={"precision": precision})
-    rows = describe_stage2(Plain().to(device), band_store.pids, None, settings, seed=0)
+    rows = describe_stage2(PixelStub().to(device), band_store.pids, None, settings, seed=0)
     assert rows["stage 2: precision"] == said
     assert "stage 2: batch" not in rows
 
@@ -110,23 +84,23 @@ def test_the_precision_is_said(band_store, device, precision, said):
 @pytest.mark.parametrize(("parts", "at_a_time"), [(1, 6), (2, 3), (4, 2)])
 def test_parts_of_a_batch_take_less_memory(band_store, text_features, parts, at_a_time):
     settings = SETTINGS.model_copy(update={"accumulate": parts})
-    kept = run_forward(Plain(), text_features, settings)[1]
+    kept = run_forward(PixelStub(), text_features, settings)[1]
     assert kept == at_a_time * 3 * 128 * 64 * 4
-    rows = describe_stage2(Plain(), band_store.pids, text_features, settings, seed=0)
+    rows = describe_stage2(PixelStub(), band_store.pids, text_features, settings, seed=0)
     assert rows["stage 2: memory"].endswith(f"activations of {at_a_time} crops")
     if parts > 1:
         assert rows["stage 2: batch"] == f"in {parts} parts, losses over the whole"
 
 
 def test_a_real_step_is_timed_and_trains(band_store, text_features):
-    network = Plain()
-    before = network.layer.weight.clone()
+    network = PixelStub()
+    before = network.encoder[1].weight.clone()
     # The pids of a batch are large and few, its labels are those of the first identities.
     store = dataclasses.replace(band_store, pids=1000 + band_store.pids)
     rows = describe_step(network, store, text_features, SETTINGS)
     assert rows.keys() == {"stage 2: time"}
     assert rows["stage 2: time"].endswith(" s a step on this cpu")
-    assert not torch.equal(network.layer.weight, before)
+    assert not torch.equal(network.encoder[1].weight, before)
 
 
 def test_data_are_counted(tmp_path):

@@ -10,57 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from pivl_distill.config import HeadSettings, LossSettings, Stage2Settings
-from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.models.factorised_fusion import encode_cells, fuse
-from pivl_distill.models.fusion import LateralFusion
-from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
+from pivl_distill.models.network import ReIDOutput
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.grad_cache import GradCache
 from pivl_distill.training.objective import loss_terms
 from pivl_distill.training.stage2 import Stage2Trainer
+from stubs import PyramidStub
 
 IDENTITIES, DIM, CROPS = 6, 16, 8
 LABELS = torch.tensor([0, 0, 1, 1, 3, 3, 4, 4])
 
 
-class Small(ReIDNetwork):
-    """Three maps, a fusion head, a neck with its batch norm; perhaps dropout or norms inside."""
-
-    size_hw = (128, 64)
-    mean = std = (0.5, 0.5, 0.5)
-
-    def __init__(self, inside: nn.Module | None = None, dropout: float = 0.0) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(channels, width, stride, stride=stride)
-            for channels, width, stride in ((3, 4, 4), (4, 6, 2), (6, 3, 2))
-        )
-        self.inside = inside or nn.Identity()
-        self.dropout = nn.Dropout(dropout)
-        self.fusion = LateralFusion((4, 6, 3), DIM, (16, 8), HeadSettings())
-        self.neck = BNNeck(3, IDENTITIES)
-        self.project = nn.Linear(3, DIM)
-
-    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
-        pyramid, x = [], images if cameras is None else images + cameras[:, None, None, None]
-        for layer in self.layers:
-            x = self.dropout(layer(x).tanh())
-            pyramid.append(x)
-        feature = self.inside(x).mean((2, 3))
-        return EncoderOutput((feature,), encode_cells(self.fusion, tuple(pyramid)))
-
-    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
-        (feature,) = encoded.features
-        projected, aligned = self.project(feature), fuse(self.fusion, encoded.cells)
-        return ReIDOutput((feature,), (self.neck(feature),), projected, aligned)
-
-    @property
-    def body(self) -> nn.Module:
-        return self.layers
-
-    def embedding_model(self) -> EmbeddingModel:
-        raise NotImplementedError
+def stub(last: nn.Module | None = None, dropout: float = 0.0) -> PyramidStub:
+    return PyramidStub(IDENTITIES, DIM, last, dropout)
 
 
 @pytest.fixture
@@ -82,7 +44,7 @@ def loss_of(output: ReIDOutput, text_features: TextFeatures, maps, **loss: objec
     return torch.stack(list(terms.values())).sum()
 
 
-def gradients(network: Small) -> dict[str, Tensor]:
+def gradients(network: PyramidStub) -> dict[str, Tensor]:
     return {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
 
 
@@ -93,7 +55,7 @@ def test_parts_give_the_loss_and_the_gradients_of_the_whole(
 ):
     maps = torch.from_numpy(band_store.maps[:CROPS])
     loss = {"align_distance": distance, "triplet_margin": 3.0}
-    whole, split = Small().double().train(), Small().double().train()
+    whole, split = stub().double().train(), stub().double().train()
     expected = loss_of(whole(*inputs()), text_features, maps, **loss)
     expected.backward()
     batch = GradCache(split, inputs(), parts)
@@ -108,7 +70,7 @@ def test_parts_give_the_loss_and_the_gradients_of_the_whole(
 
 def test_mining_sees_the_whole_batch(text_features, band_store):
     """The mean over smaller batches, which each mine among themselves, is another loss."""
-    network, maps = Small().double().train(), torch.from_numpy(band_store.maps)
+    network, maps = stub().double().train(), torch.from_numpy(band_store.maps)
     loss = LossSettings(triplet_margin=3)
 
     def triplet(output: ReIDOutput, rows: slice) -> Tensor:
@@ -124,7 +86,7 @@ def test_mining_sees_the_whole_batch(text_features, band_store):
 
 
 def test_dropout_is_the_same_both_times(text_features, band_store):
-    network, maps = Small(dropout=0.4).double().train(), torch.from_numpy(band_store.maps[:CROPS])
+    network, maps = stub(dropout=0.4).double().train(), torch.from_numpy(band_store.maps[:CROPS])
     seen = []
     network.dropout.register_forward_hook(lambda _module, _inputs, out: seen.append(out.detach()))
     torch.manual_seed(3)
@@ -143,7 +105,7 @@ def test_dropout_is_the_same_both_times(text_features, band_store):
 
 def test_running_statistics_move_once_a_step(text_features, band_store):
     norm = nn.BatchNorm2d(3)
-    network = Small(inside=norm).double().train()
+    network = stub(norm).double().train()
     before = norm.running_mean.clone()
     batch = GradCache(network, inputs(), 2)
     assert norm.num_batches_tracked == 0
@@ -161,7 +123,7 @@ def test_a_step_of_training_may_go_in_parts(text_features, band_store):
         settings = Stage2Settings(
             identities_per_batch=4, crops_per_identity=2, accumulate=parts, learning_rate=0.01
         )
-        network = Small().train()
+        network = stub().train()
         single = dataclasses.replace(
             text_features, identity=text_features.identity.float(), part=text_features.part.float()
         )

@@ -8,52 +8,22 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
 
 from pivl_distill.config import HeadSettings, LossSettings, Stage2Settings
-from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
+from pivl_distill.models.network import EncoderOutput
 from pivl_distill.runs.progress import Progress
 from pivl_distill.runs.run import Run
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.precision import half_dtype, loss_scaler
 from pivl_distill.training.stage2 import Stage2Trainer, train
+from stubs import MapStub
 
 CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
 SETTINGS = Stage2Settings(epochs=2, identities_per_batch=4, crops_per_identity=2)
 
 
-class Listening(ReIDNetwork):
-    """Notes the precision of what its layers give."""
-
-    size_hw = (128, 64)
-    mean = std = (0.5, 0.5, 0.5)
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.patches = nn.Conv2d(3, 8, 8, stride=8)
-        self.neck = BNNeck(8, 6)
-        self.project = nn.Linear(8, 16)
-        self.heard: dict[str, torch.dtype] = {}
-
-    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
-        maps = self.patches(images)
-        self.heard["patches"] = maps.dtype
-        return EncoderOutput((maps.relu().mean((2, 3)),))
-
-    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
-        (feature,) = encoded.features
-        projected = self.project(feature)
-        self.heard |= {"feature": feature.dtype, "projected": projected.dtype}
-        return ReIDOutput((feature,), (self.neck(feature),), projected, None)
-
-    @property
-    def body(self) -> nn.Module:
-        return self.patches
-
-    def embedding_model(self) -> EmbeddingModel:
-        raise NotImplementedError
+def stub() -> MapStub:
+    return MapStub(8, 6, dim=16)
 
 
 @pytest.fixture
@@ -75,11 +45,19 @@ def test_auto_is_bfloat16_where_a_gpu_has_it(monkeypatch, native):
 @pytest.mark.parametrize("parts", [1, 2])
 def test_crops_are_encoded_in_it_and_heads_are_not(band_store, text_features, precision, parts):
     settings = SETTINGS.model_copy(update={"precision": precision, "accumulate": parts})
-    network = Listening().train()
+    network = stub().train()
+    dtypes: dict[str, torch.dtype] = {}
+    for name in ("encoder", "neck", "project"):
+        network.get_submodule(name).register_forward_hook(
+            lambda _module, _inputs, output, name=name: dtypes.update({name: output.dtype})
+        )
+    network.neck.register_forward_pre_hook(
+        lambda _module, inputs: dtypes.update(feature=inputs[0].dtype)
+    )
     stage = Stage2Trainer(network, band_store, text_features, settings)
     terms = stage.step(np.arange(8), np.random.default_rng(0))
-    assert network.heard.pop("patches") is getattr(torch, precision)
-    assert set(network.heard.values()) == {torch.float32}
+    assert dtypes.pop("encoder") is getattr(torch, precision)
+    assert dtypes == dict.fromkeys(("feature", "neck", "project"), torch.float32)
     assert {value.dtype for value in terms.values()} == {torch.float32}
     assert all(p.dtype == torch.float32 for p in network.parameters())
 
@@ -88,11 +66,11 @@ def test_half_precision_changes_a_step_by_its_rounding_alone(band_store, text_fe
     gradients = {}
     for precision in ("auto", "float32", "bfloat16", "float16"):
         settings = SETTINGS.model_copy(update={"precision": precision})
-        network = Listening().train()
+        network = stub().train()
         stage = Stage2Trainer(network, band_store, text_features, settings)
         stage.scaler = torch.amp.GradScaler("cpu", 256.0, enabled=precision == "float16")
         stage.step(np.arange(8), np.random.default_rng(0))
-        gradients[precision] = network.patches.weight.grad  # Adam took the scale out
+        gradients[precision] = network.encoder.weight.grad  # Adam took the scale out
     assert torch.equal(gradients["auto"], gradients["float32"])
     for precision, share in (("bfloat16", 0.05), ("float16", 0.01)):
         gap = (gradients[precision] - gradients["float32"]).norm() / gradients["float32"].norm()
@@ -106,18 +84,18 @@ def test_only_float16_scales_its_loss():
 
 
 def test_a_step_that_overflows_is_left_out_and_the_scale_lowered(band_store, text_features):
-    network = Listening().train()
+    network = stub().train()
     stage = Stage2Trainer(
         network, band_store, text_features, SETTINGS.model_copy(update={"precision": "float16"})
     )
-    before, scale = network.patches.weight.clone(), stage.scaler.get_scale()
-    handle = network.patches.weight.register_hook(lambda gradient: gradient * torch.inf)
+    before, scale = network.encoder.weight.clone(), stage.scaler.get_scale()
+    handle = network.encoder.weight.register_hook(lambda gradient: gradient * torch.inf)
     stage.step(np.arange(8), np.random.default_rng(0))
-    assert torch.equal(network.patches.weight, before)
+    assert torch.equal(network.encoder.weight, before)
     assert stage.scaler.get_scale() == scale / 2
     handle.remove()
     stage.step(np.arange(8), np.random.default_rng(0))
-    assert not torch.equal(network.patches.weight, before)
+    assert not torch.equal(network.encoder.weight, before)
 
 
 def test_the_scale_is_saved_with_a_run(band_store, tmp_path, monkeypatch):
@@ -142,7 +120,7 @@ def test_the_scale_is_saved_with_a_run(band_store, tmp_path, monkeypatch):
         assert isinstance(sitting.progress, Progress)
         try:
             with sitting.progress.session("student"):
-                train(Listening(), band_store, None, settings, 0, sitting, "Training")
+                train(stub(), band_store, None, settings, 0, sitting, "Training")
         except KeyboardInterrupt:
             pass
     assert scales[4] == scales[3] < scales[2]  # the fourth step, begun twice

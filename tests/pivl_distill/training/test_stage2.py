@@ -27,9 +27,8 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.losses import identity_loss, triplet_loss
-from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.fused_map import FusedMap
-from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
+from pivl_distill.models.network import EncoderOutput, ReIDOutput
 from pivl_distill.runs.run import Run
 from pivl_distill.training import compile, stage2
 from pivl_distill.training.alignment import TextFeatures
@@ -37,6 +36,7 @@ from pivl_distill.training.metrics import MetricAverages
 from pivl_distill.training.objective import loss_terms
 from pivl_distill.training.optim import make_optimizer, set_learning_rate
 from pivl_distill.training.stage2 import check_batch_size, train
+from stubs import MapStub
 
 IDENTITIES, DIM = 6, 16
 SETTINGS = Stage2Settings(
@@ -49,41 +49,8 @@ SETTINGS = Stage2Settings(
 TERMS = {"identity", "triplet", "image_to_text", "align"}
 
 
-class Stub(ReIDNetwork):
-    """One convolution of stride 8; remembers the images it was fed."""
-
-    size_hw = (128, 64)
-    mean = std = (0.5, 0.5, 0.5)
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.patches = nn.Conv2d(3, 32, 8, stride=8)
-        self.neck = BNNeck(32, IDENTITIES)
-        self.project = nn.Linear(32, DIM)
-        self.align = nn.Conv2d(32, DIM, 1)
-        self.fed: list[Tensor] = []
-
-    def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
-        self.fed.append(images.clone())
-        maps = self.patches(images).relu()
-        return EncoderOutput((maps.mean((2, 3)),), maps)
-
-    def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
-        (feature,), maps = encoded.features, encoded.cells
-        return ReIDOutput(
-            features=(feature,),
-            logits=(self.neck(feature),),
-            projected=self.project(feature),
-            aligned=FusedMap(self.align(maps)),
-        )
-
-    @property
-    def body(self) -> nn.Module:
-        return self.patches
-
-    def embedding_model(self) -> EmbeddingModel:
-        raise NotImplementedError
+def stub() -> MapStub:
+    return MapStub(32, IDENTITIES, dim=DIM, aligns=True)
 
 
 @pytest.fixture
@@ -97,9 +64,9 @@ def trained(
     folder: Path,
     seed: int = 0,
     **changes: object,
-) -> tuple[Stub, list[dict[str, float]]]:
+) -> tuple[MapStub, list[dict[str, float]]]:
     """A stub after training and the lines of its metrics."""
-    network, run = Stub(), Run.create("student", "", folder / "run")
+    network, run = stub(), Run.create("student", "", folder / "run")
     train(network, store, text_features, SETTINGS.model_copy(update=changes), seed, run, "Training")
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     return network, [json.loads(line) for line in lines]
@@ -125,7 +92,7 @@ def test_each_epoch_writes_one_line(band_store, text_features, tmp_path):
 def test_without_texts_only_the_labels_teach(band_store, tmp_path):
     network, metrics = trained(band_store, None, tmp_path, epochs=1)
     assert metrics[0].keys() & TERMS == {"identity", "triplet"}
-    untouched = Stub()
+    untouched = stub()
     assert torch.equal(network.project.weight, untouched.project.weight)
     assert torch.equal(network.align.weight, untouched.align.weight)
 
@@ -142,27 +109,27 @@ def test_the_same_seed_gives_the_same_weights(band_store, text_features, tmp_pat
         for n, seed in enumerate((5, 5, 6))
     )
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not torch.equal(first["patches.weight"], other["patches.weight"])
+    assert not torch.equal(first["encoder.weight"], other["encoder.weight"])
 
 
 def test_texts_change_nothing_about_the_images(band_store, text_features, tmp_path):
     with_texts, _ = trained(band_store, text_features, tmp_path / "with")
     without, _ = trained(band_store, None, tmp_path / "without")
-    assert len(with_texts.fed) == len(without.fed) > SETTINGS.epochs
-    for one, other in zip(with_texts.fed, without.fed, strict=True):
+    assert len(with_texts.recorded_images) == len(without.recorded_images) > SETTINGS.epochs
+    for one, other in zip(with_texts.recorded_images, without.recorded_images, strict=True):
         assert torch.equal(one, other)
 
 
 def test_epochs_see_different_images(band_store, tmp_path):
     network, _ = trained(band_store, None, tmp_path, epochs=2)
-    first, second = torch.cat(network.fed).chunk(2)
+    first, second = torch.cat(network.recorded_images).chunk(2)
     assert not torch.equal(first, second)
 
 
 def test_padding_has_the_mean_colour(band_store, tmp_path):
     augment = AugmentSettings(pad_px=20, flip_probability=0, erase_probability=0)
     network, _ = trained(band_store, None, tmp_path, epochs=1, augment=augment)
-    images = torch.cat(network.fed)
+    images = torch.cat(network.recorded_images)
     corners = images[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].abs().amax(1)  # [B, 4]
     assert (corners < 0.01).any(1).float().mean() > 0.5
 
@@ -170,7 +137,7 @@ def test_padding_has_the_mean_colour(band_store, tmp_path):
 def test_erased_boxes_may_be_noise_and_padding_black(band_store, tmp_path):
     augment = AugmentSettings(pad_px=20, flip_probability=0, erase_probability=1, fill="noise")
     network, _ = trained(band_store, None, tmp_path, epochs=1, augment=augment)
-    images = torch.cat(network.fed)
+    images = torch.cat(network.recorded_images)
     corners = images[:, :, [0, 0, -1, -1], [0, -1, 0, -1]]  # black is −1 here
     assert ((corners + 1).abs().amax(1) < 0.01).any(1).float().mean() > 0.5
     plain, _ = trained(
@@ -180,7 +147,7 @@ def test_erased_boxes_may_be_noise_and_padding_black(band_store, tmp_path):
         epochs=1,
         augment=augment.model_copy(update={"fill": "mean"}),
     )
-    changed = (torch.cat(plain.fed) != images).any(1).float().mean((1, 2))
+    changed = (torch.cat(plain.recorded_images) != images).any(1).float().mean((1, 2))
     assert (changed > 0.02).all()
 
 
@@ -195,14 +162,14 @@ def test_padding_may_count_as_background(band_store, text_features, tmp_path, in
 
 
 def test_a_network_imitates_the_vectors_of_a_teacher(band_store, tmp_path):
-    class Imitator(Stub):
+    class Imitator(MapStub):
         def __init__(self) -> None:
-            super().__init__()
-            self.imitate = nn.Linear(32, 5)
+            super().__init__(32, IDENTITIES)
+            self.to_teacher = nn.Linear(32, 5)
 
         def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
             output = super().forward_heads(encoded)
-            distilled_embedding = self.imitate(output.features[0])
+            distilled_embedding = self.to_teacher(output.features[0])
             return dataclasses.replace(output, distilled_embedding=distilled_embedding)
 
     rng = np.random.default_rng(0)
@@ -225,7 +192,7 @@ def test_a_long_run_on_a_cpu_is_compiled(band_store, tmp_path, monkeypatch, epoc
     monkeypatch.setattr(stage2, "compile_body", lambda body, _device: seen.append(body))
     monkeypatch.setattr(compile, "LONG_RUN_STEPS", 12)  # of 24 crops, six at a time
     network, _ = trained(band_store, None, tmp_path, epochs=epochs)
-    assert seen == [network.patches] * compiled
+    assert seen == [network.encoder] * compiled
 
 
 def test_too_few_people_are_told(band_store, tmp_path):
@@ -277,7 +244,7 @@ def test_losses_never_wait_for_a_result(text_features, band_store, distance, lab
     """The meta device has no numbers, so whatever asked for one would fail."""
     meta = torch.device("meta")
     settings = LossSettings(align_distance=distance, align_labels=labels)
-    network, totals = Stub().to(meta).train(), MetricAverages()
+    network, totals = stub().to(meta).train(), MetricAverages()
     output = network(torch.zeros(8, 3, 128, 64, device=meta))
     people = torch.zeros(8, dtype=torch.long, device=meta)
     maps = torch.zeros(8, 128, 64, dtype=torch.uint8, device=meta)
@@ -285,22 +252,22 @@ def test_losses_never_wait_for_a_result(text_features, band_store, distance, lab
     assert terms.keys() == TERMS
     torch.stack(list(terms.values())).sum().backward()
     totals.add(terms)
-    assert network.patches.weight.grad is not None
+    assert network.encoder.weight.grad is not None
 
 
 def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not():
-    network = Stub()
+    network = stub()
     decayed, norms, biases = make_optimizer(network, SETTINGS).param_groups
     names = {id(p): name for name, p in network.named_parameters()}
     assert {names[id(p)] for p in decayed["params"]} == {
-        "patches.weight",
+        "encoder.weight",
         "neck.classifier.weight",
         "project.weight",
         "align.weight",
     }
     assert {names[id(p)] for p in norms["params"]} == {"neck.norm.weight"}
     assert {names[id(p)] for p in biases["params"]} == {
-        "patches.bias",
+        "encoder.bias",
         "project.bias",
         "align.bias",
     }
@@ -309,13 +276,13 @@ def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not():
 
 def test_everything_decays_where_it_is_asked_for():
     settings = SETTINGS.model_copy(update={"weight_decay_on": "all"})
-    groups = make_optimizer(Stub(), settings).param_groups
+    groups = make_optimizer(stub(), settings).param_groups
     assert [group["weight_decay"] for group in groups] == [SETTINGS.weight_decay] * 3
 
 
 def test_biases_may_learn_faster():
     settings = SETTINGS.model_copy(update={"bias_lr_factor": 2.0, "warmup_epochs": 0})
-    optimizer = make_optimizer(Stub(), settings)
+    optimizer = make_optimizer(stub(), settings)
     set_learning_rate(optimizer, settings, 0.0)
     rate = settings.learning_rate
     assert [group["lr"] for group in optimizer.param_groups] == [rate, rate, 2 * rate]
@@ -331,7 +298,7 @@ def test_biases_may_learn_faster():
 def test_steps_are_the_rates_of_clip_reids_stage_2(golden_rates, model, changes):
     expected = golden_rates[f"stage2_{model}"]
     settings = Stage2Settings(schedule="steps", epochs=len(expected), warmup_epochs=10, **changes)
-    optimizer = make_optimizer(Stub(), settings)
+    optimizer = make_optimizer(stub(), settings)
     for inside in (0.0, 0.9):  # one rate for all of an epoch
         rates = []
         for epoch in range(settings.epochs):
@@ -358,7 +325,7 @@ def test_steps_are_the_rates_of_clip_reids_stage_2(golden_rates, model, changes)
 def test_presets_have_clip_reids_rates_of_stage_2(golden_rates, preset, section, model):
     kind = TeachConfig if section == "teach" else StudentConfig
     settings = load_config(kind, section, preset, {}).stage2
-    optimizer, rates = make_optimizer(Stub(), settings), []
+    optimizer, rates = make_optimizer(stub(), settings), []
     for epoch in range(settings.epochs):
         set_learning_rate(optimizer, settings, epoch)
         rates.append([group["lr"] for group in optimizer.param_groups])
@@ -383,7 +350,7 @@ def test_the_rate_warms_up_then_falls_as_a_cosine_to_its_floor(epoch, share):
     settings = SETTINGS.model_copy(
         update={"epochs": 20, "warmup_epochs": 2.0, "min_lr_ratio": 0.01}
     )
-    optimizer = make_optimizer(Stub(), settings)
+    optimizer = make_optimizer(stub(), settings)
     set_learning_rate(optimizer, settings, epoch)
     for group in optimizer.param_groups:
         assert group["lr"] == pytest.approx(settings.learning_rate * share)
@@ -391,7 +358,7 @@ def test_the_rate_warms_up_then_falls_as_a_cosine_to_its_floor(epoch, share):
 
 def test_without_warm_up_the_first_rate_is_the_full_one():
     settings = SETTINGS.model_copy(update={"warmup_epochs": 0.0})
-    optimizer = make_optimizer(Stub(), settings)
+    optimizer = make_optimizer(stub(), settings)
     set_learning_rate(optimizer, settings, 0.0)
     assert optimizer.param_groups[0]["lr"] == settings.learning_rate
 
