@@ -29,7 +29,7 @@ from export.engines.builder import build_engine
 from export.engines.engine_info import BatchProfile, Gpu
 from export.engines.library import LIBRARY_TITLES, load_tensorrt
 from export.engines.runner import EngineRunner
-from pivl_distill.console import note, table
+from pivl_distill.console import err, table
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.runtime.onnx_session import open_session
@@ -100,7 +100,7 @@ class Clock:
         """Whether so much time is left; if not, it is said what is left out."""
         if time.monotonic() + seconds <= self.end_s:
             return True
-        note(f"Left out, for ten minutes are nearly over: {what}.")
+        err.print(f"Left out, for ten minutes are nearly over: {what}.")
         return False
 
 
@@ -151,7 +151,7 @@ def exported(model: EmbeddingModel, folder: Path, gpu: Gpu, clock: Clock) -> Ite
         for library, title in LIBRARY_TITLES.items():
             what = f"{model.name} {precision}, {title}"
             if not gpu.supports(library):
-                note(f"{what}: not for {gpu.name}.")
+                err.print(f"{what}: not for {gpu.name}.")
                 continue
             if not clock.allows(FOR_A_BUILD_S, what):
                 continue
@@ -160,7 +160,7 @@ def exported(model: EmbeddingModel, folder: Path, gpu: Gpu, clock: Clock) -> Ite
                 path, info = build_engine(onnx_path, library, PROFILE)
                 run = EngineRunner(path)
             except PivlError as error:
-                note(f"{what}: {error}")
+                err.print(f"{what}: {error}")
                 continue
             yield Way(
                 title,

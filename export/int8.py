@@ -16,6 +16,7 @@ a ViT student 6 points of mAP; its cosine was still 0.999.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -30,8 +31,10 @@ from torch import Tensor
 from export.calibration import Ranges
 from export.loading import load_forward
 from export.manifest_schema import Artifact
-from pivl_distill.console import note, track
+from pivl_distill.console import track
 from pivl_distill.storage.files import write_bytes
+
+logger = logging.getLogger(__name__)
 
 Int8Target = Literal["cpu", "tensorrt"]
 INT8_FILES: dict[Int8Target, str] = {"cpu": "model.int8.onnx", "tensorrt": "model.int8.trt.onnx"}
@@ -104,7 +107,7 @@ def write_int8_within_budget(
     artifact = verify(write_int8(onnx_path, path, target, ranges))
     if artifact.status == "verified" or artifact.retrieval is None:
         return artifact
-    note(f"{path.name}: {artifact.failure} Looking for the layers that lose most.")
+    logger.info(f"{path.name}: {artifact.failure} Looking for the layers that lose most.")
     ranked = rank_by_sensitivity(onnx_path, target, ranges, inputs)
     count = 1
     while artifact.status == "failed" and count <= MAX_FLOAT32_SHARE * len(ranked):
@@ -114,7 +117,9 @@ def write_int8_within_budget(
         count *= 2
     left = f"{len(artifact.float32_nodes)} of {len(ranked)} layers in float32"
     if artifact.status == "verified":
-        note(f"{path.name} is within budget with {left}: {', '.join(artifact.float32_nodes)}.")
+        logger.info(
+            f"{path.name} is within budget with {left}: {', '.join(artifact.float32_nodes)}."
+        )
         return artifact
     return artifact.model_copy(update={"failure": f"{artifact.failure} That is with {left}."})
 

@@ -7,4 +7,8 @@ The package holds what the three stages share; the stages themselves are the top
     D joint (text) dimension · F feature dimension · H W pixels · h w feature grid
 """
 
+import logging
+
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -1,8 +1,9 @@
-"""What the user sees while the tool works: progress with rate and time left, summary tables, notes.
+"""Progress with rate and remaining time, and the tables of the command line.
 
 Progress goes to standard error and results to standard output, so that results can be piped. On a
-terminal progress is one live line; elsewhere it is a plain line about every ten seconds, so that a
-log file stays readable.
+terminal, progress is one live line; elsewhere it is a plain line about every ten seconds, so that a
+log file stays readable. `show_progress(False)` switches it off. Messages are log records, which
+`log_handler` prints for the command line.
 """
 
 from __future__ import annotations
@@ -33,11 +34,19 @@ T = TypeVar("T")
 LOG_PERIOD_S = 10.0
 
 WIDTH_IN_FILES = 160
-"""Columns where the output is no terminal, so that paths and tables are not folded."""
+"""Width in columns if the output is not a terminal, so that paths and tables are not wrapped."""
 
-# What is printed is meant as it stands: `pip install 'pivl-distill[trt]'` holds no markup.
+# Text is printed literally: the brackets of `pip install 'pivl-distill[trt]'` are not markup.
 out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
 err = Console(stderr=True, highlight=False, markup=False)
+
+_progress_shown = True
+
+
+def show_progress(shown: bool) -> None:
+    """Switch progress output on or off for this process; it is on by default."""
+    global _progress_shown
+    _progress_shown = shown
 
 
 class _RateColumn(ProgressColumn):
@@ -54,6 +63,9 @@ def track(
     items: Iterable[T], description: str, *, total: int | None = None, unit: str = "steps"
 ) -> Iterator[T]:
     """Yield `items`; show how many are done, the rate in `unit`s per second and the time left."""
+    if not _progress_shown:
+        yield from items
+        return
     if total is None and isinstance(items, Sized):
         total = len(items)
     yield from (_bar if err.is_terminal else _lines)(items, description, total, unit)
@@ -87,10 +99,13 @@ def _lines(items: Iterable[T], description: str, total: int | None, unit: str) -
 
 @contextmanager
 def watch(description: str) -> Iterator[Callable[[float], None]]:
-    """Show how far work is that calls the yielded function with its share done, 0 to 1.
+    """Show the progress of work that calls the yielded function with its completed share, 0 to 1.
 
-    The function may be called from any thread; a share below an earlier one is not shown.
+    The function may be called from any thread. A share lower than an earlier one is ignored.
     """
+    if not _progress_shown:
+        yield lambda share: None
+        return
     with (_share_bar if err.is_terminal else _share_lines)(description) as show:
         yield show
 
@@ -126,11 +141,6 @@ def _share_lines(description: str) -> Iterator[Callable[[float], None]]:
     err.print(f"{description}: {time.monotonic() - start:.1f} s")
 
 
-def note(message: str) -> None:
-    """Say something the user should know but need not act on."""
-    err.print(message, style="yellow", soft_wrap=True)
-
-
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a result table; the first column is left-aligned, the others right-aligned."""
     grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
@@ -142,7 +152,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 def summary(title: str, rows: Mapping[str, object]) -> None:
-    """Print name–value pairs under a title, one a line."""
+    """Print name–value pairs under a title, one per line."""
     grid = Table(title=title, title_justify="left", title_style="bold", box=None)
     grid.show_header = False
     grid.add_column(style="dim")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,6 @@ from torch import nn
 
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig, dump_config
-from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import load_training
@@ -33,6 +33,8 @@ from pivl_distill.training.stage2 import train
 from pivl_distill.training.teacher_embeddings import load_embeddings
 from students.backbones import create_backbone
 from students.student import Student, save_student
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 
@@ -233,7 +235,7 @@ def build_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Modul
     except PivlError as error:
         if start != "timm" or config.pretrained != "auto":
             raise
-        note(f"{error} Training starts from random weights.")
+        logger.warning(f"{error} Training starts from random weights.")
         return build(pretrained="none"), "none"
 
 
@@ -252,5 +254,7 @@ def resolve_pretrained(arch: str, pretrained: str, dataset: ReIDDataset) -> str:
         return str(embedded)
     if not dataset.synthetic and timm.is_model(arch) and timm.is_model_pretrained(arch):
         return "timm"
-    note(f"{arch} starts from random weights; name a file with --pretrained for a better start.")
+    logger.warning(
+        f"{arch} starts from random weights; name a file with --pretrained for a better start."
+    )
     return "none"

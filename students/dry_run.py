@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from pathlib import Path
 
 import numpy as np
 
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig
-from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
@@ -35,6 +35,8 @@ from students.distill import (
     select_bank,
     uses_part_texts,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def dry_run_student(
@@ -86,7 +88,7 @@ def without_download(config: StudentConfig, dataset: ReIDDataset) -> StudentConf
     """Settings that name where training starts; random weights stand in for published ones."""
     start = resolve_pretrained(config.arch, config.pretrained, dataset)
     if start == "timm":
-        note("Random weights stand in for timm's, which a dry run does not download.")
+        logger.info("Random weights stand in for timm's, which a dry run does not download.")
         start = "none"
     return config.model_copy(update={"pretrained": start})
 
@@ -99,7 +101,7 @@ def _bank(
         return load_bank(config, bank_file, dataset)
     if stand_in_dim is None:
         return None
-    note(f"No bank has been made yet; random texts of {stand_in_dim} dimensions stand in.")
+    logger.info(f"No bank has been made yet; random texts of {stand_in_dim} dimensions stand in.")
     random_texts = random_bank(dataset, stand_in_dim, dataset.vocabulary or LIP20)
     bank = select_bank(config, random_texts, dataset)
     if uses_part_texts(config):

@@ -9,6 +9,7 @@ of banks. Every arm of a comparison starts from this file.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,15 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pivl_distill.console import note, summary, track
+from pivl_distill.console import summary, track
 from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
 from pivl_distill.data.synthetic.people import Person
 from pivl_distill.data.transforms import Augmentation, augment
+from pivl_distill.log_handler import logs_on_stderr
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.storage.tensors import save_tensors
 from students.backbones import create_backbone
 from students.distill import WEIGHTS_DIR
 from students.student import IMAGENET_MEAN, IMAGENET_STD
+
+logger = logging.getLogger(__name__)
 
 KIND = "student start"
 UNSEEN_SEED, UNSEEN_PEOPLE, UNSEEN_CAMERAS = 9_000_011, 800, 64
@@ -112,7 +116,7 @@ def train(arch: str, recipe: Recipe) -> tuple[nn.Module, dict[str, float]]:
         loss.backward()
         optimizer.step()
         if step % 200 == 0:
-            note(f"step {step}/{steps}  loss {loss.item():.3f}")
+            logger.info(f"step {step}/{steps}  loss {loss.item():.3f}")
     return network, measure(model.eval(), classes)
 
 
@@ -169,4 +173,5 @@ def main(arch: str, passes: int, crops: int, out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with logs_on_stderr():
+        main()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pivl_distill.config import ClipSettings, TeachConfig
-from pivl_distill.console import note
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
@@ -34,6 +34,8 @@ from teachers.stage1_losses import prompt_losses, resolve_temperature
 from teachers.teach import build_clip, fusion_head_settings, make_text_features, part_vocabulary
 from teachers.teacher import Teacher
 from teachers.tuning import make_sampler
+
+logger = logging.getLogger(__name__)
 
 FLOAT_BYTES = 4
 
@@ -82,7 +84,7 @@ def without_download(settings: ClipSettings) -> ClipSettings:
     """Settings of the same architecture with random weights, where its weights are not a file."""
     if not is_download(settings.name, settings.weights):
         return settings
-    note(
+    logger.info(
         f"Random weights stand in for '{settings.weights}', which a dry run does not download;"
         " the architecture is the same."
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pivl_distill.config import Precision, TuningSettings
-from pivl_distill.console import note, track
+from pivl_distill.console import track
 from pivl_distill.data.batches import DeviceArray, to_device
 from pivl_distill.data.part_maps import cell_parts
 from pivl_distill.data.store import CropStore
@@ -34,6 +35,8 @@ from pivl_distill.storage import array_cache
 from pivl_distill.storage.cache_dir import cache_dir
 from pivl_distill.training.precision import half_dtype
 from teachers.clip import Clip
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 """Part of every key: raise it when the towers or the preparation of crops give other features."""
@@ -117,7 +120,7 @@ def _cached(
             try:
                 array_cache.write(entry, shapes, HALF, batches)
             except array_cache.CacheError as error:
-                note(f"The {WHAT} stay in memory: {error}")
+                logger.warning(f"The {WHAT} stay in memory: {error}")
         for _ in batches:  # all processes encode each batch together
             pass
         process_group.barrier()
@@ -130,7 +133,7 @@ def _has_room(entry: Path, shapes: array_cache.Shapes) -> bool:
     try:
         return array_cache.has_room(entry, shapes, HALF, WHAT)
     except array_cache.CacheError as error:
-        note(f"The {WHAT} stay in memory: {error}")
+        logger.warning(f"The {WHAT} stay in memory: {error}")
         return False
 
 

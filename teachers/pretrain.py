@@ -15,6 +15,7 @@ because learned tokens are soft. The pretraining sees label maps; OpenAI's CLIP 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,16 +27,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pivl_distill.console import note, summary, track
+from pivl_distill.console import summary, track
 from pivl_distill.data.part_maps import part_shares
 from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
 from pivl_distill.data.synthetic.people import phrases
 from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.log_handler import logs_on_stderr
 from pivl_distill.models.embedding import normalize_crops
 from teachers.clip import TINY, WEIGHTS_DIR, Clip, build_tiny, save_tiny
 from teachers.language import vocabulary_texts
 from teachers.probes import MIN_PIXELS, probe_clip
 from teachers.text import token_rows
+
+logger = logging.getLogger(__name__)
 
 TEMPLATES = ("a photo of a {context} person {part}", "a photo of a person wearing {context} {part}")
 SOFT_SLOTS = 4
@@ -256,7 +260,7 @@ def train(name: str, recipe: Recipe) -> tuple[Clip, list[int]]:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if step % 50 == 0:
-            note(f"step {step}/{steps}  loss {loss.item():.3f}")
+            logger.info(f"step {step}/{steps}  loss {loss.item():.3f}")
     return clip.freeze(), rows
 
 
@@ -276,4 +280,5 @@ def main(name: str, passes: float, crops: int, out: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with logs_on_stderr():
+        main()

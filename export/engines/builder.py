@@ -6,6 +6,7 @@ else. Flags are looked up by name, because their numbers, and which there are, d
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from pathlib import Path
@@ -25,10 +26,12 @@ from export.engines.engine_info import (
     write_sidecar,
 )
 from export.engines.library import LIBRARY_TITLES, EngineLibrary, load_tensorrt, shared_logger
-from pivl_distill.console import note, watch
+from pivl_distill.console import watch
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.cache_dir import cache_dir
 from pivl_distill.storage.files import sha256, write_bytes
+
+logger = logging.getLogger(__name__)
 
 
 def build_engine(
@@ -185,4 +188,4 @@ def _write_timings(config: Any, path: Path) -> None:
     try:
         write_bytes(path, bytes(memoryview(config.get_timing_cache().serialize())))
     except OSError as error:
-        note(f"The timing cache was not kept, so the next build is as slow: {error}")
+        logger.warning(f"The timing cache was not kept, so the next build is as slow: {error}")

@@ -6,6 +6,7 @@ TensorRT's own words for that are those of its internals.
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from torch import Tensor
 
 from export.engines.engine_info import RTX_GPUS, EngineInfo, Gpu, TensorInfo, read_sidecar
 from export.engines.library import LIBRARY_TITLES, load_tensorrt, shared_logger
-from pivl_distill.console import note
 from pivl_distill.errors import PivlError
+
+logger = logging.getLogger(__name__)
 
 DEVICE = torch.device("cuda")
 
@@ -151,7 +153,7 @@ def _check_gpu(path: Path, info: EngineInfo) -> None:
             f"Build it again here from {info.onnx_file}."
         )
     if built_on.name != gpu.name:
-        note(f"'{path}' was built on {built_on.name}; on {gpu.name} it may be slower.")
+        logger.warning(f"'{path}' was built on {built_on.name}; on {gpu.name} it may be slower.")
 
 
 def _load(trt: Any, path: Path) -> tuple[Any, Any]:

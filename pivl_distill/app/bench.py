@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import os
 import platform
 import re
@@ -30,11 +31,13 @@ from export.manifest_schema import Artifact, Manifest, installed_versions, read_
 from export.peak_memory import peak_memory
 from pivl_distill.app.eager import eager, run_eager_once
 from pivl_distill.app.targets import Cameras, load_checkpoint
-from pivl_distill.console import note, track
+from pivl_distill.console import track
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime.manifest_reader import check_file
 from pivl_distill.runtime.onnx_session import CPU, PROVIDERS, ExecutionDevice, open_session
 from pivl_distill.storage.files import sha256
+
+logger = logging.getLogger(__name__)
 
 EAGER = "PyTorch eager"
 
@@ -135,7 +138,7 @@ def _runnable(
     ]
     for artifact in manifest.artifacts:
         if artifact not in artifacts:
-            note(f"{artifact.file} is left out: {_why_not(artifact)}.")
+            logger.warning(f"{artifact.file} is left out: {_why_not(artifact)}.")
     if not artifacts:
         raise PivlError(f"No file in '{folder}' can be timed on {' or '.join(devices)}.")
     for artifact in artifacts:
@@ -164,7 +167,7 @@ def _load_engines(folder: Path, manifest: Manifest) -> dict[str, EngineRunner]:
             check_file(folder / artifact.file, artifact.bytes, artifact.sha256)
             runners[artifact.file] = EngineRunner(folder / artifact.file)
         except PivlError as error:
-            note(str(error))
+            logger.warning(str(error))
     return runners
 
 
@@ -177,7 +180,7 @@ def _find_checkpoint(folder: Path, manifest: Manifest) -> Checkpoint | None:
         return Checkpoint(
             source, Cameras(metadata.get("camera"), metadata.get("sie_coefficient", 1.0))
         )
-    note("PyTorch is left out: the checkpoint of this export is missing or has changed.")
+    logger.warning("PyTorch is left out: the checkpoint of this export is missing or has changed.")
     return None
 
 

@@ -8,6 +8,7 @@ Several processes write a Parquet file each, which are searched as one.
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 
 from pivl_distill import __version__
-from pivl_distill.console import note, summary, track
+from pivl_distill.console import summary, track
 from pivl_distill.data.listing import images_below, require_images
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime import Extractor
 from pivl_distill.storage.files import atomic_write
+
+logger = logging.getLogger(__name__)
 
 ROWS_PER_GROUP = 4096
 Row = Callable[[str, np.ndarray], None]
@@ -117,9 +120,11 @@ def _shards(out: Path, processes: int) -> list[Path]:
 def print_embedded(report: EmbedReport) -> None:
     """Where the vectors are, and the first of the images that have none."""
     for name in report.unreadable[:_SHOWN]:
-        note(f"Cannot read {name}; it has no vector.")
+        logger.warning(f"Cannot read {name}; it has no vector.")
     if len(report.unreadable) > _SHOWN:
-        note(f"… and {len(report.unreadable) - _SHOWN:,} more; {report.out} lists them all.")
+        logger.warning(
+            f"… and {len(report.unreadable) - _SHOWN:,} more; {report.out} lists them all."
+        )
     metadata: dict[str, object] = {
         "file": report.out
         if process_group.world_size() == 1

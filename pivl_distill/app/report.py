@@ -5,10 +5,11 @@ The stages are imported for their types only: reporting a student must not load 
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pivl_distill.console import note, summary, table
+from pivl_distill.console import summary, table
 from pivl_distill.data.check import CheckReport
 from pivl_distill.data.published_counts import PUBLISHED, Counts, PublishedCounts
 from pivl_distill.data.records import ReIDDataset
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from students.distill import StudentReport
     from teachers.clip_reid_bank import ReleasedBankReport
     from teachers.teach import TeachReport
+
+logger = logging.getLogger(__name__)
 
 
 NO_CAMERA_RULE = "unknown: crops of the query's own camera count as hits (not the usual protocol)"
@@ -88,7 +91,9 @@ def print_clip_reid_bank(report: ReleasedBankReport) -> None:
     }
     summary(f"Taken over in {report.run}", rows)
     if report.agreement < 0.5:
-        note("Crops are far from their own texts: is this the data the file was trained on?")
+        logger.warning(
+            "Crops are far from their own texts: is this the data the file was trained on?"
+        )
 
 
 def print_student(report: StudentReport) -> None:
@@ -228,9 +233,13 @@ def print_parse(spec: str, report: ParseReport) -> None:
     details |= {"QA sheet": report.sheet, "train with": f"--data {spec} --parsing {report.folder}"}
     summary(f"Maps in {report.folder}", details)
     if report.missing:
-        note(f"{len(report.missing)} images have no map, the first of them {report.missing[0]}.")
+        logger.warning(
+            f"{len(report.missing)} images have no map, the first of them {report.missing[0]}."
+        )
     if len(survey.empty) > EMPTY_SHARE * survey.maps:
-        note(f"{len(survey.empty)} maps show nobody, the first of them that of {survey.empty[0]}.")
+        logger.warning(
+            f"{len(survey.empty)} maps show nobody, the first of them that of {survey.empty[0]}."
+        )
 
 
 def print_synthetic(dataset: ReIDDataset, tier: str, seed: int, sheet: Path | None) -> None:
@@ -262,4 +271,4 @@ def _print_counts(title: str, counts: Counts, published: PublishedCounts | None)
 
 def _warn_missing_maps(missing: int) -> None:
     if missing:
-        note(f"{missing} training images have no parsing map; their parts were left out.")
+        logger.warning(f"{missing} training images have no parsing map; their parts were left out.")

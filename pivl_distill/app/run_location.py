@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from pivl_distill.console import note
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runs.filenames import CONFIG_FILE
 from pivl_distill.runs.run import RUNS_DIR, Run, RunKind
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ def _locate_run(kind: RunKind, out: Path | None, resume: str | None) -> RunLocat
         latest = Run.find_all(kind)[-1:]
         if latest and latest[0].is_stopped:
             path = latest[0].path
-            note(f"{path} is unfinished; `pivl-distill {kind} --resume {path}` continues it.")
+            logger.warning(
+                f"{path} is unfinished; `pivl-distill {kind} --resume {path}` continues it."
+            )
         return RunLocation(out)
     if resume and out:
         raise PivlError("--resume RUN writes to the folder of that run; remove --out.")

@@ -10,6 +10,7 @@ from pivl_distill import __version__
 from pivl_distill.cli.commands import data, deployment, training
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
+from pivl_distill.log_handler import logs_on_stderr
 
 MANY = ("teach", "student", "evaluate", "embed", "parse")
 """What torchrun may start in several processes; the others would do the same thing twice."""
@@ -43,7 +44,7 @@ class Commands(click.Group):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        with process_group.session():
+        with logs_on_stderr(), process_group.session():
             try:
                 return super().invoke(ctx)
             except (PivlError, click.ClickException) as error:

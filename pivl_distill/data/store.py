@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ import PIL
 from PIL import features
 
 from pivl_distill.config import DataSettings
-from pivl_distill.console import note, track
+from pivl_distill.console import track
 from pivl_distill.data.images import read_crop
 from pivl_distill.data.part_maps import FULL_CONFIDENCE, read_confidence, read_map
 from pivl_distill.data.records import Record
@@ -38,6 +39,8 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.storage import array_cache
 from pivl_distill.storage.cache_dir import cache_dir
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -127,7 +130,9 @@ def load_training(
         hashed=True,
     )
     if store.confidence is not None and (store.confidence == FULL_CONFIDENCE).all():
-        note("No part map tells how sure its parser was (write_confidence): all count the same.")
+        logger.warning(
+            "No part map tells how sure its parser was (write_confidence): all count the same."
+        )
     return store
 
 

@@ -9,6 +9,7 @@ need a real parser.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,15 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pivl_distill.console import note, summary, track
+from pivl_distill.console import summary, track
 from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE, LIP20
+from pivl_distill.log_handler import logs_on_stderr
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.parsing.map_statistics import ConfusionMatrix
 from pivl_distill.parsing.part_unet import PartUNet
 from pivl_distill.storage.files import write_bytes
 from pivl_distill.training.lr_schedules import floored_cosine
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = Path(__file__).parent / "weights" / "synthetic.onnx"
 SIZE_HW = (128, 64)
@@ -81,7 +85,7 @@ def train(recipe: Recipe) -> PartUNet:
         (loss + side).backward()
         optimizer.step()
         if step % 100 == 0:
-            note(f"step {step}/{len(batches)}  loss {loss:.3f}  side {side:.3f}")
+            logger.info(f"step {step}/{len(batches)}  loss {loss:.3f}  side {side:.3f}")
     return network.eval()
 
 
@@ -174,4 +178,5 @@ def main(passes: int, crops: int, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with logs_on_stderr():
+        main()

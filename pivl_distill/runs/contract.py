@@ -7,6 +7,7 @@ except where it cannot change the result (`CHANGEABLE`) or only its last bits (`
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import torch
 
 import pivl_distill
 from pivl_distill.config import CACHE_LIMITS
-from pivl_distill.console import note
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runs.filenames import CONTRACT_FILE, STATE_FOLDER
 from pivl_distill.storage.files import write_json
+
+logger = logging.getLogger(__name__)
 
 MACHINE = "machine"
 """Pinned value whose differences are only reported: they may change the last bits of a result."""
@@ -61,7 +63,7 @@ class Contract:
                 "Undo the change to continue it, or start a new run."
             )
         if machine_lines := [line for name, line in changed.items() if name.startswith(MACHINE)]:
-            note("\n".join(["The result may differ in its last bits:", *machine_lines]))
+            logger.warning("\n".join(["The result may differ in its last bits:", *machine_lines]))
         if not process_group.rank():
             write_json(self._file, pinned | values)
 

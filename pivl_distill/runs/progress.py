@@ -16,6 +16,7 @@ rank, so a run can be resumed with another number of processes.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -26,7 +27,6 @@ from typing import Any
 
 from torch import Tensor
 
-from pivl_distill.console import note
 from pivl_distill.data.sampling import PKSampler, Step
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
@@ -42,6 +42,8 @@ from pivl_distill.runs.signals import DeferredSignals
 from pivl_distill.runs.state import Stateful, TorchRngState, pack_state, unpack_state
 from pivl_distill.storage.files import locked, remove_partial, write_text
 from pivl_distill.storage.tensors import load_tensors, save_tensors
+
+logger = logging.getLogger(__name__)
 
 KIND = "training progress"
 
@@ -94,7 +96,7 @@ class Progress:
                     yield
             except (KeyboardInterrupt, SystemExit, process_group.PeerProcessError):
                 resume = f"pivl-distill {command} --resume {self.run}"
-                note(f"{self.run} is unfinished; continue it with `{resume}`.")
+                logger.warning(f"{self.run} is unfinished; continue it with `{resume}`.")
                 raise
         if not process_group.rank() and (self.run / RUN_FILE).is_file():
             shutil.rmtree(self.run / STATE_FOLDER)
@@ -117,7 +119,7 @@ class Progress:
         saved, tensors = last
         for name, part in parts.items():
             part.load_state_dict(unpack_state(saved.parts[name], tensors))
-        note(f"Continuing after step {saved.steps} of {len(steps)}.")
+        logger.info(f"Continuing after step {saved.steps} of {len(steps)}.")
         return RemainingSteps(self._iterate(stage, steps, parts, saved), len(steps) - saved.steps)
 
     def _iterate(

@@ -9,6 +9,7 @@ into memory, so they may be larger than it, and processes of one machine share t
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -21,9 +22,10 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from pivl_distill.console import note
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import sha256, write_json
+
+logger = logging.getLogger(__name__)
 
 HASHES = "sha256.json"
 ABANDONED_S = 24 * 3600
@@ -64,7 +66,7 @@ def cached(
                     write(entry, shapes, dtype, make())
                     arrays = _open(entry, shapes, dtype)
         except CacheError as error:
-            note(f"The {what} stay in memory: {error}")
+            logger.warning(f"The {what} stay in memory: {error}")
     if arrays is not None:
         mark_used(entry, limit_bytes)
     return arrays
@@ -83,7 +85,7 @@ def has_room(entry: Path, shapes: Shapes, dtype: np.dtype, what: str) -> bool:
         _make_room(folder, missing)
     free = shutil.disk_usage(folder).free
     if needed > free:
-        note(
+        logger.warning(
             f"The {what} stay in memory: they take {needed / 2**30:.1f} GiB and {folder} has"
             f" {free / 2**30:.1f} GiB left. PIVL_DISTILL_CACHE names another folder."
         )
@@ -97,7 +99,7 @@ def read(entry: Path, shapes: Shapes, dtype: np.dtype, what: str) -> dict[str, n
     """
     arrays = _open(entry, shapes, dtype)
     if arrays is None and entry.is_dir():
-        note(f"The {what} in {entry} are damaged; they are made anew.")
+        logger.warning(f"The {what} in {entry} are damaged; they are made anew.")
         shutil.rmtree(entry)
     return arrays
 
@@ -203,7 +205,7 @@ def _exclusive(entry: Path, what: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            note(f"Another process makes the {what}; waiting for it.")
+            logger.info(f"Another process makes the {what}; waiting for it.")
             lock.acquire()
     except OSError as error:
         raise _cannot_write(entry.parent, error) from error

@@ -7,13 +7,15 @@ and uncompiled runs differ in their rounding.
 
 from __future__ import annotations
 
+import logging
 from typing import Literal
 
 import torch
 from torch import nn
 
-from pivl_distill.console import note
 from pivl_distill.distributed import process_group
+
+logger = logging.getLogger(__name__)
 
 LONG_RUN_STEPS = 5000
 """Steps from which compiling pays on a CPU, with small crops as well."""
@@ -31,7 +33,9 @@ def compile_body(body: nn.Module, device: torch.device) -> None:
     nothing happens; what of it cannot be compiled, runs as it is.
     """
     if (obstacle := compile_error(device)) is not None:
-        note(f"Training goes on uncompiled: {obstacle}. With stage2.compile false none is tried.")
+        logger.warning(
+            f"Training goes on uncompiled: {obstacle}. With stage2.compile false none is tried."
+        )
         return
     torch._dynamo.config.suppress_errors = True
     body.compile()

@@ -1,4 +1,4 @@
-"""Progress and tables: plain lines in a log, a bar on a terminal, results on standard output."""
+"""Progress is plain lines in a log file or a bar on a terminal; results go to standard output."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 from rich.console import Console
 
 from pivl_distill import console
-from pivl_distill.console import note, summary, table, track, watch
+from pivl_distill.console import summary, table, track, watch
 
 
-def test_items_come_through_one_at_a_time(capsys):
+def test_items_are_yielded_lazily(capsys):
     taken = []
 
     def items():
@@ -26,7 +26,7 @@ def test_items_come_through_one_at_a_time(capsys):
     assert list(progress) == [1, 2]
 
 
-def test_a_log_gets_one_last_line_on_standard_error(capsys):
+def test_log_file_gets_final_line_on_stderr(capsys):
     assert list(track("abc", "Reading", unit="letters")) == ["a", "b", "c"]
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -35,13 +35,13 @@ def test_a_log_gets_one_last_line_on_standard_error(capsys):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that a test moves; lines are due every ten seconds."""
+    """A clock that the test advances by `clock[0] += seconds`."""
     now = [100.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
     return now
 
 
-def test_a_log_gets_a_line_every_ten_seconds_with_rate_and_time_left(clock, capsys):
+def test_log_file_gets_line_every_ten_seconds(clock, capsys):
     for _ in track(range(5), "Training", unit="epochs"):
         clock[0] += 6
     assert capsys.readouterr().err.splitlines() == [
@@ -51,7 +51,7 @@ def test_a_log_gets_a_line_every_ten_seconds_with_rate_and_time_left(clock, caps
     ]
 
 
-def test_a_share_that_is_reported_gets_lines_that_never_go_back(clock, capsys):
+def test_completed_share_never_decreases(clock, capsys):
     with watch("Building") as show:
         show(0)
         clock[0] += 10
@@ -68,26 +68,26 @@ def test_a_share_that_is_reported_gets_lines_that_never_go_back(clock, capsys):
     ]
 
 
-def test_without_a_total_no_time_left_is_claimed(clock, capsys):
+def test_unknown_total_shows_no_remaining_time(clock, capsys):
     for _ in track(iter(range(2)), "Reading", unit="crops"):
         clock[0] += 10
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Reading: 1/? crops, 0.1/s"
 
 
-def test_a_generator_may_be_given_its_total(clock, capsys):
+def test_total_of_generator_can_be_given(clock, capsys):
     for _ in track(iter(range(2)), "Reading", total=2, unit="crops"):
         clock[0] += 10
     assert "1/2 crops, 0.1/s, 10 s left" in capsys.readouterr().err
 
 
-def test_nothing_to_do_is_said_too(capsys):
+def test_empty_iterable_prints_final_line(capsys):
     assert list(track([], "Reading", unit="crops")) == []
     assert "Reading: 0 crops in" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("total", [None, 3])
-def test_a_terminal_gets_a_bar(monkeypatch, total):
+def test_terminal_gets_progress_bar(monkeypatch, total):
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
     monkeypatch.setattr(console, "err", terminal)
     items = (n for n in range(3)) if total is None else range(3)
@@ -97,7 +97,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, total):
     assert "3/?" in shown if total is None else "3/3" in shown
 
 
-def test_a_terminal_gets_a_bar_of_a_share(monkeypatch):
+def test_terminal_gets_bar_of_completed_share(monkeypatch):
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
     monkeypatch.setattr(console, "err", terminal)
     with watch("Building") as show:
@@ -108,19 +108,24 @@ def test_a_terminal_gets_a_bar_of_a_share(monkeypatch):
     assert "75%" in shown
 
 
-def test_results_go_to_standard_output_and_notes_to_standard_error(capsys):
+def test_results_go_to_stdout(capsys):
     summary("Student", {"mAP": 0.5, "weights": "a.safetensors"})
     table("Figures", ["arch", "mAP"], [["resnet18", 0.25], ["mobilenetv2_025", 0.5]])
     captured = capsys.readouterr()
     assert captured.err == ""
     for text in ("Student", "mAP", "0.5", "a.safetensors", "resnet18", "0.25", "mobilenetv2_025"):
         assert text in captured.out
-    note("starts from random weights")
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "starts from random weights" in captured.err
 
 
-def test_brackets_are_printed_as_they_stand(capsys):
-    note("pip install 'pivl-distill[trt]'")
-    assert capsys.readouterr().err == "pip install 'pivl-distill[trt]'\n"
+def test_hidden_progress_prints_nothing(clock, capsys, monkeypatch):
+    monkeypatch.setattr(console, "_progress_shown", True)
+    console.show_progress(False)
+    for _ in track(range(3), "Training"):
+        clock[0] += 20
+    with watch("Building") as report_share:
+        clock[0] += 20
+        report_share(0.5)
+    assert capsys.readouterr() == ("", "")
+    console.show_progress(True)
+    assert list(track(range(2), "Reading", unit="crops")) == [0, 1]
+    assert "Reading: 2 crops in" in capsys.readouterr().err

@@ -131,19 +131,18 @@ def embedded(tmp_path, monkeypatch) -> str:
         ("resnet18", "auto", False, "timm"),
     ],
 )
-def test_where_a_student_starts(embedded, capsys, arch, pretrained, synthetic, start):
+def test_where_a_student_starts(embedded, caplog, arch, pretrained, synthetic, start):
     found = resolve_pretrained(arch, pretrained, dataset_of(synthetic=synthetic))
     assert found == (embedded if start == "embedded" else start)
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
 
 
 @pytest.mark.parametrize(
     ("arch", "synthetic"), [("resnet18", True), ("efficientnet_cc_b0_4e", False)]
 )
-def test_a_random_start_that_nobody_asked_for_is_said(embedded, capsys, arch, synthetic):
+def test_a_random_start_that_nobody_asked_for_is_said(embedded, caplog, arch, synthetic):
     assert resolve_pretrained(arch, "auto", dataset_of(synthetic=synthetic)) == "none"
-    said = " ".join(capsys.readouterr().err.split())
-    assert said.startswith(f"{arch} starts from random weights")
+    assert caplog.messages[0].startswith(f"{arch} starts from random weights")
 
 
 @pytest.fixture
@@ -159,14 +158,13 @@ def offline(embedded, monkeypatch) -> None:
     monkeypatch.setattr(timm, "create_model", unreachable)
 
 
-def test_weights_that_only_auto_asked_for_are_done_without(offline, capsys):
+def test_weights_that_only_auto_asked_for_are_done_without(offline, caplog):
     config = StudentConfig(data={"size_hw": (64, 32)})
     network, start = build_network(config, dataset_of())
     assert start == "none"
     assert network(torch.zeros(1, 3, 64, 32)).shape == (1, 1280)
-    said = " ".join(capsys.readouterr().err.split())
-    assert "no network" in said
-    assert said.endswith("Training starts from random weights.")
+    assert "no network" in caplog.text
+    assert caplog.messages[-1].endswith("Training starts from random weights.")
 
 
 def test_weights_that_were_asked_for_by_name_are_not(offline):

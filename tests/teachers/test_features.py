@@ -69,17 +69,15 @@ def test_crops_are_encoded_in_their_order(features, frozen_clip, band_store):
 
 
 def test_a_cache_that_cannot_be_made_is_done_without(
-    features, frozen_clip, band_store, folder, capsys
+    features, frozen_clip, band_store, folder, caplog
 ):
     folder.write_text("a file in the way")
     assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
-    assert "The features of crops stay in memory: Cannot write" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert "The features of crops stay in memory: Cannot write" in caplog.text
 
 
 def test_a_disk_that_fills_on_the_way_costs_the_cache_alone(
-    features, frozen_clip, band_store, folder, encoded, capsys, monkeypatch
+    features, frozen_clip, band_store, folder, encoded, caplog, monkeypatch
 ):
     def full(entry, shapes, dtype, batches):
         next(iter(batches))
@@ -88,7 +86,7 @@ def test_a_disk_that_fills_on_the_way_costs_the_cache_alone(
     monkeypatch.setattr(array_cache, "write", full)
     assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
     assert sum(encoded) == 2 * len(band_store)  # once for the file, all of it, and once more
-    assert "stay in memory: No space left" in " ".join(capsys.readouterr().err.split())
+    assert "stay in memory: No space left" in caplog.text
 
 
 def test_cells_may_come_by_the_value_path(features, frozen_clip, band_store):
@@ -205,13 +203,13 @@ def test_features_larger_than_the_cache_stay_in_memory(frozen_clip, band_store, 
 
 
 def test_a_full_disk_is_told_and_nothing_is_written(
-    features, frozen_clip, band_store, folder, monkeypatch, capsys
+    features, frozen_clip, band_store, folder, monkeypatch, caplog
 ):
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(array_cache.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
     assert not list(folder.iterdir())
-    assert "PIVL_DISTILL_CACHE names another folder" in capsys.readouterr().err
+    assert "PIVL_DISTILL_CACHE names another folder" in caplog.text
 
 
 def test_other_weights_crops_or_sizes_have_other_keys(frozen_clip, make_clip, band_store):
@@ -234,7 +232,7 @@ def test_other_weights_crops_or_sizes_have_other_keys(frozen_clip, make_clip, ba
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "no array", "another shape"])
 def test_damaged_features_are_told_and_computed_anew(
-    features, frozen_clip, band_store, folder, encoded, capsys, damage
+    features, frozen_clip, band_store, folder, encoded, caplog, damage
 ):
     encode_crops(frozen_clip, band_store, LIP20, CACHED)
     file = folder / feature_key(frozen_clip, band_store, "attended") / "cells.npy"
@@ -248,7 +246,7 @@ def test_damaged_features_are_told_and_computed_anew(
         np.save(file, np.zeros((2, 3), np.float16))
     assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
     assert encoded == [24, 24]
-    assert "are damaged; they are made anew" in capsys.readouterr().err
+    assert "are damaged; they are made anew" in caplog.text
 
 
 def test_a_crash_while_encoding_leaves_no_entry(frozen_clip, band_store, folder, monkeypatch):

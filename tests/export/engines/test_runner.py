@@ -174,10 +174,10 @@ def test_an_engine_for_another_gpu_is_refused(engine, monkeypatch):
         EngineRunner(engine)
 
 
-def test_another_gpu_of_the_same_kind_is_noted(engine, monkeypatch, capsys):
+def test_another_gpu_of_the_same_kind_is_noted(engine, monkeypatch, caplog):
     monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="RTX 4090", compute_capability="8.9"))
     assert EngineRunner(engine)(images(1)).shape == (1, 3)
-    assert "was built on NVIDIA L4; on RTX 4090" in capsys.readouterr().err
+    assert "was built on NVIDIA L4; on RTX 4090" in caplog.text
 
 
 def test_an_rtx_engine_meets_any_gpu(engine, monkeypatch):

@@ -254,7 +254,7 @@ def test_another_decoder_reads_again(
 
 
 def test_a_damaged_entry_is_decoded_again(
-    tmp_path: Path, folder: Path, decoded: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, folder: Path, decoded: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     records = make_records(tmp_path)
     plain = load(records)
@@ -265,9 +265,8 @@ def test_a_damaged_entry_is_decoded_again(
     again = load(records)
     assert len(decoded) == 12 + 6
     assert_same(again, replace(plain, crops=crops, maps=maps))
-    told = capsys.readouterr().err
-    assert "The decoded crops in" in told
-    assert "The decoded part maps in" in told
+    assert "The decoded crops in" in caplog.text
+    assert "The decoded part maps in" in caplog.text
 
 
 def test_an_image_that_is_gone_is_named_though_its_pixels_are_kept(

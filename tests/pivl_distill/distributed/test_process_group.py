@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -19,12 +20,12 @@ from torch import Tensor
 
 from pivl_distill.cli import main as command_line
 from pivl_distill.config import Stage2Settings
-from pivl_distill.console import note
 from pivl_distill.data import store
 from pivl_distill.data.records import Record
 from pivl_distill.data.store import CropStore
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
+from pivl_distill.log_handler import logs_on_stderr
 from pivl_distill.runs import contract, progress
 from pivl_distill.runs.run import Run
 from pivl_distill.training.stage2 import Stage2Trainer, train
@@ -237,15 +238,15 @@ def main(task: str, folder: Path) -> None:
         with process_group.session():
             sit(folder, 4, lambda: os._exit(9))
     elif task == "go on":
-        with process_group.session():
-            note(f"said by process {process_group.rank()}")
+        with logs_on_stderr(), process_group.session():
+            logging.getLogger("pivl_distill").info(f"said by process {process_group.rank()}")
             network = sit(folder)
             if not process_group.rank():
                 weights = {n: value.contiguous() for n, value in network.state_dict().items()}
                 save_file(weights, folder.parent / "weights.safetensors")
         process_group.exit_process(0)
     elif task == "signal":
-        with process_group.session():
+        with logs_on_stderr(), process_group.session():
             sit(folder, 2, signalled)
     elif task in ("gone", "stuck"):
         run_command(lambda: sit(folder, 2, leave if task == "gone" else hang))

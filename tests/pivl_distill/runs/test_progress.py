@@ -33,14 +33,14 @@ def test_resume_after_kills_is_bit_identical(
     assert_same_run(train_run(), tmp_path / "run", uninterrupted)
 
 
-def test_saved_steps_are_not_repeated(train_run, call_at_step, capsys):
+def test_saved_steps_are_not_repeated(train_run, call_at_step, caplog):
     call_at_step(STEPS_PER_EPOCH + 2, kill_process)
     with pytest.raises(Killed):
         train_run()
     call_at_step(STEPS - STEPS_PER_EPOCH, kill_process)  # the last of the steps that are left
     with pytest.raises(Killed):
         train_run()
-    assert f"Continuing after step 4 of {STEPS}." in capsys.readouterr().err
+    assert f"Continuing after step 4 of {STEPS}." in caplog.text
 
 
 @pytest.mark.parametrize("moment", ["before the rename", "after it"])

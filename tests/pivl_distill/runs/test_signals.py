@@ -24,21 +24,20 @@ def send(number: int) -> Callable[[], None]:
     [(signal.SIGTERM, SystemExit, 143), (signal.SIGINT, KeyboardInterrupt, None)],
 )
 def test_signal_is_deferred_until_state_is_saved(
-    train_run, call_at_step, uninterrupted, tmp_path, capsys, number, stopped, code
+    train_run, call_at_step, uninterrupted, tmp_path, caplog, number, stopped, code
 ):
     call_at_step(STEPS_PER_EPOCH + 2, send(number))
     with pytest.raises(stopped) as raised:
         train_run()
     assert getattr(raised.value, "code", None) == code
-    stderr = capsys.readouterr().err
-    assert f"continue it with `pivl-distill student --resume {tmp_path / 'run'}`" in stderr
+    assert f"continue it with `pivl-distill student --resume {tmp_path / 'run'}`" in caplog.text
     call_at_step(0, kill_process)
     network = train_run()
-    assert f"Continuing after step {STEPS_PER_EPOCH + 2} of {STEPS}." in capsys.readouterr().err
+    assert f"Continuing after step {STEPS_PER_EPOCH + 2} of {STEPS}." in caplog.text
     assert_same_run(network, tmp_path / "run", uninterrupted)
 
 
-def test_second_signal_is_not_deferred(train_run, call_at_step, capsys):
+def test_second_signal_is_not_deferred(train_run, call_at_step):
     def twice() -> None:
         send(signal.SIGINT)()
         send(signal.SIGINT)()
@@ -50,7 +49,7 @@ def test_second_signal_is_not_deferred(train_run, call_at_step, capsys):
 
 
 @pytest.mark.parametrize("moment", ["reading data", "after the last step"])
-def test_signal_outside_steps_stops_at_once(tmp_path, capsys, moment):
+def test_signal_outside_steps_stops_at_once(tmp_path, caplog, moment):
     handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     progress = Progress(tmp_path)
 
@@ -64,7 +63,7 @@ def test_signal_outside_steps_stops_at_once(tmp_path, capsys, moment):
     with pytest.raises(SystemExit) as raised:
         interrupted_session()
     assert raised.value.code == 143
-    assert "pivl-distill teach --resume" in capsys.readouterr().err
+    assert "pivl-distill teach --resume" in caplog.text
     assert handlers == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
 
 

@@ -73,7 +73,7 @@ def test_arrays_can_be_written_to_without_harm(entry: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "gone", "no hash", "hash gone", "empty"])
 def test_a_damaged_entry_is_told_and_made_anew(
-    entry: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    entry: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     cached(entry, SHAPES, BYTES, batches, GIB, WHAT)
     file, hashes = entry / "maps.npy", entry / "sha256.json"
@@ -92,8 +92,7 @@ def test_a_damaged_entry_is_told_and_made_anew(
     else:
         file.write_bytes(b"")
     assert_content(cached(entry, SHAPES, BYTES, batches, GIB, WHAT))
-    told = capsys.readouterr().err
-    assert f"The decoded crops in {entry} are damaged; they are made anew." in told
+    assert f"The decoded crops in {entry} are damaged; they are made anew." in caplog.text
     assert_content(cached(entry, SHAPES, BYTES, never, GIB, WHAT))
 
 
@@ -115,13 +114,13 @@ def test_what_is_larger_than_the_limit_is_not_kept(entry: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_nothing_is_written(
-    entry: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    entry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(array_cache.shutil, "disk_usage", lambda _path: usage._replace(free=100))
     assert cached(entry, SHAPES, BYTES, never, GIB, WHAT) is None
     assert not list(entry.parent.iterdir())
-    assert "The decoded crops stay in memory" in capsys.readouterr().err
+    assert "The decoded crops stay in memory" in caplog.text
 
 
 def test_a_full_disk_does_not_hide_what_it_holds(
@@ -134,7 +133,7 @@ def test_a_full_disk_does_not_hide_what_it_holds(
 
 
 def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_is_left(
-    entry: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    entry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -142,19 +141,18 @@ def test_a_disk_that_fills_up_meanwhile_is_told_and_nothing_is_left(
     monkeypatch.setattr(array_cache, "write_json", full)
     assert cached(entry, SHAPES, BYTES, batches, GIB, WHAT) is None
     assert not list(entry.parent.iterdir())
-    told = capsys.readouterr().err
-    assert "No space left" in told
-    assert "--no-cache" in told
+    assert "No space left" in caplog.text
+    assert "--no-cache" in caplog.text
     with pytest.raises(CacheError, match="No space left"):
         write(entry, SHAPES, BYTES, batches())
 
 
 def test_a_folder_that_cannot_be_made_is_told(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     assert cached(tmp_path / "file" / "crops" / "key", SHAPES, BYTES, never, GIB, WHAT) is None
-    assert "Cannot write to the cache folder" in capsys.readouterr().err
+    assert "Cannot write to the cache folder" in caplog.text
 
 
 def test_a_crash_leaves_nothing(entry: Path) -> None:
@@ -167,21 +165,21 @@ def test_a_crash_leaves_nothing(entry: Path) -> None:
     assert not list(entry.parent.iterdir())
 
 
-def test_who_waited_takes_what_the_other_made(
-    entry: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_who_waited_takes_what_the_other_made(entry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry.parent.mkdir()
     other = FileLock(entry.parent / ".key.lock")
     other.acquire()
 
+    messages: list[str] = []
+
     def finish(message: str) -> None:
         write(entry, SHAPES, BYTES, batches())
         other.release()
-        print(message)
+        messages.append(message)
 
-    monkeypatch.setattr(array_cache, "note", finish)
+    monkeypatch.setattr(array_cache.logger, "info", finish)
     assert_content(cached(entry, SHAPES, BYTES, never, GIB, WHAT))
-    assert "Another process makes the decoded crops" in capsys.readouterr().out
+    assert "Another process makes the decoded crops" in messages[0]
 
 
 def test_where_locks_do_not_work_the_first_to_finish_wins(entry: Path) -> None:
@@ -247,7 +245,7 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
 def test_the_least_recently_used_make_room_on_a_full_disk(
     entry: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     free: int,
     left: set[str],
 ) -> None:
@@ -263,7 +261,7 @@ def test_the_least_recently_used_make_room_on_a_full_disk(
     monkeypatch.setattr(array_cache.shutil, "disk_usage", disk)
     arrays = cached(entry, SHAPES, BYTES, batches, GIB, WHAT)
     assert {path.name for path in folder.iterdir()} == left
-    assert ("stay in memory" in capsys.readouterr().err) == (arrays is None) == ("key" not in left)
+    assert ("stay in memory" in caplog.text) == (arrays is None) == ("key" not in left)
 
 
 def test_finding_an_entry_counts_as_using_it(entry: Path) -> None:
