@@ -1,4 +1,4 @@
-"""A parser: crops in, maps of class ids out, and the metadata that decide what is in them."""
+"""What all parsers share: their input, their interface and the metadata that identify them."""
 
 from __future__ import annotations
 
@@ -16,29 +16,32 @@ from pivl_distill.parsing.settings import ParserSettings
 
 @dataclass(frozen=True)
 class ParserInput:
-    """One image: its path below the data set's root, and its pixels uint8 RGB [H, W, 3]."""
+    """One image to parse."""
 
     name: Path
+    """Path relative to the data set's root."""
     pixels: np.ndarray
+    """uint8 RGB [H, W, 3], in the image's own size."""
     has_unique_stem: bool = True
-    """Whether no other image of the data set has the same file name."""
+    """Whether no other image has the same file name without suffix, so that a flat folder works."""
 
 
 class Parser(Protocol):
-    """What `write_maps` runs."""
+    """Interface of a parser, for `write_maps`."""
 
     vocabulary: Vocabulary
-    """What the ids mean that it gives."""
+    """Meaning of the class ids in its maps."""
     batch_size: int
+    """Number of crops that `parse` takes at a time."""
     metadata: dict[str, Any]
-    """All that decides its maps, as JSON values; two parsers of equal metadata give equal maps."""
+    """Everything that determines its maps, as JSON: equal metadata imply equal maps."""
 
     def parse(self, crops: Sequence[ParserInput]) -> list[PartMap | None]:
-        """The map of each crop, of its own size; None where there is no map."""
+        """Return a map of each crop, in the crop's own size [H, W], or None if it has none."""
         ...
 
 
 def parser_metadata(name: str, settings: ParserSettings) -> dict[str, Any]:
-    """The settings that decide what a parser's maps hold, without where and how fast it runs."""
-    left_out = {"source", "batch_size", "device"}
-    return {"name": name, **settings.model_dump(mode="json", exclude=left_out)}
+    """Return the settings that determine a parser's maps, without paths and speed."""
+    excluded = {"source", "batch_size", "device"}
+    return {"name": name, **settings.model_dump(mode="json", exclude=excluded)}

@@ -10,7 +10,7 @@ from pivl_distill.parsing.settings import AnyParserSettings, OnnxSettings, Segfo
 
 
 def build_parser(name: str, settings: AnyParserSettings) -> Parser:
-    """Return the parser of the settings' kind, with its weights or its folder of maps opened."""
+    """Load the parser that the settings describe; `name` identifies it in the metadata of maps."""
     if isinstance(settings, OnnxSettings):
         return OnnxParser(name, settings)
     if isinstance(settings, SegformerSettings):

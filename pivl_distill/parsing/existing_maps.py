@@ -1,8 +1,8 @@
-"""Maps that exist already, brought into our form: SCHP's output, RGB pictures, other values.
+"""Convert existing maps: SCHP's output, RGB-coloured maps, maps with other values.
 
-They are found by the image's name, in a tree like the data set's or all in one folder, as
-`data.parsing.find_map` says. Values are looked up, never guessed: one that the table does not hold
-is an error that shows it.
+A map is found by the image's name, in a tree like the data set's or in one flat folder, as
+documented in `data.part_maps.find_map`. Every stored value must be in the lookup table; any other
+value raises an error that shows it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pivl_distill.parsing.base import ParserInput, parser_metadata
 from pivl_distill.parsing.settings import MapsSettings
 
 Table = dict[int, int]
-"""Stored value, or colour as 0xRRGGBB → class id or IGNORE."""
+"""Stored value, or colour as 0xRRGGBB, → class id or IGNORE."""
 
 
 class ExistingMapsParser:
-    """`kind: maps`."""
+    """Parser of `kind: maps`, which reads maps instead of computing them."""
 
     batch_size = 16
 
@@ -43,7 +43,7 @@ class ExistingMapsParser:
         self.metadata = {**parser_metadata(name, settings), "folder": str(self.folder.resolve())}
 
     def parse(self, crops: Sequence[ParserInput]) -> list[PartMap | None]:
-        """The map of each crop, None where the folder holds none."""
+        """Return the map of each crop, in the crop's size, or None if the folder has none."""
         return [self._map(crop) for crop in crops]
 
     def _map(self, crop: ParserInput) -> PartMap | None:
@@ -54,7 +54,7 @@ class ExistingMapsParser:
         if abs(labels.shape[0] * width / labels.shape[1] - height) > 1:
             raise PivlError(
                 f"{path} is {labels.shape[1]}×{labels.shape[0]} pixels but its image {crop.name} is"
-                f" {width}×{height}, another shape: these are maps of other crops."
+                f" {width}×{height}: the aspect ratios differ, so it is a map of another crop."
             )
         resized = Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST)
         return PartMap(np.array(resized), self._confidence(path, (height, width)))
@@ -68,31 +68,34 @@ class ExistingMapsParser:
             with Image.open(path) as image:
                 if image.format != "PNG" or image.mode not in ("P", "L", "LA", "RGB", "RGBA"):
                     raise PivlError(
-                        f"{path} is a {image.format} of mode {image.mode}; maps are palette, grey"
-                        " or RGB PNGs of 8 bits (JPEG changes their values)."
+                        f"{path} is a {image.format} of mode {image.mode}; maps must be palette,"
+                        " grey or RGB PNGs of 8 bits (JPEG changes their values)."
                     )
                 if not self.numbers or image.mode in ("RGB", "RGBA"):
-                    return _looked_up(path, "#{:06x}", colour_codes(image), self.colours)
-                return _looked_up(path, "{}", np.asarray(image.getchannel(0)), self.numbers)
+                    return _look_up(path, "#{:06x}", colour_codes(image), self.colours)
+                return _look_up(path, "{}", np.asarray(image.getchannel(0)), self.numbers)
         except (OSError, UnidentifiedImageError) as error:
             raise PivlError(f"Cannot read the map {path}: {error}.") from error
 
 
 def check_maps_folder(folder: Path, vocabulary: Vocabulary) -> None:
-    """PivlError if the folder is missing or says that its maps speak of other classes."""
+    """Raise PivlError if the folder is missing or its manifest declares another vocabulary."""
     if not folder.is_dir():
         raise PivlError(f"The folder of maps {folder} does not exist.")
-    if (folder / MANIFEST).is_file() and (own := folder_vocabulary(folder)) != vocabulary:
+    if (folder / MANIFEST).is_file() and (found := folder_vocabulary(folder)) != vocabulary:
         raise PivlError(
-            f"{folder / MANIFEST} says that these maps are in {own.name}, not {vocabulary.name}:"
-            f" use --set vocabulary={own.name}."
+            f"{folder / MANIFEST} declares maps in {found.name}, not {vocabulary.name}:"
+            f" use --set vocabulary={found.name}."
         )
 
 
 def lookup_tables(
     vocabulary: Vocabulary, values: dict[int | str, str] | None
 ) -> tuple[Table, Table]:
-    """What stored numbers and what colours mean; without `values` the ids and VOC's colours."""
+    """Return the tables of stored numbers and of colours → class id.
+
+    Without `values` these are the class ids and the colours of PASCAL VOC.
+    """
     if values is None:
         ids = {number: number for number in range(len(vocabulary))}
         return {**ids, IGNORE: IGNORE}, dict(
@@ -101,16 +104,16 @@ def lookup_tables(
     numbers: Table = {}
     colours: Table = {}
     for stored, label in values.items():
-        meant = IGNORE if label == "ignore" else vocabulary.index(label)
+        class_id = IGNORE if label == "ignore" else vocabulary.index(label)
         if isinstance(stored, int):
-            numbers[stored] = meant
+            numbers[stored] = class_id
         else:
-            colours[int(stored.removeprefix("#"), 16)] = meant
+            colours[int(stored.removeprefix("#"), 16)] = class_id
     return numbers, colours
 
 
 def colour_codes(image: Image.Image) -> np.ndarray:
-    """int64 [H, W]: each pixel's colour as 0xRRGGBB."""
+    """Return each pixel's colour as 0xRRGGBB, int64 [H, W]."""
     return _codes(np.asarray(image.convert("RGB")))
 
 
@@ -118,14 +121,14 @@ def _codes(rgb: np.ndarray) -> np.ndarray:
     return rgb.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])
 
 
-def _looked_up(path: Path, wording: str, stored: np.ndarray, table: Table) -> np.ndarray:
-    """uint8 [H, W]; PivlError naming the first stored value that the table lacks."""
-    found, place = np.unique(stored, return_inverse=True)
+def _look_up(path: Path, number_format: str, stored: np.ndarray, table: Table) -> np.ndarray:
+    """Look up stored values [H, W]: uint8 [H, W]. Raises PivlError for a value not in the table."""
+    found, inverse = np.unique(stored, return_inverse=True)
     if unlisted := [code for code in found.tolist() if code not in table]:
         raise PivlError(
-            f"{path} holds {wording.format(unlisted[0])}, which has no class: name the right"
-            " vocabulary, or list what each value means under 'values' in a parser's YAML file"
-            " ('ignore' where it means none)."
+            f"{path} contains {number_format.format(unlisted[0])}, which has no class: choose the"
+            " right vocabulary, or list the label of each value under 'values' in a parser's YAML"
+            " file ('ignore' for none)."
         )
     labels = np.array([table[code] for code in found.tolist()], np.uint8)
-    return labels[place].reshape(stored.shape)
+    return labels[inverse].reshape(stored.shape)

@@ -1,7 +1,7 @@
-"""A folder of part maps as `data.parsing` reads it, written map by map and safe to interrupt.
+"""A folder of parsing maps, in the layout that `data.part_maps` reads; safe to interrupt.
 
-`parsing.json` is written first and says whose maps these are, so that another parser's are never
-mixed in; each map appears whole or not at all, and those that are there are kept.
+`parsing.json` is written first and identifies the parser, so maps of two parsers are never mixed.
+Each map is written atomically. An interrupted run keeps the maps that are complete.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _PALETTE = voc_palette(256).tobytes()
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Inside, no other command writes maps to the folder; PivlError if one does already.
+    """Lock the folder against other commands; raise PivlError if another command writes there.
 
-    Process 0 holds the lock for all that share its work. Another command would remove what these
-    are just writing.
+    Process 0 holds the lock for all processes of a group. Without it, another command would remove
+    partial files that are being written.
     """
-    if process_group.rank() or folder.is_file():  # which is refused
+    if process_group.rank() or folder.is_file():  # `MapFolder` rejects a file
         yield
         return
     lock = folder / LOCK
@@ -48,15 +48,18 @@ def lock_folder(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(OSError):  # open files cannot be removed everywhere
+            with suppress(OSError):  # some systems cannot remove an open file
                 lock.unlink()
 
 
 class MapFolder:
-    """Maps of one parser in one vocabulary; whoever writes to it is `lock_folder` there."""
+    """Maps of one parser in one vocabulary. Writers must hold `lock_folder`."""
 
     def __init__(self, path: Path, vocabulary: Vocabulary, parser: dict[str, Any]) -> None:
-        """Open or begin the folder; PivlError if it holds other maps, or something else."""
+        """Open or create the folder; raise PivlError if it contains other maps or other files.
+
+        `parser` is the parser's metadata.
+        """
         self.path = path
         self.vocabulary = vocabulary
         manifest = {
@@ -65,15 +68,15 @@ class MapFolder:
             "labels": vocabulary.labels,
             "parser": parser,
         }
-        self.manifest: dict[str, Any] = json.loads(json.dumps(manifest))  # as it will be read back
+        self.manifest: dict[str, Any] = json.loads(json.dumps(manifest))  # as read from the file
         self._claim()
 
     def map_path(self, image: Path) -> Path:
-        """The file of the map of `image`, a path below the data set's root."""
+        """Return the file of the map of `image`, a path relative to the data set's root."""
         return self.path / image.with_suffix(".png")
 
     def has_map(self, image: Path, size_hw: tuple[int, int]) -> bool:
-        """Whether a whole map of this size is there, from an earlier run."""
+        """Return whether a valid map of this size exists, from an earlier run."""
         path = self.map_path(image)
         if not path.is_file():
             return False
@@ -84,11 +87,11 @@ class MapFolder:
         return values.shape == size_hw and unknown_value(values, self.vocabulary) is None
 
     def read(self, image: Path) -> np.ndarray:
-        """The map of an image, uint8 [H, W]."""
+        """Return the class ids of an image's map, uint8 [H, W]."""
         return map_values(self.map_path(image))
 
     def write(self, image: Path, part_map: PartMap) -> None:
-        """Write one map atomically: a picture in colours, or with the confidence behind it."""
+        """Write one map atomically: a palette PNG, or grey with the confidence as alpha channel."""
         picture = Image.fromarray(part_map.labels)
         if part_map.confidence is None:
             picture.putpalette(_PALETTE)
@@ -99,29 +102,29 @@ class MapFolder:
         write_bytes(self.map_path(image), buffer.getvalue())
 
     def finish(self, maps: int) -> None:
-        """Say in `parsing.json` how many maps the finished folder holds."""
+        """Record the number of maps in `parsing.json`, which marks the folder as complete."""
         write_json(self.path / MANIFEST, {**self.manifest, "maps": maps})
 
     def _claim(self) -> None:
+        """Write the manifest, or compare it with the existing one."""
         path = self.path / MANIFEST
         if path.is_file():
             if differences := _differences(_read(path), self.manifest):
                 raise PivlError(
-                    f"{self.path} holds maps that were made otherwise: {'; '.join(differences)}."
-                    " Name another folder with --out, or remove this one."
+                    f"{self.path} contains maps of another parser or other settings:"
+                    f" {'; '.join(differences)}. Name another folder with --out, or remove it."
                 )
             self._remove_partial()
             return
         if self.path.is_file() or not is_empty(self.path):
             raise PivlError(
-                f"{self.path} is there already and holds no {MANIFEST}; name another folder with"
-                " --out."
+                f"{self.path} exists and contains no {MANIFEST}; name another folder with --out."
             )
         self._remove_partial()
         write_json(path, self.manifest)
 
     def _remove_partial(self) -> None:
-        """Only the first process may: it is here before the others write maps."""
+        """Remove partial files of interrupted writes, on process 0, before the others write."""
         if not process_group.rank():
             remove_partial(self.path)
 
@@ -130,18 +133,18 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise PivlError(f"{path} is damaged: {error}. Remove it with its maps.") from error
+        raise PivlError(f"{path} is damaged: {error}. Remove the folder and its maps.") from error
     return manifest if isinstance(manifest, dict) else {}
 
 
-def _differences(there: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs, as `vocabulary was atr18, is lip20`; how many maps there are may."""
-    was, is_now = _flat(there), _flat(now)
-    keys = [key for key in {**is_now, **was} if key not in ("maps", "labels")]
+def _differences(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Return the differences, such as `vocabulary was atr18, is lip20`, except map counts."""
+    before, now = _flat(stored), _flat(current)
+    keys = [key for key in {**now, **before} if key not in ("maps", "labels")]
     return [
-        f"{key} was {was.get(key)}, is {is_now.get(key)}"
+        f"{key} was {before.get(key)}, is {now.get(key)}"
         for key in keys
-        if was.get(key) != is_now.get(key)
+        if before.get(key) != now.get(key)
     ]
 
 

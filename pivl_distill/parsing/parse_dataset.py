@@ -1,4 +1,4 @@
-"""`pivl-distill parse`: a map for every image of a data set, and a look at what the maps hold."""
+"""Parse a data set (`pivl-distill parse`): a map for every image, statistics and a QA sheet."""
 
 from __future__ import annotations
 
@@ -30,23 +30,25 @@ QA_SHEET = "parsing.png"
 
 @dataclass(frozen=True)
 class ParseReport:
-    """What `write_maps` did and what the maps hold."""
+    """Result of `write_maps`."""
 
     folder: Path
     written: int
+    """Maps written by this run."""
     kept: int
     """Maps of an earlier run."""
     missing: tuple[Path, ...]
-    """Images without a map; only imported maps can be missing."""
+    """Images without a map, which only the parser of existing maps leaves out."""
     statistics: MapStatistics
     agreement: ConfusionMatrix | None
-    """With the maps that the data set had before, where they are in the same vocabulary."""
+    """Comparison with the maps that the data set has, if they are in the same vocabulary."""
     sheet: Path | None
+    """QA sheet; None without maps, and on all processes but 0."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One image, its name below the root, and whether no other has its file name."""
+    """One image to parse; fields as in `ParserInput`."""
 
     record: Record
     name: Path
@@ -56,34 +58,32 @@ class _Job:
 def write_maps(
     dataset: ReIDDataset,
     parser: Parser,
-    cleaning: MapPostprocessor,
+    postprocessor: MapPostprocessor,
     out: Path,
     splits: Sequence[str] = ("train",),
 ) -> ParseReport:
-    """Write a map of each image of `splits` into the folder `out`, which may hold some already.
+    """Write a map of every image; complete maps of an earlier run are kept.
 
-    Raises PivlError if `out` holds other maps or another command writes there, two images would
-    share a map, or an image cannot be read; maps that were written until then stay. Several
-    processes take turns with the images, and all look at all maps.
+    Processes of a group share the images; every process reads all maps for the statistics.
+
+    Args:
+        dataset: the images.
+        parser: computes or reads the maps.
+        postprocessor: applied to each map before it is written.
+        out: folder of the maps; may contain maps of an interrupted run.
+        splits: names of the splits to parse.
+
+    Raises:
+        PivlError: `out` contains other maps or is in use by another command; two images would share
+            a map; an image cannot be read. Maps written before the error are kept.
     """
     jobs = plan_jobs(dataset, splits)
     with lock_folder(out):
         with process_group.main_process_first():
-            folder = MapFolder(out, cleaning.vocabulary, parser.metadata)
-        own = jobs[process_group.rank() :: process_group.world_size()]
-        todo = [
-            job
-            for job in track(own, "Looking for earlier maps", unit="images")
-            if not folder.has_map(job.name, _size_hw(job.record.path))
-        ]
-        steps = _write(todo, parser, cleaning, folder)
-        made = list(track(steps, "Parsing", total=len(todo), unit="images"))
-        unmapped = [str(job.name) for job, written in zip(todo, made, strict=True) if not written]
-        gathered = process_group.all_gather_object((len(todo), unmapped))
-        tried = sum(number for number, _ in gathered)
-        without = {name for _, names in gathered for name in names}
-        missing = tuple(job.name for job in jobs if str(job.name) in without)
-        mapped = [job for job in jobs if str(job.name) not in without]
+            folder = MapFolder(out, postprocessor.vocabulary, parser.metadata)
+        tried, unmapped = _write_missing(jobs, parser, postprocessor, folder)
+        missing = tuple(job.name for job in jobs if job.name in unmapped)
+        mapped = [job for job in jobs if job.name not in unmapped]
         if not process_group.rank():
             folder.finish(len(mapped))
         statistics, agreement = collect_statistics(mapped, folder, dataset)
@@ -106,14 +106,23 @@ def parse_dataset(
     out: Path | None = None,
     all_splits: bool = False,
 ) -> ParseReport:
-    """`write_maps` with the parser of a preset or a YAML file, by default the embedded one.
+    """Write maps with the parser of a preset or a YAML file.
 
-    The default folder is `parsing-<parser>` in the data set. Raises PivlError where photographs
-    would get the embedded parser without anybody having asked for it.
+    Args:
+        dataset: the images.
+        parser: name of a preset or path of a YAML file; None uses the embedded parser, which is
+            for synthetic data only.
+        source: file, folder or hub id of the parser's weights or maps.
+        overrides: settings that override the preset's or file's.
+        out: folder of the maps; None uses `parsing-<parser>` in the data set.
+        all_splits: parse query and gallery too.
+
+    Raises:
+        PivlError: no parser is named for a data set of photographs, or as in `write_maps`.
     """
     if parser is None and not dataset.synthetic:
         raise PivlError(
-            "The embedded parser knows rendered people only; name one for photographs with"
+            "The embedded parser is for rendered people only; choose one for photographs with"
             f" --parser: {', '.join(parser_presets())}, or a YAML file."
         )
     settings = load_parser_settings(parser or EMBEDDED_PARSER, source, overrides)
@@ -126,25 +135,45 @@ def parse_dataset(
 
 
 def plan_jobs(dataset: ReIDDataset, splits: Sequence[str]) -> list[_Job]:
-    """Every image of `splits`; PivlError where two would share a map."""
+    """Return a job for every image of `splits`; raise PivlError if two would share a map."""
     by_map: dict[Path, Record] = {}
     for record in (record for split in splits for record in dataset.splits[split]):
-        place = dataset.relative(record.path).with_suffix(".png")
-        other = by_map.setdefault(place, record)
+        map_name = dataset.relative(record.path).with_suffix(".png")
+        other = by_map.setdefault(map_name, record)
         if other.path != record.path:
             raise PivlError(
-                f"{record.path} and {other.path} would share one map, {place}: give them names of"
-                " their own, or folders below the data set."
+                f"{record.path} and {other.path} would share one map, {map_name}: rename one of"
+                " them, or move it to another folder of the data set."
             )
     names = {dataset.relative(record.path): record for record in by_map.values()}
-    named = Counter(name.stem for name in names)
-    return [_Job(record, name, named[name.stem] == 1) for name, record in names.items()]
+    stems = Counter(name.stem for name in names)
+    return [_Job(record, name, stems[name.stem] == 1) for name, record in names.items()]
+
+
+def _write_missing(
+    jobs: Sequence[_Job], parser: Parser, postprocessor: MapPostprocessor, folder: MapFolder
+) -> tuple[int, set[Path]]:
+    """Write the maps that do not exist yet, this process its share.
+
+    Returns over all processes how many images were parsed, and the names of those without a map.
+    """
+    share = jobs[process_group.rank() :: process_group.world_size()]
+    todo = [
+        job
+        for job in track(share, "Looking for earlier maps", unit="images")
+        if not folder.has_map(job.name, _size_hw(job.record.path))
+    ]
+    steps = _write(todo, parser, postprocessor, folder)
+    written = list(track(steps, "Parsing", total=len(todo), unit="images"))
+    unmapped = [job.name for job, has_map in zip(todo, written, strict=True) if not has_map]
+    gathered = process_group.all_gather_object((len(todo), unmapped))
+    return sum(tried for tried, _ in gathered), {name for _, names in gathered for name in names}
 
 
 def _write(
-    jobs: Sequence[_Job], parser: Parser, cleaning: MapPostprocessor, folder: MapFolder
+    jobs: Sequence[_Job], parser: Parser, postprocessor: MapPostprocessor, folder: MapFolder
 ) -> Iterator[bool]:
-    """For each job in turn, whether a map was written."""
+    """Parse in batches; yield for each job whether a map was written."""
     for start in range(0, len(jobs), parser.batch_size):
         batch = jobs[start : start + parser.batch_size]
         crops = [
@@ -153,32 +182,32 @@ def _write(
         ]
         for job, part_map in zip(batch, parser.parse(crops), strict=True):
             if part_map is not None:
-                folder.write(job.name, cleaning.apply(part_map))
+                folder.write(job.name, postprocessor.apply(part_map))
             yield part_map is not None
 
 
 def collect_statistics(
     jobs: Sequence[_Job], folder: MapFolder, dataset: ReIDDataset
 ) -> tuple[MapStatistics, ConfusionMatrix | None]:
-    """Read all maps back; compare those of images that had a map elsewhere."""
+    """Read all maps back; compare them with the data set's own maps in other folders."""
     vocabulary = folder.vocabulary
     statistics, agreement, compared = (
         MapStatistics(vocabulary),
         ConfusionMatrix(len(vocabulary)),
         False,
     )
-    for job in track(jobs, "Looking at the maps", unit="maps"):
+    for job in track(jobs, "Reading the maps", unit="maps"):
         labels = folder.read(job.name)
         statistics.add(job.name, labels)
-        before = job.record.parsing if dataset.vocabulary == vocabulary else None
-        if before is not None and before != folder.map_path(job.name):
-            agreement.add(read_map(before, labels.shape, vocabulary), labels)
+        reference = job.record.parsing if dataset.vocabulary == vocabulary else None
+        if reference is not None and reference != folder.map_path(job.name):
+            agreement.add(read_map(reference, labels.shape, vocabulary), labels)
             compared = True
     return statistics, agreement if compared else None
 
 
 def _draw(jobs: Sequence[_Job], folder: MapFolder, statistics: MapStatistics) -> Path | None:
-    """The QA sheet, of evenly spaced images."""
+    """Write the QA sheet of up to 32 evenly spaced images, on process 0."""
     if not jobs or process_group.rank():
         return None
     chosen = np.linspace(0, len(jobs) - 1, min(len(jobs), 32)).round().astype(int)

@@ -1,10 +1,10 @@
-"""A small U-Net that parses synthetic people (Ronneberger et al., MICCAI 2015), for `pretrain`.
+"""A small U-Net that parses rendered people (Ronneberger et al., MICCAI 2015), for `pretrain`.
 
-A part's side is where it lies times the way the person faces. The network scores parts as if
-everybody faced the camera, and a summary of the whole crop says how far to swap left and right; it
-also gates the channels of every level (squeeze and excitation, Hu et al., CVPR 2018). Skips are
-added, not concatenated, and scores come at half the resolution, to stay at half a megabyte and
-quick on a CPU.
+Whether a part is left or right depends on its position and on the direction the person faces. The
+network computes logits as if everybody faced the camera, and a global feature of the crop predicts
+the probability that left and right must be swapped. The same feature gates the channels of every
+level (squeeze and excitation, Hu et al., CVPR 2018). Skip connections are added, not concatenated,
+and logits have half the resolution, which keeps the file at half a megabyte and fast on a CPU.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from pivl_distill.data.vocabulary import Vocabulary
 
 WIDTHS = (24, 32, 40)
-"""Channels at a half, a quarter and an eighth of the resolution; the deepest has as many."""
+"""Channels at 1/2, 1/4 and 1/8 of the resolution; 1/16 has as many as 1/8."""
 
 
 class PartUNet(nn.Module):
-    """Normalised images [B, 3, H, W], H and W multiples of 16 → logits [B, P, H/2, W/2]."""
+    """Map normalised images [B, 3, H, W] to logits [B, P, H/2, W/2]; H and W multiples of 16."""
 
     mirror: Tensor
 
@@ -45,7 +45,7 @@ class PartUNet(nn.Module):
         return self.scores(images)[0]
 
     def scores(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits as from `forward`, and the logit [B] of the person's left being on the right."""
+        """Return the logits of `forward`, and the logit [B] of the person facing the camera."""
         skips, features = [], images
         for down in self.down:
             features = down(features)
@@ -61,7 +61,7 @@ class PartUNet(nn.Module):
 
 
 class _Up(nn.Module):
-    """One level up: add the skip, gate channels by the whole crop, convolve."""
+    """One decoder level: upsample, add the skip, gate channels by the global feature, convolve."""
 
     def __init__(self, below: int, width: int, whole: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
-"""What is done to a parser's map before it is written: other vocabulary, doubtful pixels dropped.
+"""Post-process a parser's map: remap its vocabulary, drop other people and small parts.
 
-All of it is off by default: π-VL takes the parser's best class (readings 31).
+All steps are off by default, because π-VL uses the parser's best class (readings 31).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pivl_distill.parsing.settings import ParserSettings
 
 
 class MapPostprocessor:
-    """The settings all parsers share, applied to one map after the other."""
+    """Apply the settings that all parsers share."""
 
     def __init__(self, settings: ParserSettings) -> None:
         self.source = get_vocabulary(settings.vocabulary)
         self.vocabulary = get_vocabulary(settings.to or settings.vocabulary)
-        """What the ids mean afterwards."""
+        """Meaning of the class ids in the result."""
         self.table = remap_table(self.source, self.vocabulary)
         self.settings = settings
 
     def apply(self, part_map: PartMap) -> PartMap:
-        """The map to be written; how sure the parser was stays."""
+        """Return the map to write; the confidence is unchanged."""
         labels = part_map.labels
         if self.settings.largest_person:
             labels = keep_largest_person(labels, self.source)
@@ -35,9 +35,9 @@ class MapPostprocessor:
 
 
 def keep_largest_person(labels: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """IGNORE in all connected foreground but the largest: a second person, stray pixels.
+    """Set all foreground except the largest connected region to IGNORE; uint8 [H, W].
 
-    People who touch are one, so this cannot part them.
+    This removes other people and stray pixels. It cannot separate people who touch.
     """
     foreground = (labels != vocabulary.background) & (labels != IGNORE)
     _, region, stats, _ = cv2.connectedComponentsWithStats(foreground.astype(np.uint8))
@@ -48,7 +48,7 @@ def keep_largest_person(labels: np.ndarray, vocabulary: Vocabulary) -> np.ndarra
 
 
 def drop_small_parts(labels: np.ndarray, min_area: float, vocabulary: Vocabulary) -> np.ndarray:
-    """IGNORE in every part that covers less than `min_area` of the image."""
+    """Set parts that cover less than the share `min_area` of the image to IGNORE; uint8 [H, W]."""
     counts = np.bincount(labels.ravel(), minlength=256)
     small = (counts > 0) & (counts < min_area * labels.size)
     small[[vocabulary.background, IGNORE]] = False

@@ -1,4 +1,4 @@
-"""The QA sheet: crops beside their maps, and how often each class occurs, in one picture."""
+"""The QA sheet: one picture of crops next to their maps, with the share of each class."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _pairs(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> Image.Image:
 
 
 def _legend(statistics: MapStatistics) -> Image.Image:
-    """A row per class: its colour and label, a bar and figures of the maps and pixels it is in."""
+    """Draw a row per class: colour, label, and its share of maps and pixels."""
     rows = list(statistics.shares())
     sheet = Image.new("RGB", (_TEXT_PX + _BAR_PX + 240, _ROW_PX * (len(rows) + 1)), "white")
     draw = ImageDraw.Draw(sheet)

@@ -1,7 +1,7 @@
-"""From a crop to a network's input and from its scores back to the crop's own pixels.
+"""Resize crops to a network's input, and resample its scores at the crop's own pixels.
 
-Scores are sampled where the crop's pixel centres fall, in one bilinear step, so neither the input's
-size nor that of the scores leaves a trace in the map.
+A crop is stretched or letterboxed. Scores are sampled at the crop's pixel centres in one bilinear
+step, so the map has no rounding from the sizes of the input and of the scores.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from pivl_distill.parsing.settings import NetworkSettings
 
 @dataclass(frozen=True)
 class Placement:
-    """The box of a network's input, in its pixels, that a crop of `crop_hw` pixels fills."""
+    """The rectangle of a network's input that a crop fills, in input pixels."""
 
     crop_hw: tuple[int, int]
+    """Height and width of the crop in its own pixels."""
     input_hw: tuple[int, int]
     top: int
     left: int
@@ -35,7 +36,7 @@ class Placement:
 def compute_placement(
     crop_hw: tuple[int, int], input_hw: tuple[int, int], resize: Literal["stretch", "letterbox"]
 ) -> Placement:
-    """Where a crop goes: over all of the input, or centred in it with its aspect kept."""
+    """Return the rectangle of the crop: all of the input, or centred with its aspect ratio."""
     (crop_h, crop_w), (input_h, input_w) = crop_hw, input_hw
     if resize == "stretch":
         return Placement(crop_hw, input_hw, 0, 0, input_h, input_w)
@@ -46,12 +47,12 @@ def compute_placement(
 
 
 def resize_to_input(crop: np.ndarray, placement: Placement) -> np.ndarray:
-    """uint8 [H, W, 3] → uint8 [input height, input width, 3], black around the crop."""
-    grows = placement.height >= crop.shape[0]
+    """Resize a crop, uint8 [H, W, 3], onto a black canvas of the input's size."""
+    enlarges = placement.height >= crop.shape[0]
     resized = cv2.resize(
         crop,
         (placement.width, placement.height),
-        interpolation=cv2.INTER_LINEAR if grows else cv2.INTER_AREA,
+        interpolation=cv2.INTER_LINEAR if enlarges else cv2.INTER_AREA,
     )
     canvas = np.zeros((*placement.input_hw, 3), np.uint8)
     rows = slice(placement.top, placement.top + placement.height)
@@ -67,13 +68,13 @@ def resample_scores(
     align_corners: bool = False,
     mode: Literal["bilinear", "nearest"] = "bilinear",
 ) -> Tensor:
-    """Scores [P, h, w] that cover the input → float [P, H, W] at the pixels of the crop.
+    """Resample scores [P, h, w] of the whole input at the pixels of the crop: float32 [P, H, W].
 
-    `align_corners` says how the network's own scores lie over its input, as in PyTorch.
+    `align_corners` tells, as in PyTorch, whether the corner pixels of scores and input coincide.
     """
     axes = [
-        _positions(start, length, pixels, whole, align_corners)
-        for start, length, pixels, whole in zip(
+        _positions(start, length, pixels, input_size, align_corners)
+        for start, length, pixels, input_size in zip(
             (placement.top, placement.left),
             (placement.height, placement.width),
             placement.crop_hw,
@@ -88,18 +89,20 @@ def resample_scores(
     )[0]
 
 
-def _positions(start: int, length: int, pixels: int, whole: int, align_corners: bool) -> Tensor:
-    """Pixel centres of one axis of the crop in the input, −1..1 as grid_sample has it."""
+def _positions(
+    start: int, length: int, pixels: int, input_size: int, align_corners: bool
+) -> Tensor:
+    """Return the crop's pixel centres along one axis of the input, −1 to 1 as in grid_sample."""
     centres = start + (torch.arange(pixels) + 0.5) * length / pixels
     if align_corners:
-        return 2 * (centres - 0.5) / (whole - 1) - 1
-    return 2 * centres / whole - 1
+        return 2 * (centres - 0.5) / (input_size - 1) - 1
+    return 2 * centres / input_size - 1
 
 
 def map_from_scores(scores: Tensor, settings: NetworkSettings) -> PartMap:
-    """Logits [P, H, W] → the best class, IGNORE where its probability is too low.
+    """Return the best class of logits [P, H, W]; IGNORE if its softmax is below `min_confidence`.
 
-    With its probability where the settings want it written.
+    The map includes that probability if `write_confidence` is set.
     """
     labels = scores.argmax(0).byte()
     if not (settings.min_confidence or settings.write_confidence):

@@ -1,8 +1,8 @@
 """SegFormer (Xie et al., NeurIPS 2021) from the Hugging Face hub or a folder.
 
-`transformers` is imported only here, for it is an extra of a few hundred megabytes of its own.
-Weights are read from safetensors alone and must be complete: `transformers` would fill what is
-missing with random numbers.
+`transformers`, an optional dependency of a few hundred megabytes, is imported only here. Weights
+are read only from safetensors and must be complete, because `transformers` would initialise missing
+weights at random.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pivl_distill.parsing.settings import SegformerSettings
 
 
 class SegformerParser:
-    """`kind: segformer`."""
+    """Parser of `kind: segformer`."""
 
     def __init__(self, name: str, settings: SegformerSettings) -> None:
         assert settings.source is not None
@@ -40,7 +40,7 @@ class SegformerParser:
 
     @torch.inference_mode()
     def parse(self, crops: Sequence[ParserInput]) -> list[PartMap | None]:
-        """One map per crop."""
+        """Return one map per crop, in the crop's size."""
         images = [crop.pixels for crop in crops]
         inputs = self.processor(
             images=images, return_tensors="pt", input_data_format="channels_last"
@@ -57,7 +57,7 @@ class SegformerParser:
 
 
 def load_segformer(source: str) -> tuple[Any, Any]:
-    """Network and preprocessing; PivlError when the library, files or weights are missing."""
+    """Load model and image processor; raise PivlError if library, files or weights are missing."""
     try:
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
     except ImportError as error:
@@ -76,33 +76,33 @@ def load_segformer(source: str) -> tuple[Any, Any]:
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise PivlError(
-            f"'{source}' is no trained segmentation model: it lacks {len(missing)} weights, such as"
-            f" {missing[0]}."
+            f"'{source}' is not a trained segmentation model: {len(missing)} weights are missing,"
+            f" such as {missing[0]}."
         )
     return model, processor
 
 
 def check_labels(source: str, id2label: dict[int, str], vocabulary: Vocabulary) -> None:
-    """PivlError where the model's classes are not those of the vocabulary, by number or by name.
+    """Raise PivlError if the model's classes differ from the vocabulary in number or name.
 
-    Names that transformers made up (LABEL_0) are not compared.
+    Placeholder names of transformers (LABEL_0) are not compared.
     """
     if len(id2label) != len(vocabulary):
         raise PivlError(
-            f"'{source}' tells {len(id2label)} classes apart, but {vocabulary.name} has"
+            f"'{source}' has {len(id2label)} classes, but {vocabulary.name} has"
             f" {len(vocabulary)}; name the model's vocabulary with --set vocabulary=..."
         )
     for number, label in enumerate(vocabulary.labels):
         found = id2label[number]
         if not found.startswith("LABEL_") and _plain(found) != _plain(label):
             raise PivlError(
-                f"'{source}' calls class {number} '{found}', but {vocabulary.name} calls it"
+                f"'{source}' names class {number} '{found}', but {vocabulary.name} names it"
                 f" '{label}'; name the model's vocabulary with --set vocabulary=..."
             )
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 (hex) of all weights in the order of their names, wherever they were loaded from."""
+    """Return the SHA-256 (hex) of all weights, sorted by name; independent of the source."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -111,4 +111,5 @@ def weights_sha256(model: nn.Module) -> str:
 
 
 def _plain(label: str) -> str:
-    return "".join(letter for letter in label.lower() if letter.isalnum())
+    """Return lower-case letters and digits only, to compare spellings."""
+    return "".join(character for character in label.lower() if character.isalnum())

@@ -1,8 +1,8 @@
-"""What a parser is, in YAML: one file per parser, shipped in `presets/` or written by the user.
+"""Settings of a parser: one YAML file per parser, shipped in `presets/` or written by the user.
 
 kind: onnx        a segmentation network as an ONNX file
-kind: segformer   a SegFormer of the Hugging Face hub, or saved in a folder
-kind: maps        part maps that exist already: another tool's output, RGB pictures of maps
+kind: segformer   a SegFormer from the Hugging Face hub or a folder
+kind: maps        existing maps: the output of another tool, or RGB-coloured maps
 """
 
 from __future__ import annotations
@@ -24,15 +24,17 @@ EMBEDDED_PARSER = "embedded"
 
 
 class ParserSettings(Settings):
-    """What all parsers have in common."""
+    """Settings of every parser."""
 
-    vocabulary: str = Field(description="what the parser's class ids mean")
-    to: str | None = Field(None, description="vocabulary to write instead (see data/remap.py)")
+    vocabulary: str = Field(description="vocabulary of the parser's class ids")
+    to: str | None = Field(
+        None, description="vocabulary to write instead (mappings: data/remap.py)"
+    )
     largest_person: bool = Field(
-        False, description="drop all but the largest connected foreground (readings 31)"
+        False, description="ignore all foreground except the largest connected region (readings 31)"
     )
     min_area: float = Field(
-        0.0, ge=0, lt=1, description="share of the image below which a part counts as unknown"
+        0.0, ge=0, lt=1, description="ignore parts that cover a smaller share of the image"
     )
 
     @field_validator("vocabulary", "to")
@@ -51,33 +53,39 @@ class ParserSettings(Settings):
 
 
 class NetworkSettings(ParserSettings):
-    """A network that scores every class at every pixel."""
+    """Settings of a segmentation network."""
 
     min_confidence: float = Field(
-        0.0, ge=0, lt=1, description="softmax probability below which a pixel is unknown; 0: none"
+        0.0, ge=0, lt=1, description="ignore pixels of lower softmax probability; 0: none"
     )
     write_confidence: bool = Field(
-        False, description="store each pixel's softmax probability too (readings 35)"
+        False, description="also store each pixel's softmax probability (readings 35)"
     )
     batch_size: PositiveInt = Field(
-        16, description="crops at a time; a fixed-size graph has its own"
+        16, description="crops per batch; a graph of fixed batch size overrides it"
     )
-    device: Device = Field("auto", description="auto takes a CUDA device where there is one")
+    device: Device = Field("auto", description="auto uses CUDA if available")
 
 
 class OnnxSettings(NetworkSettings):
-    """`kind: onnx`; the graph takes normalised images [B, 3, H, W]."""
+    """Settings of `kind: onnx`; the graph takes normalised images [B, 3, H, W]."""
 
     kind: Literal["onnx"]
-    source: Path | None = Field(None, description="the ONNX file, relative to the YAML file")
+    source: Path | None = Field(None, description="ONNX file, relative to the YAML file")
     size_hw: tuple[PositiveInt, PositiveInt] = Field(description="input height and width in pixels")
-    colour_order: Literal["rgb", "bgr"] = Field("rgb", description="of channels, mean and std")
-    mean: tuple[float, float, float] = Field(description="subtracted from pixels in 0..1")
-    std: tuple[float, float, float] = Field(description="divided by afterwards")
-    resize: Literal["stretch", "letterbox"] = Field(
-        "stretch", description="letterbox keeps the aspect and centres the crop on black"
+    colour_order: Literal["rgb", "bgr"] = Field(
+        "rgb", description="order of channels, mean and std"
     )
-    output: str | None = Field(None, description="output name; may be left out if there is one")
+    mean: tuple[float, float, float] = Field(description="subtracted from pixels in 0..1")
+    std: tuple[float, float, float] = Field(
+        description="divides pixels after the mean is subtracted"
+    )
+    resize: Literal["stretch", "letterbox"] = Field(
+        "stretch", description="letterbox keeps the aspect ratio and centres the crop on black"
+    )
+    output: str | None = Field(
+        None, description="output name; optional if the graph has one output"
+    )
     output_form: Literal["logits_nchw", "logits_nhwc", "labels"] = Field(
         "logits_nchw", description="scores of all classes, or class ids [B, (1,) h, w]"
     )
@@ -88,26 +96,26 @@ class OnnxSettings(NetworkSettings):
     @model_validator(mode="after")
     def _check_confidence(self) -> OnnxSettings:
         if self.output_form == "labels" and (self.min_confidence or self.write_confidence):
-            raise ValueError("class ids carry no confidence; leave it out")
+            raise ValueError("class ids have no confidence; remove the confidence setting")
         return self
 
 
 class SegformerSettings(NetworkSettings):
-    """`kind: segformer`; sizes and normalisation come with the model."""
+    """Settings of `kind: segformer`; the model defines input size and normalisation."""
 
     kind: Literal["segformer"]
-    source: str | None = Field(None, description="hub id, or a folder written by save_pretrained")
+    source: str | None = Field(None, description="hub id, or folder written by save_pretrained")
 
 
 class MapsSettings(ParserSettings):
-    """`kind: maps`."""
+    """Settings of `kind: maps`."""
 
     kind: Literal["maps"]
     source: Path | None = Field(None, description="folder of the maps, relative to the YAML file")
     values: dict[int | str, str] | None = Field(
         None,
-        description="stored value (a number, or a colour such as '#ff5500') → label, or 'ignore';"
-        " default: the ids of the vocabulary, and the colours of PASCAL VOC in RGB pictures",
+        description="label, or 'ignore', of each stored value (a number, or a colour such as"
+        " '#ff5500'); default: the class ids, or the PASCAL VOC colours in RGB maps",
     )
 
     @model_validator(mode="after")
@@ -130,16 +138,16 @@ SETTINGS_BY_KIND: dict[str, type[ParserSettings]] = {
 
 
 def parser_presets() -> list[str]:
-    """Names of the parsers that are described in `presets/`."""
+    """Return the names of the parsers in `presets/`."""
     return sorted(path.stem for path in PRESETS_DIR.glob("*.yaml"))
 
 
 def load_parser_settings(
     parser: str, source: str | None = None, overrides: dict[str, Any] | None = None
 ) -> AnyParserSettings:
-    """The settings of a preset or a YAML file; `source` and `overrides` take precedence.
+    """Load the settings of a preset or a YAML file; `source` and `overrides` take precedence.
 
-    Raises PivlError that lists every mistake.
+    Raises PivlError, which lists all mistakes.
     """
     path = _find(parser)
     values = _read(path)
@@ -155,12 +163,12 @@ def load_parser_settings(
     assert isinstance(settings, AnyParserSettings)
     if settings.source is None:
         raise PivlError(
-            f"The parser '{parser}' does not say where it is: name {_WANTED[kind]} with --from."
+            f"The parser '{parser}' has no source: name {_SOURCE_OF_KIND[kind]} with --from."
         )
     return settings
 
 
-_WANTED = {
+_SOURCE_OF_KIND = {
     "onnx": "its ONNX file",
     "segformer": "a hub id or a folder",
     "maps": "the folder of the maps",
@@ -172,7 +180,7 @@ def _find(parser: str) -> Path:
         if path.is_file():
             return path
     if Path(parser).suffix in (".yaml", ".yml"):
-        raise PivlError(f"There is no parser file {parser}.")
+        raise PivlError(f"The parser file {parser} does not exist.")
     raise unknown_name("parser", parser, parser_presets())
 
 
@@ -182,12 +190,12 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PivlError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(values, dict):
-        raise PivlError(f"{path} must hold settings of a parser: kind, vocabulary and so on.")
+        raise PivlError(f"{path} must contain settings of a parser: kind, vocabulary and so on.")
     return values
 
 
 def _as_value_error(check: Any, *arguments: Any) -> None:
-    """Call `check`; pydantic gathers ValueErrors, not ours."""
+    """Call `check` and turn PivlError into ValueError, which pydantic collects."""
     try:
         check(*arguments)
     except PivlError as error:

@@ -94,7 +94,7 @@ def test_all_splits_are_parsed_where_asked_for(tmp_path: Path) -> None:
 
 def test_photographs_want_a_parser_that_knows_them(photographs: Path, tmp_path: Path) -> None:
     data = f"market1501:{photographs}"
-    assert "embedded parser knows rendered people only" in refuse("parse", data)
+    assert "embedded parser is for rendered people only" in refuse("parse", data)
     assert "did you mean 'schp_lip'" in refuse("parse", data, "--parser", "schp_lipp")
     assert "name its ONNX file with --from" in refuse("parse", data, "--parser", "schp_lip")
     missing = ("--parser", "schp_lip", "--from", tmp_path / "none.onnx")

@@ -82,7 +82,9 @@ def test_maps_of_another_scale_are_brought_to_the_image(tmp_path: Path) -> None:
     save(palette_picture(LABELS), tmp_path / f"{NAME.stem}.png")
     (part_map,) = maps(tmp_path).parse([crop((4, 6))])
     np.testing.assert_array_equal(part_map.labels, LABELS.repeat(2, 0).repeat(2, 1))
-    with pytest.raises(PivlError, match=r"3×2 pixels but its image .* is 2×6, another shape"):
+    with pytest.raises(
+        PivlError, match=r"3×2 pixels but its image .* is 2×6: the aspect ratios differ"
+    ):
         maps(tmp_path).parse([crop((6, 2))])
 
 
@@ -98,10 +100,10 @@ def test_our_own_confidence_is_kept(tmp_path: Path) -> None:
 
 def test_values_without_a_class_are_shown(tmp_path: Path) -> None:
     save(palette_picture(LABELS), tmp_path / f"{NAME.stem}.png")
-    with pytest.raises(PivlError, match=r"holds 18, which has no class: name the right voc"):
+    with pytest.raises(PivlError, match=r"contains 18, which has no class: choose the right voc"):
         maps(tmp_path, vocabulary="atr18").parse([crop()])
     save(Image.new("RGB", (3, 2), (1, 2, 3)), tmp_path / f"{NAME.stem}.png")
-    with pytest.raises(PivlError, match="holds #010203, which has no class"):
+    with pytest.raises(PivlError, match="contains #010203, which has no class"):
         maps(tmp_path).parse([crop()])
 
 

@@ -113,10 +113,10 @@ def test_a_killed_beginning_is_in_nobodys_way(tmp_path: Path) -> None:
 def test_another_parser_or_vocabulary_is_told_what_differs(tmp_path: Path) -> None:
     out = tmp_path / "maps"
     MapFolder(out, COARSE6, PARSER)
-    with pytest.raises(PivlError, match=r"otherwise: vocabulary was coarse6, is lip20\. Name"):
+    with pytest.raises(PivlError, match=r"other settings: vocabulary was coarse6, is lip20\. Name"):
         MapFolder(out, LIP20, PARSER)
     changed = {**PARSER, "colour_order": "bgr", "sha256": "01"}
-    said = r"otherwise: parser colour_order was rgb, is bgr; parser sha256 was 00, is 01\."
+    said = r"other settings: parser colour_order was rgb, is bgr; parser sha256 was 00, is 01\."
     with pytest.raises(PivlError, match=said):
         MapFolder(out, COARSE6, changed)
     (out / "parsing.json").write_text('{"vocabulary": "coarse6", "parser": "by hand"}')
@@ -127,7 +127,7 @@ def test_another_parser_or_vocabulary_is_told_what_differs(tmp_path: Path) -> No
 def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "a.txt"):
-        said = r"there already and holds no parsing\.json"
+        said = r"exists and contains no parsing\.json"
         with pytest.raises(PivlError, match=said), lock_folder(place):
             MapFolder(place, COARSE6, PARSER)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]

@@ -115,18 +115,26 @@ def test_the_facts_follow_the_file_and_the_settings_but_not_the_place(
 @pytest.mark.parametrize(
     ("graph", "settings", "sentence"),
     [
-        ({}, {"vocabulary": "lip20"}, r"shape \[1, 6, 16, 8\], but lip20 .* mean \[1, 20, h, w\]"),
-        ({"form": "logits_nhwc"}, {}, r"shape \[1, 16, 8, 6\], .* mean \[1, 6, h, w\]"),
-        ({}, {"output_form": "logits_nhwc"}, r"shape \[1, 6, 16, 8\], .* mean \[1, h, w, 6\]"),
-        ({}, {"output_form": "labels"}, r"mean \[1, h, w\] or \[1, 1, h, w\]"),
-        ({}, {"size_hw": (32, 16)}, r"takes an input of .*16, 8\], .* says .*32, 16\]; correct"),
+        (
+            {},
+            {"vocabulary": "lip20"},
+            r"shape \[1, 6, 16, 8\], but lip20 .* require \[1, 20, h, w\]",
+        ),
+        ({"form": "logits_nhwc"}, {}, r"shape \[1, 16, 8, 6\], .* require \[1, 6, h, w\]"),
+        ({}, {"output_form": "logits_nhwc"}, r"shape \[1, 6, 16, 8\], .* require \[1, h, w, 6\]"),
+        ({}, {"output_form": "labels"}, r"require \[1, h, w\] or \[1, 1, h, w\]"),
+        (
+            {},
+            {"size_hw": (32, 16)},
+            r"takes an input of shape .*16, 8\], .* declare .*32, 16\]; correct",
+        ),
         (
             {"extra_output": True, "form": "labels"},
             {},
-            "several outputs: name one .* ids .* scores",
+            "several outputs: choose one .* ids .* scores",
         ),
         ({}, {"output": "parsing"}, "has no output 'parsing'; it has scores"),
-        ({"dtype": TensorProto.UINT8}, {}, "takes tensor\\(uint8\\); a parser takes float32"),
+        ({"dtype": TensorProto.UINT8}, {}, "takes tensor\\(uint8\\); a parser must take float32"),
         ({"overflow": float("inf")}, {}, "scores that are not finite"),
     ],
 )
@@ -142,7 +150,9 @@ def test_files_that_are_not_as_described(
 def test_ids_that_the_vocabulary_lacks(colour_net, colour_settings, crops) -> None:
     file = colour_net(form="labels", classes=9, last_bias=9.0)
     parser = OnnxParser("c", colour_settings(file, output_form="labels"))
-    with pytest.raises(PivlError, match="gives class 8, but coarse6 ends at 5; name its own"):
+    with pytest.raises(
+        PivlError, match="returned class id 8, but coarse6 ends at 5; name its vocabulary"
+    ):
         parser.parse(crops)
 
 

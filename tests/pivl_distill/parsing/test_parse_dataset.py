@@ -190,7 +190,7 @@ def test_an_onnx_network_parses_a_data_set(
 
 
 def test_photographs_are_not_given_the_embedded_parser_unasked(colour_data, tmp_path) -> None:
-    with pytest.raises(PivlError, match=r"rendered people only; name one .*schp_lip"):
+    with pytest.raises(PivlError, match=r"rendered people only; choose one .*schp_lip"):
         parse_dataset(colour_data, None)
     report = parse_dataset(colour_data, "embedded")
     assert report.folder == colour_data.root / "parsing-embedded"

@@ -80,9 +80,9 @@ def test_the_facts_hold_a_hash_of_the_weights(clothes: Path) -> None:
 
 
 def test_another_vocabulary_is_refused(clothes: Path) -> None:
-    with pytest.raises(PivlError, match="18 classes apart, but lip20 has 20"):
+    with pytest.raises(PivlError, match="has 18 classes, but lip20 has 20"):
         SegformerParser("clothes", settings(clothes, vocabulary="lip20"))
-    with pytest.raises(PivlError, match="calls class 1 'Hat', but fashn18 calls it 'face'"):
+    with pytest.raises(PivlError, match="names class 1 'Hat', but fashn18 names it 'face'"):
         SegformerParser("clothes", settings(clothes, vocabulary="fashn18"))
 
 
@@ -102,7 +102,9 @@ def test_a_model_without_its_head_is_not_filled_with_random_numbers(
     state = load_file(clothes / "model.safetensors")
     encoder = {name: value for name, value in state.items() if "decode_head" not in name}
     save_file(encoder, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(PivlError, match=r"no trained segmentation model: it lacks \d+ weights"):
+    with pytest.raises(
+        PivlError, match=r"not a trained segmentation model: \d+ weights are missing"
+    ):
         SegformerParser("clothes", settings(tmp_path))
 
 
