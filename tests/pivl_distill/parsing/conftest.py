@@ -1,4 +1,4 @@
-"""Networks whose answer is known in advance, and crops to ask them about."""
+"""ONNX networks with a known output, and crops for them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pivl_distill.data.vocabulary import COARSE6
 from pivl_distill.parsing.settings import OnnxSettings
 
 COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
-"""What is classes 0 to 3 to `colour_net`; further classes it never sees."""
+"""Colours of classes 0 to 3 of `colour_net`; further classes never occur."""
 
 
 @pytest.fixture
 def colour_net(tmp_path: Path) -> Callable[..., Path]:
-    """`colour_net(...)` is an ONNX file of one 1×1 convolution that tells four pure colours apart.
+    """`colour_net(...)` writes an ONNX file: a 1×1 convolution that classifies four pure colours.
 
-    Its channels are RGB, its input 0..1. `form` as in `OnnxSettings.output_form`.
+    Channels are RGB, the input is in 0..1. `form` as in `OnnxSettings.output_form`.
     """
 
     def make(
@@ -76,7 +76,7 @@ def colour_net(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def colour_settings() -> Callable[..., OnnxSettings]:
-    """`colour_settings(file, ...)` describes `colour_net(...)`."""
+    """`colour_settings(file, ...)` are the settings of `colour_net(...)`."""
     plain = {
         "kind": "onnx",
         "vocabulary": "coarse6",
@@ -90,13 +90,13 @@ def colour_settings() -> Callable[..., OnnxSettings]:
 
 @pytest.fixture
 def coloured() -> Callable[[np.ndarray], np.ndarray]:
-    """`coloured(labels)` is the picture uint8 [H, W, 3] in which `colour_net` sees them."""
+    """`coloured(labels)` is the image, uint8 [H, W, 3], that `colour_net` parses as `labels`."""
     return lambda labels: np.array(COLOURS, np.uint8)[labels]
 
 
 @pytest.fixture
 def colour_data(tmp_path: Path, coloured) -> ReIDDataset:
-    """Six training images of four-colour blocks in two folders, of sizes that differ."""
+    """Six training images of four-colour blocks, in two folders and of different sizes."""
     rng = np.random.default_rng(0)
     root = tmp_path / "data"
     records = []

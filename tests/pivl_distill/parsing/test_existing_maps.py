@@ -1,4 +1,4 @@
-"""Maps of other tools: found by name, looked up value by value, refused where they do not fit."""
+"""Maps of other tools: found by name, mapped value by value, rejected if they do not fit."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def palette_picture(labels: np.ndarray) -> Image.Image:
 @pytest.mark.parametrize(
     "place", [NAME.with_suffix(".png"), NAME.with_suffix(".png").name, "x_parsing_pgt"]
 )
-def test_schp_output_is_found_in_a_tree_or_flat(tmp_path: Path, place) -> None:
+def test_schp_output_is_found_in_a_tree_or_flat_folder(tmp_path: Path, place) -> None:
     if place == "x_parsing_pgt":
         place = f"bounding_box_train_parsing_pgt/{NAME.stem}.png"
     save(palette_picture(LABELS), tmp_path / place)
@@ -51,34 +51,34 @@ def test_schp_output_is_found_in_a_tree_or_flat(tmp_path: Path, place) -> None:
     np.testing.assert_array_equal(part_map.labels, LABELS)
 
 
-def test_an_image_without_a_map_gets_none_and_no_namesakes(tmp_path: Path) -> None:
+def test_image_without_a_map_gets_none_and_no_namesake(tmp_path: Path) -> None:
     assert maps(tmp_path).parse([crop()]) == [None]
     save(palette_picture(LABELS), tmp_path / f"{NAME.stem}.png")
     assert maps(tmp_path).parse([crop(has_unique_stem=False)]) == [None]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_pictures_in_voc_colours_are_read_back(tmp_path: Path, mode: str) -> None:
+def test_maps_in_voc_colours_are_read_back(tmp_path: Path, mode: str) -> None:
     save(Image.fromarray(LIP20.palette[LABELS]).convert(mode), tmp_path / f"{NAME.stem}.png")
     (part_map,) = maps(tmp_path).parse([crop()])
     np.testing.assert_array_equal(part_map.labels, LABELS)
 
 
-def test_own_numbers_and_colours_are_translated(tmp_path: Path) -> None:
+def test_custom_numbers_and_colours_are_mapped(tmp_path: Path) -> None:
     stored = np.array([[0, 40], [41, 200]], np.uint8)
     save(Image.fromarray(stored), tmp_path / f"{NAME.stem}.png")
     meaning = {0: "Background", 40: "Hat", 41: "Hat", 200: "ignore"}
     (part_map,) = maps(tmp_path, values=meaning).parse([crop((2, 2))])
     assert part_map.labels.tolist() == [[0, 1], [1, IGNORE]]
 
-    palette = palette_picture(np.array([[0, 1]], np.uint8))  # whatever its indices are
+    palette = palette_picture(np.array([[0, 1]], np.uint8))  # colours count, not indices
     save(palette, tmp_path / f"{NAME.stem}.png")
     colours = {"#000000": "Background", "#800000": "Dress"}
     (part_map,) = maps(tmp_path, values=colours).parse([crop((1, 2))])
     assert part_map.labels.tolist() == [[0, 6]]
 
 
-def test_maps_of_another_scale_are_brought_to_the_image(tmp_path: Path) -> None:
+def test_maps_of_another_scale_are_resized_to_the_image(tmp_path: Path) -> None:
     save(palette_picture(LABELS), tmp_path / f"{NAME.stem}.png")
     (part_map,) = maps(tmp_path).parse([crop((4, 6))])
     np.testing.assert_array_equal(part_map.labels, LABELS.repeat(2, 0).repeat(2, 1))
@@ -88,7 +88,7 @@ def test_maps_of_another_scale_are_brought_to_the_image(tmp_path: Path) -> None:
         maps(tmp_path).parse([crop((6, 2))])
 
 
-def test_our_own_confidence_is_kept(tmp_path: Path) -> None:
+def test_stored_confidence_is_kept(tmp_path: Path) -> None:
     confidence = np.array([[0, 100, 255], [255, 50, 7]], np.uint8)
     picture = Image.fromarray(LABELS)
     picture.putalpha(Image.fromarray(confidence))
@@ -98,7 +98,7 @@ def test_our_own_confidence_is_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(part_map.confidence, confidence)
 
 
-def test_values_without_a_class_are_shown(tmp_path: Path) -> None:
+def test_unknown_values_are_shown(tmp_path: Path) -> None:
     save(palette_picture(LABELS), tmp_path / f"{NAME.stem}.png")
     with pytest.raises(PivlError, match=r"contains 18, which has no class: choose the right voc"):
         maps(tmp_path, vocabulary="atr18").parse([crop()])
@@ -107,7 +107,7 @@ def test_values_without_a_class_are_shown(tmp_path: Path) -> None:
         maps(tmp_path).parse([crop()])
 
 
-def test_what_is_no_map_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / f"{NAME.stem}.png"
     Image.fromarray(LABELS).save(path, "JPEG")
     with pytest.raises(PivlError, match=r"a JPEG of mode L; .*JPEG changes their values"):
@@ -117,7 +117,7 @@ def test_what_is_no_map_is_refused(tmp_path: Path) -> None:
         maps(tmp_path).parse([crop()])
 
 
-def test_folders_that_do_not_exist_or_say_otherwise(tmp_path: Path) -> None:
+def test_missing_folder_or_other_vocabulary_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(PivlError, match=r"folder of maps .* does not exist"):
         maps(tmp_path / "nowhere")
     (tmp_path / "parsing.json").write_text('{"vocabulary": "atr18"}')

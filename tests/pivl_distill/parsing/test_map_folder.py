@@ -1,4 +1,4 @@
-"""Folders of maps: readable by the loader, claimed by one parser, safe to interrupt."""
+"""Folders of maps: readable by the loader, bound to one parser, safe to interrupt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PARSER = {"name": "any", "colour_order": "rgb", "sha256": "00", "values": {3: "H
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
-def test_what_is_written_is_what_the_loader_reads(tmp_path: Path, vocabulary) -> None:
+def test_written_maps_are_read_back_by_the_loader(tmp_path: Path, vocabulary) -> None:
     labels = np.arange(len(vocabulary), dtype=np.uint8)[None].repeat(2, 0)
     labels[1] = IGNORE
     folder = MapFolder(tmp_path / "maps", vocabulary, PARSER)
@@ -41,7 +41,7 @@ def test_what_is_written_is_what_the_loader_reads(tmp_path: Path, vocabulary) ->
     np.testing.assert_array_equal(colours[0], vocabulary.palette)
 
 
-def test_how_sure_the_parser_was_is_read_back(tmp_path: Path) -> None:
+def test_confidence_is_read_back(tmp_path: Path) -> None:
     labels = np.array([[0, 5], [IGNORE, 2]], np.uint8)
     confidence = np.array([[255, 90], [0, 128]], np.uint8)
     folder = MapFolder(tmp_path / "maps", COARSE6, PARSER)
@@ -55,7 +55,7 @@ def test_how_sure_the_parser_was_is_read_back(tmp_path: Path) -> None:
     assert (read_confidence(path, (4, 4)) == FULL_CONFIDENCE).all()
 
 
-def test_only_whole_maps_of_the_right_size_are_held(tmp_path: Path) -> None:
+def test_damaged_maps_and_wrong_sizes_do_not_count(tmp_path: Path) -> None:
     folder = MapFolder(tmp_path / "maps", COARSE6, PARSER)
     assert not folder.has_map(NAME, (4, 2))
     folder.write(NAME, PartMap(np.zeros((4, 2), np.uint8)))
@@ -68,7 +68,7 @@ def test_only_whole_maps_of_the_right_size_are_held(tmp_path: Path) -> None:
     assert not folder.has_map(NAME, (4, 2))
 
 
-def test_the_same_parser_may_go_on(tmp_path: Path) -> None:
+def test_same_parser_may_resume(tmp_path: Path) -> None:
     MapFolder(tmp_path / "maps", COARSE6, PARSER).finish(7)
     manifest = json.loads((tmp_path / "maps" / "parsing.json").read_text())
     assert manifest["maps"] == 7
@@ -76,7 +76,7 @@ def test_the_same_parser_may_go_on(tmp_path: Path) -> None:
     assert MapFolder(tmp_path / "maps", COARSE6, PARSER).path == tmp_path / "maps"
 
 
-def test_what_killed_writes_left_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_partial_files_of_killed_writes_are_removed(tmp_path: Path) -> None:
     out = tmp_path / "maps"
     out.mkdir()
     (out / ".parsing.json.x1.partial").write_text("{")
@@ -88,47 +88,47 @@ def test_what_killed_writes_left_is_in_nobodys_way(tmp_path: Path) -> None:
     assert [path.name for path in folder.map_path(NAME).parent.iterdir()] == ["a.png"]
 
 
-def test_only_one_command_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
+def test_only_one_command_writes_to_a_folder(tmp_path: Path) -> None:
     out = tmp_path / "maps"
-    said = r"Another process is writing maps to .*maps; wait for it or stop it\."
+    message = r"Another process is writing maps to .*maps; wait for it or stop it\."
     with lock_folder(out):
         MapFolder(out, COARSE6, PARSER)
-        with pytest.raises(PivlError, match=said), lock_folder(out):
+        with pytest.raises(PivlError, match=message), lock_folder(out):
             pass
         with lock_folder(tmp_path / "others"):
             pass
     assert [path.name for path in out.iterdir()] == ["parsing.json"]
-    (out / ".lock").touch()  # as a killed command leaves it
+    (out / ".lock").touch()  # as after a killed command
     with lock_folder(out):
         pass
 
 
-def test_a_killed_beginning_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_lock_file_of_a_killed_command_is_ignored(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
     with lock_folder(tmp_path):
         MapFolder(tmp_path, COARSE6, PARSER)
     assert [path.name for path in tmp_path.iterdir()] == ["parsing.json"]
 
 
-def test_another_parser_or_vocabulary_is_told_what_differs(tmp_path: Path) -> None:
+def test_error_for_another_parser_lists_the_differences(tmp_path: Path) -> None:
     out = tmp_path / "maps"
     MapFolder(out, COARSE6, PARSER)
     with pytest.raises(PivlError, match=r"other settings: vocabulary was coarse6, is lip20\. Name"):
         MapFolder(out, LIP20, PARSER)
     changed = {**PARSER, "colour_order": "bgr", "sha256": "01"}
-    said = r"other settings: parser colour_order was rgb, is bgr; parser sha256 was 00, is 01\."
-    with pytest.raises(PivlError, match=said):
+    message = r"other settings: parser colour_order was rgb, is bgr; parser sha256 was 00, is 01\."
+    with pytest.raises(PivlError, match=message):
         MapFolder(out, COARSE6, changed)
     (out / "parsing.json").write_text('{"vocabulary": "coarse6", "parser": "by hand"}')
     with pytest.raises(PivlError, match="parser was by hand"):
         MapFolder(out, COARSE6, PARSER)
 
 
-def test_folders_of_something_else_are_left_alone(tmp_path: Path) -> None:
+def test_folders_with_other_files_are_rejected_unchanged(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "a.txt"):
-        said = r"exists and contains no parsing\.json"
-        with pytest.raises(PivlError, match=said), lock_folder(place):
+        message = r"exists and contains no parsing\.json"
+        with pytest.raises(PivlError, match=message), lock_folder(place):
             MapFolder(place, COARSE6, PARSER)
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     (tmp_path / "parsing.json").write_text("{")

@@ -1,4 +1,4 @@
-"""Counts over maps, and intersection over union against counting sets of pixels."""
+"""Counts over maps, and IoU against sets of pixels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pivl_distill.data.vocabulary import COARSE6, IGNORE, LIP20
 from pivl_distill.parsing.map_statistics import ConfusionMatrix, MapStatistics
 
 
-def test_iou_is_that_of_the_sets_of_pixels() -> None:
+def test_iou_matches_sets_of_pixels() -> None:
     rng = np.random.default_rng(0)
     reference, found = rng.integers(0, 5, (2, 12, 10)).astype(np.uint8)
     reference[0], found[1] = IGNORE, IGNORE
@@ -30,14 +30,14 @@ def test_iou_is_that_of_the_sets_of_pixels() -> None:
     assert agreement.mean_iou == pytest.approx(np.mean(expected))
 
 
-def test_equal_maps_agree_wholly_and_no_maps_not_at_all() -> None:
+def test_mean_iou_is_one_for_equal_maps_and_nan_without_maps() -> None:
     agreement = ConfusionMatrix(6)
     assert math.isnan(agreement.mean_iou)
     agreement.add(np.array([0, 3, IGNORE], np.uint8), np.array([0, 3, 1], np.uint8))
     assert agreement.mean_iou == 1.0
 
 
-def test_a_survey_counts_maps_pixels_and_nobody() -> None:
+def test_statistics_count_maps_pixels_and_empty_maps() -> None:
     statistics = MapStatistics(LIP20)
     statistics.add(Path("a.jpg"), np.array([[0, 0, 1, 14], [18, 14, 255, 255]], np.uint8))
     statistics.add(Path("b.jpg"), np.array([[0, 0, 0, 255]], np.uint8))
@@ -53,7 +53,7 @@ def test_a_survey_counts_maps_pixels_and_nobody() -> None:
     assert shares["Dress"] == (0.0, 0.0)
 
 
-def test_a_survey_of_nothing_divides_by_nothing() -> None:
+def test_statistics_without_maps_are_zero() -> None:
     statistics = MapStatistics(COARSE6)
     assert (statistics.foreground, statistics.unknown, statistics.classes) == (0.0, 0.0, 0)
     assert statistics.left_share is None

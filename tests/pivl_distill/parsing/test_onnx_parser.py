@@ -1,4 +1,4 @@
-"""ONNX parsers on graphs whose answer is known, and what files answer that are not as described."""
+"""ONNX parsers on graphs with a known output, and files that contradict their settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pivl_distill.parsing.base import ParserInput
 from pivl_distill.parsing.onnx_parser import OnnxParser
 
 LABELS = np.array([[0, 1], [2, 3], [3, 1], [1, 0]], np.uint8)
-"""Each of them becomes a square of pixels, so that resizing leaves its middle pure."""
+"""Each label becomes a square of pixels, so that resizing does not mix colours at its centre."""
 
 
 def blocks(side: int) -> np.ndarray:
@@ -24,12 +24,12 @@ def blocks(side: int) -> np.ndarray:
 
 @pytest.fixture
 def crops(coloured) -> list[ParserInput]:
-    """The same picture at three sizes."""
+    """The same image at three sizes."""
     return [ParserInput(Path(f"{side}.png"), coloured(blocks(side))) for side in (4, 8, 2)]
 
 
 @pytest.mark.parametrize("form", ["logits_nchw", "logits_nhwc", "labels"])
-def test_every_form_of_output_gives_the_map_in_the_crops_own_size(
+def test_every_output_form_yields_maps_in_the_crops_size(
     colour_net, colour_settings, crops, form
 ) -> None:
     parser = OnnxParser("colours", colour_settings(colour_net(form=form), output_form=form))
@@ -42,33 +42,27 @@ def test_every_form_of_output_gives_the_map_in_the_crops_own_size(
         np.testing.assert_array_equal(labels[middle, middle], LABELS)
 
 
-def test_channels_come_in_the_order_that_the_description_says(
-    colour_net, colour_settings, crops
-) -> None:
+def test_channels_are_in_the_order_of_the_settings(colour_net, colour_settings, crops) -> None:
     parser = OnnxParser("colours", colour_settings(colour_net(), colour_order="bgr"))
     swapped = np.array([0, 3, 2, 1], np.uint8)[blocks(4)]
     np.testing.assert_array_equal(parser.parse(crops[:1])[0].labels, swapped)
 
 
 def test_pixels_are_normalised_by_mean_and_std(colour_net, colour_settings, crops) -> None:
-    """(1 − .8)/.1 = 2 beats the background's .5, (1 − .8)/1 = .2 does not."""
+    """(1 − .8)/.1 = 2 exceeds the background's .5; (1 − .8)/1 = .2 does not."""
     narrow = colour_settings(colour_net(), mean=(0.8, 0.8, 0.8), std=(1.0, 0.1, 1.0))
     only_green = np.where(blocks(4) == 2, 2, 0)
     np.testing.assert_array_equal(OnnxParser("c", narrow).parse(crops[:1])[0].labels, only_green)
 
 
-def test_a_letterboxed_crop_comes_back_without_its_border(
-    colour_net, colour_settings, coloured
-) -> None:
+def test_letterbox_border_is_not_in_the_map(colour_net, colour_settings, coloured) -> None:
     file = colour_net(size_hw=(32, 32))
     parser = OnnxParser("c", colour_settings(file, size_hw=(32, 32), resize="letterbox"))
     crop = ParserInput(Path("a.png"), coloured(blocks(8)))
     np.testing.assert_array_equal(parser.parse([crop])[0].labels, blocks(8))
 
 
-def test_a_graph_of_fixed_batch_takes_any_number_of_crops(
-    colour_net, colour_settings, crops
-) -> None:
+def test_fixed_batch_graph_accepts_any_number_of_crops(colour_net, colour_settings, crops) -> None:
     parser = OnnxParser("colours", colour_settings(colour_net(batch=3), batch_size=16))
     assert parser.batch_size == 3
     maps = parser.parse(crops[:1])
@@ -81,7 +75,7 @@ def test_half_precision_graphs_run(colour_net, colour_settings, crops) -> None:
     np.testing.assert_array_equal(parser.parse(crops[:1])[0].labels, blocks(4))
 
 
-def test_how_sure_the_network_is_goes_with_the_map(colour_net, colour_settings, crops) -> None:
+def test_confidence_is_returned_with_the_map(colour_net, colour_settings, crops) -> None:
     """Scaled, the logits of a pure pixel are 10, 5, 0 and 0: .993 for the best of six classes."""
     settings = colour_settings(colour_net(scale=10.0), write_confidence=True)
     (part_map,) = OnnxParser("c", settings).parse(crops[:1])
@@ -94,7 +88,7 @@ def test_how_sure_the_network_is_goes_with_the_map(colour_net, colour_settings, 
     np.testing.assert_array_equal(faint.labels, part_map.labels)
 
 
-def test_unsure_pixels_are_unknown(colour_net, colour_settings, crops) -> None:
+def test_pixels_below_min_confidence_are_ignored(colour_net, colour_settings, crops) -> None:
     """Of six classes, logits 1 and .5 and two 0 give at most .4."""
     settings = colour_settings(colour_net(scale=1.0), min_confidence=0.5)
     assert (OnnxParser("c", settings).parse(crops[:1])[0].labels == IGNORE).all()
@@ -102,7 +96,7 @@ def test_unsure_pixels_are_unknown(colour_net, colour_settings, crops) -> None:
     np.testing.assert_array_equal(OnnxParser("c", sure).parse(crops[:1])[0].labels, blocks(4))
 
 
-def test_the_facts_follow_the_file_and_the_settings_but_not_the_place(
+def test_metadata_depend_on_file_and_settings_but_not_on_the_path(
     colour_net, colour_settings, tmp_path
 ) -> None:
     first = OnnxParser("c", colour_settings(colour_net())).metadata
@@ -138,7 +132,7 @@ def test_the_facts_follow_the_file_and_the_settings_but_not_the_place(
         ({"overflow": float("inf")}, {}, "scores that are not finite"),
     ],
 )
-def test_files_that_are_not_as_described(
+def test_files_that_contradict_the_settings_are_rejected(
     colour_net, colour_settings, crops, graph, settings, sentence
 ) -> None:
     file = colour_net(**graph)
@@ -147,7 +141,7 @@ def test_files_that_are_not_as_described(
     assert str(file) in str(caught.value)
 
 
-def test_ids_that_the_vocabulary_lacks(colour_net, colour_settings, crops) -> None:
+def test_ids_outside_the_vocabulary_are_rejected(colour_net, colour_settings, crops) -> None:
     file = colour_net(form="labels", classes=9, last_bias=9.0)
     parser = OnnxParser("c", colour_settings(file, output_form="labels"))
     with pytest.raises(
@@ -156,7 +150,7 @@ def test_ids_that_the_vocabulary_lacks(colour_net, colour_settings, crops) -> No
         parser.parse(crops)
 
 
-def test_missing_and_unreadable_files(colour_settings, tmp_path) -> None:
+def test_missing_and_unreadable_files_raise(colour_settings, tmp_path) -> None:
     with pytest.raises(PivlError, match="no ONNX file at"):
         OnnxParser("c", colour_settings(tmp_path / "none.onnx"))
     (tmp_path / "text.onnx").write_text("no graph")

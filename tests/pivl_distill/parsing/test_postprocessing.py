@@ -1,4 +1,4 @@
-"""What may be done to a map before it is written."""
+"""Remapping and filtering of maps before they are written."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ TWO_PEOPLE = np.array(
 )
 
 
-def test_only_the_largest_person_stays() -> None:
+def test_only_the_largest_person_is_kept() -> None:
     kept = keep_largest_person(TWO_PEOPLE, LIP20)
     np.testing.assert_array_equal(kept[:, :3], TWO_PEOPLE[:, :3])
     assert kept[:, 3].tolist() == [IGNORE, IGNORE, IGNORE, 0]
 
 
-def test_one_person_or_none_stays_as_it_is() -> None:
+def test_single_person_or_empty_map_is_unchanged() -> None:
     one = TWO_PEOPLE[:, :3]
     np.testing.assert_array_equal(keep_largest_person(one, LIP20), one)
     nobody = np.zeros((3, 3), np.uint8)
     np.testing.assert_array_equal(keep_largest_person(nobody, LIP20), nobody)
 
 
-def test_small_parts_become_unknown_and_background_never() -> None:
+def test_small_parts_are_ignored_but_never_the_background() -> None:
     dropped = drop_small_parts(TWO_PEOPLE, 2 / 16, LIP20)
     expected = np.where(np.isin(TWO_PEOPLE, [1, 2]), IGNORE, TWO_PEOPLE)
     np.testing.assert_array_equal(dropped, expected)
     assert (drop_small_parts(TWO_PEOPLE, 0.99, LIP20) == 0).sum() == 9
 
 
-def test_by_default_nothing_is_done() -> None:
+def test_default_settings_change_nothing() -> None:
     cleaning = MapPostprocessor(MapsSettings(kind="maps", vocabulary="lip20"))
     np.testing.assert_array_equal(cleaning.apply(PartMap(TWO_PEOPLE)).labels, TWO_PEOPLE)
 
 
-def test_classes_are_brought_to_another_vocabulary_before_small_ones_are_dropped() -> None:
+def test_maps_are_remapped_before_small_parts_are_dropped() -> None:
     settings = MapsSettings(kind="maps", vocabulary="atr18", to="lip20", min_area=0.3)
     bag, left, right = (ATR18.index(label) for label in ("Bag", "Left-leg", "Hat"))
     labels = np.array([[0, bag, left, left, right]], np.uint8)

@@ -1,4 +1,4 @@
-"""The SegFormer path with the real architecture, small and of random weights, from a folder."""
+"""SegFormer parsers with the real architecture: small, randomly initialised, from a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @pytest.fixture(scope="module")
 def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as save_pretrained leaves it."""
+    """A folder written by save_pretrained."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(0)
     config = transformers.SegformerConfig(
@@ -53,8 +53,8 @@ def crops() -> list[ParserInput]:
     ]
 
 
-def test_maps_are_the_models_own_best_classes(clothes: Path, crops: list[ParserInput]) -> None:
-    """At the size of its input the map is that of plain resizing of the logits."""
+def test_maps_are_the_best_classes_of_the_model(clothes: Path, crops: list[ParserInput]) -> None:
+    """At the input's size the map equals the argmax of bilinearly resized logits."""
     parser = SegformerParser("clothes", settings(clothes))
     maps = [part_map.labels for part_map in parser.parse(crops)]
     assert [labels.shape for labels in maps] == [crop.pixels.shape[:2] for crop in crops]
@@ -67,34 +67,32 @@ def test_maps_are_the_models_own_best_classes(clothes: Path, crops: list[ParserI
     assert agree > 0.999
 
 
-def test_unsure_pixels_are_unknown(clothes: Path, crops: list[ParserInput]) -> None:
+def test_pixels_below_min_confidence_are_ignored(clothes: Path, crops: list[ParserInput]) -> None:
     parser = SegformerParser("clothes", settings(clothes, min_confidence=0.99))
     assert all((part_map.labels == IGNORE).all() for part_map in parser.parse(crops))
 
 
-def test_the_facts_hold_a_hash_of_the_weights(clothes: Path) -> None:
+def test_metadata_contain_a_hash_of_the_weights(clothes: Path) -> None:
     first, again = (SegformerParser("clothes", settings(clothes)).metadata for _ in range(2))
     assert first == again
     assert len(first["sha256"]) == 64
     assert "source" not in first
 
 
-def test_another_vocabulary_is_refused(clothes: Path) -> None:
+def test_another_vocabulary_is_rejected(clothes: Path) -> None:
     with pytest.raises(PivlError, match="has 18 classes, but lip20 has 20"):
         SegformerParser("clothes", settings(clothes, vocabulary="lip20"))
     with pytest.raises(PivlError, match="names class 1 'Hat', but fashn18 names it 'face'"):
         SegformerParser("clothes", settings(clothes, vocabulary="fashn18"))
 
 
-def test_labels_may_be_written_otherwise_or_be_unnamed() -> None:
+def test_label_spelling_and_placeholder_names_are_accepted() -> None:
     written = {n: label.lower().replace("-", "_") for n, label in enumerate(ATR18.labels)}
     check_labels("any", written, ATR18)
     check_labels("any", {number: f"LABEL_{number}" for number in range(18)}, ATR18)
 
 
-def test_a_model_without_its_head_is_not_filled_with_random_numbers(
-    clothes: Path, tmp_path: Path
-) -> None:
+def test_missing_weights_are_not_initialised_at_random(clothes: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     for name in ("config.json", "preprocessor_config.json"):
@@ -108,14 +106,14 @@ def test_a_model_without_its_head_is_not_filled_with_random_numbers(
         SegformerParser("clothes", settings(tmp_path))
 
 
-def test_folders_without_a_model(clothes: Path, tmp_path: Path) -> None:
+def test_folders_without_a_model_are_rejected(clothes: Path, tmp_path: Path) -> None:
     with pytest.raises(PivlError, match=r"Cannot load a segmentation model .*Name a hub id"):
         SegformerParser("clothes", settings(tmp_path))
     with pytest.raises(PivlError, match="Cannot load a segmentation model"):
         SegformerParser("clothes", settings(tmp_path / "nowhere"))
 
 
-def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_transformers_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(PivlError, match=r"pip install 'pivl-distill\[parse\]'"):
         SegformerParser("clothes", settings("mattmdjaga/segformer_b2_clothes"))

@@ -1,4 +1,4 @@
-"""Parsers as YAML: the shipped ones, one's own, and every mistake named at once."""
+"""Parser settings in YAML: presets, custom files, and errors that list every mistake."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pivl_distill.parsing.settings import (
     parser_presets,
 )
 
-OWN = """
+CUSTOM = """
 kind: onnx
 source: net.onnx
 vocabulary: coarse6
@@ -26,18 +26,18 @@ std: [0.5, 0.5, 0.5]
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Path:
+def custom_yaml(tmp_path: Path) -> Path:
     path = tmp_path / "own.yaml"
-    path.write_text(OWN)
+    path.write_text(CUSTOM)
     return path
 
 
 @pytest.mark.parametrize("name", parser_presets())
-def test_every_preset_is_readable(name: str) -> None:
+def test_every_preset_is_valid(name: str) -> None:
     assert load_parser_settings(name, source="somewhere").vocabulary
 
 
-def test_schp_is_described_as_its_authors_run_it() -> None:
+def test_schp_presets_match_the_preprocessing_of_its_authors() -> None:
     sizes = {"lip": ("lip20", 473), "atr": ("atr18", 512), "pascal": ("pascal7", 512)}
     for name, (vocabulary, side) in sizes.items():
         settings = load_parser_settings(f"schp_{name}", source="schp.onnx")
@@ -49,52 +49,54 @@ def test_schp_is_described_as_its_authors_run_it() -> None:
         assert settings.align_corners
 
 
-def test_the_embedded_parser_lies_in_the_package() -> None:
+def test_embedded_parser_is_in_the_package() -> None:
     settings = load_parser_settings("embedded")
     assert isinstance(settings, OnnxSettings)
     assert settings.source is not None
     assert settings.source.is_file()
 
 
-def test_kinds_have_their_own_settings() -> None:
+def test_each_kind_has_its_own_settings() -> None:
     assert isinstance(load_parser_settings("segformer_clothes"), SegformerSettings)
     assert isinstance(load_parser_settings("maps", source="schp_output"), MapsSettings)
 
 
-def test_the_source_of_a_file_is_relative_to_it(own: Path) -> None:
-    assert load_parser_settings(str(own)).source == own.parent / "net.onnx"
-    assert load_parser_settings(str(own), source="other.onnx").source == Path("other.onnx")
+def test_source_is_relative_to_the_yaml_file(custom_yaml: Path) -> None:
+    assert load_parser_settings(str(custom_yaml)).source == custom_yaml.parent / "net.onnx"
+    assert load_parser_settings(str(custom_yaml), source="other.onnx").source == Path("other.onnx")
 
 
-def test_overrides_take_precedence(own: Path) -> None:
-    settings = load_parser_settings(str(own), overrides={"min_area": 0.01, "batch_size": 3})
+def test_overrides_take_precedence(custom_yaml: Path) -> None:
+    settings = load_parser_settings(str(custom_yaml), overrides={"min_area": 0.01, "batch_size": 3})
     assert isinstance(settings, OnnxSettings)
     assert (settings.min_area, settings.batch_size) == (0.01, 3)
 
 
-def test_all_mistakes_are_named_together(own: Path) -> None:
+def test_all_mistakes_are_listed_together(custom_yaml: Path) -> None:
     wrong = {"vocabulary": "lip02", "sizes_hw": 3, "colour_order": "rbg", "min_area": 2}
     with pytest.raises(PivlError, match="Bad settings in") as caught:
-        load_parser_settings(str(own), overrides=wrong)
-    said = str(caught.value)
-    assert "did you mean 'lip20'?" in said
-    assert "sizes_hw: unknown setting; did you mean 'size_hw'?" in said
-    assert "colour_order" in said
-    assert "min_area" in said
+        load_parser_settings(str(custom_yaml), overrides=wrong)
+    message = str(caught.value)
+    assert "did you mean 'lip20'?" in message
+    assert "sizes_hw: unknown setting; did you mean 'size_hw'?" in message
+    assert "colour_order" in message
+    assert "min_area" in message
 
 
-def test_settings_that_do_not_go_together(own: Path) -> None:
+def test_contradictory_settings_are_rejected(custom_yaml: Path) -> None:
     with pytest.raises(PivlError, match=r"From coarse6 there is a way to no other vocabulary"):
-        load_parser_settings(str(own), overrides={"to": "lip20"})
+        load_parser_settings(str(custom_yaml), overrides={"to": "lip20"})
     with pytest.raises(PivlError, match="class ids have no confidence"):
-        load_parser_settings(str(own), overrides={"output_form": "labels", "min_confidence": 0.5})
+        load_parser_settings(
+            str(custom_yaml), overrides={"output_form": "labels", "min_confidence": 0.5}
+        )
     with pytest.raises(PivlError, match=r"Unknown lip20 label 'Hats'; did you mean 'Hat'"):
         load_parser_settings("maps", source="x", overrides={"values": {1: "Hats"}})
     with pytest.raises(PivlError, match=r"'#12' is neither a number nor a colour"):
         load_parser_settings("maps", source="x", overrides={"values": {"#12": "Hat"}})
 
 
-def test_parsers_that_do_not_exist_or_lack_their_source(tmp_path: Path) -> None:
+def test_unknown_parsers_and_missing_sources_raise(tmp_path: Path) -> None:
     with pytest.raises(PivlError, match="Unknown parser 'schp_lap'; did you mean 'schp_lip'"):
         load_parser_settings("schp_lap")
     with pytest.raises(PivlError, match=r"The parser file .* does not exist"):
@@ -115,7 +117,7 @@ def test_parsers_that_do_not_exist_or_lack_their_source(tmp_path: Path) -> None:
         ("kind: onnx", "size_hw: Field required"),
     ],
 )
-def test_files_that_describe_no_parser(tmp_path: Path, text: str, sentence: str) -> None:
+def test_invalid_yaml_files_raise(tmp_path: Path, text: str, sentence: str) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(text)
     with pytest.raises(PivlError, match=sentence):
