@@ -1,12 +1,12 @@
-"""Does the bank help, and which part of it? Five arms, six seeds, equal in all but the texts.
+"""Does the bank help, and which part of it? Five arms, six seeds; only the texts differ.
 
-    python benchmarks/bank_arms.py            teach once, then 5 × 6 students of 20 epochs
+    python benchmarks/bank_arms.py            one teach run, then 5 × 6 students of 20 epochs
     python benchmarks/bank_arms.py --bank runs/teach-1
 
-Start weights, budget, data order and augmentation are the same in every arm of a seed; nothing was
-chosen on the test identities (settings were chosen on `synthetic:default:1`, which has other people
-and other cameras). Rows are written to `runs/bank_arms.json` as they come, and an interrupted run
-goes on from there.
+Initial weights, budget, data order and augmentation are equal in all arms of a seed. Settings were
+chosen on `synthetic:default:1`, which has other people and other cameras, never on the test
+identities. Each row is written to `runs/bank_arms.json` when it is measured; an interrupted run
+continues from there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RESULTS = RUNS_DIR / "bank_arms.json"
 @click.option("--seeds", default=6, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 def main(bank: Path | None, arch: str, epochs: int, seeds: int, out: Path) -> None:
-    """Train every arm with every seed and print mAP and Rank-1 with their spread."""
+    """Train every arm with every seed and print mAP and Rank-1 with their standard deviation."""
     results = json.loads(out.read_text()) if out.is_file() else {"rows": []}
     bank = bank or Path(results["bank"] if "bank" in results else teach(TeachConfig()).run)
     setting = {"bank": str(bank), "arch": arch, "epochs": epochs}
@@ -58,7 +58,7 @@ def main(bank: Path | None, arch: str, epochs: int, seeds: int, out: Path) -> No
 
 
 def train_arm(arm: str, seed: int, bank: Path, arch: str, epochs: int) -> dict[str, float]:
-    """Figures of one student."""
+    """mAP and Rank-1 of one student."""
     bank_file, data = find_bank(str(bank), "part")
     overrides = {"arch": arch, "supervision": arm, "seed": seed, "stage2.epochs": epochs}
     config = load_config(StudentConfig, "student", None, overrides)

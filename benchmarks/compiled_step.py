@@ -1,8 +1,8 @@
-"""A student's step after `torch.compile`: `python benchmarks/compiled_step.py`.
+"""A student step after `torch.compile`: `python benchmarks/compiled_step.py`.
 
-The step of `student_step.py` with a bank of 1024 dimensions, against the bare backbone there and
-against the same step uncompiled, which is what `stage2.compile` decides between. Compiling takes a
-minute on two cores; it comes before the rounds, is no part of the ratios and is printed by itself.
+The step of `student_step.py` with a bank of 1024 dimensions, against the bare backbone and against
+the same step uncompiled: the alternatives of `stage2.compile`. Compilation takes a minute on two
+cores. It runs before the rounds, is excluded from the ratios, and is printed separately.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from pivl_distill.training.compile import compile_body, compile_error
 from pivl_distill.training.host_memory import keep_freed_memory
 
 DIM, AT_MOST = 1024, 1.0
-"""More than the bare backbone's time is not worth compiling for; promised for the CPU alone."""
+"""Maximum ratio to the bare backbone's time; a target on the CPU only."""
 
 
 def compiled_step(store: CropStore) -> Step:
-    """The step, of which only the first calls compile. Fails where something cannot be compiled."""
+    """The step, compiled by its first calls. Raises if something cannot be compiled."""
     device = torch.get_default_device()
     if (obstacle := compile_error(device)) is not None:
-        raise click.ClickException(f"Nothing can be compiled here: {obstacle}.")
+        raise click.ClickException(f"torch.compile does not work here: {obstacle}.")
     stage = student_stage(store, DIM)
     compile_body(stage.network.body, device)
-    torch._dynamo.config.suppress_errors = False  # what then runs as it is was not compiled
+    torch._dynamo.config.suppress_errors = False  # no silent fallback to eager
     return lambda: stage.step(BATCH, epoch_rng(0, 0))
 
 
 @click.command()
 @on_device
 def main() -> None:
-    """Measure and print."""
+    """Measure and print all rows."""
     store = crops()
     keep_freed_memory(torch.get_default_device())  # as the command does
     compiled = compiled_step(store)

@@ -1,9 +1,9 @@
-"""What each published configuration takes: `python benchmarks/dry_runs.py`, several minutes.
+"""The cost of each preset: `python benchmarks/dry_runs.py`, several minutes.
 
-The dry run of every preset, teach and student, at its true size on random weights: the least memory
-that its stages need, and the seconds of one step of each on this machine. Crops and maps are those
-of synthetic people, whose number (128, not Market-1501's 751) matters to classifiers alone. Presets
-that ask for the same are run once. `--device cuda` measures on a GPU.
+Runs the dry run of every preset, teach and student, at full size with random weights, and prints
+the minimum memory of its stages and the seconds per step of each on this machine. Crops and maps
+are synthetic; the number of people (128, not Market-1501's 751) only affects classifiers. Presets
+with identical settings run once. `--device cuda` measures on a GPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Facts = dict[str, object]
 
 
 def measure(command: str, preset: str, changes: dict[str, Any], known: dict[str, Facts]) -> Facts:
-    """The metadata of one dry run; `known` holds those of settings that were run before."""
+    """The rows of one dry run; `known` caches those of settings that were run before."""
     teach = load_config(TeachConfig, "teach", preset, changes)
     student = load_config(StudentConfig, "student", preset, changes)
     dim = None if student.supervision == "none" else joint_dim(teach.clip.name)
@@ -50,7 +50,7 @@ def measure(command: str, preset: str, changes: dict[str, Any], known: dict[str,
 
 
 def brief(fact: object) -> str:
-    """A fact without the words that its column says.
+    """A value without the words of its column header.
 
     >>> brief("at least 1 GiB of weights, gradients and moments and 2 GiB of activations of 64")
     '1 GiB + 2 GiB'
@@ -70,7 +70,7 @@ def brief(fact: object) -> str:
 @click.option("--data", "spec", default="synthetic:default", show_default=True)
 @click.argument("presets", nargs=-1)
 def main(device: str, spec: str, presets: tuple[str, ...]) -> None:
-    """Run the dry runs of PRESETS, by default of all."""
+    """Run the dry runs of PRESETS, by default all of them."""
     named = presets or sorted(
         path.stem for path in CONFIGS_DIR.glob("*.yaml") if path.stem not in EMBEDDED
     )

@@ -1,8 +1,8 @@
 """TensorRT-RTX engines of students and teachers, built without a GPU: `make engines`.
 
-Every model in fp32, fp16 and int8 for batches 1 to 64 is exported, built and read back as far as
-the machine can. A build that fails ends the run with TensorRT-RTX's own words. `--model` limits
-the models, `--json` also writes the figures.
+Exports every model in fp32, fp16 and int8 for batches 1 to 64, builds the engines, and loads them
+as far as the machine can. A failed build ends the run with TensorRT-RTX's own message. `--model`
+selects models, `--json` also writes the figures.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def build(name: str) -> list[dict[str, object]]:
-    """One model's engines: their bytes, and the seconds to the graph and from it to the engine."""
+    """The engines of one model: sizes, and seconds of export and build."""
     model, rows = make_model(name), []
     with tempfile.TemporaryDirectory() as folder:
         start = time.monotonic()

@@ -1,8 +1,8 @@
 """The networks and graphs of the engine benchmarks: two students and two CLIP teachers.
 
-Weights are random, and INT8 is calibrated on a few synthetic people: what is measured here — bytes,
-seconds, and how far an engine's features are from PyTorch's — does not need trained ones. How much
-INT8 costs a trained network is what `pivl-distill export` measures.
+Weights are random, and INT8 is calibrated on a few synthetic people. The measured quantities
+(bytes, seconds, and the distance of an engine's features from PyTorch's) do not depend on training.
+`pivl-distill export` measures the accuracy loss of INT8 on a trained network.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SIZE_HW, CALIBRATION_CROPS = (256, 128), 16
 
 
 def make_model(name: str) -> EmbeddingModel:
-    """The bare network of a student or a teacher, random but always the same."""
+    """The bare network of a student or a teacher, with fixed random weights."""
     torch.manual_seed(0)
     if name in TEACHERS:
         return bare_teacher(load_clip(name, "none", SIZE_HW))

@@ -2,12 +2,12 @@
 
     python benchmarks/exported_latency.py
 
-MobileNetV2 ×0.25 at 256×128 on two threads, batch 1 and 32; what is compared takes turns. The
-student is exported by us, with neck, text projection and fusion head built around it as in
-training; the bare backbone is made by itself and exported with three lines. Their graphs hold the
-same operators, yet two sessions of one file differ by some per cent, for the places in memory that
-they got: so several sessions of each file take turns. Then one file takes every batch from 1 to 64.
-Random weights: latency does not depend on them.
+MobileNetV2 ×0.25 at 256×128 on two threads, batch 1 and 32; runs are interleaved. The student is
+exported by this package, after neck, text projection and fusion head were built around it as in
+training; the bare backbone is created separately and exported with plain torch.onnx. Both graphs
+hold the same operators, yet two sessions of one file differ by a few percent because of their
+memory addresses. Several sessions of each file are therefore interleaved. One file then runs every
+batch size from 1 to 64. Weights are random, which does not affect latency.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main() -> None:
             write_onnx(model, Path(folder) / "ours.onnx"),
             export_by_hand(Path(folder) / "bare.onnx"),
         )
-        # Opened in turns, so that neither file has the better places.
+        # Opened alternately, so that neither file gets the better memory addresses.
         opened = [open_session(file, threads=THREADS) for _ in range(SESSIONS) for file in files]
     ours, bare = opened[::2], opened[1::2]
     rows: list[Row] = []
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def export_by_hand(path: Path) -> Path:
-    """The bare backbone as anyone would export it."""
+    """The bare backbone, exported with plain torch.onnx."""
     network = create_backbone(ARCH, image_size_hw=SIZE_HW).eval()
     example = torch.zeros(2, 3, *SIZE_HW)
     torch.onnx.export(network, (example,), path, dynamic_shapes=({0: "batch"},), verbose=False)
@@ -80,7 +80,7 @@ def export_by_hand(path: Path) -> Path:
 def medians(
     ours: Sequence[Callable[[], object]], baseline: Sequence[Callable[[], object]], rounds: int
 ) -> tuple[float, float]:
-    """Median milliseconds over all runs of each; all take turns."""
+    """Median milliseconds over all runs of each session; runs are interleaved."""
     times = time_interleaved([*ours, *baseline], max_repeats=rounds, max_seconds=90)
     of_each = times[: len(ours)], times[len(ours) :]
     first, second = (statistics.median(itertools.chain(*several)) for several in of_each)
@@ -88,7 +88,7 @@ def medians(
 
 
 def batch_difference(session: ort.InferenceSession) -> float:
-    """How far a crop's unit vector moves with the size of the batch that it is in, at most."""
+    """Largest change of a crop's unit vector between batch sizes."""
     (images,) = random_inputs(session, 64).values()
 
     def unit(count: int) -> np.ndarray:

@@ -1,11 +1,11 @@
-"""What a GPU changes, at true sizes: `python benchmarks/gpu.py`, at most ten minutes on one GPU.
+"""Benchmarks at full size on a GPU: `python benchmarks/gpu.py`, at most ten minutes.
 
-Runs the benchmarks that take `--device` one after the other, what matters most first: steps of
-ViT-B/16 and RN50 and of MobileNetV2 ×0.25, Market-1501-sized evaluation and re-ranking, stage 1's
-text side with CLIP ViT-B/16, the part contrast, training batches, cost over size, the wait for a
-first step, and the step after `torch.compile`. Each has its share of the time, and what one leaves
-the next ones have. None stops the others: a row is in `benchmarks/gpu.json` as soon as it is
-measured. Exports on a GPU: `benchmarks/gpu_export.py`.
+Runs the benchmarks that take `--device` in order of importance: steps of ViT-B/16, RN50 and
+MobileNetV2 ×0.25, Market-1501-sized evaluation and re-ranking, the text side of stage 1 with CLIP
+ViT-B/16, the part contrast, training batches, cost over size, start-up, and the step after
+`torch.compile`. Each has a share of the time; unused time passes to the next ones. A failure does
+not stop the others, and rows are written to `benchmarks/gpu.json` as they are measured. For exports
+on a GPU see `benchmarks/gpu_export.py`.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ SHARES = {
 @click.command()
 @click.option("--minutes", default=10.0, show_default=True, help="What is not done then is ended.")
 def main(minutes: float) -> None:
-    """Measure and print."""
+    """Measure and print all rows."""
     if not torch.cuda.is_available():
-        raise click.ClickException("There is no CUDA device here.")
+        raise click.ClickException("No CUDA device is available.")
     print(torch.cuda.get_device_name())
     GPU_RESULTS.unlink(missing_ok=True)
     end, second = time.monotonic() + 60 * minutes, 60 * minutes / sum(SHARES.values())
@@ -52,7 +52,7 @@ def main(minutes: float) -> None:
         fate = run(name, end - time.monotonic() - kept_for_others)
         fates.setdefault(fate, []).append(name)
     done = fates.pop("Done", [])
-    print(f"Done, with all targets met: {', '.join(done) or 'none'}.")
+    print(f"Finished with all targets met: {', '.join(done) or 'none'}.")
     if fates:
         raise click.ClickException(
             " ".join(f"{fate}: {', '.join(names)}." for fate, names in fates.items())
@@ -60,7 +60,7 @@ def main(minutes: float) -> None:
 
 
 def run(name: str, seconds: float) -> str:
-    """What became of a benchmark that is ended, with all that it started, after so many seconds."""
+    """Run a benchmark, kill it with its child processes after a time limit, return its status."""
     script = Path(__file__).with_name(f"{name}.py")
     command = [sys.executable, str(script), "--device", "cuda"]
     process = subprocess.Popen(command, start_new_session=True)

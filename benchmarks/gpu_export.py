@@ -1,11 +1,11 @@
 """Exported students and teachers on an NVIDIA GPU: `python benchmarks/gpu_export.py`.
 
-Each model in fp32, fp16 and int8 as an engine of every TensorRT library that is installed, beside
-ONNX Runtime on CUDA and PyTorch eager, at batch 1 and 32. The ways of one model are timed turn
-about in one run; a time includes bringing the images to the GPU and the features back. The cosine
-is the least to PyTorch's features of the same images. It ends within ten minutes: nothing is built
-or timed that would begin too late, and what is left out is named. A build cannot be stopped, so it
-begins only while there is time for one.
+Each model in fp32, fp16 and int8 as an engine of every installed TensorRT library, next to ONNX
+Runtime on CUDA and PyTorch eager, at batch 1 and 32. The runs of one model are interleaved; times
+include copying images to the GPU and features back. The cosine is the minimum against PyTorch's
+features of the same images. The script ends within ten minutes: builds and timings that would start
+too late are skipped and named. A build cannot be interrupted, so it starts only if time is left for
+a whole one.
 
 Needs a GPU; `pip install 'pivl-distill[trt]'` for TensorRT (`[rtx]` on GeForce and RTX cards).
 """
@@ -39,7 +39,7 @@ BATCHES, ROUNDS, WARMUP = (1, 32), 30, 5
 PROFILE = BatchProfile.parse("1,32,64")
 TIME_LIMIT_S = 600
 FOR_A_BUILD_S, FOR_A_BATCH_S = 150, 20
-"""What an engine, and what timing one batch, is given: less is left, and it is not begun."""
+"""Seconds reserved for building an engine, and for timing a batch; with less left, skip it."""
 
 Forward = Callable[[torch.Tensor], np.ndarray]
 """Images float32 [B, 3, H, W] on the CPU → features float32 [B, F] on the CPU."""
@@ -47,7 +47,7 @@ Forward = Callable[[torch.Tensor], np.ndarray]
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run a model, and how long it took to make."""
+    """One backend of a model, and the seconds it took to create."""
 
     name: str
     precision: str
@@ -58,7 +58,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Row:
-    """Median milliseconds of one way at one batch, beside PyTorch eager in the same run."""
+    """Median milliseconds of one backend at one batch size, next to PyTorch eager."""
 
     model: str
     way: str
@@ -92,20 +92,20 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Clock:
-    """When everything has to be done, on `time.monotonic`."""
+    """The deadline of the script, on `time.monotonic`."""
 
     end_s: float
 
     def allows(self, seconds: float, what: str) -> bool:
-        """Whether so much time is left; if not, it is said what is left out."""
+        """Whether enough time is left; print what is skipped if not."""
         if time.monotonic() + seconds <= self.end_s:
             return True
-        err.print(f"Left out, for ten minutes are nearly over: {what}.")
+        err.print(f"Skipped, because the ten minutes are nearly over: {what}.")
         return False
 
 
 def measure(name: str, gpu: Gpu, clock: Clock) -> Iterator[Row]:
-    """All ways of one model at all batches."""
+    """All backends of one model at all batch sizes."""
     model = make_model(name)
     with tempfile.TemporaryDirectory() as folder:
         ways = [eager(model), *exported(model, Path(folder), gpu, clock)]
@@ -143,10 +143,10 @@ def eager(model: EmbeddingModel) -> Way:
 
 
 def exported(model: EmbeddingModel, folder: Path, gpu: Gpu, clock: Clock) -> Iterator[Way]:
-    """Sessions and engines of each precision; one that cannot be made is named and left out."""
+    """Sessions and engines of each precision; failures are printed and skipped."""
     for precision, onnx_path in write_graphs(model, folder):
         megabytes = onnx_path.stat().st_size / 1e6
-        if precision != "int8":  # TensorRT's form of INT8 is not ONNX Runtime's
+        if precision != "int8":  # ONNX Runtime does not run TensorRT's form of INT8
             yield Way("ONNX Runtime CUDA", precision, on_cuda(onnx_path), megabytes)
         for library, title in LIBRARY_TITLES.items():
             what = f"{model.name} {precision}, {title}"
@@ -172,13 +172,13 @@ def exported(model: EmbeddingModel, folder: Path, gpu: Gpu, clock: Clock) -> Ite
 
 
 def on_cuda(onnx_path: Path) -> Forward:
-    """ONNX Runtime on the GPU, or an error: never silently on the CPU."""
+    """ONNX Runtime on the GPU; raise instead of falling back to the CPU."""
     session = open_session(onnx_path, providers=("CUDAExecutionProvider", "CPUExecutionProvider"))
     return lambda images: session.run(None, {"images": images.numpy()})[0]
 
 
 def interleaved(ways: list[Way], images: torch.Tensor) -> list[float]:
-    """Median milliseconds of each way; every round runs all of them."""
+    """Median milliseconds of each backend; every round runs all of them."""
     times: list[list[float]] = [[] for _ in ways]
     for _ in range(WARMUP + ROUNDS):
         for way, taken in zip(ways, times, strict=True):
@@ -189,7 +189,7 @@ def interleaved(ways: list[Way], images: torch.Tensor) -> list[float]:
 
 
 def least_cosine(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The least cosine between features [B, F] of the same images."""
+    """The minimum cosine between features [B, F] of the same images."""
     lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
     return float(((ours * theirs).sum(axis=1) / lengths).min())
 

@@ -1,9 +1,9 @@
-"""What all benchmarks share: interleaved timing, peak memory, rows with a target.
+"""Shared by all benchmarks: interleaved timing, peak memory, rows with a target.
 
-A figure is a ratio to a baseline that ran in the same process, turn about with ours. It is the
-median of the ratios of the rounds, so that noise of the machine that outlasts a round meets both
-and cancels. `report` prints the rows and merges them by name into `latest.json`, or into `gpu.json`
-where `on_device` has moved everything to a GPU.
+A figure is a ratio to a baseline that runs in the same process, interleaved with ours. It is the
+median of the ratios per round, so noise that lasts longer than a round affects both and cancels.
+`report` prints the rows and merges them by name into `latest.json`, or into `gpu.json` if
+`on_device` moved the tensors to a GPU.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from pivl_distill.storage.files import write_json
 RESULTS, GPU_RESULTS = (Path(__file__).with_name(name) for name in ("latest.json", "gpu.json"))
 THREADS = 2
 LOAD_AT_START = os.getloadavg()[0]
-"""Processes that wanted to run in the minute before; the benchmark before this one counts too."""
+"""Load average of the last minute, which includes the previous benchmark."""
 
 MISSED = 3
-"""Exit code of a benchmark that was measured and missed a target."""
+"""Exit code of a benchmark that missed a target."""
 
 Measured = float | np.ndarray
-"""One number, or those of all rounds [rounds] in their order."""
+"""One number, or one per round [rounds]."""
 
 
 def on_device(main: Callable[..., None]) -> Callable[..., None]:
-    """A benchmark with an option `--device`, where its tensors are made; two threads, seed 0."""
+    """A benchmark command with `--device` for its tensors; two threads, seed 0."""
 
     @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
     @functools.wraps(main)
@@ -55,7 +55,7 @@ def on_device(main: Callable[..., None]) -> Callable[..., None]:
 
 
 def on_gpu() -> bool:
-    """Whether tensors are made on a GPU."""
+    """Whether tensors are created on a GPU."""
     return torch.get_default_device().type == "cuda"
 
 
@@ -65,18 +65,18 @@ class Row:
 
     name: str
     value: float
-    """Ours, in `unit`; the median where there were rounds."""
+    """Our value in `unit`; the median over rounds."""
     unit: str
     baseline: float | None
-    """The baseline's value in the same unit, where there is a baseline; likewise."""
+    """The baseline's value in the same unit, if there is a baseline; the median over rounds."""
     ratio: float | None
-    """What `target` speaks of where there is a baseline: times faster, or times as long.
+    """Ratio to the baseline that `target` refers to: speed-up, or relative time.
 
     The median of the rounds' own ratios, so not exactly that of `value` and `baseline`.
     """
     target: str | None
     ok: bool | None
-    """Whether the target is met; None where there is none, as for a limit shown beside a figure."""
+    """Whether the target is met; None without a target."""
 
 
 def speedup(
@@ -92,7 +92,7 @@ def speedup(
 def overhead(
     name: str, value: Measured, baseline: Measured, unit: str, at_most: float | None
 ) -> Row:
-    """Ours against a limit that it cannot beat: ratio = value ÷ baseline."""
+    """Ours against a lower limit: ratio = value ÷ baseline."""
     ratio = median(value / baseline)
     ok = None if at_most is None else ratio <= at_most
     target = at_most and f"≤ {at_most:g}×"
@@ -105,20 +105,20 @@ def bound(name: str, value: float, unit: str, at_most: float) -> Row:
 
 
 def median(measured: Measured) -> float:
-    """Of all rounds."""
+    """Median over rounds."""
     return float(np.median(measured))
 
 
 def interleaved(
     ways: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 1
 ) -> dict[str, np.ndarray]:
-    """Seconds of each way [rounds]; every round runs all of them, one after the other."""
+    """Seconds of each function [rounds]; every round runs all of them in order."""
     seconds = [[clocked(run) for run in ways.values()] for _ in range(warmup + rounds)]
     return dict(zip(ways, np.array(seconds[warmup:]).T, strict=True))
 
 
 def clocked(run: Callable[[], object]) -> float:
-    """Seconds until the device is done with it."""
+    """Seconds until the device has finished."""
     start = time.perf_counter()
     run()
     if on_gpu():
@@ -127,7 +127,7 @@ def clocked(run: Callable[[], object]) -> float:
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """How far memory rises above its start while `run` runs: the GPU's, or resident (Linux)."""
+    """Peak memory of `run` above its start: of the GPU, or resident (Linux)."""
     gc.collect()
     if on_gpu():
         torch.cuda.reset_peak_memory_stats()
@@ -148,7 +148,7 @@ def resident_bytes(field: str) -> int:
 
 
 def report(title: str, rows: Iterable[Row]) -> None:
-    """Print rows as a table, with what may have disturbed them: threads, and the machine's load.
+    """Print rows as a table, with the number of threads and the load of the machine.
 
     Each is put into the file of results as soon as it is there, over a row of the same name, so
     that what breaks or stops the benchmark takes none of those before. Ends the process with exit

@@ -1,15 +1,14 @@
 """Augmented training batches against Pillow + torchvision: `python benchmarks/input.py`.
 
-64 JPEG crops of synthetic people and their part maps (PNG), 128×64 as Market-1501's, to normalised
-images and maps of 256×128: flip, pad and crop, erase, the field's defaults. One thread, so figures
-are per core. The baseline is the loop of the reference codebases: every image is decoded again in
-every epoch, resized and augmented on its own, by Pillow and torchvision; the map goes along. Ours
-picks decoded crops out of the mapped store and augments the batch. Both make what a network takes
-as input; their random choices differ. Shown beside it: the baseline with its decoding left out, our
-augmentation alone against its limit, a bare copy of the batch's bytes, and what a later run takes
-to find all decoded crops on disk and verify them. With `--device cuda` ours has its pixels there,
-and the baseline, still on one thread of the host, moves its batch there; crops on disk are left
-out.
+64 JPEG crops of synthetic people and their parsing maps (PNG), 128×64 as in Market-1501, to
+normalised images and maps of 256×128: flip, pad and crop, erase, with the usual parameters. One
+thread, so figures are per core. The baseline is the loop of the reference codebases: every image is
+decoded in every epoch, resized and augmented separately by Pillow and torchvision, together with
+its map. Ours takes decoded crops from the memory-mapped store and augments the batch. Both produce
+the input of a network; their random choices differ. Also shown: the baseline without decoding, our
+augmentation against its limit (one copy of the batch), and the time of a later run to find and
+verify all decoded crops on disk. With `--device cuda` our pixels are on the GPU, the baseline
+computes on one CPU thread and copies its batch there, and the cache on disk is not measured.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ Decoded = tuple[Image.Image, Image.Image]
 
 
 def decode(record: Record) -> Decoded:
-    """One image and its map, in the size of the network."""
+    """One image and its map at the input size of the network."""
     assert record.parsing is not None
     width_height = SIZE_HW[::-1]
     with Image.open(record.path) as image, Image.open(record.parsing) as part_map:
@@ -81,7 +80,7 @@ def augmented(image: Image.Image, part_map: Image.Image) -> tuple[Tensor, Tensor
 
 
 def baseline(pairs: Iterator[Decoded]) -> tuple[Tensor, Tensor]:
-    """A batch of them, made on the host and moved to the device."""
+    """A batch of images and maps, made on the CPU and moved to the device."""
     device = torch.get_default_device()
     with torch.device("cpu"):
         images, maps = zip(*(augmented(*pair) for pair in pairs), strict=True)
@@ -91,7 +90,7 @@ def baseline(pairs: Iterator[Decoded]) -> tuple[Tensor, Tensor]:
 def our_ways(
     crops: DeviceArray, maps: DeviceArray, batch: np.ndarray
 ) -> tuple[Callable[[], object], Callable[[], object]]:
-    """From the store to the network's input; the same up to uint8, without normalising."""
+    """From the store to the network's input; and the same up to uint8, without normalisation."""
     rng = np.random.default_rng(0)
 
     def uint8() -> tuple[Tensor, Tensor | None]:
@@ -107,7 +106,7 @@ def our_ways(
 
 
 def batch_rows(store: CropStore, records: Sequence[Record]) -> Iterator[Row]:
-    """A training batch, decoded again and picked out of the store."""
+    """A training batch, decoded again and taken from the store."""
     batch = pk_batches(store.pids, IDENTITIES, CROPS, np.random.default_rng(0))[0]
     chosen = [records[crop] for crop in batch]
     decoded = [decode(record) for record in chosen]
@@ -137,7 +136,7 @@ def batch_rows(store: CropStore, records: Sequence[Record]) -> Iterator[Row]:
 
 
 def store_rows(records: Sequence[Record]) -> Iterator[Row]:
-    """All crops and maps, found and verified on disk or decoded, by all cores."""
+    """All crops and maps: verified on disk, or decoded, with all cores."""
     seconds = interleaved(
         {
             "found": lambda: CropStore.load(records, SIZE_HW, LIP20, cache_gib=20),
@@ -152,7 +151,7 @@ def store_rows(records: Sequence[Record]) -> Iterator[Row]:
 @click.command()
 @on_device
 def main() -> None:
-    """Measure and print."""
+    """Measure and print all rows."""
     torch.set_num_threads(1)
     random.seed(0)
     records = load_dataset("synthetic:default").train

@@ -1,8 +1,7 @@
 """INT8 against float32 on the CPU: `python benchmarks/int8_latency.py`.
 
-MobileNetV2 ×0.25 at 256×128 on two threads, both exported files in turns, batch 1 and 32, with the
-embedded weights, calibrated on synthetic people. What INT8 costs in accuracy is stated by each
-export itself.
+MobileNetV2 ×0.25 at 256×128 on two threads, both exported files interleaved, batch 1 and 32, with
+the embedded weights, calibrated on synthetic people. Each export reports its own accuracy loss.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The part contrast (Eq. 7) against its naive form: `python benchmarks/part_contrast.py`.
 
-64 images (16 identities × 4) of 128 positions of dimension 512, 20 parts, two threads; the loss and
-its gradient to the texts. The baseline gives every position its own text and compares all pairs of
-positions, as Eq. 7 is printed, with a text that occurs n times weighted 1/n. It gives the same loss
-and the same gradients, which is checked here before anything is timed. The limit is the two matrix
-products that any form needs: positions × texts forward, and back to the texts.
+64 images (16 identities × 4) of 128 cells of dimension 512, 20 parts, two threads; the loss and its
+gradient with respect to the texts. The baseline gives every cell its own text and compares all
+pairs of cells, as Eq. 7 is printed, with weight 1/n for a text that occurs n times. Loss and
+gradients are equal, which is checked before the timing. The limit is the two matrix products that
+any form needs: cells × texts forward, and back to the texts.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def backward(loss: Callable[[], Tensor], texts: Tensor) -> Callable[[], tuple[Te
 @click.command()
 @on_device
 def main() -> None:
-    """Measure and print."""
+    """Measure and print all rows."""
     positions = IDENTITIES * CROPS * POSITIONS
     identity = torch.arange(IDENTITIES).repeat_interleave(CROPS * POSITIONS)
     pairs = identity * PARTS + torch.randint(0, PARTS, (positions,))

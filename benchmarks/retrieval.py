@@ -1,15 +1,14 @@
 """Evaluation and re-ranking: `python benchmarks/retrieval.py`, about five minutes on two cores.
 
-Market-1501-sized: 3,368 queries, 15,913 gallery crops, 1,280 values; against the bare matrix
-product, which no exact evaluation can do without, into memory that it is given (as ours takes its
-own once, a limit has no business waiting for pages), and against the reference's way, a distance
-matrix, its argsort, and CMC and mAP row after row. 15,913 numbers are no multiple of 64 bytes,
-which some processors take a third of the product's time for; ours pads rows, so the product with
-padded rows is shown as well. Features are those of people told apart about
-as well as by a light network, and random ones, whose hits stand anywhere. MSMT17-sized: 11,659 and
-82,161, resident memory of a process of its own. Re-ranking: 500 and 5,000, against the dense
-algorithm. With `--device cuda` ours, the product and the sorting run there; the dense algorithm
-stays on the host, and resident memory is left out.
+Market-1501-sized: 3,368 queries, 15,913 gallery crops, 1,280 dimensions. Compared with the bare
+matrix product, which every exact evaluation needs, into preallocated memory, and with the reference
+method: a distance matrix, argsort, and CMC and mAP row by row. Rows of 15,913 floats are not
+aligned to 64 bytes, which costs some processors a third of the product's time; ours pads rows, so
+the product with padded rows is shown as well. Features are those of people whom a light network
+distinguishes moderately well, and random ones, whose matches have arbitrary ranks. MSMT17-sized:
+11,659 and 82,161, resident memory of a separate process. Re-ranking: 500 and 5,000, against the
+dense algorithm. With `--device cuda` ours, the product and the sorting run on the GPU, the dense
+algorithm stays on the CPU, and resident memory is not measured.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class Task:
 
     @classmethod
     def random(cls, queries: int, gallery: int, identities: int, likeness: float) -> Task:
-        """Unit vectors; those of one identity share a direction, the stronger the more likeness."""
+        """Unit vectors; those of one identity share a direction, weighted by `likeness`."""
         rng = np.random.default_rng(0)
         centres = likeness * rng.standard_normal((identities, DIM), dtype=np.float32)
         features, pids, camids = [], [], []
@@ -82,7 +81,7 @@ class Task:
 
 
 def by_argsort(task: Task) -> tuple[float, np.ndarray]:
-    """mAP and CMC as CLIP-ReID's evaluator goes about them: argsort, then row after row."""
+    """mAP and CMC as in CLIP-ReID's evaluator: argsort, then row by row."""
     query_pids, gallery_pids, query_camids, gallery_camids = task.labels
     order = sorted_distances(task)
     same = (gallery_pids[order] == query_pids[:, None]).astype(np.int32)
@@ -110,7 +109,7 @@ def sorted_distances(task: Task) -> np.ndarray:
 def dense_reranking(
     query: np.ndarray, gallery: np.ndarray, k1: int = 20, k2: int = 6, share: float = 0.3
 ) -> np.ndarray:
-    """k-reciprocal re-ranking with N × N matrices, as the authors' code goes about it.
+    """k-reciprocal re-ranking with N × N matrices, as in the authors' code.
 
     In float32 throughout; theirs keeps encodings in float16, too coarse to compare distances with.
     """
@@ -212,15 +211,15 @@ def reranking_rows() -> Iterator[Row]:
 @click.option("--resident", is_flag=True, help="Only evaluate MSMT17's size; print GB and seconds.")
 @on_device
 def main(resident: bool) -> None:
-    """Measure and print."""
+    """Measure and print all rows."""
     if resident:
         task = Task.random(*MSMT17, likeness=0.35)
         start = time.perf_counter()
         task.evaluate()
-        peak_bytes = resident_bytes("VmHWM")  # of this process alone
+        peak_bytes = resident_bytes("VmHWM")  # of this process only
         print(peak_bytes / 1e9, time.perf_counter() - start)
     else:
-        keep_freed_memory(torch.get_default_device())  # as the commands do; for the product too
+        keep_freed_memory(torch.get_default_device())  # as the commands do, and for the product
         resident = () if on_gpu() else resident_rows()
         report("Retrieval", itertools.chain(market_rows(), reranking_rows(), resident))
 

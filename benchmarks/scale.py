@@ -1,11 +1,10 @@
-"""Cost over size: `python benchmarks/scale.py` prints how far from a line it is, and draws it.
+"""Cost over size: `python benchmarks/scale.py` prints the deviation from a line, and plots it.
 
-Step time against 100 to 10,000 identities in the bank, all else fixed: a stage-1 step (16
-identities: their prompts, Eq. 2, its gradient, and Adam over the tokens of all identities) with
-CLIP ViT-B/16's text tower, and a student's whole step as in `student_step.py`, whose classifier
-has a class for each. Evaluation of 1,000 queries against galleries of 10,000 to 80,000 vectors. The
-target is a straight line: the figure is how far the farthest point lies from a + b · size. The
-picture is `docs/scale.svg`.
+Step time over 100 to 10,000 identities in the bank, all else fixed: a stage-1 step (16 identities:
+their prompts, Eq. 2, its gradient, and Adam over the tokens of all identities) with CLIP ViT-B/16's
+text encoder, and a whole student step as in `student_step.py`, whose classifier has one class per
+identity. Evaluation of 1,000 queries over galleries of 10,000 to 80,000 vectors. The target is a
+straight line: the figure is the largest distance from a + b · size. The plot is `docs/scale.svg`.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def unit(*shape: int) -> Tensor:
 
 
 def off_the_line(seconds: dict[int, float]) -> float:
-    """Largest distance in percent from the straight line that fits the steps best."""
+    """Largest deviation in percent from the best straight line."""
     sizes, measured = np.array(list(seconds)), np.array(list(seconds.values()))
     slope, start = np.polyfit(sizes, measured, 1, w=1 / measured)
     return float(100 * np.abs(measured / (start + slope * sizes) - 1).max())
@@ -74,7 +73,7 @@ def evaluation(gallery: int) -> Callable[[], object]:
 
 
 def draw(curves: dict[str, dict[int, float]], path: Path) -> None:
-    """Times over sizes, each with its line."""
+    """Plot times over sizes, each with its line."""
     figure, axes = pyplot.subplots(1, len(curves), figsize=(12, 3.2), layout="constrained")
     for axis, (name, seconds) in zip(axes, curves.items(), strict=True):
         sizes, measured = np.array(list(seconds)), np.array(list(seconds.values()))
@@ -88,7 +87,7 @@ def draw(curves: dict[str, dict[int, float]], path: Path) -> None:
 
 
 def curves() -> Iterator[tuple[str, dict[int, float]]]:
-    """Each curve's name and seconds by size, as soon as it is measured."""
+    """Yield the name of each curve and its seconds per size when it is measured."""
     device = torch.get_default_device()
     clip = open_clip.create_model("ViT-B-16").eval().requires_grad_(False).to(device)
     text, store = TextTower(clip, Tokenizer()), crops()
@@ -104,7 +103,7 @@ def measured(way: Callable[[int], Callable[[], object]], sizes: Sequence[int]) -
 
 
 def rows() -> Iterator[Row]:
-    """The figure of each curve; the picture of all comes last."""
+    """Yield the figure of each curve, then plot all of them."""
     drawn = {}
     for name, seconds in curves():
         first, last = min(seconds), max(seconds)

@@ -1,10 +1,10 @@
-"""How long one waits: `python benchmarks/startup.py`.
+"""Start-up time: `python benchmarks/startup.py`.
 
 `pivl-distill --help`, and the first training step of a student, of stage 1 (`teach`) and of stage 2
-(`teach --resume`, of a run stopped between the stages), with warm caches: the embedded data
-rendered and decoded, a bank there, the features of the embedded CLIP kept. Each from the start of
-the process until the device is done; the best of some runs, because what else the machine does only
-adds. `--device cuda` trains there.
+(`teach --resume` of a run stopped between the stages), with warm caches: the embedded data rendered
+and decoded, a bank available, features of the embedded CLIP cached. Measured from the start of the
+process until the device is done; the minimum of several runs, because other load only adds time.
+`--device cuda` trains on a GPU.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def run(*command: str) -> float:
 
 
 def rows(device: str) -> Iterator[Row]:
-    """Each as soon as it is measured."""
+    """Yield each row when it is measured."""
     rounds = GPU_ROUNDS if on_gpu() else ROUNDS
     helped = min(run("-m", "pivl_distill", "--help") for _ in range(rounds))
     yield bound("pivl-distill --help", helped, "s", 0.3)
@@ -76,7 +76,7 @@ def rows(device: str) -> Iterator[Row]:
 @click.command()
 @on_device
 def main() -> None:
-    """Measure and print."""
+    """Measure and print all rows."""
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # as the commands do
     report("Waiting", rows(torch.get_default_device().type))
 

@@ -1,9 +1,9 @@
 """A student's training step against its bare backbone: `python benchmarks/student_step.py`.
 
 MobileNetV2 ×0.25, 64 crops of 256 × 128 with maps, a bank of 751 identities × 20 parts in 1024
-dimensions (CLIP RN50) or 512 (ViT-B/16), all losses of Eq. 12: the whole step as it is trained,
-augmentation too. The baseline is the same timm backbone with a linear classifier, cross-entropy and
-the same fused Adam, on the same crops, in the same precision and layout of memory. After
+dimensions (CLIP RN50) or 512 (ViT-B/16), all losses of Eq. 12: the whole training step, including
+augmentation. The baseline is the same timm backbone with a linear classifier, cross-entropy and the
+same fused Adam, on the same crops, with the same precision and memory format. After
 `torch.compile`: `benchmarks/compiled_step.py`.
 """
 
@@ -49,7 +49,7 @@ Step = Callable[[], object]
 
 
 def crops(size_hw: tuple[int, int] = SIZE_HW) -> CropStore:
-    """Noise, each crop with a person from head to feet in the middle half."""
+    """Noise crops, with a whole person in the middle half of each map."""
     rng, (height, width) = np.random.default_rng(0), size_hw
     maps = np.zeros((len(BATCH), height, width), np.uint8)
     rows = np.arange(height) * (len(LIP20) - 1) // height + 1
@@ -118,7 +118,7 @@ def bare_step(store: CropStore) -> Step:
 
 
 def freed_memory_row(step: Step) -> Row:
-    """The step with freed memory kept for the next tensor, and given back as glibc does by itself.
+    """The step with freed memory kept for the next tensor, and with glibc's defaults.
 
     What is compared leaves the heap as it likes it, so each step is preceded by an untimed one.
     """
@@ -142,7 +142,7 @@ def freed_memory_row(step: Step) -> Row:
 @click.command()
 @on_device
 def main() -> None:
-    """Measure and print."""
+    """Measure and print all rows."""
     store = crops()
     malloc_rows = [] if on_gpu() else [freed_memory_row(student_step(store, 1024))]
     keep_freed_memory(torch.get_default_device())  # as the command does

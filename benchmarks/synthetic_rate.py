@@ -1,6 +1,6 @@
 """Crops per second of the synthetic renderer on one core: `python benchmarks/synthetic_rate.py`.
 
-Prints rendering with JPEG and PNG encoding, as a dataset is written, beside rendering alone.
+Prints rendering with JPEG and PNG encoding, as for a data set on disk, next to rendering alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def encode(crop: Rendering) -> None:
 
 
 def crops_per_second(size_hw: tuple[int, int], finish: Callable[[Rendering], None]) -> float:
-    """Rate in processor time, so that other programs do not change it much."""
+    """Rate in processor time, which other programs affect little."""
     people = [person(0, index, 1) for index in range(100)]
     cameras = [camera(0, index, CAST) for index in range(6)]
     start = time.process_time()

@@ -1,9 +1,9 @@
-"""A teacher's step in half precision and in less memory: `python benchmarks/teacher_step.py`.
+"""A teacher step in half precision and in less memory: `python benchmarks/teacher_step.py`.
 
-CLIP's image tower inside the ReID shell, 64 crops of 256 × 128, all losses of Eq. 12, random
-weights. Time: `precision: bfloat16` against float32. Memory: the peak of a step with
-`checkpointing`, and with `accumulate: 4`, against the plain one, each with its price in time. For a
-GPU: `--device cuda`; on a CPU take `--clip tiny_vit`.
+CLIP's image encoder as a ReID network, 64 crops of 256 × 128, all losses of Eq. 12, random weights.
+Time: `precision: bfloat16` against float32. Memory: the peak of a step with `checkpointing`, and
+with `accumulate: 4`, against the plain step, each with its cost in time. For a GPU:
+`--device cuda`; on a CPU use `--clip tiny_vit`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def rows_of(clip_name: str, store: CropStore) -> Iterator[Row]:
 @click.option("--clip", "names", multiple=True, default=("ViT-B-16", "RN50"), show_default=True)
 @on_device
 def main(names: tuple[str, ...]) -> None:
-    """Measure and print."""
+    """Measure and print all rows."""
     sizes = {name: TINY_SIZE_HW if name in TINY else (256, 128) for name in names}
     rows = (row for name, size_hw in sizes.items() for row in rows_of(name, crops(size_hw)))
     report("Teacher's training step", rows)

@@ -1,13 +1,13 @@
 """The text side of stage 1 against plain encoders: `python benchmarks/text_tower.py`.
 
-CLIP ViT-B/16's text tower (12 blocks, width 512, random weights: cost does not depend on them), two
-threads. Baselines, written from the paper's and the reference's semantics with open_clip's own
-forward pass:
+CLIP ViT-B/16's text encoder (12 blocks, width 512, random weights, which do not affect the cost),
+two threads. The baselines follow the paper and the reference code and use open_clip's own forward
+pass:
 
 - 77 tokens: every prompt padded to CLIP's context length, one prompt per image (CLIP-ReID);
-- trimmed: every distinct prompt whole, cut at the longest of the batch, nothing shared.
+- trimmed: every distinct prompt in full, cut at the longest of the batch, nothing shared.
 
-The limit is the time of the matrix products alone, of the shapes that the real tokens need.
+The limit is the time of the matrix products alone, in the shapes of the unpadded tokens.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SETTINGS = PromptSettings()
 
 
 class Plain:
-    """Prompts as a reference encodes them: whole embeddings through open_clip's transformer."""
+    """Reference encoder: full prompts through open_clip's transformer."""
 
     def __init__(self, clip: open_clip.CLIP, tokenizer: Tokenizer) -> None:
         self.clip, self.tokenizer = clip, tokenizer
@@ -69,7 +69,7 @@ class Plain:
 
 
 def step(prompts: IdentityPrompts, encode: Callable[[], Tensor]) -> Callable[[], None]:
-    """Encoding and its gradient to the learned tokens, as a training step needs both."""
+    """Encoding and its gradient with respect to the learned tokens, as in a training step."""
 
     def run() -> None:
         prompts.tokens.grad = None
@@ -127,7 +127,7 @@ def part_step(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
 
 
 def matmuls(tokens: int, ends: int) -> Callable[[], None]:
-    """The bare products of 12 blocks over so many tokens, forward and back to the tokens.
+    """The bare matrix products of 12 blocks over a number of tokens, forward and backward.
 
     After the keys and values of the last block only the `ends` go on.
     """
@@ -147,7 +147,7 @@ def matmuls(tokens: int, ends: int) -> Callable[[], None]:
 
 
 def bank(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
-    """The bank's texts; the 77-token encoder takes a sample of identities, ours also all."""
+    """The texts of a bank; the 77-token encoder runs a sample of identities, ours also all."""
     parts = len(LIP20)
     every_part = torch.ones(BANK_IDENTITIES, parts, dtype=torch.bool, device="cpu")
     some_part = every_part[:BASELINE_SAMPLE]
@@ -183,7 +183,7 @@ def bank(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
 @click.command()
 @on_device
 def main() -> None:
-    """Measure and print."""
+    """Measure and print all rows."""
     clip = open_clip.create_model("ViT-B-16").eval().requires_grad_(False)
     clip.to(torch.get_default_device())
     tokenizer = Tokenizer()

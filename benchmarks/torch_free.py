@@ -1,9 +1,9 @@
 """Deployment without torch: `make runtime-check`, or `python benchmarks/torch_free.py [EXPORT]`.
 
-Makes a virtual environment with numpy, Pillow, onnxruntime and this package without its
+Creates a virtual environment with numpy, Pillow, onnxruntime and this package without its
 dependencies, runs the deployment snippets of the documentation in it on an export (default: the
-latest), then with click and rich added the command `pivl-distill embed`, and prints what the
-environment holds and how long each takes, import and checks included. Downloads the packages.
+latest), then adds click and rich and runs `pivl-distill embed`. Prints the contents of the
+environment and the time of each step, import and checks included. Downloads the packages.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PAGES = ("README.md", "docs/deploy.md")
 @click.command()
 @click.argument("export", required=False, type=click.Path(path_type=Path, file_okay=False))
 def main(export: Path | None) -> None:
-    """Run the deployment snippets where torch is not installed."""
+    """Run the deployment snippets without torch."""
     metadata: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -57,7 +57,7 @@ def main(export: Path | None) -> None:
 
 
 def deployment_snippets() -> Iterator[tuple[str, str]]:
-    """Each page with those of its Python blocks that stand alone: they import the Extractor."""
+    """Each page with its self-contained Python blocks: those that import the Extractor."""
     for page in PAGES:
         blocks = re.findall(
             r"^```python\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL
@@ -66,7 +66,7 @@ def deployment_snippets() -> Iterator[tuple[str, str]]:
 
 
 def environment(folder: Path) -> Path:
-    """A new virtual environment with the runtime's packages; gives its Python."""
+    """Create a virtual environment with the runtime's packages; return its Python."""
     venv.create(folder, with_pip=True)
     python = folder / "bin" / "python"
     output(python, "-m", "pip", "install", "--quiet", *PACKAGES)
@@ -75,7 +75,7 @@ def environment(folder: Path) -> Path:
 
 
 def command(python: Path, folder: Path) -> str:
-    """Run `pivl-distill embed` in `folder` as on a device: first refused, then with its packages.
+    """Run `pivl-distill embed` in `folder` as on a device: without, then with its packages.
 
     Gives what it wrote and how long it took.
     """
@@ -96,7 +96,7 @@ def command(python: Path, folder: Path) -> str:
 
 
 def output(python: Path, *arguments: str, cwd: Path | None = None) -> str:
-    """What a command prints, without the caller's PYTHONPATH; what it prints as errors is shown."""
+    """The output of a command without the caller's PYTHONPATH; errors are shown."""
     command = [str(python), "-I", *arguments]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=cwd).stdout
 

@@ -1,11 +1,11 @@
-"""How a tracker uses an export: who is who by appearance alone.
+"""Tracking with an export: identities by appearance alone.
 
     python examples/track_with_export.py runs/export-1
 
-Every frame goes through three steps: cut the detector's boxes and embed them (one call), compare
-with the tracks so far (one product), give each box the most similar free track above the threshold
-or a new one. A real tracker would add motion; here nothing but the export decides. Three synthetic
-people walk through the picture, one of them leaves it and comes back.
+Each frame takes three steps: embed the detector's boxes (one call), compare them with the tracks
+(one product), and assign each box to the most similar free track above the threshold, or to a new
+track. A real tracker would add motion; here only the export decides. Three synthetic people walk
+through the frame; one of them leaves and returns.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Box = tuple[float, float, float, float]
 
 
 class AppearanceTracker:
-    """Track ids for boxes; each track remembers the running mean of its vectors."""
+    """Assign track ids to boxes; each track keeps the running mean of its embeddings."""
 
     def __init__(self, extractor: Extractor, far: float = 1e-2, memory: float = 0.7) -> None:
         self.extractor, self.memory = extractor, memory
@@ -31,7 +31,7 @@ class AppearanceTracker:
         self.tracks = np.empty((0, extractor.dim), np.float32)
 
     def update(self, frame: np.ndarray, boxes: Sequence[Box]) -> list[int]:
-        """The track of each box in a frame, uint8 RGB [H, W, 3]; unknown people get new tracks."""
+        """Return the track of each box in a frame, uint8 RGB [H, W, 3]; new people: new tracks."""
         vectors = self.extractor.embed_boxes(frame, boxes)
         ids = self._match(vectors @ self.tracks.T)
         for number, vector in enumerate(vectors):
@@ -43,7 +43,7 @@ class AppearanceTracker:
         return ids
 
     def _match(self, similarity: np.ndarray) -> list[int]:
-        """Pairs of box and track, most similar first; −1 where no free track is similar enough."""
+        """Return (box, track) pairs, most similar first; −1 if no free track is similar enough."""
         ids = [-1] * len(similarity)
         for pair in np.argsort(-similarity, axis=None):
             box, track = divmod(int(pair), similarity.shape[1])
@@ -55,7 +55,7 @@ class AppearanceTracker:
 
 
 def walk(frames: int = 12) -> Iterator[tuple[np.ndarray, list[Box], list[int]]]:
-    """Frames, boxes and true people: what a camera and a person detector would deliver."""
+    """Yield frames, boxes and true identities, as a camera and a person detector would."""
     from pivl_distill.data.synthetic import camera, person, render
 
     height, width = 256, 128
@@ -68,7 +68,7 @@ def walk(frames: int = 12) -> Iterator[tuple[np.ndarray, list[Box], list[int]]]:
         people = [0, 2] if third == 1 else [0, 1, 2]
         for index in people:
             left, top = 30 + 290 * index + 12 * number, 20
-            # Another pose in each third of the walk; detectors are off by some pixels each time.
+            # A new pose in each third of the walk; boxes have random offsets of a few pixels.
             crop = render(person(7, index, 1), view, (7, index, third), (height, width)).image
             frame[top : top + height, left : left + width] = crop
             edges = np.array((left, top, left + width, top + height)) + rng.integers(-5, 6, 4)
@@ -79,7 +79,7 @@ def walk(frames: int = 12) -> Iterator[tuple[np.ndarray, list[Box], list[int]]]:
 def main(export: Path) -> None:
     try:
         tracker = AppearanceTracker(Extractor(export))
-    except PivlError as error:  # as where too few people were there to measure the threshold
+    except PivlError as error:  # for example too few people to measure the threshold
         sys.exit(f"No tracking with {export}: {error}")
     for number, (frame, boxes, people) in enumerate(walk()):
         found = zip(people, tracker.update(frame, boxes), strict=True)
