@@ -1,8 +1,8 @@
-"""The losses of π-VL and CLIP-ReID as pure functions of tensors, one named function per equation.
+"""The losses of π-VL and CLIP-ReID as pure functions of tensors, one function per equation.
 
-Contrastive terms take each distinct text once, with the number of rows that own it, instead of one
-text per row: the same value and gradients as the printed sums for a fraction of the work. Eq. 11
-is in `alignment.py`.
+Contrastive losses take each distinct text once with an index per row, instead of one text per row:
+the values and gradients of the printed sums for a fraction of the work. Eq. 11 is in
+`training/alignment.py`.
 """
 
 from __future__ import annotations
@@ -14,93 +14,101 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MIN_WEIGHT = 1e-6
-"""Weights that something is divided by are no less, so that without any the mean is 0."""
+"""Lower bound of a sum of weights in a denominator; a mean without any weight is then 0."""
 MASKED_LOGIT = -1e4
-"""Added to a logit, it leaves nothing in a softmax; unlike −∞ it has a gradient."""
+"""Added to a logit, it removes the entry from a softmax; unlike −∞ it has a finite gradient."""
 
 
 def identity_contrastive_loss(
-    images: Tensor, text_features: Tensor, text_index: Tensor, temperature: float
+    image_features: Tensor, text_features: Tensor, text_index: Tensor, temperature: float
 ) -> Tensor:
     """L_stage1 = L_i2t + L_t2i over a batch (Eq. 2), supervised-contrastive as in CLIP-ReID.
 
-    images [B, D] and texts [U, D] are compared as they are, so normalise them first where wanted;
-    owner [B] says which text is each image's own.
+    `image_features` [B, D] and `text_features` [U, D] are compared by raw dot products; normalise
+    them first if needed. `text_index` int64 [B] is the row of each image's text.
     """
-    return i2t_contrastive_loss(
-        images, text_features, text_index, temperature
-    ) + t2i_contrastive_loss(images, text_features, text_index, temperature)
+    i2t = i2t_contrastive_loss(image_features, text_features, text_index, temperature)
+    return i2t + t2i_contrastive_loss(image_features, text_features, text_index, temperature)
 
 
 def i2t_contrastive_loss(
-    images: Tensor, text_features: Tensor, text_index: Tensor, temperature: float
+    image_features: Tensor, text_features: Tensor, text_index: Tensor, temperature: float
 ) -> Tensor:
-    """L_i2t of Eq. 2; shapes as in `identity_contrastive_loss`.
+    """L_i2t of Eq. 2; arguments as in `identity_contrastive_loss`.
 
-    Every image brings its text along: the denominator holds each text as often as it is owned.
+    The printed denominator has one text per image, so each distinct text counts once per image
+    that it belongs to.
     """
-    logits = images @ text_features.T / temperature  # [B, U]
+    logits = image_features @ text_features.T / temperature  # [B, U]
     ones = torch.ones_like(logits[:, 0])
-    count = torch.zeros_like(logits[0]).index_add(
-        0, text_index, ones
-    )  # bincount would make a host wait
-    own = F.cross_entropy(logits + count.log(), text_index, reduction="none")
-    return (own + count.log()[text_index]).mean()
+    # Unlike bincount, index_add needs no synchronisation with the GPU.
+    log_count = torch.zeros_like(logits[0]).index_add(0, text_index, ones).log()
+    loss = F.cross_entropy(logits + log_count, text_index, reduction="none")
+    return (loss + log_count[text_index]).mean()
 
 
 def t2i_contrastive_loss(
-    images: Tensor, text_features: Tensor, text_index: Tensor, temperature: float
+    image_features: Tensor, text_features: Tensor, text_index: Tensor, temperature: float
 ) -> Tensor:
-    """L_t2i of Eq. 2, a mean over images; shapes as in `identity_contrastive_loss`."""
-    logits = images @ text_features.T / temperature  # [B, U]
+    """L_t2i of Eq. 2, a mean over images; arguments as in `identity_contrastive_loss`."""
+    logits = image_features @ text_features.T / temperature  # [B, U]
     return -logits.log_softmax(dim=0).gather(1, text_index[:, None]).mean()
 
 
 def part_contrastive_loss(
-    cells: Tensor,
+    cell_features: Tensor,
     text_features: Tensor,
     text_index: Tensor,
     temperature: float,
     weighting: Literal["area", "class_balanced"],
-    size: Tensor | None = None,
+    cell_counts: Tensor | None = None,
 ) -> Tensor:
     """L_part = L_part_t2i + L_part_i2t over the cells of a batch (Eq. 7, with its minus sign).
 
-    cells [S, D] are grid positions of all images, texts [U, D] the distinct (identity, part) texts
-    among them, owner [S] the text of each cell. Positives are all cells of the same identity and
-    part. "area" averages over cells, as printed; "class_balanced" averages over cells within a text
-    first, so that clothes do not swamp shoes.
+    The positives of a cell are all cells of the same identity and part. A leading dimension G on
+    every tensor separates scopes: rows are compared within a scope and averaged over all of them.
 
-    A row of `cells` may stand for size [S] cells, or for none; then texts may be without cells too
-    and are no negatives. A leading dimension separates scopes: cells [G, S, D], texts [G, U, D],
-    owner [G, S] and size [G, S] are compared within each of G and averaged over all.
+    Args:
+        cell_features: [S, D] or [G, S, D], grid cells of all images.
+        text_features: [U, D] or [G, U, D], the distinct (identity, part) texts of the cells.
+        text_index: int64 [S] or [G, S], the text of each cell.
+        temperature: τ, which divides the dot products.
+        weighting: "area" averages over cells, as printed; "class_balanced" averages over the cells
+            of each text first, so that large parts do not outweigh small ones.
+        cell_counts: [S] or [G, S], the number of cells that a row represents; 0 leaves it out.
+            None means 1. Texts without cells are not used as negatives.
     """
-    logits = cells @ text_features.mT / temperature  # [..., S, U]
-    over_texts = over_cells = logits
-    mass = torch.ones_like(text_index, dtype=logits.dtype) if size is None else size
-    count = torch.zeros_like(logits[..., 0, :]).scatter_add(-1, text_index, mass)  # [..., U]
-    log_size = torch.zeros_like(mass)
-    if size is not None:
-        log_size = size.log().clamp(min=MASKED_LOGIT)
-        over_texts = logits.masked_fill((count == 0).unsqueeze(-2), MASKED_LOGIT)
-        over_cells = logits + log_size.unsqueeze(-1)
-    own = text_index.unsqueeze(-1)
-    i2t = over_texts.log_softmax(-1).gather(-1, own).squeeze(-1)  # [..., S]
-    t2i = over_cells.log_softmax(-2).gather(-1, own).squeeze(-1) - log_size
-    weight = count if weighting == "area" else (count > 0).to(count)  # of a text
-    share = mass * (weight / count.clamp(min=1)).gather(-1, text_index)  # of a row
-    return -(share * (i2t + t2i)).sum() / weight.sum()
+    logits = cell_features @ text_features.mT / temperature  # [..., S, U]
+    logits_over_texts = logits_over_cells = logits
+    row_cells = torch.ones_like(text_index, dtype=logits.dtype)
+    row_cells = row_cells if cell_counts is None else cell_counts
+    text_cells = torch.zeros_like(logits[..., 0, :]).scatter_add(-1, text_index, row_cells)
+    log_counts = torch.zeros_like(row_cells)
+    if cell_counts is not None:
+        log_counts = cell_counts.log().clamp(min=MASKED_LOGIT)
+        logits_over_texts = logits.masked_fill((text_cells == 0).unsqueeze(-2), MASKED_LOGIT)
+        logits_over_cells = logits + log_counts.unsqueeze(-1)
+    index = text_index.unsqueeze(-1)
+    i2t = logits_over_texts.log_softmax(-1).gather(-1, index).squeeze(-1)  # [..., S]
+    t2i = logits_over_cells.log_softmax(-2).gather(-1, index).squeeze(-1) - log_counts
+    text_weight = text_cells if weighting == "area" else (text_cells > 0).to(text_cells)
+    row_weight = row_cells * (text_weight / text_cells.clamp(min=1)).gather(-1, text_index)
+    return -(row_weight * (i2t + t2i)).sum() / text_weight.sum()
 
 
 def identity_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """L_id of Eq. 4: label-smoothed cross-entropy of logits [B, C] (Luo et al. 2019)."""
+    """L_id of Eq. 4: label-smoothed cross-entropy (Luo et al. 2019).
+
+    `logits` [B, C], `labels` int64 [B] the identities.
+    """
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 def triplet_loss(features: Tensor, labels: Tensor, margin: float, normalize: bool) -> Tensor:
-    """L_tri of Eq. 4: batch-hard triplet loss on Euclidean distances [B, F] (Hermans et al. 2017).
+    """L_tri of Eq. 4: batch-hard triplet loss on features [B, F] (Hermans et al. 2017).
 
-    The farthest crop of the same identity should be nearer than the nearest of another by `margin`.
+    The hardest positive has to be closer than the hardest negative by `margin`, in Euclidean
+    distance; `normalize` compares unit vectors. `labels` int64 [B] are the identities.
     """
     if normalize:
         features = F.normalize(features, dim=1)
@@ -112,18 +120,19 @@ def triplet_loss(features: Tensor, labels: Tensor, margin: float, normalize: boo
 
 
 def image_to_text_loss(
-    projected: Tensor, identity_texts: Tensor, labels: Tensor, label_smoothing: float
+    image_features: Tensor, text_features: Tensor, labels: Tensor, label_smoothing: float
 ) -> Tensor:
-    """L_i2tce (Eq. 3): the identity texts [C, D] as classifier of projected images [B, D].
+    """L_i2tce (Eq. 3): identity text features [C, D] classify projected images [B, D].
 
-    Raw dot products with a label-smoothed target q_k, as in CLIP-ReID's code.
+    The logits are raw dot products, the target q_k is label-smoothed, as in CLIP-ReID's code.
     """
-    return F.cross_entropy(projected @ identity_texts.T, labels, label_smoothing=label_smoothing)
+    logits = image_features @ text_features.T
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
-def embedding_loss(features: Tensor, embeddings: Tensor) -> Tensor:
-    """2 − 2·cos of features [B, F] and a teacher's vectors [B, F] of the same crops, averaged.
+def embedding_loss(features: Tensor, teacher_embeddings: Tensor) -> Tensor:
+    """2 − 2·cos of features [B, F] and teacher embeddings [B, F] of the same crops, averaged.
 
-    Not in the paper: plain distillation, to compare its texts with (readings 26).
+    It is plain distillation, which the paper does not use: a baseline for its texts (readings 26).
     """
-    return (2 - 2 * F.cosine_similarity(features, embeddings, dim=1)).mean()
+    return (2 - 2 * F.cosine_similarity(features, teacher_embeddings, dim=1)).mean()

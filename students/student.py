@@ -73,9 +73,9 @@ class Student(ReIDNetwork):
     def body(self) -> nn.Module:
         return self.backbone
 
-    def checkpoint_blocks(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         if self.backbone.kind != "vit":
-            super().checkpoint_blocks()
+            super().enable_gradient_checkpointing()
         self.backbone.network.set_grad_checkpointing()
 
     def embedding_model(self) -> EmbeddingModel:

@@ -250,7 +250,7 @@ def make_bank(
         pids=tuple(pids.tolist()),
         vocabulary=vocabulary,
         provenance=provenance(clip, config, dataset),
-        images=frozenset(record.digest for record in dataset.train),
+        image_digests=frozenset(record.digest for record in dataset.train),
     )
 
 

@@ -79,9 +79,9 @@ class Teacher(ReIDNetwork):
     def body(self) -> nn.Module:
         return self.tower
 
-    def checkpoint_blocks(self) -> None:
+    def enable_gradient_checkpointing(self) -> None:
         if not isinstance(self.tower, ViTTower):
-            super().checkpoint_blocks()
+            super().enable_gradient_checkpointing()
         self.tower.checkpointing = True
 
     def embedding_model(self) -> EmbeddingModel:

@@ -85,7 +85,7 @@ def assert_same_teach(path: Path, other: Path) -> None:
         {key: value for key, value in bank.provenance.items() if key != "date"} for bank in banks
     ]
     assert metadata[0] == metadata[1]
-    assert banks[0].images == banks[1].images
+    assert banks[0].image_digests == banks[1].image_digests
     assert read_metrics(path) == read_metrics(other)
 
 

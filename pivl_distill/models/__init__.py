@@ -1,1 +1,1 @@
-"""Networks in training: the ReID shell, the fusion-alignment head, and bare embedding models."""
+"""Networks: training interface, fusion-alignment head, and embedding models without heads."""

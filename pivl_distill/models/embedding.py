@@ -1,8 +1,8 @@
-"""From crops to retrieval vectors: the one thing every stage hands to evaluation and to export.
+"""From crops to embeddings: the model that every stage hands to evaluation and export.
 
-An `EmbeddingModel` is a network with nothing of its training left — no classifier, no fusion head —
-and the preprocessing that a caller has to apply. Vectors are returned as the network computes them;
-retrieval normalises them.
+An `EmbeddingModel` is a network without the parts that exist in training only — no classifier, no
+fusion head — with the preprocessing of its input. Embeddings are not normalised here; retrieval
+does that.
 """
 
 from __future__ import annotations
@@ -20,57 +20,55 @@ from pivl_distill.distributed.collectives import all_gather
 from pivl_distill.errors import PivlError
 
 ForwardFunction = Callable[..., Tensor]
-"""Normalised images [B, 3, H, W], and cameras int64 [B] where wanted → features [B, F]."""
-
+"""Normalised images [B, 3, H, W] and, for some models, camera ids int64 [B] → features [B, F]."""
 
 CROPS_PER_CHUNK = 8
-"""So many crops at a time stay in a CPU's cache from one operation to the next."""
+"""Crops that a CPU normalises at a time, few enough to stay in its cache between operations."""
 
 
 @dataclass(frozen=True)
 class EmbeddingModel:
-    """A bare network in evaluation mode and its preprocessing.
-
-    `network` maps normalised images [B, 3, H, W] to features [B, F]; crops are RGB in 0..255,
-    divided by 255, then normalised by `mean` and `std` per channel. Where `cameras` is not 0, the
-    network also takes the camera of each image, int64 [B] in 0..cameras−1. `pooling` says in words
-    what makes the network's last map one vector.
-    """
+    """A network without heads, in evaluation mode, and its preprocessing."""
 
     name: str
     network: nn.Module
+    """Normalised images [B, 3, H, W] → features [B, F]."""
     size_hw: tuple[int, int]
+    """Height and width of its input in pixels."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    """`mean` and `std` per RGB channel, for pixels divided by 255."""
     cameras: int = 0
+    """Number of cameras; if not 0, `network` also takes camera ids int64 [B] in 0..cameras−1."""
     pooling: str | None = None
+    """A phrase that describes how the last map becomes one vector."""
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network's parameters."""
         parameter = next(self.network.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
     def preprocess(self, crops: np.ndarray) -> Tensor:
-        """uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W]."""
+        """Normalise crops: uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W]."""
         return normalize_crops(torch.from_numpy(crops), self.mean, self.std)
 
 
 def normalize_crops(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W], (x / 255 − mean) / std per channel.
+    """Compute (x / 255 − mean) / std per channel: uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W].
 
-    Channels stay last in memory. No value depends on the other crops of the batch.
+    The result is channels-last in memory. Each crop's values are independent of its batch.
     """
     batch, height, width, channels = crops.shape
-    # Means and deviations as long as a row, and a few crops at a time: 4 times faster on a CPU.
+    # Broadcasting whole rows of mean and std, a few crops at a time, is 4 times faster on a CPU.
     mean_row, std_row = (
         torch.tensor(values).repeat(width).to(crops.device, non_blocking=True)
         for values in (mean, std)
     )
     rows = crops.reshape(batch, height, width * channels)
     images = torch.empty(rows.shape, device=crops.device)
-    few = CROPS_PER_CHUNK if crops.device.type == "cpu" else max(batch, 1)
-    for source, target in zip(rows.split(few), images.split(few), strict=True):
+    chunk = CROPS_PER_CHUNK if crops.device.type == "cpu" else max(batch, 1)
+    for source, target in zip(rows.split(chunk), images.split(chunk), strict=True):
         target.copy_(source).div_(255).sub_(mean_row).div_(std_row)
     return images.view(crops.shape).permute(0, 3, 1, 2)
 
@@ -84,20 +82,29 @@ def embed(
     batch_size: int = 128,
     description: str = "Embedding crops",
 ) -> np.ndarray:
-    """Features float32 [N, F] of uint8 RGB crops [N, H, W, 3], in order.
+    """Return the features float32 [N, F] of N crops, in order.
 
-    `camids` int64 [N], counted from 0, are for networks that take cameras; the others ignore them.
-    `forward` replaces the network, to run an exported artifact through the same preprocessing.
-    Several processes embed a share each and have all of them.
+    Every process embeds its shard of the crops and receives the features of all of them.
+
+    Args:
+        model: the network and its preprocessing.
+        crops: uint8 RGB [N, H, W, 3].
+        camids: camera ids int64 [N] from 0; required by models with cameras, ignored by others.
+        forward: replaces the network, to run an exported file with the same preprocessing.
+        batch_size: crops per forward pass.
+        description: label of the progress bar.
+
+    Raises:
+        PivlError: `camids` are missing or out of range.
     """
     cameras = _cameras_for(model, camids)
-    own = process_group.nonempty_shard(len(crops))
-    starts = range(own.start, own.stop, batch_size)
+    shard = process_group.nonempty_shard(len(crops))
+    starts = range(shard.start, shard.stop, batch_size)
     batches = []
     model.network.eval()
     with torch.inference_mode():
         for start in track(starts, description, unit="batches"):
-            stop = min(start + batch_size, own.stop)
+            stop = min(start + batch_size, shard.stop)
             inputs = [model.preprocess(crops[start:stop]).to(model.device)]
             if cameras is not None:
                 inputs.append(cameras[start:stop].to(model.device))
@@ -111,11 +118,11 @@ def _cameras_for(model: EmbeddingModel, camids: np.ndarray | None) -> Tensor | N
         return None
     if camids is None:
         raise PivlError(
-            f"{model.name} takes the camera of each crop; give the camera ids, or fix one camera."
+            f"{model.name} needs the camera id of each crop; pass camera ids, or fix one camera."
         )
     if len(camids) and not 0 <= camids.min() <= camids.max() < model.cameras:
         raise PivlError(
-            f"{model.name} knows cameras 0 to {model.cameras - 1}, but these crops come from"
-            f" cameras {camids.min()} to {camids.max()}; use --camera mean, or the number of one."
+            f"{model.name} has cameras 0 to {model.cameras - 1}, but these crops are from cameras"
+            f" {camids.min()} to {camids.max()}; use --camera mean, or --camera with one number."
         )
     return torch.from_numpy(camids)

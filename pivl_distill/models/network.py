@@ -1,10 +1,10 @@
-"""What a network looks like while it learns to re-identify, teacher or student alike.
+"""The training interface of a ReID network, teacher or student: `ReIDNetwork`.
 
-A `ReIDNetwork` is a bare network inside a shell that exists in training only: batch-norm necks with
-identity classifiers, a projection into the joint space, the fusion head. It works in two steps.
-`encode` is nearly all of the work and looks at each crop by itself, perhaps in half precision;
-`forward_heads` are small, in full precision, and look at the whole batch. What leaves training is
-`embedding_model()`, the bare network.
+It wraps a backbone in parts that exist in training only: batch-norm necks with identity
+classifiers, a projection into the joint space, the fusion head. A forward pass has two steps.
+`encode` does nearly all of the work, on each crop separately and optionally in half precision;
+`forward_heads` is cheap, runs in float32 and sees the whole batch. `embedding_model()` returns the
+backbone alone, which is evaluated, saved and exported.
 """
 
 from __future__ import annotations
@@ -25,77 +25,77 @@ from pivl_distill.models.fused_map import FusedMap
 
 @dataclass(frozen=True)
 class EncoderOutput:
-    """What a network makes of each of B crops by itself."""
+    """What `encode` computes for B crops, each independent of the others."""
 
     features: tuple[Tensor, ...]
-    """[B, F_i] features that the triplet loss compares and the heads read."""
+    """[B, F_i], compared by the triplet loss and read by the heads."""
     cells: Tensor | None = None
-    """[B, C, h, w] what the fusion head makes of a crop; None where nothing is aligned."""
+    """[B, C, h, w], output of `factorised_fusion.encode_cells`; None without a fusion head."""
 
     def tensors(self) -> list[Tensor]:
-        """All of them, each with the crops first."""
+        """Return all tensors; their first dimension is the batch."""
         return [*self.features] if self.cells is None else [*self.features, self.cells]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> EncoderOutput:
-        """The same with other `tensors`, in the same order."""
-        features, rest = tensors[: len(self.features)], tensors[len(self.features) :]
-        return EncoderOutput(tuple(features), rest[0] if rest else None)
+        """Return an output of the same structure with `tensors`, in the order of `tensors()`."""
+        features, cells = tensors[: len(self.features)], tensors[len(self.features) :]
+        return EncoderOutput(tuple(features), cells[0] if cells else None)
 
 
 @dataclass(frozen=True)
 class ReIDOutput:
-    """What the losses of Eq. 12 look at, for a batch of B crops."""
+    """The inputs of the losses of Eq. 12, for a batch of B crops."""
 
     features: tuple[Tensor, ...]
-    """[B, F_i] features that the triplet loss compares."""
+    """[B, F_i], compared by the triplet loss."""
     logits: tuple[Tensor, ...]
-    """[B, C] identity scores, one for each classifier."""
+    """[B, C], one tensor per identity classifier."""
     projected: Tensor | None
-    """[B, D] the crop in the joint space (Eq. 3); None without a bank."""
+    """[B, D] features in the joint space (Eq. 3); None without a bank."""
     aligned: FusedMap | None
-    """[B, D, h, w] fused features (Eq. 10); None where nothing is aligned."""
+    """[B, D, h, w] fused features (Eq. 10); None without a fusion head."""
     distilled_embedding: Tensor | None = None
-    """[B, F] the crop in the space of a teacher's vectors; None without them."""
+    """[B, F] features in the space of the teacher embeddings; None without them."""
 
-    def all_gathered(self, crops: int) -> ReIDOutput:
-        """This process's share of an output with the vectors of the whole batch, but its own maps.
+    def all_gathered(self, batch_size: int) -> ReIDOutput:
+        """Gather the rows of all processes into the `batch_size` rows of the whole batch.
 
-        `crops` is how many the batch has. In a single process this is the output itself.
+        `aligned` stays this process's share, because maps are too large to exchange.
         """
         if world_size() == 1:
             return self
 
-        def of_all(own: Tensor | None) -> Tensor | None:
-            return None if own is None else all_gather(own, crops)
+        def gather(local: Tensor | None) -> Tensor | None:
+            return None if local is None else all_gather(local, batch_size)
 
         return ReIDOutput(
-            features=tuple(all_gather(own, crops) for own in self.features),
-            logits=tuple(all_gather(own, crops) for own in self.logits),
-            projected=of_all(self.projected),
+            features=tuple(all_gather(local, batch_size) for local in self.features),
+            logits=tuple(all_gather(local, batch_size) for local in self.logits),
+            projected=gather(self.projected),
             aligned=self.aligned,
-            distilled_embedding=of_all(self.distilled_embedding),
+            distilled_embedding=gather(self.distilled_embedding),
         )
 
 
 class ReIDNetwork(nn.Module, ABC):
-    """A network in training. `size_hw`, `mean` and `std` say what it is fed.
-
-    Where `cameras` is not 0, it has a vector for each camera and takes the crops' own as well.
-    """
+    """A network in training."""
 
     size_hw: tuple[int, int]
+    """Height and width of its input in pixels."""
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    """`mean` and `std` per RGB channel, for pixels in 0..1."""
     cameras: int = 0
+    """Number of cameras with an embedding (SIE); 0 for a network that ignores cameras."""
     half_precision: torch.dtype | None = None
-    """The half precision that crops are encoded in, by autocast; None for full precision."""
+    """The dtype of `encode` under autocast; None for float32."""
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
-        """Normalised images [B, 3, H, W], and cameras int64 [B] where wanted → `ReIDOutput`."""
+        """Normalised images [B, 3, H, W] and, if `self.cameras`, camera ids int64 [B] → outputs."""
         return self.forward_heads(self.encode(images, cameras))
 
     def encode(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
-        """What each crop is by itself, in full precision whatever it was computed in."""
+        """Run `forward_features` in `half_precision`; the output is float32 in any case."""
         if self.half_precision is None:
             return self.forward_features(images, cameras)
         with torch.autocast(images.device.type, self.half_precision):
@@ -104,34 +104,34 @@ class ReIDNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
-        """`encode` without its precision."""
+        """Compute what depends on one crop alone: backbone and `encode_cells`."""
 
     @abstractmethod
     def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
-        """Necks, classifiers and projections."""
+        """Apply necks, classifiers, projections and `fuse` to the whole batch."""
 
     @property
     @abstractmethod
     def body(self) -> nn.Module:
-        """The part that is worth compiling: all but heads."""
+        """The submodule to compile: the backbone without heads."""
 
-    def checkpoint_blocks(self) -> None:
-        """Keep only what enters each transformer block and compute the rest again for gradients.
+    def enable_gradient_checkpointing(self) -> None:
+        """Store only the input of each transformer block and recompute the rest in backward.
 
-        PivlError where there are no such blocks.
+        Raises PivlError if the network has no transformer blocks.
         """
         raise PivlError(
             f"{type(self).__name__} has no transformer blocks to checkpoint; set"
-            " stage2.checkpointing to false, and stage2.accumulate higher to save memory."
+            " stage2.checkpointing to false, and raise stage2.accumulate to save memory."
         )
 
     @abstractmethod
     def embedding_model(self) -> EmbeddingModel:
-        """The bare network: no neck, no classifier, no head."""
+        """Return the backbone alone, without necks, classifiers and fusion head."""
 
 
 class BNNeck(nn.Module):
-    """Batch norm without a learned shift, then a bias-free classifier (BNNeck, Luo et al. 2019)."""
+    """Batch norm without a bias, then a classifier without a bias (Luo et al. 2019)."""
 
     def __init__(self, dim: int, identities: int) -> None:
         super().__init__()

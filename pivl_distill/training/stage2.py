@@ -205,7 +205,7 @@ def configure_precision(network: ReIDNetwork, settings: Stage2Settings) -> None:
     """Let the network compute in the precision, and keep as much, as the settings say."""
     network.half_precision = half_dtype(settings.precision, next(network.parameters()).device)
     if settings.checkpointing:
-        network.checkpoint_blocks()
+        network.enable_gradient_checkpointing()
 
 
 def make_augmentation(

@@ -27,7 +27,7 @@ def test_what_was_saved_is_loaded(prompt_bank, tmp_path):
     assert loaded.pids == prompt_bank.pids
     assert loaded.vocabulary is LIP20
     assert loaded.provenance == prompt_bank.provenance
-    assert loaded.images == prompt_bank.images == frozenset()
+    assert loaded.image_digests == prompt_bank.image_digests == frozenset()
     assert loaded.dim == 16
 
 
@@ -91,7 +91,7 @@ def people(tmp_path) -> Callable[..., tuple[Record, ...]]:
 def taught(prompt_bank, people, tmp_path) -> PromptBank:
     """A bank that was saved and knows the images of pid 3, 7 and 8."""
     images = frozenset(record.digest for record in people({3: 10, 7: 20, 8: 30}))
-    dataclasses.replace(prompt_bank, images=images).save(tmp_path / "bank.safetensors")
+    dataclasses.replace(prompt_bank, image_digests=images).save(tmp_path / "bank.safetensors")
     return PromptBank.load(tmp_path / "bank.safetensors")
 
 

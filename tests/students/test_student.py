@@ -136,7 +136,7 @@ def gradients_of(student: Student) -> dict[str, torch.Tensor]:
 
 def test_checkpointing_a_vit_changes_no_gradient():
     plain, saving = (make_student(ARCHS[1]).double() for _ in "ab")
-    saving.checkpoint_blocks()
+    saving.enable_gradient_checkpointing()
     runs = []
     block = saving.backbone.network.blocks[0]
     block.register_forward_pre_hook(lambda *_: runs.append(1))
@@ -147,8 +147,8 @@ def test_checkpointing_a_vit_changes_no_gradient():
 
 
 def test_a_cnn_has_no_blocks_to_checkpoint():
-    with pytest.raises(PivlError, match=r"no transformer blocks .* stage2\.accumulate higher"):
-        make_student(ARCHS[0]).checkpoint_blocks()
+    with pytest.raises(PivlError, match=r"no transformer blocks .* raise stage2\.accumulate"):
+        make_student(ARCHS[0]).enable_gradient_checkpointing()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

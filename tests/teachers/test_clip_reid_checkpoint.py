@@ -150,9 +150,9 @@ def test_crops_bring_their_cameras_along(camera_file):
     with torch.inference_mode():
         alone = model.network(model.preprocess(crops[3:]), torch.tensor([5]))
     close(torch.from_numpy(together[3:]), alone)
-    with pytest.raises(PivlError, match=r"knows cameras 0 to 5, .* cameras 0 to 6; use --camera"):
+    with pytest.raises(PivlError, match=r"has cameras 0 to 5, .* cameras 0 to 6; use --camera"):
         embed(model, crops, np.array([0, 1, 2, 6]))
-    with pytest.raises(PivlError, match="takes the camera of each crop"):
+    with pytest.raises(PivlError, match="needs the camera id of each crop"):
         embed(model, crops)
 
 

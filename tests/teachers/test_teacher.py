@@ -58,7 +58,7 @@ def test_checkpointing_a_vit_changes_no_gradient(make_clip):
         for parameter in (*teacher.fusion.parameters(), *teacher.neck.parameters()):
             nn.init.normal_(parameter, std=0.1)
         if saves:
-            teacher.checkpoint_blocks()
+            teacher.enable_gradient_checkpointing()
         block = teacher.tower.visual.transformer.resblocks[0]
         block.register_forward_pre_hook(lambda *_: runs.append(1))
         out = teacher(images(4).double())
@@ -72,7 +72,7 @@ def test_checkpointing_a_vit_changes_no_gradient(make_clip):
 
 def test_a_resnet_has_no_blocks_to_checkpoint(make_clip):
     with pytest.raises(PivlError, match="Teacher has no transformer blocks to checkpoint"):
-        Teacher(make_clip("tiny_rn"), 6, None).checkpoint_blocks()
+        Teacher(make_clip("tiny_rn"), 6, None).enable_gradient_checkpointing()
 
 
 def test_the_retrieval_vector_is_feature_and_projection_side_by_side(teacher):

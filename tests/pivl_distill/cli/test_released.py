@@ -42,7 +42,7 @@ def test_a_file_of_fewer_cameras_than_the_people_it_is_verified_on(small_release
     torch.save(small_released(cameras=2, identities=8), tmp_path / "two.pth")
     assert "Verified" in succeed("export", tmp_path / "two.pth", "-o", tmp_path / "out")
     said = refuse("export", tmp_path / "two.pth", *DATA, "-o", tmp_path / "named")
-    assert "knows cameras 0 to 1, but these crops come from cameras 0 to" in said
+    assert "has cameras 0 to 1, but these crops are from cameras 0 to" in said
 
 
 def test_a_student_learns_from_its_identity_texts(file):
