@@ -47,8 +47,9 @@ def hit_ranks(
     Rows are padded with 0 at the end. Junk has no rank. Queries without hits are omitted.
     `memory_bytes` bounds the similarities of a chunk; features are [Q, F] and [G, F].
     """
-    ours, theirs = UnitFeatures.from_raw(query, "query"), UnitFeatures.from_raw(gallery, "gallery")
-    device = theirs.device
+    query_unit = UnitFeatures.from_raw(query, "query")
+    gallery_unit = UnitFeatures.from_raw(gallery, "gallery")
+    device = gallery_unit.device
     buffer = empty_product(matches.chunk_queries(memory_bytes), len(gallery), device)
     for candidates in matches.chunks(memory_bytes):
         hits, junk = matches.hits_and_junk(candidates)
@@ -56,7 +57,8 @@ def hit_ranks(
         if found.any():
             valid = (candidates[found], hits[found], junk[found])
             labels = (torch.from_numpy(array).to(device) for array in valid)
-            yield candidates[found], _Chunk(ours, theirs, *labels).ranks(buffer).cpu().numpy()
+            ranks = _Chunk(query_unit, gallery_unit, *labels).ranks(buffer)
+            yield candidates[found], ranks.cpu().numpy()
 
 
 def sorted_hit_ranks(similarity: np.ndarray, hits: np.ndarray) -> np.ndarray:
@@ -107,15 +109,16 @@ class _Chunk:
         bounds = torch.cat([high, low], dim=1)
         above, from_low = count_above(product, scale, bounds).chunk(2, dim=1)
         contested = from_low - above - (~padding).long()  # each hit counts itself once
-        crowded = contested.sum(dim=1) > MAX_TIES
-        row, number = ((contested > 0) & ~crowded[:, None]).nonzero(as_tuple=True)
+        too_many_ties = contested.sum(dim=1) > MAX_TIES
+        row, number = ((contested > 0) & ~too_many_ties[:, None]).nonzero(as_tuple=True)
         pair, rival = find_between(product, scale, row, low[row, number], high[row, number])
         ranks = 1 + above + self._before(row[pair], number[pair], rival)
         ranks = ranks.masked_fill_(padding, len(self.gallery) + 1).sort(dim=1).values
         ranks.masked_fill_(ranks > len(self.gallery), 0)
-        few = max(len(buffer) // 4, 1)
-        for rows in crowded.nonzero().flatten().split(few) if crowded.any() else ():
-            ranks[rows] = self._sorted(rows)
+        if too_many_ties.any():
+            rows_per_step = max(len(buffer) // 4, 1)
+            for rows in too_many_ties.nonzero().flatten().split(rows_per_step):
+                ranks[rows] = self._sorted(rows)
         return ranks
 
     def _hide(self, junk: Tensor, similarity: Tensor) -> None:
