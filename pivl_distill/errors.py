@@ -1,7 +1,7 @@
-"""Errors a user can act on: what is wrong, where, and what to do instead.
+"""Errors that a user can fix: the message says what is wrong, where, and what to do.
 
-The command line prints them without a traceback and exits with `exit_code`. Programming mistakes
-are ordinary exceptions and keep their traceback.
+The command line prints them without a traceback and exits with `exit_code`. Programming errors are
+ordinary exceptions and keep their traceback.
 """
 
 from __future__ import annotations
@@ -11,30 +11,40 @@ from collections.abc import Iterable
 
 
 class PivlError(Exception):
-    """Something the user can put right; the message says what, where and how."""
+    """An error that the user can fix; the message says what, where and how."""
 
     exit_code = 2
 
 
 class VerificationError(PivlError):
-    """An artifact was made but does not do what its source does; it must not be shipped."""
+    """An artifact was written but its outputs differ from those of its source: do not deploy it."""
 
     exit_code = 3
 
 
 class UnverifiedError(PivlError):
-    """An artifact was made but cannot be run here, so that nobody knows yet what it does."""
+    """An artifact was written but could not be verified, because it cannot run on this machine."""
 
     exit_code = 4
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> PivlError:
-    """The error for a name that a registry does not hold: nearest match and what is known.
+    """Return the error for a name that is not in `known`: it lists the names and the nearest one.
 
     >>> str(unknown_name("tier", "defualt", ["default", "hard"]))
     "Unknown tier 'defualt'; did you mean 'default'? Known: default, hard."
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else "."
-    return PivlError(f"Unknown {kind} '{name}'{hint} Known: {', '.join(names)}.")
+    return PivlError(
+        f"Unknown {kind} '{name}'{did_you_mean(name, names)} Known: {', '.join(names)}."
+    )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that suggests the nearest known name, or "." if none is near.
+
+    >>> did_you_mean("resnet81", ["resnet18", "vgg16"])
+    "; did you mean 'resnet18'?"
+    """
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{nearest[0]}'?" if nearest else "."

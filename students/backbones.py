@@ -11,7 +11,6 @@ Left out on purpose: heads and necks. A student's retrieval vector is what the b
 from __future__ import annotations
 
 import copy
-import difflib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from timm.models import (
 from timm.models.efficientnet import EfficientNet, decode_arch_def, round_channels
 from torch import Tensor, nn
 
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import PivlError, did_you_mean
 from pivl_distill.models.fusion import block_thirds
 from students.pretrained import convert_to_timm_names, load_network
 
@@ -133,10 +132,9 @@ def create_backbone(
     """
     if not timm.is_model(name):
         known = timm.list_models()
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"; did you mean '{near[0]}'?" if near else "."
         raise PivlError(
-            f"Unknown architecture '{name}'{hint} timm.list_models() holds {len(known)}."
+            f"Unknown architecture '{name}'{did_you_mean(name, known)} timm.list_models() holds"
+            f" {len(known)}."
         )
     network = load_network(name, image_size_hw, pretrained)
     kind, _ = _pyramid_stages(network)

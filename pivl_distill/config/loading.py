@@ -7,7 +7,6 @@ file may be a variation of another: `extends: NAME` takes that file first.
 from __future__ import annotations
 
 import contextlib
-import difflib
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 import configs
 from pivl_distill.config.base import Settings
-from pivl_distill.errors import PivlError, unknown_name
+from pivl_distill.errors import PivlError, did_you_mean, unknown_name
 
 CONFIGS_DIR = Path(configs.__file__).parent
 SECTIONS = ("teach", "student")
@@ -150,6 +149,5 @@ def _explain(model: type[BaseModel], problem: Any) -> str:
     for parent in parents:
         annotation = model.model_fields[str(parent)].annotation
         model = annotation if isinstance(annotation, type) else model
-    near = difflib.get_close_matches(str(unknown), model.model_fields, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else "."
+    hint = did_you_mean(str(unknown), model.model_fields)
     return f"  {path}: unknown setting{hint} Known here: {', '.join(model.model_fields)}"

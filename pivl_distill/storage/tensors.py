@@ -1,7 +1,7 @@
-"""Tensors on disk: safetensors files that say what they are. Nothing is ever unpickled.
+"""Tensor files: safetensors with a format number, a kind and metadata. Nothing is ever unpickled.
 
-Every file of ours — prompt banks, teachers, students, embedded weights — holds named tensors, its
-kind, and metadata as JSON, so that one file is enough to know how to use it.
+Every tensor file of this package (prompt banks, teachers, students, embeddings, start weights)
+holds named tensors, its kind and metadata as JSON, so that it can be used without any other file.
 """
 
 from __future__ import annotations
@@ -19,13 +19,25 @@ from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import write_bytes
 
 FORMAT = 2
+"""Format number of the files; a file with another one is refused."""
+
 _ENTRY = "pivl-distill"
-"""The only metadata entry: safetensors writes several in no fixed order, and the same tensors
-should be the same bytes."""
+"""The only metadata entry: safetensors writes several in random order, but equal contents should
+give equal bytes."""
+
+_REMEDIES = {
+    "prompt bank": "make it again with `pivl-distill teach`",
+    "teacher": "make it again with `pivl-distill teach`",
+    "teacher embeddings": "make it again with `pivl-distill teach --set"
+    " save_teacher_embeddings=true`",
+    "student": "make it again with `pivl-distill student`",
+    "training progress": "start a new run, or resume this one with the version that started it",
+}
+"""What to do about a file of another format, by kind."""
 
 
 class Metadata(dict[str, Any]):
-    """The metadata of a file; one that it lacks is a PivlError."""
+    """The metadata of a file; accessing a missing key raises PivlError."""
 
     def __init__(self, path: Path, metadata: dict[str, Any]) -> None:
         super().__init__(metadata)
@@ -33,7 +45,7 @@ class Metadata(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise PivlError(
-            f"{self.path} does not say its '{name}': another version of pivl-distill wrote it."
+            f"The metadata of {self.path} lacks '{name}': another version of pivl-distill wrote it."
             " Make it again."
         )
 
@@ -41,7 +53,10 @@ class Metadata(dict[str, Any]):
 def save_tensors(
     path: Path, kind: str, tensors: dict[str, Tensor], metadata: dict[str, Any]
 ) -> None:
-    """Write `tensors` atomically as a file of this `kind`; of several processes, the first does."""
+    """Write `tensors` and JSON `metadata` atomically as a file of this `kind`; only rank 0 writes.
+
+    Equal contents give equal bytes.
+    """
     if process_group.rank():
         return
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
@@ -50,20 +65,20 @@ def save_tensors(
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file, by its ending or its metadata, was not written by `save_tensors`."""
+    """Whether the extension or metadata of a file shows that `save_tensors` did not write it."""
     if path.suffix != ".safetensors":
         return True
     try:
         with safe_open(path, framework="pt") as file:
             return _ENTRY not in (file.metadata() or {})
     except (SafetensorError, OSError):
-        return False  # `load_tensors` says what is wrong with it
+        return False  # `load_tensors` raises a PivlError about it
 
 
 def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
-    """Kind, tensors and metadata of a file that must be of one of `kinds`.
+    """Return kind, tensors and metadata of a file of one of `kinds`.
 
-    Raises PivlError when it is missing, damaged or something else.
+    Raises PivlError if it is missing, damaged, of another kind or of another format.
     """
     expected = " or ".join(kinds)
     try:
@@ -74,9 +89,16 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[
         raise PivlError(f"No {expected} at {path}.") from error
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise PivlError(f"{path} is not a {expected}: {error}") from error
-    if metadata.get("kind") not in kinds or metadata.get("format") != FORMAT:
+    if not metadata:
+        raise PivlError(f"{path} is not a {expected}: it was not written by pivl-distill.")
+    kind, version = metadata.get("kind"), metadata.get("format")
+    if version != FORMAT:
+        age = "an earlier" if isinstance(version, int) and version < FORMAT else "another"
+        remedy = _REMEDIES.get(kind) or _REMEDIES.get(kinds[0], "make it again")
         raise PivlError(
-            f"{path} is not a {expected} of format {FORMAT}, but of kind"
-            f" {metadata.get('kind')!r} and format {metadata.get('format')!r}."
+            f"{path} was written by {age} version of pivl-distill (format {version}, not {FORMAT});"
+            f" {remedy}."
         )
-    return metadata["kind"], tensors, Metadata(path, metadata["metadata"])
+    if kind not in kinds:
+        raise PivlError(f"{path} is not a {expected}, but a {kind}.")
+    return kind, tensors, Metadata(path, metadata["metadata"])

@@ -186,7 +186,7 @@ def test_a_damaged_file(prompt_bank, tmp_path):
 def test_a_file_of_another_kind(tmp_path):
     path = tmp_path / "student.safetensors"
     save_tensors(path, "student", {"weight": torch.zeros(2)}, {})
-    with pytest.raises(PivlError, match="not a prompt bank of format 2, but of kind 'student'"):
+    with pytest.raises(PivlError, match="is not a prompt bank, but a student"):
         PromptBank.load(path)
 
 
