@@ -21,7 +21,7 @@ import click
 from pivl_distill.app.training_plan import find_bank
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
 from pivl_distill.console import table
-from pivl_distill.runs.run import RUNS_DIR
+from pivl_distill.runs.run import RUNS_DIR, read_data_settings
 from pivl_distill.storage.files import write_json
 from students.distill import train_student
 from teachers.teach import teach
@@ -59,10 +59,10 @@ def main(bank: Path | None, arch: str, epochs: int, seeds: int, out: Path) -> No
 
 def train_arm(arm: str, seed: int, bank: Path, arch: str, epochs: int) -> dict[str, float]:
     """mAP and Rank-1 of one student."""
-    bank_file, data = find_bank(str(bank), "part")
+    bank_file = find_bank(str(bank), "part")
     overrides = {"arch": arch, "supervision": arm, "seed": seed, "stage2.epochs": epochs}
     config = load_config(StudentConfig, "student", None, overrides)
-    config = config.model_copy(update={"data": data})
+    config = config.model_copy(update={"data": read_data_settings(bank_file.parent)})
     report = train_student(config, None if arm == "none" else bank_file)
     return {"seconds": round(report.seconds, 1), **report.retrieval.summary()}
 

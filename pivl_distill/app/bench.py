@@ -33,6 +33,7 @@ from pivl_distill.app.eager import eager, run_eager_once
 from pivl_distill.app.targets import Cameras, load_checkpoint
 from pivl_distill.console import track
 from pivl_distill.errors import PivlError
+from pivl_distill.runs.filenames import RUN_FILE
 from pivl_distill.runtime.manifest_reader import check_file
 from pivl_distill.runtime.onnx_session import CPU, PROVIDERS, ExecutionDevice, open_session
 from pivl_distill.storage.files import sha256
@@ -173,7 +174,7 @@ def _load_engines(folder: Path, manifest: Manifest) -> dict[str, EngineRunner]:
 
 def _find_checkpoint(folder: Path, manifest: Manifest) -> Checkpoint | None:
     """The checkpoint that was exported, if the file still exists and is unchanged."""
-    run = folder / "run.json"
+    run = folder / RUN_FILE
     metadata = json.loads(run.read_bytes()) if run.is_file() else {}
     source = Path(metadata.get("source", ""))
     if source.is_file() and manifest.source.get(source.name) == sha256(source):

@@ -14,7 +14,6 @@ from export.exporter import ExportError, ExportReport
 from export.int8 import INT8_FILES
 from pivl_distill.app.export_run import ExportOptions, export_checkpoint
 from pivl_distill.app.report import percent, print_student, print_teach
-from pivl_distill.app.training_plan import find_bank
 from pivl_distill.config import StudentConfig, TeachConfig
 from pivl_distill.console import summary, table
 from pivl_distill.runs.filenames import FP16_FILE, FP32_FILE
@@ -37,12 +36,12 @@ def run_demo() -> None:
     Raises ExportError, after the table, if a file of the taught student is over its budget.
     """
     start = time.monotonic()
-    taught = teach(TeachConfig())
+    settings = TeachConfig()
+    taught = teach(settings)
     print_teach(taught)
-    _, data = find_bank(None, "part")
-    plain = train_student(StudentConfig(data=data, supervision="none"), None)
+    plain = train_student(StudentConfig(data=settings.data, supervision="none"), None)
     print_student(plain)
-    student = train_student(StudentConfig(data=data), taught.bank)
+    student = train_student(StudentConfig(data=settings.data), taught.bank)
     print_student(student)
     exports = {
         "teacher": _export(taught.teacher),

@@ -56,13 +56,10 @@ def _locate_run(kind: RunKind, out: Path | None, resume: str | None) -> RunLocat
         return RunLocation(out)
     if resume and out:
         raise PivlError("--resume RUN writes to the folder of that run; remove --out.")
-    if out is not None:
-        started = (out / CONFIG_FILE).is_file()
-        return (
-            RunLocation(resume=Run.open_unfinished(kind, out).path) if started else RunLocation(out)
-        )
-    if resume:
-        return RunLocation(resume=Run.open_unfinished(kind, Path(resume)).path)
+    if out is not None and not (out / CONFIG_FILE).is_file():
+        return RunLocation(out)
+    if out is not None or resume:
+        return RunLocation(resume=Run.open_unfinished(kind, out or Path(resume)).path)
     stopped = [run.path for run in Run.find_all(kind) if run.is_stopped]
     if not stopped:
         raise PivlError(f"No unfinished {kind} run in {RUNS_DIR.resolve()}; name it: --resume RUN.")

@@ -8,10 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pivl_distill.config import DataSettings
+import torch
+
+from pivl_distill.config import DataSettings, Device
 from pivl_distill.data.datasets import load_dataset
+from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
-from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.retrieval.evaluation import (
     CPU,
@@ -52,10 +55,11 @@ class Evaluation:
     result: RetrievalResult
     features: QueryGalleryFeatures
     test: QueryGalleryCrops
+    device: torch.device = CPU
 
     def rerank(self) -> RetrievalResult:
         """Scores after k-reciprocal re-ranking with the parameters of its paper."""
-        return evaluate_reranked(self.features, self.test)
+        return evaluate_reranked(self.features, self.test, self.device)
 
 
 def evaluate_target(
@@ -64,6 +68,7 @@ def evaluate_target(
     cameras: Cameras = CAMERAS_AS_INPUT,
     *,
     cached: bool = True,
+    device: Device = "auto",
 ) -> Evaluation:
     """Score a run, a checkpoint, an exported file or an engine on a test split.
 
@@ -72,28 +77,39 @@ def evaluate_target(
         spec: data set; default: the run's own.
         cameras: how camera vectors (SIE) of a checkpoint are used.
         cached: whether decoded crops may be read from and written to the cache folder.
+        device: where to compute; "auto": a GPU if there is one, the CPU for ONNX files.
 
     Raises: PivlError if there is nothing to score at `target`.
     """
-    keep_freed_memory(CPU)
-    exported = target.suffix in EXPORTED
-    if exported or (target / FP32_FILE).is_file():
-        from export.loading import load_exported
-
-        path = target if exported else target / FP32_FILE
-        if not path.is_file():
-            raise PivlError(f"No ONNX file or engine at {path}.")
-        model, forward = load_exported(path)
+    exported = target.suffix in EXPORTED or (target / FP32_FILE).is_file()
+    if exported:
+        path = target if target.suffix in EXPORTED else target / FP32_FILE
+        compute_device = CPU  # of the scores; the file itself runs on `device`
+        model, forward = _load_exported(path, device)
     else:
         path = find_checkpoint(target)
         if is_foreign(path) and spec is None:
             raise PivlError(f"Name the data set to score {path} on with --data.")
+        compute_device = pick_device(device)
         model, forward = load_checkpoint(path, cameras), None
+        model.network.to(compute_device)
+    keep_freed_memory(compute_device)
     data = data_settings(path.parent, spec)
     cache_gib = data.crop_cache_gib if cached else 0
     test = QueryGalleryCrops.load(load_dataset(data.spec), model.size_hw, cache_gib)
     features = embed_query_gallery(model, test, forward)
-    return Evaluation(path, data.spec, evaluate_features(features, test), features, test)
+    result = evaluate_features(features, test, compute_device)
+    return Evaluation(path, data.spec, result, features, test, compute_device)
+
+
+def _load_exported(path: Path, device: Device) -> tuple[EmbeddingModel, ForwardFunction]:
+    from export.loading import load_exported
+
+    if not path.is_file():
+        raise PivlError(f"No ONNX file or engine at {path}.")
+    if path.suffix == ".engine" and device == "cpu":
+        raise PivlError(f"{path} is an engine, which runs on a GPU; remove --device cpu.")
+    return load_exported(path, "cuda" if device == "cuda" else "cpu")
 
 
 def load_checkpoint(path: Path, cameras: Cameras = CAMERAS_AS_INPUT) -> EmbeddingModel:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pivl_distill.app.run_location import RunLocation, locate_run
 from pivl_distill.config import (
-    CACHE_LIMITS,
     DataSettings,
     StudentConfig,
     TeachConfig,
+    describe_data_settings,
+    given_settings,
+    inherit_data_settings,
     load_config,
 )
 from pivl_distill.errors import PivlError
-from pivl_distill.runs.filenames import BANK_FILE
+from pivl_distill.runs.filenames import BANK_FILE, CONFIG_FILE
 from pivl_distill.runs.run import Run, read_data_settings
 
 if TYPE_CHECKING:
     from pivl_distill.runtime.onnx_session import ExecutionDevice
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,16 +90,10 @@ def plan_student(
     settings = load_config(StudentConfig, "student", config, overrides, location.resumed_config)
     named = bank or location.resumed_bank
     random_bank = dry_run and named is None and needs_missing_bank(settings.supervision)
-    if random_bank:
-        bank_file, data = None, settings.data
-    else:
-        bank_file, data = find_bank(named, settings.supervision)
-    chosen_data = config is not None or any(
-        key.startswith("data.") and key not in CACHE_LIMITS["student"] for key in overrides
-    )
-    if location.resume is None and not chosen_data:
-        kept = {"crop_cache_gib": settings.data.crop_cache_gib}
-        settings = settings.model_copy(update={"data": data.model_copy(update=kept)})
+    bank_file = None if random_bank else find_bank(named, settings.supervision)
+    if location.resume is None:
+        given = given_settings("student", config, overrides)
+        settings = settings.model_copy(update={"data": _data(settings.data, given, bank_file)})
     if max_ms is not None and location.resume is None:
         from pivl_distill.app.choose_arch import choose_arch
 
@@ -104,33 +103,40 @@ def plan_student(
     return StudentPlan(settings, bank_file, location, bank_dim(config) if random_bank else None)
 
 
-def find_bank(named: str | None, supervision: str) -> tuple[Path | None, DataSettings]:
-    """Return the bank file of a run or path and the data settings of its run.
+def _data(own: DataSettings, given: dict[str, str], bank_file: Path | None) -> DataSettings:
+    """Data settings that are not given, of the bank's run; without a bank, of the latest teach run.
 
-    The default is the latest teach run. Without a bank (supervision "none") the data settings are
-    still those of the latest teach run, so that a baseline trains on the same data.
+    The latter, so that a baseline trains on the same data as the students it is compared with.
     """
+    run = bank_file.parent if bank_file is not None else _latest_teach()
+    if run is None or not (run / CONFIG_FILE).is_file():
+        return own
+    data, origins = inherit_data_settings(own, given, read_data_settings(run), str(run))
+    logger.info(describe_data_settings(data, origins))
+    return data
+
+
+def find_bank(named: str | None, supervision: str) -> Path | None:
+    """Return the bank file of a run or path; default: the latest teach run; None without a bank."""
     if supervision == "none":
-        try:
-            return None, Run.latest("teach").data_settings
-        except PivlError:
-            return None, DataSettings()
+        return None
     path = Run.latest("teach").path if named is None else Path(named)
     file = path / BANK_FILE if path.is_dir() else path
     if not file.is_file():
         raise PivlError(f"No prompt bank at {file}; name a teach run, a bank file, or 'none'.")
-    return file, read_data_settings(file.parent)
+    return file
 
 
 def needs_missing_bank(supervision: str) -> bool:
     """Whether the supervision needs a bank and there is no finished teach run."""
-    if supervision == "none":
-        return False
+    return supervision != "none" and _latest_teach() is None
+
+
+def _latest_teach() -> Path | None:
     try:
-        Run.latest("teach")
+        return Run.latest("teach").path
     except PivlError:
-        return True
-    return False
+        return None
 
 
 def bank_dim(config: str | None) -> int:

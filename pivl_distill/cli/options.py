@@ -41,14 +41,14 @@ out_option = click.option(
 )
 
 
-def device_option(*more: str, default: str = "auto") -> Callable[..., Any]:
-    """--device: where the command computes; `more` are choices in addition to auto, cpu, cuda."""
+def device_option(auto: str = "auto: a GPU if there is one") -> Callable[..., Any]:
+    """--device: where the command computes."""
     return click.option(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda", *more]),
-        default=default,
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
         show_default=True,
-        help="Where to compute; auto: a GPU if there is one.",
+        help=f"Where to compute; {auto}.",
     )
 
 

@@ -7,10 +7,13 @@ places where the paper can be read in several ways, each with the setting that c
 
 from pivl_distill.config.base import Device, Precision, Settings
 from pivl_distill.config.data import DataSettings
+from pivl_distill.config.inheritance import describe_data_settings, inherit_data_settings
 from pivl_distill.config.loading import (
     CACHE_LIMITS,
     CONFIGS_DIR,
     dump_config,
+    flatten_settings,
+    given_settings,
     load_config,
     parse_override,
     validate_settings,
@@ -40,7 +43,11 @@ __all__ = [
     "StudentConfig",
     "TeachConfig",
     "TuningSettings",
+    "describe_data_settings",
     "dump_config",
+    "flatten_settings",
+    "given_settings",
+    "inherit_data_settings",
     "load_config",
     "parse_override",
     "validate_settings",

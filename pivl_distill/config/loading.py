@@ -7,6 +7,7 @@ file may be a variation of another: `extends: NAME` takes that file first.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,6 +54,27 @@ def load_config(
         _set(values, key, value)
     merged = _merge(model().model_dump(), values)
     return validate_settings(model, merged, source or begun or "the command line")
+
+
+def given_settings(section: str, source: str | None, overrides: Iterable[str]) -> dict[str, str]:
+    """Where each setting comes from that `load_config` would take from `source` or `overrides`.
+
+    Keys are dotted names; values are "command line" or the name of the file.
+    """
+    given: dict[str, str] = {}
+    if source is not None:
+        settings = _read_extended(_find_config(source)).get(section, {})
+        given = {key: source for key, _ in flatten_settings(settings)}
+    return given | dict.fromkeys(overrides, "command line")
+
+
+def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted name, value) of nested settings: {"a": {"b": 1}} → ("a.b", 1)."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flatten_settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def validate_settings(model: type[Config], values: dict[str, Any], where: str) -> Config:

@@ -16,6 +16,7 @@ from pivl_distill.cli.options import (
     RUN_OR_FILE,
     camera_options,
     data_option,
+    device_option,
     engine_options,
     no_cache_option,
     out_option,
@@ -25,6 +26,7 @@ from pivl_distill.distributed import process_group
 if TYPE_CHECKING:
     from pivl_distill.app.export_run import Engines
     from pivl_distill.app.targets import Cameras
+    from pivl_distill.config import Device
     from pivl_distill.runtime.onnx_session import ExecutionDevice
 
 
@@ -107,12 +109,14 @@ Examples:
 @no_cache_option
 @camera_options
 @click.option("--rerank", is_flag=True, help="Also score after k-reciprocal re-ranking.")
+@device_option("auto: a GPU if there is one; the CPU for ONNX files")
 @click.option("--sheet", type=FILE, help="Also draw the top matches of some queries, as PNG.")
 def evaluate(
     target: Path | None,
     spec: str | None,
     no_cache: bool,
     cameras: Cameras,
+    device: Device,
     rerank: bool,
     sheet: Path | None,
 ) -> None:
@@ -127,7 +131,7 @@ def evaluate(
     from pivl_distill.runs.run import Run
 
     target = target or Run.latest("student").path
-    evaluation = evaluate_target(target, spec, cameras, cached=not no_cache)
+    evaluation = evaluate_target(target, spec, cameras, cached=not no_cache, device=device)
     print_retrieval(evaluation)
     if rerank:
         print_reranked(evaluation.rerank())

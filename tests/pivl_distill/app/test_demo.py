@@ -11,7 +11,6 @@ import pytest
 from export.exporter import ExportError, ExportReport
 from export.manifest_schema import read_manifest
 from pivl_distill.app.export_run import ExportOptions
-from pivl_distill.config import DataSettings
 from pivl_distill.errors import VerificationError
 
 demo = importlib.import_module("pivl_distill.app.demo")  # the name in the package is the command
@@ -32,7 +31,6 @@ def asked(deployed_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[st
     students = iter([SimpleNamespace(student=Path("plain")), SimpleNamespace(student=Path("own"))])
     monkeypatch.setattr(demo, "teach", lambda config: taught)
     monkeypatch.setattr(demo, "train_student", lambda config, bank: next(students))
-    monkeypatch.setattr(demo, "find_bank", lambda *_: (None, DataSettings()))
     monkeypatch.setattr(demo, "print_teach", lambda report: None)
     monkeypatch.setattr(demo, "print_student", lambda report: None)
     monkeypatch.setattr(demo, "export_checkpoint", export)

@@ -1,0 +1,265 @@
+"""The Python API: what the commands do, as functions that return the same reports.
+
+    import pivl_distill
+
+    taught = pivl_distill.teach(config="quick")
+
+Defaults are those of the commands. Arguments named after a setting take its value, or for a group
+of settings a mapping or settings object with the values that differ from the default. Every error
+that a user can correct is a `PivlError`. Importing `pivl_distill` loads none of this.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+
+from pivl_distill.config import (
+    CACHE_LIMITS,
+    ClipSettings,
+    DataSettings,
+    PromptSettings,
+    Settings,
+    Stage2Settings,
+    StudentConfig,
+    TeachConfig,
+    TuningSettings,
+    flatten_settings,
+)
+from pivl_distill.errors import unknown_name
+
+if TYPE_CHECKING:
+    from export.exporter import ExportReport
+    from pivl_distill.app.targets import Cameras, Evaluation
+    from students.distill import StudentReport
+    from teachers.teach import TeachReport
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Values = Mapping[str, Any]
+"""Settings by name; groups of settings are mappings, or have dotted names."""
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def _check_names(function: Callable[P, R]) -> Callable[P, R]:
+    """Raise PivlError that names the nearest argument, instead of TypeError."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                raise unknown_name(f"argument of {function.__name__}", name, known)
+        return function(*args, **kwargs)
+
+    return checked
+
+
+@_check_names
+def teach(
+    *,
+    data: str | Values | DataSettings | None = None,
+    clip: Values | ClipSettings | None = None,
+    prompts: Values | PromptSettings | None = None,
+    tuning: Values | TuningSettings | None = None,
+    supervision: str | None = None,
+    stage2: Values | Stage2Settings | None = None,
+    bank_precision: str | None = None,
+    save_teacher_embeddings: bool | None = None,
+    device: Device | None = None,
+    seed: int | None = None,
+    config: str | Path | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | bool = False,
+    cache: bool = True,
+) -> TeachReport:
+    """Tune prompts with CLIP, write the prompt bank, train the teacher: `pivl-distill teach`.
+
+    Args:
+        data: data set, such as "market1501:/data/market", or data settings.
+        clip: CLIP and its weights.
+        prompts: text of the prompts and number of learned tokens.
+        tuning: stage 1, the tuning of the prompts.
+        supervision: text features of stage 2: "identity", "label" or "part".
+        stage2: stage 2, the training of the teacher.
+        bank_precision: "float32" or "float16", of the bank file.
+        save_teacher_embeddings: whether to write the teacher's embeddings of the training crops.
+        device: where to compute; default: a GPU if there is one.
+        seed: of tokens, data order and augmentation.
+        config: YAML file, or the name of one in `configs/`; arguments above take precedence.
+        out: run folder; default: the next in `runs/`.
+        resume: unfinished run to continue; True: the latest, or `out` if it exists.
+        cache: whether to read and write the cache of decoded crops and CLIP features.
+    """
+    overrides = _overrides(TeachConfig, locals(), CACHE_LIMITS["teach"])
+    from pivl_distill.app.training_plan import plan_teach
+    from teachers.teach import teach as run_teach
+
+    plan = plan_teach(_text(config), overrides, _path(out), _resume(resume))
+    return run_teach(plan.config, plan.location.out, plan.location.resume)
+
+
+@_check_names
+def train_student(
+    *,
+    bank: str | Path | None = None,
+    data: str | Values | DataSettings | None = None,
+    arch: str | None = None,
+    pretrained: str | Path | None = None,
+    last_stride: Literal["auto", 1, 2] | None = None,
+    supervision: str | None = None,
+    teacher_embeddings: str | Path | None = None,
+    stage2: Values | Stage2Settings | None = None,
+    trust_pids: bool | None = None,
+    device: Device | None = None,
+    seed: int | None = None,
+    config: str | Path | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | bool = False,
+    cache: bool = True,
+) -> StudentReport:
+    """Train a light network with the text features of a prompt bank: `pivl-distill student`.
+
+    Args:
+        bank: teach run, bank file or "none"; default: the latest teach run.
+        data: data set or data settings; default: those of the bank's run, setting by setting.
+        arch: "mobilenetv2_025" or any timm model with feature stages.
+        pretrained: "auto", "embedded", "timm", "none" or a file.
+        last_stride: stride of the last CNN stage.
+        supervision: "part", "identity", "label", "permuted" or "none".
+        teacher_embeddings: the teacher's embeddings of the training crops.
+        stage2: the training loop: epochs, batch, losses, augmentation.
+        trust_pids: whether to accept a bank made from other images of these identities.
+        device: where to compute; default: a GPU if there is one.
+        seed: of new layers, data order and augmentation.
+        config: YAML file, or the name of one in `configs/`; arguments above take precedence.
+        out: run folder; default: the next in `runs/`.
+        resume: unfinished run to continue; True: the latest, or `out` if it exists.
+        cache: whether to read and write the cache of decoded crops.
+    """
+    overrides = _overrides(StudentConfig, locals(), CACHE_LIMITS["student"])
+    from pivl_distill.app.training_plan import plan_student
+    from students.distill import train_student as run_student
+
+    plan = plan_student(_text(config), overrides, _path(out), _resume(resume), bank=_text(bank))
+    return run_student(plan.config, plan.bank_file, plan.location.out, plan.location.resume)
+
+
+@_check_names
+def export(
+    source: str | Path | None = None,
+    *,
+    data: str | None = None,
+    precision: str | Sequence[str] = (),
+    budget: Mapping[str, float] | None = None,
+    normalize: bool = False,
+    bake_preprocessing: bool = False,
+    camera: int | str | None = None,
+    sie_coefficient: float = 1.0,
+    out: str | Path | None = None,
+    cache: bool = True,
+) -> ExportReport:
+    """Write a network as verified ONNX files: `pivl-distill export`. The command builds engines.
+
+    Args:
+        source: run folder or checkpoint; default: the latest student run.
+        data: data set to calibrate and verify on; default: that of the run.
+        precision: "fp16", "int8" or both, in addition to fp32.
+        budget: allowed losses, such as {"int8.mAP": 2}, in points of mAP.
+        normalize: whether to put L2 normalisation into the graph.
+        bake_preprocessing: whether the graph takes uint8 RGB crops [N, H, W, 3].
+        camera: how camera vectors (SIE) are used: "input", "mean" or a camera id from 0.
+        sie_coefficient: coefficient of the camera vectors in training.
+        out: run folder; default: the next in `runs/`.
+        cache: whether to read and write the cache of decoded crops.
+
+    Raises: ExportError, with the report as `report`, if a file fails its verification.
+    """
+    from export.accuracy import parse_budgets, parse_precision
+    from pivl_distill.app.export_run import ExportOptions, export_checkpoint
+
+    names = precision.split(",") if isinstance(precision, str) else precision
+    options = ExportOptions(
+        [parse_precision(name) for name in names],
+        parse_budgets(f"{key}={value}" for key, value in (budget or {}).items()),
+        normalize,
+        bake_preprocessing,
+    )
+    checkpoint = _path(source) or _latest_student()
+    cameras = _cameras(camera, sie_coefficient)
+    return export_checkpoint(checkpoint, data, _path(out), cameras, options, cached=cache)
+
+
+@_check_names
+def evaluate(
+    target: str | Path | None = None,
+    *,
+    data: str | None = None,
+    camera: int | str | None = None,
+    sie_coefficient: float = 1.0,
+    device: Device = "auto",
+    cache: bool = True,
+) -> Evaluation:
+    """Score a network on query and gallery: `pivl-distill evaluate`.
+
+    The report's `result` has mAP, CMC and mINP; its `rerank()` scores after re-ranking.
+
+    Args:
+        target: run folder, checkpoint, ONNX file or engine; default: the latest student run.
+        data: data set; default: that of the run.
+        camera: how camera vectors (SIE) are used: "input", "mean" or a camera id from 0.
+        sie_coefficient: coefficient of the camera vectors in training.
+        device: where to compute; "auto": a GPU if there is one, the CPU for ONNX files.
+        cache: whether to read and write the cache of decoded crops.
+    """
+    from pivl_distill.app.targets import evaluate_target
+
+    path = _path(target) or _latest_student()
+    cameras = _cameras(camera, sie_coefficient)
+    return evaluate_target(path, data, cameras, cached=cache, device=device)
+
+
+def _overrides(
+    model: type[Settings], arguments: Mapping[str, Any], cache_limits: Iterable[str]
+) -> dict[str, Any]:
+    """Values by dotted setting name, as `load_config` takes them, from a function's arguments."""
+    overrides: dict[str, Any] = {} if arguments["cache"] else dict.fromkeys(cache_limits, 0)
+    for name in model.model_fields:
+        value = arguments[name]
+        if name == "data" and isinstance(value, str):
+            overrides["data.spec"] = value
+        elif value is not None:
+            if isinstance(value, Settings):
+                value = value.model_dump(exclude_unset=True)
+            overrides |= dict(flatten_settings({name: value}))
+    return overrides
+
+
+def _text(value: str | Path | None) -> str | None:
+    return None if value is None else str(value)
+
+
+def _path(value: str | Path | None) -> Path | None:
+    return None if value is None else Path(value)
+
+
+def _resume(value: str | Path | bool) -> str | None:
+    """As the option --resume: None for a new run, "" for the latest."""
+    if isinstance(value, bool):
+        return "" if value else None
+    return str(value)
+
+
+def _latest_student() -> Path:
+    from pivl_distill.runs.run import Run
+
+    return Run.latest("student").path
+
+
+def _cameras(camera: int | str | None, sie_coefficient: float) -> Cameras:
+    from pivl_distill.app.targets import Cameras
+
+    return Cameras(None if camera is None else str(camera), sie_coefficient)
