@@ -29,7 +29,7 @@ from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.losses import identity_contrastive_loss
 from pivl_distill.training.host_memory import keep_freed_memory
 from teachers.prompts import IdentityPrompts
-from teachers.text import TextTower, Tokenizer
+from teachers.text_encoder import TextTower, Tokenizer
 from teachers.tuning import make_optimizer
 
 ROUNDS = 7

@@ -34,7 +34,7 @@ from torch import Tensor
 from pivl_distill.config import PromptSettings
 from pivl_distill.data.vocabulary import LIP20
 from teachers.prompts import IdentityPrompts
-from teachers.text import TextTower, Tokenizer
+from teachers.text_encoder import TextTower, Tokenizer
 from teachers.tuning import bank_texts
 
 ROUNDS = 3

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from pivl_distill.errors import PivlError, unknown_name
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from teachers.clip_weights import HUB, ClipWeights, describe_mismatch, read_file, read_hub
-from teachers.language import vocabulary_texts
-from teachers.text import TextTower, Tokenizer, token_rows
-from teachers.towers import ImageTower, ResNetTower, ViTOptions, ViTTower
+from teachers.image_encoders import ImageTower, ResNetTower, ViTOptions, ViTTower
+from teachers.text_encoder import TextTower, Tokenizer, token_rows
+from teachers.tiny_vocabulary import vocabulary_texts
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

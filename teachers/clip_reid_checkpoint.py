@@ -23,8 +23,8 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import BNNeck
 from teachers.clip import QUICK, Clip, hashed, load_clip
 from teachers.clip_weights import describe_mismatch, read_tensors
+from teachers.image_encoders import ViTOptions
 from teachers.teacher import bare_teacher
-from teachers.towers import ViTOptions
 
 ARCHITECTURES = ("ViT-B-16", "RN50")
 SIZES_HW = ((256, 128), (384, 128), (256, 256))

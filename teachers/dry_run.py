@@ -28,7 +28,7 @@ from pivl_distill.training.dry_run import (
     random_bank,
 )
 from teachers.clip import Clip, architecture, is_download
-from teachers.features import HALF, encode_crops, encoding_dtype
+from teachers.image_features import HALF, encode_crops, encoding_dtype
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import prompt_losses, resolve_temperature
 from teachers.teach import build_clip, fusion_head_settings, make_text_features, part_vocabulary

@@ -35,9 +35,9 @@ from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.log_handler import logs_on_stderr
 from pivl_distill.models.embedding import normalize_crops
 from teachers.clip import TINY, WEIGHTS_DIR, Clip, build_tiny, save_tiny
-from teachers.language import vocabulary_texts
 from teachers.probes import MIN_PIXELS, probe_clip
-from teachers.text import token_rows
+from teachers.text_encoder import token_rows
+from teachers.tiny_vocabulary import vocabulary_texts
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from pivl_distill.data.synthetic.people import COLOURS, attributes, full_caption
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.models.embedding import normalize_crops
 from teachers.clip import Clip
-from teachers.text import TextTower
+from teachers.text_encoder import TextTower
 
 UNSEEN_SEED = 9_000_011
 """People and cameras that no pretraining and no benchmark uses."""

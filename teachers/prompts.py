@@ -22,7 +22,7 @@ from pivl_distill.config import PromptSettings
 from pivl_distill.data.batches import to_device
 from pivl_distill.data.vocabulary import Vocabulary
 from teachers.prefix_attention import Prefix
-from teachers.text import TextTower
+from teachers.text_encoder import TextTower
 
 ROOM = -1
 """Stands for a learned token among token ids."""

@@ -20,7 +20,7 @@ from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.distributed.collectives import apply_sharded
 from pivl_distill.losses import identity_contrastive_loss, part_contrastive_loss
 from teachers.clip import Clip
-from teachers.features import FrozenFeatures
+from teachers.image_features import FrozenFeatures
 from teachers.prompts import IdentityPrompts
 
 

@@ -36,11 +36,11 @@ from pivl_distill.training.teacher_embeddings import save_embeddings
 from teachers.clip import QUICK, Clip, hashed, load_clip
 from teachers.clip_reid_checkpoint import is_released, load_released, take_words
 from teachers.clip_weights import read_tensors
-from teachers.features import FrozenFeatures, encode_crops
+from teachers.image_encoders import ViTOptions
+from teachers.image_features import FrozenFeatures, encode_crops
 from teachers.probes import BankProbe, probe_bank
 from teachers.prompts import IdentityPrompts
 from teachers.teacher import Teacher, save_teacher, vit_options
-from teachers.towers import ViTOptions
 from teachers.tuning import bank_texts, present_parts, tune_prompts
 
 

@@ -22,7 +22,7 @@ from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from teachers.clip import Clip, load_clip
-from teachers.towers import ImageTower, ViTOptions, ViTTower
+from teachers.image_encoders import ImageTower, ViTOptions, ViTTower
 
 KIND = "teacher"
 

@@ -24,7 +24,7 @@ from pivl_distill.runs.run import Run
 from pivl_distill.training.lr_schedules import cosine_per_epoch, smooth_cosine
 from pivl_distill.training.metrics import MetricAverages
 from teachers.clip import Clip
-from teachers.features import FrozenFeatures
+from teachers.image_features import FrozenFeatures
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import prompt_losses, resolve_temperature
 

@@ -16,8 +16,8 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.data.synthetic.people import COLOURS
 from pivl_distill.data.vocabulary import LIP20
 from teachers.clip import Clip, build_tiny
-from teachers.features import FrozenFeatures, encode_crops
-from teachers.text import Tokenizer, token_rows
+from teachers.image_features import FrozenFeatures, encode_crops
+from teachers.text_encoder import Tokenizer, token_rows
 
 GARMENTS = ("hat", "shoes", "socks", "pants", "coat", "shirt", "scarf")
 

@@ -12,7 +12,7 @@ from open_clip.model import CLIP
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.tensors import save_tensors
 from teachers.clip import KIND, TINY, Clip, load_clip, save_tiny
-from teachers.towers import ResNetTower, ViTOptions, ViTTower
+from teachers.image_encoders import ResNetTower, ViTOptions, ViTTower
 
 SIZE_HW = (128, 64)
 SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}

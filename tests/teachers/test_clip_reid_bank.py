@@ -24,7 +24,7 @@ from teachers.clip_reid_bank import (
 )
 from teachers.clip_reid_checkpoint import from_state, take_words
 from teachers.stage1_losses import resolve_temperature
-from teachers.text import Tokenizer
+from teachers.text_encoder import Tokenizer
 
 SIZE_HW = (256, 128)
 

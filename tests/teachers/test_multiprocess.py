@@ -19,10 +19,10 @@ from pivl_distill.distributed import process_group
 from pivl_distill.distributed.collectives import all_reduce_gradients
 from pivl_distill.runs.run import Run
 from teachers.clip import Clip, build_tiny, hashed
-from teachers.features import FrozenFeatures, encode_crops
+from teachers.image_features import FrozenFeatures, encode_crops
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import prompt_losses
-from teachers.text import token_rows
+from teachers.text_encoder import token_rows
 from teachers.tuning import bank_texts, tune_prompts
 
 PEOPLE, CROPS = 5, 67

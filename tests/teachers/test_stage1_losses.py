@@ -16,7 +16,7 @@ from pivl_distill.config import PromptSettings, TuningSettings
 from pivl_distill.data.batches import DeviceArray
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.losses import identity_contrastive_loss
-from teachers.features import FrozenFeatures
+from teachers.image_features import FrozenFeatures
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import (
     identity_loss,

@@ -25,6 +25,7 @@ from pivl_distill.storage.tensors import load_tensors, save_tensors
 from pivl_distill.training.stage2 import Stage2Trainer
 from teachers.clip import CLIP_MEAN, CLIP_STD
 from teachers.clip_reid_checkpoint import from_state
+from teachers.image_encoders import ViTOptions
 from teachers.teach import (
     build_clip,
     fusion_head_settings,
@@ -33,7 +34,6 @@ from teachers.teach import (
     part_vocabulary,
     teach,
 )
-from teachers.towers import ViTOptions
 
 
 def dataset_seen_by(*camids: int | None) -> ReIDDataset:

@@ -17,8 +17,8 @@ from pivl_distill.storage.tensors import load_tensors
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2 import train
 from teachers.clip import CLIP_MEAN, CLIP_STD, build_tiny
+from teachers.image_encoders import ViTOptions
 from teachers.teacher import KIND, Teacher, load_teacher, save_teacher
-from teachers.towers import ViTOptions
 
 NAMES = ("tiny_rn", "tiny_vit")
 

@@ -15,7 +15,7 @@ from pivl_distill.data.batches import DeviceArray
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.runs.run import Run
 from teachers import tuning
-from teachers.features import FrozenFeatures
+from teachers.image_features import FrozenFeatures
 from teachers.prompts import IdentityPrompts
 from teachers.tuning import (
     bank_texts,

@@ -29,7 +29,7 @@ from pivl_distill.training.stage2 import Stage2Trainer, train
 from stopped_runs import EPOCHS, assert_same_student, assert_same_teach
 from students.distill import train_student
 from students.student import save_student
-from teachers.features import encode_crops
+from teachers.image_features import encode_crops
 from teachers.stage1_losses import part_loss
 from teachers.teach import make_bank, teach
 from teachers.teacher import save_teacher

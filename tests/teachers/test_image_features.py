@@ -18,9 +18,9 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.storage import array_cache
 from pivl_distill.storage.array_cache import evict_least_recent
-from teachers import features as module
+from teachers import image_features as module
 from teachers.clip import hashed
-from teachers.features import FrozenFeatures, encode_crops, encoding_dtype, feature_key
+from teachers.image_features import FrozenFeatures, encode_crops, encoding_dtype, feature_key
 
 
 def with_cache(gib: float) -> TuningSettings:

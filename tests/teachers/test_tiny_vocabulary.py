@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pivl_distill.data.synthetic.people import COLOURS, person, phrases
 from pivl_distill.data.vocabulary import LIP20
-from teachers.language import vocabulary_texts
-from teachers.text import UNKNOWN_ROW, Tokenizer, token_rows
+from teachers.text_encoder import UNKNOWN_ROW, Tokenizer, token_rows
+from teachers.tiny_vocabulary import vocabulary_texts
 
 
 def test_every_phrase_of_unseen_people_has_rows_of_its_own():

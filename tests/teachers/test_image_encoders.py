@@ -12,7 +12,7 @@ from open_clip.transformer import VisionTransformer
 
 from pivl_distill.errors import PivlError
 from pivl_distill.models.fusion import block_thirds
-from teachers.towers import ResNetTower, ViTTower, attention_pool, resize_position_embedding
+from teachers.image_encoders import ResNetTower, ViTTower, attention_pool, resize_position_embedding
 
 SIZE_HW = (128, 64)
 

@@ -9,7 +9,7 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError
-from teachers.text import UNKNOWN_ROW, TextTower, Tokenizer, token_rows
+from teachers.text_encoder import UNKNOWN_ROW, TextTower, Tokenizer, token_rows
 
 TEXTS = [
     "a photo of a person",
