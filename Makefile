@@ -46,7 +46,7 @@ docs: $(INSTALLED)
 
 # Each figure beside its baseline; benchmarks/latest.json holds those of one run. All are measured,
 # and then make fails if one missed its target.
-BENCHMARKS := startup input synthetic_rate text_tower part_contrast student_step compiled_step \
+BENCHMARKS := startup input synthetic_rate text_encoder part_contrast student_step compiled_step \
               retrieval scale exported_latency int8_latency
 bench: $(INSTALLED)
 	rm -f benchmarks/latest.json

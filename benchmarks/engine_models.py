@@ -24,7 +24,7 @@ from pivl_distill.runs.filenames import FP16_FILE, FP32_FILE
 from students.backbones import create_backbone
 from students.student import IMAGENET_MEAN, IMAGENET_STD
 from teachers.clip import load_clip
-from teachers.teacher import bare_teacher
+from teachers.teacher import clip_embedding_model
 
 STUDENTS, TEACHERS = ("mobilenetv2_025", "vit_tiny_patch16_224"), ("RN50", "ViT-B-16")
 SIZE_HW, CALIBRATION_CROPS = (256, 128), 16
@@ -34,7 +34,7 @@ def make_model(name: str) -> EmbeddingModel:
     """The bare network of a student or a teacher, with fixed random weights."""
     torch.manual_seed(0)
     if name in TEACHERS:
-        return bare_teacher(load_clip(name, "none", SIZE_HW))
+        return clip_embedding_model(load_clip(name, "none", SIZE_HW))
     network = create_backbone(name, image_size_hw=SIZE_HW).eval()
     return EmbeddingModel(name, network, SIZE_HW, IMAGENET_MEAN, IMAGENET_STD)
 

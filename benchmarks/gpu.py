@@ -26,7 +26,7 @@ SHARES = {
     "teacher_step": 80,
     "student_step": 50,
     "retrieval": 130,
-    "text_tower": 50,
+    "text_encoder": 50,
     "part_contrast": 25,
     "input": 45,
     "scale": 60,

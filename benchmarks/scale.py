@@ -29,7 +29,7 @@ from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.losses import identity_contrastive_loss
 from pivl_distill.training.host_memory import keep_freed_memory
 from teachers.prompts import IdentityPrompts
-from teachers.text_encoder import TextTower, Tokenizer
+from teachers.text_encoder import TextEncoder, Tokenizer
 from teachers.tuning import make_optimizer
 
 ROUNDS = 7
@@ -40,7 +40,7 @@ WITHIN_PERCENT = 10
 PICTURE = Path(__file__).parent.parent / "docs" / "scale.svg"
 
 
-def stage1_step(text: TextTower, identities: int) -> Callable[[], None]:
+def stage1_step(text: TextEncoder, identities: int) -> Callable[[], None]:
     prompts = IdentityPrompts(
         text, PromptSettings(), identities, LIP20, torch.Generator(torch.get_default_device())
     )
@@ -90,7 +90,7 @@ def curves() -> Iterator[tuple[str, dict[int, float]]]:
     """Yield the name of each curve and its seconds per size when it is measured."""
     device = torch.get_default_device()
     clip = open_clip.create_model("ViT-B-16").eval().requires_grad_(False).to(device)
-    text, store = TextTower(clip, Tokenizer()), crops()
+    text, store = TextEncoder(clip, Tokenizer()), crops()
     yield "stage-1 step", measured(partial(stage1_step, text), IDENTITIES)
     yield "student's step", measured(partial(student_step, store, DIM), IDENTITIES)
     yield "evaluation", measured(evaluation, GALLERIES)

@@ -203,7 +203,7 @@ def check_parts(bank: PromptBank, dataset: ReIDDataset) -> None:
     if not bank.present.any():
         raise PivlError(
             "The bank holds no part texts; learn from its identity texts alone with"
-            " --set supervision=identity, or make it again with --words."
+            " --set supervision=identity, or make it again with --base."
         )
     if dataset.vocabulary is None:
         raise PivlError(

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from pivl_distill.errors import PivlError, unknown_name
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from teachers.clip_weights import HUB, ClipWeights, describe_mismatch, read_file, read_hub
-from teachers.image_encoders import ImageTower, ResNetTower, ViTOptions, ViTTower
-from teachers.text_encoder import TextTower, Tokenizer, token_rows
+from teachers.image_encoders import ImageEncoder, ResNetImageEncoder, ViTImageEncoder, ViTOptions
+from teachers.text_encoder import TextEncoder, Tokenizer, used_token_ids
 from teachers.tiny_vocabulary import vocabulary_texts
 
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HALF = (0.5, 0.5, 0.5)
+VIT_MEAN_STD = (0.5, 0.5, 0.5)
 """Mean and standard deviation that CLIP-ReID gives its ViT; its ResNet gets ImageNet's."""
 CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 """Those that CLIP itself was trained with."""
@@ -40,7 +40,7 @@ TINY_SIZE_HW = (128, 64)
 TINY_OUTPUT_STRIDE = 8
 TINY_DIM = 96
 KIND = "tiny CLIP"
-QUICK = "-quickgelu"
+QUICKGELU_SUFFIX = "-quickgelu"
 """What open_clip appends to the name of an architecture with OpenAI's activation."""
 _TINY_TEXT = {"context_length": 77, "width": 96, "heads": 4, "layers": 2}
 
@@ -59,11 +59,11 @@ TINY: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP split into its towers, and how its images are prepared."""
+    """A CLIP split into its encoders, and how its images are prepared."""
 
     name: str
-    image: ImageTower
-    text: TextTower
+    image: ImageEncoder
+    text: TextEncoder
     logit_scale: Tensor
     size_hw: tuple[int, int]
     mean: tuple[float, float, float]
@@ -71,19 +71,19 @@ class Clip:
     weights_sha256: str
 
     def with_clip_pixels(self) -> Clip:
-        """The same towers, fed as CLIP was rather than as CLIP-ReID feeds them."""
+        """The same encoders, fed as CLIP was rather than as CLIP-ReID feeds them."""
         return dataclasses.replace(self, mean=CLIP_MEAN, std=CLIP_STD)
 
     def to(self, device: torch.device) -> Clip:
-        """Both towers moved to a device, in place."""
+        """Both encoders moved to a device, in place."""
         self.image.to(device)
         self.text.to(device)
         return self
 
     def freeze(self) -> Clip:
-        """Put both towers in evaluation mode without gradients: stage 1 trains tokens only."""
-        for tower in (self.image, self.text):
-            tower.eval().requires_grad_(False)
+        """Put both encoders in evaluation mode without gradients: stage 1 trains tokens only."""
+        for encoder in (self.image, self.text):
+            encoder.eval().requires_grad_(False)
         return self
 
 
@@ -102,21 +102,21 @@ def load_clip(
     if name in TINY:
         return _load_tiny(name, weights, size_hw, options)
     known = open_clip.list_models()
-    if name.removesuffix(QUICK) not in known:
+    if name.removesuffix(QUICKGELU_SUFFIX) not in known:
         raise unknown_name("CLIP", name, [*TINY, *known])
     return _load_open_clip(name, weights, size_hw, options)
 
 
-def is_download(name: str, weights: str) -> bool:
+def is_pretrained_tag(name: str, weights: str) -> bool:
     """Whether `weights` of CLIP `name` are published ones, to be had from the network."""
-    names = (name, name.removesuffix(QUICK))
+    names = (name, name.removesuffix(QUICKGELU_SUFFIX))
     return weights.startswith(HUB) or any(open_clip.get_pretrained_cfg(n, weights) for n in names)
 
 
-def architecture(name: str, weights: str) -> str:
+def architecture_name(name: str, weights: str) -> str:
     """The model that `weights` fill, a tag of open_clip's: OpenAI's have their own activation."""
     if open_clip.get_pretrained_cfg(name, weights).get("quick_gelu"):
-        return f"{name.removesuffix(QUICK)}{QUICK}"
+        return f"{name.removesuffix(QUICKGELU_SUFFIX)}{QUICKGELU_SUFFIX}"
     return name
 
 
@@ -124,14 +124,14 @@ def joint_dim(name: str) -> int:
     """Dimensions D of the joint space of CLIP `name`, and so of the bank it makes."""
     if name in TINY:
         return TINY_DIM
-    config = open_clip.get_model_config(name.removesuffix(QUICK))
+    config = open_clip.get_model_config(name.removesuffix(QUICKGELU_SUFFIX))
     if config is None:
         raise unknown_name("CLIP", name, [*TINY, *open_clip.list_models()])
     dim: int = config["embed_dim"]
     return dim
 
 
-def build_tiny(
+def build_tiny_clip(
     name: str,
     rows: list[int],
     options: ViTOptions = ViTOptions(),  # noqa: B008  (frozen)
@@ -139,12 +139,12 @@ def build_tiny(
     """An embedded architecture with random weights and a token table of BPE ids `rows`."""
     text = {**_TINY_TEXT, "vocab_size": len(rows) + 1}
     clip = CLIP(TINY_DIM, vision_cfg=TINY[name], text_cfg=text)
-    return _split(name, clip, Tokenizer(rows), TINY_SIZE_HW, TINY_OUTPUT_STRIDE, options)
+    return _make_clip(name, clip, Tokenizer(rows), TINY_SIZE_HW, TINY_OUTPUT_STRIDE, options)
 
 
-def save_tiny(clip: Clip, path: Path, rows: list[int], metadata: dict[str, Any]) -> None:
+def save_tiny_clip(clip: Clip, path: Path, rows: list[int], metadata: dict[str, Any]) -> None:
     """Write an embedded model in half precision, with its token table and `metadata` about it."""
-    state = {key: value.half() for key, value in _towers(clip).state_dict().items()}
+    state = {key: value.half() for key, value in _encoders(clip).state_dict().items()}
     save_tensors(path, KIND, state, {"clip": clip.name, "rows": rows, **metadata})
 
 
@@ -155,7 +155,7 @@ def _load_tiny(name: str, weights: str, size_hw: tuple[int, int], options: ViTOp
             f" {size_hw[0]}×{size_hw[1]}; leave the size as it is or choose another CLIP."
         )
     if weights == "none":
-        return hashed(build_tiny(name, token_rows(vocabulary_texts()), options))
+        return with_weights_hash(build_tiny_clip(name, used_token_ids(vocabulary_texts()), options))
     path = WEIGHTS_DIR / f"{name}.safetensors" if weights == "embedded" else Path(weights)
     if not path.is_file():
         raise PivlError(
@@ -165,12 +165,12 @@ def _load_tiny(name: str, weights: str, size_hw: tuple[int, int], options: ViTOp
     _, state, metadata = load_tensors(path, KIND)
     if metadata["clip"] != name:
         raise PivlError(f"{path} holds {metadata['clip']}, not {name}.")
-    clip = build_tiny(name, metadata["rows"])
-    _towers(clip).load_state_dict(state)
+    clip = build_tiny_clip(name, metadata["rows"])
+    _encoders(clip).load_state_dict(state)
     if options != ViTOptions():
-        image = _image_tower(name, clip.image.visual, size_hw, TINY_OUTPUT_STRIDE, options)
+        image = _make_image_encoder(name, clip.image.visual, size_hw, TINY_OUTPUT_STRIDE, options)
         clip = dataclasses.replace(clip, image=image)
-    return hashed(clip)
+    return with_weights_hash(clip)
 
 
 def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
@@ -181,34 +181,38 @@ def _load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: 
         )
     if weights.startswith(HUB) or Path(weights).is_file():
         published = read_hub(weights) if weights.startswith(HUB) else read_file(Path(weights))
-        name = f"{name.removesuffix(QUICK)}{QUICK}" if published.quick_gelu else name
-        clip = _build(name, None)
-        _fill(clip, name, weights, published)
+        name = (
+            f"{name.removesuffix(QUICKGELU_SUFFIX)}{QUICKGELU_SUFFIX}"
+            if published.quick_gelu
+            else name
+        )
+        clip = _build_open_clip(name, None)
+        _load_weights(clip, name, weights, published)
     else:
-        name = architecture(name, weights)
+        name = architecture_name(name, weights)
         try:
-            clip = _build(name, None if weights == "none" else weights)
+            clip = _build_open_clip(name, None if weights == "none" else weights)
         except (RuntimeError, OSError) as error:
             raise PivlError(
                 f"Could not load {name} with weights '{weights}': {error}. Name one of"
                 f" {open_clip.list_pretrained_tags_by_model(name)}, hf-hub:…, a local file, or"
                 " 'none'."
             ) from error
-    return hashed(_split(name, clip, Tokenizer(), size_hw, 16, options))
+    return with_weights_hash(_make_clip(name, clip, Tokenizer(), size_hw, 16, options))
 
 
-def _build(name: str, tag: str | None) -> CLIP:
-    """open_clip's model at its own size, whose position embeddings the towers resample."""
+def _build_open_clip(name: str, tag: str | None) -> CLIP:
+    """open_clip's model at its own size, whose position embeddings the encoders resample."""
     device = torch.get_default_device()
-    with _quiet():
+    with _without_open_clip_warnings():
         if name in open_clip.list_models():
             return open_clip.create_model(name, pretrained=tag, device=device)
-        base = name.removesuffix(QUICK)
+        base = name.removesuffix(QUICKGELU_SUFFIX)
         return open_clip.create_model(base, pretrained=tag, device=device, force_quick_gelu=True)
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _without_open_clip_warnings() -> Iterator[None]:
     """Without open_clip's warnings of random weights, which are filled right afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -218,7 +222,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _fill(clip: CLIP, name: str, weights: str, published: ClipWeights) -> None:
+def _load_weights(clip: CLIP, name: str, weights: str, published: ClipWeights) -> None:
     if wrong := describe_mismatch(clip.state_dict(), published.state):
         raise PivlError(
             f"'{weights}' does not fit {name}{wrong}. Set clip.name to the model it was made for."
@@ -226,7 +230,7 @@ def _fill(clip: CLIP, name: str, weights: str, published: ClipWeights) -> None:
     clip.load_state_dict(published.state, strict=False)  # misfits has looked
 
 
-def _split(
+def _make_clip(
     name: str,
     clip: CLIP,
     tokenizer: Tokenizer,
@@ -234,23 +238,25 @@ def _split(
     output_stride: int,
     options: ViTOptions,
 ) -> Clip:
-    _require_clips_text(name, clip)
-    image = _image_tower(name, clip.visual, size_hw, output_stride, options)
-    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if image.kind == "cnn" else (HALF, HALF)
-    text = TextTower(clip, tokenizer)
+    _require_clip_text_encoder(name, clip)
+    image = _make_image_encoder(name, clip.visual, size_hw, output_stride, options)
+    mean, std = (
+        (IMAGENET_MEAN, IMAGENET_STD) if image.kind == "cnn" else (VIT_MEAN_STD, VIT_MEAN_STD)
+    )
+    text = TextEncoder(clip, tokenizer)
     return Clip(name, image, text, clip.logit_scale, size_hw, mean, std, weights_sha256="")
 
 
-def _require_clips_text(name: str, clip: nn.Module) -> None:
-    """PivlError unless the text tower is CLIP's own; the sentence says in what it is not."""
+def _require_clip_text_encoder(name: str, clip: nn.Module) -> None:
+    """PivlError unless the text encoder is CLIP's own; the sentence says in what it is not."""
     if isinstance(clip, CLIP) and clip.text_pool_type == "argmax":
         return
     text = getattr(clip, "text", clip)
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", None))
     if pool not in (None, "argmax"):
-        reason = f"its text tower reads the '{pool}' token instead"
+        reason = f"its text encoder reads the '{pool}' token instead"
     else:
-        reason = f"open_clip builds it as a {type(clip).__name__}, whose image tower is"
+        reason = f"open_clip builds it as a {type(clip).__name__}, whose image encoder is"
         reason += f" a {type(clip.visual).__name__}, and not as a CLIP"
     raise PivlError(
         f"{name} does not read its text as CLIP does, causally and up to an end-of-text token:"
@@ -258,22 +264,22 @@ def _require_clips_text(name: str, clip: nn.Module) -> None:
     )
 
 
-def _image_tower(
+def _make_image_encoder(
     name: str,
     visual: nn.Module,
     size_hw: tuple[int, int],
     output_stride: int,
     options: ViTOptions,
-) -> ImageTower:
+) -> ImageEncoder:
     if isinstance(visual, ModifiedResNet):
         if options != ViTOptions():
             raise PivlError(
                 f"{name} is a ResNet; overlapping patches (stride) and camera vectors are for ViTs."
             )
-        return ResNetTower(visual, size_hw, output_stride)
+        return ResNetImageEncoder(visual, size_hw, output_stride)
     if not isinstance(visual, VisionTransformer):
         raise PivlError(
-            f"{name} has a {type(visual).__name__} image tower; only open_clip's"
+            f"{name} has a {type(visual).__name__} image encoder; only open_clip's"
             " ModifiedResNet and VisionTransformer can be teachers."
         )
     if visual.pool_type != "tok" or visual.attn_pool is not None or visual.final_ln_after_pool:
@@ -281,21 +287,21 @@ def _image_tower(
             f"{name} does not read its image from the class token as CLIP does; choose another"
             " CLIP, such as ViT-B-16."
         )
-    return ViTTower(visual, size_hw, options)
+    return ViTImageEncoder(visual, size_hw, options)
 
 
-def _towers(clip: Clip) -> nn.Module:
-    towers = nn.ModuleDict({"image": clip.image, "text": clip.text})
-    towers.register_parameter("logit_scale", nn.Parameter(clip.logit_scale.data))
-    return towers
+def _encoders(clip: Clip) -> nn.Module:
+    encoders = nn.ModuleDict({"image": clip.image, "text": clip.text})
+    encoders.register_parameter("logit_scale", nn.Parameter(clip.logit_scale.data))
+    return encoders
 
 
-def hashed(clip: Clip) -> Clip:
+def with_weights_hash(clip: Clip) -> Clip:
     """The CLIP with the digest of the weights it now holds; without, on the meta device."""
     if clip.logit_scale.is_meta:
         return clip
     digest = hashlib.sha256()
-    for key, value in sorted(_towers(clip).state_dict().items()):
+    for key, value in sorted(_encoders(clip).state_dict().items()):
         if key == "image.camera":  # may be drawn anew; the rest tells weights apart
             continue
         digest.update(key.encode())

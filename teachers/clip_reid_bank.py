@@ -2,7 +2,7 @@
 
 Identity texts are the file's own. Part texts put its learned tokens into our part prompt (Eq. 6),
 which takes words, and the file holds no token table: it comes from the CLIP that CLIP-ReID started
-from, whose text tower stayed frozen. Without one the bank speaks of identities alone.
+from, whose text encoder stayed frozen. Without one the bank speaks of identities alone.
 """
 
 from __future__ import annotations
@@ -27,20 +27,24 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
 from pivl_distill.runs.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.runs.run import Run
-from teachers.clip_reid_checkpoint import Released, load_released, take_words
+from teachers.clip_reid_checkpoint import (
+    ClipReIDCheckpoint,
+    load_clip_reid_checkpoint,
+    take_token_table,
+)
 from teachers.prompts import IdentityPrompts
 from teachers.teacher import save_teacher
-from teachers.tuning import bank_texts, present_parts
+from teachers.tuning import encode_bank_texts, present_parts
 
 PROMPTS = PromptSettings()
 """Part prompts are our own; CLIP-ReID has none."""
 
-ASKED_IDENTITIES = 64
+MAX_IDENTITIES_COMPARED = 64
 """How many identities one crop each is shown of, to see whether rows and identities agree."""
 
 
 @dataclass(frozen=True)
-class ReleasedBankReport:
+class ClipReIDBankReport:
     """What was made, and whether it fits the data."""
 
     run: Path
@@ -55,37 +59,37 @@ class ReleasedBankReport:
 def import_clip_reid_bank(
     source: Path,
     data: DataSettings,
-    words: str | None = None,
+    base: str | None = None,
     out: Path | None = None,
     sie_coefficient: float = 1.0,
-) -> ReleasedBankReport:
+) -> ClipReIDBankReport:
     """Leave a bank and a teacher in a run folder, as `teach` does, from the checkpoint `source`.
 
-    `data` must be the training data of the checkpoint. `words` are the weights of the CLIP it was
+    `data` must be the training data of the checkpoint. `base` are the weights of the CLIP it was
     fine-tuned from: an open_clip tag ("openai"), a Hugging Face id or a file.
     """
     dataset = load_dataset(data.spec, data.parsing)
-    released = load_released(source, sie_coefficient)
-    pids = row_pids(dataset, released.identities, source)
-    bank = make_released_bank(released, dataset, pids, words)
-    settings = {"source": str(source), "words": words, "data": data.model_dump(mode="json")}
+    checkpoint = load_clip_reid_checkpoint(source, sie_coefficient)
+    pids = order_pids(dataset, checkpoint.identities, source)
+    bank = make_clip_reid_bank(checkpoint, dataset, pids, base)
+    settings = {"source": str(source), "base": base, "data": data.model_dump(mode="json")}
     run = Run.create("teach", yaml.safe_dump({"bank": settings}, sort_keys=False), out)
-    agreement = text_agreement(released, bank, dataset)
+    agreement = text_agreement(checkpoint, bank, dataset)
     bank.provenance["agreement"] = agreement
     bank.save(run.path / BANK_FILE)
-    save_teacher(released.embedding_model(), run.path / TEACHER_FILE)
+    save_teacher(checkpoint.embedding_model(), run.path / TEACHER_FILE)
     run.finish("teach", source=str(source), agreement=agreement)
-    return ReleasedBankReport(
+    return ClipReIDBankReport(
         run=run.path,
         bank=run.path / BANK_FILE,
         teacher=run.path / TEACHER_FILE,
-        identities=released.identities,
-        parts=words is not None,
+        identities=checkpoint.identities,
+        parts=base is not None,
         agreement=agreement,
     )
 
 
-def row_pids(dataset: ReIDDataset, identities: int, source: Path) -> tuple[int, ...]:
+def order_pids(dataset: ReIDDataset, identities: int, source: Path) -> tuple[int, ...]:
     """The identity of each of the checkpoint's rows; PivlError if their numbers differ.
 
     The official code numbers identities by walking through a Python set of them: ascending on
@@ -101,27 +105,27 @@ def row_pids(dataset: ReIDDataset, identities: int, source: Path) -> tuple[int, 
     return pids
 
 
-def make_released_bank(
-    released: Released, dataset: ReIDDataset, pids: tuple[int, ...], words: str | None
+def make_clip_reid_bank(
+    checkpoint: ClipReIDCheckpoint, dataset: ReIDDataset, pids: tuple[int, ...], base: str | None
 ) -> PromptBank:
     """The bank with one row per row of the checkpoint.
 
-    Without `words` no part counts as seen, so that nothing is ever aligned with its empty texts.
+    Without `base` no part counts as seen, so that nothing is ever aligned with its empty texts.
     """
     vocabulary = dataset.vocabulary or LIP20
-    identity = released.identity_texts()
+    identity = checkpoint.identity_texts()
     shape, dim = (len(pids), len(vocabulary)), identity.shape[1]
     present = torch.zeros(shape, dtype=torch.bool)
     part, label = torch.zeros(*shape, dim), torch.zeros(len(vocabulary), dim)
-    if words is not None:
-        present = seen_parts(released, dataset, pids, vocabulary)
-        part, label = part_texts(released, vocabulary, present, words)
+    if base is not None:
+        present = visible_parts(checkpoint, dataset, pids, vocabulary)
+        part, label = encode_part_texts(checkpoint, vocabulary, present, base)
     provenance = {
         "version": pivl_distill.__version__,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "clip": released.clip.name,
-        "clip_sha256": released.clip.weights_sha256,
-        "words": words,
+        "clip": checkpoint.clip.name,
+        "clip_sha256": checkpoint.clip.weights_sha256,
+        "base": base,
         "prompts": PROMPTS.model_dump(mode="json"),
         "dataset": dataset.name,
         "fingerprint": dataset.fingerprint,
@@ -130,48 +134,51 @@ def make_released_bank(
     return PromptBank(identity, part, label, present, pids, vocabulary, provenance, images)
 
 
-def part_texts(
-    released: Released, vocabulary: Vocabulary, present: Tensor, words: str
+def encode_part_texts(
+    checkpoint: ClipReIDCheckpoint, vocabulary: Vocabulary, present: Tensor, base: str
 ) -> tuple[Tensor, Tensor]:
-    """Part texts [C, P, D] where `present`, and bare label texts [P, D], in the `words` of a CLIP.
+    """Part texts [C, P, D] where `present`, and bare label texts [P, D], in the `base` of a CLIP.
 
     Raises PivlError if that CLIP says "a photo of a" otherwise than the checkpoint does.
     """
-    take_words(released, words)
-    text, prompts = released.clip.text, released.prompts
+    take_token_table(checkpoint, base)
+    text, prompts = checkpoint.clip.text, checkpoint.prompts
     settings = PROMPTS.model_copy(update={"learned_tokens": prompts.tokens.shape[1]})
-    learned = IdentityPrompts(text, settings, released.identities, vocabulary, torch.Generator())
+    learned = IdentityPrompts(text, settings, checkpoint.identities, vocabulary, torch.Generator())
     learned.tokens = nn.Parameter(prompts.tokens, requires_grad=False)
-    _, part = bank_texts(learned, present)
+    _, part = encode_bank_texts(learned, present)
     with torch.no_grad():
         label = text.encode([PROMPTS.label.format(part=word) for word in vocabulary.words])
     return part, label
 
 
-def seen_parts(
-    released: Released, dataset: ReIDDataset, pids: tuple[int, ...], vocabulary: Vocabulary
+def visible_parts(
+    checkpoint: ClipReIDCheckpoint,
+    dataset: ReIDDataset,
+    pids: tuple[int, ...],
+    vocabulary: Vocabulary,
 ) -> Tensor:
     """bool [C, P]: parts that fill a cell of any crop of the identity; all where no map says so."""
     shape = (len(pids), len(vocabulary))
     if dataset.vocabulary is None:
         return torch.ones(shape, dtype=torch.bool)
-    image, row = released.clip.image, {pid: number for number, pid in enumerate(pids)}
-    store = CropStore.load(dataset.train, released.clip.size_hw, vocabulary)
+    image, row = checkpoint.clip.image, {pid: number for number, pid in enumerate(pids)}
+    store = CropStore.load(dataset.train, checkpoint.clip.size_hw, vocabulary)
     assert store.maps is not None
     parts = to_grid(torch.from_numpy(store.maps), image.grid_hw, len(vocabulary)).flatten(1)
     rows = torch.tensor([row[pid] for pid in store.pids.tolist()])
     return present_parts(parts, rows, *shape)
 
 
-def text_agreement(released: Released, bank: PromptBank, dataset: ReIDDataset) -> float:
+def text_agreement(checkpoint: ClipReIDCheckpoint, bank: PromptBank, dataset: ReIDDataset) -> float:
     """Share of identities whose first crop is nearest to its own text (raw products, as trained).
 
-    Asks at most `ASKED_IDENTITIES` of them. Low on the checkpoint's own data means that rows and
-    identities are not in the order assumed.
+    Compares at most `MAX_IDENTITIES_COMPARED` identities. A low share on the checkpoint's own
+    training data means that its rows are in another order than assumed.
     """
-    model = released.embedding_model()
+    model = checkpoint.embedding_model()
     first = {record.pid: record for record in reversed(dataset.train)}
-    step = -(-len(bank.pids) // ASKED_IDENTITIES)
+    step = -(-len(bank.pids) // MAX_IDENTITIES_COMPARED)
     rows = range(0, len(bank.pids), step)
     store = CropStore.load([first[bank.pids[row]] for row in rows], model.size_hw)
     camids = store.camids

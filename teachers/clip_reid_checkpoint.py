@@ -1,9 +1,9 @@
 """CLIP-ReID's published checkpoints (Li et al., AAAI 2023), recognised from names and shapes alone.
 
-The official code saves one state dict: image tower, necks and classifiers, camera vectors where it
-was trained with them (SIE), the text tower and the learned tokens of every identity. What was
-chosen on its command line — architecture, crop size, stride, cameras, identities — is not stored
-but follows from shapes. The coefficient of SIE leaves no trace; CLIP-ReID trains people with 1.
+The official code saves one state dict: image encoder, necks, classifiers, camera embeddings (SIE)
+if it was trained with them, text encoder and learned tokens of every identity. The settings of the
+training run (architecture, crop size, stride, cameras, identities) are not stored but follow from
+the shapes. The SIE coefficient cannot be recovered; CLIP-ReID trains people with 1.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from pivl_distill.console import track
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import BNNeck
-from teachers.clip import QUICK, Clip, hashed, load_clip
-from teachers.clip_weights import describe_mismatch, read_tensors
+from teachers.clip import QUICKGELU_SUFFIX, Clip, load_clip, with_weights_hash
+from teachers.clip_weights import describe_mismatch, read_state_dict
 from teachers.image_encoders import ViTOptions
-from teachers.teacher import bare_teacher
+from teachers.teacher import clip_embedding_model
 
 ARCHITECTURES = ("ViT-B-16", "RN50")
 SIZES_HW = ((256, 128), (384, 128), (256, 256))
 """Crop sizes in pixels that a grid is looked for in; no two give the same number of cells."""
 OVERLAPPING_STRIDE = 12
 RESNET_STRIDE = 16
-END = 2
+END_POSITION = 2
 """Where the end-of-text token stands in a prompt's suffix: after "person" and "."."""
 
 _NAMES = {
-    "tower.visual.": "image_encoder.",
-    "tower.camera": "cv_embed",
+    "image_encoder.visual.": "image_encoder.",
+    "image_encoder.camera": "cv_embed",
     "neck.norm.": "bottleneck.",
     "neck.classifier.": "classifier.",
     "projected_neck.norm.": "bottleneck_proj.",
@@ -48,14 +48,14 @@ _NAMES = {
 _TOKENS, _PREFIX, _SUFFIX = (
     f"prompt_learner.{name}" for name in ("cls_ctx", "token_prefix", "token_suffix")
 )
-_TELLING = ("image_encoder.conv1.weight", "classifier.weight", "text_encoder.text_projection")
+_REQUIRED = ("image_encoder.conv1.weight", "classifier.weight", "text_encoder.text_projection")
 _VIT_PROJECTION = "image_encoder.proj"
 _VIT_POSITIONS = "image_encoder.positional_embedding"
 _RESNET_POSITIONS = "image_encoder.attnpool.positional_embedding"
 
 
 @dataclass(frozen=True)
-class LearnedPrompts:
+class PromptEmbeddings:
     """The words "a photo of a X X X X person." of every identity, as embeddings of width W."""
 
     prefix: Tensor
@@ -67,8 +67,8 @@ class LearnedPrompts:
 
 
 @dataclass(frozen=True)
-class Released:
-    """One checkpoint, taken apart. Its text tower knows no words: the file holds no token table.
+class ClipReIDCheckpoint:
+    """One checkpoint, taken apart. Its text encoder knows no words: the file holds no token table.
 
     Retrieval reads features before the necks, and a teacher that starts here gets new ones: their
     classifiers know the identities of the file alone, in its order.
@@ -77,7 +77,7 @@ class Released:
     clip: Clip
     neck: BNNeck
     projected_neck: BNNeck
-    prompts: LearnedPrompts
+    prompts: PromptEmbeddings
 
     @property
     def identities(self) -> int:
@@ -85,12 +85,12 @@ class Released:
         return len(self.prompts.tokens)
 
     def embedding_model(self) -> EmbeddingModel:
-        """The bare image tower; with SIE it takes the camera of each image too."""
-        return bare_teacher(self.clip)
+        """The bare image encoder; with SIE it takes the camera of each image too."""
+        return clip_embedding_model(self.clip)
 
     @torch.inference_mode()
     def identity_texts(self) -> Tensor:
-        """[C, D] the prompt of each identity, read through the file's own text tower."""
+        """[C, D] the prompt of each identity, read through the file's own text encoder."""
         prompts, texts = self.prompts, []
         for tokens in track(prompts.tokens.split(64), "Encoding identity texts", unit="batches"):
             prefix, suffix = (
@@ -102,67 +102,69 @@ class Released:
         return torch.cat(texts)
 
 
-def load_released(path: Path, sie_coefficient: float = 1.0) -> Released:
+def load_clip_reid_checkpoint(path: Path, sie_coefficient: float = 1.0) -> ClipReIDCheckpoint:
     """The checkpoint in a .pth or .safetensors file; PivlError names what is missing or misfits."""
-    return from_state(read_tensors(path), str(path), sie_coefficient)
+    return parse_checkpoint(read_state_dict(path), str(path), sie_coefficient)
 
 
-def from_state(state: dict[str, Tensor], source: str, sie_coefficient: float = 1.0) -> Released:
+def parse_checkpoint(
+    state: dict[str, Tensor], source: str, sie_coefficient: float = 1.0
+) -> ClipReIDCheckpoint:
     """The checkpoint in a state dict that was read from `source`."""
     positions = _VIT_POSITIONS if _VIT_PROJECTION in state else _RESNET_POSITIONS
-    telling = (*_TELLING, positions, _TOKENS, _PREFIX, _SUFFIX)
+    telling = (*_REQUIRED, positions, _TOKENS, _PREFIX, _SUFFIX)
     if missing := [key for key in telling if key not in state]:
         raise PivlError(f"'{source}' is no checkpoint of CLIP-ReID: it lacks {', '.join(missing)}.")
     name = _architecture(state, source)
     size_hw, stride = _grid(state, len(state[positions]) - 1, source)
     cameras = len(state["cv_embed"]) if "cv_embed" in state else 0
     options = ViTOptions(stride, cameras, sie_coefficient) if cameras else ViTOptions(stride)
-    clip = load_clip(f"{name}{QUICK}", "none", size_hw, options)
+    clip = load_clip(f"{name}{QUICKGELU_SUFFIX}", "none", size_hw, options)
     clip.text.token_embedding = nn.Embedding.from_pretrained(torch.empty(0, clip.text.width))
     identities = len(state["classifier.weight"])
     neck = BNNeck(clip.image.feature_dim, identities)
     projected_neck = BNNeck(clip.image.dim, identities)
-    shell = nn.ModuleDict({"tower": clip.image, "text": clip.text})
+    shell = nn.ModuleDict({"image_encoder": clip.image, "text": clip.text})
     shell.update({"neck": neck, "projected_neck": projected_neck})
     _load(shell, identities, clip.text.width, state, source)
     prefix, tokens, suffix = (state[key].float() for key in (_PREFIX, _TOKENS, _SUFFIX))
-    prompts = LearnedPrompts(prefix[0], tokens, suffix[0, : END + 1])
-    return Released(hashed(clip), neck, projected_neck, prompts)
+    prompts = PromptEmbeddings(prefix[0], tokens, suffix[0, : END_POSITION + 1])
+    return ClipReIDCheckpoint(with_weights_hash(clip), neck, projected_neck, prompts)
 
 
-def is_released(state: dict[str, Tensor]) -> bool:
+def is_clip_reid_state(state: dict[str, Tensor]) -> bool:
     """Whether a state dict has the names that CLIP-ReID's checkpoints have."""
-    return all(key in state for key in _TELLING)
+    return all(key in state for key in _REQUIRED)
 
 
-def take_words(released: Released, words: str) -> None:
-    """Give `released` the token table and the logit scale of the CLIP `words`.
+def take_token_table(checkpoint: ClipReIDCheckpoint, base: str) -> None:
+    """Give `checkpoint` the token table and the logit scale of the CLIP `base`.
 
-    `words` are weights as for `load_clip`; the file holds neither, and CLIP-ReID keeps both. Raises
+    `base` are weights as for `load_clip`; the file holds neither, and CLIP-ReID keeps both. Raises
     PivlError if that CLIP says "a photo of a" otherwise than the checkpoint does.
     """
-    clip, prefix = released.clip, released.prompts.prefix
+    clip, prefix = checkpoint.clip, checkpoint.prompts.prefix
     text = clip.text
-    base = load_clip(clip.name, words, clip.size_hw).freeze()
-    table = base.text.token_embedding
+    base_clip = load_clip(clip.name, base, clip.size_hw).freeze()
+    table = base_clip.text.token_embedding
     opening = torch.tensor([text.tokenizer.start, *text.tokenizer.encode("a photo of a")])
     same_length = len(opening) == len(prefix)
     # The official code may have kept its token table in half precision.
     if not same_length or not torch.allclose(table(opening), prefix, rtol=0.01, atol=1e-4):
         raise PivlError(
-            f"The words of '{words}' are not the checkpoint's: \"a photo of a\" differs. Name the"
-            " CLIP it was fine-tuned from; for CLIP-ReID that is 'openai'."
+            f"The token table of '{base}' does not match the checkpoint: the embeddings of"
+            " \"a photo of a\" differ. Name the CLIP it was fine-tuned from; for CLIP-ReID that is 'openai'."
         )
     text.token_embedding = table
     with torch.no_grad():
-        clip.logit_scale.copy_(base.logit_scale)
+        clip.logit_scale.copy_(base_clip.logit_scale)
 
 
 def _load(
     shell: nn.Module, identities: int, width: int, state: dict[str, Tensor], source: str
 ) -> None:
     """Fill the modules; PivlError unless they and the prompts take every tensor of the file."""
-    own = {_published_name(key): v for key, v in shell.state_dict().items() if v.numel()}
+    own = {_clip_reid_name(key): v for key, v in shell.state_dict().items() if v.numel()}
     prompts = {
         key: torch.empty(rows, *state[key].shape[1:2], width)
         for key, rows in ((_TOKENS, identities), (_PREFIX, 1), (_SUFFIX, 1))
@@ -174,19 +176,20 @@ def _load(
             own[name].copy_(state[name])
 
 
-def _published_name(name: str) -> str:
+def _clip_reid_name(name: str) -> str:
     ours, theirs = next((o, t) for o, t in _NAMES.items() if name.startswith(o))
     return theirs + name.removeprefix(ours)
 
 
 def _architecture(state: dict[str, Tensor], source: str) -> str:
-    """The name of the CLIP whose image tower has these widths and depths."""
+    """The name of the CLIP whose image encoder has these widths and depths."""
     shape = _shape_in_file(state)
     for name in ARCHITECTURES:
         if shape == _shape_in_config(open_clip.get_model_config(name)):
             return name
     raise PivlError(
-        f"'{source}' holds an image tower of {shape}, which none of {', '.join(ARCHITECTURES)} has."
+        f"'{source}' holds an image encoder of {shape}, which fits none of"
+        f" {', '.join(ARCHITECTURES)}."
     )
 
 

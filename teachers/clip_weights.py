@@ -53,18 +53,18 @@ def read_hub(repository: str) -> ClipWeights:
 
 def read_file(path: Path) -> ClipWeights:
     """OpenAI's or open_clip's weights in a local file."""
-    state = read_tensors(path)
+    state = read_state_dict(path)
     openai = [key for key in _OPENAI_ONLY if key in state]
     kept = {key: value.float() for key, value in state.items() if key not in openai}
     return ClipWeights(kept, quick_gelu=bool(openai))
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors, a .pt/.pth or a TorchScript file, without `module.`."""
     if not path.is_file():
         raise PivlError(f"There are no weights at '{path}'.")
     try:
-        content: Any = _read(path)
+        content: Any = _read_content(path)
     except Exception as error:  # torch and safetensors each have their own
         raise PivlError(f"'{path}' is not a readable weights file: {error}") from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
@@ -91,7 +91,7 @@ def describe_mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
     return f" in {len(wrong)} places: {'; '.join(sorted(wrong)[:5])}" if wrong else ""
 
 
-def _read(path: Path) -> Any:
+def _read_content(path: Path) -> Any:
     if path.suffix == ".safetensors":
         return load_file(path)
     if _is_torchscript(path):

@@ -27,8 +27,8 @@ from pivl_distill.training.dry_run import (
     measure_seconds,
     random_bank,
 )
-from teachers.clip import Clip, architecture, is_download
-from teachers.image_features import HALF, encode_crops, encoding_dtype
+from teachers.clip import Clip, architecture_name, is_pretrained_tag
+from teachers.image_features import STORED_DTYPE, encode_crops, encoding_dtype
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import prompt_losses, resolve_temperature
 from teachers.teach import build_clip, fusion_head_settings, make_text_features, part_vocabulary
@@ -82,22 +82,22 @@ def dry_run_teach(config: TeachConfig) -> DryRunReport:
 
 def without_download(settings: ClipSettings) -> ClipSettings:
     """Settings of the same architecture with random weights, where its weights are not a file."""
-    if not is_download(settings.name, settings.weights):
+    if not is_pretrained_tag(settings.name, settings.weights):
         return settings
     logger.info(
         f"Random weights stand in for '{settings.weights}', which a dry run does not download;"
         " the architecture is the same."
     )
-    name = architecture(settings.name, settings.weights)
+    name = architecture_name(settings.name, settings.weights)
     return settings.model_copy(update={"name": name, "weights": "none"})
 
 
 def describe_stage1(
     config: TeachConfig, clip: Clip, prompts: IdentityPrompts, pids: np.ndarray, parts: int
 ) -> dict[str, object]:
-    """Towers, prompts, steps, grid, and the memory of frozen features and bank."""
+    """Encoders, prompts, steps, grid, and the memory of frozen features and bank."""
     tuning, (rows, columns), dim = config.tuning, clip.image.grid_hw, clip.image.dim
-    image, text = (sum(p.numel() for p in tower.parameters()) for tower in (clip.image, clip.text))
+    image, text = (sum(p.numel() for p in m.parameters()) for m in (clip.image, clip.text))
     longest, context = prompts.longest, clip.text.context_length
     epochs = tuning.identity_epochs + tuning.part_epochs
     per_epoch = make_sampler(pids, tuning, config.seed).per_epoch()
@@ -106,13 +106,14 @@ def describe_stage1(
     texts = identities + parts + identities * parts
     width = FLOAT_BYTES if config.bank_precision == "float32" else FLOAT_BYTES // 2
     return {
-        "CLIP": f"{clip.name}, {image:,} parameters in the image tower, {text:,} in the text tower",
+        "CLIP": f"{clip.name}, {image:,} parameters in the image encoder,"
+        f" {text:,} in the text encoder",
         "stage 1: learned": f"{prompts.tokens.numel():,} numbers of {identities:,} identities",
         "stage 1: prompts": f"{longest} of {context} tokens in the longest",
         "stage 1: steps": f"{per_epoch[0]:,} in the first of {epochs} epochs,"
         f" {sum(per_epoch):,} in all",
         "stage 1: grid": f"{rows}×{columns} cells of {dim} dimensions",
-        "stage 1: features": format_bytes(len(pids) * (1 + cells) * dim * HALF.itemsize)
+        "stage 1: features": format_bytes(len(pids) * (1 + cells) * dim * STORED_DTYPE.itemsize)
         + f", computed in {encoding_precision(config, clip)}",
         "stage 1: memory": f"at least {format_bytes((image + text) * FLOAT_BYTES)} of frozen"
         f" weights and {format_bytes(prompts.tokens.numel() * BYTES_PER_PARAMETER)} of tokens,"
@@ -122,7 +123,7 @@ def describe_stage1(
 
 
 def encoding_precision(config: TeachConfig, clip: Clip) -> str:
-    """What the image tower computes in, on the device it is on."""
+    """What the image encoder computes in, on the device it is on."""
     half = encoding_dtype(config.tuning.precision, clip.text.positional_embedding.device)
     return str(half or torch.float32).removeprefix("torch.")
 

@@ -1,4 +1,4 @@
-"""CLIP's image towers with their stages named: what prompts, losses and the fusion head look at.
+"""CLIP's image encoders with their stages named: what prompts, losses and the fusion head look at.
 
 One output type serves the ResNet form (RN50 and the tiny CLIP) and the ViT form. The names follow
 CLIP-ReID (Li et al., AAAI 2023), which trains on the last stage but one, the last stage and the
@@ -32,7 +32,7 @@ from pivl_distill.models.fusion import block_thirds
 
 
 @dataclass(frozen=True)
-class TowerOutput:
+class ImageEncoderOutput:
     """Features of one forward pass."""
 
     previous: Tensor
@@ -45,7 +45,7 @@ class TowerOutput:
     """Maps [B, C_i, h_i, w_i] for the fusion head (Eq. 9): finest, or of a ViT earliest, first."""
 
 
-class ResNetTower(nn.Module):
+class ResNetImageEncoder(nn.Module):
     """open_clip's `ModifiedResNet` on an H × W crop with a chosen output stride.
 
     Output stride 16 is the "last stride 1" of ReID; the tiny CLIP uses 8 so that a 64-pixel-wide
@@ -59,7 +59,7 @@ class ResNetTower(nn.Module):
     ) -> None:
         super().__init__()
         if output_stride not in (8, 16, 32):
-            raise PivlError(f"A ResNet tower has output stride 8, 16 or 32, not {output_stride}.")
+            raise PivlError(f"A ResNet encoder has output stride 8, 16 or 32, not {output_stride}.")
         self.visual = visual
         self.grid_hw = (size_hw[0] // output_stride, size_hw[1] // output_stride)
         for stride, layer in ((8, visual.layer3), (16, visual.layer4)):
@@ -78,11 +78,11 @@ class ResNetTower(nn.Module):
         self.feature_dim: int = visual.layer4[-1].conv3.out_channels
         self.dim: int = pool.c_proj.out_features
 
-    def forward(self, images: Tensor) -> TowerOutput:
-        """Images [B, 3, H, W], normalised → `TowerOutput`."""
+    def forward(self, images: Tensor) -> ImageEncoderOutput:
+        """Images [B, 3, H, W], normalised → `ImageEncoderOutput`."""
         conv2, conv3, conv4, conv5 = self._stages(images)
         pooled = attention_pool(self.visual.attnpool, conv5, every_token=False)
-        return TowerOutput(
+        return ImageEncoderOutput(
             previous=conv4.mean((2, 3)),
             feature=conv5.mean((2, 3)),
             projected=pooled[:, 0],
@@ -122,7 +122,7 @@ class ViTOptions:
     """What a camera's vector is multiplied by; CLIP-ReID trains on people with 1."""
 
 
-class ViTTower(nn.Module):
+class ViTImageEncoder(nn.Module):
     """open_clip's `VisionTransformer` with a class token, on an H × W crop.
 
     Position embeddings are resampled to the grid as CLIP-ReID does. `camera` [cameras, C] holds the
@@ -158,8 +158,8 @@ class ViTTower(nn.Module):
         self.previous_dim = self.feature_dim = channels
         self.dim: int = visual.proj.shape[1]
 
-    def forward(self, images: Tensor, cameras: Tensor | None = None) -> TowerOutput:
-        """Images [B, 3, H, W], normalised → `TowerOutput`.
+    def forward(self, images: Tensor, cameras: Tensor | None = None) -> ImageEncoderOutput:
+        """Images [B, 3, H, W], normalised → `ImageEncoderOutput`.
 
         `cameras` int64 [B] adds each image's camera vector; without it none is added, which is how
         CLIP-ReID's stage 1 sees its images.
@@ -171,7 +171,7 @@ class ViTTower(nn.Module):
             hidden.append(x)
         previous, last = hidden[-2], self.visual.ln_post(hidden[-1])
         after_block = [*hidden[1:-1], last]
-        return TowerOutput(
+        return ImageEncoderOutput(
             previous=previous[:, 0],
             feature=last[:, 0],
             projected=last[:, 0] @ self.visual.proj,
@@ -205,7 +205,7 @@ class ViTTower(nn.Module):
     def fix_camera(self, camera: int | Literal["mean"]) -> None:
         """Take every image as one camera's, or the mean camera's: its vector joins the class token.
 
-        Afterwards the tower takes images alone.
+        Afterwards the encoder takes images alone.
         """
         assert self.camera is not None
         with torch.no_grad():
@@ -224,14 +224,14 @@ class ViTTower(nn.Module):
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
         token = visual.class_embedding.expand(len(patches), 1, -1)
         if cameras is not None:
-            assert self.camera is not None, "this tower has no camera vectors"
+            assert self.camera is not None, "this encoder has no camera vectors"
             token = token + self.options.sie_coefficient * self.camera[cameras][:, None]
         x = torch.cat([token, patches], dim=1) + visual.positional_embedding
         embedded: Tensor = visual.ln_pre(visual.patch_dropout(x))
         return embedded
 
 
-ImageTower = ResNetTower | ViTTower
+ImageEncoder = ResNetImageEncoder | ViTImageEncoder
 
 
 def attention_pool(pool: AttentionPool2d, x: Tensor, *, every_token: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the frozen image tower says of every crop: computed once, and kept on disk for later runs.
+"""What the frozen image encoder says of every crop: computed once, and kept on disk for later runs.
 
 Stage 1 trains tokens alone, on crops without augmentation (§4.2), so each crop has one global and
 h·w dense features for ever. They are kept in half precision, which the learned texts do not show
@@ -39,20 +39,20 @@ from teachers.clip import Clip
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-"""Part of every key: raise it when the towers or the preparation of crops give other features."""
+"""Part of every key: raise it when the encoders or the preparation of crops give other features."""
 
-CellPath = Literal["attended", "value"]
-HALF = np.dtype("<f2")
-WHAT = "features of crops"
-BATCH_CROPS = 64
+CellFeatures = Literal["attended", "value"]
+STORED_DTYPE = np.dtype("<f2")
+DESCRIPTION = "features of crops"
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class FrozenFeatures:
+class ImageFeatures:
     """Features of N crops in the joint space, as CLIP gives them, and what each cell shows."""
 
     projected: Tensor
-    """[N, D], on the device of the towers."""
+    """[N, D], on the device of the encoders."""
     cells: DeviceArray
     """[N, h·w, D] in half precision; h·w is 0 where the part prompts are not tuned."""
     parts: Tensor
@@ -69,8 +69,8 @@ class FrozenFeatures:
 
 def encode_crops(
     clip: Clip, store: CropStore, vocabulary: Vocabulary, settings: TuningSettings
-) -> FrozenFeatures:
-    """`FrozenFeatures` of every crop, out of the cache if they are there.
+) -> ImageFeatures:
+    """`ImageFeatures` of every crop, out of the cache if they are there.
 
     At most `feature_cache_gib` of features stay on disk, the least recently used go first; with 0,
     and where they do not fit, these are kept in memory instead. Cells are encoded only where part
@@ -81,29 +81,29 @@ def encode_crops(
     limit = int(settings.feature_cache_gib * 2**30)
     shapes = feature_shapes(clip, store, path)
     half = encoding_dtype(settings.precision, clip.text.positional_embedding.device)
-    needed = sum(math.prod(shape) * HALF.itemsize for shape in shapes.values())
+    needed = sum(math.prod(shape) * STORED_DTYPE.itemsize for shape in shapes.values())
     folder = cache_dir() / "features"
     entry = folder / feature_key(clip, store, path, half) if needed <= limit else None
     arrays = None
     if entry is not None and not process_group.all_reduce_max(not _has_room(entry, shapes)):
-        arrays = _cached(entry, shapes, lambda: _batches(clip, store, path, half))
+        arrays = _read_or_write(entry, shapes, lambda: _encode_batches(clip, store, path, half))
         if arrays is not None and not process_group.local_rank():
             array_cache.mark_used(entry, limit)
     if arrays is None:
-        arrays, start = {name: np.empty(shape, HALF) for name, shape in shapes.items()}, 0
-        for batch in _batches(clip, store, path, half):
+        arrays, start = {name: np.empty(shape, STORED_DTYPE) for name, shape in shapes.items()}, 0
+        for batch in _encode_batches(clip, store, path, half):
             stop = start + len(batch["projected"])
             for name, values in batch.items():
                 arrays[name][start:stop] = values
             start = stop
     device = clip.text.positional_embedding.device
     projected = torch.from_numpy(arrays["projected"]).to(device, torch.float32)
-    cells = arrays.get("cells", np.empty((len(store), 0, clip.image.dim), HALF))
-    parts = _part_of_cells(clip, store, vocabulary, settings)
-    return FrozenFeatures(projected, DeviceArray(cells, device), parts)
+    cells = arrays.get("cells", np.empty((len(store), 0, clip.image.dim), STORED_DTYPE))
+    parts = _cell_parts(clip, store, vocabulary, settings)
+    return ImageFeatures(projected, DeviceArray(cells, device), parts)
 
 
-def _cached(
+def _read_or_write(
     entry: Path,
     shapes: array_cache.Shapes,
     encoded: Callable[[], Iterator[dict[str, np.ndarray]]],
@@ -113,32 +113,32 @@ def _cached(
     None, for all processes, where one of them cannot have it, which is said.
     """
     with process_group.local_main_process_first():
-        arrays = array_cache.read(entry, shapes, HALF, WHAT)
+        arrays = array_cache.read(entry, shapes, STORED_DTYPE, DESCRIPTION)
     if process_group.all_reduce_max(arrays is None):
         batches = encoded()
         if arrays is None and not process_group.local_rank():
             try:
-                array_cache.write(entry, shapes, HALF, batches)
+                array_cache.write(entry, shapes, STORED_DTYPE, batches)
             except array_cache.CacheError as error:
-                logger.warning(f"The {WHAT} stay in memory: {error}")
+                logger.warning(f"The {DESCRIPTION} stay in memory: {error}")
         for _ in batches:  # all processes encode each batch together
             pass
         process_group.barrier()
-        arrays = array_cache.read(entry, shapes, HALF, WHAT)
+        arrays = array_cache.read(entry, shapes, STORED_DTYPE, DESCRIPTION)
     return None if process_group.all_reduce_max(arrays is None) else arrays
 
 
 def _has_room(entry: Path, shapes: array_cache.Shapes) -> bool:
     """Whether the disk has room for an entry; says so where it has not or cannot be written to."""
     try:
-        return array_cache.has_room(entry, shapes, HALF, WHAT)
+        return array_cache.has_room(entry, shapes, STORED_DTYPE, DESCRIPTION)
     except array_cache.CacheError as error:
-        logger.warning(f"The {WHAT} stay in memory: {error}")
+        logger.warning(f"The {DESCRIPTION} stay in memory: {error}")
         return False
 
 
 def feature_shapes(
-    clip: Clip, store: CropStore, path: CellPath | None
+    clip: Clip, store: CropStore, path: CellFeatures | None
 ) -> dict[str, tuple[int, ...]]:
     """The arrays of an entry and their shapes; without a `path` to cells there are none."""
     dim = clip.image.dim
@@ -149,7 +149,7 @@ def feature_shapes(
 
 
 def feature_key(
-    clip: Clip, store: CropStore, path: CellPath | None, half: torch.dtype | None = None
+    clip: Clip, store: CropStore, path: CellFeatures | None, half: torch.dtype | None = None
 ) -> str:
     """SHA-256 (hex) of everything that decides the features."""
     about = {
@@ -169,16 +169,16 @@ def feature_key(
 
 
 @torch.inference_mode()
-def _batches(
-    clip: Clip, store: CropStore, path: CellPath | None, half: torch.dtype | None
+def _encode_batches(
+    clip: Clip, store: CropStore, path: CellFeatures | None, half: torch.dtype | None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The features of `BATCH_CROPS` crops for each process, one batch after the other."""
+    """The features of `BATCH_SIZE` crops for each process, one batch after the other."""
     device = clip.text.positional_embedding.device
-    size = BATCH_CROPS * process_group.world_size()
+    size = BATCH_SIZE * process_group.world_size()
     for start in track(range(0, len(store), size), "Encoding crops with CLIP", unit="batches"):
         together = store.crops[start : start + size]
         crops = torch.from_numpy(together[process_group.nonempty_shard(len(together))]).to(device)
-        own = _tokens(clip, crops, path, half).half()
+        own = _encode(clip, crops, path, half).half()
         tokens = all_gather(own, len(together)).cpu().numpy()
         if not np.isfinite(tokens).all():
             raise PivlError(
@@ -189,7 +189,9 @@ def _batches(
         yield batch | {"cells": tokens[:, 1:]} if path else batch
 
 
-def _tokens(clip: Clip, crops: Tensor, path: CellPath | None, half: torch.dtype | None) -> Tensor:
+def _encode(
+    clip: Clip, crops: Tensor, path: CellFeatures | None, half: torch.dtype | None
+) -> Tensor:
     """The image and its cells in the joint space, [B, 1 + h·w, D], of crops uint8 [B, H, W, 3]."""
     tokens_of = clip.image.value_tokens if path == "value" else clip.image.joint_tokens
     images = normalize_crops(crops, clip.mean, clip.std)
@@ -198,7 +200,7 @@ def _tokens(clip: Clip, crops: Tensor, path: CellPath | None, half: torch.dtype 
 
 
 def encoding_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
-    """The half precision that the image tower encodes in; None for float32.
+    """The half precision that the image encoder encodes in; None for float32.
 
     "auto" is float16 on CUDA: features are kept in it, and CLIP was published in it.
     """
@@ -207,14 +209,14 @@ def encoding_dtype(precision: Precision, device: torch.device) -> torch.dtype | 
     return half_dtype(precision, device)
 
 
-def _part_of_cells(
+def _cell_parts(
     clip: Clip, store: CropStore, vocabulary: Vocabulary, settings: TuningSettings
 ) -> Tensor:
     """[N, h·w] the part of each cell; IGNORE throughout without maps. On the host."""
     grid_hw = clip.image.grid_hw
     if store.maps is None:
         return torch.full((len(store), math.prod(grid_hw)), IGNORE, device="cpu")
-    chunks = np.split(store.maps, range(BATCH_CROPS, len(store), BATCH_CROPS))
+    chunks = np.split(store.maps, range(BATCH_SIZE, len(store), BATCH_SIZE))
     parts = [
         cell_parts(torch.from_numpy(maps), grid_hw, len(vocabulary), settings.cell_labels)
         for maps in chunks

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from pivl_distill.data.batches import to_device
 from pivl_distill.errors import PivlError
 
-Attended = tuple[Tensor, Tensor]
+KeysValues = tuple[Tensor, Tensor]
 """Keys and values that one block attends to, each [B, heads, tokens, width / heads]."""
 
 
 @dataclass(frozen=True)
-class Prefix:
+class PrefixCache:
     """What later tokens see of the S tokens before them."""
 
-    blocks: tuple[Attended, ...]
+    blocks: tuple[KeysValues, ...]
     """[B, heads, S, …] for each block, or [1, …] where all sequences begin alike."""
     rows: Tensor | None = None
     """[U] which of the B each of U sequences begins with; None for each its own."""
@@ -37,11 +37,11 @@ class Prefix:
     def __len__(self) -> int:
         return self.blocks[0][0].shape[2]
 
-    def of(self, rows: Tensor) -> Prefix:
+    def of(self, rows: Tensor) -> PrefixCache:
         """The prefixes `rows` [U] of these, gathered block by block where they are needed."""
-        return Prefix(self.blocks, rows)
+        return PrefixCache(self.blocks, rows)
 
-    def before(self, number: int, own: Attended) -> Attended:
+    def before(self, number: int, own: KeysValues) -> KeysValues:
         """What the tokens of `own` attend to in block `number`: the prefix and themselves."""
         key, value = (
             torch.cat([self._rows(shared, len(new)), new], dim=2)
@@ -64,36 +64,36 @@ def require_known_blocks(transformer: nn.Module) -> None:
     else:
         return
     raise PivlError(
-        f"This CLIP's text tower has {kind}, through which no prompts can be learned here; choose"
-        " a CLIP whose text tower is built as OpenAI's, such as RN50 or ViT-B-16."
+        f"This CLIP's text encoder has {kind}, through which no prompts can be learned here; choose"
+        " a CLIP whose text encoder is built as OpenAI's, such as RN50 or ViT-B-16."
     )
 
 
 def extend_prefix(
-    blocks: Sequence[ResidualAttentionBlock], x: Tensor, prefix: Prefix | None = None
-) -> Prefix:
+    blocks: Sequence[ResidualAttentionBlock], x: Tensor, prefix: PrefixCache | None = None
+) -> PrefixCache:
     """What B sequences leave to later tokens after tokens x [B, L, width] that follow `prefix`."""
     lengths = torch.full(x.shape[:1], x.shape[1], device="cpu")
-    tokens = _Tokens(x, lengths, prefix)
+    tokens = _PackedTokens(x, lengths, prefix)
     left = [tokens.enter(blocks[0])]
     for block in blocks[1:]:
         tokens.attend()
         left.append(tokens.enter(block))
-    return Prefix(tuple(left))
+    return PrefixCache(tuple(left))
 
 
 def encode_after_prefix(
     blocks: Sequence[ResidualAttentionBlock],
     x: Tensor,
     lengths: Tensor,
-    prefix: Prefix | None = None,
+    prefix: PrefixCache | None = None,
 ) -> Tensor:
     """Hidden states [B, width] at the end of B sequences that follow `prefix`.
 
     They have `lengths` [B] tokens each, which the host must know; x [B, L, width] may hold anything
     behind them.
     """
-    tokens = _Tokens(x, lengths, prefix)
+    tokens = _PackedTokens(x, lengths, prefix)
     for block in blocks[:-1]:
         tokens.enter(block)
         tokens.attend()
@@ -102,13 +102,13 @@ def encode_after_prefix(
     return tokens.attend()
 
 
-class _Tokens:
+class _PackedTokens:
     """The tokens of B ragged sequences that follow a prefix, on their way through the blocks.
 
     They lie packed behind one another; only attention sees them padded to the longest sequence.
     """
 
-    def __init__(self, x: Tensor, lengths: Tensor, prefix: Prefix | None) -> None:
+    def __init__(self, x: Tensor, lengths: Tensor, prefix: PrefixCache | None) -> None:
         """x [B, L, width], of which the first `lengths` [B], on the host, are real."""
         self._sequences, self._length = x.shape[:2]
         self._lengths, self._prefix, self._entered = lengths, prefix, 0
@@ -120,7 +120,7 @@ class _Tokens:
         self._sees = seen.tril(before)
         self._x = x.flatten(0, 1).index_select(0, self._places)
 
-    def enter(self, block: ResidualAttentionBlock) -> Attended:
+    def enter(self, block: ResidualAttentionBlock) -> KeysValues:
         """Compute queries, and what they attend to in the next block: prefix and own tokens."""
         attention, self._block = block.attn, block
         projected = F.linear(block.ln_1(self._x), attention.in_proj_weight, attention.in_proj_bias)

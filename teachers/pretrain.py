@@ -9,8 +9,8 @@ learned scale:
     composition  "a photo of a <several phrases> person <part>" against that part's own phrase
 
 The last one is what a part prompt "a photo of a X X X X person <part>" (Eq. 6) asks of the text
-tower. A phrase stands in it either as words or as one soft token, the sum of its words' embeddings,
-because learned tokens are soft. The pretraining sees label maps; OpenAI's CLIP does not.
+encoder. Each phrase is given either in words or as one soft token, the sum of its words'
+embeddings, because learned tokens are soft. Unlike OpenAI's CLIP, the pretraining sees label maps.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from pivl_distill.data.synthetic.people import phrases
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.log_handler import logs_on_stderr
 from pivl_distill.models.embedding import normalize_crops
-from teachers.clip import TINY, WEIGHTS_DIR, Clip, build_tiny, save_tiny
+from teachers.clip import TINY, WEIGHTS_DIR, Clip, build_tiny_clip, save_tiny_clip
 from teachers.probes import MIN_PIXELS, probe_clip
-from teachers.text_encoder import token_rows
+from teachers.text_encoder import used_token_ids
 from teachers.tiny_vocabulary import vocabulary_texts
 
 logger = logging.getLogger(__name__)
@@ -229,8 +229,8 @@ def train(name: str, recipe: Recipe) -> tuple[Clip, list[int]]:
     torch.manual_seed(recipe.seed)
     rng = np.random.default_rng(recipe.seed)
     crops = render_crops(recipe.seed, recipe.crops, recipe.cameras)
-    rows = token_rows(vocabulary_texts())
-    clip = build_tiny(name, rows)
+    rows = used_token_ids(vocabulary_texts())
+    clip = build_tiny_clip(name, rows)
     clip.image.to(memory_format=torch.channels_last)  # more than twice as fast on a CPU
     pretraining = Pretraining(clip, rng)
     parameters = [*clip.image.parameters(), *clip.text.parameters(), clip.logit_scale]
@@ -275,7 +275,7 @@ def main(name: str, passes: float, crops: int, out: Path | None) -> None:
     clip, rows = train(name, recipe)
     figures = probe_clip(clip)
     path = out or WEIGHTS_DIR / f"{name}.safetensors"
-    save_tiny(clip, path, rows, {"recipe": recipe.__dict__, "unseen_people": figures.__dict__})
+    save_tiny_clip(clip, path, rows, {"recipe": recipe.__dict__, "unseen_people": figures.__dict__})
     summary(f"{name} on unseen people", {**figures.__dict__, "weights": path})
 
 

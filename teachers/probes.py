@@ -21,7 +21,7 @@ from pivl_distill.data.synthetic.people import COLOURS, attributes, full_caption
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.models.embedding import normalize_crops
 from teachers.clip import Clip
-from teachers.text_encoder import TextTower
+from teachers.text_encoder import TextEncoder
 
 UNSEEN_SEED = 9_000_011
 """People and cameras that no pretraining and no benchmark uses."""
@@ -29,7 +29,7 @@ UNSEEN_SEED = 9_000_011
 MIN_PIXELS = 6
 """A part counts as visible from this many pixels on."""
 
-COLOUR_READOUTS = {
+COLOUR_PROMPTS = {
     "hat": ("Hat", "{} hat"),
     "shoes": ("Left-shoe", "{} shoes"),
     "socks": ("Socks", "{} socks"),
@@ -67,7 +67,7 @@ class BankProbe:
     or the parts are not LIP's."""
 
 
-def read_colours(features: Tensor, text: TextTower, wording: str) -> Tensor:
+def classify_colours(features: Tensor, text: TextEncoder, wording: str) -> Tensor:
     """Index into `COLOURS` of the nearest colour text to each of `features` [N, D]."""
     texts = text.encode([f"a photo of a person {wording.format(c)}" for c in COLOURS])
     texts = F.normalize(texts, dim=-1).to(features.device)
@@ -110,19 +110,19 @@ def colour_accuracy(
     parts: Tensor,
     present: Tensor,
     truth: Mapping[int, Mapping[str, str | None]],
-    text: TextTower,
+    text: TextEncoder,
 ) -> dict[str, float]:
     """Per attribute, how often features `parts` [N, P, D] are nearest to the true colour.
 
     `truth` maps rows to attributes; rows that lack the attribute or the part are left out.
     """
     accuracy = {}
-    for attribute, (label, wording) in COLOUR_READOUTS.items():
+    for attribute, (label, wording) in COLOUR_PROMPTS.items():
         part = LIP20.index(label)
         rows = [r for r, person in truth.items() if person[attribute] and present[r, part]]
         if rows:
             expected = torch.tensor([COLOURS.index(str(truth[r][attribute])) for r in rows])
-            hits = read_colours(parts[rows, part], text, wording) == expected
+            hits = classify_colours(parts[rows, part], text, wording) == expected
             accuracy[attribute] = hits.float().mean().item()
     return accuracy
 
@@ -130,7 +130,7 @@ def colour_accuracy(
 @torch.inference_mode()
 def probe_bank(
     bank: PromptBank,
-    text: TextTower,
+    text: TextEncoder,
     projected: Tensor,
     pids: Tensor,
     people: Mapping[int, Mapping[str, str | None]] | None,

@@ -21,24 +21,26 @@ from torch import Tensor, nn
 from pivl_distill.config import PromptSettings
 from pivl_distill.data.batches import to_device
 from pivl_distill.data.vocabulary import Vocabulary
-from teachers.prefix_attention import Prefix
-from teachers.text_encoder import TextTower
+from teachers.prefix_attention import PrefixCache
+from teachers.text_encoder import TextEncoder
 
-ROOM = -1
+LEARNED_TOKEN = -1
 """Stands for a learned token among token ids."""
 
 
-class Phrase:
+class PromptSegment:
     """A stretch of words with room for learned tokens, in V versions, padded to L tokens."""
 
-    def __init__(self, text: TextTower, versions: Sequence[Sequence[int]]) -> None:
-        """`versions` are token ids, with `ROOM` at as many places of each, or at none."""
+    def __init__(self, text: TextEncoder, versions: Sequence[Sequence[int]]) -> None:
+        """`versions` are token ids, with `LEARNED_TOKEN` at as many places of each, or at none."""
         device = text.positional_embedding.device
         length = max(map(len, versions))
         ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in versions], device=device)
         with torch.no_grad():
             self.words = text.token_embedding(ids.clamp(min=0))  # [V, L, width]
-        places = [[at for at, token in enumerate(row) if token == ROOM] for row in versions]
+        places = [
+            [at for at, token in enumerate(row) if token == LEARNED_TOKEN] for row in versions
+        ]
         self.places = torch.tensor(places, device=device) if any(places) else None
         self.ends = torch.tensor([len(row) - 1 for row in versions], device="cpu")
 
@@ -54,7 +56,7 @@ class Phrase:
         return words.index_put((row, self.places.index_select(0, version)), tokens)
 
 
-class Sentence:
+class PromptTemplate:
     """A template around M learned tokens, in one version for each filling of {part}.
 
     Split where its versions cease to be alike: `opening` are words alone, the same for everyone;
@@ -62,29 +64,29 @@ class Sentence:
     """
 
     def __init__(
-        self, text: TextTower, template: str, fillings: Sequence[str], learned: int
+        self, text: TextEncoder, template: str, fillings: Sequence[str], learned: int
     ) -> None:
         """`template` holds {X} once and, where `fillings` differ, {part}."""
         before, after = (
             [text.tokenizer.encode(half.format(part=part)) for part in fillings]
             for half in template.split("{X}")
         )
-        room, start, end = [ROOM] * learned, text.tokenizer.start, text.tokenizer.end
+        room, start, end = [LEARNED_TOKEN] * learned, text.tokenizer.start, text.tokenizer.end
         versions = [[start, *b, *room, *a, end] for b, a in zip(before, after, strict=True)]
         self.longest = max(map(len, versions))
         text.require_room(self.longest)
-        common = _common_start([version[:-1] for version in versions])
-        opening = list(takewhile(lambda token: token != ROOM, common))
+        common = _common_prefix([version[:-1] for version in versions])
+        opening = list(takewhile(lambda token: token != LEARNED_TOKEN, common))
         shared = len(common) if len(versions) > 1 else len(opening)
         # Learned tokens are all in the stem or all in the branches.
         stem = common[len(opening) : shared]
         self._opening = opening
-        self.stem = Phrase(text, [stem]) if stem else None
-        self.branch = Phrase(text, [version[shared:] for version in versions])
+        self.stem = PromptSegment(text, [stem]) if stem else None
+        self.branch = PromptSegment(text, [version[shared:] for version in versions])
         self._text = text
 
     @cached_property
-    def opening(self) -> Prefix:
+    def opening(self) -> PrefixCache:
         """What the words before everything learned leave to later ones."""
         device = self._text.positional_embedding.device
         with torch.no_grad():
@@ -111,17 +113,17 @@ class Sentence:
         return features
 
 
-def _common_start(versions: Sequence[Sequence[int]]) -> list[int]:
+def _common_prefix(versions: Sequence[Sequence[int]]) -> list[int]:
     alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*versions, strict=False))
     return [tokens[0] for tokens in alike]
 
 
 class IdentityPrompts(nn.Module):
-    """Learned tokens of C identities, read through a frozen text tower."""
+    """Learned tokens of C identities, read through a frozen text encoder."""
 
     def __init__(
         self,
-        text: TextTower,
+        text: TextEncoder,
         settings: PromptSettings,
         identities: int,
         vocabulary: Vocabulary,
@@ -131,8 +133,8 @@ class IdentityPrompts(nn.Module):
         learned = settings.learned_tokens
         shape = (identities, learned, text.width)
         self.tokens = nn.Parameter(torch.randn(shape, generator=generator) * settings.init_std)
-        self._identity_sentence = Sentence(text, settings.identity, [""], learned)
-        self._part_sentence = Sentence(
+        self._identity_sentence = PromptTemplate(text, settings.identity, [""], learned)
+        self._part_sentence = PromptTemplate(
             text, settings.part, vocabulary.spoken(settings.part_words), learned
         )
 

@@ -20,7 +20,7 @@ from pivl_distill.data.vocabulary import IGNORE, Vocabulary
 from pivl_distill.distributed.collectives import apply_sharded
 from pivl_distill.losses import identity_contrastive_loss, part_contrastive_loss
 from teachers.clip import Clip
-from teachers.image_features import FrozenFeatures
+from teachers.image_features import ImageFeatures
 from teachers.prompts import IdentityPrompts
 
 
@@ -33,7 +33,7 @@ def resolve_temperature(settings: TuningSettings, clip: Clip) -> TuningSettings:
 
 def prompt_losses(
     learned: IdentityPrompts,
-    features: FrozenFeatures,
+    features: ImageFeatures,
     rows: Tensor,
     batch: np.ndarray,
     settings: TuningSettings,
@@ -56,7 +56,7 @@ def prompt_losses(
 
 def identity_loss(
     learned: IdentityPrompts,
-    features: FrozenFeatures,
+    features: ImageFeatures,
     rows: Tensor,
     batch: np.ndarray,
     settings: TuningSettings,
@@ -72,21 +72,21 @@ def identity_loss(
 
 def part_loss(
     learned: IdentityPrompts,
-    features: FrozenFeatures,
+    features: ImageFeatures,
     rows: Tensor,
     batch: np.ndarray,
     settings: TuningSettings,
     vocabulary: Vocabulary,
 ) -> Tensor:
     """Eq. 7 for one batch of crop indices: cells against their distinct (identity, part) texts."""
-    cells, part, size = part_positions(features, batch, settings, vocabulary)
+    cells, part, size = part_vectors(features, batch, settings, vocabulary)
     there = size > 0
     if not there.any():
         return learned.tokens.sum() * 0.0
     parts, first = len(vocabulary), rows[batch][:, None] * len(vocabulary)
     pair = first + part  # [B, S]
     pairs = pair[there].unique()
-    texts = for_similarity(
+    texts = normalize_for_part_loss(
         apply_sharded(learned.part, pairs // parts, pairs % parts), settings
     )  # [U, D]
 
@@ -109,8 +109,8 @@ def part_loss(
     return contrast(cells, texts[to_device(text, texts.device)], part, size)
 
 
-def part_positions(
-    features: FrozenFeatures, batch: np.ndarray, settings: TuningSettings, vocabulary: Vocabulary
+def part_vectors(
+    features: ImageFeatures, batch: np.ndarray, settings: TuningSettings, vocabulary: Vocabulary
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What Eq. 7 compares of crops `batch` [B]: vectors [B, S, D], parts [B, S], cells [B, S].
 
@@ -122,7 +122,7 @@ def part_positions(
     if settings.background == "ignore":
         known &= part != vocabulary.background
     part = part.where(known, 0)
-    cells = for_similarity(features.encode_cells(batch), settings)
+    cells = normalize_for_part_loss(features.encode_cells(batch), settings)
     if settings.part_positions == "cells":
         return cells, part, known.long()
     count = torch.zeros(len(part), len(vocabulary), dtype=torch.long, device=part.device)
@@ -131,10 +131,10 @@ def part_positions(
         cells, to_device(part, cells.device), to_device(known, cells.device), len(vocabulary)
     )
     every = torch.arange(len(vocabulary), device=part.device).expand_as(count)
-    return for_similarity(pooled, settings), every, count
+    return normalize_for_part_loss(pooled, settings), every, count
 
 
-def for_similarity(vectors: Tensor, settings: TuningSettings) -> Tensor:
+def normalize_for_part_loss(vectors: Tensor, settings: TuningSettings) -> Tensor:
     """Vectors whose dot products are what Eq. 7 compares."""
     return F.normalize(vectors, dim=-1) if settings.part_normalize else vectors
 

@@ -33,15 +33,19 @@ from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.host_memory import keep_freed_memory
 from pivl_distill.training.stage2 import train
 from pivl_distill.training.teacher_embeddings import save_embeddings
-from teachers.clip import QUICK, Clip, hashed, load_clip
-from teachers.clip_reid_checkpoint import is_released, load_released, take_words
-from teachers.clip_weights import read_tensors
+from teachers.clip import QUICKGELU_SUFFIX, Clip, load_clip, with_weights_hash
+from teachers.clip_reid_checkpoint import (
+    is_clip_reid_state,
+    load_clip_reid_checkpoint,
+    take_token_table,
+)
+from teachers.clip_weights import read_state_dict
 from teachers.image_encoders import ViTOptions
-from teachers.image_features import FrozenFeatures, encode_crops
+from teachers.image_features import ImageFeatures, encode_crops
 from teachers.probes import BankProbe, probe_bank
 from teachers.prompts import IdentityPrompts
 from teachers.teacher import Teacher, save_teacher, vit_options
-from teachers.tuning import bank_texts, present_parts, tune_prompts
+from teachers.tuning import encode_bank_texts, present_parts, tune_prompts
 
 
 @dataclass(frozen=True)
@@ -151,10 +155,10 @@ def learn_bank(
 
 
 def build_clip(settings: ClipSettings, size_hw: tuple[int, int], dataset: ReIDDataset) -> Clip:
-    """The CLIP that the settings ask for, its image tower perhaps one that CLIP-ReID fine-tuned."""
+    """Load the CLIP of the settings, or the encoders of a CLIP-ReID checkpoint."""
     options = make_vit_options(settings, dataset)
     path = Path(settings.weights)
-    if path.is_file() and is_foreign(path) and is_released(read_tensors(path)):
+    if path.is_file() and is_foreign(path) and is_clip_reid_state(read_state_dict(path)):
         clip = load_clip_reid(settings, size_hw, options)
     else:
         clip = load_clip(settings.name, settings.weights, size_hw, options)
@@ -162,22 +166,22 @@ def build_clip(settings: ClipSettings, size_hw: tuple[int, int], dataset: ReIDDa
 
 
 def load_clip_reid(settings: ClipSettings, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
-    """The towers in a CLIP-ReID checkpoint, with the words of the CLIP it came from.
+    """The encoders in a CLIP-ReID checkpoint, with the words of the CLIP it came from.
 
     Architecture, crop size, patches and cameras are the file's; PivlError where the settings differ
     from them.
     """
-    released = load_released(Path(settings.weights), options.sie_coefficient)
-    clip = released.clip
-    found = (clip.name.removesuffix(QUICK), clip.size_hw, vit_options(clip.image))
-    wanted = (settings.name.removesuffix(QUICK), size_hw, options)
+    checkpoint = load_clip_reid_checkpoint(Path(settings.weights), options.sie_coefficient)
+    clip = checkpoint.clip
+    found = (clip.name.removesuffix(QUICKGELU_SUFFIX), clip.size_hw, vit_options(clip.image))
+    wanted = (settings.name.removesuffix(QUICKGELU_SUFFIX), size_hw, options)
     if found != wanted:
         raise PivlError(
             f"'{settings.weights}' holds {_described(*found)}, not {_described(*wanted)}; set"
             " clip.name, data.size_hw, clip.stride_px and clip.sie_coefficient accordingly."
         )
-    take_words(released, settings.base)
-    return hashed(clip)
+    take_token_table(checkpoint, settings.base)
+    return with_weights_hash(clip)
 
 
 def _described(name: str, size_hw: tuple[int, int], options: ViTOptions) -> str:
@@ -229,7 +233,7 @@ def part_vocabulary(config: TeachConfig, dataset: ReIDDataset) -> Vocabulary | N
 def make_bank(
     clip: Clip,
     learned: IdentityPrompts,
-    features: FrozenFeatures,
+    features: ImageFeatures,
     rows: Tensor,
     pids: np.ndarray,
     vocabulary: Vocabulary,
@@ -238,7 +242,7 @@ def make_bank(
 ) -> PromptBank:
     """Encode every text once and say where it all came from."""
     present = present_parts(features.parts, rows, len(pids), len(vocabulary))
-    identity, part = bank_texts(learned, present)
+    identity, part = encode_bank_texts(learned, present)
     words = vocabulary.spoken(config.prompts.part_words)
     with torch.no_grad():
         label = clip.text.encode([config.prompts.label.format(part=word) for word in words])

@@ -1,4 +1,4 @@
-"""The teacher network of stage 2: CLIP's image tower, fine-tuned inside the ReID shell (§3.4).
+"""The teacher network of stage 2: CLIP's image encoder, fine-tuned inside the ReID shell (§3.4).
 
 As in CLIP-ReID, two classifiers read `feature` and `projected`, the triplet loss compares three
 features, and the retrieval vector is `feature` and `projected` side by side, before the necks.
@@ -22,7 +22,7 @@ from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from teachers.clip import Clip, load_clip
-from teachers.image_encoders import ImageTower, ViTOptions, ViTTower
+from teachers.image_encoders import ImageEncoder, ViTImageEncoder, ViTOptions
 
 KIND = "teacher"
 
@@ -33,24 +33,24 @@ class TeacherEmbedding(nn.Module):
     With camera vectors it also takes the cameras int64 [B].
     """
 
-    def __init__(self, tower: ImageTower) -> None:
+    def __init__(self, image_encoder: ImageEncoder) -> None:
         super().__init__()
-        self.tower = tower
+        self.image_encoder = image_encoder
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
-        out = self.tower(images) if cameras is None else self.tower(images, cameras)
+        out = self.image_encoder(images) if cameras is None else self.image_encoder(images, cameras)
         return torch.cat([out.feature, out.projected], dim=1)
 
 
 class Teacher(ReIDNetwork):
-    """CLIP's image tower with necks, classifiers and the fusion head; C training identities."""
+    """CLIP's image encoder with necks, classifiers and the fusion head; C training identities."""
 
     def __init__(self, clip: Clip, identities: int, head: HeadSettings | None) -> None:
         """Without `head` nothing is aligned."""
         super().__init__()
         self.name = clip.name
         self.size_hw, self.mean, self.std = clip.size_hw, clip.mean, clip.std
-        self.tower = clip.image.requires_grad_(True)
+        self.image_encoder = clip.image.requires_grad_(True)
         self.cameras = vit_options(clip.image).cameras
         self.neck = BNNeck(clip.image.feature_dim, identities)
         self.projected_neck = BNNeck(clip.image.dim, identities)
@@ -62,7 +62,7 @@ class Teacher(ReIDNetwork):
             )
 
     def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
-        out = self.tower(images) if cameras is None else self.tower(images, cameras)
+        out = self.image_encoder(images) if cameras is None else self.image_encoder(images, cameras)
         cells = encode_cells(self.fusion, out.pyramid) if self.fusion else None
         return EncoderOutput((out.previous, out.feature, out.projected), cells)
 
@@ -77,43 +77,43 @@ class Teacher(ReIDNetwork):
 
     @property
     def body(self) -> nn.Module:
-        return self.tower
+        return self.image_encoder
 
     def enable_gradient_checkpointing(self) -> None:
-        if not isinstance(self.tower, ViTTower):
+        if not isinstance(self.image_encoder, ViTImageEncoder):
             super().enable_gradient_checkpointing()
-        self.tower.checkpointing = True
+        self.image_encoder.checkpointing = True
 
     def embedding_model(self) -> EmbeddingModel:
-        network = TeacherEmbedding(self.tower).eval()
-        pooling = _pooling(self.tower)
+        network = TeacherEmbedding(self.image_encoder).eval()
+        pooling = _describe_pooling(self.image_encoder)
         return EmbeddingModel(
             self.name, network, self.size_hw, self.mean, self.std, self.cameras, pooling
         )
 
 
-def bare_teacher(clip: Clip) -> EmbeddingModel:
-    """A CLIP's image tower as the network that a teacher leaves behind."""
+def clip_embedding_model(clip: Clip) -> EmbeddingModel:
+    """A CLIP's image encoder as the network that a teacher leaves behind."""
     network, cameras = TeacherEmbedding(clip.image).eval(), vit_options(clip.image).cameras
-    pooling = _pooling(clip.image)
+    pooling = _describe_pooling(clip.image)
     return EmbeddingModel(clip.name, network, clip.size_hw, clip.mean, clip.std, cameras, pooling)
 
 
-def _pooling(tower: ImageTower) -> str:
-    """In words what makes a tower's last map the two parts of a vector."""
-    if isinstance(tower, ViTTower):
+def _describe_pooling(image_encoder: ImageEncoder) -> str:
+    """In words what makes an encoder's last map the two parts of a vector."""
+    if isinstance(image_encoder, ViTImageEncoder):
         return "class token, and the same after CLIP's projection"
     return "average over the map, and CLIP's attention pooling"
 
 
-def tower_of(network: nn.Module) -> Any:
-    """The image tower inside a `TeacherEmbedding`."""
-    return network.tower
+def _image_encoder(network: nn.Module) -> Any:
+    """The image encoder inside a `TeacherEmbedding`."""
+    return network.image_encoder
 
 
-def vit_options(tower: ImageTower) -> ViTOptions:
-    """Stride and cameras of a tower; the defaults for a ResNet."""
-    return tower.options if isinstance(tower, ViTTower) else ViTOptions()
+def vit_options(image_encoder: ImageEncoder) -> ViTOptions:
+    """Stride and cameras of an encoder; the defaults for a ResNet."""
+    return image_encoder.options if isinstance(image_encoder, ViTImageEncoder) else ViTOptions()
 
 
 def with_camera(model: EmbeddingModel, camera: str) -> EmbeddingModel:
@@ -132,13 +132,13 @@ def with_camera(model: EmbeddingModel, camera: str) -> EmbeddingModel:
             f"--camera takes input, mean, or a number from 0 to {model.cameras - 1}, not '{camera}'"
         )
     network = copy.deepcopy(model.network)
-    tower_of(network).fix_camera("mean" if number is None else number)
+    _image_encoder(network).fix_camera("mean" if number is None else number)
     return dataclasses.replace(model, network=network, cameras=0)
 
 
 def save_teacher(model: EmbeddingModel, path: Path) -> None:
     """Write the bare teacher's weights with what is needed to rebuild it."""
-    options = dataclasses.asdict(vit_options(tower_of(model.network)))
+    options = dataclasses.asdict(vit_options(_image_encoder(model.network)))
     metadata = {
         "clip": model.name,
         "size_hw": model.size_hw,
@@ -155,6 +155,6 @@ def load_teacher(path: Path) -> EmbeddingModel:
     options = ViTOptions(**metadata.get("vit", {}))
     clip = load_clip(metadata["clip"], "none", tuple(metadata["size_hw"]), options)
     mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
-    model = bare_teacher(dataclasses.replace(clip, mean=mean, std=std))
+    model = clip_embedding_model(dataclasses.replace(clip, mean=mean, std=std))
     model.network.load_state_dict(state)
     return model

@@ -1,4 +1,4 @@
-"""The CLIP text tower as prompt learning needs it: from token embeddings to features, exactly.
+"""The CLIP text encoder as prompt learning needs it: from token embeddings to features, exactly.
 
 CLIP's text transformer is causal and read at the end-of-text token. Whatever follows that token
 cannot change the feature, so no padding is ever encoded; and prompts that begin alike share the
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError
 from teachers.prefix_attention import (
-    Prefix,
+    PrefixCache,
     encode_after_prefix,
     extend_prefix,
     require_known_blocks,
@@ -61,14 +61,14 @@ class Tokenizer:
         return padded, torch.tensor([len(row) - 1 for row in ids], device="cpu")
 
 
-def token_rows(texts: Sequence[str]) -> list[int]:
+def used_token_ids(texts: Sequence[str]) -> list[int]:
     """The BPE ids that `texts` use, with start and end, ascending: a reduced token table."""
     bpe = SimpleTokenizer()
     used = {token for text in texts for token in bpe.encode(text)}
     return sorted(used | {bpe.sot_token_id, bpe.eot_token_id})
 
 
-class TextTower(nn.Module):
+class TextEncoder(nn.Module):
     """The text half of an open_clip `CLIP`; D is the joint dimension, `width` the token width.
 
     PivlError if its transformer is not CLIP's own kind.
@@ -87,7 +87,9 @@ class TextTower(nn.Module):
         self.width: int = clip.positional_embedding.shape[1]
         self.dim: int = clip.text_projection.shape[1]
 
-    def forward(self, embeddings: Tensor, ends: Tensor, prefix: Prefix | None = None) -> Tensor:
+    def forward(
+        self, embeddings: Tensor, ends: Tensor, prefix: PrefixCache | None = None
+    ) -> Tensor:
         """Features [B, D] of prompts given as token embeddings [B, L, width], read at `ends` [B].
 
         `ends` are on the host, for they decide how much is computed.
@@ -100,11 +102,11 @@ class TextTower(nn.Module):
         )
         return self.ln_final(x) @ self.text_projection
 
-    def prefix(self, embeddings: Tensor, before: Prefix | None = None) -> Prefix:
+    def prefix(self, embeddings: Tensor, before: PrefixCache | None = None) -> PrefixCache:
         """What B prompts that begin with embeddings [B, L, width] share, for `forward`."""
         return extend_prefix(self.transformer.resblocks, self._placed(embeddings, before), before)
 
-    def _placed(self, embeddings: Tensor, before: Prefix | None) -> Tensor:
+    def _placed(self, embeddings: Tensor, before: PrefixCache | None) -> Tensor:
         start = 0 if before is None else len(before)
         end = start + embeddings.shape[1]
         self.require_room(end)

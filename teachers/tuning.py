@@ -24,15 +24,15 @@ from pivl_distill.runs.run import Run
 from pivl_distill.training.lr_schedules import cosine_per_epoch, smooth_cosine
 from pivl_distill.training.metrics import MetricAverages
 from teachers.clip import Clip
-from teachers.image_features import FrozenFeatures
+from teachers.image_features import ImageFeatures
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import prompt_losses, resolve_temperature
 
 WARMUP_START = 0.05
 """Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
 
-CHUNK_PROMPTS = 320
-"""Prompts of a bank encoded at a time: some 150 MiB with a text tower of width 512."""
+PROMPTS_PER_CHUNK = 320
+"""Prompts of a bank encoded at a time: some 150 MiB with a text encoder of width 512."""
 
 
 def present_parts(cells: Tensor, rows: Tensor, identities: int, parts: int) -> Tensor:
@@ -49,7 +49,7 @@ def present_parts(cells: Tensor, rows: Tensor, identities: int, parts: int) -> T
 
 def tune_prompts(
     clip: Clip,
-    features: FrozenFeatures,
+    features: ImageFeatures,
     rows: Tensor,
     vocabulary: Vocabulary,
     prompts: PromptSettings,
@@ -140,17 +140,19 @@ def learning_rate_at(settings: TuningSettings, epoch: float) -> float:
 
 
 @torch.no_grad()
-def bank_texts(learned: IdentityPrompts, present: Tensor) -> tuple[Tensor, Tensor]:
+def encode_bank_texts(learned: IdentityPrompts, present: Tensor) -> tuple[Tensor, Tensor]:
     """The texts of a bank, encoded once: identity [C, D] and part [C, P, D].
 
-    `CHUNK_PROMPTS` at a time. Only the part texts of `present` bool [C, P], on the host, are
+    `PROMPTS_PER_CHUNK` at a time. Only the part texts of `present` bool [C, P], on the host, are
     encoded; the others stay zero, nothing is ever aligned with them.
     """
     rows = torch.arange(len(present), device=present.device)
-    identity = torch.cat([apply_sharded(learned.identity, c) for c in rows.split(CHUNK_PROMPTS)])
+    identity = torch.cat(
+        [apply_sharded(learned.identity, c) for c in rows.split(PROMPTS_PER_CHUNK)]
+    )
     part = identity.new_zeros(*present.shape, identity.shape[1])
     pairs = present.nonzero()
-    chunks = pairs.split(CHUNK_PROMPTS) if len(pairs) else ()
+    chunks = pairs.split(PROMPTS_PER_CHUNK) if len(pairs) else ()
     for chunk in track(chunks, "Encoding the bank", unit="chunks"):
         row, number = chunk.unbind(1)
         texts = apply_sharded(learned.part, row, number)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pivl_distill.parsing.parse_dataset import ParseReport
     from pivl_distill.training.dry_run import DryRunReport
     from students.distill import StudentReport
-    from teachers.clip_reid_bank import ReleasedBankReport
+    from teachers.clip_reid_bank import ClipReIDBankReport
     from teachers.teach import TeachReport
 
 logger = logging.getLogger(__name__)
@@ -80,12 +80,12 @@ def print_teach(report: TeachReport) -> None:
     _warn_missing_maps(report.missing_maps)
 
 
-def print_clip_reid_bank(report: ReleasedBankReport) -> None:
+def print_clip_reid_bank(report: ClipReIDBankReport) -> None:
     """What a published checkpoint gave, and whether it belongs to the data."""
     rows = {
         "prompt bank": report.bank,
         "identities": report.identities,
-        "part texts": "yes" if report.parts else "no; --words makes them",
+        "part texts": "yes" if report.parts else "no; --base makes them",
         "image → own identity text": percent(report.agreement),
         "teacher": report.teacher,
     }

@@ -124,9 +124,9 @@ def load_checkpoint(path: Path, cameras: Cameras = CAMERAS_AS_INPUT) -> Embeddin
 
 def _bare_network(path: Path, sie_coefficient: float) -> EmbeddingModel:
     if is_foreign(path):
-        from teachers.clip_reid_checkpoint import load_released
+        from teachers.clip_reid_checkpoint import load_clip_reid_checkpoint
 
-        return load_released(path, sie_coefficient).embedding_model()
+        return load_clip_reid_checkpoint(path, sie_coefficient).embedding_model()
     kind, _, _ = load_tensors(path, "student", "teacher")
     if kind == "student":
         from students.student import load_student

@@ -19,7 +19,7 @@ class ClipSettings(Settings):
     weights: str = Field(
         "embedded",
         description="embedded, an open_clip tag, hf-hub:ID, a file, or none; a CLIP-ReID .pth gives"
-        " its image tower to the CLIP of `base`",
+        " its image encoder to the CLIP of `base`",
     )
     base: str = Field(
         "openai", description="weights of the words and logit scale that a CLIP-ReID file lacks"
@@ -77,7 +77,7 @@ class TuningSettings(Settings):
     identities_per_batch: PositiveInt = Field(16, description="P of P×K")
     crops_per_identity: PositiveInt = Field(4, description="K of P×K")
     learning_rate: float = Field(
-        2e-2, gt=0, description="Adam; paper 3.5e-4, the tiny text tower wants more"
+        2e-2, gt=0, description="Adam; paper 3.5e-4, the tiny text encoder wants more"
     )
     min_learning_rate: float = Field(4e-4, ge=0, description="end of the cosine")
     weight_decay: float = Field(0.0, ge=0, description="of Adam; CLIP-ReID 1e-4")
@@ -121,8 +121,8 @@ class TuningSettings(Settings):
     )
     precision: Precision = Field(
         "auto",
-        description="of CLIP's image tower in stage 1; auto is float16 on a GPU, as CLIP itself and"
-        " CLIP-ReID, and float32 on a CPU",
+        description="of CLIP's image encoder in stage 1; auto is float16 on a GPU, as CLIP itself"
+        " and CLIP-ReID, and float32 on a CPU",
     )
     feature_cache_gib: float = Field(
         20.0, ge=0, description="disk for CLIP's features of crops, for later runs; 0 keeps none"

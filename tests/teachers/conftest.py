@@ -15,9 +15,9 @@ from pivl_distill.config import TuningSettings
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.synthetic.people import COLOURS
 from pivl_distill.data.vocabulary import LIP20
-from teachers.clip import Clip, build_tiny
-from teachers.image_features import FrozenFeatures, encode_crops
-from teachers.text_encoder import Tokenizer, token_rows
+from teachers.clip import Clip, build_tiny_clip
+from teachers.image_features import ImageFeatures, encode_crops
+from teachers.text_encoder import Tokenizer, used_token_ids
 
 GARMENTS = ("hat", "shoes", "socks", "pants", "coat", "shirt", "scarf")
 
@@ -25,7 +25,7 @@ GARMENTS = ("hat", "shoes", "socks", "pants", "coat", "shirt", "scarf")
 @pytest.fixture(scope="session")
 def table() -> list[int]:
     """The BPE ids of a reduced token table."""
-    return token_rows(["a photo of the X person, wearing .", *LIP20.words, *COLOURS, *GARMENTS])
+    return used_token_ids(["a photo of the X person, wearing .", *LIP20.words, *COLOURS, *GARMENTS])
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +53,7 @@ def make_clip(table, awake) -> Callable[..., Clip]:
 
     def make(name: str = "tiny_rn", seed: int = 0) -> Clip:
         torch.manual_seed(seed)
-        clip = build_tiny(name, table)
+        clip = build_tiny_clip(name, table)
         awake(clip.image)
         awake(clip.text)
         return clip.freeze()
@@ -68,7 +68,7 @@ def frozen_clip(make_clip) -> Clip:
 
 
 @pytest.fixture(scope="session")
-def features(frozen_clip: Clip, band_store: CropStore) -> FrozenFeatures:
+def features(frozen_clip: Clip, band_store: CropStore) -> ImageFeatures:
     """What `frozen_clip` sees in `band_store`."""
     return encode_crops(frozen_clip, band_store, LIP20, TuningSettings(feature_cache_gib=0))
 
@@ -80,8 +80,10 @@ def rows(band_store: CropStore) -> Tensor:
 
 
 @pytest.fixture
-def worded_checkpoint(small_released, tmp_path) -> Callable[..., tuple[dict[str, Tensor], Path]]:
-    """`worded_checkpoint(cameras=…)` is a checkpoint and the file of the CLIP it came from."""
+def checkpoint_and_base(
+    small_reid_state, tmp_path
+) -> Callable[..., tuple[dict[str, Tensor], Path]]:
+    """`checkpoint_and_base(cameras=…)` is a checkpoint and the file of the CLIP it came from."""
 
     def make(cameras: int = 0, identities: int = 8) -> tuple[dict[str, Tensor], Path]:
         torch.manual_seed(0)
@@ -92,7 +94,7 @@ def worded_checkpoint(small_released, tmp_path) -> Callable[..., tuple[dict[str,
         ids = Tokenizer()
         person = [*ids.encode("person."), ids.end]
         words = torch.tensor([ids.start, *ids.encode("a photo of a"), *person])
-        state = small_released(cameras=cameras, identities=identities)
+        state = small_reid_state(cameras=cameras, identities=identities)
         embedded = clip.token_embedding(words).detach()
         state["prompt_learner.token_prefix"] = embedded[None, :5]
         state["prompt_learner.token_suffix"][0, :3] = embedded[5:]

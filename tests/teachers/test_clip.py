@@ -11,8 +11,8 @@ from open_clip.model import CLIP
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.tensors import save_tensors
-from teachers.clip import KIND, TINY, Clip, load_clip, save_tiny
-from teachers.image_encoders import ResNetTower, ViTOptions, ViTTower
+from teachers.clip import KIND, TINY, Clip, load_clip, save_tiny_clip
+from teachers.image_encoders import ResNetImageEncoder, ViTImageEncoder, ViTOptions
 
 SIZE_HW = (128, 64)
 SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -82,12 +82,12 @@ def answers(clip: Clip) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "tower", "grid_hw"),
-    [("tiny_rn", ResNetTower, (16, 8)), ("tiny_vit", ViTTower, (16, 8))],
+    ("name", "image_encoder", "grid_hw"),
+    [("tiny_rn", ResNetImageEncoder, (16, 8)), ("tiny_vit", ViTImageEncoder, (16, 8))],
 )
-def test_both_embedded_architectures_look_at_a_fine_grid(make_clip, name, tower, grid_hw):
+def test_both_embedded_architectures_look_at_a_fine_grid(make_clip, name, encoder, grid_hw):
     clip = make_clip(name)
-    assert isinstance(clip.image, tower)
+    assert isinstance(clip.image, encoder)
     assert clip.image.grid_hw == grid_hw
     assert clip.size_hw == SIZE_HW
     projected, tokens, texts = answers(clip)
@@ -100,7 +100,7 @@ def test_both_embedded_architectures_look_at_a_fine_grid(make_clip, name, tower,
 def test_what_was_saved_in_half_precision_is_loaded(make_clip, table, tmp_path, name):
     clip = make_clip(name)
     path = tmp_path / "clip.safetensors"
-    save_tiny(clip, path, table, {"recipe": {"seed": 1}})
+    save_tiny_clip(clip, path, table, {"recipe": {"seed": 1}})
     first, second = (load_clip(name, str(path), SIZE_HW).freeze() for _ in range(2))
     for ours, saved in zip(answers(first), answers(clip), strict=True):
         torch.testing.assert_close(ours, saved, rtol=0.02, atol=0.02)
@@ -113,11 +113,11 @@ def test_what_was_saved_in_half_precision_is_loaded(make_clip, table, tmp_path, 
 def test_the_hash_tells_weights_apart(make_clip, table, tmp_path):
     hashes = set()
     for number, clip in enumerate((make_clip(seed=0), make_clip(seed=1))):
-        save_tiny(clip, tmp_path / f"{number}", table, {})
+        save_tiny_clip(clip, tmp_path / f"{number}", table, {})
         hashes.add(load_clip("tiny_rn", str(tmp_path / f"{number}"), SIZE_HW).weights_sha256)
     with torch.no_grad():
         clip.text.ln_final.bias[0] += 0.5
-    save_tiny(clip, tmp_path / "changed", table, {})
+    save_tiny_clip(clip, tmp_path / "changed", table, {})
     hashes.add(load_clip("tiny_rn", str(tmp_path / "changed"), SIZE_HW).weights_sha256)
     assert len(hashes) == 3
     assert all(len(digest) == 64 for digest in hashes)
@@ -132,9 +132,9 @@ def test_random_weights_know_the_words_of_synthetic_people():
 
 def test_a_frozen_clip_neither_learns_nor_drifts(make_clip):
     clip = make_clip()
-    for tower in (clip.image, clip.text):
-        assert not tower.training
-        assert not any(p.requires_grad for p in tower.parameters())
+    for encoder in (clip.image, clip.text):
+        assert not encoder.training
+        assert not any(p.requires_grad for p in encoder.parameters())
     before = answers(clip)
     clip.image(images())
     for one, other in zip(before, answers(clip), strict=True):
@@ -161,7 +161,7 @@ def test_missing_weights_say_how_to_make_them(tmp_path):
 
 
 def test_weights_of_another_model_are_named(make_clip, table, tmp_path):
-    save_tiny(make_clip("tiny_vit"), tmp_path / "vit", table, {})
+    save_tiny_clip(make_clip("tiny_vit"), tmp_path / "vit", table, {})
     with pytest.raises(PivlError, match="holds tiny_vit, not tiny_rn"):
         load_clip("tiny_rn", str(tmp_path / "vit"), SIZE_HW)
     save_tensors(tmp_path / "student", "student", {"weight": torch.zeros(1)}, {})
@@ -170,7 +170,7 @@ def test_weights_of_another_model_are_named(make_clip, table, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["small-rn", "small-vit"])
-def test_an_open_clip_model_is_split_into_its_towers(open_clip_models, tmp_path, name):
+def test_an_open_clip_model_is_split_into_its_encoders(open_clip_models, tmp_path, name):
     clip = load_clip(name, "none", SIZE_HW).freeze()
     assert clip.image.grid_hw == (8, 4)
     assert clip.mean == ((0.5, 0.5, 0.5) if name == "small-vit" else (0.485, 0.456, 0.406))
@@ -222,7 +222,7 @@ def test_a_vit_may_overlap_its_patches_and_know_cameras(open_clip_models):
     assert len({clip.weights_sha256, other.weights_sha256}) == 2
 
 
-def test_an_image_tower_of_another_make_is_refused(open_clip_models):
+def test_an_image_encoder_of_another_make_is_refused(open_clip_models):
     with pytest.raises(PivlError, match=r"small-timm has a TimmModel .* can be teachers"):
         load_clip("small-timm", "none", SIZE_HW)
 
@@ -248,11 +248,11 @@ def test_other_models_of_open_clip_are_taken(name, grid_hw, dim):
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("ViT-B-16-SigLIP", "its text tower reads the 'last' token instead"),
-        ("ViT-L-14-worldwide", "its text tower reads the 'eos' token instead"),
-        ("EVA02-B-16", "as a CustomTextCLIP, whose image tower is a TimmModel"),
-        ("coca_ViT-B-32", "as a CoCa, whose image tower is a VisionTransformer"),
-        ("convnext_base", "has a TimmModel image tower"),
+        ("ViT-B-16-SigLIP", "its text encoder reads the 'last' token instead"),
+        ("ViT-L-14-worldwide", "its text encoder reads the 'eos' token instead"),
+        ("EVA02-B-16", "as a CustomTextCLIP, whose image encoder is a TimmModel"),
+        ("coca_ViT-B-32", "as a CoCa, whose image encoder is a VisionTransformer"),
+        ("convnext_base", "has a TimmModel image encoder"),
     ],
 )
 def test_models_of_another_make_are_refused_for_what_they_are(name, reason):
@@ -261,7 +261,7 @@ def test_models_of_another_make_are_refused_for_what_they_are(name, reason):
 
 
 @pytest.mark.parametrize("name", ["small-eos", "small-cls"])
-def test_a_text_tower_of_another_make_is_refused(open_clip_models, name):
+def test_a_text_encoder_of_another_make_is_refused(open_clip_models, name):
     with pytest.raises(PivlError, match=f"{name} does not read its text as CLIP does"):
         load_clip(name, "none", SIZE_HW)
 

@@ -14,15 +14,15 @@ from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
-from teachers.clip import hashed, load_clip
+from teachers.clip import load_clip, with_weights_hash
 from teachers.clip_reid_bank import (
+    encode_part_texts,
     import_clip_reid_bank,
-    make_released_bank,
-    part_texts,
-    row_pids,
+    make_clip_reid_bank,
+    order_pids,
     text_agreement,
 )
-from teachers.clip_reid_checkpoint import from_state, take_words
+from teachers.clip_reid_checkpoint import parse_checkpoint, take_token_table
 from teachers.stage1_losses import resolve_temperature
 from teachers.text_encoder import Tokenizer
 
@@ -35,10 +35,10 @@ def dataset():
 
 
 @pytest.fixture
-def with_words(worded_checkpoint):
+def with_base(checkpoint_and_base):
     """A checkpoint and the file of the CLIP whose words it was made with."""
-    state, path = worded_checkpoint()
-    return from_state(state, "checkpoint"), path
+    state, path = checkpoint_and_base()
+    return parse_checkpoint(state, "checkpoint"), path
 
 
 def of_pids(dataset, pids):
@@ -47,35 +47,35 @@ def of_pids(dataset, pids):
 
 
 def test_rows_are_numbered_as_a_set_of_ids_is_walked_through(dataset):
-    assert row_pids(of_pids(dataset, [7, 2, 2, 5]), 3, Path("x")) == (2, 5, 7)
+    assert order_pids(of_pids(dataset, [7, 2, 2, 5]), 3, Path("x")) == (2, 5, 7)
     # A set of three looks at ids modulo 8: 33 is 1, 70 is 6.
-    assert row_pids(of_pids(dataset, [2, 33, 70]), 3, Path("x")) == (33, 2, 70)
-    assert sorted(row_pids(dataset, 8, Path("x"))) == list(dataset.train_pids)
+    assert order_pids(of_pids(dataset, [2, 33, 70]), 3, Path("x")) == (33, 2, 70)
+    assert sorted(order_pids(dataset, 8, Path("x"))) == list(dataset.train_pids)
 
 
 def test_another_number_of_identities_is_refused(dataset):
     with pytest.raises(PivlError, match=r"x\.pth was trained on 10 identities, but .* has 8"):
-        row_pids(dataset, 10, Path("x.pth"))
+        order_pids(dataset, 10, Path("x.pth"))
 
 
-def test_without_words_the_bank_speaks_of_identities_alone(with_words, dataset):
-    released, _ = with_words
-    bank = make_released_bank(released, dataset, dataset.train_pids, None)
-    assert torch.equal(bank.identity, released.identity_texts())
+def test_without_words_the_bank_speaks_of_identities_alone(with_base, dataset):
+    checkpoint, _ = with_base
+    bank = make_clip_reid_bank(checkpoint, dataset, dataset.train_pids, None)
+    assert torch.equal(bank.identity, checkpoint.identity_texts())
     assert not bank.present.any()
     assert not bank.part.any()
-    assert bank.provenance["clip_sha256"] == released.clip.weights_sha256
+    assert bank.provenance["clip_sha256"] == checkpoint.clip.weights_sha256
 
 
-def test_part_texts_hold_the_learned_tokens_and_the_words_of_its_clip(with_words):
-    released, path = with_words
+def test_part_texts_hold_the_learned_tokens_and_the_words_of_its_clip(with_base):
+    checkpoint, path = with_base
     present = torch.ones(8, len(LIP20), dtype=torch.bool)
-    part, label = part_texts(released, LIP20, present, str(path))
+    part, label = encode_part_texts(checkpoint, LIP20, present, str(path))
     assert part.shape == (8, len(LIP20), 24)
-    text, tokens = released.clip.text, released.prompts.tokens
+    text, tokens = checkpoint.clip.text, checkpoint.prompts.tokens
     ids = Tokenizer()
     hat = torch.tensor([*ids.encode("person hat"), ids.end])
-    prompt = torch.cat([released.prompts.prefix, tokens[5], text.token_embedding(hat)])[None]
+    prompt = torch.cat([checkpoint.prompts.prefix, tokens[5], text.token_embedding(hat)])[None]
     expected = text(prompt, torch.tensor([prompt.shape[1] - 1]))[0]
     torch.testing.assert_close(part[5, LIP20.index("Hat")], expected, rtol=1e-4, atol=1e-5)
     own = load_clip("small-reid-quickgelu", str(path), SIZE_HW).text.token_embedding
@@ -83,45 +83,47 @@ def test_part_texts_hold_the_learned_tokens_and_the_words_of_its_clip(with_words
     torch.testing.assert_close(label[1], text.encode(["a photo of a person hat"])[0])
 
 
-def test_the_temperature_is_that_of_the_clip_whose_words_are_taken(worded_checkpoint):
-    state, path = worded_checkpoint()
+def test_the_temperature_is_that_of_the_clip_whose_words_are_taken(checkpoint_and_base):
+    state, path = checkpoint_and_base()
     base = torch.load(path, weights_only=True)
     torch.save(base | {"logit_scale": torch.tensor(100.0).log()}, path)
-    released = from_state(state, "checkpoint")
+    checkpoint = parse_checkpoint(state, "checkpoint")
     clip_s_own = TuningSettings(part_temperature="clip")
-    take_words(released, str(path))
-    settings = resolve_temperature(clip_s_own, hashed(released.clip))
+    take_token_table(checkpoint, str(path))
+    settings = resolve_temperature(clip_s_own, with_weights_hash(checkpoint.clip))
     assert settings.part_temperature == pytest.approx(0.01)
 
 
-def test_words_of_another_clip_are_refused(with_words, tmp_path):
-    released, _ = with_words
+def test_words_of_another_clip_are_refused(with_base, tmp_path):
+    checkpoint, _ = with_base
     other = open_clip.create_model("small-reid", force_quick_gelu=True)
     torch.save(other.state_dict(), tmp_path / "other.pt")
-    with pytest.raises(PivlError, match=r"The words of '.*other\.pt' are not the checkpoint's"):
-        take_words(released, str(tmp_path / "other.pt"))
+    with pytest.raises(
+        PivlError, match=r"The token table of '.*other\.pt' does not match the checkpoint"
+    ):
+        take_token_table(checkpoint, str(tmp_path / "other.pt"))
 
 
-def test_seen_parts_come_from_the_maps(with_words, dataset):
-    released, path = with_words
-    bank = make_released_bank(released, dataset, dataset.train_pids, str(path))
+def test_seen_parts_come_from_the_maps(with_base, dataset):
+    checkpoint, path = with_base
+    bank = make_clip_reid_bank(checkpoint, dataset, dataset.train_pids, str(path))
     assert bank.present[:, LIP20.background].all()
     assert 0.1 < bank.present.float().mean() < 0.9
-    without = make_released_bank(
-        released, dataclasses.replace(dataset, vocabulary=None), dataset.train_pids, str(path)
+    without = make_clip_reid_bank(
+        checkpoint, dataclasses.replace(dataset, vocabulary=None), dataset.train_pids, str(path)
     )
     assert without.present.all()
 
 
-def test_agreement_is_the_share_of_crops_nearest_to_their_own_text(with_words, dataset):
-    released, _ = with_words
-    bank = make_released_bank(released, dataset, dataset.train_pids, None)
+def test_agreement_is_the_share_of_crops_nearest_to_their_own_text(with_base, dataset):
+    checkpoint, _ = with_base
+    bank = make_clip_reid_bank(checkpoint, dataset, dataset.train_pids, None)
     same = dataclasses.replace(bank, identity=torch.ones_like(bank.identity))
-    assert text_agreement(released, same, dataset) == pytest.approx(1 / 8)
+    assert text_agreement(checkpoint, same, dataset) == pytest.approx(1 / 8)
 
 
-def test_the_run_folder_is_one_of_teach(small_released, tmp_path):
-    torch.save(small_released(cameras=6, identities=8), tmp_path / "sie_olp.pth")
+def test_the_run_folder_is_one_of_teach(small_reid_state, tmp_path):
+    torch.save(small_reid_state(cameras=6, identities=8), tmp_path / "sie_olp.pth")
     data = DataSettings(spec="synthetic:tiny")
     report = import_clip_reid_bank(tmp_path / "sie_olp.pth", data, out=tmp_path / "run")
     assert {path.name for path in report.run.iterdir()} == {

@@ -18,7 +18,7 @@ from pivl_distill.config import HeadSettings
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
 from pivl_distill.runtime.onnx_session import open_session
-from teachers.clip_reid_checkpoint import load_released
+from teachers.clip_reid_checkpoint import load_clip_reid_checkpoint
 from teachers.teacher import Teacher, load_teacher, save_teacher, with_camera
 
 CAMERAS, COEFFICIENT, STRIDE, HEADS = 6, 1.5, 12, 2
@@ -62,8 +62,8 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 
 @pytest.fixture
-def camera_state(small_released) -> dict[str, Tensor]:
-    state = small_released(cameras=CAMERAS)
+def camera_state(small_reid_state) -> dict[str, Tensor]:
+    state = small_reid_state(cameras=CAMERAS)
     state["cv_embed"] *= 50  # as far apart as class tokens are
     return state
 
@@ -81,20 +81,20 @@ def some(golden_images) -> tuple[Tensor, Tensor]:
 
 
 def test_cameras_and_overlapping_patches_follow_from_shapes(camera_file):
-    released = load_released(camera_file, COEFFICIENT)
-    tower = released.clip.image
-    assert dataclasses.astuple(tower.options) == (STRIDE, CAMERAS, COEFFICIENT)
-    assert tower.grid_hw == (21, 10)
-    assert released.clip.size_hw == (256, 128)
-    assert released.identities == 10
-    assert released.embedding_model().cameras == CAMERAS
-    assert tower.joint_tokens(torch.zeros(1, 3, 256, 128)).shape == (1, 1 + 21 * 10, 24)
+    checkpoint = load_clip_reid_checkpoint(camera_file, COEFFICIENT)
+    image_encoder = checkpoint.clip.image
+    assert dataclasses.astuple(image_encoder.options) == (STRIDE, CAMERAS, COEFFICIENT)
+    assert image_encoder.grid_hw == (21, 10)
+    assert checkpoint.clip.size_hw == (256, 128)
+    assert checkpoint.identities == 10
+    assert checkpoint.embedding_model().cameras == CAMERAS
+    assert image_encoder.joint_tokens(torch.zeros(1, 3, 256, 128)).shape == (1, 1 + 21 * 10, 24)
 
 
 @torch.inference_mode()
 def test_features_are_those_of_a_plain_computation(camera_file, camera_state, some):
     images, cameras = some
-    network = load_released(camera_file, COEFFICIENT).embedding_model().network
+    network = load_clip_reid_checkpoint(camera_file, COEFFICIENT).embedding_model().network
     table = camera_state["cv_embed"]
     close(network(images, cameras), plain_features(camera_state, images, table[cameras]))
     close(network(images), plain_features(camera_state, images, 0 * table[cameras]))
@@ -107,7 +107,9 @@ def test_the_exported_graph_takes_cameras_or_has_one_fixed(
     camera_file, camera_state, some, tmp_path, choice
 ):
     images, cameras = some
-    model = with_camera(load_released(camera_file, COEFFICIENT).embedding_model(), choice)
+    model = with_camera(
+        load_clip_reid_checkpoint(camera_file, COEFFICIENT).embedding_model(), choice
+    )
     path = write_onnx(model, tmp_path / "model.onnx")
     session, table = open_session(path), camera_state["cv_embed"]
     taken = {info.name: (info.type, info.shape) for info in session.get_inputs()}
@@ -123,7 +125,7 @@ def test_the_exported_graph_takes_cameras_or_has_one_fixed(
 
 
 def test_a_fixed_camera_leaves_the_model_it_came_from_alone(camera_file, some):
-    model = load_released(camera_file).embedding_model()
+    model = load_clip_reid_checkpoint(camera_file).embedding_model()
     before = model.network(*some)
     assert with_camera(model, "mean").cameras == 0
     assert torch.equal(model.network(*some), before)
@@ -131,20 +133,20 @@ def test_a_fixed_camera_leaves_the_model_it_came_from_alone(camera_file, some):
 
 @pytest.mark.parametrize("choice", ["6", "-1", "all"])
 def test_other_cameras_are_refused(camera_file, choice):
-    model = load_released(camera_file).embedding_model()
+    model = load_clip_reid_checkpoint(camera_file).embedding_model()
     with pytest.raises(PivlError, match="--camera takes input, mean, or a number from 0 to 5"):
         with_camera(model, choice)
 
 
-def test_a_camera_without_vectors_is_refused(small_released, tmp_path):
-    torch.save(small_released(), tmp_path / "plain.pth")
-    model = load_released(tmp_path / "plain.pth").embedding_model()
+def test_a_camera_without_vectors_is_refused(small_reid_state, tmp_path):
+    torch.save(small_reid_state(), tmp_path / "plain.pth")
+    model = load_clip_reid_checkpoint(tmp_path / "plain.pth").embedding_model()
     with pytest.raises(PivlError, match="has no camera vectors"):
         with_camera(model, "mean")
 
 
 def test_crops_bring_their_cameras_along(camera_file):
-    model = load_released(camera_file).embedding_model()
+    model = load_clip_reid_checkpoint(camera_file).embedding_model()
     crops = np.random.default_rng(0).integers(0, 256, (4, 256, 128, 3), dtype=np.uint8)
     together = embed(model, crops, np.array([0, 1, 2, 5]), batch_size=3)
     with torch.inference_mode():
@@ -157,7 +159,7 @@ def test_crops_bring_their_cameras_along(camera_file):
 
 
 def test_it_can_be_kept_as_a_teacher_of_ours(camera_file, some, tmp_path):
-    model = load_released(camera_file, COEFFICIENT).embedding_model()
+    model = load_clip_reid_checkpoint(camera_file, COEFFICIENT).embedding_model()
     save_teacher(model, tmp_path / "teacher.safetensors")
     loaded = load_teacher(tmp_path / "teacher.safetensors")
     assert loaded.cameras == CAMERAS
@@ -165,14 +167,14 @@ def test_it_can_be_kept_as_a_teacher_of_ours(camera_file, some, tmp_path):
 
 
 def test_the_necks_are_those_of_the_file(camera_file, camera_state):
-    released = load_released(camera_file)
-    assert torch.equal(released.neck.classifier.weight, camera_state["classifier.weight"])
+    checkpoint = load_clip_reid_checkpoint(camera_file)
+    assert torch.equal(checkpoint.neck.classifier.weight, camera_state["classifier.weight"])
     running = camera_state["bottleneck_proj.running_mean"]
-    assert torch.equal(released.projected_neck.norm.running_mean, running)
+    assert torch.equal(checkpoint.projected_neck.norm.running_mean, running)
 
 
-def test_a_teacher_may_begin_with_its_tower(camera_file, some):
-    teacher = Teacher(load_released(camera_file).clip, 7, HeadSettings()).eval()
+def test_a_teacher_may_begin_with_its_encoder(camera_file, some):
+    teacher = Teacher(load_clip_reid_checkpoint(camera_file).clip, 7, HeadSettings()).eval()
     out = teacher(*some)
     assert out.logits[0].shape == (3, 7)
     assert out.aligned.shape[:2] == (3, 24)
@@ -187,7 +189,9 @@ def test_other_forms_of_the_same_file(camera_state, camera_file, some, tmp_path,
         torch.save({f"module.{name}": value for name, value in camera_state.items()}, path)
     else:
         torch.save({"state_dict": camera_state, "epoch": 60}, path)
-    ours, theirs = (load_released(p).embedding_model().network for p in (path, camera_file))
+    ours, theirs = (
+        load_clip_reid_checkpoint(p).embedding_model().network for p in (path, camera_file)
+    )
     assert torch.equal(ours(*some), theirs(*some))
 
 
@@ -210,21 +214,21 @@ def test_other_forms_of_the_same_file(camera_state, camera_file, some, tmp_path,
         ({"image_encoder.conv1.weight": torch.zeros(48, 3, 16, 16)}, "which none of small-reid"),
     ],
 )
-def test_what_is_missing_or_misfits_is_named(small_released, tmp_path, change, message):
+def test_what_is_missing_or_misfits_is_named(small_reid_state, tmp_path, change, message):
     state = {
-        name: value for name, value in (small_released() | change).items() if value is not None
+        name: value for name, value in (small_reid_state() | change).items() if value is not None
     }
     torch.save(state, tmp_path / "changed.pth")
     with pytest.raises(PivlError, match=message):
-        load_released(tmp_path / "changed.pth")
+        load_clip_reid_checkpoint(tmp_path / "changed.pth")
 
 
 def test_files_that_hold_no_tensors(tmp_path):
     with pytest.raises(PivlError, match="There are no weights at"):
-        load_released(tmp_path / "none.pth")
+        load_clip_reid_checkpoint(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("no weights")
     with pytest.raises(PivlError, match="is not a readable weights file"):
-        load_released(tmp_path / "text.pth")
+        load_clip_reid_checkpoint(tmp_path / "text.pth")
     torch.save({"epoch": 3}, tmp_path / "numbers.pth")
     with pytest.raises(PivlError, match="holds no state dict"):
-        load_released(tmp_path / "numbers.pth")
+        load_clip_reid_checkpoint(tmp_path / "numbers.pth")

@@ -23,7 +23,7 @@ from pivl_distill.models.network import ReIDOutput
 from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.objective import loss_terms
-from teachers.clip_reid_checkpoint import Released, from_state
+from teachers.clip_reid_checkpoint import ClipReIDCheckpoint, parse_checkpoint
 from teachers.teacher import Teacher
 
 LABELS = torch.tensor([0, 0, 3, 3, 7, 7, 9, 9])
@@ -41,7 +41,7 @@ class Answers:
     """What our network says about the golden images, in evaluation and in training mode."""
 
     model: str
-    released: Released
+    checkpoint: ClipReIDCheckpoint
     evaluated: Tensor
     trained: ReIDOutput
     texts: Tensor
@@ -49,13 +49,13 @@ class Answers:
 
 @pytest.fixture(scope="module", params=["vit", "rn50"])
 def answers(request, golden_shapes, golden_state, golden_images) -> Answers:
-    released = from_state(golden_state(golden_shapes[request.param]), request.param)
-    teacher = Teacher(released.clip, released.identities, None)  # CLIP-ReID has no fusion head
-    teacher.neck, teacher.projected_neck = released.neck, released.projected_neck
+    checkpoint = parse_checkpoint(golden_state(golden_shapes[request.param]), request.param)
+    teacher = Teacher(checkpoint.clip, checkpoint.identities, None)  # CLIP-ReID has no fusion head
+    teacher.neck, teacher.projected_neck = checkpoint.neck, checkpoint.projected_neck
     with torch.inference_mode():
-        evaluated = released.embedding_model().network(golden_images)
+        evaluated = checkpoint.embedding_model().network(golden_images)
         trained = copy.deepcopy(teacher).train()(golden_images)  # running statistics change
-    return Answers(request.param, released, evaluated, trained, released.identity_texts())
+    return Answers(request.param, checkpoint, evaluated, trained, checkpoint.identity_texts())
 
 
 @pytest.fixture
@@ -70,8 +70,8 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 def test_everything_follows_from_names_and_shapes(answers):
-    clip = answers.released.clip
-    assert answers.released.identities == 10
+    clip = answers.checkpoint.clip
+    assert answers.checkpoint.identities == 10
     assert clip.size_hw == (256, 128)
     assert clip.image.grid_hw == (16, 8)
     if answers.model == "vit":
@@ -102,10 +102,10 @@ def test_scores_in_training_mode(answers, golden):
 
 def test_necks_alone_in_training_mode(answers, golden):
     """The scores of the reference from its own features, where no rounding has gone before."""
-    released = answers.released
+    checkpoint = answers.checkpoint
     for neck, feature, what in (
-        (released.neck, "feat", "score"),
-        (released.projected_neck, "feat_proj", "score_proj"),
+        (checkpoint.neck, "feat", "score"),
+        (checkpoint.projected_neck, "feat_proj", "score_proj"),
     ):
         with torch.inference_mode():
             ours = copy.deepcopy(neck).train()(golden(feature))
@@ -136,7 +136,7 @@ def test_losses_of_stage_1(answers, golden):
 
 
 def test_exported_features(answers, golden, golden_images, tmp_path):
-    model = answers.released.embedding_model()
+    model = answers.checkpoint.embedding_model()
     path = write_onnx(model, tmp_path / "model.onnx")
     assert (
         difference(run_session(open_session(path), golden_images), golden("eval_feature"))

@@ -1,4 +1,4 @@
-"""The image towers against open_clip's own forward passes, stage by stage."""
+"""The image encoders against open_clip's own forward passes, stage by stage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from open_clip.transformer import VisionTransformer
 
 from pivl_distill.errors import PivlError
 from pivl_distill.models.fusion import block_thirds
-from teachers.image_encoders import ResNetTower, ViTTower, attention_pool, resize_position_embedding
+from teachers.image_encoders import (
+    ResNetImageEncoder,
+    ViTImageEncoder,
+    attention_pool,
+    resize_position_embedding,
+)
 
 SIZE_HW = (128, 64)
 
@@ -33,8 +38,8 @@ def vit(awake) -> VisionTransformer:
     return awake(visual)
 
 
-def resnet_tower(resnet, size_hw=SIZE_HW, output_stride: int = 16) -> ResNetTower:
-    return ResNetTower(copy.deepcopy(resnet), size_hw, output_stride)
+def resnet_encoder(resnet, size_hw=SIZE_HW, output_stride: int = 16) -> ResNetImageEncoder:
+    return ResNetImageEncoder(copy.deepcopy(resnet), size_hw, output_stride)
 
 
 def images(size_hw: tuple[int, int] = SIZE_HW) -> torch.Tensor:
@@ -46,9 +51,9 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def test_the_resnet_form_is_open_clips_where_the_grid_is_its_own(resnet):
-    tower = resnet_tower(resnet, (64, 64), output_stride=32)
+    encoder = resnet_encoder(resnet, (64, 64), output_stride=32)
     x = images((64, 64))
-    out = tower(x)
+    out = encoder(x)
     assert resnet(x).std() > 0.01
     assert_close(out.projected, resnet(x))
     maps = resnet.forward_intermediates(x)["image_intermediates"]
@@ -92,23 +97,23 @@ def test_every_token_asks_as_the_pooled_one_does(resnet):
     [(8, (16, 8), (4, 8, 8)), (16, (8, 4), (4, 8, 16)), (32, (4, 2), (4, 8, 16))],
 )
 def test_the_output_stride_sets_the_grid(resnet, output_stride, grid_hw, strides):
-    tower = resnet_tower(resnet, SIZE_HW, output_stride)
-    out, tokens = tower(images()), tower.joint_tokens(images())
-    assert tower.grid_hw == grid_hw
-    assert tokens.shape == (2, 1 + grid_hw[0] * grid_hw[1], tower.dim)
+    encoder = resnet_encoder(resnet, SIZE_HW, output_stride)
+    out, tokens = encoder(images()), encoder.joint_tokens(images())
+    assert encoder.grid_hw == grid_hw
+    assert tokens.shape == (2, 1 + grid_hw[0] * grid_hw[1], encoder.dim)
     assert_close(tokens[:, 0], out.projected)
     sizes = [(SIZE_HW[0] // stride, SIZE_HW[1] // stride) for stride in strides]
     assert [tuple(m.shape[2:]) for m in out.pyramid] == sizes
-    assert tuple(m.shape[1] for m in out.pyramid) == tower.pyramid_channels == (32, 64, 128)
-    assert out.previous.shape == (2, tower.previous_dim)
-    assert out.feature.shape == (2, tower.feature_dim)
-    assert out.projected.shape == (2, tower.dim) == (2, 24)
+    assert tuple(m.shape[1] for m in out.pyramid) == encoder.pyramid_channels == (32, 64, 128)
+    assert out.previous.shape == (2, encoder.previous_dim)
+    assert out.feature.shape == (2, encoder.feature_dim)
+    assert out.projected.shape == (2, encoder.dim) == (2, 24)
 
 
 def test_a_finer_stride_changes_no_weight_but_the_position_embedding(resnet):
-    tower = resnet_tower(resnet, SIZE_HW, output_stride=8)
+    encoder = resnet_encoder(resnet, SIZE_HW, output_stride=8)
     changed = "attnpool.positional_embedding"
-    ours, theirs = tower.visual.state_dict(), resnet.state_dict()
+    ours, theirs = encoder.visual.state_dict(), resnet.state_dict()
     assert ours.keys() == theirs.keys()
     for name in theirs.keys() - {changed}:
         assert torch.equal(ours[name], theirs[name]), name
@@ -118,29 +123,29 @@ def test_a_finer_stride_changes_no_weight_but_the_position_embedding(resnet):
 
 def test_other_output_strides_are_refused(resnet):
     with pytest.raises(PivlError, match="output stride 8, 16 or 32, not 4"):
-        resnet_tower(resnet, output_stride=4)
+        resnet_encoder(resnet, output_stride=4)
 
 
 def test_the_vit_form_is_open_clips(vit):
-    tower, x = ViTTower(vit, SIZE_HW), images()
-    out, tokens = tower(x), tower.joint_tokens(x)
-    assert tower.grid_hw == (8, 4)
+    encoder, x = ViTImageEncoder(vit, SIZE_HW), images()
+    out, tokens = encoder(x), encoder.joint_tokens(x)
+    assert encoder.grid_hw == (8, 4)
     assert vit(x).std() > 0.01
     assert_close(out.projected, vit(x))
     assert_close(tokens[:, 0], vit(x))
-    assert tokens.shape == (2, 1 + 8 * 4, tower.dim) == (2, 33, 24)
+    assert tokens.shape == (2, 1 + 8 * 4, encoder.dim) == (2, 33, 24)
 
 
 def test_the_vit_stages_are_block_by_block(vit):
-    tower, x = ViTTower(vit, SIZE_HW), images()
-    out = tower(x)
+    encoder, x = ViTImageEncoder(vit, SIZE_HW), images()
+    out = encoder(x)
     hidden = vit._embeds(x)
     for block in vit.transformer.resblocks[:-1]:
         hidden = block(hidden)
     assert_close(out.previous, hidden[:, 0])
     last = vit.ln_post(vit.transformer.resblocks[-1](hidden))
     assert_close(out.feature, last[:, 0])
-    assert tower.pyramid_channels == (patches_dim(vit),) * 3
+    assert encoder.pyramid_channels == (patches_dim(vit),) * 3
     patches = out.pyramid[-1]
     assert patches.shape == (2, patches_dim(vit), 8, 4)
     for row in range(8):
@@ -153,37 +158,37 @@ def patches_dim(vit) -> int:
 
 
 def test_the_vit_pyramid_are_the_tokens_after_thirds_of_the_blocks(vit):
-    tower, x = ViTTower(vit, SIZE_HW), images()
+    encoder, x = ViTImageEncoder(vit, SIZE_HW), images()
     hidden, after = vit._embeds(x), []
     for block in vit.transformer.resblocks:
         hidden = block(hidden)
         after.append(hidden[:, 1:])
     after[-1] = vit.ln_post(after[-1])
-    for tokens, block in zip(tower(x).pyramid, block_thirds(len(after)), strict=True):
+    for tokens, block in zip(encoder(x).pyramid, block_thirds(len(after)), strict=True):
         assert_close(tokens.flatten(2).transpose(1, 2), after[block])
 
 
 def test_by_the_value_path_each_vit_position_attends_to_itself_alone(vit):
-    tower, x = ViTTower(vit, SIZE_HW), images()
+    encoder, x = ViTImageEncoder(vit, SIZE_HW), images()
     *blocks, last = vit.transformer.resblocks
     hidden = vit._embeds(x)
     for block in blocks:
         hidden = block(hidden)
     itself = torch.full((hidden.shape[1],) * 2, -torch.inf).fill_diagonal_(0)
     expected = vit.ln_post(last(hidden, attn_mask=itself)) @ vit.proj
-    tokens = tower.value_tokens(x)
+    tokens = encoder.value_tokens(x)
     assert_close(tokens[:, 1:], expected[:, 1:])
-    assert_close(tokens[:, 0], tower(x).projected)
+    assert_close(tokens[:, 0], encoder(x).projected)
 
 
 def test_by_the_value_path_each_resnet_position_is_pooled_alone(resnet):
-    tower, x = resnet_tower(resnet, SIZE_HW, 16), images()
-    *_, conv5 = tower._stages(x)
-    tokens, pool = tower.value_tokens(x), tower.visual.attnpool
-    assert_close(tokens[:, 0], tower(x).projected)
-    positions = tokens[:, 1:].unflatten(1, tower.grid_hw)
+    encoder, x = resnet_encoder(resnet, SIZE_HW, 16), images()
+    *_, conv5 = encoder._stages(x)
+    tokens, pool = encoder.value_tokens(x), encoder.visual.attnpool
+    assert_close(tokens[:, 0], encoder(x).projected)
+    positions = tokens[:, 1:].unflatten(1, encoder.grid_hw)
     assert_close(positions[1, 3, 2], pool.c_proj(pool.v_proj(conv5[1, :, 3, 2])))
-    attended = tower.joint_tokens(x)[:, 1:]
+    attended = encoder.joint_tokens(x)[:, 1:]
     assert not torch.allclose(tokens[:, 1:], attended, atol=1e-3)
 
 
@@ -191,11 +196,15 @@ def test_by_the_value_path_each_resnet_position_is_pooled_alone(resnet):
 @pytest.mark.parametrize("stage", ["previous", "feature", "projected", "pyramid", "joint_tokens"])
 def test_gradients_reach_the_first_layer_from_every_stage(request, form, stage):
     visual = copy.deepcopy(request.getfixturevalue(form))
-    tower = ResNetTower(visual, SIZE_HW, 16) if form == "resnet" else ViTTower(visual, SIZE_HW)
+    encoder = (
+        ResNetImageEncoder(visual, SIZE_HW, 16)
+        if form == "resnet"
+        else ViTImageEncoder(visual, SIZE_HW)
+    )
     if stage == "joint_tokens":
-        result = tower.joint_tokens(images())
+        result = encoder.joint_tokens(images())
     else:
-        result = getattr(tower(images()), stage)
+        result = getattr(encoder(images()), stage)
     result = result[-1] if stage == "pyramid" else result
     (result * torch.randn_like(result)).sum().backward()
     assert visual.conv1.weight.grad is not None

@@ -19,8 +19,8 @@ from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.storage import array_cache
 from pivl_distill.storage.array_cache import evict_least_recent
 from teachers import image_features as module
-from teachers.clip import hashed
-from teachers.image_features import FrozenFeatures, encode_crops, encoding_dtype, feature_key
+from teachers.clip import with_weights_hash
+from teachers.image_features import ImageFeatures, encode_crops, encoding_dtype, feature_key
 
 
 def with_cache(gib: float) -> TuningSettings:
@@ -39,7 +39,7 @@ def folder(monkeypatch, tmp_path) -> Path:
 
 @pytest.fixture
 def encoded(monkeypatch) -> list[int]:
-    """Grows by the size of each batch that the image tower sees."""
+    """Grows by the size of each batch that the image encoder sees."""
     batches: list[int] = []
     normalize = module.normalize_crops
 
@@ -51,7 +51,7 @@ def encoded(monkeypatch) -> list[int]:
     return batches
 
 
-def assert_equal(one: FrozenFeatures, other: FrozenFeatures) -> None:
+def assert_equal(one: ImageFeatures, other: ImageFeatures) -> None:
     assert torch.equal(one.projected, other.projected)
     assert torch.equal(one.cells.values, other.cells.values)
     assert torch.equal(one.parts, other.parts)
@@ -149,7 +149,7 @@ def test_the_pixel_at_its_centre_may_name_a_cell(features, frozen_clip, band_sto
     assert not torch.equal(parts, encode_crops(frozen_clip, store, LIP20, UNCACHED).parts)
 
 
-def test_cells_are_read_in_the_precision_of_the_text_tower(features):
+def test_cells_are_read_in_the_precision_of_the_text_encoder(features):
     cells = features.encode_cells(np.array([5, 3]))
     assert features.cells.values.dtype == torch.float16
     assert cells.dtype == torch.float32
@@ -220,7 +220,7 @@ def test_other_weights_crops_or_sizes_have_other_keys(frozen_clip, make_clip, ba
     flat = band_store.crops.reshape(24, 64, 128, 3)
     keys = {
         key,
-        feature_key(hashed(make_clip(seed=1)), band_store, "attended"),
+        feature_key(with_weights_hash(make_clip(seed=1)), band_store, "attended"),
         feature_key(dataclasses.replace(frozen_clip, mean=(0.0, 0.0, 0.0)), band_store, "attended"),
         feature_key(frozen_clip, dataclasses.replace(band_store, crops=changed), "attended"),
         feature_key(frozen_clip, dataclasses.replace(band_store, crops=flat), "attended"),

@@ -18,12 +18,12 @@ from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.distributed import process_group
 from pivl_distill.distributed.collectives import all_reduce_gradients
 from pivl_distill.runs.run import Run
-from teachers.clip import Clip, build_tiny, hashed
-from teachers.image_features import FrozenFeatures, encode_crops
+from teachers.clip import Clip, build_tiny_clip, with_weights_hash
+from teachers.image_features import ImageFeatures, encode_crops
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import prompt_losses
-from teachers.text_encoder import token_rows
-from teachers.tuning import bank_texts, tune_prompts
+from teachers.text_encoder import used_token_ids
+from teachers.tuning import encode_bank_texts, tune_prompts
 
 PEOPLE, CROPS = 5, 67
 """So many crops that a batch of 64 leaves some over."""
@@ -40,8 +40,8 @@ PROMPTS = PromptSettings(learned_tokens=2)
 
 def tiny_clip() -> Clip:
     torch.manual_seed(0)
-    words = token_rows(["a photo of the X person, wearing .", *LIP20.words])
-    return hashed(build_tiny("tiny_rn", words).freeze())
+    words = used_token_ids(["a photo of the X person, wearing .", *LIP20.words])
+    return with_weights_hash(build_tiny_clip("tiny_rn", words).freeze())
 
 
 def crop_store() -> CropStore:
@@ -60,7 +60,7 @@ def learned_prompts(clip: Clip) -> IdentityPrompts:
     return IdentityPrompts(clip.text, PROMPTS, PEOPLE, LIP20, generator)
 
 
-def encoded(gib: float) -> FrozenFeatures:
+def encoded(gib: float) -> ImageFeatures:
     settings = SETTINGS.model_copy(update={"feature_cache_gib": gib})
     return encode_crops(tiny_clip(), crop_store(), LIP20, settings)
 
@@ -77,7 +77,7 @@ def gradients(kind: str, rows: Tensor, batch: np.ndarray) -> dict[str, Tensor]:
         parts.fill_(IGNORE)
     dim = clip.image.dim
     projected, cells = torch.randn(CROPS, dim, **numbers), torch.randn(CROPS, 8, dim, **numbers)
-    features = FrozenFeatures(projected, DeviceArray(cells.numpy(), projected.device), parts)
+    features = ImageFeatures(projected, DeviceArray(cells.numpy(), projected.device), parts)
     learned = learned_prompts(clip).double()
     losses = prompt_losses(learned, features, rows, batch, SETTINGS, LIP20, epoch=1)
     torch.stack(list(losses.values())).sum().backward()
@@ -102,7 +102,7 @@ def results(folder: Path) -> dict[str, Tensor]:
         Run.create("teach", "", folder / f"run of {process_group.world_size()}"),
     )
     learned = tune_prompts(clip, features, rows, LIP20, PROMPTS, SETTINGS, 0, run)
-    identity, part = bank_texts(learned, torch.ones(PEOPLE, len(LIP20), dtype=torch.bool))
+    identity, part = encode_bank_texts(learned, torch.ones(PEOPLE, len(LIP20), dtype=torch.bool))
     found |= {"tokens": learned.tokens, "identity": identity, "part": part}
     return {name: value.detach().clone() for name, value in found.items()}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError
 from teachers.prefix_attention import (
-    Prefix,
+    PrefixCache,
     encode_after_prefix,
     extend_prefix,
     require_known_blocks,
@@ -120,7 +120,7 @@ def test_the_last_block_runs_only_what_is_read(clip):
 
 def test_a_prefix_knows_its_length():
     block = (torch.zeros(1, 2, 7, 4), torch.zeros(1, 2, 7, 4))
-    assert len(Prefix((block,))) == 7
+    assert len(PrefixCache((block,))) == 7
 
 
 def test_known_blocks_pass(clip):

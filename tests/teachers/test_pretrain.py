@@ -20,14 +20,14 @@ SHIPPED = WEIGHTS_DIR / "tiny_rn.safetensors"
 
 
 @pytest.mark.parametrize("name", ["tiny_rn", "tiny_vit"])
-def test_training_moves_both_towers_and_stays_finite(name: str) -> None:
+def test_training_moves_both_encoder_and_stays_finite(name: str) -> None:
     recipe = Recipe(crops=48, passes=2, batch_size=24, cameras=4)
     untrained = load_clip(name, "none", (128, 64))
     clip, rows = train(name, recipe)
     assert rows == sorted(rows)
-    for tower in (clip.image, clip.text):
-        assert all(torch.isfinite(p).all() for p in tower.parameters())
-        assert not any(p.requires_grad for p in tower.parameters())
+    for encoder in (clip.image, clip.text):
+        assert all(torch.isfinite(p).all() for p in encoder.parameters())
+        assert not any(p.requires_grad for p in encoder.parameters())
     assert not torch.equal(clip.text.token_embedding.weight, untrained.text.token_embedding.weight)
 
 

@@ -10,9 +10,9 @@ import torch
 from pivl_distill.bank import PromptBank
 from pivl_distill.data.synthetic.people import COLOURS
 from pivl_distill.data.vocabulary import LIP20
-from teachers.probes import COLOUR_READOUTS, colour_accuracy, probe_bank, read_colours
+from teachers.probes import COLOUR_PROMPTS, classify_colours, colour_accuracy, probe_bank
 
-NOTHING = dict.fromkeys(COLOUR_READOUTS)
+NOTHING = dict.fromkeys(COLOUR_PROMPTS)
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,9 @@ def say(text, *phrases: str) -> torch.Tensor:
 def test_a_text_is_nearest_to_its_own_colour(text):
     features = say(text, *(f"{colour} hat" for colour in COLOURS))
     scales = torch.linspace(0.1, 9, len(COLOURS))[:, None]
-    assert read_colours(scales * features, text, "{} hat").tolist() == list(range(len(COLOURS)))
+    assert classify_colours(scales * features, text, "{} hat").tolist() == list(range(len(COLOURS)))
     order = torch.tensor([5, 0, 3])
-    assert torch.equal(read_colours(features[order], text, "{} hat"), order)
+    assert torch.equal(classify_colours(features[order], text, "{} hat"), order)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ import torch
 from pivl_distill.config import PromptSettings
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
-from teachers.prompts import IdentityPrompts, Sentence
+from teachers.prompts import IdentityPrompts, PromptTemplate
 
 IDENTITIES = 3
 
@@ -163,7 +163,7 @@ def assert_same_with_gradients(ours, plain, learned) -> None:
 
 @pytest.fixture
 def exact_prompts(frozen_clip):
-    """`exact_prompts(part=…)` in double precision, and their text tower."""
+    """`exact_prompts(part=…)` in double precision, and their text encoder."""
 
     def make(**settings: object):
         text = copy.deepcopy(frozen_clip.text).double()
@@ -205,7 +205,7 @@ def test_identity_texts_and_gradients_are_those_of_the_77_token_encoder(exact_pr
 def test_a_template_may_name_the_part_first(exact_prompts):
     text, learned = exact_prompts()
     template = "the {part} of a {X} person"
-    sentence = Sentence(text, template, LIP20.words, learned.tokens.shape[1])
+    sentence = PromptTemplate(text, template, LIP20.words, learned.tokens.shape[1])
     rows, parts = torch.tensor([0, 2, 0]), torch.tensor([1, 5, 18])
     words = [LIP20.words[part] for part in parts.tolist()]
     plain = plain_texts(text, learned, template, rows, words)
@@ -214,7 +214,7 @@ def test_a_template_may_name_the_part_first(exact_prompts):
 
 def test_parts_that_sound_alike_are_not_taken_for_one_prompt_without_an_end(exact_prompts):
     text, learned = exact_prompts()
-    sentence = Sentence(text, "a {X} person {part}", ["hat", "hat"], 4)
+    sentence = PromptTemplate(text, "a {X} person {part}", ["hat", "hat"], 4)
     ours = sentence.encode(learned.tokens, torch.tensor([1, 1]), torch.tensor([0, 1]))
     plain = plain_texts(text, learned, "a {X} person {part}", torch.tensor([1, 1]), ["hat"] * 2)
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-9)

@@ -16,7 +16,7 @@ from pivl_distill.config import PromptSettings, TuningSettings
 from pivl_distill.data.batches import DeviceArray
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.losses import identity_contrastive_loss
-from teachers.image_features import FrozenFeatures
+from teachers.image_features import ImageFeatures
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import (
     identity_loss,
@@ -48,7 +48,7 @@ READINGS = [
 
 
 @pytest.fixture(scope="module")
-def exact(features) -> FrozenFeatures:
+def exact(features) -> ImageFeatures:
     """Double precision, no two cells alike, some of a crop unknown and another crop all unknown."""
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(features.cells.values.shape, dtype=torch.float64, generator=generator)
@@ -56,7 +56,7 @@ def exact(features) -> FrozenFeatures:
     parts[3, ::5] = IGNORE
     parts[9] = IGNORE
     cells = features.cells.values.double() + 0.2 * noise
-    return FrozenFeatures(features.projected.double(), DeviceArray(cells.numpy(), CPU), parts)
+    return ImageFeatures(features.projected.double(), DeviceArray(cells.numpy(), CPU), parts)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_readings_differ(learned, exact, rows):
 def test_an_ignored_background_may_show_anything(learned, exact, rows):
     changed = exact.cells.values.clone()
     changed[exact.parts == LIP20.background] = 1.0
-    other = FrozenFeatures(exact.projected, DeviceArray(changed.numpy(), CPU), exact.parts)
+    other = ImageFeatures(exact.projected, DeviceArray(changed.numpy(), CPU), exact.parts)
     for background, same in (("ignore", True), ("include", False)):
         settings = SETTINGS.model_copy(update={"background": background})
         losses = [part_loss(learned, f, rows, BATCH, settings, LIP20) for f in (exact, other)]
@@ -170,7 +170,7 @@ def test_an_ignored_background_may_show_anything(learned, exact, rows):
 
 
 def test_without_a_known_cell_the_part_loss_is_zero_with_a_gradient(learned, exact, rows):
-    blind = FrozenFeatures(exact.projected, exact.cells, torch.full_like(exact.parts, IGNORE))
+    blind = ImageFeatures(exact.projected, exact.cells, torch.full_like(exact.parts, IGNORE))
     loss = part_loss(learned, blind, rows, np.arange(8), SETTINGS, LIP20)
     loss.backward()
     assert loss.item() == 0
@@ -199,7 +199,7 @@ def test_the_host_waits_for_no_result(exact, rows, frozen_clip, reading):
     text = copy.deepcopy(frozen_clip.text).to(meta)
     learned = IdentityPrompts(text, PromptSettings(), 6, LIP20, torch.Generator()).to(meta)
     cells = DeviceArray(exact.cells.values.numpy(), meta)
-    features = FrozenFeatures(exact.projected.float().to(meta), cells, exact.parts)
+    features = ImageFeatures(exact.projected.float().to(meta), cells, exact.parts)
     settings = SETTINGS.model_copy(update={**reading, "identity_epochs": 0})
     losses = prompt_losses(learned, features, rows, BATCH, settings, LIP20, epoch=0)
     torch.stack(list(losses.values())).sum().backward()

@@ -24,7 +24,7 @@ from pivl_distill.runs.run import Run
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from pivl_distill.training.stage2 import Stage2Trainer
 from teachers.clip import CLIP_MEAN, CLIP_STD
-from teachers.clip_reid_checkpoint import from_state
+from teachers.clip_reid_checkpoint import parse_checkpoint
 from teachers.image_encoders import ViTOptions
 from teachers.teach import (
     build_clip,
@@ -187,8 +187,8 @@ def test_random_weights_depend_on_the_seed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cameras", [0, 6])
-def test_a_clip_reid_checkpoint_may_be_the_clip(worded_checkpoint, tmp_path, cameras) -> None:
-    state, words = worded_checkpoint(cameras)
+def test_a_clip_reid_checkpoint_may_be_the_clip(checkpoint_and_base, tmp_path, cameras) -> None:
+    state, words = checkpoint_and_base(cameras)
     torch.save(state, tmp_path / "reid.pth")
     settings = ClipSettings(
         name="small-reid",
@@ -199,14 +199,14 @@ def test_a_clip_reid_checkpoint_may_be_the_clip(worded_checkpoint, tmp_path, cam
     )
     dataset = dataset_seen_by(*range(6))
     clip = build_clip(settings, (256, 128), dataset)
-    released = from_state(state, "reid.pth", 0.5).clip
+    checkpoint = parse_checkpoint(state, "reid.pth", 0.5).clip
     images = torch.randn(2, 3, 256, 128, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         for seen_by in ([torch.tensor([0, 3])], []) if cameras else ([],):
-            ours, theirs = (c.image.eval()(images, *seen_by) for c in (clip, released))
+            ours, theirs = (c.image.eval()(images, *seen_by) for c in (clip, checkpoint))
             torch.testing.assert_close(ours.projected, theirs.projected)
         assert clip.text.encode(["a photo of a person"]).shape == (1, 24)
-    assert clip.weights_sha256 != released.weights_sha256  # it has words
+    assert clip.weights_sha256 != checkpoint.weights_sha256  # it has words
     with pytest.raises(PivlError, match=r"differs\. Name the CLIP it was fine-tuned from"):
         build_clip(settings.model_copy(update={"base": "none"}), (256, 128), dataset)
 
@@ -221,9 +221,9 @@ def test_a_clip_reid_checkpoint_may_be_the_clip(worded_checkpoint, tmp_path, cam
     ],
 )
 def test_settings_that_contradict_a_checkpoint_are_refused(
-    worded_checkpoint, tmp_path, changes, size_hw, difference
+    checkpoint_and_base, tmp_path, changes, size_hw, difference
 ) -> None:
-    state, words = worded_checkpoint()
+    state, words = checkpoint_and_base()
     torch.save(state, tmp_path / "reid.pth")
     settings = ClipSettings(name="small-reid", weights=str(tmp_path / "reid.pth"), base=str(words))
     settings = settings.model_copy(update=changes)

@@ -16,7 +16,7 @@ from pivl_distill.runs.run import Run
 from pivl_distill.storage.tensors import load_tensors
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2 import train
-from teachers.clip import CLIP_MEAN, CLIP_STD, build_tiny
+from teachers.clip import CLIP_MEAN, CLIP_STD, build_tiny_clip
 from teachers.image_encoders import ViTOptions
 from teachers.teacher import KIND, Teacher, load_teacher, save_teacher
 
@@ -34,15 +34,15 @@ def images(batch: int = 3) -> torch.Tensor:
 
 
 def test_the_losses_see_three_features_two_heads_and_the_map(teacher):
-    out, tower = teacher(images()), teacher.tower
-    dims = [tower.previous_dim, tower.feature_dim, tower.dim]
+    out, image_encoder = teacher(images()), teacher.image_encoder
+    dims = [image_encoder.previous_dim, image_encoder.feature_dim, image_encoder.dim]
     assert [tuple(m.shape) for m in out.features] == [(3, dim) for dim in dims]
     assert [tuple(scores.shape) for scores in out.logits] == [(3, 6), (3, 6)]
     assert torch.equal(out.projected, out.features[2])
-    assert out.aligned.shape == (3, tower.dim, 16, 8)
+    assert out.aligned.shape == (3, image_encoder.dim, 16, 8)
 
 
-def test_a_frozen_tower_learns_again_with_everything_around_it(teacher):
+def test_a_frozen_encoder_learns_again_with_everything_around_it(teacher):
     out = teacher.train()(images(4))
     total = sum(m.square().mean() for m in (*out.features, *out.logits, out.aligned.to_dense()))
     total.backward()
@@ -59,7 +59,7 @@ def test_checkpointing_a_vit_changes_no_gradient(make_clip):
             nn.init.normal_(parameter, std=0.1)
         if saves:
             teacher.enable_gradient_checkpointing()
-        block = teacher.tower.visual.transformer.resblocks[0]
+        block = teacher.image_encoder.visual.transformer.resblocks[0]
         block.register_forward_pre_hook(lambda *_: runs.append(1))
         out = teacher(images(4).double())
         terms = (*out.features, out.logits[0], out.aligned.to_dense())
@@ -84,8 +84,8 @@ def test_the_retrieval_vector_is_feature_and_projection_side_by_side(teacher):
 
 def test_nothing_of_the_teaching_is_in_the_embedding_model(teacher):
     model = teacher.embedding_model()
-    tower = sum(p.numel() for p in teacher.tower.parameters())
-    assert sum(p.numel() for p in model.network.parameters()) == tower
+    image_encoder = sum(p.numel() for p in teacher.image_encoder.parameters())
+    assert sum(p.numel() for p in model.network.parameters()) == image_encoder
     assert not any("neck" in name or "fusion" in name for name in model.network.state_dict())
     assert not model.network.training
 
@@ -104,7 +104,7 @@ def test_what_was_saved_embeds_the_same(teacher, band_store, tmp_path):
     assert dataclasses.replace(loaded, network=model.network) == model
     assert (embed(loaded, band_store.crops) == embed(model, band_store.crops)).all()
     _, state, _ = load_tensors(tmp_path / "teacher.safetensors", KIND)
-    assert all(name.startswith("tower.") for name in state)
+    assert all(name.startswith("image_encoder.") for name in state)
 
 
 def test_a_teacher_fed_as_clip_was_is_fed_so_from_its_file_too(make_clip, tmp_path):
@@ -122,7 +122,7 @@ def test_without_a_head_nothing_is_aligned(make_clip):
 
 @pytest.mark.parametrize(("name", "cameras"), [("tiny_rn", 0), ("tiny_vit", 2)])
 def test_a_teacher_learns_from_a_bank(table, band_store, prompt_bank, tmp_path, name, cameras):
-    clip = build_tiny(name, table, ViTOptions(cameras=cameras))
+    clip = build_tiny_clip(name, table, ViTOptions(cameras=cameras))
     generator = torch.Generator().manual_seed(0)
     bank = dataclasses.replace(
         prompt_bank,
@@ -142,6 +142,7 @@ def test_a_teacher_learns_from_a_bank(table, band_store, prompt_bank, tmp_path, 
     text_features = TextFeatures.from_bank(bank, LossSettings(), HeadSettings())
     train(teacher, band_store, text_features, settings, 0, run, "Training")
     changed = {n for n, value in teacher.state_dict().items() if not torch.equal(value, before[n])}
-    assert {name.split(".")[0] for name in changed} == {"tower", "neck", "projected_neck", "fusion"}
+    modules = {"image_encoder", "neck", "projected_neck", "fusion"}
+    assert {name.split(".")[0] for name in changed} == modules
     assert not {name for name in changed if name.endswith("neck.norm.bias")}
-    assert ("tower.camera" in changed) == bool(cameras)
+    assert ("image_encoder.camera" in changed) == bool(cameras)

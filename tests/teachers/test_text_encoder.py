@@ -1,4 +1,4 @@
-"""The text tower against open_clip's own, which pads to 77 tokens and reads at the arg-max."""
+"""The text encoder against open_clip's own, which pads to 77 tokens and reads at the arg-max."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from open_clip.model import CLIP
 from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError
-from teachers.text_encoder import UNKNOWN_ROW, TextTower, Tokenizer, token_rows
+from teachers.text_encoder import UNKNOWN_ROW, TextEncoder, Tokenizer, used_token_ids
 
 TEXTS = [
     "a photo of a person",
@@ -21,7 +21,7 @@ TEXTS = [
 
 
 def random_clip(vocabulary: int) -> CLIP:
-    """A CLIP with a small text tower whose parameters are all away from their start."""
+    """A CLIP with a small text encoder whose parameters are all away from their start."""
     torch.manual_seed(0)
     vision = {"image_size": 16, "patch_size": 16, "layers": 1, "width": 16, "head_width": 16}
     text = {"context_length": 77, "vocab_size": vocabulary, "width": 32, "heads": 4, "layers": 2}
@@ -34,9 +34,9 @@ def random_clip(vocabulary: int) -> CLIP:
 
 
 @pytest.fixture(scope="module")
-def reduced(table) -> tuple[CLIP, TextTower]:
+def reduced(table) -> tuple[CLIP, TextEncoder]:
     clip = random_clip(len(table) + 1)
-    return clip, TextTower(clip, Tokenizer(table))
+    return clip, TextEncoder(clip, Tokenizer(table))
 
 
 def padded_ids(texts: list[str], table: list[int] | None) -> Tensor:
@@ -52,54 +52,55 @@ def padded_ids(texts: list[str], table: list[int] | None) -> Tensor:
 
 
 def test_features_equal_open_clips_with_the_reduced_table(reduced, table):
-    clip, tower = reduced
+    clip, encoder = reduced
     texts = [*TEXTS, "a photo of a person with an umbrella"]
     expected = clip.encode_text(padded_ids(texts, table))
     assert expected.std(0).min() > 0.01
-    torch.testing.assert_close(tower.encode(texts), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(encoder.encode(texts), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_features_equal_open_clips_with_the_full_table():
     clip = random_clip(49408)
-    tower = TextTower(clip, Tokenizer())
+    encoder = TextEncoder(clip, Tokenizer())
     expected = clip.encode_text(padded_ids(TEXTS, None))
-    torch.testing.assert_close(tower.encode(TEXTS), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(encoder.encode(TEXTS), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_each_text_is_the_same_alone_and_in_a_batch(reduced):
-    _, tower = reduced
-    together = tower.encode(TEXTS)
+    _, encoder = reduced
+    together = encoder.encode(TEXTS)
     for text, features in zip(TEXTS, together, strict=True):
-        torch.testing.assert_close(tower.encode([text])[0], features, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(encoder.encode([text])[0], features, rtol=1e-5, atol=1e-5)
 
 
 def test_what_follows_the_end_changes_nothing(reduced):
-    _, tower = reduced
-    ids, ends = tower.tokenizer(TEXTS)
-    embeddings = tower.token_embedding(ids).detach()
-    garbage = torch.cat([embeddings, torch.zeros(len(TEXTS), 5, tower.width)], dim=1)
+    _, encoder = reduced
+    ids, ends = encoder.tokenizer(TEXTS)
+    embeddings = encoder.token_embedding(ids).detach()
+    garbage = torch.cat([embeddings, torch.zeros(len(TEXTS), 5, encoder.width)], dim=1)
     for row, end in enumerate(ends.tolist()):
-        garbage[row, end + 1 :] = 100 * torch.randn(garbage.shape[1] - end - 1, tower.width)
-    torch.testing.assert_close(tower(garbage, ends), tower(embeddings, ends), rtol=1e-5, atol=1e-5)
+        garbage[row, end + 1 :] = 100 * torch.randn(garbage.shape[1] - end - 1, encoder.width)
+    expected = encoder(embeddings, ends)
+    torch.testing.assert_close(encoder(garbage, ends), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_every_token_up_to_the_end_matters(reduced):
-    _, tower = reduced
-    ids, ends = tower.tokenizer(TEXTS[:1])
-    embeddings = tower.token_embedding(ids).detach().requires_grad_()
-    tower(embeddings, ends).sum().backward()
+    _, encoder = reduced
+    ids, ends = encoder.tokenizer(TEXTS[:1])
+    embeddings = encoder.token_embedding(ids).detach().requires_grad_()
+    encoder(embeddings, ends).sum().backward()
     assert embeddings.grad is not None
     assert (embeddings.grad[0].abs().sum(1) > 0).tolist() == [True] * int(ends[0] + 1)
 
 
 def test_learned_tokens_get_the_gradients_of_the_padded_prompt(reduced):
-    clip, tower = reduced
-    ids, ends = tower.tokenizer(TEXTS)
-    tokens = torch.randn(len(TEXTS), 2, tower.width, requires_grad=True)
-    embeddings = tower.token_embedding(ids).detach()
+    clip, encoder = reduced
+    ids, ends = encoder.tokenizer(TEXTS)
+    tokens = torch.randn(len(TEXTS), 2, encoder.width, requires_grad=True)
+    embeddings = encoder.token_embedding(ids).detach()
     # Two learned tokens right after the start; the end moves two places on.
     prompt = torch.cat([embeddings[:, :1], tokens, embeddings[:, 1:]], dim=1)
-    ours = tower(prompt, ends + 2)
+    ours = encoder(prompt, ends + 2)
 
     padding = clip.token_embedding(torch.zeros(len(TEXTS), 77 - prompt.shape[1], dtype=torch.long))
     x = torch.cat([prompt, padding], dim=1) + clip.positional_embedding
@@ -113,10 +114,10 @@ def test_learned_tokens_get_the_gradients_of_the_padded_prompt(reduced):
 
 
 def test_a_prompt_may_fill_the_context_but_not_exceed_it(reduced):
-    _, tower = reduced
-    assert tower.encode(["hat " * 75]).shape == (1, 12)
+    _, encoder = reduced
+    assert encoder.encode(["hat " * 75]).shape == (1, 12)
     with pytest.raises(PivlError, match="A prompt has 78 tokens but this CLIP reads at most 77"):
-        tower.encode(["hat", "hat " * 76])
+        encoder.encode(["hat", "hat " * 76])
 
 
 def test_the_tokenizer_frames_and_pads_to_the_longest(table):
@@ -140,6 +141,6 @@ def test_token_rows_are_the_ids_in_use_ascending():
     bpe = SimpleTokenizer()
     texts = ["red hat", "hat, red"]
     ids = {bpe.sot_token_id, bpe.eot_token_id, *bpe.encode(texts[0]), *bpe.encode(texts[1])}
-    assert token_rows(texts) == sorted(ids)
-    assert token_rows(texts)[-1] == bpe.eot_token_id
-    assert token_rows([]) == [bpe.sot_token_id, bpe.eot_token_id]
+    assert used_token_ids(texts) == sorted(ids)
+    assert used_token_ids(texts)[-1] == bpe.eot_token_id
+    assert used_token_ids([]) == [bpe.sot_token_id, bpe.eot_token_id]

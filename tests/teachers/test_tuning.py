@@ -15,10 +15,10 @@ from pivl_distill.data.batches import DeviceArray
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.runs.run import Run
 from teachers import tuning
-from teachers.image_features import FrozenFeatures
+from teachers.image_features import ImageFeatures
 from teachers.prompts import IdentityPrompts
 from teachers.tuning import (
-    bank_texts,
+    encode_bank_texts,
     learning_rate_at,
     present_parts,
     set_learning_rate,
@@ -52,33 +52,33 @@ def tuned(clip, features, rows, folder, seed: int = 0) -> tuple[IdentityPrompts,
 
 
 @pytest.fixture(scope="module")
-def spoken(frozen_clip, features, rows) -> FrozenFeatures:
+def spoken(frozen_clip, features, rows) -> ImageFeatures:
     """Features that a prompt can reach: the texts of hidden prompts, with some noise."""
     generator = torch.Generator().manual_seed(1)
     loud = PROMPTS.model_copy(update={"init_std": 1.0})
     hidden = IdentityPrompts(frozen_clip.text, loud, 6, LIP20, generator)
     with torch.no_grad():
-        identity, part = bank_texts(hidden, torch.ones(6, len(LIP20), dtype=torch.bool))
+        identity, part = encode_bank_texts(hidden, torch.ones(6, len(LIP20), dtype=torch.bool))
         projected, cells = identity[rows], part[rows[:, None], features.parts]
         for texts in (projected, cells):
             texts += 0.1 * texts.std() * torch.randn(texts.shape, generator=generator)
     cells = DeviceArray(F.normalize(cells, dim=2).numpy(), projected.device)
-    return FrozenFeatures(projected, cells, features.parts)
+    return ImageFeatures(projected, cells, features.parts)
 
 
 def test_prompts_learn_and_clip_does_not(frozen_clip, spoken, rows, tmp_path):
-    towers = frozen_clip.image, frozen_clip.text
-    before = [copy.deepcopy(tower.state_dict()) for tower in towers]
+    encoders = frozen_clip.image, frozen_clip.text
+    before = [copy.deepcopy(encoder.state_dict()) for encoder in encoders]
     learned, metrics = tuned(frozen_clip, spoken, rows, tmp_path / "run")
     assert [line["epoch"] for line in metrics] == list(range(1, 13))
     assert all(line["stage"] == "prompts" for line in metrics)
     assert metrics[5]["identity"] < 0.9 * metrics[0]["identity"]
     assert all("part" not in line for line in metrics[:6])
     assert 0 < metrics[-1]["part"] < 0.95 * metrics[6]["part"]
-    for tower, state in zip(towers, before, strict=True):
-        for name, value in tower.state_dict().items():
+    for encoder, state in zip(encoders, before, strict=True):
+        for name, value in encoder.state_dict().items():
             assert torch.equal(value, state[name]), name
-    assert all(p.grad is None for tower in towers for p in tower.parameters())
+    assert all(p.grad is None for encoder in encoders for p in encoder.parameters())
     texts = F.normalize(learned.identity(torch.arange(6)), dim=1)
     own = (F.normalize(spoken.projected, dim=1) @ texts.T).argmax(1) == rows
     assert own.float().mean() > 0.9
@@ -95,9 +95,9 @@ def test_tuning_depends_on_the_seed_alone(frozen_clip, features, rows, tmp_path)
 
 @pytest.mark.parametrize("chunk", [1, 2 * len(LIP20), 10_000])
 def test_the_bank_holds_each_prompt_of_a_part_that_was_seen(learned, monkeypatch, chunk):
-    monkeypatch.setattr(tuning, "CHUNK_PROMPTS", chunk)
+    monkeypatch.setattr(tuning, "PROMPTS_PER_CHUNK", chunk)
     present = torch.rand(6, len(LIP20), generator=torch.Generator().manual_seed(0)) < 0.4
-    identity, part = bank_texts(learned, present)
+    identity, part = encode_bank_texts(learned, present)
     assert identity.shape == (6, learned.identity(torch.tensor([0])).shape[1])
     assert part.shape == (6, len(LIP20), identity.shape[1])
     for row in range(6):
@@ -113,7 +113,7 @@ def test_the_bank_holds_each_prompt_of_a_part_that_was_seen(learned, monkeypatch
 
 
 def test_a_bank_of_identities_alone_has_no_part_text(learned):
-    identity, part = bank_texts(learned, torch.zeros(6, len(LIP20), dtype=torch.bool))
+    identity, part = encode_bank_texts(learned, torch.zeros(6, len(LIP20), dtype=torch.bool))
     assert identity.abs().sum(1).all()
     assert not part.any()
 

@@ -122,13 +122,13 @@ def student(
     epilog="""\b
 Examples:
   pivl-distill bank Market_ViT-B-16_60.pth --data market1501:/data/market
-  pivl-distill bank Market_RN50_120.pth --data market1501:/data/market --words openai
+  pivl-distill bank Market_RN50_120.pth --data market1501:/data/market --base openai
 """,
 )
 @click.argument("source", type=RUN_OR_FILE)
 @click.option("--data", "spec", required=True, metavar="KIND:PATH", help="Its training data.")
 @parsing_option
-@click.option("--words", metavar="TAG|FILE|hf-hub:ID", help="Its CLIP; adds part texts.")
+@click.option("--base", metavar="TAG|FILE|hf-hub:ID", help="Its CLIP; adds part texts.")
 @click.option(
     "--sie-coefficient", default=1.0, show_default=True, help="Coefficient used in training."
 )
@@ -137,7 +137,7 @@ def bank(
     source: Path,
     spec: str,
     parsing: Path | None,
-    words: str | None,
+    base: str | None,
     sie_coefficient: float,
     out: Path | None,
 ) -> None:
@@ -150,4 +150,4 @@ def bank(
     from teachers.clip_reid_bank import import_clip_reid_bank
 
     data = DataSettings(spec=spec, parsing=parsing)
-    print_clip_reid_bank(import_clip_reid_bank(source, data, words, out, sie_coefficient))
+    print_clip_reid_bank(import_clip_reid_bank(source, data, base, out, sie_coefficient))

@@ -14,8 +14,8 @@ DATA = ("--data", "synthetic:tiny")
 
 
 @pytest.fixture
-def file(small_released, tmp_path, monkeypatch) -> str:
-    torch.save(small_released(cameras=6, identities=8), tmp_path / "sie_olp.pth")
+def file(small_reid_state, tmp_path, monkeypatch) -> str:
+    torch.save(small_reid_state(cameras=6, identities=8), tmp_path / "sie_olp.pth")
     monkeypatch.chdir(tmp_path)
     return "sie_olp.pth"
 
@@ -38,8 +38,8 @@ def test_its_export_takes_cameras_and_is_scored_as_the_file(file):
     assert scores[0] == scores[1]
 
 
-def test_a_file_of_fewer_cameras_than_the_people_it_is_verified_on(small_released, tmp_path):
-    torch.save(small_released(cameras=2, identities=8), tmp_path / "two.pth")
+def test_a_file_of_fewer_cameras_than_the_people_it_is_verified_on(small_reid_state, tmp_path):
+    torch.save(small_reid_state(cameras=2, identities=8), tmp_path / "two.pth")
     assert "Verified" in succeed("export", tmp_path / "two.pth", "-o", tmp_path / "out")
     said = refuse("export", tmp_path / "two.pth", *DATA, "-o", tmp_path / "named")
     assert "has cameras 0 to 1, but these crops are from cameras 0 to" in said
@@ -48,7 +48,7 @@ def test_a_file_of_fewer_cameras_than_the_people_it_is_verified_on(small_release
 def test_a_student_learns_from_its_identity_texts(file):
     said = succeed("bank", file, *DATA)
     assert "identities 8" in said
-    assert "no; --words makes them" in said
+    assert "no; --base makes them" in said
     assert "mAP" in succeed("evaluate", "runs/teach-1")
     quick = ("student", "--config", "quick", "--pretrained", "none")
     assert "holds no part texts" in refuse(*quick)
@@ -63,16 +63,16 @@ def test_other_files_are_refused_by_what_they_lack(tmp_path):
 
 @pytest.mark.parametrize("temperature", ["0.07", "clip"])
 def test_a_teacher_begins_with_the_words_of_its_clip_or_not_at_all(
-    small_released, tmp_path, temperature
+    small_reid_state, tmp_path, temperature
 ):
     """The file holds no words, and no logit scale for the temperature either."""
     path = tmp_path / "reid.pth"
-    torch.save(small_released(identities=8), path)
+    torch.save(small_reid_state(identities=8), path)
     wanted = {"clip.name": "small-reid", "clip.weights": path, "data.size_hw": "[256, 128]"}
     wanted |= {"clip.base": "none", "tuning.part_temperature": temperature}
     settings = [part for key, value in wanted.items() for part in ("--set", f"{key}={value}")]
     said = refuse("teach", "--config", "quick", *settings, "-o", tmp_path / "run")
-    assert "The words of 'none' are not the checkpoint's" in said
+    assert "The token table of 'none' does not match the checkpoint" in said
     assert "Name the CLIP it was fine-tuned from; for CLIP-ReID that is 'openai'." in said
     assert not (tmp_path / "run").exists()
 

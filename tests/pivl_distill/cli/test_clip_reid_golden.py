@@ -1,7 +1,7 @@
 """`pivl-distill export` of CLIP-ReID's full-size checkpoints: the file gives the golden features.
 
 The official code has printed figures for `vit` and `rn50`. The third kind, camera vectors and
-overlapping patches, is held to a recomputation that shares no code with the towers.
+overlapping patches, is held to a recomputation that shares no code with the encoders.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def exported(golden_state, tmp_path, market):
     """`exported(shapes, *options)` runs what the command wrote on its inputs."""
 
     def export(shapes: dict[str, list[int]], *options: str) -> onnxruntime.InferenceSession:
-        torch.save(golden_state(shapes), tmp_path / "released.pth")
+        torch.save(golden_state(shapes), tmp_path / "checkpoint.pth")
         common = (
-            tmp_path / "released.pth",
+            tmp_path / "checkpoint.pth",
             "-o",
             tmp_path / "out",
             "--data",

@@ -78,10 +78,10 @@ def test_runs_in_every_precision(source: str) -> None:
 
 
 def test_a_published_checkpoint_with_cameras_in_every_precision(
-    small_released: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_reid_state: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    torch.save(small_released(cameras=6, identities=8), "sie_olp.pth")
+    torch.save(small_reid_state(cameras=6, identities=8), "sie_olp.pth")
     succeed("export", "sie_olp.pth", "--precision", "fp16,int8", *FEW_QUERIES, "-o", "out")
     assert [artifact["status"] for artifact in artifacts("out")] == ["verified"] * 4
     assert json.loads(Path("out/manifest.json").read_text())["input"]["cameras"] == 6

@@ -86,7 +86,7 @@ def test_bank_student_and_export_of_the_paper(
     _, weights, metadata = load_tensors(Path("runs/teach-1/teacher.safetensors"), "teacher")
     if preset == "paper_vit":
         assert metadata["vit"]["stride"] == 12
-        assert weights["tower.camera"].shape == (3, 32)
+        assert weights["image_encoder.camera"].shape == (3, 32)
 
     student = (*ONCE, "pretrained=none")
     run("student", "--config", preset, "--bank", "runs/teach-1", changes=student)

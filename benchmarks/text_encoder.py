@@ -1,4 +1,4 @@
-"""The text side of stage 1 against plain encoders: `python benchmarks/text_tower.py`.
+"""The text side of stage 1 against plain encoders: `python benchmarks/text_encoder.py`.
 
 CLIP ViT-B/16's text encoder (12 blocks, width 512, random weights, which do not affect the cost),
 two threads. The baselines follow the paper and the reference code and use open_clip's own forward
@@ -34,8 +34,8 @@ from torch import Tensor
 from pivl_distill.config import PromptSettings
 from pivl_distill.data.vocabulary import LIP20
 from teachers.prompts import IdentityPrompts
-from teachers.text_encoder import TextTower, Tokenizer
-from teachers.tuning import bank_texts
+from teachers.text_encoder import TextEncoder, Tokenizer
+from teachers.tuning import encode_bank_texts
 
 ROUNDS = 3
 IDENTITIES, CROPS, PARTS = 16, 4, 12
@@ -160,11 +160,11 @@ def bank(prompts: IdentityPrompts, plain: Plain) -> Iterator[Row]:
             plain.encode(tokens.expand(parts, -1, -1), list(LIP20.words))
 
     seconds = interleaved(
-        {"ours": lambda: bank_texts(prompts, some_part), "77": plain_sample},
+        {"ours": lambda: encode_bank_texts(prompts, some_part), "77": plain_sample},
         ROUNDS,
     )
     whole: list[float] = []
-    peak = peak_bytes(lambda: whole.append(clocked(lambda: bank_texts(prompts, every_part))))
+    peak = peak_bytes(lambda: whole.append(clocked(lambda: encode_bank_texts(prompts, every_part))))
     kept = BANK_IDENTITIES * (parts + 1) * plain.clip.text_projection.shape[1] * 4
     extrapolated = seconds["77"] * BANK_IDENTITIES / BASELINE_SAMPLE
     name = f"bank of {BANK_IDENTITIES} × {parts} prompts"
@@ -188,11 +188,11 @@ def main() -> None:
     clip.to(torch.get_default_device())
     tokenizer = Tokenizer()
     generator = torch.Generator(torch.get_default_device())
-    text = TextTower(clip, tokenizer)
+    text = TextEncoder(clip, tokenizer)
     prompts = IdentityPrompts(text, SETTINGS, BANK_IDENTITIES, LIP20, generator)
     plain = Plain(clip, tokenizer)
     sides = (identity_step, part_step, bank)
-    report("Text tower", itertools.chain.from_iterable(rows(prompts, plain) for rows in sides))
+    report("Text encoder", itertools.chain.from_iterable(rows(prompts, plain) for rows in sides))
 
 
 if __name__ == "__main__":
