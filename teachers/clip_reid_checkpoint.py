@@ -153,7 +153,8 @@ def take_token_table(checkpoint: ClipReIDCheckpoint, base: str) -> None:
     if not same_length or not torch.allclose(table(opening), prefix, rtol=0.01, atol=1e-4):
         raise PivlError(
             f"The token table of '{base}' does not match the checkpoint: the embeddings of"
-            " \"a photo of a\" differ. Name the CLIP it was fine-tuned from; for CLIP-ReID that is 'openai'."
+            ' "a photo of a" differ. Name the CLIP it was fine-tuned from;'
+            " for CLIP-ReID that is 'openai'."
         )
     text.token_embedding = table
     with torch.no_grad():

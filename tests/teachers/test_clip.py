@@ -82,7 +82,7 @@ def answers(clip: Clip) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "image_encoder", "grid_hw"),
+    ("name", "encoder", "grid_hw"),
     [("tiny_rn", ResNetImageEncoder, (16, 8)), ("tiny_vit", ViTImageEncoder, (16, 8))],
 )
 def test_both_embedded_architectures_look_at_a_fine_grid(make_clip, name, encoder, grid_hw):

@@ -211,7 +211,10 @@ def test_other_forms_of_the_same_file(camera_state, camera_file, some, tmp_path,
             {"image_encoder.positional_embedding": torch.zeros(100, 32)},
             r"99 grid positions, which no stride of \(16, 12\) gives on crops of 256×128",
         ),
-        ({"image_encoder.conv1.weight": torch.zeros(48, 3, 16, 16)}, "which none of small-reid"),
+        (
+            {"image_encoder.conv1.weight": torch.zeros(48, 3, 16, 16)},
+            "which fits none of small-reid",
+        ),
     ],
 )
 def test_what_is_missing_or_misfits_is_named(small_reid_state, tmp_path, change, message):
