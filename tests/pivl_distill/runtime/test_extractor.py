@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -16,25 +15,14 @@ import pytest
 import torch
 from PIL import Image
 
+from manifest_edits import change_artifact, change_manifest
 from pivl_distill.data.images import read_crop
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.runtime import Extractor
 from pivl_distill.runtime import extractor as extractors
-from pivl_distill.runtime.feature_graph import normalise
-from pivl_distill.storage.files import sha256
 
 SIZE_HW = (64, 32)
-
-
-@pytest.fixture(scope="module")
-def extractor(deployed_once: Path) -> Extractor:
-    return Extractor(deployed_once, threads=1)
-
-
-@pytest.fixture(scope="module")
-def crops() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (64, *SIZE_HW, 3), dtype=np.uint8)
 
 
 @pytest.fixture
@@ -52,19 +40,6 @@ def images(tmp_path: Path) -> Path:
     return folder
 
 
-def change(folder: Path, **metadata: object) -> Path:
-    """Change fields of the artifact that the CPU runs."""
-    return change_manifest(folder, lambda manifest: manifest["artifacts"][0].update(metadata))
-
-
-def change_manifest(folder: Path, edit) -> Path:
-    path = folder / "manifest.json"
-    manifest = json.loads(path.read_text())
-    edit(manifest)
-    path.write_text(json.dumps(manifest))
-    return folder
-
-
 # Features
 
 
@@ -79,13 +54,6 @@ def test_features_match_the_evaluation_path(extractor, deployed_once, images):
     np.testing.assert_allclose(extractor.embed_files(paths), expected, atol=1e-6)
     arrays = [np.array(Image.open(path).convert("RGB")) for path in paths]
     np.testing.assert_allclose(extractor.embed(arrays), expected, atol=1e-6)
-
-
-def test_normalisation_is_bit_identical_to_training(extractor, crops):
-    tensors = normalize_crops(torch.from_numpy(crops), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    np.testing.assert_array_equal(
-        normalise(crops, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), tensors.numpy()
-    )
 
 
 def test_every_batch_size_gives_the_same_unit_features(deployed_once, crops):
@@ -143,53 +111,6 @@ def test_batch_without_a_readable_image(deployed_once, tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     ((_, error),) = Extractor(deployed_once, threads=1).stream_files([tmp_path / "a.png"])
     assert isinstance(error, PivlError)
-
-
-def test_boxes_are_cropped_and_clipped(extractor):
-    frame = np.random.default_rng(2).integers(0, 256, (90, 120, 3), dtype=np.uint8)
-    boxes = [(10, 5, 40, 70), (-8, -3.5, 20.2, 30.9), (100, 60, 500, 500), (7.9, 8, 8.1, 9)]
-    cuts = [frame[5:70, 10:40], frame[:31, :21], frame[60:, 100:], frame[8:9, 7:9]]
-    np.testing.assert_array_equal(extractor.embed_boxes(frame, boxes), extractor.embed(cuts))
-    as_array = extractor.embed_boxes(frame, np.array(boxes, np.float32))
-    np.testing.assert_allclose(as_array, extractor.embed(cuts), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("box", "sentence"),
-    [
-        ((120, 0, 150, 20), "Box 1 .* has no pixel in the frame of 120x90"),
-        ((5, -20, 30, -4), "has no pixel"),
-        ((-20, 5, -1, 30), "has no pixel"),
-        ((30, 5, 20, 30), "has no pixel"),
-        ((float("nan"), 5, 20, 30), "Box 1 must be left, top"),
-        ((1, 2, 3), "Box 1 must be left, top"),
-        (7, r"Box 1 must be left, top, right, bottom in pixels, not 7; .* in a list: \[box\]"),
-    ],
-)
-def test_invalid_boxes_are_named(extractor, box, sentence):
-    frame = np.zeros((90, 120, 3), np.uint8)
-    with pytest.raises(PivlError, match=sentence):
-        extractor.embed_boxes(frame, [(0, 0, 10, 10), box])
-
-
-def test_single_box_outside_a_list_is_rejected(extractor):
-    with pytest.raises(PivlError, match="Box 0 must be left, top, right, bottom"):
-        extractor.embed_boxes(np.zeros((90, 120, 3), np.uint8), (0, 0, 10, 10))
-
-
-@pytest.mark.parametrize(
-    ("crop", "sentence"),
-    [
-        (np.zeros((8, 4, 3), np.float32), "Crop 1 must be a uint8 array of 0..255, not float32"),
-        (np.zeros((8, 4), np.uint8), r"Crop 1 must be RGB \[H, W, 3\], not of shape \[8, 4\]"),
-        (np.zeros((8, 4, 4), np.uint8), "must be RGB"),
-        (np.zeros((0, 4, 3), np.uint8), "must be RGB"),
-        ([[0]], "must be a uint8 array of 0..255, not list"),
-    ],
-)
-def test_invalid_crops_are_named(extractor, crop, sentence):
-    with pytest.raises(PivlError, match=sentence):
-        extractor.embed([np.zeros((8, 4, 3), np.uint8), crop])
 
 
 def test_concurrent_threads_get_the_same_features(extractor, crops):
@@ -313,137 +234,16 @@ def test_missing_gpu_gives_no_warning(deployed_once):
         Extractor(deployed_once)
 
 
-def test_one_changed_bit_of_the_golden_vector_is_rejected(deployed):
-    manifest = json.loads((deployed / "manifest.json").read_text())
-    vector = np.array(manifest["artifacts"][0]["golden_vector"], np.float32)
-    vector.view(np.uint32)[10] ^= 1
-    change(deployed, golden_vector=vector.tolist())
-    with pytest.raises(PivlError, match=r"golden vector of model\.onnx was changed"):
-        Extractor(deployed)
-
-
-def test_unreproduced_golden_vector_is_rejected(deployed):
-    manifest = json.loads((deployed / "manifest.json").read_text())
-    vector = np.array(manifest["artifacts"][0]["golden_vector"], np.float32)[::-1].copy()
-    digest = hashlib.sha256(vector.tobytes()).hexdigest()
-    change(deployed, golden_vector=vector.tolist(), golden_vector_sha256=digest)
-    with pytest.raises(PivlError, match="does not reproduce its golden vector"):
-        Extractor(deployed)
-
-
-def test_verified_file_without_golden_vector_is_rejected(deployed):
-    """Otherwise a manifest without it would hide swapped means."""
-
-    def swap(manifest):
-        manifest["input"].update({k: manifest["input"][k][::-1] for k in ("mean", "std")})
-
-    change_manifest(deployed, swap)
-    change(deployed, golden_vector=None, golden_vector_sha256=None)
-    with pytest.raises(PivlError, match=r"golden vector of model\.onnx is missing"):
-        Extractor(deployed)
-
-
-def test_golden_vector_of_wrong_length_is_rejected(deployed):
-    vector = np.ones(23, np.float32)
-    digest = hashlib.sha256(vector.tobytes()).hexdigest()
-    change(deployed, golden_vector=vector.tolist(), golden_vector_sha256=digest)
-    with pytest.raises(PivlError, match=r"has 23 values, but the manifest declares 24"):
-        Extractor(deployed)
-
-
-@pytest.mark.parametrize(
-    ("section", "field", "value", "sentence"),
-    [
-        (
-            "input",
-            "size_hw",
-            [32, 64],
-            "failed on a batch of 1 crops, fed as the manifest describes",
-        ),
-        (
-            "input",
-            "name",
-            "pictures",
-            "failed on a batch of 1 crops, fed as the manifest describes",
-        ),
-        ("input", "cameras", 3, "failed on a batch of 1 crops, fed as the manifest describes"),
-        (
-            "output",
-            "name",
-            "vectors",
-            "failed on a batch of 1 crops, fed as the manifest describes",
-        ),
-        ("output", "dim", 25, "has 24 values, but the manifest declares 25"),
-    ],
-)
-def test_manifest_of_another_graph_is_rejected(deployed, section, field, value, sentence):
-    change_manifest(deployed, lambda manifest: manifest[section].update({field: value}))
-    with pytest.raises(PivlError, match=sentence):
-        Extractor(deployed)
-
-
-def test_features_of_wrong_length_are_rejected(deployed, crops):
-    """Also for an unverified file, which has no golden vector."""
-    change_manifest(deployed, lambda manifest: manifest["output"].update(dim=25))
-    change(deployed, status="unverified", golden_vector=None, golden_vector_sha256=None)
-    extractor = Extractor(deployed, precision="fp32", allow_unverified=True)
-    with pytest.raises(PivlError, match=r"of shape \[2, 24\] for 2 crops, .* declares 25 values"):
-        extractor.embed(crops[:2])
-
-
 def test_batch_size_must_be_positive(deployed_once):
     with pytest.raises(PivlError, match="batch_size must be 1 or more, not 0"):
         Extractor(deployed_once, batch_size=0)
 
 
-def test_swapped_channels_are_rejected(deployed):
-    """In the mean and std of the manifest, or in a golden crop saved as BGR."""
-    golden = deployed / "golden.png"
-    good = golden.read_bytes()
-    Image.fromarray(np.array(Image.open(golden))[..., ::-1].copy()).save(golden)
-    with pytest.raises(PivlError, match="not the golden crop"):
-        Extractor(deployed)
-    digest = sha256(golden)
-    change_manifest(deployed, lambda manifest: manifest["golden_crop"].update(sha256=digest))
-    with pytest.raises(PivlError, match="channel order"):
-        Extractor(deployed)
-    golden.write_bytes(good)
-    digest = sha256(golden)
-
-    def swap(manifest):
-        manifest["golden_crop"].update(sha256=digest)
-        manifest["input"].update({k: manifest["input"][k][::-1] for k in ("mean", "std")})
-
-    with pytest.raises(PivlError, match="channel order"):
-        Extractor(change_manifest(deployed, swap))
-
-
-def test_truncated_or_changed_file_is_rejected(deployed):
-    file = deployed / "model.onnx"
-    data = bytearray(file.read_bytes())
-    file.write_bytes(data[:-7])
-    with pytest.raises(PivlError, match=rf"is truncated: {len(data) - 7:,} of {len(data):,} bytes"):
-        Extractor(deployed)
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(PivlError, match="is not the file its manifest describes"):
-        Extractor(deployed)
-    file.unlink()
-    with pytest.raises(PivlError, match="is missing but in the manifest"):
-        Extractor(deployed)
-
-
-def test_missing_golden_crop_is_rejected(deployed):
-    (deployed / "golden.png").unlink()
-    with pytest.raises(PivlError, match="is missing or not the golden crop"):
-        Extractor(deployed)
-
-
 def test_failed_and_unverified_files_are_rejected(deployed):
-    change(deployed, status="failed", failure="mAP 40 % became 3 %")
+    change_artifact(deployed, status="failed", failure="mAP 40 % became 3 %")
     with pytest.raises(PivlError, match=r"failed its verification .* mAP 40 % became 3 %"):
         Extractor(deployed, precision="fp32", allow_unverified=True)
-    change(deployed, status="unverified", golden_vector=None, golden_vector_sha256=None)
+    change_artifact(deployed, status="unverified", golden_vector=None, golden_vector_sha256=None)
     with pytest.raises(PivlError, match="is unverified"):
         Extractor(deployed, precision="fp32")
     allowed = Extractor(deployed, precision="fp32", allow_unverified=True)

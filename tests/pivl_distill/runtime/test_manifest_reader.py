@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from manifest_edits import change_manifest
 from pivl_distill.errors import PivlError
+from pivl_distill.runtime import Extractor
 from pivl_distill.runtime.manifest_reader import Manifest, choose_artifact, read_manifest
-
-
-@pytest.fixture
-def edit(deployed: Path) -> Callable[[Callable[[dict[str, Any]], object]], Path]:
-    """`edit(change)` changes the manifest's JSON and returns its folder."""
-
-    def apply(change: Callable[[dict[str, Any]], object]) -> Path:
-        path = deployed / "manifest.json"
-        metadata = json.loads(path.read_text())
-        change(metadata)
-        path.write_text(json.dumps(metadata))
-        return deployed
-
-    return apply
 
 
 @pytest.fixture
@@ -122,9 +107,9 @@ def test_invalid_manifest_raises(deployed, text):
 
 
 @pytest.mark.parametrize("found", [1, 3])
-def test_other_formats_are_rejected(edit, found):
+def test_other_formats_are_rejected(deployed, found):
     with pytest.raises(PivlError, match=f"format {found}, but this version reads format 2"):
-        read_manifest(edit(lambda metadata: metadata.update(format=found)))
+        read_manifest(change_manifest(deployed, lambda metadata: metadata.update(format=found)))
 
 
 @pytest.mark.parametrize(
@@ -147,12 +132,29 @@ def test_other_formats_are_rejected(edit, found):
         (lambda metadata: metadata.update(artifacts=None), "damaged"),
     ],
 )
-def test_damaged_field_is_named(edit, change, reason):
+def test_damaged_field_is_named(deployed, change, reason):
     with pytest.raises(PivlError, match=reason):
-        read_manifest(edit(change))
+        read_manifest(change_manifest(deployed, change))
 
 
-def test_unused_fields_are_ignored(edit):
-    edit(lambda metadata: metadata.update(budget={"min_cosine": 1}))
-    folder = edit(lambda metadata: metadata["artifacts"][0].update(float32_nodes=["Conv_3"]))
+def test_unused_fields_are_ignored(deployed):
+    change_manifest(deployed, lambda metadata: metadata.update(budget={"min_cosine": 1}))
+    folder = change_manifest(
+        deployed, lambda metadata: metadata["artifacts"][0].update(float32_nodes=["Conv_3"])
+    )
     assert len(read_manifest(folder).artifacts) == 4
+
+
+def test_truncated_or_changed_file_is_rejected(deployed):
+    file = deployed / "model.onnx"
+    data = bytearray(file.read_bytes())
+    file.write_bytes(data[:-7])
+    with pytest.raises(PivlError, match=rf"is truncated: {len(data) - 7:,} of {len(data):,} bytes"):
+        Extractor(deployed)
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(PivlError, match="is not the file its manifest describes"):
+        Extractor(deployed)
+    file.unlink()
+    with pytest.raises(PivlError, match="is missing but in the manifest"):
+        Extractor(deployed)
