@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import logging
 from dataclasses import dataclass
 from functools import partial
@@ -11,25 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import timm
-import torch
 from torch import nn
 
 from pivl_distill.bank import PromptBank
-from pivl_distill.config import StudentConfig, dump_config
-from pivl_distill.data.datasets import load_dataset
+from pivl_distill.config import StudentConfig
 from pivl_distill.data.records import ReIDDataset
-from pivl_distill.data.store import load_training
-from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
+from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
-from pivl_distill.runs.contract import machine
 from pivl_distill.runs.filenames import EMBEDDINGS_FILE, STUDENT_FILE
-from pivl_distill.runs.run import Run
-from pivl_distill.storage.files import sha256
+from pivl_distill.runs.provenance import array_sha256, file_provenance, weights_provenance
 from pivl_distill.training.alignment import TextFeatures
-from pivl_distill.training.host_memory import keep_freed_memory
-from pivl_distill.training.stage2 import train
+from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.teacher_embeddings import load_embeddings
 from students.backbones import create_backbone
 from students.student import Student, save_student
@@ -59,74 +50,46 @@ def train_student(
 ) -> StudentReport:
     """Train a student under `config.supervision`; `bank_file` is None exactly for "none".
 
-    The folder is `out`, or the next in `runs/`; or `resume`, an unfinished run that is continued.
+    The folder is `out`, or the next free one in `runs/`; `resume` continues an unfinished run.
     """
-    dataset = load_dataset(config.data.spec, config.data.parsing)
+    stage2 = Stage2Run.prepare("student", config)
+    dataset, device = stage2.dataset, stage2.device
     bank = None if bank_file is None else load_bank(config, bank_file, dataset)
     teacher_embeddings = load_teacher_embeddings(config, bank_file, dataset)
-    torch.manual_seed(config.seed)
     network, start = build_network(config, dataset)
-    device = pick_device(config.device)
-    keep_freed_memory(device)
     student = make_student(config, network, dataset, bank, teacher_embeddings).to(device)
-    if resume is None:
-        run = Run.create("student", dump_config(config, "student"), out)
-    else:
-        run = Run.open_unfinished("student", resume)
-    with run.progress.session(
-        "student",
-        config=config.model_dump(mode="json"),
-        data=dataset.metadata,
-        bank=file_metadata(bank_file),
-        teacher_embeddings=None
-        if teacher_embeddings is None
-        else hashlib.sha256(teacher_embeddings.tobytes()).hexdigest(),
-        start=sha256(Path(start)) if Path(start).is_file() else start,
-        machine=machine(device),
-    ):
+    inputs = {
+        "bank": file_provenance(bank_file),
+        "teacher_embeddings": array_sha256(teacher_embeddings),
+        "start": weights_provenance(start),
+    }
+    with stage2.session(out, resume, **inputs) as run:
         vocabulary = bank.vocabulary if bank and uses_part_texts(config) else None
-        store = load_training(
-            dataset.train,
-            config.data,
-            vocabulary,
-            confidence=config.stage2.loss.align_confidence,
-        )
-        run.progress.contract.pin(contents=store.contents)
-        store = dataclasses.replace(store, teacher_embeddings=teacher_embeddings)
+        store = stage2.load_crops(run, vocabulary, teacher_embeddings)
         text_features = make_text_features(config, bank).to(device) if bank else None
         run.progress.start_stage("training")
-        train(
-            student, store, text_features, config.stage2, config.seed, run, "Training the student"
+
+        def save(model: EmbeddingModel) -> None:
+            save_student(model, run.path / STUDENT_FILE, config.last_stride)
+
+        retrieval = stage2.train_and_evaluate(run, student, store, text_features, save)
+        report = StudentReport(
+            run=run.path,
+            student=run.path / STUDENT_FILE,
+            start=start,
+            retrieval=retrieval,
+            missing_maps=store.missing_maps,
+            seconds=run.progress.seconds["training"],
         )
-        run.progress.start_stage("evaluation")
-        model = student.embedding_model()
-        save_student(model, run.path / STUDENT_FILE, config.last_stride)
-        test = QueryGalleryCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)
-        retrieval = evaluate_model(model, test)
-        seconds = run.progress.seconds["training"]
         run.finish(
             "student",
             retrieval=retrieval.summary(),
             start=start,
             bank=None if bank is None else {"file": str(bank_file), **bank.provenance},
-            missing_maps=store.missing_maps,
-            seconds=seconds,
+            missing_maps=report.missing_maps,
+            seconds=report.seconds,
         )
-    return StudentReport(
-        run=run.path,
-        student=run.path / STUDENT_FILE,
-        start=start,
-        retrieval=retrieval,
-        missing_maps=store.missing_maps,
-        seconds=seconds,
-    )
-
-
-def file_metadata(bank_file: Path | None) -> dict[str, str] | None:
-    """Where a run finds its bank, and which one it is, as JSON values."""
-    if bank_file is None:
-        return None
-    return {"file": str(bank_file.resolve()), "sha256": sha256(bank_file)}
+    return report
 
 
 def uses_part_texts(config: StudentConfig) -> bool:

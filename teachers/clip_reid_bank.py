@@ -7,7 +7,6 @@ from, whose text encoder stayed frozen. Without one the bank speaks of identitie
 
 from __future__ import annotations
 
-import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-import pivl_distill
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import DataSettings, PromptSettings
 from pivl_distill.data.datasets import load_dataset
@@ -26,6 +24,7 @@ from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
 from pivl_distill.runs.filenames import BANK_FILE, TEACHER_FILE
+from pivl_distill.runs.provenance import bank_provenance
 from pivl_distill.runs.run import Run
 from teachers.clip_reid_checkpoint import (
     ClipReIDCheckpoint,
@@ -120,16 +119,8 @@ def make_clip_reid_bank(
     if base is not None:
         present = visible_parts(checkpoint, dataset, pids, vocabulary)
         part, label = encode_part_texts(checkpoint, vocabulary, present, base)
-    provenance = {
-        "version": pivl_distill.__version__,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "clip": checkpoint.clip.name,
-        "clip_sha256": checkpoint.clip.weights_sha256,
-        "base": base,
-        "prompts": PROMPTS.model_dump(mode="json"),
-        "dataset": dataset.name,
-        "fingerprint": dataset.fingerprint,
-    }
+    clip = checkpoint.clip
+    provenance = bank_provenance(clip.name, clip.weights_sha256, PROMPTS, dataset, base=base)
     images = frozenset(record.digest for record in dataset.train)
     return PromptBank(identity, part, label, present, pids, vocabulary, provenance, images)
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pivl_distill.config import ClipSettings, TeachConfig
-from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
-from pivl_distill.data.sampling import epoch_rng, pk_batches
-from pivl_distill.data.store import CropStore, load_training
+from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.training.dry_run import (
     BYTES_PER_PARAMETER,
     DryRunReport,
     SavedTensorBytes,
+    building_on,
     describe_data,
-    describe_stage2,
-    describe_step,
-    dry_run_device,
+    describe_stage2_run,
     format_bytes,
     measure_seconds,
+    note_random_weights,
     random_bank,
 )
+from pivl_distill.training.stage2_run import Stage2Run
 from teachers.clip import Clip, architecture_name, is_pretrained_tag
 from teachers.image_features import STORED_DTYPE, encode_crops, encoding_dtype
 from teachers.prompts import IdentityPrompts
@@ -35,59 +31,41 @@ from teachers.teach import build_clip, fusion_head_settings, make_text_features,
 from teachers.teacher import Teacher
 from teachers.tuning import make_sampler
 
-logger = logging.getLogger(__name__)
-
 FLOAT_BYTES = 4
 
 
 def dry_run_teach(config: TeachConfig) -> DryRunReport:
-    """Load the data's listing, build CLIP, prompts and teacher, and see whether all fits together.
+    """Build CLIP, prompts and teacher; report their sizes and whether they fit together.
 
-    One batch of crops and maps is read, nothing is downloaded: random weights stand in for those
-    that are not on this machine. Off the meta device one step of each stage is run.
+    Reads one batch of crops and maps and downloads nothing: weights that are not on this machine
+    are replaced by random ones. Runs one step of each stage, except on the meta device.
     """
     config = config.model_copy(update={"clip": without_download(config.clip)})
-    dataset = load_dataset(config.data.spec, config.data.parsing)
+    stage2 = Stage2Run.prepare("teach", config, dry_run=True)
+    dataset, device = stage2.dataset, stage2.device
     vocabulary = part_vocabulary(config, dataset)
-    device = dry_run_device(config.device)
-    clip = _build(config, dataset, device).freeze().to(device)
-    words = vocabulary or LIP20
-    prompts = _prompts(config, clip, dataset, words)
-    pids = np.array([record.pid for record in dataset.train])
+    with building_on(device, random_weights=config.clip.weights == "none"):
+        clip = build_clip(config.clip, config.data.size_hw, dataset)
+    clip = clip.freeze().to(device)
+    bank_vocabulary = vocabulary or LIP20
+    prompts = _prompts(config, clip, dataset, bank_vocabulary)
     rows = describe_data(dataset, config.data, maps=vocabulary is not None)
-    rows |= describe_stage1(config, clip, prompts, pids, len(words))
-
-    batch = pk_batches(
-        pids,
-        config.stage2.identities_per_batch,
-        config.stage2.crops_per_identity,
-        epoch_rng(config.seed, 0),
-    )[0]
-    data = config.data.model_copy(update={"crop_cache_gib": 0})  # nothing is written
-    store = load_training(
-        [dataset.train[crop] for crop in batch],
-        data,
-        vocabulary,
-        confidence=config.stage2.loss.align_confidence,
-    )
+    rows |= describe_stage1(config, clip, prompts, stage2.pids, len(bank_vocabulary))
+    store = stage2.load_first_batch(vocabulary)
     if device.type != "meta":
-        rows |= stage1_step(config, clip, prompts, store, words)
-    texts = make_text_features(random_bank(dataset, clip.image.dim, words), config)
+        rows |= stage1_step(config, clip, prompts, store, bank_vocabulary)
+    bank = random_bank(dataset, clip.image.dim, bank_vocabulary)
+    text_features = make_text_features(bank, config)
     teacher = Teacher(clip, len(dataset.train_pids), fusion_head_settings(config)).to(device)
-    rows |= describe_stage2(teacher, pids, texts, config.stage2, config.seed)
-    if device.type != "meta":
-        rows |= describe_step(teacher, store, texts.to(device), config.stage2)
+    rows |= describe_stage2_run(stage2, teacher, store, text_features)
     return DryRunReport(f"Would teach {clip.name}", rows)
 
 
 def without_download(settings: ClipSettings) -> ClipSettings:
-    """Settings of the same architecture with random weights, where its weights are not a file."""
+    """Return settings of the same architecture, with random weights in place of a download."""
     if not is_pretrained_tag(settings.name, settings.weights):
         return settings
-    logger.info(
-        f"Random weights stand in for '{settings.weights}', which a dry run does not download;"
-        " the architecture is the same."
-    )
+    note_random_weights(f"'{settings.weights}'")
     name = architecture_name(settings.name, settings.weights)
     return settings.model_copy(update={"name": name, "weights": "none"})
 
@@ -161,13 +139,6 @@ def stage1_step(
         "stage 1: encoding": f"{len(store) / encoding:,.3g} crops/s on this {device.type}",
         "stage 1: time": f"{seconds:.3g} s a step on this {device.type}",
     }
-
-
-def _build(config: TeachConfig, dataset: ReIDDataset, device: torch.device) -> Clip:
-    """The CLIP; random weights on the meta device are never even drawn."""
-    empty = device.type == "meta" and config.clip.weights == "none"
-    with device if empty else contextlib.nullcontext():
-        return build_clip(config.clip, config.data.size_hw, dataset)
 
 
 def _prompts(

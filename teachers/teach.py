@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import pivl_distill
 from pivl_distill.bank import PromptBank
-from pivl_distill.config import ClipSettings, HeadSettings, TeachConfig, dump_config
-from pivl_distill.data.datasets import load_dataset
+from pivl_distill.config import ClipSettings, HeadSettings, TeachConfig
 from pivl_distill.data.records import ReIDDataset
-from pivl_distill.data.store import CropStore, load_training
+from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
-from pivl_distill.device import pick_device
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
+from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
-from pivl_distill.runs.contract import machine
 from pivl_distill.runs.filenames import BANK_FILE, EMBEDDINGS_FILE, TEACHER_FILE
+from pivl_distill.runs.provenance import bank_provenance
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.files import sha256
 from pivl_distill.storage.tensors import is_foreign
 from pivl_distill.training.alignment import TextFeatures
-from pivl_distill.training.host_memory import keep_freed_memory
-from pivl_distill.training.stage2 import train
+from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.teacher_embeddings import save_embeddings
 from teachers.clip import QUICKGELU_SUFFIX, Clip, load_clip, with_weights_hash
 from teachers.clip_reid_checkpoint import (
@@ -62,34 +56,16 @@ class TeachReport:
 
 
 def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = None) -> TeachReport:
-    """Run both stages of π-VL and leave a bank and a teacher in a run folder.
+    """Run both stages of π-VL; leave a prompt bank and a teacher in a run folder.
 
-    The folder is `out`, or the next in `runs/`; or `resume`, an unfinished run that is continued.
+    The folder is `out`, or the next free one in `runs/`; `resume` continues an unfinished run.
     """
-    torch.manual_seed(config.seed)  # of camera vectors, and of a CLIP without weights
-    dataset = load_dataset(config.data.spec, config.data.parsing)
+    stage2 = Stage2Run.prepare("teach", config)  # the seed also draws the weights of clip "none"
+    dataset, device = stage2.dataset, stage2.device
     vocabulary = part_vocabulary(config, dataset)
-    device = pick_device(config.device)
-    keep_freed_memory(device)
     clip = build_clip(config.clip, config.data.size_hw, dataset).freeze().to(device)
-    if resume is None:
-        run = Run.create("teach", dump_config(config, "teach"), out)
-    else:
-        run = Run.open_unfinished("teach", resume)
-    with run.progress.session(
-        "teach",
-        config=config.model_dump(mode="json"),
-        data=dataset.metadata,
-        clip=clip.weights_sha256,
-        machine=machine(device),
-    ):
-        store = load_training(
-            dataset.train,
-            config.data,
-            vocabulary,
-            confidence=config.stage2.loss.align_confidence,
-        )
-        run.progress.contract.pin(contents=store.contents)
+    with stage2.session(out, resume, clip=clip.weights_sha256) as run:
+        store = stage2.load_crops(run, vocabulary)
         run.progress.start_stage("prompts")
         if "bank" not in run.progress.contract.values:
             bank = learn_bank(config, clip, store, dataset, vocabulary or LIP20, run)
@@ -102,34 +78,30 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         torch.manual_seed(config.seed)
         teacher = Teacher(clip, len(bank.pids), fusion_head_settings(config)).to(device)
         text_features = make_text_features(bank, config).to(device)
-        train(
-            teacher, store, text_features, config.stage2, config.seed, run, "Training the teacher"
+
+        def save(model: EmbeddingModel) -> None:
+            save_teacher(model, run.path / TEACHER_FILE)
+            if config.save_teacher_embeddings:
+                save_embeddings(run.path / EMBEDDINGS_FILE, model, store, dataset)
+
+        retrieval = stage2.train_and_evaluate(run, teacher, store, text_features, save)
+        report = TeachReport(
+            run=run.path,
+            bank=run.path / BANK_FILE,
+            readout=BankProbe(**bank.provenance["readout"]),
+            teacher=run.path / TEACHER_FILE,
+            retrieval=retrieval,
+            missing_maps=store.missing_maps,
+            seconds={stage: run.progress.seconds[stage] for stage in ("prompts", "teacher")},
         )
-        model = teacher.embedding_model()
-        save_teacher(model, run.path / TEACHER_FILE)
-        if config.save_teacher_embeddings:
-            save_embeddings(run.path / EMBEDDINGS_FILE, model, store, dataset)
-        run.progress.start_stage("evaluation")
-        test = QueryGalleryCrops.load(dataset, config.data.size_hw, config.data.crop_cache_gib)
-        retrieval = evaluate_model(model, test)
-        seconds = {stage: run.progress.seconds[stage] for stage in ("prompts", "teacher")}
-        readout = BankProbe(**bank.provenance["readout"])
         run.finish(
             "teach",
-            readout=dataclasses.asdict(readout),
+            readout=dataclasses.asdict(report.readout),
             retrieval=retrieval.summary(),
-            missing_maps=store.missing_maps,
-            seconds=seconds,
+            missing_maps=report.missing_maps,
+            seconds=report.seconds,
         )
-    return TeachReport(
-        run=run.path,
-        bank=run.path / BANK_FILE,
-        readout=readout,
-        teacher=run.path / TEACHER_FILE,
-        retrieval=retrieval,
-        missing_maps=store.missing_maps,
-        seconds=seconds,
-    )
+    return report
 
 
 def learn_bank(
@@ -253,21 +225,13 @@ def make_bank(
         present=present,
         pids=tuple(pids.tolist()),
         vocabulary=vocabulary,
-        provenance=provenance(clip, config, dataset),
+        provenance=bank_provenance(
+            clip.name,
+            clip.weights_sha256,
+            config.prompts,
+            dataset,
+            data=config.data.model_dump(mode="json", exclude={"crop_cache_gib"}),
+            seed=config.seed,
+        ),
         image_digests=frozenset(record.digest for record in dataset.train),
     )
-
-
-def provenance(clip: Clip, config: TeachConfig, dataset: ReIDDataset) -> dict[str, Any]:
-    """Where a bank's texts come from, as JSON values."""
-    return {
-        "version": pivl_distill.__version__,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "clip": clip.name,
-        "clip_sha256": clip.weights_sha256,
-        "prompts": config.prompts.model_dump(mode="json"),
-        "dataset": dataset.name,
-        "fingerprint": dataset.fingerprint,
-        "data": config.data.model_dump(mode="json", exclude={"crop_cache_gib"}),
-        "seed": config.seed,
-    }

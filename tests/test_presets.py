@@ -126,10 +126,10 @@ def test_what_a_dry_run_puts_random_numbers_in_the_place_of_is_said(
     monkeypatch.chdir(tmp_path)
     common = ("--data", f"market1501:{market}", "--set", "device=meta", "--dry-run")
     said = succeed("teach", "--config", "clipreid_vit", *common)
-    assert "Random weights stand in for 'openai'" in said
+    assert "does not download 'openai'; random weights replace them" in said
     said = succeed("student", "--config", "clipreid_vit", *common, "--arch", "resnet18")
-    assert "random texts of 512 dimensions stand in" in said
-    assert "Random weights stand in for timm's" in said
+    assert "random texts of 512 dimensions replace it" in said
+    assert "does not download timm's published weights; random weights replace them" in said
     wrong = ("teach", "--config", "clipreid_vit", *common, "--set", "clip.weights=opanai")
     assert "Could not load ViT-B-16 with weights 'opanai'" in refuse(*wrong)
     assert "No prompt bank at elsewhere" in refuse(

@@ -7,28 +7,32 @@ the largest preset takes seconds anywhere; on a real device one step is run and 
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pivl_distill.bank import PromptBank
-from pivl_distill.config import DataSettings, Device, Stage2Settings
+from pivl_distill.config import DataSettings, Stage2Settings
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import Vocabulary
-from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
 from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.network import ReIDNetwork, ReIDOutput
 from pivl_distill.training.alignment import TextFeatures
-from pivl_distill.training.host_memory import keep_freed_memory
 from pivl_distill.training.stage2 import Stage2Trainer, configure_precision, make_sampler
+from pivl_distill.training.stage2_run import Stage2Run
+
+logger = logging.getLogger(__name__)
 
 BYTES_PER_PARAMETER = 16
 """Per trained parameter: the weight, its gradient and Adam's two moments, float32 each."""
@@ -99,6 +103,18 @@ def _require_same(
             f"The {name} have {features.shape[1]} dimensions,"
             f" the {other} {text_features.shape[-1]}."
         )
+
+
+def describe_stage2_run(
+    run: Stage2Run, network: ReIDNetwork, store: CropStore, text_features: TextFeatures | None
+) -> dict[str, object]:
+    """Describe stage 2 of a network; time one step on the first batch `store` if not on meta."""
+    settings = run.config.stage2
+    rows = describe_stage2(network, run.pids, text_features, settings, run.config.seed)
+    if run.device.type != "meta":
+        text_features = text_features.to(run.device) if text_features else None
+        rows |= describe_step(network, store, text_features, settings)
+    return rows
 
 
 def describe_stage2(
@@ -182,11 +198,21 @@ def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
     return time.monotonic() - start
 
 
-def dry_run_device(wanted: Device) -> torch.device:
-    """As `pick_device`, and "meta" as well; memory is kept as in training."""
-    device = torch.device("meta") if wanted == "meta" else pick_device(wanted)
-    keep_freed_memory(device)
-    return device
+def building_on(device: torch.device, *, random_weights: bool) -> AbstractContextManager[Any]:
+    """Create tensors inside on the meta device, if `device` is that and weights are random.
+
+    Then they are never drawn. Weights from a file are read first and moved to the device after.
+    """
+    meta = device.type == "meta" and random_weights
+    return device if meta else contextlib.nullcontext()
+
+
+def note_random_weights(weights: str) -> None:
+    """Tell the user that a dry run uses random weights in place of `weights`."""
+    logger.info(
+        f"A dry run does not download {weights}; random weights replace them. The architecture is"
+        " the same."
+    )
 
 
 def describe_data(dataset: ReIDDataset, settings: DataSettings, *, maps: bool) -> dict[str, object]:

@@ -22,6 +22,7 @@ from pivl_distill.runs import progress
 from pivl_distill.runs.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.tensors import load_tensors, save_tensors
+from pivl_distill.training import stage2_run
 from pivl_distill.training.stage2 import Stage2Trainer
 from teachers.clip import CLIP_MEAN, CLIP_STD
 from teachers.clip_reid_checkpoint import parse_checkpoint
@@ -113,14 +114,14 @@ def test_killed_anywhere_it_goes_on_to_the_same_bank_teacher_and_metrics(
         (teachers.stage1_losses, "identity_loss", 8),  # in the second epoch
         (teachers.stage1_losses, "part_loss", 5),
         (teachers.teach, "bank_texts", 1),
-        (teachers.teach, "read_bank", 1),
+        (teachers.teach, "probe_bank", 1),
         (teachers.teach, "sha256", 1),  # the bank is there, but nobody knows
         (teachers.teach, "Teacher", 1),
         (Stage2Trainer, "step", 1),
         (Stage2Trainer, "step", 7),  # in the second epoch
         (Stage2Trainer, "step", 2),
         (teachers.teach, "save_teacher", 1),
-        (teachers.teach, "evaluate_model", 1),
+        (stage2_run, "evaluate_model", 1),
         (Run, "finish", 1),
     ]:
         with killed_at(owner, name, call):
@@ -136,7 +137,7 @@ def test_what_a_later_stage_builds_on_is_not_made_again(
     run = tmp_path / "run"
     with killed_at(Stage2Trainer, "step", 1):
         teach(QUICK, run)
-    for name in ("encode_crops", "tune_prompts", "bank_texts", "read_bank"):
+    for name in ("encode_crops", "tune_prompts", "bank_texts", "probe_bank"):
         monkeypatch.setattr(teachers.teach, name, None)
     teach(QUICK, resume=run)
 
