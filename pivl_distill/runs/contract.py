@@ -11,9 +11,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import pivl_distill
 from pivl_distill.config import CACHE_LIMITS
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
@@ -66,17 +63,6 @@ class Contract:
             logger.warning("\n".join(["The result may differ in its last bits:", *machine_lines]))
         if not process_group.rank():
             write_json(self._file, pinned | values)
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """Return what decides the last bits of a result apart from its settings."""
-    return {
-        "device": device.type,
-        "processes": process_group.world_size(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "pivl-distill": pivl_distill.__version__,
-    }
 
 
 def differences(before: Any, now: Any, name: str) -> dict[str, str]:

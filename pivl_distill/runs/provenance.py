@@ -17,7 +17,7 @@ import torch
 import pivl_distill
 from pivl_distill.config import PromptSettings, StudentConfig, TeachConfig
 from pivl_distill.data.records import ReIDDataset
-from pivl_distill.runs.contract import machine
+from pivl_distill.distributed import process_group
 from pivl_distill.storage.files import sha256
 
 
@@ -28,7 +28,18 @@ def run_provenance(
     return {
         "config": config.model_dump(mode="json"),
         "data": dataset.metadata,
-        "machine": machine(device),
+        "machine": machine_provenance(device),
+    }
+
+
+def machine_provenance(device: torch.device) -> dict[str, Any]:
+    """Return what can change the last bits of a result without any change of settings."""
+    return {
+        "device": device.type,
+        "processes": process_group.world_size(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "pivl-distill": pivl_distill.__version__,
     }
 
 

@@ -26,7 +26,8 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.log_handler import logs_on_stderr
-from pivl_distill.runs import contract, progress
+from pivl_distill.runs import progress
+from pivl_distill.runs.provenance import machine_provenance
 from pivl_distill.runs.run import Run
 from pivl_distill.training.stage2 import Stage2Trainer, train
 from stubs import MapStub
@@ -59,7 +60,7 @@ def sit(
         patch.setattr(Stage2Trainer, "step", stopping)
         patch.setattr(progress, "SAVE_PERIOD_S", 0.0)
         folder.mkdir(exist_ok=True)
-        machine = contract.machine(torch.device("cpu"))
+        machine = machine_provenance(torch.device("cpu"))
         with run.progress.session("student", machine=machine):
             train(network, store, None, SETTINGS, 0, run, "Training")
     return network
