@@ -1,9 +1,9 @@
-"""Pixel-level texts (Eq. 6) and the alignment of fused features with them (Eq. 11).
+"""Pixel-level text features (Eq. 6) and the alignment of fused features with them (Eq. 11).
 
-A cell of T_full (Eq. 6) is one of the P part texts of its image's identity, or a mean of them, so
-it is kept as the shares that these have in it. Cells of an unknown part, of a part never seen on
-the identity, or of an unwanted background have no text. Eq. 11 asks for inner products alone; they
-are taken with the P texts of an image, not with one text for each cell.
+A cell of T_full (Eq. 6) is one of the P part text features of its image's identity, or a mean of
+them. `TextMap` therefore stores the weight of each part in each cell, not D values per cell, and
+Eq. 11 computes its inner products with the P text features of an image. A cell has no text if its
+part is unknown, is visible in no crop of the identity, or is the background and that is excluded.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.text_projection import alignment_dim, orthogonal_projection
 
 MIN_NORM = 1e-8
-"""Length from which vectors have an angle; shorter ones count as this long."""
+"""Lower bound of a norm in a cosine."""
 
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """What stage 2 takes from a bank; row c belongs to training identity c."""
+    """The text features that supervise stage 2; row c belongs to training identity c."""
 
     identity: Tensor
-    """[C, D] classifier of Eq. 3."""
+    """[C, D], the classifier of Eq. 3."""
     part: Tensor
-    """[C, P, A] targets of Eq. 11; A is D, or `align_dim`."""
+    """[C, P, A], the targets of Eq. 11; A is `align_dim`, by default D."""
     present: Tensor
-    """bool [C, P]; cells of a part never seen on the identity have no target."""
+    """bool [C, P], whether a part of an identity has a target."""
     vocabulary: Vocabulary
 
     @classmethod
     def from_bank(cls, bank: PromptBank, loss: LossSettings, head: HeadSettings) -> TextFeatures:
-        """The texts of a bank whose rows are in the order of the training identities."""
+        """Scale and project the features of a bank; its rows are in the order of the labels."""
         identity, part, present = bank.identity, bank.part, bank.present
         if loss.text_scale != "clip":
             identity = F.normalize(identity, dim=1) * loss.text_scale
@@ -55,7 +55,7 @@ class TextFeatures:
         return cls(identity, part, present, bank.vocabulary)
 
     def to(self, device: torch.device) -> TextFeatures:
-        """The same texts on another device."""
+        """Return a copy on another device."""
         return TextFeatures(
             self.identity.to(device),
             self.part.to(device),
@@ -69,40 +69,39 @@ class TextMap:
     """T_full of Eq. 6 for a batch."""
 
     labels: Tensor
-    """[B] identities."""
+    """int64 [B], the identities."""
     text_features: Tensor
-    """[B, P, D] the part texts of each image's identity."""
+    """[B, P, D], the part text features of each image's identity."""
     part_weights: Tensor
-    """[B, P, h, w] share of each text in a cell's; they sum to 1, or to 0 where it has no text."""
+    """[B, P, h, w], the weight of each part in a cell; their sum is 1, or 0 without a text."""
     confidence: Tensor | None = None
-    """[B, h, w] in 0..1, what a cell counts for; None for 1 everywhere."""
+    """[B, h, w] in 0..1, the weight of each cell in the loss; None for 1 everywhere."""
 
     @property
     def mask(self) -> Tensor:
-        """bool [B, h, w]: cells that have a text."""
+        """bool [B, h, w], whether a cell has a text."""
         return self.part_weights.sum(1) > 0
 
     @property
     def weight(self) -> Tensor:
-        """[B, h, w] what each cell counts for, 0 where it has no text."""
+        """[B, h, w], the weight of each cell in the loss; 0 without a text."""
         mask = self.mask.to(self.text_features)
         return mask if self.confidence is None else mask * self.confidence
 
     def to_dense(self) -> Tensor:
-        """[B, D, h, w], zero where there is no text."""
-        to_dense = self.text_features.mT @ self.part_weights.flatten(2)
-        return to_dense.unflatten(2, self.part_weights.shape[2:])
+        """Return T_full, [B, D, h, w]; zero where a cell has no text."""
+        dense = self.text_features.mT @ self.part_weights.flatten(2)
+        return dense.unflatten(2, self.part_weights.shape[2:])
 
     def squared_norms(self) -> Tensor:
-        """Squared length of every cell's text, [B, h, w]."""
-        part_weights = self.part_weights.flatten(2)
-        squared_norms = (
-            part_weights * (self.text_features @ self.text_features.mT @ part_weights)
-        ).sum(1)
-        return squared_norms.unflatten(1, self.part_weights.shape[2:])
+        """Return the squared norm of every cell's text features, [B, h, w]."""
+        weights = self.part_weights.flatten(2)
+        gram = self.text_features @ self.text_features.mT  # [B, P, P]
+        norms = (weights * (gram @ weights)).sum(1)
+        return norms.unflatten(1, self.part_weights.shape[2:])
 
 
-def text_map(
+def make_text_map(
     maps: Tensor,
     labels: Tensor,
     grid_hw: tuple[int, int],
@@ -110,52 +109,60 @@ def text_map(
     settings: LossSettings,
     confidence: Tensor | None = None,
 ) -> TextMap:
-    """The texts of a batch of maps uint8 [B, H, W] of identities `labels` [B] on a grid (Eq. 6).
+    """Look up the text features of every grid cell of a batch (Eq. 6).
 
-    A cell's confidence is the mean of its pixels', uint8 [B, H, W].
+    Args:
+        maps: parsing maps uint8 [B, H, W] of part ids or IGNORE.
+        labels: identities int64 [B], rows of `text_features`.
+        grid_hw: cells (h, w) of the grid.
+        text_features: from the bank.
+        settings: `stage2.loss`, for `align_labels` and `align_background`.
+        confidence: uint8 [B, H, W] of the parser per pixel; a cell has the mean of its pixels.
     """
     if confidence is not None:
-        sure = confidence.to(labels.device, non_blocking=True).float() / FULL_CONFIDENCE
-        target = text_map(maps, labels, grid_hw, text_features, settings)
-        return dataclasses.replace(target, confidence=F.adaptive_avg_pool2d(sure, grid_hw))
+        target = make_text_map(maps, labels, grid_hw, text_features, settings)
+        scaled = confidence.to(labels.device, non_blocking=True).float() / FULL_CONFIDENCE
+        return dataclasses.replace(target, confidence=F.adaptive_avg_pool2d(scaled, grid_hw))
     count = len(text_features.vocabulary)
-    wanted = text_features.present[labels]  # [B, P]
+    included = text_features.present[labels]  # [B, P]
     if settings.align_background == "ignore":
-        wanted = wanted.clone()
-        wanted[:, text_features.vocabulary.background] = False
+        included = included.clone()
+        included[:, text_features.vocabulary.background] = False
     if settings.align_labels == "soft":
         part_weights = part_shares(maps, grid_hw, count).to(labels.device, non_blocking=True)
-        return soft_text_map(text_features.part, labels, part_weights * wanted[:, :, None, None])
+        return make_soft_text_map(
+            text_features.part, labels, part_weights * included[:, :, None, None]
+        )
     parts = cell_parts(maps, grid_hw, count, settings.align_labels)
     parts = parts.to(labels.device, non_blocking=True)
-    return hard_text_map(text_features.part, labels, parts, wanted)
+    return make_hard_text_map(text_features.part, labels, parts, included)
 
 
-def hard_text_map(
-    part_texts: Tensor, labels: Tensor, parts: Tensor, wanted: Tensor | None = None
+def make_hard_text_map(
+    part_features: Tensor, labels: Tensor, parts: Tensor, included: Tensor | None = None
 ) -> TextMap:
-    """aggregate(·) of Eq. 6: every cell gets the text of its identity and part.
+    """aggregate(·) of Eq. 6: every cell has the text features of its identity and part.
 
-    part_texts [C, P, D], labels [B] rows of it, parts [B, h, w] part ids or IGNORE; `wanted` bool
-    [B, P] leaves out parts of an image.
+    `part_features` [C, P, D]; `labels` int64 [B], rows of it; `parts` [B, h, w], part ids or
+    IGNORE; `included` bool [B, P], the parts of each image that get a text, by default all.
     """
-    every_part = torch.arange(part_texts.shape[1], device=parts.device)
-    part_weights = parts[:, None] == every_part[:, None, None]  # IGNORE is no part
-    if wanted is not None:
-        part_weights &= wanted[:, :, None, None]
-    return TextMap(labels, part_texts[labels], part_weights.to(part_texts))
+    part_ids = torch.arange(part_features.shape[1], device=parts.device)
+    part_weights = parts[:, None] == part_ids[:, None, None]  # IGNORE equals no part id
+    if included is not None:
+        part_weights &= included[:, :, None, None]
+    return TextMap(labels, part_features[labels], part_weights.to(part_features))
 
 
-def soft_text_map(part_texts: Tensor, labels: Tensor, part_weights: Tensor) -> TextMap:
-    """Eq. 6 with the mean of a cell's texts, weighted by `part_weights` [B, P, h, w].
+def make_soft_text_map(part_features: Tensor, labels: Tensor, part_shares: Tensor) -> TextMap:
+    """Eq. 6 with the mean of a cell's text features, weighted by the area of their parts.
 
-    A cell has a text where its parts fill at least half of it.
+    `part_shares` [B, P, h, w] is the share of a cell that each part covers. A cell has a text if
+    its parts cover at least half of it.
     """
-    part_weights = part_weights.to(part_texts)
-    filled = part_weights.sum(1, keepdim=True)
-    return TextMap(
-        labels, part_texts[labels], part_weights / filled.clamp(min=0.5) * (2 * filled >= 1)
-    )
+    part_shares = part_shares.to(part_features)
+    covered = part_shares.sum(1, keepdim=True)
+    part_weights = part_shares / covered.clamp(min=0.5) * (2 * covered >= 1)
+    return TextMap(labels, part_features[labels], part_weights)
 
 
 def alignment_loss(
@@ -164,45 +171,46 @@ def alignment_loss(
     distance: Literal["cosine", "mse", "smooth_l1", "contrastive"],
     temperature: float,
 ) -> Tensor:
-    """L_align (Eq. 11): fused features [B, D, h, w] against T_full, averaged over its cells.
+    """L_align (Eq. 11): the mean distance of fused features from T_full over cells with a text.
 
-    "mse" is the printed squared error, averaged over channels too; "smooth_l1" (Girshick 2015,
-    threshold 1) the same but linear far away; "cosine" the squared distance of unit vectors,
-    2 − 2·cos; "contrastive" Eq. 7 on unit vectors with `temperature`, weighted by area. The average
-    is weighted by the confidence of the cells, if it is known. Zero when no cell has a text.
+    The mean is weighted by `target.confidence`; it is 0 if no cell has a text.
+
+    Args:
+        aligned: F of Eq. 10, [B, D, h, w].
+        target: T_full of Eq. 6.
+        distance: "mse" is the printed squared error, averaged over dimensions as well; "smooth_l1"
+            is linear beyond 1 (Girshick 2015); "cosine" is 2 − 2·cos, the squared distance of unit
+            vectors; "contrastive" is Eq. 7 on unit vectors, weighted by area.
+        temperature: τ of "contrastive".
     """
     if distance == "contrastive":
-        return _contrast(aligned, target, temperature)
+        return _contrastive_distance(aligned, target, temperature)
     if distance == "smooth_l1":
         errors = F.smooth_l1_loss(aligned.to_dense(), target.to_dense(), reduction="none").mean(1)
     else:
-        products = (aligned.inner_products(target.text_features) * target.part_weights).sum(
-            1
-        )  # [B, h, w]
-        squared_norms, text_squares = aligned.squared_norms(), target.squared_norms()
+        part_products = aligned.inner_products(target.text_features)  # [B, P, h, w]
+        products = (part_products * target.part_weights).sum(1)  # [B, h, w]
+        squares, text_squares = aligned.squared_norms(), target.squared_norms()
         if distance == "mse":
-            errors = (squared_norms - 2 * products + text_squares) / aligned.shape[1]
+            errors = (squares - 2 * products + text_squares) / aligned.shape[1]
         else:
-            length, text_length = (
-                square.clamp(min=MIN_NORM**2).sqrt() for square in (squared_norms, text_squares)
-            )
-            errors = 2 - 2 * products / (length * text_length)
+            norm, text_norm = (x.clamp(min=MIN_NORM**2).sqrt() for x in (squares, text_squares))
+            errors = 2 - 2 * products / (norm * text_norm)
     weight = target.weight
     return (errors.where(target.mask, 0) * weight).sum() / weight.sum().clamp(min=MIN_WEIGHT)
 
 
-def _contrast(aligned: FusedMap, target: TextMap, temperature: float) -> Tensor:
-    """Eq. 7 between the cells that have a text and the distinct texts among them."""
+def _contrastive_distance(aligned: FusedMap, target: TextMap, temperature: float) -> Tensor:
+    """Compute Eq. 7 between the cells with a text and their distinct (identity, part) texts."""
     image, row, column = target.mask.nonzero(as_tuple=True)
     features = aligned.gather(image, row, column)  # [S, D]
     if len(features) == 0:
         return features.sum()
     part = target.part_weights.argmax(1)[image, row, column]
-    pairs, text_index = (target.labels[image] * target.text_features.shape[1] + part).unique(
-        return_inverse=True
-    )
-    place = torch.arange(len(text_index), device=text_index.device)
-    first = torch.full_like(pairs, len(text_index)).scatter_reduce(0, text_index, place, "amin")
+    pair = target.labels[image] * target.text_features.shape[1] + part
+    pairs, text_index = pair.unique(return_inverse=True)
+    cell = torch.arange(len(text_index), device=text_index.device)
+    first = torch.full_like(pairs, len(text_index)).scatter_reduce(0, text_index, cell, "amin")
     text_features = target.text_features[image[first], part[first]]
     features, text_features = F.normalize(features, dim=1), F.normalize(text_features, dim=1)
     return part_contrastive_loss(features, text_features, text_index, temperature, "area")

@@ -1,11 +1,11 @@
-"""A batch through a network in parts, with losses that see all of it (GradCache, Gao et al. 2021).
+"""Gradient accumulation with losses over the whole batch (GradCache, Gao et al. 2021).
 
-Batch-hard mining and contrasts compare every crop of a batch with every other, so summing the
-losses of smaller batches is another loss. Instead each part is encoded without a graph, the loss of
-the whole batch gives the gradient of what was encoded, and each part is encoded once more, with a
-graph, to pass its share on to the weights. Memory is that of one part, time one more forward pass,
-and the gradients are those of the whole batch: except through batch norm inside the network, which
-sees one part at a time. The necks, which belong to the heads, see the whole batch.
+Batch-hard mining and contrastive losses compare all crops of a batch, so the sum of the losses of
+microbatches is a different loss. GradCache encodes every microbatch without a graph, backpropagates
+the loss of the whole batch to the encoder outputs, then encodes every microbatch again with a graph
+and backpropagates its part of that gradient to the weights. It needs the memory of one microbatch
+and one additional forward pass. The gradients equal those of the whole batch, except through batch
+norm in the backbone, which sees one microbatch at a time; the necks are heads and see all crops.
 """
 
 from __future__ import annotations
@@ -19,69 +19,71 @@ from torch import Tensor, nn
 from pivl_distill.models.network import ReIDNetwork
 
 RngState = tuple[Tensor, list[Tensor]]
-"""States of the CPU's generator and of the device's."""
+"""The state of the CPU's random generator, and of the GPU's if there is one."""
 
 
 class GradCache:
-    """`inputs` (images, and perhaps cameras) encoded in `count` parts.
+    """One batch encoded in microbatches.
 
-    `encoded` is to be used like that of the whole batch; after the loss's backward pass,
-    `backward` ends it.
+    Compute the loss from `encoded`, which holds the whole batch, and call its `backward`; then call
+    `GradCache.backward` for the gradients of the encoder's weights.
     """
 
-    def __init__(self, network: ReIDNetwork, inputs: list[Tensor], count: int) -> None:
+    def __init__(self, network: ReIDNetwork, inputs: list[Tensor], microbatches: int) -> None:
+        """Encode `inputs`, images and optionally camera ids, in `microbatches` parts."""
         self.network = network
-        self.parts = list(zip(*(tensor.tensor_split(count) for tensor in inputs), strict=True))
+        splits = (tensor.tensor_split(microbatches) for tensor in inputs)
+        self.microbatches = list(zip(*splits, strict=True))
         self.device = inputs[0].device
-        self._randomness: list[RngState] = []
+        self._rng_states: list[RngState] = []
         encoded = []
         with torch.no_grad(), preserve_buffers(network):
-            for part in self.parts:
-                self._randomness.append(get_rng_state(self.device))
-                encoded.append(network.encode(*part))
-        columns = zip(*(part.tensors() for part in encoded), strict=True)
+            for microbatch in self.microbatches:
+                self._rng_states.append(get_rng_state(self.device))
+                encoded.append(network.encode(*microbatch))
+        columns = zip(*(output.tensors() for output in encoded), strict=True)
         self.encoded = encoded[0].with_tensors([torch.cat(c).requires_grad_() for c in columns])
 
     def backward(self) -> None:
-        """Add to the gradients of all weights what the gradients of `encoded` say."""
-        after = get_rng_state(self.device)
-        gradients = self._gradients()
-        for part, before in zip(self.parts, self._randomness, strict=True):
-            set_rng_state(before, self.device)
-            encoded = self.network.encode(*part)
+        """Backpropagate the gradients of `encoded` to the weights."""
+        final_state = get_rng_state(self.device)
+        gradients = self._microbatch_gradients()
+        for microbatch, rng_state in zip(self.microbatches, self._rng_states, strict=True):
+            set_rng_state(rng_state, self.device)  # the same dropout as in the first pass
+            encoded = self.network.encode(*microbatch)
             torch.autograd.backward(encoded.tensors(), next(gradients))
-        set_rng_state(after, self.device)
+        set_rng_state(final_state, self.device)
 
-    def _gradients(self) -> Iterator[list[Tensor]]:
-        """Those of each part after the other."""
-        wholes = [
+    def _microbatch_gradients(self) -> Iterator[list[Tensor]]:
+        """Split the gradients of `encoded` into those of each microbatch."""
+        gradients = [
             torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
             for tensor in self.encoded.tensors()
         ]
-        columns = (whole.tensor_split(len(self.parts)) for whole in wholes)
-        return (list(part) for part in zip(*columns, strict=True))
+        columns = (gradient.tensor_split(len(self.microbatches)) for gradient in gradients)
+        return (list(parts) for parts in zip(*columns, strict=True))
 
 
 @contextmanager
 def preserve_buffers(network: nn.Module) -> Iterator[None]:
-    """Buffers, such as batch norm's means, are afterwards what they were before."""
-    before = [buffer.clone() for buffer in network.buffers()]
+    """Restore all buffers, such as batch norm statistics, on exit."""
+    saved = [buffer.clone() for buffer in network.buffers()]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, value in zip(network.buffers(), before, strict=True):
+            for buffer, value in zip(network.buffers(), saved, strict=True):
                 buffer.copy_(value)
 
 
 def get_rng_state(device: torch.device) -> RngState:
-    """What dropout and the like will draw from."""
-    own = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
-    return torch.get_rng_state(), own
+    """Return the random state that operations on `device` draw from."""
+    cuda_states = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return torch.get_rng_state(), cuda_states
 
 
 def set_rng_state(state: RngState, device: torch.device) -> None:
-    """Draw again what was drawn after `get_rng_state` gave this state."""
+    """Restore a state of `get_rng_state`."""
     torch.set_rng_state(state[0])
-    for own in state[1]:
-        torch.cuda.set_rng_state(own, device)
+    for cuda_state in state[1]:
+        torch.cuda.set_rng_state(cuda_state, device)

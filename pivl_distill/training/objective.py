@@ -14,7 +14,7 @@ from pivl_distill.distributed.collectives import (
 from pivl_distill.losses import identity_loss, image_to_text_loss, triplet_loss
 from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.network import ReIDOutput
-from pivl_distill.training.alignment import TextFeatures, alignment_loss, text_map
+from pivl_distill.training.alignment import TextFeatures, alignment_loss, make_text_map
 
 
 def loss_terms(
@@ -25,9 +25,18 @@ def loss_terms(
     settings: LossSettings,
     confidence: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """The weighted terms of Eq. 12: L_id + L_tri + L_i2tce + L_align.
+    """Compute the weighted terms of Eq. 12: L_id + L_tri + L_i2tce + L_align.
 
-    All see the whole batch, but `output.aligned` is this process's share of it.
+    Args:
+        output: outputs for the whole batch of B crops; `output.aligned` is this process's share.
+        labels: identities int64 [B].
+        maps: parsing maps uint8 [B, H, W]; None leaves L_align out.
+        text_features: from the bank; None leaves L_i2tce and L_align out.
+        settings: weights and variants of the terms.
+        confidence: uint8 [B, H, W] of the parser per pixel, if known.
+
+    Returns:
+        The terms that apply, by name; their sum is the loss.
     """
     smoothing = settings.label_smoothing
     identity = [identity_loss(logits, labels, smoothing) for logits in output.logits]
@@ -58,17 +67,27 @@ def alignment_term(
     settings: LossSettings,
     confidence: Tensor | None,
 ) -> Tensor:
-    """L_align (Eq. 11) of a batch; `aligned` is this process's share of it.
+    """Compute L_align (Eq. 11) of a whole batch from this process's share of the fused maps.
 
-    A mean over cells is put together from the means of all processes; only what is contrasted has
-    to be in one place, for maps are by far the largest of all outputs.
+    Maps are by far the largest output, so processes exchange the mean over their cells. Only a
+    contrastive distance, which compares all cells with each other, gathers the maps.
+
+    Args:
+        aligned: this process's share of the fused maps, [b, D, h, w].
+        labels: identities int64 [B] of the whole batch.
+        maps: parsing maps uint8 [B, H, W] of the whole batch.
+        text_features: from the bank.
+        settings: distance and temperature.
+        confidence: uint8 [B, H, W] of the parser per pixel, if known.
     """
-    own, contrasts = process_group.shard(len(labels)), settings.align_distance == "contrastive"
-    if contrasts and process_group.world_size() > 1:
-        aligned, own = FusedMap(all_gather(aligned.to_dense(), len(labels))), slice(None)
-    sure = None if confidence is None else confidence[own]
-    target = text_map(maps[own], labels[own], aligned.shape[2:], text_features, settings, sure)
+    rows, contrastive = process_group.shard(len(labels)), settings.align_distance == "contrastive"
+    if contrastive and process_group.world_size() > 1:
+        aligned, rows = FusedMap(all_gather(aligned.to_dense(), len(labels))), slice(None)
+    local_confidence = None if confidence is None else confidence[rows]
+    target = make_text_map(
+        maps[rows], labels[rows], aligned.shape[2:], text_features, settings, local_confidence
+    )
     loss = alignment_loss(aligned, target, settings.align_distance, settings.align_temperature)
-    if contrasts or process_group.world_size() == 1:
+    if contrastive or process_group.world_size() == 1:
         return loss
     return all_reduce_mean(loss, target.weight.sum())

@@ -1,8 +1,8 @@
-"""A teacher's embeddings of the training crops in a file, for students that imitate them.
+"""Teacher embeddings of the training crops in a file, as targets of `stage2.loss.embedding`.
 
-The student process runs no CLIP, so what it is to imitate is computed beforehand, once per crop and
-without augmentation. This is plain distillation, which the paper does not do; it is here to compare
-the paper's texts with (readings 26).
+A student process loads no CLIP, so the teacher embeds each crop once, without augmentation, before
+the student trains. This is plain distillation, which the paper does not use; it is a baseline for
+the paper's text supervision (readings 26).
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ KIND = "teacher embeddings"
 def save_embeddings(
     path: Path, model: EmbeddingModel, store: CropStore, dataset: ReIDDataset
 ) -> None:
-    """Embed the training crops and write their embeddings [N, F] in half precision, with names."""
+    """Embed the training crops and write the embeddings float16 [N, F] with the crops' names."""
     embeddings = embed(model, store.crops, store.camids, description="Embedding training crops")
-    metadata = {"model": model.name, "dataset": dataset.name, "crops": _names(dataset)}
+    metadata = {"model": model.name, "dataset": dataset.name, "crops": _crop_names(dataset)}
     save_tensors(path, KIND, {"embeddings": torch.from_numpy(embeddings).half()}, metadata)
 
 
 def load_embeddings(path: Path, dataset: ReIDDataset) -> np.ndarray:
-    """Embeddings float16 [N, F] of the training crops, in their order.
+    """Read the embeddings float16 [N, F] of the training crops, in the order of `dataset.train`.
 
-    Raises PivlError if the file is no such file or misses a crop.
+    Raises PivlError if the file is of another kind or lacks a crop.
     """
     _, tensors, metadata = load_tensors(path, KIND)
     row = {name: number for number, name in enumerate(metadata["crops"])}
-    names = _names(dataset)
+    names = _crop_names(dataset)
     if missing := [name for name in names if name not in row]:
         raise PivlError(
             f"{path} has no embedding of {len(missing)} of {len(names)} crops (first {missing[0]})."
@@ -48,5 +48,5 @@ def load_embeddings(path: Path, dataset: ReIDDataset) -> np.ndarray:
     return embeddings
 
 
-def _names(dataset: ReIDDataset) -> list[str]:
+def _crop_names(dataset: ReIDDataset) -> list[str]:
     return [dataset.relative(record.path).as_posix() for record in dataset.train]

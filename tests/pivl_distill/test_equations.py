@@ -27,9 +27,9 @@ from pivl_distill.models.network import ReIDOutput
 from pivl_distill.training.alignment import (
     TextFeatures,
     alignment_loss,
-    hard_text_map,
-    soft_text_map,
-    text_map,
+    make_hard_text_map,
+    make_soft_text_map,
+    make_text_map,
 )
 from pivl_distill.training.objective import loss_terms
 
@@ -202,7 +202,7 @@ def test_equation_6_takes_the_text_of_each_cells_part(
             unwanted = part == LIP20.background and background == "ignore"
             if part != IGNORE and not unwanted and text_features.present[person, part]:
                 expected[image, row, column] = text_features.part[person, part]
-    target = text_map(maps, labels, grid_hw, text_features, settings)
+    target = make_text_map(maps, labels, grid_hw, text_features, settings)
     places = [tuple(place) for place in target.mask.nonzero().tolist()]
     assert set(places) == set(expected)
     assert 0 < len(places) < len(maps) * grid_hw[0] * grid_hw[1]
@@ -227,7 +227,7 @@ def test_equation_6_with_the_mean_text_of_each_cells_parts() -> None:
                 expected[image, row, column] = mean(
                     [text_features.part[person, part] for part in parts]
                 )
-    target = text_map(maps, labels, grid_hw, text_features, settings)
+    target = make_text_map(maps, labels, grid_hw, text_features, settings)
     places = [tuple(place) for place in target.mask.nonzero().tolist()]
     assert set(places) == set(expected)
     in_order = torch.stack([expected[place] for place in places])
@@ -238,7 +238,7 @@ def test_equation_6_with_shares_of_one_part_is_the_text_of_that_part() -> None:
     texts, labels = normal(2, 6, 5), torch.tensor([1, 0])
     parts = torch.randint(0, 6, (2, 4, 3), generator=torch.Generator().manual_seed(0))
     shares = nn.functional.one_hot(parts, 6).permute(0, 3, 1, 2).double()
-    hard, soft = hard_text_map(texts, labels, parts), soft_text_map(texts, labels, shares)
+    hard, soft = make_hard_text_map(texts, labels, parts), make_soft_text_map(texts, labels, shares)
     assert hard.mask.all()
     assert_same(soft.to_dense(), hard.to_dense(), texts)
 
@@ -452,7 +452,7 @@ def test_equation_11(distance: str) -> None:
             else:
                 cells.append(dot(gaps, gaps) / (1 if distance == "cosine" else len(gaps)))
         expected = mean(cells)
-    target = hard_text_map(texts, labels, parts)
+    target = make_hard_text_map(texts, labels, parts)
     assert_same(alignment_loss(FusedMap(aligned), target, distance, 0.5), expected, aligned, texts)
 
 

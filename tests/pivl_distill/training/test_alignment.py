@@ -15,7 +15,12 @@ from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
 from pivl_distill.models.fused_map import FusedMap
-from pivl_distill.training.alignment import TextFeatures, alignment_loss, hard_text_map, text_map
+from pivl_distill.training.alignment import (
+    TextFeatures,
+    alignment_loss,
+    make_hard_text_map,
+    make_text_map,
+)
 
 DISTANCES = ("cosine", "mse", "smooth_l1", "contrastive")
 IDENTITIES, DIM = 6, 16
@@ -80,7 +85,7 @@ def test_a_cell_has_a_text_where_its_part_was_seen(prompt_bank, background):
     labels = torch.tensor([1, 2])  # nobody has gloves; person 2 was never seen with a hat
     settings = LossSettings(align_background=background)
     text_features = TextFeatures.from_bank(prompt_bank, settings, HeadSettings())
-    target = text_map(maps, labels, (2, 3), text_features, settings)
+    target = make_text_map(maps, labels, (2, 3), text_features, settings)
     places, full = target.mask.nonzero().tolist(), target.to_dense()
     grounds = [] if background == "ignore" else [[0, 0, 0], [0, 1, 2], [1, 0, 0], [1, 1, 2]]
     assert places == sorted([[0, 0, 1], [0, 1, 0], [1, 1, 0], *grounds])
@@ -99,7 +104,7 @@ def test_the_nearest_pixel_may_decide_instead_of_the_majority(prompt_bank):
     for rule, part in (("majority", hat), ("nearest", face)):
         settings = LossSettings(align_labels=rule)
         text_features = TextFeatures.from_bank(prompt_bank, settings, HeadSettings())
-        target = text_map(maps, torch.tensor([0]), (1, 1), text_features, settings)
+        target = make_text_map(maps, torch.tensor([0]), (1, 1), text_features, settings)
         torch.testing.assert_close(target.to_dense().flatten(), prompt_bank.part[0, part])
 
 
@@ -118,7 +123,7 @@ def alignment() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1"])
 def test_alignment_is_zero_on_the_texts_themselves(alignment, distance):
     aligned, text_features, labels, parts = alignment
-    target = hard_text_map(text_features, labels, parts)
+    target = make_hard_text_map(text_features, labels, parts)
     perfect = text_features[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
         0, 3, 1, 2
     )
@@ -131,7 +136,7 @@ def test_alignment_is_zero_on_the_texts_themselves(alignment, distance):
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_alignment_without_a_known_cell_is_zero_with_a_gradient(alignment, distance):
     aligned, text_features, labels, parts = alignment
-    target = hard_text_map(text_features, labels, torch.full_like(parts, IGNORE))
+    target = make_hard_text_map(text_features, labels, torch.full_like(parts, IGNORE))
     loss = alignment_loss(FusedMap(aligned), target, distance, 0.07)
     loss.backward()
     assert loss.item() == 0
@@ -143,7 +148,7 @@ def test_alignment_without_a_known_cell_is_zero_with_a_gradient(alignment, dista
 def test_unknown_cells_get_no_gradient(alignment, distance):
     aligned, text_features, labels, parts = alignment
     alignment_loss(
-        FusedMap(aligned), hard_text_map(text_features, labels, parts), distance, 0.5
+        FusedMap(aligned), make_hard_text_map(text_features, labels, parts), distance, 0.5
     ).backward()
     touched = aligned.grad.abs().sum(1) > 0
     assert torch.equal(touched, parts != IGNORE)
@@ -155,7 +160,7 @@ def test_a_contrast_knows_identities_apart(alignment):
     other = text_features[1 - labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
         0, 3, 1, 2
     )
-    target = hard_text_map(text_features, labels, parts)
+    target = make_hard_text_map(text_features, labels, parts)
     losses = [
         alignment_loss(FusedMap(maps), target, "contrastive", 0.07).item() for maps in (own, other)
     ]
@@ -182,7 +187,7 @@ def test_cells_count_as_much_as_the_parser_was_sure(prompt_bank):
 
     def loss(confidence: Tensor | None) -> Tensor:
         labels = torch.tensor([1])
-        target = text_map(maps, labels, (2, 3), text_features, settings, confidence)
+        target = make_text_map(maps, labels, (2, 3), text_features, settings, confidence)
         return alignment_loss(FusedMap(aligned), target, "cosine", 0.07)
 
     torch.testing.assert_close(loss(confidence), expected)
