@@ -35,7 +35,7 @@ class FeatureGraph:
             (features,) = self.session.run([self.manifest.output], feed)
         except Exception as error:  # onnxruntime's own exceptions share no public base class
             raise PivlError(
-                f"{file} failed on a batch of {len(crops)} crops, fed as the manifest describes:"
+                f"{file} failed on a batch of size {len(crops)}, fed as the manifest describes:"
                 f" {error}. Unless memory ran out, the file and its manifest do not belong"
                 " together: copy the export again."
             ) from error

@@ -23,25 +23,10 @@ def test_normalisation_is_bit_identical_to_training(extractor, crops):
 @pytest.mark.parametrize(
     ("section", "field", "value", "sentence"),
     [
-        (
-            "input",
-            "size_hw",
-            [32, 64],
-            "failed on a batch of 1 crops, fed as the manifest describes",
-        ),
-        (
-            "input",
-            "name",
-            "pictures",
-            "failed on a batch of 1 crops, fed as the manifest describes",
-        ),
-        ("input", "cameras", 3, "failed on a batch of 1 crops, fed as the manifest describes"),
-        (
-            "output",
-            "name",
-            "vectors",
-            "failed on a batch of 1 crops, fed as the manifest describes",
-        ),
+        ("input", "size_hw", [32, 64], "failed on a batch of size 1, fed as the manifest"),
+        ("input", "name", "pictures", "failed on a batch of size 1, fed as the manifest"),
+        ("input", "cameras", 3, "failed on a batch of size 1, fed as the manifest"),
+        ("output", "name", "vectors", "failed on a batch of size 1, fed as the manifest"),
         ("output", "dim", 25, "has 24 values, but the manifest declares 25"),
     ],
 )
