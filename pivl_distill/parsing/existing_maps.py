@@ -35,6 +35,7 @@ class ExistingMapsParser:
     batch_size = 16
 
     def __init__(self, name: str, settings: MapsSettings) -> None:
+        """Open the folder of maps; `name` identifies the parser in the metadata."""
         assert settings.source is not None
         self.folder: Path = settings.source
         self.vocabulary = get_vocabulary(settings.vocabulary)
@@ -64,6 +65,7 @@ class ExistingMapsParser:
             return read_confidence(path, size_hw) if image.mode == "LA" else None
 
     def _labels(self, path: Path) -> np.ndarray:
+        """Return the class ids of a PNG, in its own size: uint8 [H, W]."""
         try:
             with Image.open(path) as image:
                 if image.format != "PNG" or image.mode not in ("P", "L", "LA", "RGB", "RGBA"):

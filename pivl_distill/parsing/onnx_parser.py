@@ -35,6 +35,10 @@ class OnnxParser:
     """Parser of `kind: onnx`."""
 
     def __init__(self, name: str, settings: OnnxSettings) -> None:
+        """Open the graph; raise PivlError if its input or output contradicts the settings.
+
+        `name` identifies the parser in the metadata.
+        """
         assert settings.source is not None
         self.path: Path = settings.source
         self.settings = settings
@@ -107,6 +111,7 @@ class OnnxParser:
         return ordered
 
     def _map(self, scores: np.ndarray, placement: Placement) -> PartMap:
+        """Convert the scores [P, h, w] or class ids [1, h, w] of one crop to its map."""
         align = self.settings.align_corners
         if self.settings.output_form != "labels":
             logits = torch.from_numpy(np.ascontiguousarray(scores, np.float32))

@@ -27,6 +27,10 @@ class SegformerParser:
     """Parser of `kind: segformer`."""
 
     def __init__(self, name: str, settings: SegformerSettings) -> None:
+        """Load the model; raise PivlError if its classes are not those of the vocabulary.
+
+        `name` identifies the parser in the metadata.
+        """
         assert settings.source is not None
         self.source = settings.source
         self.settings = settings
