@@ -157,7 +157,7 @@ class _Reading:
         shape, limit = (len(self.paths), *self.size), int(cache_gib * 2**30)
         if limit:
             entry = cache_dir() / "crops" / self.key()
-            arrays = array_cache.cached(
+            arrays = array_cache.load_or_create(
                 entry, {"pixels": shape}, PIXEL, self.batches, limit, f"decoded {self.what}"
             )
             if arrays is not None:

@@ -1,1 +1,1 @@
-"""Run folders: their files, progress, resume state and signals."""
+"""Run folders: file names, progress, resume state, pinned values and signals."""

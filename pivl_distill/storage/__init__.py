@@ -1,1 +1,1 @@
-"""Files on disk: atomic writes, safetensors files, and the cache of arrays."""
+"""Files on disk: atomic writes, tensor files, and the array cache."""

@@ -1,9 +1,10 @@
-"""Large arrays in the cache folder: made once, mapped from disk, verified, bounded, safe to share.
+"""A cache of large arrays on disk: memory-mapped, verified by hashes, bounded in size.
 
-An entry is a folder named by a key, the hash of all that decides its contents. It holds one .npy
-file per array and `sha256.json`, the hashes of these files, which are checked whenever the entry is
-opened: a damaged entry is told and made anew. It appears as a whole, by a rename. Arrays are mapped
-into memory, so they may be larger than it, and processes of one machine share their pages.
+An entry is a folder named by a key: the hash of everything that determines its contents. It holds
+one .npy file per array and `sha256.json` with the hashes of these files. The hashes are checked
+whenever the entry is opened; a damaged entry is reported and computed again. An entry is created
+atomically, by a rename. Arrays are memory-mapped, so they may be larger than main memory, and the
+processes of one machine share their pages.
 """
 
 from __future__ import annotations
@@ -29,53 +30,64 @@ logger = logging.getLogger(__name__)
 
 HASHES = "sha256.json"
 ABANDONED_S = 24 * 3600
-"""After so many seconds an unfinished entry is one that a crash left behind."""
+"""Age in seconds above which an unfinished entry is taken for the remains of a crash."""
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""The arrays of an entry by name."""
+"""Shapes of the arrays of an entry, by name."""
 Batch = Mapping[str, np.ndarray]
-"""The next rows of every array of an entry."""
+"""The next rows of each array of an entry, by name."""
 
 
 class CacheError(PivlError):
-    """An entry cannot be written: the disk is full, a quota is reached, the folder is read-only."""
+    """An entry cannot be written: disk full, quota exceeded or folder read-only."""
 
 
-def cached(
+def load_or_create(
     entry: Path,
     shapes: Shapes,
     dtype: np.dtype,
-    make: Callable[[], Iterable[Batch]],
+    make_batches: Callable[[], Iterable[Batch]],
     limit_bytes: int,
-    what: str,
+    description: str,
 ) -> dict[str, np.ndarray] | None:
-    """The arrays of an entry, made out of the batches of `make` if they are not there yet.
+    """Return the arrays of an entry; on a cache miss, compute and store them first.
 
-    One process makes them, others that want them too wait for it. Entries of the same folder take
-    at most `limit_bytes`, the least recently used go first. None where there is no room, which is
-    told unless the limit says so.
+    One process computes an entry; others that need it wait. A warning is logged where the entry
+    cannot be stored for another reason than the limit.
+
+    Args:
+        entry: folder of the entry; its name is the key.
+        shapes: shapes of the arrays, by name.
+        dtype: type of all arrays.
+        make_batches: computes the rows of all arrays, in order; called on a cache miss only.
+        limit_bytes: maximum size of all entries next to this one; the least recently used ones are
+            evicted.
+        description: what the arrays are, in the plural, for log messages.
+
+    Returns:
+        Memory-mapped arrays by name, or None if there is no room for them.
     """
     if _bytes(shapes, dtype) > limit_bytes:
         return None
     arrays = _open(entry, shapes, dtype)
     if arrays is None:
         try:
-            with _exclusive(entry, what):
-                arrays = read(entry, shapes, dtype, what)
-                if arrays is None and has_room(entry, shapes, dtype, what):
-                    write(entry, shapes, dtype, make())
+            with _exclusive(entry, description):
+                arrays = read(entry, shapes, dtype, description)
+                if arrays is None and has_room(entry, shapes, dtype, description):
+                    write(entry, shapes, dtype, make_batches())
                     arrays = _open(entry, shapes, dtype)
         except CacheError as error:
-            logger.warning(f"The {what} stay in memory: {error}")
+            logger.warning(f"The {description} stay in memory: {error}")
     if arrays is not None:
         mark_used(entry, limit_bytes)
     return arrays
 
 
-def has_room(entry: Path, shapes: Shapes, dtype: np.dtype, what: str) -> bool:
-    """Whether the disk has room for an entry, or holds it already; says so where it has not.
+def has_room(entry: Path, shapes: Shapes, dtype: np.dtype, description: str) -> bool:
+    """Whether an entry exists or the disk has room for it; logs a warning if not.
 
-    Entries that were used longest ago are removed where that makes room.
+    The least recently used entries are evicted if that makes enough room.
     """
     if entry.is_dir():
         return True
@@ -86,28 +98,30 @@ def has_room(entry: Path, shapes: Shapes, dtype: np.dtype, what: str) -> bool:
     free = shutil.disk_usage(folder).free
     if needed > free:
         logger.warning(
-            f"The {what} stay in memory: they take {needed / 2**30:.1f} GiB and {folder} has"
-            f" {free / 2**30:.1f} GiB left. PIVL_DISTILL_CACHE names another folder."
+            f"The {description} stay in memory: they need {needed / 2**30:.1f} GiB and {folder} has"
+            f" {free / 2**30:.1f} GiB left. Set PIVL_DISTILL_CACHE to another folder."
         )
     return needed <= free
 
 
-def read(entry: Path, shapes: Shapes, dtype: np.dtype, what: str) -> dict[str, np.ndarray] | None:
-    """The arrays of an entry, mapped from its files; None where it is absent.
+def read(
+    entry: Path, shapes: Shapes, dtype: np.dtype, description: str
+) -> dict[str, np.ndarray] | None:
+    """Return the memory-mapped arrays of an entry, or None if it is missing or damaged.
 
-    So it is after it was damaged: that is told, and the entry removed.
+    A damaged entry is removed, with a warning.
     """
     arrays = _open(entry, shapes, dtype)
     if arrays is None and entry.is_dir():
-        logger.warning(f"The {what} in {entry} are damaged; they are made anew.")
+        logger.warning(f"The {description} in {entry} are damaged and will be computed again.")
         shutil.rmtree(entry)
     return arrays
 
 
 def write(entry: Path, shapes: Shapes, dtype: np.dtype, batches: Iterable[Batch]) -> None:
-    """Make an entry at once, out of batches; another process may finish the same one first.
+    """Create an entry atomically from batches; another process may create the same one first.
 
-    Raises CacheError where it cannot be written.
+    Raises CacheError if it cannot be written.
     """
     try:
         with tempfile.TemporaryDirectory(prefix=".", dir=entry.parent) as unfinished:
@@ -125,16 +139,16 @@ def write(entry: Path, shapes: Shapes, dtype: np.dtype, batches: Iterable[Batch]
 
 
 def mark_used(entry: Path, limit_bytes: int) -> None:
-    """Count an entry as just used, and keep its folder within the limit."""
-    with suppress(OSError):  # a cache that others fill may be read-only
+    """Mark an entry as just used and evict others until their folder is within the limit."""
+    with suppress(OSError):  # a shared cache may be read-only
         os.utime(entry)
-        evict_least_recent(entry.parent, limit_bytes)
+        evict_least_recently_used(entry.parent, limit_bytes)
 
 
-def evict_least_recent(folder: Path, limit_bytes: int) -> None:
-    """Remove the least recently used entries until the folder takes no more than `limit_bytes`.
+def evict_least_recently_used(folder: Path, limit_bytes: int) -> None:
+    """Evict the least recently used entries until the folder takes at most `limit_bytes`.
 
-    The most recently used one stays in any case.
+    The most recently used entry is always kept. Remains of crashes are removed too.
     """
     now = time.time()
     for unfinished in folder.glob(".*"):
@@ -143,42 +157,43 @@ def evict_least_recent(folder: Path, limit_bytes: int) -> None:
                 shutil.rmtree(unfinished, ignore_errors=True)
             else:
                 unfinished.unlink(missing_ok=True)
-    taken = 0
+    total = 0
     for number, (entry, size) in enumerate(_sizes(folder).items()):
-        taken += size
-        if number and taken > limit_bytes:
+        total += size
+        if number and total > limit_bytes:
             shutil.rmtree(entry, ignore_errors=True)
 
 
 def _make_room(folder: Path, missing_bytes: int) -> None:
-    """Remove the least recently used entries for so many bytes; none where they hold fewer.
+    """Evict the least recently used entries to free `missing_bytes`, or none if that is too much.
 
-    The most recently used one stays: it may be mapped by this very run.
+    The most recently used entry is kept: the present run may have mapped it.
     """
-    with suppress(OSError):  # others remove entries too
+    with suppress(OSError):  # another process may evict entries at the same time
         sizes = list(_sizes(folder).values())
         if sum(sizes[1:]) >= missing_bytes:
-            evict_least_recent(folder, sum(sizes) - missing_bytes)
+            evict_least_recently_used(folder, sum(sizes) - missing_bytes)
 
 
 def _sizes(folder: Path) -> dict[Path, int]:
-    """The bytes of every entry, the most recently used first."""
+    """Return the size in bytes of every entry, the most recently used first."""
     entries = sorted(folder.glob("[!.]*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
     return {entry: sum(file.stat().st_size for file in entry.iterdir()) for entry in entries}
 
 
 def _open(entry: Path, shapes: Shapes, dtype: np.dtype) -> dict[str, np.ndarray] | None:
-    """The arrays if all are there, as long as they should be and with the hashes they had."""
+    """Return the arrays, or None unless all files have the right hashes, shapes and type."""
     try:
         hashes = json.loads((entry / HASHES).read_text(encoding="utf-8"))
         if any(sha256(_file(entry, name)) != hashes[name] for name in shapes):
             return None
-        # Copy on write: the file never changes, and torch gets memory that it may write to.
+        # Copy on write: torch needs writable memory, and the file must not change.
         arrays = {name: np.load(_file(entry, name), mmap_mode="c") for name in shapes}
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    fit = all(arrays[name].shape == shape for name, shape in shapes.items())
-    return arrays if fit and all(array.dtype == dtype for array in arrays.values()) else None
+    shapes_match = all(arrays[name].shape == shape for name, shape in shapes.items())
+    dtypes_match = all(array.dtype == dtype for array in arrays.values())
+    return arrays if shapes_match and dtypes_match else None
 
 
 def _write_arrays(folder: Path, shapes: Shapes, dtype: np.dtype, batches: Iterable[Batch]) -> None:
@@ -196,8 +211,8 @@ def _write_arrays(folder: Path, shapes: Shapes, dtype: np.dtype, batches: Iterab
 
 
 @contextmanager
-def _exclusive(entry: Path, what: str) -> Iterator[None]:
-    """Inside, no other process makes this entry; that it has to be waited for is told."""
+def _exclusive(entry: Path, description: str) -> Iterator[None]:
+    """Hold the lock of an entry inside the block; log a message if another process holds it."""
     _make_folder(entry.parent)
     file = entry.with_name(f".{entry.name}.lock")
     lock = FileLock(file)
@@ -205,7 +220,7 @@ def _exclusive(entry: Path, what: str) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.info(f"Another process makes the {what}; waiting for it.")
+            logger.info(f"Another process is computing the {description}; waiting for it.")
             lock.acquire()
     except OSError as error:
         raise _cannot_write(entry.parent, error) from error
@@ -213,7 +228,7 @@ def _exclusive(entry: Path, what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        with suppress(OSError):  # it matters to nobody any more: whoever waits finds the entry
+        with suppress(OSError):  # the lock is no longer needed: waiting processes find the entry
             file.unlink(missing_ok=True)
 
 
@@ -226,8 +241,8 @@ def _make_folder(folder: Path) -> None:
 
 def _cannot_write(folder: Path, error: OSError) -> CacheError:
     return CacheError(
-        f"Cannot write to the cache folder {folder}: {error}. PIVL_DISTILL_CACHE names another"
-        " folder; --no-cache does without."
+        f"Cannot write to the cache folder {folder}: {error}. Set PIVL_DISTILL_CACHE to another"
+        " folder, or use --no-cache."
     )
 
 

@@ -1,4 +1,4 @@
-"""The user's cache folder: what is made once for this machine and can be made again."""
+"""The cache folder: files that can be computed again."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 
 def cache_dir() -> Path:
-    """$PIVL_DISTILL_CACHE, else $XDG_CACHE_HOME/pivl-distill, else ~/.cache/pivl-distill."""
-    if own := os.environ.get("PIVL_DISTILL_CACHE"):
-        return Path(own).expanduser()
+    """Return $PIVL_DISTILL_CACHE, else $XDG_CACHE_HOME/pivl-distill, else ~/.cache/pivl-distill."""
+    if folder := os.environ.get("PIVL_DISTILL_CACHE"):
+        return Path(folder).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")
     return (Path(shared) if shared else Path.home() / ".cache") / "pivl-distill"

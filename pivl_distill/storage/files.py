@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of one."""
+"""Atomic file writes: a crash leaves the old file or the new one, never a partial one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pivl_distill.errors import PivlError
 
 _PARTIAL = ".partial"
 LOCK = ".lock"
-"""What the lock of a folder is called where it lies among other files."""
+"""Name of the lock file of a folder that holds other files too."""
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """An empty file to write to, which takes the place of `path` if the block ends well.
+    """Yield an empty temporary file, which replaces `path` if the block ends without an exception.
 
-    It reaches the disk before its name does, so that nothing is half there if power is lost. The
-    folder of `path` is made if missing.
+    Its contents are synced to disk before the rename, so that a power failure leaves no partial
+    file. The folder of `path` is created if missing.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(_PARTIAL, prefix=f".{path.name}.", dir=path.parent)
@@ -44,9 +44,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path) -> None:
-    """PivlError unless a file can be written at `path`; its folder is made if missing.
+    """Raise PivlError unless a file can be written at `path`; create its folder if missing.
 
-    For commands that write their result after long work.
+    For commands that write their result after a long computation.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,31 +54,31 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise PivlError(
-            f"Nothing can be written to '{path}' ({error.strerror}); name another place."
+            f"Cannot write to '{path}' ({error.strerror}); choose another path."
         ) from error
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replace `path` atomically; its folder is made if missing."""
+    """Replace `path` atomically; create its folder if missing."""
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """`write_bytes` for UTF-8 text."""
+    """Replace `path` atomically by UTF-8 text."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_bytes` for a JSON value, indented, with a final newline."""
+    """Replace `path` atomically by a JSON value, indented, with a final newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager
 def locked(file: Path, refusal: str) -> Iterator[None]:
-    """Inside, no other process holds the lock `file`; PivlError(refusal) if one does already.
+    """Hold the lock `file` inside the block; raise PivlError(refusal) if another process holds it.
 
-    The folder of the file is made if missing.
+    The folder of the file is created if missing.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file)
@@ -93,7 +93,7 @@ def locked(file: Path, refusal: str) -> Iterator[None]:
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing but its lock and what killed writes left, or is not there."""
+    """Whether a folder is missing or holds only its lock file and partial files."""
     return not folder.exists() or all(
         path.name == LOCK or (path.name.startswith(".") and path.suffix == _PARTIAL)
         for path in folder.iterdir()
@@ -101,13 +101,13 @@ def is_empty(folder: Path) -> bool:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what killed writes left in `folder` and below; nobody may be writing there."""
+    """Remove partial files in `folder` and below; no process may be writing there."""
     for path in folder.rglob(f".*{_PARTIAL}"):
         path.unlink()
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
@@ -116,7 +116,7 @@ def sha256(path: Path) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last; other systems than POSIX cannot open folders and need not."""
+    """Sync a rename to disk; systems other than POSIX cannot open folders and need not."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""The entry point says what is not installed, and runs without what only other commands need."""
+"""The entry point names missing packages, and each command needs only its own packages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-OF_TRAINING = [
+TRAINING_PACKAGES = [
     "torch",
     "torchvision",
     "timm",
@@ -22,8 +22,8 @@ OF_TRAINING = [
 ]
 
 
-def without(packages: list[str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """`pivl-distill` in a process where some packages are not installed."""
+def run_without(packages: list[str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run `pivl-distill` in a process where some packages are not installed."""
     script = f"""
 import importlib.util, sys
 
@@ -45,26 +45,26 @@ main()
 @pytest.mark.parametrize(
     ("missing", "named"), [(["click", "rich"], "click rich"), (["rich"], "rich")]
 )
-def test_packages_of_the_command_line_are_named(missing, named):
-    ended = without(missing, "embed", "--help")
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("Error: The command pivl-distill needs ")
-    assert f"`pip install {named}`" in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_missing_command_line_packages_are_named(missing, named):
+    result = run_without(missing, "embed", "--help")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: The command pivl-distill needs ")
+    assert f"`pip install {named}`" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_embed_runs_without_the_packages_of_training(deployed_once, tmp_path):
+def test_embed_runs_without_training_packages(deployed_once, tmp_path):
     Image.fromarray(np.zeros((20, 10, 3), np.uint8)).save(tmp_path / "a.png")
     out = tmp_path / "features.npz"
-    ended = without(OF_TRAINING, "embed", tmp_path, "--export", deployed_once, "-o", out)
-    assert ended.returncode == 0, ended.stderr
+    result = run_without(TRAINING_PACKAGES, "embed", tmp_path, "--export", deployed_once, "-o", out)
+    assert result.returncode == 0, result.stderr
     with np.load(out) as written:
         assert written["features"].shape == (1, 24)
 
 
-def test_commands_that_need_more_say_what(tmp_path):
-    ended = without(OF_TRAINING, "embed", tmp_path, "-o", tmp_path / "features.npz")
-    assert ended.returncode == 2
-    assert "This command needs " in ended.stderr
-    assert "--export FOLDER" in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_missing_training_package_is_named(tmp_path):
+    result = run_without(TRAINING_PACKAGES, "embed", tmp_path, "-o", tmp_path / "features.npz")
+    assert result.returncode == 2
+    assert "This command needs " in result.stderr
+    assert "--export FOLDER" in result.stderr
+    assert "Traceback" not in result.stderr

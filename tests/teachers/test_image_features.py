@@ -17,7 +17,7 @@ from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.storage import array_cache
-from pivl_distill.storage.array_cache import evict_least_recent
+from pivl_distill.storage.array_cache import evict_least_recently_used
 from teachers import image_features as module
 from teachers.clip import with_weights_hash
 from teachers.image_features import ImageFeatures, encode_crops, encoding_dtype, feature_key
@@ -209,7 +209,7 @@ def test_a_full_disk_is_told_and_nothing_is_written(
     monkeypatch.setattr(array_cache.shutil, "disk_usage", lambda _path: usage._replace(free=1000))
     assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
     assert not list(folder.iterdir())
-    assert "PIVL_DISTILL_CACHE names another folder" in caplog.text
+    assert "Set PIVL_DISTILL_CACHE to another folder" in caplog.text
 
 
 def test_other_weights_crops_or_sizes_have_other_keys(frozen_clip, make_clip, band_store):
@@ -246,7 +246,7 @@ def test_damaged_features_are_told_and_computed_anew(
         np.save(file, np.zeros((2, 3), np.float16))
     assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
     assert encoded == [24, 24]
-    assert "are damaged; they are made anew" in caplog.text
+    assert "are damaged and will be computed again" in caplog.text
 
 
 def test_a_crash_while_encoding_leaves_no_entry(frozen_clip, band_store, folder, monkeypatch):
@@ -288,5 +288,5 @@ def test_finding_features_counts_as_using_them(frozen_clip, band_store, folder):
     (folder / "another").mkdir()
     os.utime(folder / "another", (2.0, 2.0))
     encode_crops(frozen_clip, band_store, LIP20, CACHED)
-    evict_least_recent(folder, 1)
+    evict_least_recently_used(folder, 1)
     assert list(folder.iterdir()) == [entry]

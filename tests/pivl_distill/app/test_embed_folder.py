@@ -232,4 +232,4 @@ def test_a_place_that_takes_no_file_is_refused_before_the_work(embed, crops, mon
     monkeypatch.setattr(embed_folder, "embed_folder", lambda *_: pytest.fail("began to work"))
     result = embed("-o", crops / "a" / "1ü.png" / "features.npz")
     assert result.exit_code == 2
-    assert "Nothing can be written to" in result.output
+    assert "Cannot write to" in result.output
