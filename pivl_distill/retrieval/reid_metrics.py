@@ -127,6 +127,7 @@ class _RetrievalTask:
         query_camids: np.ndarray | None,
         gallery_camids: np.ndarray | None,
     ) -> _RetrievalTask:
+        """Drop gallery crops of pid −1 and find the matches of the others."""
         ranked = gallery_pids != -1
         camera_rule = query_camids is not None and gallery_camids is not None
         camids = None if gallery_camids is None else gallery_camids[ranked]

@@ -21,10 +21,7 @@ COLOURS = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 @pytest.fixture
 def colour_net(tmp_path: Path) -> Callable[..., Path]:
-    """`colour_net(...)` writes an ONNX file: a 1×1 convolution that classifies four pure colours.
-
-    Channels are RGB, the input is in 0..1. `form` as in `OnnxSettings.output_form`.
-    """
+    """`colour_net(...)` writes an ONNX file that classifies four RGB colours, input in 0..1."""
 
     def make(
         size_hw: tuple[int, int] = (16, 8),
