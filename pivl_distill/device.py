@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from pivl_distill.config import Device
+from pivl_distill.config import DeviceChoice
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 
 
-def pick_device(wanted: Device) -> torch.device:
+def pick_device(wanted: DeviceChoice) -> torch.device:
     """The device to run on; PivlError when CUDA is asked for and absent."""
     if wanted == "meta":
         raise PivlError("The device 'meta' holds no numbers; it is for --dry-run alone.")

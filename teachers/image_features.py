@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pivl_distill.config import Precision, TuningSettings
+from pivl_distill.config import TrainingPrecision, TuningSettings
 from pivl_distill.console import track
 from pivl_distill.data.batches import DeviceArray, to_device
 from pivl_distill.data.part_maps import cell_parts
@@ -199,7 +199,7 @@ def _encode(
         return tokens_of(images)
 
 
-def encoding_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+def encoding_dtype(precision: TrainingPrecision, device: torch.device) -> torch.dtype | None:
     """The half precision that the image encoder encodes in; None for float32.
 
     "auto" is float16 on CUDA: features are kept in it, and CLIP was published in it.

@@ -134,7 +134,7 @@ def learning_rate_at(settings: TuningSettings, epoch: float) -> float:
         if epoch >= settings.identity_epochs:
             epoch, epochs, warmup = epoch - epochs, settings.part_epochs, 0.0
     rate, minimum = settings.learning_rate, settings.min_learning_rate
-    if settings.schedule == "per_epoch":
+    if settings.lr_schedule == "cosine_per_epoch":
         return cosine_per_epoch(int(epoch) + 1, epochs, rate, minimum, warmup, settings.warmup_rate)
     return smooth_cosine(epoch, epochs, rate, minimum, warmup, WARMUP_START)
 

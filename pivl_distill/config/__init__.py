@@ -1,12 +1,13 @@
 """Every setting, declared once with its unit and source, one module per section.
 
-Defaults are what our own experiments on synthetic people support; where they leave the letter of
-the paper, the field says so and `configs/paper.yaml` holds the letter. `docs/readings.md` lists the
-places where the paper can be read in several ways, each with the setting that chooses.
+Defaults follow our own experiments on synthetic people. Where a default differs from the paper, the
+setting's source gives the paper's value, and `configs/paper.yaml` sets it. `docs/readings.md` lists
+the ambiguous places of the paper, each with the setting that chooses a reading.
 """
 
-from pivl_distill.config.base import Device, Precision, Settings
+from pivl_distill.config.base import DeviceChoice, Settings, TrainingPrecision, setting
 from pivl_distill.config.data import DataSettings
+from pivl_distill.config.head import HeadSettings
 from pivl_distill.config.inheritance import describe_data_settings, inherit_data_settings
 from pivl_distill.config.loading import (
     CACHE_LIMITS,
@@ -20,7 +21,6 @@ from pivl_distill.config.loading import (
 )
 from pivl_distill.config.stage2 import (
     AugmentSettings,
-    HeadSettings,
     LossSettings,
     Stage2Settings,
 )
@@ -33,15 +33,15 @@ __all__ = [
     "AugmentSettings",
     "ClipSettings",
     "DataSettings",
-    "Device",
+    "DeviceChoice",
     "HeadSettings",
     "LossSettings",
-    "Precision",
     "PromptSettings",
     "Settings",
     "Stage2Settings",
     "StudentConfig",
     "TeachConfig",
+    "TrainingPrecision",
     "TuningSettings",
     "describe_data_settings",
     "dump_config",
@@ -50,5 +50,6 @@ __all__ = [
     "inherit_data_settings",
     "load_config",
     "parse_override",
+    "setting",
     "validate_settings",
 ]

@@ -1,19 +1,44 @@
-"""What all settings have in common: they do not change, and unknown keys are errors."""
+"""Base class of all settings, and the declaration of one setting with its unit and source."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-Device = Literal["auto", "cpu", "cuda", "meta"]
-"""auto takes a CUDA device where there is one; meta has shapes and no numbers, for dry runs."""
+DeviceChoice = Literal["auto", "cpu", "cuda", "meta"]
+"""auto: a CUDA device if there is one, else the CPU; meta: shapes without values, for dry runs."""
 
-Precision = Literal["auto", "float32", "bfloat16", "float16"]
-"""What a network computes in, by autocast; weights, heads and losses are float32 in any case."""
+TrainingPrecision = Literal["auto", "float32", "bfloat16", "float16"]
+"""Data type of a network under autocast; weights, heads and losses are always float32."""
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and unknown keys are errors."""
+    """Base of all settings: immutable; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def setting(
+    default: Any,
+    description: str,
+    *,
+    unit: str | None = None,
+    source: str | None = None,
+    advanced: bool = False,
+    **constraints: Any,
+) -> Any:
+    """Declare a setting of a `Settings` class.
+
+    Args:
+        default: default value.
+        description: what the setting does and what its choices mean.
+        unit: unit of the value, such as "pixels"; None if it has none.
+        source: where the setting or its default comes from: a section or equation of the paper and
+            the paper's value if it differs, another publication, or our own measurement.
+        advanced: whether most users can ignore it, for example because it only chooses between
+            readings of the paper. `--help-settings` hides advanced settings unless asked.
+        constraints: bounds of the value, as for `pydantic.Field` (`ge`, `gt`, `le`, `lt`).
+    """
+    metadata: dict[str, Any] = {"unit": unit, "source": source, "advanced": advanced}
+    return Field(default, description=description, json_schema_extra=metadata, **constraints)

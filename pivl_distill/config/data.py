@@ -1,22 +1,33 @@
-"""Settings of the data, which teacher and student share."""
+"""Data settings, shared by teacher and student."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
-from pivl_distill.config.base import Settings
+from pivl_distill.config.base import Settings, setting
 
 
 class DataSettings(Settings):
-    """Where crops and parsing maps come from."""
+    """Where crops and parsing maps come from, and how they are read."""
 
-    spec: str = Field("synthetic:default", description="kind:argument, such as market1501:/data")
-    parsing: Path | None = Field(None, description="folder of maps; default: <root>/parsing")
-    size_hw: tuple[PositiveInt, PositiveInt] = Field(
-        (128, 64), description="crop height and width in pixels; the paper's 256×128 for real CLIP"
+    spec: str = setting(
+        "synthetic:default", "data set as kind:argument, for example market1501:/data"
     )
-    crop_cache_gib: float = Field(
-        20.0, ge=0, description="disk for decoded crops and maps, for later runs; 0 keeps none"
+    parsing: Path | None = setting(
+        None, "folder of the parsing maps; null: the folder `parsing` of the data set, if it exists"
+    )
+    size_hw: tuple[PositiveInt, PositiveInt] = setting(
+        (128, 64),
+        "height and width that crops are resized to",
+        unit="pixels",
+        source="§4.2: 256×128; the default suits the embedded data",
+    )
+    crop_cache_gib: float = setting(
+        20.0,
+        "disk space for decoded crops and maps, which later runs reuse; 0 disables the cache",
+        unit="GiB",
+        advanced=True,
+        ge=0,
     )

@@ -1,8 +1,9 @@
-"""A student's data settings: its own where they are given, else those of the bank's run.
+"""Data settings of a student: those the user gave, the others inherited from its bank's run.
 
-A student that trains on other crops than its bank was made from learns nothing from the bank, so
-every data setting that is not given is inherited, one by one. Left out on purpose: the limit of
-the cache, which changes no result.
+A student that trains on other crops than those of its bank learns nothing from the bank, so each
+data setting that is not given is inherited separately. Two exceptions: the cache limit, which does
+not affect results, and a folder of parsing maps if the user gives another data set, because maps
+belong to the images of one data set.
 """
 
 from __future__ import annotations

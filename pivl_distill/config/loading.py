@@ -1,7 +1,7 @@
-"""Settings from YAML and `--set a.b=value`, over the defaults.
+"""Load settings from YAML and `--set a.b=value`, on top of the defaults.
 
-Unknown keys and bad values are refused, all of them at once, each with the nearest known key. A
-file may be a variation of another: `extends: NAME` takes that file first.
+One error lists every unknown key and bad value, with the nearest known key. A file can extend
+another: `extends: NAME` loads that file first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CACHE_LIMITS = {
     "teach": ("data.crop_cache_gib", "tuning.feature_cache_gib"),
     "student": ("data.crop_cache_gib",),
 }
-"""Settings by section that decide what stays in the cache folder, but no result."""
+"""Settings of each section that limit the cache folder; they do not affect results."""
 
 Config = TypeVar("Config", bound=Settings)
 
@@ -36,16 +36,21 @@ def load_config(
     section: str,
     source: str | None,
     overrides: dict[str, Any],
-    begun: str | None = None,
+    resumed: str | None = None,
 ) -> Config:
-    """Settings from defaults, then section `section` of YAML `source`, then `overrides`.
+    """Resolve settings: defaults, then a resumed run, then a YAML file, then overrides.
 
-    `source` is a file or the name of one in `configs/`; `overrides` maps dotted keys to values.
-    `begun` is the config.yaml of a run to be continued, which comes before both. Raises PivlError
-    that lists every mistake, also if a file says nothing about this command.
+    Args:
+        model: class of the settings.
+        section: section of YAML files: "teach" or "student".
+        source: YAML file, or the name of one in `configs/`.
+        overrides: values by dotted setting name.
+        resumed: config.yaml of the run to resume.
+
+    Raises: PivlError that lists every mistake, or if a file lacks the section.
     """
     values: dict[str, Any] = {}
-    for name in filter(None, (begun, source)):
+    for name in filter(None, (resumed, source)):
         sections = _read_extended(_find_config(name))
         if section not in sections:
             raise PivlError(f"{name} has no section '{section}', only {', '.join(sections)}.")
@@ -53,13 +58,13 @@ def load_config(
     for key, value in overrides.items():
         _set(values, key, value)
     merged = _merge(model().model_dump(), values)
-    return validate_settings(model, merged, source or begun or "the command line")
+    return validate_settings(model, merged, source or resumed or "the command line")
 
 
 def given_settings(section: str, source: str | None, overrides: Iterable[str]) -> dict[str, str]:
-    """Where each setting comes from that `load_config` would take from `source` or `overrides`.
+    """Return the origin of each setting that the user gave, by dotted name.
 
-    Keys are dotted names; values are "command line" or the name of the file.
+    An origin is "command line" or the name of the file.
     """
     given: dict[str, str] = {}
     if source is not None:
@@ -78,7 +83,7 @@ def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[
 
 
 def validate_settings(model: type[Config], values: dict[str, Any], where: str) -> Config:
-    """`values` as settings; PivlError that says `where` they come from and lists every mistake."""
+    """Return `values` as settings; raises PivlError that names `where` and lists every mistake."""
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -87,12 +92,12 @@ def validate_settings(model: type[Config], values: dict[str, Any], where: str) -
 
 
 def dump_config(config: Settings, section: str) -> str:
-    """The resolved settings as YAML that `load_config` reads back."""
+    """Return resolved settings as YAML that `load_config` can read."""
     return yaml.safe_dump({section: config.model_dump(mode="json")}, sort_keys=False)
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split `a.b=value`; the value is read as YAML: `3`, `1e-3`, `true`, `[256, 128]`."""
+    """Split `a.b=value` and parse the value as YAML: `3`, `1e-3`, `true`, `[256, 128]`."""
     key, separator, value = text.partition("=")
     mistake = PivlError(f"--set takes key=value, such as stage2.epochs=30; got '{text}'.")
     if not separator or not key:
@@ -114,19 +119,22 @@ def _find_config(source: str) -> Path:
     raise unknown_name("configuration", source, (p.stem for p in CONFIGS_DIR.glob("*.yaml")))
 
 
-def _read_extended(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The sections of a file over those of the one it extends; that is looked for beside it too."""
-    if path in above:
-        chain = " → ".join(str(p) for p in (*above, path))
+def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return the sections of a file, merged over those of the file it extends.
+
+    The extended file is looked up in the folder of `path`, then like any other configuration.
+    """
+    if path in extending:
+        chain = " → ".join(str(p) for p in (*extending, path))
         raise PivlError(f"Configurations extend each other in a circle: {chain}.")
     content = _read_yaml(path)
     base = content.pop(EXTENDS, None)
     sections = {name: section or {} for name, section in content.items()}
     if base is None:
         return sections
-    beside = path.parent / f"{base}.yaml"
-    found = beside if beside.is_file() else _find_config(str(base))
-    return _merge(_read_extended(found, (*above, path)), sections)
+    sibling = path.parent / f"{base}.yaml"
+    base_path = sibling if sibling.is_file() else _find_config(str(base))
+    return _merge(_read_extended(base_path, (*extending, path)), sections)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -150,7 +158,7 @@ def _set(values: dict[str, Any], dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     for parent in parents:
         if not isinstance(values.setdefault(parent, {}), dict):
-            raise PivlError(f"'{dotted}' asks for a setting inside '{parent}', which is a value.")
+            raise PivlError(f"'{dotted}': '{parent}' is a single value, not a section.")
         values = values[parent]
     values[last] = value
 

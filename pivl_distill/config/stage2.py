@@ -1,101 +1,99 @@
-"""Settings of stage 2, which teacher and student share: head, losses, augmentation, loop."""
+"""Settings of stage 2, shared by teacher and student: losses, augmentation, training loop."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
-from pivl_distill.config.base import Precision, Settings
-
-LEVELS = (2, 3, 4, 5)
-"""The paper's numbers of the maps F_i, of strides 4, 8, 16; 5 (stride 32) is ViTDet's."""
-
-
-class HeadSettings(Settings):
-    """The fusion-alignment head (§3.4); it exists in training only."""
-
-    levels: tuple[int, ...] = Field(
-        (2, 3, 4),
-        description="maps F_i of Eq. 10 that are fused: 2, 3, 4 at strides 4, 8, 16; [2, 4] as"
-        " printed, [4] the last stage alone; 5 adds a ViT's stride 32",
-    )
-    merge: Literal["sum", "concat", "weighted"] = Field(
-        "sum", description="Eq. 10: the sum, a 1×1 convolution of all maps, or learned weights"
-    )
-    lateral: Literal["pointwise", "depthwise", "auto", "separable", "grouped"] = Field(
-        "pointwise",
-        description="Eq. 9, of a CNN; depthwise is the letter, auto = it where D % C == 0,"
-        " separable = depth-wise 3×3 then 1×1, grouped = 1×1 in gcd(C, D) groups",
-    )
-    lateral_norm: Literal["none", "batch", "layer"] = Field(
-        "none", description="norm behind each lateral; the letter has none"
-    )
-    up: Literal["bilinear", "nearest"] = Field("bilinear", description="upsampling of Eq. 10")
-    down: Literal["average", "nearest", "strided"] = Field(
-        "average", description="downsampling of Eq. 10; strided = depth-wise 3×3 of stride 2"
-    )
-    vit: Literal["simple", "blocks"] = Field(
-        "simple",
-        description="a ViT's maps: ViTDet's pyramid of the last block, or the tokens after a third,"
-        " two thirds and all of the blocks through laterals",
-    )
-    align_dim: PositiveInt | None = Field(
-        None,
-        description="dimension in which Eq. 11 compares, paper 1024; texts get there by a fixed"
-        " orthogonal map, which keeps all their angles. null is the bank's own",
-    )
-
-    @field_validator("levels")
-    @classmethod
-    def _check_levels(cls, levels: tuple[int, ...]) -> tuple[int, ...]:
-        if not levels or list(levels) != sorted(set(levels) & set(LEVELS)):
-            raise ValueError(f"must be some of {list(LEVELS)}, ascending")
-        return levels
+from pivl_distill.config.base import Settings, TrainingPrecision, setting
+from pivl_distill.config.head import HeadSettings
 
 
 class LossSettings(Settings):
-    """Terms of Eq. 12 and their weights."""
+    """Loss terms of Eq. 12 and their weights."""
 
-    identity: float = Field(1.0, ge=0, description="weight of L_id, label-smoothed cross-entropy")
-    triplet: float = Field(1.0, ge=0, description="weight of L_tri, batch-hard")
-    image_to_text: float = Field(1.0, ge=0, description="weight of L_i2tce, Eq. 3")
-    align: float = Field(5.0, ge=0, description="weight of L_align, Eq. 11; paper 1 (unweighted)")
-    embedding: float = Field(
-        0.0, ge=0, description="weight of 2 − 2·cos to the teacher's embeddings; not in the paper"
+    identity: float = setting(
+        1.0,
+        "weight of L_id, label-smoothed cross-entropy over identities",
+        source="Eq. 12: 1; CLIP-ReID with a ViT: 0.25",
+        advanced=True,
+        ge=0,
     )
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="ε of L_id and L_i2tce")
-    triplet_margin: float = Field(0.3, ge=0, description="margin of L_tri, paper 0.3")
-    triplet_normalize: bool = Field(
-        True, description="mine on unit vectors; raw features (CLIP-ReID) collapse weak starts"
+    triplet: float = setting(
+        1.0, "weight of L_tri, the batch-hard triplet loss", source="Eq. 12: 1", advanced=True, ge=0
     )
-    text_scale: Annotated[float, Field(gt=0)] | Literal["clip"] = Field(
+    image_to_text: float = setting(
+        1.0,
+        "weight of L_i2tce, cross-entropy between an image and the identity texts",
+        source="Eq. 3 and 12: 1",
+        advanced=True,
+        ge=0,
+    )
+    align: float = setting(
+        5.0,
+        "weight of L_align, which aligns feature-map cells with part texts",
+        source="Eq. 11 and 12: 1; a student's default is our own measurement",
+        ge=0,
+    )
+    embedding: float = setting(
+        0.0,
+        "weight of plain distillation, 2 − 2·cos to the teacher's embeddings",
+        source="not in the paper",
+        advanced=True,
+        ge=0,
+    )
+    label_smoothing: float = setting(
+        0.1, "ε of L_id and L_i2tce", source="CLIP-ReID: 0.1", advanced=True, ge=0, lt=1
+    )
+    triplet_margin: float = setting(0.3, "margin of L_tri", source="§4.2: 0.3", advanced=True, ge=0)
+    triplet_normalize: bool = setting(
+        True,
+        "whether L_tri normalises features to unit length; without it, weakly initialised networks"
+        " collapse",
+        source="CLIP-ReID: false; the default is our own measurement",
+        advanced=True,
+    )
+    text_scale: Annotated[float, Field(gt=0)] | Literal["clip"] = setting(
         10.0,
-        description="norm that identity texts are given in Eq. 3; clip keeps CLIP's own, as"
-        " CLIP-ReID. Logits much wider than CLIP's own scale turn label smoothing into a pull"
-        " to zero",
+        "norm of the identity texts in Eq. 3; clip: CLIP's own norms. With logits much larger than"
+        " CLIP's, label smoothing pulls features towards zero",
+        source="CLIP-ReID: clip; the default is our own measurement",
+        advanced=True,
     )
-    align_background: Literal["include", "ignore", "identity_free"] = Field(
+    align_background: Literal["include", "ignore", "identity_free"] = setting(
         "ignore",
-        description="background cells in Eq. 11: left out, a part like others (literal), or with"
-        " one text for all identities",
+        "background cells in Eq. 11: a part like any other, left out, or aligned with one text"
+        " shared by all identities",
+        source="Eq. 11: include",
+        advanced=True,
     )
-    align_labels: Literal["majority", "nearest", "soft"] = Field(
+    align_labels: Literal["majority", "nearest", "soft"] = setting(
         "majority",
-        description="part of a cell in Eq. 11: the commonest of its pixels, the one at its centre,"
-        " or all of them, as the mean of their texts",
+        "part of a cell in Eq. 11: the most frequent among its pixels, the one at its centre, or"
+        " soft: the mean text of all its pixels",
+        source="Eq. 11: not specified",
+        advanced=True,
     )
-    align_distance: Literal["cosine", "mse", "smooth_l1", "contrastive"] = Field(
+    align_distance: Literal["cosine", "mse", "smooth_l1", "contrastive"] = setting(
         "cosine",
-        description="Eq. 11 as 2 − 2·cos, a plain mean squared error (literal), its smooth-L1"
-        " form, or the contrast of Eq. 7 once more",
+        "distance of Eq. 11: 2 − 2·cos, mean squared error, smooth L1, or the contrast of Eq. 7",
+        source="Eq. 11: mse",
+        advanced=True,
     )
-    align_confidence: bool = Field(
+    align_confidence: bool = setting(
         False,
-        description="weigh the cells of Eq. 11 by the parser's confidence, where maps hold one"
-        " (later version of the paper)",
+        "whether Eq. 11 weights cells by the parser's confidence, if the maps store it",
+        source="a later version of the paper",
+        advanced=True,
     )
-    align_temperature: float = Field(0.07, gt=0, description="τ of the contrastive distance only")
+    align_temperature: float = setting(
+        0.07,
+        "temperature τ of the contrastive distance; ignored by the others",
+        source="MoCo: 0.07",
+        advanced=True,
+        gt=0,
+    )
 
     @model_validator(mode="after")
     def _check_contrast(self) -> LossSettings:
@@ -107,64 +105,154 @@ class LossSettings(Settings):
 
 
 class AugmentSettings(Settings):
-    """Random changes to a crop and its map together (§4.2)."""
+    """Random changes that a crop and its parsing map share (§4.2)."""
 
-    pad_px: int = Field(5, ge=0, description="padding before the random crop; paper 10 at 256×128")
-    flip_probability: float = Field(0.5, ge=0, le=1, description="horizontal flip")
-    erase_probability: float = Field(0.5, ge=0, le=1, description="random erasing")
-    fill: Literal["mean", "noise"] = Field(
-        "mean",
-        description="padding and erased boxes in the mean colour, or black and unit noise, as"
-        " CLIP-ReID's",
+    pad_px: int = setting(
+        5,
+        "padding on each side before the random crop",
+        unit="pixels",
+        source="§4.2: 10 at 256×128",
+        advanced=True,
+        ge=0,
     )
-    invented: Literal["ignore", "background"] = Field(
-        "ignore", description="the part of padding and erased boxes: unknown, or background"
+    flip_probability: float = setting(
+        0.5,
+        "probability of a horizontal flip",
+        source="CLIP-ReID: 0.5",
+        advanced=True,
+        ge=0,
+        le=1,
+    )
+    erase_probability: float = setting(
+        0.5,
+        "probability of random erasing",
+        source="CLIP-ReID: 0.5",
+        advanced=True,
+        ge=0,
+        le=1,
+    )
+    fill: Literal["mean", "noise"] = setting(
+        "mean",
+        "content of padding and erased boxes. mean: the mean colour; noise: black padding, and"
+        " standard normal noise in boxes",
+        source="CLIP-ReID: noise",
+        advanced=True,
+    )
+    invented: Literal["ignore", "background"] = setting(
+        "ignore",
+        "part label of padding and erased boxes: unknown, or background",
+        source="§4.2: not specified",
+        advanced=True,
     )
 
 
 class Stage2Settings(Settings):
-    """The training loop that teacher and student share."""
+    """The stage-2 training loop of teacher and student."""
 
-    epochs: PositiveInt = Field(20, description="paper: 120 CNN, 60 ViT")
-    identities_per_batch: PositiveInt = Field(8, description="P of P×K; paper 16")
-    crops_per_identity: PositiveInt = Field(4, description="K of P×K")
-    learning_rate: float = Field(3e-3, gt=0, description="Adam; paper 3.5e-4 (CNN)")
-    weight_decay: float = Field(5e-4, ge=0, description="of Adam; CLIP-ReID's ViT 1e-4")
-    weight_decay_on: Literal["weights", "all"] = Field(
-        "weights", description="all decays biases and norms too, as CLIP-ReID"
+    epochs: PositiveInt = setting(
+        20, "number of epochs", unit="epochs", source="§4.2: 120 (CNN), 60 (ViT)"
     )
-    warmup_epochs: float = Field(1.0, ge=0, description="linear warm-up, in epochs")
-    schedule: Literal["cosine", "steps"] = Field(
-        "cosine", description="cosine step by step, or CLIP-ReID's steps, one rate per epoch"
+    identities_per_batch: PositiveInt = setting(
+        8, "P of P×K sampling: identities in a batch", source="§4.2: 16"
     )
-    min_lr_ratio: float = Field(0.01, ge=0, le=1, description="end of the cosine, times the rate")
-    warmup_factor: float = Field(
-        0.01, ge=0, le=1, description="start of the warm-up of steps; CLIP-ReID's ViT 0.1"
+    crops_per_identity: PositiveInt = setting(
+        4,
+        "K of P×K sampling: crops of each identity in a batch",
+        source="CLIP-ReID: 4",
+        advanced=True,
     )
-    milestones: tuple[PositiveInt, ...] = Field(
-        (40, 70), description="epochs from which steps are lower; CLIP-ReID's ViT 30 and 50"
+    learning_rate: float = setting(
+        3e-3, "peak learning rate of Adam", source="§4.2: 3.5e-4 (CNN)", gt=0
     )
-    gamma: float = Field(0.1, gt=0, le=1, description="factor of each of the steps")
-    bias_lr_factor: float = Field(
-        1.0, gt=0, description="rate of biases, times that of weights; CLIP-ReID 2"
+    weight_decay: float = setting(
+        5e-4,
+        "weight decay of Adam",
+        source="CLIP-ReID: 5e-4 (CNN), 1e-4 (ViT)",
+        advanced=True,
+        ge=0,
     )
-    precision: Precision = Field(
+    weight_decay_on: Literal["weights", "all"] = setting(
+        "weights",
+        "parameters that decay: weights only, or biases and norms too",
+        source="CLIP-ReID: all",
+        advanced=True,
+    )
+    warmup_epochs: float = setting(
+        1.0,
+        "length of the linear warm-up",
+        unit="epochs",
+        source="CLIP-ReID: 10",
+        advanced=True,
+        ge=0,
+    )
+    lr_schedule: Literal["cosine", "multistep"] = setting(
+        "cosine",
+        "learning-rate schedule: a cosine updated every step, or a drop at each milestone, updated"
+        " every epoch",
+        source="CLIP-ReID: multistep",
+        advanced=True,
+    )
+    min_lr_ratio: float = setting(
+        0.01,
+        "final learning rate of the cosine, as a fraction of the peak",
+        advanced=True,
+        ge=0,
+        le=1,
+    )
+    warmup_factor: float = setting(
+        0.01,
+        "first learning rate of the warm-up of multistep, as a fraction of the peak",
+        source="CLIP-ReID: 0.01 (CNN), 0.1 (ViT)",
+        advanced=True,
+        ge=0,
+        le=1,
+    )
+    milestones: tuple[PositiveInt, ...] = setting(
+        (40, 70),
+        "epochs at which multistep lowers the learning rate",
+        unit="epochs",
+        source="CLIP-ReID: 40 and 70 (CNN), 30 and 50 (ViT)",
+        advanced=True,
+    )
+    gamma: float = setting(
+        0.1,
+        "factor of the learning rate at each milestone of multistep",
+        source="CLIP-ReID: 0.1",
+        advanced=True,
+        gt=0,
+        le=1,
+    )
+    bias_lr_factor: float = setting(
+        1.0,
+        "learning rate of biases, as a multiple of that of weights",
+        source="CLIP-ReID: 2",
+        advanced=True,
+        gt=0,
+    )
+    precision: TrainingPrecision = setting(
         "auto",
-        description="of the network in training; auto is bfloat16 on a GPU that has it, else"
-        " float32. float16 scales its loss; CLIP-ReID trains with it",
+        "data type of the network in training; auto: bfloat16 on a GPU that supports it, else"
+        " float32. float16 uses loss scaling",
+        source="CLIP-ReID: float16",
+        advanced=True,
     )
-    compile: bool | Literal["auto"] = Field(
+    compile: bool | Literal["auto"] = setting(
         "auto",
-        description="torch.compile of the network; auto does it in long runs on a CPU, where it"
-        " was measured to pay (docs/speed.md)",
+        "whether to use torch.compile; auto: in long runs on a CPU",
+        source="our own measurement, docs/speed.md",
+        advanced=True,
     )
-    accumulate: PositiveInt = Field(
+    accumulate: PositiveInt = setting(
         1,
-        description="parts that a batch goes through the network in, to save memory; losses see"
-        " the whole batch (GradCache, Gao et al. 2021), batch norm only its part",
+        "number of parts in which a batch passes through the network, to save memory; the losses"
+        " see the whole batch, batch norm only one part",
+        source="GradCache, Gao et al. 2021",
+        advanced=True,
     )
-    checkpointing: bool = Field(
-        False, description="compute a ViT's blocks twice instead of keeping what they hold"
+    checkpointing: bool = setting(
+        False,
+        "whether to recompute a ViT's blocks in the backward pass instead of storing activations",
+        advanced=True,
     )
     head: HeadSettings = HeadSettings()
     loss: LossSettings = LossSettings()

@@ -5,34 +5,46 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
-
-from pivl_distill.config.base import Device, Settings
+from pivl_distill.config.base import DeviceChoice, Settings, setting
 from pivl_distill.config.data import DataSettings
 from pivl_distill.config.stage2 import Stage2Settings
 
 
 class StudentConfig(Settings):
-    """`pivl-distill student`."""
+    """Settings of `pivl-distill student`."""
 
     data: DataSettings = DataSettings()
-    arch: str = Field("mobilenetv2_025", description="mobilenetv2_025 or any timm model")
-    pretrained: str = Field(
-        "auto", description="auto, embedded, timm, none or a file: where training starts from"
+    arch: str = setting("mobilenetv2_025", "mobilenetv2_025, or the name of a timm model")
+    pretrained: str = setting(
+        "auto",
+        "initial weights: embedded, timm, none or a file; auto: embedded weights on synthetic data"
+        " if the architecture has them, else timm's",
     )
-    last_stride: Literal["auto", 1, 2] = Field("auto", description="stride of the last CNN stage")
-    supervision: Literal["none", "identity", "part", "label", "permuted"] = Field(
+    last_stride: Literal["auto", 1, 2] = setting(
+        "auto", "stride of the last stage of a CNN; auto: 1 if the network allows it", advanced=True
+    )
+    supervision: Literal["none", "identity", "part", "label", "permuted"] = setting(
         "part",
-        description="none: no bank; identity: Eq. 3 alone; part: Eq. 3 and 11; label: part texts"
-        " without identity; permuted: texts of other identities (control)",
+        "texts that supervise training. none: no bank; identity: identity texts (Eq. 3); part:"
+        " identity and part texts (Eq. 3 and 11); label: part texts without identity; permuted:"
+        " texts of other identities (a control experiment)",
+        source="Table 5: none, identity and part",
     )
-    teacher_embeddings: Path | None = Field(
+    teacher_embeddings: Path | None = setting(
         None,
-        description="the teacher's embeddings for stage2.loss.embedding; default: beside the bank",
+        "file with the teacher's embeddings for stage2.loss.embedding; null: the one in the"
+        " bank's folder",
+        advanced=True,
     )
     stage2: Stage2Settings = Stage2Settings()
-    trust_pids: bool = Field(
-        False, description="take a bank that was made from none of these images of its identities"
+    trust_pids: bool = setting(
+        False,
+        "accept a bank that was trained on other images, if its identity numbers match",
+        advanced=True,
     )
-    device: Device = Field("auto", description="auto takes a CUDA device where there is one")
-    seed: int = Field(0, ge=0, description="of new layers, data order and augmentation")
+    device: DeviceChoice = setting(
+        "auto", "device of training; auto: a CUDA device if there is one, else the CPU"
+    )
+    seed: int = setting(
+        0, "random seed of new layers, the order of the data and augmentation", ge=0
+    )

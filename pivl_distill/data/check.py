@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pivl_distill.data.published_counts import PUBLISHED, Counts, PublishedCounts
 from pivl_distill.data.records import Record, ReIDDataset
-from pivl_distill.data.scan import MAP_FAULTS, ScannedCrop, copies, scan_files
+from pivl_distill.data.scan import MAP_FAULTS, ScannedCrop, duplicates, scan_files
 
 
 @dataclass(frozen=True)
@@ -112,15 +112,18 @@ def check_files(scanned: Sequence[ScannedCrop]) -> list[Finding]:
     query, gallery = (
         [crop for crop in test if crop.split == split] for split in ("query", "gallery")
     )
-    renamed = [*copies(train, train, _other_person), *copies(test, test, _other_person)]
+    renamed = [
+        *duplicates(train, train, _other_person),
+        *duplicates(test, test, _other_person),
+    ]
     repeated = [
-        name for split in (train, query, gallery) for name in copies(split, split, _same_person)
+        name for split in (train, query, gallery) for name in duplicates(split, split, _same_person)
     ]
     unreadable = [crop.name for crop in scanned if crop.digest is None]
     findings = [
         _finding("images that cannot be read", unreadable, problem=True),
-        _finding("test images also in training", copies(test, train), problem=True),
-        _finding("queries that find themselves", copies(query, gallery, _is_hit), problem=True),
+        _finding("test images also in training", duplicates(test, train), problem=True),
+        _finding("queries that find themselves", duplicates(query, gallery, _is_hit), problem=True),
         _finding("images under two identities", renamed, problem=True),
         _finding("images with a copy in their split", repeated),
     ]

@@ -26,7 +26,7 @@ SPLITS = ("train", "query", "gallery")
 
 
 @dataclass(frozen=True)
-class Crop:
+class CropFile:
     """One crop as its layout describes it; `camera` is a name, or None where none is given."""
 
     path: Path
@@ -62,7 +62,7 @@ def load_regex(root: Path, pattern: str = "") -> ReIDDataset:
 
 
 def assemble(
-    name: str, root: Path, splits: Mapping[str, Sequence[Crop]], source: Path | None = None
+    name: str, root: Path, splits: Mapping[str, Sequence[CropFile]], source: Path | None = None
 ) -> ReIDDataset:
     """Drop the junk and number the cameras; `source` is what describes the splits, if not `root`.
 
@@ -83,7 +83,7 @@ def assemble(
     return ReIDDataset(name, root, records["train"], records["query"], records["gallery"])
 
 
-def _number_cameras(crops: Sequence[Crop]) -> dict[str | None, int | None]:
+def _number_cameras(crops: Sequence[CropFile]) -> dict[str | None, int | None]:
     """Camera → camid; None → None if no crop has a camera."""
     seen = {crop.camera: crop for crop in crops}
     if None not in seen:
@@ -109,7 +109,7 @@ def camera_name(text: str) -> str | None:
     return (text or None) if number is None else str(number)
 
 
-def _identity_folders(split: Path, camera: re.Pattern[str] | None) -> Iterator[Crop]:
+def _identity_folders(split: Path, camera: re.Pattern[str] | None) -> Iterator[CropFile]:
     if loose := image_files(split):
         raise PivlError(
             f"{loose[0]} lies in no identity's folder: {split} holds one folder per identity, "
@@ -125,7 +125,7 @@ def _identity_folders(split: Path, camera: re.Pattern[str] | None) -> Iterator[C
             )
         for path in image_files(folder):
             found = None if camera is None else _search(path, camera)["cam"]
-            yield Crop(path, pid, None if found is None else camera_name(found))
+            yield CropFile(path, pid, None if found is None else camera_name(found))
 
 
 def _compile(pattern: str, required: str, *optional: str) -> re.Pattern[str]:
@@ -154,7 +154,7 @@ def _search(path: Path, pattern: re.Pattern[str]) -> dict[str, str]:
     return match.groupdict()
 
 
-def _named_crop(path: Path, pattern: re.Pattern[str]) -> Crop:
+def _named_crop(path: Path, pattern: re.Pattern[str]) -> CropFile:
     found = _search(path, pattern)
     pid = whole_number(found["pid"])
     if pid is None:
@@ -162,4 +162,4 @@ def _named_crop(path: Path, pattern: re.Pattern[str]) -> Crop:
             f"The pattern '{pattern.pattern}' finds the identity '{found['pid']}' in {path}; "
             "identities are whole numbers."
         )
-    return Crop(path, pid, camera_name(found.get("cam", "")))
+    return CropFile(path, pid, camera_name(found.get("cam", "")))

@@ -45,7 +45,7 @@ def scan_files(dataset: ReIDDataset) -> list[ScannedCrop]:
         return list(track(scanned, "Checking files", total=len(crops), unit="images"))
 
 
-def copies(
+def duplicates(
     crops: Iterable[ScannedCrop],
     others: Iterable[ScannedCrop],
     counts: Callable[[ScannedCrop, ScannedCrop], bool] = lambda crop, other: True,

@@ -92,14 +92,14 @@ class CropStore:
         All decoded pixels in the cache folder take at most `cache_gib`, 0 keeps none; `hashed` asks
         for `contents`. Raises PivlError naming the first file that cannot be read.
         """
-        of_crops = _crop_reading(records, size_hw, what)
-        of_maps = _map_reading(records, size_hw, vocabulary) if vocabulary else None
+        of_crops = _crop_decoder(records, size_hw, what)
+        of_maps = _map_decoder(records, size_hw, vocabulary) if vocabulary else None
         crops = of_crops.pixels(cache_gib)
         maps, sure, contents = None, None, {}
         if of_maps:
             maps = of_maps.pixels(cache_gib)
             if confidence:
-                sure = _confidence_reading(records, size_hw).pixels(cache_gib)
+                sure = _confidence_decoder(records, size_hw).pixels(cache_gib)
         if hashed:
             contents = {"images": of_crops.content, "maps": of_maps.content if of_maps else None}
         return cls(
@@ -142,7 +142,7 @@ def _camids(records: Sequence[Record]) -> np.ndarray | None:
 
 
 @dataclass(frozen=True)
-class _Reading:
+class _FileDecoder:
     """How the pixels of N files become uint8 [N, *size]; a path of None gives IGNORE."""
 
     what: str
@@ -214,8 +214,8 @@ class _Reading:
             yield from track(done, description, total=len(self.paths), unit="files")
 
 
-def _crop_reading(records: Sequence[Record], size_hw: tuple[int, int], what: str) -> _Reading:
-    return _Reading(
+def _crop_decoder(records: Sequence[Record], size_hw: tuple[int, int], what: str) -> _FileDecoder:
+    return _FileDecoder(
         what=what,
         paths=[record.path for record in records],
         size=(*size_hw, 3),
@@ -224,10 +224,10 @@ def _crop_reading(records: Sequence[Record], size_hw: tuple[int, int], what: str
     )
 
 
-def _map_reading(
+def _map_decoder(
     records: Sequence[Record], size_hw: tuple[int, int], vocabulary: Vocabulary
-) -> _Reading:
-    return _Reading(
+) -> _FileDecoder:
+    return _FileDecoder(
         what="part maps",
         paths=[record.parsing for record in records],
         size=size_hw,
@@ -239,9 +239,9 @@ def _map_reading(
     )
 
 
-def _confidence_reading(records: Sequence[Record], size_hw: tuple[int, int]) -> _Reading:
+def _confidence_decoder(records: Sequence[Record], size_hw: tuple[int, int]) -> _FileDecoder:
     """Of images without a map it matters nowhere."""
-    return _Reading(
+    return _FileDecoder(
         what="confidence of the part maps",
         paths=[record.parsing for record in records],
         size=size_hw,

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pivl_distill.data.generic import SPLITS, Crop, assemble, camera_name
+from pivl_distill.data.generic import SPLITS, CropFile, assemble, camera_name
 from pivl_distill.data.listing import read_text, require_files, whole_number
 from pivl_distill.data.part_maps import MANIFEST, folder_vocabulary
 from pivl_distill.data.records import ReIDDataset
@@ -30,7 +30,7 @@ def load_manifest(path: Path) -> ReIDDataset:
     rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows}.get(path.suffix.lower())
     if rows is None:
         raise PivlError(f"{path} is no manifest: write a table as .csv or JSON lines as .jsonl.")
-    crops: dict[str, list[Crop]] = {split: [] for split in SPLITS}
+    crops: dict[str, list[CropFile]] = {split: [] for split in SPLITS}
     for line, row in rows(path):
         where = f"Line {line} of {path}"
         split = _cell(row, "split", where)
@@ -83,7 +83,7 @@ def _check_columns(path: Path, columns: Iterable[str]) -> None:
         )
 
 
-def _manifest_crop(row: Mapping[str, Any], folder: Path, where: str) -> Crop:
+def _manifest_crop(row: Mapping[str, Any], folder: Path, where: str) -> CropFile:
     image, pid = _cell(row, "path", where), whole_number(_cell(row, "pid", where))
     if not image:
         raise PivlError(f"{where} names no image in its column path.")
@@ -91,7 +91,7 @@ def _manifest_crop(row: Mapping[str, Any], folder: Path, where: str) -> Crop:
         raise PivlError(f"{where} has the pid {row['pid']!r}; identities are whole numbers.")
     parsing = _cell(row, "parsing", where)
     camera = camera_name(_cell(row, "cam", where))
-    return Crop(folder / image, pid, camera, folder / parsing if parsing else None)
+    return CropFile(folder / image, pid, camera, folder / parsing if parsing else None)
 
 
 def _cell(row: Mapping[str, Any], column: str, where: str) -> str:

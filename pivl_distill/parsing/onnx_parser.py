@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pivl_distill.config import Device
+from pivl_distill.config import DeviceChoice
 from pivl_distill.data.part_maps import PartMap, unknown_value
 from pivl_distill.data.vocabulary import get_vocabulary
 from pivl_distill.device import pick_device
@@ -168,6 +168,6 @@ class OnnxParser:
         return chosen or next(iter(outputs))
 
 
-def providers(device: Device) -> list[str]:
+def providers(device: DeviceChoice) -> list[str]:
     """Return ONNX Runtime's providers; raise PivlError if CUDA is requested but missing."""
     return [CPU] if pick_device(device).type == "cpu" else [CUDA, CPU]

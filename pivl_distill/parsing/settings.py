@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from pivl_distill.config import Device, Settings, validate_settings
+from pivl_distill.config import DeviceChoice, Settings, validate_settings
 from pivl_distill.data.remap import remap_table
 from pivl_distill.data.vocabulary import get_vocabulary
 from pivl_distill.errors import PivlError, unknown_name
@@ -64,7 +64,7 @@ class NetworkSettings(ParserSettings):
     batch_size: PositiveInt = Field(
         16, description="crops per batch; a graph of fixed batch size overrides it"
     )
-    device: Device = Field("auto", description="auto uses CUDA if available")
+    device: DeviceChoice = Field("auto", description="auto uses CUDA if available")
 
 
 class OnnxSettings(NetworkSettings):

@@ -40,7 +40,7 @@ def set_learning_rate(
 
 def learning_rate_at(settings: Stage2Settings, epoch: float) -> float:
     """The learning rate of weights at `epoch`, counted from 0, with its fraction."""
-    if settings.schedule == "steps":
+    if settings.lr_schedule == "multistep":
         return multistep(
             int(epoch) + 1,
             settings.learning_rate,

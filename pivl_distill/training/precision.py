@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import torch
 
-from pivl_distill.config import Precision
+from pivl_distill.config import TrainingPrecision
 
 HALF_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def half_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+def half_dtype(precision: TrainingPrecision, device: torch.device) -> torch.dtype | None:
     """The half precision to compute in; None for float32.
 
     "auto" is bfloat16 on a CUDA device that has it, and float32 anywhere else. On the meta device,

@@ -128,7 +128,7 @@ def test_an_override_that_cannot_be_read(text):
 
 def test_an_override_inside_a_value_is_refused(tmp_path):
     source = written(tmp_path, "student: {arch: resnet18}")
-    with pytest.raises(PivlError, match=r"'arch\.width' asks for a setting inside 'arch'"):
+    with pytest.raises(PivlError, match=r"'arch\.width': 'arch' is a single value, not a section"):
         student(source, arch__width=3)
     with pytest.raises(PivlError, match="arch: Input should be a valid string"):
         student(arch__width=3)

@@ -133,7 +133,7 @@ def test_the_rate_is_one_cosine_after_a_warm_up(learned):
 def test_one_rate_per_epoch_is_clip_reids_stage_1(golden_rates, model, parts):
     expected = golden_rates[f"stage1_{model}"]
     settings = TuningSettings(
-        schedule="per_epoch",
+        lr_schedule="cosine_per_epoch",
         learning_rate=3.5e-4,
         min_learning_rate=1e-6,
         warmup_epochs=5,
@@ -175,15 +175,19 @@ def test_the_papers_presets_warm_up_alike_and_stretch_the_cosine(golden_rates, p
     assert rates[4:] == pytest.approx(cosine, rel=1e-9, abs=0)
 
 
-@pytest.mark.parametrize("schedule", ["smooth", "per_epoch"])
+@pytest.mark.parametrize("schedule", ["cosine", "cosine_per_epoch"])
 def test_the_part_epochs_may_have_a_cosine_of_their_own(schedule):
     settings = TuningSettings(
-        learning_rate=1.0, min_learning_rate=0.0, warmup_epochs=2, restart=True, schedule=schedule
+        learning_rate=1.0,
+        min_learning_rate=0.0,
+        warmup_epochs=2,
+        restart=True,
+        lr_schedule=schedule,
     )
     last = learning_rate_at(settings, 59.0)
     assert last < 0.01 < 0.99 < learning_rate_at(settings, 60.0) <= 1
     assert learning_rate_at(settings, 0.0) < 0.6  # the warm-up is at the very beginning alone
-    at = 69 if schedule == "per_epoch" else 70  # epochs of a rate each count from 1
+    at = 69 if schedule == "cosine_per_epoch" else 70  # epochs of a rate each count from 1
     assert learning_rate_at(settings, at) == pytest.approx(0.5)
     assert learning_rate_at(settings, 79.0) < 0.02
     once = settings.model_copy(update={"restart": False})

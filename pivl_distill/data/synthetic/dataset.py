@@ -43,7 +43,7 @@ _CROPS_PER_WORKER = 500
 """A process takes longer to start than this many crops take to render on one more core."""
 
 
-class Crop(NamedTuple):
+class RenderedCrop(NamedTuple):
     """One picture to make; `person` and `camera` count from 0, `person` None: nobody is there."""
 
     split: str
@@ -58,21 +58,21 @@ class Crop(NamedTuple):
         return f"{pid}_c{self.camera + 1}s1_{self.number:06d}_00"
 
 
-def plan(tier: Tier) -> list[Crop]:
+def plan(tier: Tier) -> list[RenderedCrop]:
     """Every crop of a tier, those of a person together; `number` is its place in the list."""
     known = tier.train_pids + tier.test_pids
-    crops: list[Crop] = []
+    crops: list[RenderedCrop] = []
     for index in range(known):
         for camera_index in range(tier.cameras):
             for shot in range(tier.shots):
                 test_split = GALLERY if shot else QUERY
                 split = TRAIN if index < tier.train_pids else test_split
-                crops.append(Crop(split, index + 1, index, camera_index, len(crops)))
+                crops.append(RenderedCrop(split, index + 1, index, camera_index, len(crops)))
     for extra in range(tier.distractors + tier.junk):
         pid = DISTRACTOR_PID if extra < tier.distractors else JUNK_PID
         nobody = pid == DISTRACTOR_PID and extra % 3 == 0
         stranger = None if nobody else known + extra
-        crops.append(Crop(GALLERY, pid, stranger, extra % tier.cameras, len(crops)))
+        crops.append(RenderedCrop(GALLERY, pid, stranger, extra % tier.cameras, len(crops)))
     return crops
 
 
@@ -128,8 +128,8 @@ def _write_tree(root: Path, tier: Tier, seed: int, workers: int | None) -> None:
 
 
 def _write_crops(
-    root: Path, tier: Tier, seed: int, crops: list[Crop], workers: int | None
-) -> Iterator[Crop]:
+    root: Path, tier: Tier, seed: int, crops: list[RenderedCrop], workers: int | None
+) -> Iterator[RenderedCrop]:
     """Write all crops and yield each when it is done, a person at a time."""
     write = partial(_write_group, root, tier, seed)
     groups = [list(group) for _, group in groupby(crops, key=lambda crop: crop.person)]
@@ -144,7 +144,9 @@ def _write_crops(
         yield from chain.from_iterable(pool.map(write, groups))
 
 
-def _write_group(root: Path, tier: Tier, seed: int, crops: Sequence[Crop]) -> Sequence[Crop]:
+def _write_group(
+    root: Path, tier: Tier, seed: int, crops: Sequence[RenderedCrop]
+) -> Sequence[RenderedCrop]:
     for crop in crops:
         image, part_map = render_crop(tier, seed, crop)
         _, jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))
@@ -155,7 +157,7 @@ def _write_group(root: Path, tier: Tier, seed: int, crops: Sequence[Crop]) -> Se
     return crops
 
 
-def render_crop(tier: Tier, seed: int, crop: Crop) -> Rendering:
+def render_crop(tier: Tier, seed: int, crop: RenderedCrop) -> Rendering:
     """The picture of one line of the plan."""
     view = camera(seed, crop.camera, tier.cast)
     accidents = (seed, crop.number, 31)

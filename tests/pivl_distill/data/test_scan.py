@@ -15,7 +15,7 @@ from pivl_distill.data.scan import (
     UNKNOWN_VALUES,
     WRONG_KIND,
     ScannedCrop,
-    copies,
+    duplicates,
     scan_files,
 )
 from pivl_distill.data.vocabulary import LIP20
@@ -99,6 +99,6 @@ def test_copies_agree_with_comparing_all_pairs() -> None:
                 expected.append(f"{crop.name} = {other.name}")
                 break
     assert expected
-    assert copies(crops, crops, same_person) == expected
+    assert duplicates(crops, crops, same_person) == expected
     known = [crop for crop in crops[:12] if crop.digest in {other.digest for other in crops[12:]}]
-    assert len(copies(crops[:12], crops[12:])) == sum(crop.digest is not None for crop in known)
+    assert len(duplicates(crops[:12], crops[12:])) == sum(crop.digest is not None for crop in known)

@@ -297,7 +297,9 @@ def test_biases_may_learn_faster():
 )
 def test_steps_are_the_rates_of_clip_reids_stage_2(golden_rates, model, changes):
     expected = golden_rates[f"stage2_{model}"]
-    settings = Stage2Settings(schedule="steps", epochs=len(expected), warmup_epochs=10, **changes)
+    settings = Stage2Settings(
+        lr_schedule="multistep", epochs=len(expected), warmup_epochs=10, **changes
+    )
     optimizer = make_optimizer(stub(), settings)
     for inside in (0.0, 0.9):  # one rate for all of an epoch
         rates = []

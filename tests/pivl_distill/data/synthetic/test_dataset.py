@@ -12,7 +12,14 @@ import pytest
 from PIL import Image
 
 from pivl_distill.data.synthetic import dataset
-from pivl_distill.data.synthetic.dataset import GALLERY, QUERY, TRAIN, Crop, plan, write_dataset
+from pivl_distill.data.synthetic.dataset import (
+    GALLERY,
+    QUERY,
+    TRAIN,
+    RenderedCrop,
+    plan,
+    write_dataset,
+)
 from pivl_distill.data.synthetic.people import attributes, person
 from pivl_distill.data.synthetic.render import Rendering
 from pivl_distill.data.synthetic.tiers import TIERS, Tier
@@ -128,7 +135,7 @@ def test_seeds_give_other_crops(root: Path) -> None:
 def test_a_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = dataset.render_crop
 
-    def fail_late(tier: Tier, seed: int, crop: Crop) -> Rendering:
+    def fail_late(tier: Tier, seed: int, crop: RenderedCrop) -> Rendering:
         if crop.number == 20:
             raise OSError("disk full")
         return whole(tier, seed, crop)
