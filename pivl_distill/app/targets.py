@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from pivl_distill.config import DataSettings, Device
+from pivl_distill.config import DataSettings, DeviceChoice
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
@@ -68,7 +68,7 @@ def evaluate_target(
     cameras: Cameras = CAMERAS_AS_INPUT,
     *,
     cached: bool = True,
-    device: Device = "auto",
+    device: DeviceChoice = "auto",
 ) -> Evaluation:
     """Score a run, a checkpoint, an exported file or an engine on a test split.
 
@@ -102,7 +102,7 @@ def evaluate_target(
     return Evaluation(path, data.spec, result, features, test, compute_device)
 
 
-def _load_exported(path: Path, device: Device) -> tuple[EmbeddingModel, ForwardFunction]:
+def _load_exported(path: Path, device: DeviceChoice) -> tuple[EmbeddingModel, ForwardFunction]:
     from export.loading import load_exported
 
     if not path.is_file():

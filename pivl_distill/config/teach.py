@@ -25,7 +25,7 @@ class ClipSettings(Settings):
     )
     base: str = setting(
         "openai",
-        "weights of the text encoder's embeddings and the logit scale, which a CLIP-ReID file lacks",
+        "weights of the token embeddings and logit scale, which a CLIP-ReID file lacks",
         advanced=True,
     )
     stride_px: PositiveInt | None = setting(

@@ -26,7 +26,7 @@ from pivl_distill.distributed import process_group
 if TYPE_CHECKING:
     from pivl_distill.app.export_run import Engines
     from pivl_distill.app.targets import Cameras
-    from pivl_distill.config import Device
+    from pivl_distill.config import DeviceChoice
     from pivl_distill.runtime.onnx_session import ExecutionDevice
 
 
@@ -116,7 +116,7 @@ def evaluate(
     spec: str | None,
     no_cache: bool,
     cameras: Cameras,
-    device: Device,
+    device: DeviceChoice,
     rerank: bool,
     sheet: Path | None,
 ) -> None:
