@@ -61,5 +61,5 @@ def test_units_and_sources_are_separate_from_descriptions():
     entries = {entry.name: entry for entry in settings_help(TeachConfig, advanced=True)}
     padding = entries["stage2.augment.pad_px"]
     assert (padding.unit, padding.section) == ("pixels", "stage2.augment")
-    assert padding.source is not None and "§4.2" in padding.source
+    assert padding.source == "§4.2: 10 at 256×128"
     assert "§" not in padding.description
