@@ -1,4 +1,4 @@
-"""Runs that are ended on their way, and whether they come to the same as those in one go."""
+"""Interrupt runs, and compare resumed runs with uninterrupted ones."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from pivl_distill.cli import main
 from pivl_distill.training.stage2 import Stage2Trainer
 
 EPOCHS = ("--set", "stage2.epochs=3")
-"""Of the student that the tests stop; five steps each."""
+"""Epochs of the student that the tests interrupt; each has five steps."""
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Stands for the end of the process; no handler of the code under test catches it."""
 
 
 @contextmanager
-def before_step(number: int, end: Callable[[], None]) -> Iterator[None]:
-    """Inside, `end` comes before this step of stage 2, five of which are an epoch."""
-    done, steps = Stage2Trainer.step, iter(range(1, number + 1))
+def call_before_step(number: int, function: Callable[[], None]) -> Iterator[None]:
+    """Inside the block, call `function` before this step of stage 2, counted from 1."""
+    step, steps = Stage2Trainer.step, iter(range(1, number + 1))
 
-    def deadly(self: Stage2Trainer, *args: Any) -> Any:
+    def step_with_call(self: Stage2Trainer, *args: Any) -> Any:
         if next(steps) == number:
-            end()
-        return done(self, *args)
+            function()
+        return step(self, *args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stage2Trainer, "step", deadly)
+        patch.setattr(Stage2Trainer, "step", step_with_call)
         yield
 
 
-def kill(*arguments: str | Path, step: int = 7) -> None:
-    """Run a command whose process ends before this step."""
-    with before_step(step, kill_process), pytest.raises(Killed):
+def kill_command(*arguments: str | Path, step: int = 7) -> None:
+    """Run a command and kill it before this step of stage 2."""
+    with call_before_step(step, kill_process), pytest.raises(Killed):
         run(*arguments)
 
 
@@ -75,7 +75,7 @@ def assert_same_student(path: Path, other: Path) -> None:
 
 
 def assert_same_teach(path: Path, other: Path) -> None:
-    """A bank has a date, and so other bytes."""
+    """Compare teach runs; banks differ in their date and therefore in their bytes."""
     first, second = (folder / "teacher.safetensors" for folder in (path, other))
     assert first.read_bytes() == second.read_bytes()
     banks = [PromptBank.load(folder / "prompt_bank.safetensors") for folder in (path, other)]
@@ -89,6 +89,6 @@ def assert_same_teach(path: Path, other: Path) -> None:
     assert read_metrics(path) == read_metrics(other)
 
 
-if __name__ == "__main__":  # one of several processes that end before step 7
-    with before_step(7, lambda: os._exit(9)):
+if __name__ == "__main__":  # one of several processes that exit before step 7
+    with call_before_step(7, lambda: os._exit(9)):
         main(sys.argv[1:])

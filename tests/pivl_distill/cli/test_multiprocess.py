@@ -58,7 +58,7 @@ def alone(*arguments: str) -> str:
 
 def metrics(path: Path) -> list[dict]:
     """The numbers of a run that several processes share with one."""
-    return [{k: v for k, v in ln.items() if k != "stage"} for ln in stopped_runs.metrics(path)]
+    return [{k: v for k, v in ln.items() if k != "stage"} for ln in stopped_runs.read_metrics(path)]
 
 
 def test_teach_and_evaluate(desk: Path) -> None:
@@ -155,6 +155,6 @@ def test_a_student_of_two_goes_on_with_one_and_with_four(desk: Path, launch: Cal
 
 @pytest.mark.slow
 def test_a_student_of_one_goes_on_with_two(desk: Path) -> None:
-    stopped_runs.kill(*TWO_EPOCHS, "-o", "two")
+    stopped_runs.kill_command(*TWO_EPOCHS, "-o", "two")
     assert "Continuing after step 5 of 10." in torchrun("student", "--resume", "two")
     assert_as_in_one_go("two")

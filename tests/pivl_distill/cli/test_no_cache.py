@@ -1,4 +1,4 @@
-"""Decoded crops and features on disk: nothing of it without them, and the same results."""
+"""The cache of crops and features: `--no-cache` writes nothing and gives the same results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pivl_distill.training.stage2 import Stage2Trainer
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs with no cache, with an empty one and with what the run before left in it."""
+    """Runs without a cache, with an empty one, and with one that the run before filled."""
     people = cached_dataset("tiny")
     folder = tmp_path_factory.mktemp("workplace")
     with pytest.MonkeyPatch.context() as patch:
@@ -32,14 +32,14 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for out, how in (("none", ("--no-cache",)), ("empty", ()), ("filled", ())):
             succeed("teach", *QUICK, *how, "-o", f"teach-{out}")
             succeed("student", *QUICK, *how, "--bank", "teach-none", "-o", f"student-{out}")
-            kept = [path.name for path in Path("cache").iterdir()]
-            Path(f"kept-{out}.json").write_text(json.dumps(sorted(kept)))
+            names = [path.name for path in Path("cache").iterdir()]
+            Path(f"cached-{out}.json").write_text(json.dumps(sorted(names)))
     return folder
 
 
 @pytest.fixture(autouse=True)
 def in_workplace(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A copy of the workplace, with the cache in it."""
+    """A copy of these runs and their cache, as working directory."""
     shutil.copytree(workplace, tmp_path / "desk")
     monkeypatch.chdir(tmp_path / "desk")
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "desk" / "cache"))
@@ -49,13 +49,13 @@ def entries() -> set[Path]:
     return set(Path("cache").glob("*/*"))
 
 
-def test_without_a_cache_nothing_is_written() -> None:
-    assert json.loads(Path("kept-none.json").read_text()) == ["synthetic"]
-    assert json.loads(Path("kept-empty.json").read_text()) == ["crops", "features", "synthetic"]
+def test_no_cache_writes_no_entries() -> None:
+    assert json.loads(Path("cached-none.json").read_text()) == ["synthetic"]
+    assert json.loads(Path("cached-empty.json").read_text()) == ["crops", "features", "synthetic"]
 
 
 @pytest.mark.parametrize("other", ["empty", "filled"])
-def test_results_are_the_same_with_a_cache_and_without(other: str) -> None:
+def test_results_do_not_depend_on_the_cache(other: str) -> None:
     for kind in ("teach", "student"):
         file = {"teach": "teacher.safetensors", "student": "student.safetensors"}[kind]
         without, with_one = Path(f"{kind}-none", file), Path(f"{kind}-{other}", file)
@@ -69,25 +69,25 @@ def test_results_are_the_same_with_a_cache_and_without(other: str) -> None:
     assert metadata[0] == metadata[1]
 
 
-def test_training_query_gallery_and_maps_are_kept() -> None:
+def test_training_query_gallery_and_maps_are_cached() -> None:
     assert len(list(Path("cache/crops").iterdir())) == 4
     assert len(list(Path("cache/features").iterdir())) == 1
 
 
-def test_a_student_of_a_teacher_without_a_cache_has_its_own() -> None:
+def test_no_cache_of_the_teacher_is_not_inherited() -> None:
     config = yaml.safe_load(Path("teach-none", "config.yaml").read_text())
     assert config["teach"]["data"]["crop_cache_gib"] == 0
     assert config["teach"]["tuning"]["feature_cache_gib"] == 0
-    succeed("student", *("--set", "stage2.epochs=1"), "--bank", "teach-none", "-o", "own")
-    data = yaml.safe_load(Path("own", "config.yaml").read_text())["student"]["data"]
+    succeed("student", *("--set", "stage2.epochs=1"), "--bank", "teach-none", "-o", "default")
+    data = yaml.safe_load(Path("default", "config.yaml").read_text())["student"]["data"]
     assert data == {**config["teach"]["data"], "crop_cache_gib": 20.0}
     again = ("--set", "stage2.epochs=1", "--no-cache", "--bank", "teach-filled")
-    succeed("student", *again, "-o", "again")  # the teacher's data none the less
+    succeed("student", *again, "-o", "again")  # the other data settings are the teacher's
     data = yaml.safe_load(Path("again", "config.yaml").read_text())["student"]["data"]
     assert data == config["teach"]["data"]
 
 
-def test_a_dry_run_writes_nothing() -> None:
+def test_dry_run_writes_no_entries() -> None:
     shutil.rmtree("cache/crops")
     before = entries()
     succeed("student", *QUICK, "--bank", "teach-none", "--dry-run")
@@ -95,17 +95,17 @@ def test_a_dry_run_writes_nothing() -> None:
     assert entries() == before
 
 
-def test_a_run_may_go_on_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    step, done = Stage2Trainer.step, []
+def test_resume_with_no_cache_is_bit_identical(monkeypatch: pytest.MonkeyPatch) -> None:
+    step, calls = Stage2Trainer.step, []
 
-    def stops(self: Stage2Trainer, *args: object) -> object:
-        done.append(1)
-        if len(done) == 2:
+    def interrupted_step(self: Stage2Trainer, *args: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
             raise KeyboardInterrupt
         return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stage2Trainer, "step", stops)
+        patch.setattr(Stage2Trainer, "step", interrupted_step)
         run = ("student", *QUICK, "--bank", "teach-none", "-o", "stopped")
         assert CliRunner().invoke(main, run).exit_code == 130
     succeed("student", "--resume", "stopped", "--no-cache")
@@ -113,7 +113,7 @@ def test_a_run_may_go_on_without_a_cache(monkeypatch: pytest.MonkeyPatch) -> Non
     assert Path("stopped", file).read_bytes() == Path("student-none", file).read_bytes()
 
 
-def test_test_crops_are_kept_unless_told_not_to() -> None:
+def test_evaluate_caches_crops_unless_no_cache() -> None:
     shutil.rmtree("cache/crops")
     succeed("evaluate", "student-filled", "--no-cache")
     assert not Path("cache/crops").exists()
@@ -122,14 +122,14 @@ def test_test_crops_are_kept_unless_told_not_to() -> None:
 
 
 @pytest.mark.parametrize(("how", "limit"), [((), 20.0), (("--no-cache",), 0)])
-def test_export_verifies_on_crops_that_are_kept_or_not(
+def test_export_passes_the_cache_limit(
     monkeypatch: pytest.MonkeyPatch, how: tuple[str, ...], limit: float
 ) -> None:
     limits = []
 
     def load(dataset: object, size_hw: object, cache_gib: float) -> None:
         limits.append(cache_gib)
-        raise PivlError("enough seen")
+        raise PivlError("stop here")
 
     monkeypatch.setattr(QueryGalleryCrops, "load", load)
     assert CliRunner().invoke(main, ("export", "student-filled", *how)).exit_code == 2

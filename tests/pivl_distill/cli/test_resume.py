@@ -1,4 +1,4 @@
-"""Continuing a run as a user does it: that it comes to the same, and what it refuses."""
+"""`--resume` as a user runs it: bit-identical results, and what it refuses."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ import pytest
 
 from command_line import QUICK, refuse, succeed
 from pivl_distill.data.synthetic.cache import cached_dataset
-from stopped_runs import EPOCHS, assert_same_student, kill
+from stopped_runs import EPOCHS, assert_same_student, kill_command
 
 
-def test_a_student_is_continued_without_being_named(desk: Path) -> None:
-    kill("student", *QUICK, *EPOCHS)
-    said = succeed("student", "--resume")
-    assert "Continuing after step 5 of 15." in said
-    assert "Student in runs/student-1" in said
+def test_resume_without_name_takes_the_unfinished_run(desk: Path) -> None:
+    kill_command("student", *QUICK, *EPOCHS)
+    output = succeed("student", "--resume")
+    assert "Continuing after step 5 of 15." in output
+    assert "Student in runs/student-1" in output
     assert_same_student(Path("runs/student-1"), Path("unstopped"))
 
 
-def test_it_learns_from_the_bank_it_was_begun_with_though_there_is_a_later_one(desk: Path) -> None:
-    kill("student", *QUICK, *EPOCHS)
+def test_resume_uses_the_bank_of_the_start(desk: Path) -> None:
+    kill_command("student", *QUICK, *EPOCHS)
     succeed("teach", *QUICK, "--set", "seed=1")
-    said = refuse("student", "--resume", "--bank", "runs/teach-2")
-    assert "runs/student-1 was started with something else: bank.sha256 was " in said
+    output = refuse("student", "--resume", "--bank", "runs/teach-2")
+    assert "runs/student-1 was started with something else: bank.sha256 was " in output
     Path("runs/teach-1").rename("moved")
     assert "No prompt bank at" in refuse("student", "--resume")
     succeed("student", "--resume", "--bank", "moved")
     assert_same_student(Path("runs/student-1"), Path("unstopped"))
 
 
-def test_a_new_run_says_that_the_latest_one_is_unfinished_and_starts_fresh(desk: Path) -> None:
-    kill("student", *QUICK, *EPOCHS)
-    said = succeed("student", *QUICK, *EPOCHS)
+def test_new_run_reports_that_the_latest_is_unfinished(desk: Path) -> None:
+    kill_command("student", *QUICK, *EPOCHS)
+    output = succeed("student", *QUICK, *EPOCHS)
     hint = "runs/student-1 is unfinished; `pivl-distill student --resume runs/student-1` continues"
-    assert hint in said
+    assert hint in output
     assert_same_student(Path("runs/student-2"), Path("unstopped"))
     assert "unfinished" not in succeed("student", *QUICK)  # the latest one is finished
     succeed("student", "--resume", "runs/student-1")
     assert_same_student(Path("runs/student-1"), Path("unstopped"))
 
 
-def test_one_command_begins_or_continues(desk: Path) -> None:
+def test_out_with_resume_starts_or_resumes(desk: Path) -> None:
     command = ("student", *QUICK, *EPOCHS, "-o", "mine", "--resume")
-    kill(*command)
-    kill(*command)
+    kill_command(*command)
+    kill_command(*command)
     assert "Continuing after step 10 of 15." in succeed(*command)
     assert_same_student(Path("mine"), Path("unstopped"))
     assert "mine is finished; there is nothing to continue" in refuse(*command)
@@ -60,17 +60,17 @@ def test_one_command_begins_or_continues(desk: Path) -> None:
         (("--data", "synthetic:tiny:1", "--set", "trust_pids=true"), "data.name was synthetic:t"),
     ],
 )
-def test_settings_cannot_change_on_the_way(
+def test_changed_settings_are_refused(
     desk: Path, arguments: tuple[str, ...], sentence: str
 ) -> None:
-    kill("student", *QUICK, *EPOCHS)
+    kill_command("student", *QUICK, *EPOCHS)
     assert sentence in refuse("student", "--resume", *arguments)
-    succeed("student", "--resume", *QUICK, *EPOCHS)  # said again, they are the same
+    succeed("student", "--resume", *QUICK, *EPOCHS)  # repeated settings are equal
     assert_same_student(Path("runs/student-1"), Path("unstopped"))
 
 
-def test_an_edited_configuration_is_noticed(desk: Path) -> None:
-    kill("student", *QUICK, *EPOCHS)
+def test_edited_config_is_refused(desk: Path) -> None:
+    kill_command("student", *QUICK, *EPOCHS)
     config = Path("runs/student-1/config.yaml")
     config.write_text(config.read_text().replace("epochs: 3", "epochs: 2"))
     assert "config.stage2.epochs was 3, now 2" in refuse("student", "--resume")
@@ -83,9 +83,9 @@ def test_an_edited_configuration_is_noticed(desk: Path) -> None:
         ("parsing/bounding_box_train/*.png", "data.maps was"),
     ],
 )
-def test_data_cannot_change_on_the_way(desk: Path, pattern: str, named: str) -> None:
+def test_changed_data_are_refused(desk: Path, pattern: str, named: str) -> None:
     shutil.copytree(cached_dataset("tiny"), "market")
-    kill("student", *QUICK, "--data", "market1501:market", step=3)
+    kill_command("student", *QUICK, "--data", "market1501:market", step=3)
     min(Path("market").glob(pattern)).unlink()
     assert named in refuse("student", "--resume")
 
@@ -94,32 +94,32 @@ def test_data_cannot_change_on_the_way(desk: Path, pattern: str, named: str) -> 
 @pytest.mark.parametrize(
     ("pattern", "place", "named", "other"),
     [
-        # The resolution in a JPEG's header, and the checksum of a PNG's end: the same picture.
+        # The resolution in a JPEG's header and the checksum at a PNG's end: equal pixels.
         ("bounding_box_train/*.jpg", 15, "contents.images was", "contents.maps"),
         ("parsing/bounding_box_train/*.png", -1, "contents.maps was", "contents.images"),
     ],
 )
-def test_nor_can_bytes_of_the_same_number(
+def test_changed_bytes_of_equal_length_are_refused(
     desk: Path, command: str, pattern: str, place: int, named: str, other: str
 ) -> None:
     shutil.copytree(cached_dataset("tiny"), "market")
-    kill(command, *QUICK, "--data", "market1501:market", "--no-cache", step=3)
+    kill_command(command, *QUICK, "--data", "market1501:market", "--no-cache", step=3)
     changed = min(Path("market").glob(pattern))
-    whole = changed.read_bytes()
-    edited = bytearray(whole)
+    original = changed.read_bytes()
+    edited = bytearray(original)
     edited[place] ^= 1
     changed.write_bytes(edited)
     for how in ((), ("--no-cache",)):
-        said = refuse(command, "--resume", *how)
-        assert named in said
-        assert other not in said
-    changed.write_bytes(whole)
+        output = refuse(command, "--resume", *how)
+        assert named in output
+        assert other not in output
+    changed.write_bytes(original)
     succeed(command, "--resume")
 
 
-def test_the_same_bytes_at_another_place_are_the_same_data(desk: Path) -> None:
+def test_moved_data_are_accepted(desk: Path) -> None:
     shutil.copytree(cached_dataset("tiny"), "market")
-    kill("student", *QUICK, "--data", "market1501:market", step=3)
+    kill_command("student", *QUICK, "--data", "market1501:market", step=3)
     Path("market").rename("moved")
     Path("market").symlink_to("moved")
     succeed("student", "--resume")
@@ -132,23 +132,23 @@ def test_the_same_bytes_at_another_place_are_the_same_data(desk: Path) -> None:
         (("student", "--resume", "nowhere"), "nowhere holds no run to continue"),
         (("student", "--resume", "unstopped"), "unstopped is finished"),
         (("student", "--resume", "taught"), "taught was started by `pivl-distill teach`"),
-        (("student", "--resume", "runs/x", "-o", "y"), "--resume RUN continues in its own folder"),
+        (("student", "--resume", "runs/x", "-o", "y"), "--resume RUN writes to the folder of that"),
     ],
 )
-def test_what_cannot_be_continued(desk: Path, arguments: tuple[str, ...], sentence: str) -> None:
+def test_runs_that_cannot_be_resumed(desk: Path, arguments: tuple[str, ...], sentence: str) -> None:
     shutil.copytree("runs/teach-1", "taught")
     Path("taught/run.json").unlink()
     assert sentence in refuse(*arguments)
 
 
-def test_a_bank_of_other_people_with_the_same_numbers_is_refused(desk: Path) -> None:
+def test_bank_of_other_people_with_equal_ids_is_refused(desk: Path) -> None:
     other = ("student", *QUICK, "--data", f"market1501:{cached_dataset('tiny', 1)}")
-    said = refuse(*other)
-    assert "made from synthetic:tiny and shares no training image with 8 of 8 identities" in said
+    output = refuse(*other)
+    assert "made from synthetic:tiny and shares no training image with 8 of 8 identities" in output
     succeed(*other, "--set", "trust_pids=true")
 
 
-def test_a_bank_serves_some_of_its_people_wherever_their_crops_lie(desk: Path) -> None:
+def test_bank_serves_a_moved_subset_of_its_data(desk: Path) -> None:
     shutil.copytree(cached_dataset("tiny"), "market")
     train = sorted(Path("market/bounding_box_train").glob("*.jpg"))
     for path in [path for path in train if path.name[:4] <= "0003"] + train[-2:]:

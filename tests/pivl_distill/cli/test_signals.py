@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGKILL to real processes: what is said, and how the run goes on."""
+"""Ctrl-C, SIGTERM and SIGKILL to real processes: exit codes, messages and exact resume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from command_line import QUICK, run, succeed
-from deadly import CALLS, sit
+from kill_at_call import CALLS, run_stages
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
 from pivl_distill.data.store import load_training
@@ -37,15 +37,15 @@ from teachers.tuning import tune_prompts
 
 
 def test_ctrl_c_stops_between_steps_with_130(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    done, steps = Stage2Trainer.step, iter(range(1, 8))
+    step, steps = Stage2Trainer.step, iter(range(1, 8))
 
-    def interrupted(self: Stage2Trainer, *args: Any) -> Any:
+    def interrupted_step(self: Stage2Trainer, *args: Any) -> Any:
         if next(steps) == 7:
             os.kill(os.getpid(), signal.SIGINT)
-        return done(self, *args)
+        return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stage2Trainer, "step", interrupted)
+        patch.setattr(Stage2Trainer, "step", interrupted_step)
         result = run("student", *QUICK, *EPOCHS)
     assert result.exit_code == 130
     assert "pivl-distill student --resume runs/student-1" in " ".join(result.output.split())
@@ -59,27 +59,27 @@ def start(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
-    while not happened():
+def wait_until(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    while not condition():
         try:
             process.wait(0.005)
         except subprocess.TimeoutExpired:
             continue
         assert process.stderr is not None
-        raise AssertionError(f"it ended first: {process.stderr.read()}")
+        raise AssertionError(f"the process ended first: {process.stderr.read()}")
 
 
-def test_sigterm_stops_a_command_between_steps_with_143(desk: Path) -> None:
+def test_sigterm_stops_between_steps_with_143(desk: Path) -> None:
     epochs = ("--set", "tuning.identity_epochs=20")
     process = start("teach", *QUICK, *epochs)
     lines = Path("runs/teach-2/metrics.jsonl")
-    wait_for(process, lambda: lines.is_file() and len(lines.read_text().splitlines()) >= 2)
+    wait_until(process, lambda: lines.is_file() and len(lines.read_text().splitlines()) >= 2)
     process.terminate()
-    said = " ".join(process.communicate()[1].split())
-    assert process.returncode == 143, said
+    stderr = " ".join(process.communicate()[1].split())
+    assert process.returncode == 143, stderr
     hint = "runs/teach-2 is unfinished; continue it with `pivl-distill teach --resume runs/teach-2`"
-    assert hint in said
-    assert "Traceback" not in said
+    assert hint in stderr
+    assert "Traceback" not in stderr
     assert "Continuing after step" in succeed("teach", "--resume")
     succeed("teach", *QUICK, *epochs, "-o", "in-one-go")
     assert_same_teach(Path("runs/teach-2"), Path("in-one-go"))
@@ -98,17 +98,17 @@ TEACH = (
     evaluate_model,
     Run.finish,
 )
-"""Each begins a stage of the command: the prompts of identities, those of parts, and so on."""
+"""Functions whose first call starts a stage of the command: tuning, writing the bank, …"""
 
 STUDENT = (train_student, load_training, train, save_student, evaluate_model, Run.finish)
 
 
 @pytest.fixture(scope="module")
 def forks() -> multiprocessing.context.ForkServerContext:
-    """Processes that have imported everything and nothing else."""
+    """A server that forks processes in which everything is imported already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["teachers.teach", "students.distill"])
-    first = context.Process(target=int)  # starts the server, which imports
+    first = context.Process(target=int)  # starts the server, which does the imports
     first.start()
     first.join()
     return context
@@ -117,38 +117,39 @@ def forks() -> multiprocessing.context.ForkServerContext:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(("command", "rounds"), [("teach", 1), ("student", 2)])
-def test_killed_in_every_stage_at_random_places(
+def test_resume_after_kills_in_every_stage_is_bit_identical(
     desk: Path, forks: multiprocessing.context.ForkServerContext, command: str, rounds: int
 ) -> None:
-    """SIGKILL 23 times in all: reading, encoding, tuning, writing, training, evaluating."""
+    """Send SIGKILL at random calls, 23 times in all: reading, encoding, tuning, writing, …"""
     if command == "teach":
         epochs = {"tuning.identity_epochs": 3, "tuning.part_epochs": 3, "stage2.epochs": 3}
         config = load_config(TeachConfig, "teach", "quick", epochs)
-        stages, arguments, same = TEACH, (config,), assert_same_teach
+        stages, arguments, assert_same = TEACH, (config,), assert_same_teach
     else:
         config = load_config(StudentConfig, "student", "quick", {"stage2.epochs": 6})
         bank = Path("runs/teach-1/prompt_bank.safetensors")
-        stages, arguments, same = STUDENT, (config, bank), assert_same_student
+        stages, arguments, assert_same = STUDENT, (config, bank), assert_same_student
 
-    def ended(folder: Path, place: tuple[int, int] | None = None) -> int | None:
-        """The exit code of a process that begins or continues the run in a folder."""
-        for kept in cache_dir().glob("[cf]*/[!.]*"):  # crops and features are made anew
-            shutil.rmtree(kept)
+    def exit_code(folder: Path, kill_at: tuple[int, int] | None = None) -> int | None:
+        """Return the exit code of a process that starts or resumes the run in a folder."""
+        for entry in cache_dir().glob("[cf]*/[!.]*"):  # crops and features are computed again
+            shutil.rmtree(entry)
         resume = (folder / "config.yaml").is_file()
-        where = (None, folder) if resume else (folder, None)
-        process = forks.Process(target=sit, args=((*arguments, *where), stages, place))
+        out_and_resume = (None, folder) if resume else (folder, None)
+        args = ((*arguments, *out_and_resume), stages, kill_at)
+        process = forks.Process(target=run_stages, args=args)
         process.start()
         process.join()
         return process.exitcode
 
-    whole, choice = Path("whole"), random.Random(0)
-    assert ended(whole) == 0
+    uninterrupted, rng = Path("uninterrupted"), random.Random(0)
+    assert exit_code(uninterrupted) == 0
     calls = json.loads(CALLS.read_text())
     for killed in map("killed-{}".format, range(rounds)):
         for stage, number in enumerate(calls):
-            # In the first nine tenths: how often threads are waited for differs a little.
-            place = (stage, choice.randint(1, max(1, number * 9 // 10)))
-            assert ended(Path(killed), place) == -signal.SIGKILL, stages[stage]
+            # Only in the first nine tenths: the number of calls varies a little between runs.
+            kill_at = (stage, rng.randint(1, max(1, number * 9 // 10)))
+            assert exit_code(Path(killed), kill_at) == -signal.SIGKILL, stages[stage]
         if not (Path(killed) / "run.json").is_file():
-            assert ended(Path(killed)) == 0
-        same(Path(killed), whole)
+            assert exit_code(Path(killed)) == 0
+        assert_same(Path(killed), uninterrupted)
