@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a cache of their own, people in coloured bands, a bank about them."""
+"""Fixtures of all tests: shared folders, multi-process launches, synthetic crops and banks."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def cache_dir(session_folder: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def without_rests() -> Iterator[None]:
-    """What tests time means nothing, so nothing rests and bursts are of one run."""
+def no_pauses() -> Iterator[None]:
+    """Timings in tests are not evaluated: no pauses between runs, and bursts of one run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("export.latency.REST_S", 0.0)
         patch.setattr("export.latency.BURST_S", 0.0)
@@ -92,7 +92,7 @@ def without_rests() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c() -> Iterator[None]:
-    """Ctrl-C interrupts, also where the tests run in the background of a shell that ignores it."""
+    """Ctrl-C raises KeyboardInterrupt, even if the tests run in the background of a shell."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -100,7 +100,7 @@ def ctrl_c() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Ended:
-    """A process that has ended: its exit code and all that it printed."""
+    """A finished process: its exit code and everything it printed."""
 
     code: int
     said: str
@@ -108,9 +108,9 @@ class Ended:
 
 @pytest.fixture(scope="session")
 def launch() -> Callable[..., list[Ended]]:
-    """`launch(size, *arguments)` runs Python in so many processes, each told what torchrun tells.
+    """`launch(size, *arguments)` runs Python in `size` processes with torchrun's variables.
 
-    The standard input of a process ends when those before it have ended.
+    The standard input of a process is closed when the processes of lower rank have finished.
     """
 
     def run(size: int, *arguments: object) -> list[Ended]:
@@ -149,7 +149,7 @@ def launch() -> Callable[..., list[Ended]]:
 
 @pytest.fixture(scope="session")
 def band_store() -> CropStore:
-    """Four noisy crops of six people in coloured bands from head to feet, background either side.
+    """Four noisy crops of six people: coloured bands from head to feet, background on both sides.
 
     Every part of a person has its own colour.
     """
@@ -167,7 +167,7 @@ def band_store() -> CropStore:
 
 @pytest.fixture
 def prompt_bank() -> PromptBank:
-    """Random texts of dimension 16 for the people of `band_store`; one hat was never seen."""
+    """Random text features of dimension 16 for the people of `band_store`; one hat is absent."""
     generator = torch.Generator().manual_seed(0)
     present = torch.zeros(len(PIDS), len(LIP20), dtype=torch.bool)
     present[:, [LIP20.background, *map(LIP20.index, BANDS)]] = True
@@ -184,12 +184,12 @@ def prompt_bank() -> PromptBank:
 
 
 def named_normal(name: str, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers that depend on a name and a shape alone."""
+    """Standard normal numbers, seeded by the name."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
 
 
 def named_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
-    """The golden weight of this name: small, norms near 1, variances positive."""
+    """The golden weight of this name: small values, norms near 1, positive variances."""
     kind = name.rpartition(".")[2]
     if kind == "num_batches_tracked":
         return torch.zeros(shape, dtype=torch.long)
@@ -207,7 +207,7 @@ def named_tensor(name: str, shape: tuple[int, ...]) -> Tensor:
 
 @pytest.fixture(scope="session")
 def golden_shapes() -> dict[str, dict[str, list[int]]]:
-    """Names and shapes of CLIP-ReID's checkpoints `vit` and `rn50` with 10 identities."""
+    """Parameter names and shapes of CLIP-ReID's checkpoints `vit` and `rn50`, 10 identities."""
     shapes: dict[str, dict[str, list[int]]] = json.loads(
         (GOLDEN / "clipreid_shapes.json").read_text()
     )
@@ -222,7 +222,7 @@ def golden_state() -> Callable[[dict[str, list[int]]], dict[str, Tensor]]:
 
 @pytest.fixture(scope="session")
 def golden_images() -> Tensor:
-    """The eight images [8, 3, 256, 128] that golden features belong to."""
+    """The eight images [8, 3, 256, 128] of the golden features."""
     return named_normal("images", (8, 3, 256, 128))
 
 
@@ -235,7 +235,7 @@ def golden_rates() -> dict[str, list[float]]:
 
 @pytest.fixture(scope="session")
 def golden_figures() -> dict[str, Tensor]:
-    """What CLIP-ReID's official code (eb1898b) gives, as `<model>__<what>`."""
+    """Outputs of CLIP-ReID's official code (eb1898b), as `<model>__<output>`."""
     with np.load(GOLDEN / "clipreid_model.npz") as file:
         return {name: torch.from_numpy(file[name]) for name in file.files}
 
@@ -258,10 +258,10 @@ SMALL_SIZES = {
 
 
 @pytest.fixture
-def small_reid_state(golden_shapes, golden_state, monkeypatch) -> Callable[..., dict[str, Tensor]]:
-    """`small_reid_state(cameras=…)` is a checkpoint as `vit`, but of two narrow blocks.
+def small_released(golden_shapes, golden_state, monkeypatch) -> Callable[..., dict[str, Tensor]]:
+    """`small_released(cameras=…)` is a checkpoint like `vit`, with two narrow blocks.
 
-    With cameras its patches overlap too, as in the published SIE+OLP files.
+    With cameras its patches overlap as well, as in the published SIE+OLP files.
     """
     import open_clip
 
@@ -288,7 +288,7 @@ def small_reid_state(golden_shapes, golden_state, monkeypatch) -> Callable[..., 
 
 
 class SmallNetwork(nn.Module):
-    """Two convolutions, and if asked a vector for each camera: exported in a second."""
+    """Two convolutions, with optional camera embeddings; exported within a second."""
 
     def __init__(self, cameras: int = 0) -> None:
         super().__init__()
@@ -303,7 +303,7 @@ class SmallNetwork(nn.Module):
 
 
 def pattern_store(seed: int, camid: int) -> CropStore:
-    """Two noisy crops 64×32 of each of forty people, each with a pattern."""
+    """Two noisy 64×32 crops of each of forty people; every person has a pattern."""
     pids = np.repeat(np.arange(40), 2)
     patterns = np.random.default_rng(0).integers(0, 200, (40, 1, 1, 3))
     noise = np.random.default_rng(seed).integers(0, 56, (len(pids), 64, 32, 3))
@@ -312,7 +312,7 @@ def pattern_store(seed: int, camid: int) -> CropStore:
 
 @pytest.fixture(scope="session")
 def deploy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`deploy(*precisions, cameras=0, **options)` is the folder of a small network's export."""
+    """`deploy(*precisions, cameras=0, **options)` exports a small network and returns the folder."""
     from export.exporter import export_model
     from pivl_distill.models.embedding import EmbeddingModel
     from pivl_distill.retrieval.evaluation import QueryGalleryCrops
@@ -336,11 +336,11 @@ def deploy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def deployed_once(deploy: Callable[..., Path]) -> Path:
-    """An export in all precisions, to be left as it is."""
+    """An export in all precisions, for tests that only read it."""
     return deploy("fp16", "int8")
 
 
 @pytest.fixture
 def deployed(deployed_once: Path, tmp_path: Path) -> Path:
-    """A copy of that export which a test may damage."""
+    """A copy of that export, for tests that modify it."""
     return Path(shutil.copytree(deployed_once, tmp_path / "export"))

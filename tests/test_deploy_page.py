@@ -1,4 +1,4 @@
-"""What docs/deploy.md shows runs as it stands there, against an export in `deploy/`."""
+"""The commands and snippets of docs/deploy.md run in order, on an export in `deploy/`."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """The arguments of each `pivl-distill` on the page."""
+    """The arguments of each `pivl-distill` command on the page."""
     lines = [line for block in blocks("sh") for line in block.splitlines()]
     return [line.split()[1:] for line in lines if line.startswith("pivl-distill ")]
 
 
 @pytest.fixture
 def in_workplace(deployed_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The export, a frame and three crops, as the page names them."""
+    """The export, a frame and three crops, under the names on the page."""
     shutil.copytree(deployed_once, tmp_path / "deploy")
     rng = np.random.default_rng(0)
     (tmp_path / "crops").mkdir()
@@ -40,7 +40,7 @@ def in_workplace(deployed_once: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("in_workplace")
 def test_the_page_runs_from_top_to_bottom(capsys):
-    """All but what trains or needs a trained run."""
+    """Run everything except commands that train or need a trained run."""
     pytest.importorskip("pyarrow")
     pytest.importorskip("faiss")
     quick = {"embed": [], "bench": ["--seconds", "0"]}

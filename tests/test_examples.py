@@ -1,4 +1,4 @@
-"""The tracker example: its matching on vectors that are known, and the script as it is started."""
+"""The tracker example: matching on known vectors, and the script as a subprocess."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def example() -> ModuleType:
 
 
 class Vectors:
-    """Stands in for an Extractor: a "box" is the angle of its vector in degrees."""
+    """A fake Extractor: a "box" is the angle of its embedding in degrees."""
 
     dim = 2
 
@@ -39,7 +39,7 @@ class Vectors:
         return np.stack([np.cos(angles), np.sin(angles)], axis=1).reshape(-1, 2)
 
 
-def test_people_keep_their_tracks_and_come_back_to_them(example):
+def test_people_keep_their_tracks_after_leaving_the_frame(example):
     tracker = example.AppearanceTracker(Vectors())
     assert tracker.update(FRAME, [0, 90]) == [0, 1]
     assert tracker.update(FRAME, [95, 5, 180]) == [1, 0, 2]
@@ -48,7 +48,7 @@ def test_people_keep_their_tracks_and_come_back_to_them(example):
     assert tracker.update(FRAME, [45]) == [3]
 
 
-def test_a_track_is_given_to_the_most_similar_box_only(example):
+def test_each_track_matches_only_its_most_similar_box(example):
     tracker = example.AppearanceTracker(Vectors())
     tracker.update(FRAME, [0, 30])
     assert tracker.update(FRAME, [15.5, 2]) == [1, 0]
@@ -71,7 +71,7 @@ def test_the_script_runs(deployed_once):
     assert lines[-1].endswith("tracks for 3 people")
 
 
-def test_too_few_people_for_a_threshold_are_a_sentence(deployed):
+def test_an_unmeasured_threshold_is_reported_without_traceback(deployed):
     manifest = deployed / "manifest.json"
     metadata = json.loads(manifest.read_text())
     metadata["artifacts"][0]["thresholds"][0].update(cosine=None, impostor_pairs=432)

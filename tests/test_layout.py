@@ -1,7 +1,8 @@
-"""The shape of the repository: import rules cover every module, the wheel holds every file."""
+"""The repository: size limits, import rules for every module, contents of the wheel."""
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 import zipfile
@@ -10,11 +11,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PACKAGES = ("pivl_distill", "teachers", "students", "export")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MAX_MODULE_LINES, MAX_FUNCTION_LINES = 300, 50
+
+
+def test_no_module_is_too_long() -> None:
+    lengths = {path: len(path.read_text().splitlines()) for path in SOURCES}
+    assert {path.name: n for path, n in lengths.items() if n > MAX_MODULE_LINES} == {}
+
+
+def test_no_function_is_too_long() -> None:
+    lengths = {
+        f"{path.name}: {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in SOURCES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert {name: n for name, n in lengths.items() if n > MAX_FUNCTION_LINES} == {}
 
 
 def test_every_shared_module_is_under_the_import_rule() -> None:
     modules = {path.stem for path in (ROOT / "pivl_distill").iterdir() if path.stem[0] not in "_."}
-    modules -= {"cli", "py"}  # the command line may import stages; py.typed is a marker
+    modules -= {"cli", "py"}  # these may import stages; py.typed is a marker
     rules = (ROOT / "pyproject.toml").read_text()
     assert {name for name in modules if f'"pivl_distill.{name}",' not in rules} == set()
 
@@ -29,7 +48,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     return set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_the_wheel_holds_all_code_configurations_and_weights(wheel_names: set[str]) -> None:
+def test_the_wheel_contains_code_presets_and_weights(wheel_names: set[str]) -> None:
     packages = ("pivl_distill", "teachers", "students", "export", "configs")
     wanted = {
         path.relative_to(ROOT).as_posix()
@@ -40,7 +59,7 @@ def test_the_wheel_holds_all_code_configurations_and_weights(wheel_names: set[st
     assert wanted - wheel_names == set()
 
 
-def test_the_wheel_holds_nothing_else(wheel_names: set[str]) -> None:
+def test_the_wheel_contains_nothing_else(wheel_names: set[str]) -> None:
     tops = {name.split("/")[0] for name in wheel_names}
     assert tops <= {"pivl_distill", "teachers", "students", "export", "configs"} | {
         name for name in tops if name.endswith(".dist-info")
