@@ -49,7 +49,7 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 def test_the_wheel_contains_code_presets_and_weights(wheel_names: set[str]) -> None:
-    packages = ("pivl_distill", "teachers", "students", "export", "configs")
+    packages = (*PACKAGES, "configs")
     wanted = {
         path.relative_to(ROOT).as_posix()
         for package in packages
