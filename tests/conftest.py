@@ -312,7 +312,7 @@ def pattern_store(seed: int, camid: int) -> CropStore:
 
 @pytest.fixture(scope="session")
 def deploy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`deploy(*precisions, cameras=0, **options)` exports a small network and returns the folder."""
+    """`deploy(*precisions, cameras=0, **options)` exports a small network; return the folder."""
     from export.exporter import export_model
     from pivl_distill.models.embedding import EmbeddingModel
     from pivl_distill.retrieval.evaluation import QueryGalleryCrops
