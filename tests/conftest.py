@@ -258,8 +258,8 @@ SMALL_SIZES = {
 
 
 @pytest.fixture
-def small_released(golden_shapes, golden_state, monkeypatch) -> Callable[..., dict[str, Tensor]]:
-    """`small_released(cameras=…)` is a checkpoint like `vit`, with two narrow blocks.
+def small_reid_state(golden_shapes, golden_state, monkeypatch) -> Callable[..., dict[str, Tensor]]:
+    """`small_reid_state(cameras=…)` is a checkpoint like `vit`, with two narrow blocks.
 
     With cameras its patches overlap as well, as in the published SIE+OLP files.
     """
