@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from harness import Row, interleaved, on_device, on_gpu, overhead, report, speedup
 from torch import nn
 
-from pivl_distill.bank import PromptBank
 from pivl_distill.config import Stage2Settings
 from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.dry_run import random_bank
 from pivl_distill.training.host_memory import (
     GLIBC_DEFAULTS,
     KEEP_FREED,
@@ -58,20 +58,6 @@ def crops(size_hw: tuple[int, int] = SIZE_HW) -> CropStore:
     return CropStore(pixels, maps, BATCH // CROPS, BATCH % CROPS)
 
 
-def bank(dim: int, identities: int = IDENTITIES) -> PromptBank:
-    """Random texts."""
-    shape, everything = (identities, len(LIP20)), torch.ones(identities, len(LIP20)).bool()
-    return PromptBank(
-        identity=torch.randn(identities, dim),
-        part=torch.randn(*shape, dim),
-        label=torch.randn(len(LIP20), dim),
-        present=everything,
-        pids=tuple(range(identities)),
-        vocabulary=LIP20,
-        provenance={},
-    )
-
-
 def student_step(
     store: CropStore, dim: int, identities: int = IDENTITIES, **changes: object
 ) -> Step:
@@ -90,9 +76,9 @@ def student_stage(
     device = torch.get_default_device()
     network = create_backbone(ARCH, image_size_hw=SIZE_HW)
     student = Student(ARCH, network, SIZE_HW, identities, dim, True, settings.head).to(device)
-    text_features = TextFeatures.from_bank(bank(dim, identities), settings.loss, settings.head).to(
-        device
-    )
+    text_features = TextFeatures.from_bank(
+        random_bank(tuple(range(identities)), dim, LIP20), settings.loss, settings.head
+    ).to(device)
     return Stage2Trainer(student.train(), store, text_features, settings)
 
 

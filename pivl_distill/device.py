@@ -1,4 +1,4 @@
-"""The device to compute on."""
+"""Choice of the device to compute on."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from pivl_distill.errors import PivlError
 
 
 def pick_device(wanted: DeviceChoice) -> torch.device:
-    """The device to run on; PivlError when CUDA is asked for and absent."""
+    """Return the device for a setting: "auto" prefers CUDA; each process uses its own GPU.
+
+    Raises PivlError if CUDA is requested but missing, or if a process has no GPU of its own.
+    """
     if wanted == "meta":
-        raise PivlError("The device 'meta' holds no numbers; it is for --dry-run alone.")
+        raise PivlError("The device 'meta' has shapes but no data; use it with --dry-run only.")
     available = torch.cuda.is_available()
     if wanted == "cuda" and not available:
-        raise PivlError("No CUDA device is available here; set device to 'auto' or 'cpu'.")
+        raise PivlError("No CUDA device is available; set device to 'auto' or 'cpu'.")
     if wanted == "cpu" or not available:
         return torch.device("cpu")
     if process_group.local_rank() and process_group.local_rank() >= (
         devices := torch.cuda.device_count()
     ):
         raise PivlError(
-            f"This machine has {devices} CUDA devices and more processes; start as many with"
-            " torchrun --nproc-per-node, or set device to 'cpu'."
+            f"This machine has {devices} CUDA devices but more processes; start {devices} with"
+            f" torchrun --nproc-per-node={devices}, or set device to 'cpu'."
         )
     return torch.device("cuda")

@@ -82,7 +82,9 @@ def _load_or_make_bank(
         f"There is no prompt bank; random texts of {random_bank_dim} dimensions replace it."
     )
     vocabulary = dataset.vocabulary or LIP20
-    bank = select_bank(config, random_bank(dataset, random_bank_dim, vocabulary), dataset)
+    bank = select_bank(
+        config, random_bank(dataset.train_pids, random_bank_dim, vocabulary), dataset
+    )
     if uses_part_texts(config):
         check_parts(bank, dataset)
     return bank

@@ -54,7 +54,7 @@ def dry_run_teach(config: TeachConfig) -> DryRunReport:
     store = stage2.load_first_batch(vocabulary)
     if device.type != "meta":
         rows |= stage1_step(config, clip, prompts, store, bank_vocabulary)
-    bank = random_bank(dataset, clip.image.dim, bank_vocabulary)
+    bank = random_bank(dataset.train_pids, clip.image.dim, bank_vocabulary)
     text_features = make_text_features(bank, config)
     teacher = Teacher(clip, len(dataset.train_pids), fusion_head_settings(config)).to(device)
     rows |= describe_stage2_run(stage2, teacher, store, text_features)

@@ -1,7 +1,7 @@
-"""What a training would do and need, found out without training: the rows of `--dry-run`.
+"""Dry runs (`--dry-run`): size, steps, memory and speed of a training run, without training.
 
-Networks are built at their true size. On the device "meta" they have shapes and no numbers, so that
-the largest preset takes seconds anywhere; on a real device one step is run and timed.
+Networks are built at full size. On the device "meta" they have shapes but no data, so that the
+largest preset takes seconds on any machine; on a real device one step is run and timed.
 """
 
 from __future__ import annotations
@@ -29,32 +29,33 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.network import ReIDNetwork, ReIDOutput
 from pivl_distill.training.alignment import TextFeatures
-from pivl_distill.training.stage2 import Stage2Trainer, configure_precision, make_sampler
+from pivl_distill.training.precision import configure_precision
+from pivl_distill.training.stage2 import Stage2Trainer, make_sampler
 from pivl_distill.training.stage2_run import Stage2Run
 
 logger = logging.getLogger(__name__)
 
 BYTES_PER_PARAMETER = 16
-"""Per trained parameter: the weight, its gradient and Adam's two moments, float32 each."""
+"""Bytes per trained parameter: weight, gradient and Adam's two moments, float32 each."""
 
 
 @dataclass(frozen=True)
 class DryRunReport:
-    """What was found out, as name → printable value, in the order of the work."""
+    """Findings of a dry run: name → printable value, in the order of the stages."""
 
     title: str
     rows: dict[str, object]
 
 
 class SavedTensorBytes:
-    """Bytes that autograd keeps for the backward pass, counted once per storage."""
+    """Bytes that autograd saves for the backward pass; each storage counts once, weights do not."""
 
     def __init__(self, network: nn.Module) -> None:
         self._known = {_storage(parameter) for parameter in network.parameters()}
         self.bytes = 0
 
     def keep(self, tensor: Tensor) -> Tensor:
-        """Count a tensor that is being saved."""
+        """Count a saved tensor and return it unchanged."""
         if (storage := _storage(tensor)) not in self._known:
             self._known.add(storage)
             self.bytes += tensor.untyped_storage().nbytes()
@@ -62,23 +63,22 @@ class SavedTensorBytes:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Count what is saved inside."""
+        """Count the tensors that autograd saves inside."""
         with torch.autograd.graph.saved_tensors_hooks(self.keep, lambda tensor: tensor):
             yield
 
 
 def _storage(tensor: Tensor) -> int:
-    """What tells storages apart, also on the meta device, where all addresses are 0."""
+    """Return an id of the storage; `data_ptr` is 0 for every tensor on the meta device."""
     return tensor.untyped_storage()._cdata
 
 
 def run_forward(
     network: ReIDNetwork, text_features: TextFeatures | None, settings: Stage2Settings
 ) -> tuple[ReIDOutput, int]:
-    """One batch of black crops, or as much of it as goes through the network at a time: the output
-    and the bytes kept for its gradient.
+    """Run one micro-batch of black crops; return the output and the bytes saved for its gradient.
 
-    Raises PivlError unless output and texts have the same dimensions.
+    Raises PivlError if output and text features have different dimensions.
     """
     device = next(network.parameters()).device
     configure_precision(network, settings)
@@ -90,12 +90,12 @@ def run_forward(
     with memory.recording():
         output = network.train()(*inputs)
     if text_features is not None:
-        _require_same("projected crops", output.projected, "identity texts", text_features.identity)
-        _require_same("fused features", output.aligned, "part texts", text_features.part)
+        _check_dim("projected crops", output.projected, "identity texts", text_features.identity)
+        _check_dim("fused features", output.aligned, "part texts", text_features.part)
     return output, memory.bytes
 
 
-def _require_same(
+def _check_dim(
     name: str, features: Tensor | FusedMap | None, other: str, text_features: Tensor
 ) -> None:
     if features is not None and features.shape[1] != text_features.shape[-1]:
@@ -124,13 +124,24 @@ def describe_stage2(
     settings: Stage2Settings,
     seed: int,
 ) -> dict[str, object]:
-    """Parameters, steps, grids and memory of stage 2 of a network on crops of identities `pids`."""
-    output, kept = run_forward(network, text_features, settings)
+    """Return rows about a network's parameters, steps, aligned map, precision and memory.
+
+    Args:
+        network: built at full size, on its device.
+        pids: int64 [N], the identity of each training crop.
+        text_features: of the bank that the network would learn from, or None.
+        settings: of stage 2.
+        seed: determines the batches.
+
+    Raises:
+        PivlError: output and text features have different dimensions.
+    """
+    output, saved_bytes = run_forward(network, text_features, settings)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    bare = sum(p.numel() for p in network.embedding_model().network.parameters())
+    exported = sum(p.numel() for p in network.embedding_model().network.parameters())
     per_epoch = make_sampler(pids, settings, seed).per_epoch()
     rows: dict[str, object] = {
-        "stage 2: parameters": f"{trained:,} in training, {bare:,} afterwards",
+        "stage 2: parameters": f"{trained:,} in training, {exported:,} afterwards",
         "stage 2: steps": f"{per_epoch[0]:,} in the first of {settings.epochs} epochs,"
         f" {sum(per_epoch):,} in all",
     }
@@ -138,28 +149,28 @@ def describe_stage2(
         _, dim, *grid = output.aligned.shape
         rows["stage 2: aligned map"] = f"{grid[0]}×{grid[1]} cells of {dim} dimensions"
     rows["stage 2: precision"] = describe_precision(network, settings)
-    again = ", blocks computed twice" if settings.checkpointing else ""
+    checkpointing = ", with gradient checkpointing" if settings.checkpointing else ""
     rows["stage 2: memory"] = (
         f"at least {format_bytes(trained * BYTES_PER_PARAMETER)} of weights, gradients and"
-        f" moments and {format_bytes(kept)} of activations of"
-        f" {microbatch_size(settings)} crops{again}"
+        f" moments and {format_bytes(saved_bytes)} of activations of"
+        f" {microbatch_size(settings)} crops{checkpointing}"
     )
     if settings.accumulate > 1:
-        rows["stage 2: batch"] = f"in {settings.accumulate} parts, losses over the whole"
+        rows["stage 2: batch"] = f"{settings.accumulate} micro-batches, losses over the full batch"
     return rows
 
 
 def microbatch_size(settings: Stage2Settings) -> int:
-    """Crops that go through the network together."""
+    """Return the number of crops in one forward pass."""
     crops = settings.identities_per_batch * settings.crops_per_identity
     return math.ceil(crops / settings.accumulate)
 
 
 def describe_precision(network: ReIDNetwork, settings: Stage2Settings) -> str:
-    """What the network computes in on its device."""
+    """Return the number format of the network on its device."""
     device = next(network.parameters()).device
     if device.type == "meta":
-        return f"{settings.precision}; the memory below is float32's"
+        return f"{settings.precision}; the memory below assumes float32"
     name = str(network.half_precision or torch.float32).removeprefix("torch.")
     return f"{name} on this {device.type}"
 
@@ -170,17 +181,15 @@ def describe_step(
     text_features: TextFeatures | None,
     settings: Stage2Settings,
 ) -> dict[str, object]:
-    """Seconds of the second of two real training steps on one batch, and the memory they took.
+    """Run two training steps on the crops of `store`; return the second's seconds and peak memory.
 
-    The crops of `store` take the place of the first identities; the network is changed.
+    The crops are labelled as the first identities, whatever their pids. Changes the network.
     """
     device = next(network.parameters()).device
-    stage, batch = (
-        Stage2Trainer(network.train(), store, text_features, settings),
-        np.arange(len(store)),
-    )
-    stage.step(batch, epoch_rng(0, 0))
-    seconds = measure_seconds(lambda: stage.step(batch, epoch_rng(0, 0)), device)
+    trainer = Stage2Trainer(network.train(), store, text_features, settings)
+    batch = np.arange(len(store))
+    trainer.step(batch, epoch_rng(0, 0))
+    seconds = measure_seconds(lambda: trainer.step(batch, epoch_rng(0, 0)), device)
     rows: dict[str, object] = {"stage 2: time": f"{seconds:.3g} s a step on this {device.type}"}
     if device.type == "cuda":
         rows["stage 2: peak"] = (
@@ -190,7 +199,7 @@ def describe_step(
 
 
 def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds that `work` takes, until the device is done with it."""
+    """Return the seconds that `work` takes, including its work on the device."""
     start = time.monotonic()
     work()
     if device.type == "cuda":
@@ -199,9 +208,9 @@ def measure_seconds(work: Callable[[], object], device: torch.device) -> float:
 
 
 def building_on(device: torch.device, *, random_weights: bool) -> AbstractContextManager[Any]:
-    """Create tensors inside on the meta device, if `device` is that and weights are random.
+    """Create tensors on the meta device inside, if `device` is "meta" and weights are random.
 
-    Then they are never drawn. Weights from a file are read first and moved to the device after.
+    Random weights are then never drawn. Weights from a file are loaded on the CPU as usual.
     """
     meta = device.type == "meta" and random_weights
     return device if meta else contextlib.nullcontext()
@@ -216,7 +225,7 @@ def note_random_weights(weights: str) -> None:
 
 
 def describe_data(dataset: ReIDDataset, settings: DataSettings, *, maps: bool) -> dict[str, object]:
-    """Crops, identities, maps, and the memory or disk that decoded training crops take."""
+    """Return rows about the training split and the memory of its decoded crops and maps."""
     images, identities, cameras = dataset.summary()["train"]
     mapped = sum(record.parsing is not None for record in dataset.train)
     height, width = settings.size_hw
@@ -227,9 +236,9 @@ def describe_data(dataset: ReIDDataset, settings: DataSettings, *, maps: bool) -
     }
 
 
-def random_bank(dataset: ReIDDataset, dim: int, vocabulary: Vocabulary) -> PromptBank:
-    """Random texts of `dim` dimensions in the shape of the bank that stage 1 would leave."""
-    pids, parts = dataset.train_pids, len(vocabulary)
+def random_bank(pids: tuple[int, ...], dim: int, vocabulary: Vocabulary) -> PromptBank:
+    """Return a bank of random texts: `dim` dimensions, one row per pid, every part present."""
+    parts = len(vocabulary)
     return PromptBank(
         identity=torch.randn(len(pids), dim),
         part=torch.randn(len(pids), parts, dim),
@@ -242,9 +251,9 @@ def random_bank(dataset: ReIDDataset, dim: int, vocabulary: Vocabulary) -> Promp
 
 
 def format_bytes(count: float) -> str:
-    """Bytes as people say them.
+    """Format a number of bytes with a binary unit.
 
-    >>> size(1536 * 1024)
+    >>> format_bytes(1536 * 1024)
     '1.5 MiB'
     """
     for unit in ("bytes", "KiB", "MiB"):

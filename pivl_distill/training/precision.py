@@ -1,24 +1,26 @@
-"""In which precision a network computes, on which device, and what float16 needs beside it.
+"""Mixed precision: the number format of a network on a device, and the loss scaling of float16.
 
 Half precision is torch's autocast: convolutions and matrix products in 16 bits, weights and sums in
-32. bfloat16 has the range of float32 and needs nothing else. float16 has three more bits and less
-range: small gradients would vanish, so its loss is scaled (Micikevicius et al., ICLR 2018).
+32. bfloat16 has the range of float32 and needs no loss scaling. float16 has three more bits of
+precision and a smaller range: small gradients would underflow, so the loss is scaled (Micikevicius
+et al., ICLR 2018).
 """
 
 from __future__ import annotations
 
 import torch
 
-from pivl_distill.config import TrainingPrecision
+from pivl_distill.config import Stage2Settings, TrainingPrecision
+from pivl_distill.models.network import ReIDNetwork
 
 HALF_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def half_dtype(precision: TrainingPrecision, device: torch.device) -> torch.dtype | None:
-    """The half precision to compute in; None for float32.
+    """Return the half precision to compute in, None for float32.
 
-    "auto" is bfloat16 on a CUDA device that has it, and float32 anywhere else. On the meta device,
-    which autocast does not know, all is float32.
+    "auto" is bfloat16 on a CUDA device that supports it, and float32 elsewhere. The meta device is
+    always float32, because autocast does not support it.
     """
     if device.type == "meta":
         return None
@@ -29,5 +31,12 @@ def half_dtype(precision: TrainingPrecision, device: torch.device) -> torch.dtyp
 
 
 def loss_scaler(half: torch.dtype | None, device: torch.device) -> torch.amp.GradScaler:
-    """A scaler of losses that does nothing except for float16."""
+    """Return a gradient scaler that is enabled for float16 only."""
     return torch.amp.GradScaler(device.type, enabled=half == torch.float16)
+
+
+def configure_precision(network: ReIDNetwork, settings: Stage2Settings) -> None:
+    """Set the network's precision and gradient checkpointing from the settings."""
+    network.half_precision = half_dtype(settings.precision, next(network.parameters()).device)
+    if settings.checkpointing:
+        network.enable_gradient_checkpointing()

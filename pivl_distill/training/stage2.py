@@ -1,8 +1,8 @@
-"""Stage 2: the one training loop, for teacher and student alike (π-VL §3.4, Eq. 12).
+"""Stage 2: the training loop of teachers and students (π-VL §3.4, Eq. 12).
 
-Crops and maps are augmented together; the bank gives the texts. Order and augmentation of the data
-depend on the seed and the epoch alone, so runs that differ only in their losses see the same data.
-Several processes share the crops of a batch; its losses and their gradient stay those of one.
+Crops and part maps are augmented together. Order and augmentation depend only on the seed and the
+epoch, so runs that differ only in their losses see the same data. Several processes share the crops
+of a batch; losses and gradients equal those of a single process with the whole batch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pivl_distill.training.optim import (
     make_optimizer,
     set_learning_rate,
 )
-from pivl_distill.training.precision import half_dtype, loss_scaler
+from pivl_distill.training.precision import configure_precision, loss_scaler
 
 
 def train(
@@ -52,36 +52,49 @@ def train(
     run: Run,
     description: str,
 ) -> None:
-    """Train `network` in place by Eq. 12; one line of metrics per epoch goes to the run."""
+    """Train `network` in place by Eq. 12; write one line of metrics per epoch to the run.
+
+    Args:
+        network: teacher or student, on the device to train on.
+        store: the N training crops, with part maps and teacher embeddings if losses need them.
+        text_features: targets of Eqs. 3 and 11; None trains on identity labels alone.
+        settings: optimizer, schedule, batches, augmentation and losses.
+        seed: determines batches and augmentation.
+        run: run folder; an interrupted run continues after its last saved step.
+        description: label of the progress bar.
+
+    Raises:
+        PivlError: a process would have no crops in a batch, or there are fewer than P identities.
+    """
     check_batch_size(settings)
-    stage = Stage2Trainer(network, store, text_features, settings)
-    totals = MetricAverages()
-    if should_compile(settings.compile, estimated_steps(store, settings), stage.device):
-        compile_body(network.body, stage.device)
+    trainer = Stage2Trainer(network, store, text_features, settings)
+    averages = MetricAverages()
+    if should_compile(settings.compile, estimate_steps(store, settings), trainer.device):
+        compile_body(network.body, trainer.device)
     steps = run.progress.remaining_steps(
         "reid",
         make_sampler(store.pids, settings, seed),
         network=network,
-        optimizer=stage.optimizer,
-        scaler=stage.scaler,
-        totals=totals,
+        optimizer=trainer.optimizer,
+        scaler=trainer.scaler,
+        averages=averages,
     )
     broadcast_parameters(network)
     start, crops_seen = time.monotonic(), 0
     network.train()
     for step in track(steps, description):
-        set_learning_rate(stage.optimizer, settings, step.epochs_before)
-        totals.add(stage.step(step.batch, step.rng))
+        set_learning_rate(trainer.optimizer, settings, step.epochs_before)
+        averages.add(trainer.step(step.batch, step.rng))
         crops_seen += len(step.batch)
         if step.ends_epoch:
             rate = crops_seen / (time.monotonic() - start)
-            run.log_metrics(stage="reid", epoch=step.epoch + 1, crops_per_s=rate, **totals.mean())
-            totals.clear()
+            run.log_metrics(stage="reid", epoch=step.epoch + 1, crops_per_s=rate, **averages.mean())
+            averages.clear()
     network.eval()
 
 
 def make_sampler(pids: np.ndarray, settings: Stage2Settings, seed: int) -> PKSampler:
-    """Every step of a run; batches and augmentation of an epoch come from its own generator."""
+    """Return the P×K batches of all epochs; each epoch has a random generator of its own."""
     return PKSampler(
         pids,
         settings.identities_per_batch,
@@ -91,8 +104,8 @@ def make_sampler(pids: np.ndarray, settings: Stage2Settings, seed: int) -> PKSam
     )
 
 
-def estimated_steps(store: CropStore, settings: Stage2Settings) -> int:
-    """Steps of a run in which each crop is seen once in an epoch."""
+def estimate_steps(store: CropStore, settings: Stage2Settings) -> int:
+    """Return the number of steps if every epoch used each crop once."""
     return (
         settings.epochs
         * len(store)
@@ -101,7 +114,7 @@ def estimated_steps(store: CropStore, settings: Stage2Settings) -> int:
 
 
 def check_batch_size(settings: Stage2Settings) -> None:
-    """PivlError unless every process has crops in every batch, and in every part of its share."""
+    """Raise PivlError unless each process has a crop for each micro-batch (`accumulate`)."""
     crops = settings.identities_per_batch * settings.crops_per_identity
     if crops < process_group.world_size() * settings.accumulate:
         raise PivlError(
@@ -111,10 +124,10 @@ def check_batch_size(settings: Stage2Settings) -> None:
 
 
 class Stage2Trainer:
-    """One step of training: augment, forward, Eq. 12, update.
+    """Optimizer and device data of stage 2; `step` augments, runs Eq. 12 and updates the weights.
 
-    On a GPU the host only hands out work: nothing in a step waits for a result, except a
-    contrastive `align_distance` for the number of its cells.
+    On a GPU no step synchronises with the host, with one exception: a contrastive `align_distance`
+    needs the number of labelled cells.
     """
 
     def __init__(
@@ -124,7 +137,7 @@ class Stage2Trainer:
         text_features: TextFeatures | None,
         settings: Stage2Settings,
     ) -> None:
-        # Crops arrive as [B, H, W, 3]; convolutions on a CPU are about twice as fast that way.
+        # Crops are stored as [B, H, W, 3]; convolutions on a CPU are twice as fast in that layout.
         self.network = network.to(memory_format=torch.channels_last)
         self.text_features = text_features
         self.settings = settings
@@ -141,7 +154,7 @@ class Stage2Trainer:
         self.labels = torch.from_numpy(labels).to(self.device)
         self.cameras = None
         if network.cameras:
-            assert store.camids is not None  # whoever gave the network its cameras saw to it
+            assert store.camids is not None  # checked when the network got its camera embeddings
             self.cameras = torch.from_numpy(store.camids).to(self.device)
         self.optimizer = make_optimizer(network, settings)
         self.scaler = loss_scaler(network.half_precision, self.device)
@@ -153,36 +166,47 @@ class Stage2Trainer:
             self.teacher_embeddings = torch.from_numpy(store.teacher_embeddings).to(self.device)
 
     def step(self, batch: np.ndarray, rng: np.random.Generator) -> dict[str, Tensor]:
-        """Train on the crops at indices `batch`; the loss terms and the training accuracy."""
-        seen = self._augmented(batch, rng)
-        own = process_group.shard(len(batch))
+        """Train on one batch; return the weighted loss terms and the training accuracy.
+
+        `batch` int64 [B] are indices of crops; `rng` draws their augmentation.
+        """
+        augmented = self._augment(batch, rng)
+        shard = process_group.shard(len(batch))
         index = to_device(batch, self.device)
-        inputs = [normalize_crops(seen.crops[own], self.network.mean, self.network.std)]
-        if seen.noise is not None:
-            seen.noise.put_into(inputs[0], own)
+        inputs = [normalize_crops(augmented.crops[shard], self.network.mean, self.network.std)]
+        if augmented.noise is not None:
+            augmented.noise.put_into(inputs[0], shard)
         if self.cameras is not None:
-            inputs.append(self.cameras[index[own]])
+            inputs.append(self.cameras[index[shard]])
         self.optimizer.zero_grad(set_to_none=True)
         with sync_batch_norm():
             if self.settings.accumulate > 1:
-                parts = GradCache(self.network, inputs, self.settings.accumulate)
-                terms = self._backward(self.network.forward_heads(parts.encoded), index, seen)
-                parts.backward()
+                grad_cache = GradCache(self.network, inputs, self.settings.accumulate)
+                output = self.network.forward_heads(grad_cache.encoded)
+                terms = self._backward(output, index, augmented)
+                grad_cache.backward()
             else:
-                terms = self._backward(self.network(*inputs), index, seen)
+                terms = self._backward(self.network(*inputs), index, augmented)
         all_reduce_gradients(self.network.parameters())
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return terms
 
-    def _backward(self, own: ReIDOutput, index: Tensor, seen: Augmented) -> dict[str, Tensor]:
-        """The gradient of Eq. 12 for crops `index`; the loss terms and the training accuracy.
+    def _backward(
+        self, shard_output: ReIDOutput, index: Tensor, augmented: Augmented
+    ) -> dict[str, Tensor]:
+        """Backpropagate Eq. 12 for the crops `index` [B]; return its terms and the accuracy.
 
-        `own` is what this process's share of them gave.
+        `shard_output` is the network's output for this process's shard of the crops.
         """
-        labels, output = self.labels[index], own.all_gathered(len(index))
+        labels, output = self.labels[index], shard_output.all_gathered(len(index))
         terms = loss_terms(
-            output, labels, seen.maps, self.text_features, self.settings.loss, seen.confidence
+            output,
+            labels,
+            augmented.maps,
+            self.text_features,
+            self.settings.loss,
+            augmented.confidence,
         )
         if self.teacher_embeddings is not None and output.distilled_embedding is not None:
             terms["embedding"] = self.settings.loss.embedding * embedding_loss(
@@ -192,26 +216,19 @@ class Stage2Trainer:
         accuracy = (output.logits[0].argmax(1) == labels).float().mean()
         return {**terms, "accuracy": accuracy}
 
-    def _augmented(self, batch: np.ndarray, rng: np.random.Generator) -> Augmented:
-        """The crops of a batch and what belongs to them, on the device."""
+    def _augment(self, batch: np.ndarray, rng: np.random.Generator) -> Augmented:
+        """Return the augmented crops of a batch with their maps and confidences, on the device."""
         crops, maps, mirror = self.crops.take(batch), None, None
         if self.maps is not None and self.text_features is not None:
             maps, mirror = self.maps.take(batch), self.text_features.vocabulary.mirror
-        sure = None if self.confidence is None else self.confidence.take(batch)
-        return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng, sure)
-
-
-def configure_precision(network: ReIDNetwork, settings: Stage2Settings) -> None:
-    """Let the network compute in the precision, and keep as much, as the settings say."""
-    network.half_precision = half_dtype(settings.precision, next(network.parameters()).device)
-    if settings.checkpointing:
-        network.enable_gradient_checkpointing()
+        confidence = None if self.confidence is None else self.confidence.take(batch)
+        return augment(crops, maps, mirror, self.augmentation, self.fill_rgb, rng, confidence)
 
 
 def make_augmentation(
     settings: AugmentSettings, text_features: TextFeatures | None
 ) -> Augmentation:
-    """What the settings ask for, in the texts' parts."""
+    """Return the augmentation of the settings; invented pixels get a label of the text features."""
     background = IGNORE if text_features is None else text_features.vocabulary.background
     return Augmentation(
         pad_px=settings.pad_px,

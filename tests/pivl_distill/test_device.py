@@ -29,6 +29,6 @@ def test_more_processes_than_cuda_devices_raise(monkeypatch):
     monkeypatch.setattr(process_group, "local_rank", lambda: 1)
     assert pick_device("auto").type == "cuda"
     monkeypatch.setattr(process_group, "local_rank", lambda: 2)
-    with pytest.raises(PivlError, match="2 CUDA devices and more processes"):
+    with pytest.raises(PivlError, match="2 CUDA devices but more processes"):
         pick_device("cuda")
     assert pick_device("cpu").type == "cpu"

@@ -113,7 +113,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bank_teacher_and_metrics(
         (teachers.stage1_losses, "identity_loss", 3),
         (teachers.stage1_losses, "identity_loss", 8),  # in the second epoch
         (teachers.stage1_losses, "part_loss", 5),
-        (teachers.teach, "bank_texts", 1),
+        (teachers.teach, "encode_bank_texts", 1),
         (teachers.teach, "probe_bank", 1),
         (teachers.teach, "sha256", 1),  # the bank is there, but nobody knows
         (teachers.teach, "Teacher", 1),
@@ -137,7 +137,7 @@ def test_what_a_later_stage_builds_on_is_not_made_again(
     run = tmp_path / "run"
     with killed_at(Stage2Trainer, "step", 1):
         teach(QUICK, run)
-    for name in ("encode_crops", "tune_prompts", "bank_texts", "probe_bank"):
+    for name in ("encode_crops", "tune_prompts", "encode_bank_texts", "probe_bank"):
         monkeypatch.setattr(teachers.teach, name, None)
     teach(QUICK, resume=run)
 

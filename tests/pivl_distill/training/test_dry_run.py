@@ -71,7 +71,7 @@ def test_steps_and_parameters_are_counted(band_store, text_features):
     [
         ("cpu", "auto", "float32 on this cpu"),
         ("cpu", "bfloat16", "bfloat16 on this cpu"),
-        ("meta", "bfloat16", "bfloat16; the memory below is float32's"),
+        ("meta", "bfloat16", "bfloat16; the memory below assumes float32"),
     ],
 )
 def test_the_precision_is_said(band_store, device, precision, said):
@@ -89,7 +89,7 @@ def test_parts_of_a_batch_take_less_memory(band_store, text_features, parts, at_
     rows = describe_stage2(PixelStub(), band_store.pids, text_features, settings, seed=0)
     assert rows["stage 2: memory"].endswith(f"activations of {at_a_time} crops")
     if parts > 1:
-        assert rows["stage 2: batch"] == f"in {parts} parts, losses over the whole"
+        assert rows["stage 2: batch"] == f"{parts} micro-batches, losses over the full batch"
 
 
 def test_a_real_step_is_timed_and_trains(band_store, text_features):
