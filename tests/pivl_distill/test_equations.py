@@ -1,16 +1,37 @@
-"""Every equation of the paper against loops written from it, in double precision: value, gradients.
+"""Every equation of the paper equals plain loops: values and gradients in double precision.
 
-Eq. 7 is in `test_losses.py`; Eq. 1 and 6's text side are in `tests/teachers/test_prompts.py`.
+Eq. 7 is in `test_losses.py`; Eq. 1 and the text side of Eq. 6 are in
+`tests/teachers/test_prompts.py`.
 """
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from equation_loops import (
+    OWNERS,
+    assert_same,
+    batch_hard_triplet,
+    contrast_by_loops,
+    distance_by_loops,
+    depthwise_3x3_by_loops,
+    dot,
+    downsample,
+    lateral_by_loops,
+    majority,
+    make_text_features,
+    mean,
+    nearest,
+    norm,
+    normal,
+    one_way_contrast,
+    pixels_per_cell,
+    random_map,
+    smoothed_cross_entropy,
+    upsample,
+)
 from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.losses import (
@@ -25,7 +46,6 @@ from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.fusion import FusionHead, LateralFusion, SimplePyramidFusion
 from pivl_distill.models.network import ReIDOutput
 from pivl_distill.training.alignment import (
-    TextFeatures,
     alignment_loss,
     make_hard_text_map,
     make_soft_text_map,
@@ -33,56 +53,7 @@ from pivl_distill.training.alignment import (
 )
 from pivl_distill.training.objective import loss_terms
 
-OWNERS = {
-    "two of each": [0, 0, 1, 1, 2, 2],
-    "uneven": [2, 0, 1, 2, 2, 0, 2],
-    "one each": [3, 1, 0, 2],
-    "one for all": [0, 0, 0],
-}
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    """Standard normal numbers that want a gradient."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_()
-
-
-def assert_same(actual: Tensor, expected: Tensor, *inputs: Tensor) -> None:
-    """Equal values, and equal gradients of every input, to 1e-9."""
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
-    weights = normal(*actual.shape, seed=99).detach()
-    gradients = (
-        torch.autograd.grad((out * weights).sum(), inputs, retain_graph=True)
-        for out in (actual, expected)
-    )
-    for ours, naive in zip(*gradients, strict=True):
-        torch.testing.assert_close(ours, naive, rtol=0, atol=1e-9)
-
-
-def dot(one: Tensor, other: Tensor) -> Tensor:
-    return torch.stack([a * b for a, b in zip(one, other, strict=True)]).sum()
-
-
-def norm(vector: Tensor) -> Tensor:
-    return dot(vector, vector).sqrt()
-
-
-def mean(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).sum(0) / len(values)
-
-
 # Eq. 2
-
-
-def one_way_contrast(anchors: Tensor, others: Tensor, labels: Tensor, tau: float) -> Tensor:
-    """−1/B Σ_i 1/|P(i)| Σ_{p ∈ P(i)} log(exp(a_i·o_p/τ) / Σ_j exp(a_i·o_j/τ))."""
-    rows = []
-    for i in range(len(anchors)):
-        scores = [dot(anchors[i], other) / tau for other in others]
-        total = torch.stack([score.exp() for score in scores]).sum()
-        own = [j for j in range(len(others)) if labels[j] == labels[i]]
-        rows.append(mean([-(scores[j].exp() / total).log() for j in own]))
-    return mean(rows)
 
 
 @pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
@@ -90,26 +61,13 @@ def one_way_contrast(anchors: Tensor, others: Tensor, labels: Tensor, tau: float
 def test_equation_2(owner: list[int], tau: float) -> None:
     labels = torch.tensor(owner)
     images, texts = normal(len(owner), 5), normal(max(owner) + 1, 5, seed=1)
-    of_image = texts[labels]  # the paper's T_{y_i}: one for each image of the batch
-    expected = one_way_contrast(images, of_image, labels, tau)
-    expected = expected + one_way_contrast(of_image, images, labels, tau)
+    texts_per_image = texts[labels]  # T_{y_i} of the paper
+    expected = one_way_contrast(images, texts_per_image, labels, tau)
+    expected = expected + one_way_contrast(texts_per_image, images, labels, tau)
     assert_same(identity_contrastive_loss(images, texts, labels, tau), expected, images, texts)
 
 
 # Eq. 3 and L_id of Eq. 4
-
-
-def smoothed_cross_entropy(logits: Tensor, labels: Tensor, epsilon: float) -> Tensor:
-    """Σ_k −q_k log p_k, q_k = (1 − ε)·[k = y] + ε / N, averaged over the batch."""
-    rows = []
-    for scores, label in zip(logits, labels.tolist(), strict=True):
-        total = torch.stack([score.exp() for score in scores]).sum()
-        terms = []
-        for k, score in enumerate(scores):
-            q = (1 - epsilon) * (k == label) + epsilon / len(scores)
-            terms.append(-q * (score.exp() / total).log())
-        rows.append(torch.stack(terms).sum())
-    return mean(rows)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
@@ -130,18 +88,6 @@ def test_label_smoothing_of_equation_4(epsilon: float) -> None:
 # L_tri of Eq. 4
 
 
-def batch_hard_triplet(features: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Mean over anchors of [max over positives − min over negatives + margin]₊, Euclidean."""
-    rows = []
-    for i, anchor in enumerate(features):
-        distances = [norm(anchor - other) if i != j else None for j, other in enumerate(features)]
-        positives = [d for j, d in enumerate(distances) if d is not None and labels[j] == labels[i]]
-        negatives = [d for j, d in enumerate(distances) if d is not None and labels[j] != labels[i]]
-        hinge = max(positives) - min(negatives) + margin
-        rows.append(hinge if hinge > 0 else hinge * 0)
-    return mean(rows)
-
-
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("margin", [0.0, 0.3, 5.0])
 def test_triplet_of_equation_4(normalize: bool, margin: float) -> None:
@@ -151,46 +97,12 @@ def test_triplet_of_equation_4(normalize: bool, margin: float) -> None:
     assert_same(triplet_loss(features, labels, margin, normalize), expected, features)
 
 
-# Eq. 6: the texts of a map
-
-
-def random_map(parts: int = 6, batch: int = 3) -> Tensor:
-    """uint8 [B, 8, 6] of noise, with an unknown stripe and an unknown corner."""
-    generator = torch.Generator().manual_seed(0)
-    maps = torch.randint(0, parts, (batch, 8, 6), generator=generator).to(torch.uint8)
-    maps[0, 2:4] = IGNORE
-    maps[1, :3, :3] = IGNORE
-    return maps
-
-
-def pixels_per_cell(one_map: Tensor, grid_hw: tuple[int, int]) -> dict[tuple[int, int], list[int]]:
-    """Pixel values of each cell, a pixel in the cell that holds its centre."""
-    found: dict[tuple[int, int], list[int]] = {}
-    for y in range(one_map.shape[0]):
-        for x in range(one_map.shape[1]):
-            row = int((y + 0.5) * grid_hw[0] / one_map.shape[0])
-            column = int((x + 0.5) * grid_hw[1] / one_map.shape[1])
-            found.setdefault((row, column), []).append(int(one_map[y, x]))
-    return found
-
-
-def majority(values: list[int]) -> int:
-    known = [value for value in values if value != IGNORE]
-    if 2 * (len(values) - len(known)) > len(values):
-        return IGNORE
-    return min(set(known), key=lambda value: (-known.count(value), value))
-
-
-def make_text_features() -> TextFeatures:
-    """Random text_features of four people; part 2 was never seen on person 2."""
-    present = torch.ones(4, len(LIP20), dtype=torch.bool)
-    present[2, 2] = False
-    return TextFeatures(normal(4, 5), normal(4, len(LIP20), 5, seed=1), present, LIP20)
+# Eq. 6: the text features of a map
 
 
 @pytest.mark.parametrize("background", ["include", "ignore"])
 @pytest.mark.parametrize("grid_hw", [(4, 3), (8, 6), (3, 2)])
-def test_equation_6_takes_the_text_of_each_cells_part(
+def test_equation_6_has_the_text_of_each_cells_part(
     background: str, grid_hw: tuple[int, int]
 ) -> None:
     maps, labels, text_features = random_map(), torch.tensor([3, 0, 2]), make_text_features()
@@ -199,8 +111,8 @@ def test_equation_6_takes_the_text_of_each_cells_part(
     for image in range(len(maps)):
         for (row, column), values in pixels_per_cell(maps[image], grid_hw).items():
             part, person = majority(values), int(labels[image])
-            unwanted = part == LIP20.background and background == "ignore"
-            if part != IGNORE and not unwanted and text_features.present[person, part]:
+            excluded = part == LIP20.background and background == "ignore"
+            if part != IGNORE and not excluded and text_features.present[person, part]:
                 expected[image, row, column] = text_features.part[person, part]
     target = make_text_map(maps, labels, grid_hw, text_features, settings)
     places = [tuple(place) for place in target.mask.nonzero().tolist()]
@@ -211,12 +123,8 @@ def test_equation_6_takes_the_text_of_each_cells_part(
 
 
 def test_equation_6_with_the_mean_text_of_each_cells_parts() -> None:
-    maps, labels, text_features, grid_hw = (
-        random_map(),
-        torch.tensor([3, 0, 2]),
-        make_text_features(),
-        (4, 3),
-    )
+    maps, labels, grid_hw = random_map(), torch.tensor([3, 0, 2]), (4, 3)
+    text_features = make_text_features()
     settings = LossSettings(align_background="ignore", align_labels="soft")
     expected = {}
     for image in range(len(maps)):
@@ -234,7 +142,7 @@ def test_equation_6_with_the_mean_text_of_each_cells_parts() -> None:
     assert_same(target.to_dense().permute(0, 2, 3, 1)[target.mask], in_order, text_features.part)
 
 
-def test_equation_6_with_shares_of_one_part_is_the_text_of_that_part() -> None:
+def test_equation_6_soft_equals_hard_for_cells_of_one_part() -> None:
     texts, labels = normal(2, 6, 5), torch.tensor([1, 0])
     parts = torch.randint(0, 6, (2, 4, 3), generator=torch.Generator().manual_seed(0))
     shares = nn.functional.one_hot(parts, 6).permute(0, 3, 1, 2).double()
@@ -244,81 +152,6 @@ def test_equation_6_with_shares_of_one_part_is_the_text_of_that_part() -> None:
 
 
 # Eq. 9 and 10
-
-
-def lateral_by_loops(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 1×1 convolution of [C, h, w] in groups: output d reads the channels of its group."""
-    per_group_out, per_group_in = conv.out_channels // conv.groups, conv.weight.shape[1]
-    rows = []
-    for d in range(conv.out_channels):
-        first = (d // per_group_out) * per_group_in
-        total = conv.bias[d].expand(x.shape[1:])
-        for offset in range(per_group_in):
-            total = total + conv.weight[d, offset, 0, 0] * x[first + offset]
-        rows.append(total)
-    return torch.stack(rows)
-
-
-def depthwise_3x3_by_loops(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A depth-wise 3×3 convolution of [C, h, w] with a border of zeros and any stride."""
-    channels, height, width = x.shape
-    stride = conv.stride[0]
-    rows = []
-    for c in range(channels):
-        for y in range(0, height, stride):
-            for column in range(0, width, stride):
-                total = conv.bias[c]
-                for dy in (-1, 0, 1):
-                    for dx in (-1, 0, 1):
-                        if 0 <= y + dy < height and 0 <= column + dx < width:
-                            pixel = x[c, y + dy, column + dx]
-                            total = total + conv.weight[c, 0, dy + 1, dx + 1] * pixel
-                rows.append(total)
-    return torch.stack(rows).view(channels, -(-height // stride), -(-width // stride))
-
-
-def downsample(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """Means of the pixels that each cell covers, where they divide evenly."""
-    tall, wide = x.shape[1] // grid_hw[0], x.shape[2] // grid_hw[1]
-    cells = [
-        x[:, i * tall : (i + 1) * tall, j * wide : (j + 1) * wide].mean((1, 2))
-        for i in range(grid_hw[0])
-        for j in range(grid_hw[1])
-    ]
-    return torch.stack(cells, 1).view(len(x), *grid_hw)
-
-
-def upsample(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """Bilinear between pixel centres, edges held."""
-
-    def neighbours(cells: int, pixels: int, place: int) -> list[tuple[int, float]]:
-        centre = min(max((place + 0.5) * pixels / cells - 0.5, 0), pixels - 1)
-        low = math.floor(centre)
-        return [(low, 1 - (centre - low)), (min(low + 1, pixels - 1), centre - low)]
-
-    cells = []
-    for i in range(grid_hw[0]):
-        for j in range(grid_hw[1]):
-            total = torch.zeros_like(x[:, 0, 0])
-            for y, weight_y in neighbours(grid_hw[0], x.shape[1], i):
-                for column, weight_x in neighbours(grid_hw[1], x.shape[2], j):
-                    total = total + weight_y * weight_x * x[:, y, column]
-            cells.append(total)
-    return torch.stack(cells, 1).view(len(x), *grid_hw)
-
-
-def nearest(x: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-    """The pixel at the centre of each cell."""
-    cells = [
-        x[
-            :,
-            int((i + 0.5) * x.shape[1] / grid_hw[0]),
-            int((j + 0.5) * x.shape[2] / grid_hw[1]),
-        ]
-        for i in range(grid_hw[0])
-        for j in range(grid_hw[1])
-    ]
-    return torch.stack(cells, 1).view(len(x), *grid_hw)
 
 
 CHANNELS, DIM, GRID = (4, 6, 3), 12, (4, 2)
@@ -393,7 +226,7 @@ def test_equation_10_merges(merge: str) -> None:
 
 
 @pytest.mark.parametrize("merge", ["sum", "weighted"])
-def test_equation_10_of_a_plain_backbone_sums_its_branches(merge: str) -> None:
+def test_equation_10_of_a_simple_pyramid(merge: str) -> None:
     torch.manual_seed(0)
     head = SimplePyramidFusion(6, DIM, (4, 2), HeadSettings(levels=(3, 4), merge=merge)).double()
     tokens = normal(2, 6, 2, 1)
@@ -407,21 +240,6 @@ def test_equation_10_of_a_plain_backbone_sums_its_branches(merge: str) -> None:
 
 
 # Eq. 11
-
-
-def contrast_by_loops(features: list[Tensor], texts: list[Tensor], pairs: list[int]) -> Tensor:
-    """Eq. 7 with its minus sign and τ = 0.5 everywhere, weighted by area."""
-    distinct = sorted(set(pairs))
-    text = {pair: texts[pairs.index(pair)] for pair in distinct}
-    rows = []
-    for own, feature in zip(pairs, features, strict=True):
-        positives = [j for j, pair in enumerate(pairs) if pair == own]
-        to_texts = {pair: (dot(feature, text[pair]) / 0.5).exp() for pair in distinct}
-        to_cells = [(dot(text[own], other) / 0.5).exp() for other in features]
-        i2t = -(to_texts[own] / sum(to_texts.values())).log()
-        t2i = mean([-(to_cells[j] / sum(to_cells)).log() for j in positives])
-        rows.append(i2t + t2i)
-    return mean(rows)
 
 
 @pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1", "contrastive"])
@@ -443,24 +261,16 @@ def test_equation_11(distance: str) -> None:
     if distance == "contrastive":
         expected = contrast_by_loops(features, targets, pairs)
     else:
-        cells = []
-        for feature, target in zip(features, targets, strict=True):
-            gaps = feature - target
-            if distance == "smooth_l1":
-                far = [abs(g) - 0.5 if abs(g) >= 1 else g * g / 2 for g in gaps]
-                cells.append(mean(far))
-            else:
-                cells.append(dot(gaps, gaps) / (1 if distance == "cosine" else len(gaps)))
-        expected = mean(cells)
+        expected = distance_by_loops(features, targets, distance)
     target = make_hard_text_map(texts, labels, parts)
     assert_same(alignment_loss(FusedMap(aligned), target, distance, 0.5), expected, aligned, texts)
 
 
-def test_embeddings_are_imitated_by_their_direction() -> None:
-    features, vectors = normal(4, 5), normal(4, 5, seed=1)
-    gaps = [a / norm(a) - b / norm(b) for a, b in zip(features, vectors, strict=True)]
+def test_embedding_loss_depends_on_the_direction_alone() -> None:
+    features, embeddings = normal(4, 5), normal(4, 5, seed=1)
+    gaps = [a / norm(a) - b / norm(b) for a, b in zip(features, embeddings, strict=True)]
     expected = mean([dot(gap, gap) for gap in gaps])
-    assert_same(embedding_loss(features, vectors), expected, features, vectors)
+    assert_same(embedding_loss(features, embeddings), expected, features, embeddings)
 
 
 # Eq. 12 (Eq. 4 is its first three terms)

@@ -1,4 +1,4 @@
-"""Eq. 7 against its loops, and what all losses are invariant to; more in `test_equations.py`."""
+"""Eq. 7 equals plain loops; invariances of all losses. Other equations: `test_equations.py`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equation_loops import OWNERS
 from pivl_distill.losses import (
     identity_contrastive_loss,
     part_contrastive_loss,
     triplet_loss,
 )
 
-OWNERS = {
-    "two of each": [0, 0, 1, 1, 2, 2],
-    "uneven": [2, 0, 1, 2, 2, 0, 2],
-    "one each": [3, 1, 0, 2],
-    "one for all": [0, 0, 0],
-}
 WEIGHTINGS = ("area", "class_balanced")
 
 
@@ -37,7 +32,7 @@ def assert_same(actual: Tensor, expected: Tensor, *inputs: Tensor) -> None:
         torch.testing.assert_close(ours, naive, rtol=0, atol=1e-9)
 
 
-def naive_part_contrast(
+def part_contrast_by_loops(
     cells: Tensor, texts: Tensor, owner: Tensor, tau: float, weighting: str
 ) -> Tensor:
     total = cells.new_zeros(())
@@ -54,30 +49,30 @@ def naive_part_contrast(
 
 @pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_part_contrast_is_the_sum_over_cells(owner, weighting):
+def test_part_contrastive_loss_is_the_sum_over_cells(owner, weighting):
     owner = torch.tensor(owner)
     cells, texts = unit_rows(len(owner)), unit_rows(int(owner.max()) + 1, seed=1)
-    expected = naive_part_contrast(cells, texts, owner, 0.07, weighting)
+    expected = part_contrast_by_loops(cells, texts, owner, 0.07, weighting)
     assert_same(part_contrastive_loss(cells, texts, owner, 0.07, weighting), expected, cells, texts)
 
 
 @pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_a_row_may_stand_for_several_cells_or_none(owner, weighting):
+def test_a_row_can_represent_several_cells_or_none(owner, weighting):
     owner = torch.tensor(owner)
     size = 1.0 * torch.arange(len(owner)).roll(-1) % 3  # 1, 2, 0, 1, …
     cells, texts = unit_rows(len(owner)).detach(), unit_rows(int(owner.max()) + 1, seed=1)
     repeated = torch.arange(len(owner)).repeat_interleave(size.long())
     kept, renumbered = owner[repeated].unique(return_inverse=True)
     args = renumbered, 0.07, weighting
-    expected = naive_part_contrast(cells[repeated], texts[kept], *args)
+    expected = part_contrast_by_loops(cells[repeated], texts[kept], *args)
     actual = part_contrastive_loss(cells, texts, owner, 0.07, weighting, size.double())
     assert_same(actual, expected, texts)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_scopes_are_contrasted_apart_and_averaged_over_all(weighting):
-    """Three images of five positions, the last of them without a cell that counts."""
+def test_scopes_are_compared_separately_and_averaged(weighting):
+    """Three images of five rows; all rows of the last image represent no cell."""
     owner = torch.tensor([[0, 0, 1, 3, 1], [2, 2, 2, 0, 1], [0, 1, 2, 3, 3]])
     size = torch.ones(3, 5, dtype=torch.float64)
     size[0, 4] = size[1, 3] = size[1, 4] = size[2] = 0
@@ -89,13 +84,13 @@ def test_scopes_are_contrasted_apart_and_averaged_over_all(weighting):
         own_texts = texts.view(3, 4, 5)[image, kept]
         weight = float(here.sum() if weighting == "area" else len(kept))
         args = cells[image][here], own_texts, renumbered, 0.07, weighting
-        total = total + weight * naive_part_contrast(*args)
+        total = total + weight * part_contrast_by_loops(*args)
         weights += weight
     actual = part_contrastive_loss(cells, texts.view(3, 4, 5), owner, 0.07, weighting, size)
     assert_same(actual, total / weights, texts)
 
 
-def test_the_weightings_agree_exactly_where_all_parts_are_equally_large():
+def test_weightings_agree_exactly_if_all_parts_are_equally_large():
     cells, texts = unit_rows(6), unit_rows(3, seed=1)
     equal, uneven = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 0, 0, 1, 2])
     losses = [
@@ -108,7 +103,7 @@ def test_the_weightings_agree_exactly_where_all_parts_are_equally_large():
     assert not torch.isclose(*losses)
 
 
-def test_contrasts_ignore_the_order_of_the_batch():
+def test_contrastive_losses_ignore_the_order_of_the_batch():
     owner = torch.tensor(OWNERS["uneven"])
     rows, texts = unit_rows(len(owner)), unit_rows(3, seed=1)
     order = torch.randperm(len(owner), generator=torch.manual_seed(2))
@@ -120,7 +115,7 @@ def test_contrasts_ignore_the_order_of_the_batch():
         torch.testing.assert_close(loss(rows[order], owner[order]), loss(rows, owner))
 
 
-def test_contrasts_are_least_where_rows_equal_their_texts():
+def test_contrastive_losses_are_lowest_if_rows_equal_their_texts():
     owner = torch.tensor([0, 0, 1, 1, 2, 2])
     texts = torch.eye(3, 5, dtype=torch.float64)
     for tau in (0.05, 0.5):
@@ -130,14 +125,14 @@ def test_contrasts_are_least_where_rows_equal_their_texts():
         for weighting in WEIGHTINGS:
             best = part_contrastive_loss(texts[owner], texts, owner, tau, weighting)
             assert best < part_contrastive_loss(unit_rows(6), texts, owner, tau, weighting)
-    # Perfectly told apart, each image still shares its text with one other: log 2 per direction.
+    # Even perfectly separated, each image shares its text with one other: log 2 per direction.
     loss = identity_contrastive_loss(texts[owner], texts, owner, 0.01)
     assert loss.item() == pytest.approx(2 * math.log(2))
     loss = part_contrastive_loss(texts[owner], texts, owner, 0.01, "area")
     assert loss.item() == pytest.approx(math.log(2))
 
 
-def test_triplet_is_zero_beyond_the_margin_and_finite_for_identical_crops():
+def test_triplet_is_zero_beyond_the_margin_with_a_finite_gradient_at_zero_distance():
     labels = torch.tensor([0, 0, 1, 1])
     far = torch.tensor([[0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]], requires_grad=True)
     assert triplet_loss(far, labels, margin=0.3, normalize=False).item() == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import torch
 
 from pivl_distill.config import HeadSettings, LossSettings, Stage2Settings
-from pivl_distill.models.network import EncoderOutput
 from pivl_distill.runs.progress import Progress
 from pivl_distill.runs.run import Run
 from pivl_distill.training.alignment import TextFeatures
@@ -127,11 +125,3 @@ def test_the_scale_is_saved_with_a_run(band_store, tmp_path, monkeypatch):
     assert len(scales) > 5
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 2
     assert json.loads((run.path / "metrics.jsonl").read_text().splitlines()[1])["epoch"] == 2
-
-
-def test_encoded_tensors_keep_their_order():
-    encoded = EncoderOutput((torch.zeros(1), torch.ones(1)), torch.full((1,), 2.0))
-    doubled = encoded.with_tensors([2 * tensor for tensor in encoded.tensors()])
-    assert [tensor.item() for tensor in doubled.tensors()] == [0, 2, 4]
-    alone = dataclasses.replace(encoded, cells=None)
-    assert alone.with_tensors(alone.tensors()).cells is None

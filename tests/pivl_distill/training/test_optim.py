@@ -1,0 +1,140 @@
+"""The optimizer's parameter groups and the learning rates of stage 2."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from pivl_distill.config import (
+    AugmentSettings,
+    Stage2Settings,
+    StudentConfig,
+    TeachConfig,
+    load_config,
+)
+from pivl_distill.training.optim import make_optimizer, set_learning_rate
+from stubs import MapStub
+
+IDENTITIES, DIM = 6, 16
+SETTINGS = Stage2Settings(
+    epochs=4,
+    identities_per_batch=3,
+    crops_per_identity=2,
+    learning_rate=5e-3,
+    augment=AugmentSettings(erase_probability=0.2),
+)
+
+
+def stub() -> MapStub:
+    return MapStub(32, IDENTITIES, dim=DIM, aligns=True)
+
+
+def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not():
+    network = stub()
+    decayed, norms, biases = make_optimizer(network, SETTINGS).param_groups
+    names = {id(p): name for name, p in network.named_parameters()}
+    assert {names[id(p)] for p in decayed["params"]} == {
+        "encoder.weight",
+        "neck.classifier.weight",
+        "project.weight",
+        "align.weight",
+    }
+    assert {names[id(p)] for p in norms["params"]} == {"neck.norm.weight"}
+    assert {names[id(p)] for p in biases["params"]} == {
+        "encoder.bias",
+        "project.bias",
+        "align.bias",
+    }
+    assert [g["weight_decay"] for g in (decayed, norms, biases)] == [SETTINGS.weight_decay, 0, 0]
+
+
+def test_everything_decays_where_it_is_asked_for():
+    settings = SETTINGS.model_copy(update={"weight_decay_on": "all"})
+    groups = make_optimizer(stub(), settings).param_groups
+    assert [group["weight_decay"] for group in groups] == [SETTINGS.weight_decay] * 3
+
+
+def test_biases_may_learn_faster():
+    settings = SETTINGS.model_copy(update={"bias_lr_factor": 2.0, "warmup_epochs": 0})
+    optimizer = make_optimizer(stub(), settings)
+    set_learning_rate(optimizer, settings, 0.0)
+    rate = settings.learning_rate
+    assert [group["lr"] for group in optimizer.param_groups] == [rate, rate, 2 * rate]
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        ("cnn", {"learning_rate": 3.5e-4}),
+        ("vit", {"learning_rate": 5e-6, "warmup_factor": 0.1, "milestones": (30, 50)}),
+    ],
+)
+def test_steps_are_the_rates_of_clip_reids_stage_2(golden_rates, model, changes):
+    expected = golden_rates[f"stage2_{model}"]
+    settings = Stage2Settings(
+        lr_schedule="multistep", epochs=len(expected), warmup_epochs=10, **changes
+    )
+    optimizer = make_optimizer(stub(), settings)
+    for inside in (0.0, 0.9):  # one rate for all of an epoch
+        rates = []
+        for epoch in range(settings.epochs):
+            set_learning_rate(optimizer, settings, epoch + inside)
+            rates.append(optimizer.param_groups[0]["lr"])
+        assert rates == pytest.approx(expected, rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("preset", "section", "model"),
+    [
+        ("clipreid_vit", "teach", "vit"),
+        ("clipreid_vit_sie_olp", "teach", "vit"),
+        ("paper_vit", "teach", "vit"),
+        ("clipreid_rn50", "teach", "cnn"),
+        ("paper", "teach", "cnn"),
+        ("table3_b_p_f", "teach", "cnn"),
+        ("clipreid_rn50", "student", "cnn"),
+        ("clipreid_vit", "student", "cnn"),
+        ("paper", "student", "cnn"),
+        ("table5_pivl", "student", "cnn"),
+    ],
+)
+def test_presets_have_clip_reids_rates_of_stage_2(golden_rates, preset, section, model):
+    kind = TeachConfig if section == "teach" else StudentConfig
+    settings = load_config(kind, section, preset, {}).stage2
+    optimizer, rates = make_optimizer(stub(), settings), []
+    for epoch in range(settings.epochs):
+        set_learning_rate(optimizer, settings, epoch)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+    expected = golden_rates[f"stage2_{model}"]
+    *weights, biases = zip(*rates, strict=True)
+    for group in weights:
+        assert group == pytest.approx(expected, rel=1e-9, abs=0)
+    assert biases == pytest.approx([2 * rate for rate in expected], rel=1e-9, abs=0)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "share"),
+    [
+        (0.0, 0.02 / 2),  # the first step is not lost
+        (1.0, 1.02 / 2 * 0.5 * (1 + math.cos(math.pi / 20))),
+        (2.0, 0.5 * (1 + math.cos(math.pi * 2 / 20))),
+        (10.0, 0.5),
+        (19.9, 0.01),  # the floor
+    ],
+)
+def test_the_rate_warms_up_then_falls_as_a_cosine_to_its_floor(epoch, share):
+    settings = SETTINGS.model_copy(
+        update={"epochs": 20, "warmup_epochs": 2.0, "min_lr_ratio": 0.01}
+    )
+    optimizer = make_optimizer(stub(), settings)
+    set_learning_rate(optimizer, settings, epoch)
+    for group in optimizer.param_groups:
+        assert group["lr"] == pytest.approx(settings.learning_rate * share)
+
+
+def test_without_warm_up_the_first_rate_is_the_full_one():
+    settings = SETTINGS.model_copy(update={"warmup_epochs": 0.0})
+    optimizer = make_optimizer(stub(), settings)
+    set_learning_rate(optimizer, settings, 0.0)
+    assert optimizer.param_groups[0]["lr"] == settings.learning_rate
