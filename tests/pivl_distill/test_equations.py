@@ -15,8 +15,8 @@ from equation_loops import (
     assert_same,
     batch_hard_triplet,
     contrast_by_loops,
-    distance_by_loops,
     depthwise_3x3_by_loops,
+    distance_by_loops,
     dot,
     downsample,
     lateral_by_loops,
@@ -32,15 +32,9 @@ from equation_loops import (
     smoothed_cross_entropy,
     upsample,
 )
+from pivl_distill import losses
 from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.vocabulary import IGNORE, LIP20
-from pivl_distill.losses import (
-    embedding_loss,
-    identity_contrastive_loss,
-    identity_loss,
-    image_to_text_loss,
-    triplet_loss,
-)
 from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.fusion import FusionHead, LateralFusion, SimplePyramidFusion
@@ -64,7 +58,9 @@ def test_equation_2(owner: list[int], tau: float) -> None:
     texts_per_image = texts[labels]  # T_{y_i} of the paper
     expected = one_way_contrast(images, texts_per_image, labels, tau)
     expected = expected + one_way_contrast(texts_per_image, images, labels, tau)
-    assert_same(identity_contrastive_loss(images, texts, labels, tau), expected, images, texts)
+    assert_same(
+        losses.identity_contrastive_loss(images, texts, labels, tau), expected, images, texts
+    )
 
 
 # Eq. 3 and L_id of Eq. 4
@@ -75,14 +71,14 @@ def test_equation_3(epsilon: float) -> None:
     images, texts, labels = normal(4, 5), normal(6, 5, seed=1), torch.tensor([5, 0, 0, 3])
     logits = torch.stack([torch.stack([dot(image, text) for text in texts]) for image in images])
     expected = smoothed_cross_entropy(logits, labels, epsilon)
-    assert_same(image_to_text_loss(images, texts, labels, epsilon), expected, images, texts)
+    assert_same(losses.image_to_text_loss(images, texts, labels, epsilon), expected, images, texts)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.1])
 def test_label_smoothing_of_equation_4(epsilon: float) -> None:
     logits, labels = normal(4, 6), torch.tensor([5, 0, 0, 3])
     expected = smoothed_cross_entropy(logits, labels, epsilon)
-    assert_same(identity_loss(logits, labels, epsilon), expected, logits)
+    assert_same(losses.identity_loss(logits, labels, epsilon), expected, logits)
 
 
 # L_tri of Eq. 4
@@ -94,7 +90,7 @@ def test_triplet_of_equation_4(normalize: bool, margin: float) -> None:
     features, labels = normal(8, 5), torch.tensor([0, 1, 0, 2, 1, 1, 2, 0])
     compared = torch.stack([f / norm(f) for f in features]) if normalize else features
     expected = batch_hard_triplet(compared, labels, margin)
-    assert_same(triplet_loss(features, labels, margin, normalize), expected, features)
+    assert_same(losses.triplet_loss(features, labels, margin, normalize), expected, features)
 
 
 # Eq. 6: the text features of a map
@@ -270,7 +266,7 @@ def test_embedding_loss_depends_on_the_direction_alone() -> None:
     features, embeddings = normal(4, 5), normal(4, 5, seed=1)
     gaps = [a / norm(a) - b / norm(b) for a, b in zip(features, embeddings, strict=True)]
     expected = mean([dot(gap, gap) for gap in gaps])
-    assert_same(embedding_loss(features, embeddings), expected, features, embeddings)
+    assert_same(losses.embedding_loss(features, embeddings), expected, features, embeddings)
 
 
 # Eq. 12 (Eq. 4 is its first three terms)
