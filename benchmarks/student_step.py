@@ -62,8 +62,8 @@ def student_step(
     store: CropStore, dim: int, identities: int = IDENTITIES, **changes: object
 ) -> Step:
     """A step of stage 2 with all its losses."""
-    stage = student_stage(store, dim, identities, **changes)
-    return lambda: stage.step(BATCH, epoch_rng(0, 0))
+    trainer = student_stage(store, dim, identities, **changes)
+    return lambda: trainer.step(BATCH, epoch_rng(0, 0))
 
 
 def student_stage(
@@ -76,9 +76,8 @@ def student_stage(
     device = torch.get_default_device()
     network = create_backbone(ARCH, image_size_hw=SIZE_HW)
     student = Student(ARCH, network, SIZE_HW, identities, dim, True, settings.head).to(device)
-    text_features = TextFeatures.from_bank(
-        random_bank(tuple(range(identities)), dim, LIP20), settings.loss, settings.head
-    ).to(device)
+    bank = random_bank(tuple(range(identities)), dim, LIP20)
+    text_features = TextFeatures.from_bank(bank, settings.loss, settings.head).to(device)
     return Stage2Trainer(student.train(), store, text_features, settings)
 
 

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 import click
 import torch
 from harness import Row, interleaved, on_device, overhead, peak_bytes, report, speedup
-from student_step import BATCH, CROPS, IDENTITIES, IN_BATCH, bank, crops
+from student_step import BATCH, CROPS, IDENTITIES, IN_BATCH, crops
 
 from pivl_distill.config import Stage2Settings
 from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
+from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.dry_run import random_bank
 from pivl_distill.training.stage2 import Stage2Trainer
 from teachers.clip import TINY, TINY_SIZE_HW, load_clip
 from teachers.teacher import Teacher
@@ -40,11 +42,10 @@ def teacher_step(clip_name: str, store: CropStore, **changes: object) -> Callabl
     device, size_hw = torch.get_default_device(), store.crops.shape[1:3]
     clip = load_clip(clip_name, "none", size_hw).to(device)
     teacher = Teacher(clip, IDENTITIES, settings.head).to(device)
-    text_features = TextFeatures.from_bank(bank(clip.image.dim), settings.loss, settings.head).to(
-        device
-    )
-    stage = Stage2Trainer(teacher.train(), store, text_features, settings)
-    return lambda: stage.step(BATCH, epoch_rng(0, 0))
+    bank = random_bank(tuple(range(IDENTITIES)), clip.image.dim, LIP20)
+    text_features = TextFeatures.from_bank(bank, settings.loss, settings.head).to(device)
+    trainer = Stage2Trainer(teacher.train(), store, text_features, settings)
+    return lambda: trainer.step(BATCH, epoch_rng(0, 0))
 
 
 def rows_of(clip_name: str, store: CropStore) -> Iterator[Row]:

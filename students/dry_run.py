@@ -82,9 +82,8 @@ def _load_or_make_bank(
         f"There is no prompt bank; random texts of {random_bank_dim} dimensions replace it."
     )
     vocabulary = dataset.vocabulary or LIP20
-    bank = select_bank(
-        config, random_bank(dataset.train_pids, random_bank_dim, vocabulary), dataset
-    )
+    bank = random_bank(dataset.train_pids, random_bank_dim, vocabulary)
+    bank = select_bank(config, bank, dataset)
     if uses_part_texts(config):
         check_parts(bank, dataset)
     return bank

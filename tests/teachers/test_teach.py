@@ -208,7 +208,7 @@ def test_a_clip_reid_checkpoint_may_be_the_clip(checkpoint_and_base, tmp_path, c
             torch.testing.assert_close(ours.projected, theirs.projected)
         assert clip.text.encode(["a photo of a person"]).shape == (1, 24)
     assert clip.weights_sha256 != checkpoint.weights_sha256  # it has words
-    with pytest.raises(PivlError, match=r"differs\. Name the CLIP it was fine-tuned from"):
+    with pytest.raises(PivlError, match=r"differ\. Name the CLIP it was fine-tuned from"):
         build_clip(settings.model_copy(update={"base": "none"}), (256, 128), dataset)
 
 
