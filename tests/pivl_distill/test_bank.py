@@ -1,4 +1,4 @@
-"""The prompt bank: rows go by pid, controls change what they say they change, files are checked."""
+"""The prompt bank: lookup by pid, checks of images and files, control experiments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pivl_distill.storage.tensors import load_tensors, save_tensors
 TENSORS = ("identity", "part", "label", "present")
 
 
-def test_what_was_saved_is_loaded(prompt_bank, tmp_path):
+def test_load_returns_what_was_saved(prompt_bank, tmp_path):
     path = tmp_path / "new folder" / "bank.safetensors"
     prompt_bank.save(path)
     loaded = PromptBank.load(path)
@@ -31,7 +31,7 @@ def test_what_was_saved_is_loaded(prompt_bank, tmp_path):
     assert loaded.dim == 16
 
 
-def test_a_bank_in_half_precision_is_half_the_file_and_read_as_single(prompt_bank, tmp_path):
+def test_float16_halves_the_file_and_loads_as_float32(prompt_bank, tmp_path):
     paths = {name: tmp_path / f"{name}.safetensors" for name in ("float32", "float16")}
     for precision, path in paths.items():
         prompt_bank.save(path, precision)
@@ -53,7 +53,7 @@ def test_rows_are_found_by_pid(prompt_bank):
     assert torch.equal(chosen.label, prompt_bank.label)
 
 
-def test_select_takes_any_iterable_and_changes_nothing_for_its_own_pids(prompt_bank):
+def test_select_accepts_any_iterable_and_keeps_the_same_pids(prompt_bank):
     same = prompt_bank.select(pid for pid in prompt_bank.pids)
     assert same.pids == prompt_bank.pids
     assert torch.equal(same.part, prompt_bank.part)
@@ -64,14 +64,14 @@ def test_unknown_identities_are_named(prompt_bank):
         prompt_bank.select([5, 7, 99])
 
 
-def test_of_many_unknown_identities_ten_are_named(prompt_bank):
+def test_at_most_ten_unknown_identities_are_named(prompt_bank):
     with pytest.raises(PivlError, match=r"50 of 50 .*\(pid 100, .*, 109, …\)"):
         prompt_bank.select(range(100, 150))
 
 
 @pytest.fixture
 def people(tmp_path) -> Callable[..., tuple[Record, ...]]:
-    """`people({3: 10, 7: 20})` writes two images of each pid, as long as said."""
+    """`people({3: 10, 7: 20})` writes two images of each pid, with that many bytes."""
 
     def write(lengths: dict[int, int], folder: str = "here") -> tuple[Record, ...]:
         paths = [
@@ -88,37 +88,37 @@ def people(tmp_path) -> Callable[..., tuple[Record, ...]]:
 
 
 @pytest.fixture
-def taught(prompt_bank, people, tmp_path) -> PromptBank:
-    """A bank that was saved and knows the images of pid 3, 7 and 8."""
+def loaded_bank(prompt_bank, people, tmp_path) -> PromptBank:
+    """A bank loaded from a file, with the digests of the images of pid 3, 7 and 8."""
     images = frozenset(record.digest for record in people({3: 10, 7: 20, 8: 30}))
     dataclasses.replace(prompt_bank, image_digests=images).save(tmp_path / "bank.safetensors")
     return PromptBank.load(tmp_path / "bank.safetensors")
 
 
-def test_the_same_images_belong_wherever_they_lie(taught, people):
+def test_the_same_images_are_accepted_in_any_folder(loaded_bank, people):
     elsewhere = people({3: 10, 7: 20, 8: 30}, "elsewhere")
-    taught.check_images(elsewhere)
-    taught.check_images(elsewhere[2:4])  # fewer identities
-    taught.check_images(elsewhere[::2])  # fewer images of each
+    loaded_bank.check_images(elsewhere)
+    loaded_bank.check_images(elsewhere[2:4])  # fewer identities
+    loaded_bank.check_images(elsewhere[::2])  # fewer images of each
 
 
-def test_more_images_of_the_same_people_belong(taught, people):
-    taught.check_images((*people({3: 10}), *people({3: 99}, "more")))
+def test_additional_images_of_the_same_people_are_accepted(loaded_bank, people):
+    loaded_bank.check_images((*people({3: 10}), *people({3: 99}, "more")))
 
 
 @pytest.mark.parametrize(
     ("lengths", "named"),
     [
         ({3: 11, 7: 21, 8: 31}, r"3 of 3 identities \(pid 3, 7, 8\)"),  # other people
-        ({3: 10, 7: 30, 8: 20}, r"2 of 3 identities \(pid 7, 8\)"),  # numbered otherwise
+        ({3: 10, 7: 30, 8: 20}, r"2 of 3 identities \(pid 7, 8\)"),  # other pids
     ],
 )
-def test_other_people_of_the_same_numbers_are_named(taught, people, lengths, named):
+def test_other_people_with_the_same_pids_are_named(loaded_bank, people, lengths, named):
     with pytest.raises(PivlError, match=rf"made from bands and .*{named}.*trust_pids=true"):
-        taught.check_images(people(lengths, "other"))
+        loaded_bank.check_images(people(lengths, "other"))
 
 
-def test_label_only_says_the_same_of_everyone(prompt_bank):
+def test_label_only_has_the_same_part_features_for_all_identities(prompt_bank):
     control = prompt_bank.label_only()
     assert control.part.shape == prompt_bank.part.shape
     for row in range(len(prompt_bank.pids)):
@@ -128,7 +128,7 @@ def test_label_only_says_the_same_of_everyone(prompt_bank):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_permuted_gives_everyone_the_texts_of_another(prompt_bank, seed):
+def test_permuted_gives_each_identity_the_rows_of_another(prompt_bank, seed):
     control = prompt_bank.permuted(seed)
     assert control.pids == prompt_bank.pids
     sources = []
@@ -165,17 +165,17 @@ def test_permuted_depends_on_the_seed_alone(prompt_bank):
         ),
     ],
 )
-def test_shapes_that_do_not_fit_together(prompt_bank, change, message):
+def test_inconsistent_shapes_are_refused(prompt_bank, change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(prompt_bank, **change)
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(PivlError, match=r"No prompt bank at .*none"):
         PromptBank.load(tmp_path / "none.safetensors")
 
 
-def test_a_damaged_file(prompt_bank, tmp_path):
+def test_a_damaged_file_is_refused(prompt_bank, tmp_path):
     path = tmp_path / "bank.safetensors"
     prompt_bank.save(path)
     path.write_bytes(path.read_bytes()[:-100])
@@ -183,7 +183,7 @@ def test_a_damaged_file(prompt_bank, tmp_path):
         PromptBank.load(path)
 
 
-def test_a_file_of_another_kind(tmp_path):
+def test_a_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "student.safetensors"
     save_tensors(path, "student", {"weight": torch.zeros(2)}, {})
     with pytest.raises(PivlError, match="is not a prompt bank, but a student"):

@@ -58,9 +58,8 @@ def test_equation_2(owner: list[int], tau: float) -> None:
     texts_per_image = texts[labels]  # T_{y_i} of the paper
     expected = one_way_contrast(images, texts_per_image, labels, tau)
     expected = expected + one_way_contrast(texts_per_image, images, labels, tau)
-    assert_same(
-        losses.identity_contrastive_loss(images, texts, labels, tau), expected, images, texts
-    )
+    actual = losses.identity_contrastive_loss(images, texts, labels, tau)
+    assert_same(actual, expected, images, texts)
 
 
 # Eq. 3 and L_id of Eq. 4
@@ -119,19 +118,18 @@ def test_equation_6_has_the_text_of_each_cells_part(
 
 
 def test_equation_6_with_the_mean_text_of_each_cells_parts() -> None:
-    maps, labels, grid_hw = random_map(), torch.tensor([3, 0, 2]), (4, 3)
-    text_features = make_text_features()
+    maps, labels, text_features = random_map(), torch.tensor([3, 0, 2]), make_text_features()
     settings = LossSettings(align_background="ignore", align_labels="soft")
     expected = {}
     for image in range(len(maps)):
         person = int(labels[image])
-        for (row, column), values in pixels_per_cell(maps[image], grid_hw).items():
+        for (row, column), values in pixels_per_cell(maps[image], (4, 3)).items():
             parts = [v for v in values if v not in (IGNORE, 0) and text_features.present[person, v]]
             if 2 * len(parts) >= len(values):
                 expected[image, row, column] = mean(
                     [text_features.part[person, part] for part in parts]
                 )
-    target = make_text_map(maps, labels, grid_hw, text_features, settings)
+    target = make_text_map(maps, labels, (4, 3), text_features, settings)
     places = [tuple(place) for place in target.mask.nonzero().tolist()]
     assert set(places) == set(expected)
     in_order = torch.stack([expected[place] for place in places])

@@ -1,4 +1,4 @@
-"""From crops to vectors: preprocessing, order, and what stands in for the network."""
+"""From crops to embeddings: preprocessing, order, and a replaced forward function."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_crops_are_scaled_then_normalised_per_channel(model, crops):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 128])
-def test_features_keep_the_order_of_the_crops_whatever_the_batch(model, crops, batch_size):
+def test_features_keep_the_order_of_the_crops_for_any_batch_size(model, crops, batch_size):
     features = embed(model, crops, batch_size=batch_size)
     assert features.shape == (11, 5)
     assert features.dtype == np.float32
@@ -44,7 +44,7 @@ def test_features_keep_the_order_of_the_crops_whatever_the_batch(model, crops, b
         np.testing.assert_allclose(features[number], expected, atol=1e-5)
 
 
-def test_embedding_does_not_train(model, crops):
+def test_embed_changes_no_weight_or_statistic(model, crops):
     model.network.train()
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     features = embed(model, crops)
@@ -54,20 +54,20 @@ def test_embedding_does_not_train(model, crops):
         assert torch.equal(value, before[name]), name
 
 
-def test_an_exported_artifact_gets_the_same_preprocessing(model, crops):
-    seen = []
+def test_a_replaced_forward_has_the_same_preprocessing(model, crops):
+    batches = []
 
     def artifact(images):
-        seen.append(images)
+        batches.append(images)
         return images.mean((2, 3)).half()
 
     features = embed(model, crops, forward=artifact, batch_size=6)
-    assert [len(images) for images in seen] == [6, 5]
-    assert torch.equal(torch.cat(seen), model.preprocess(crops))
+    assert [len(images) for images in batches] == [6, 5]
+    assert torch.equal(torch.cat(batches), model.preprocess(crops))
     assert features.shape == (11, 3)
     assert features.dtype == np.float32
 
 
-def test_a_network_without_parameters_will_do(crops):
+def test_a_network_without_parameters_is_accepted(crops):
     model = EmbeddingModel("pixels", nn.Flatten(), (8, 4), MEAN, STD)
     assert embed(model, crops).shape == (11, 96)

@@ -1,4 +1,4 @@
-"""The fusion head: every form and every grid; `test_equations.py` recomputes Eq. 9 and 10."""
+"""The reference fusion head: every form and grid; `test_equations.py` recomputes Eq. 9 and 10."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEVELS = [(2, 3, 4), (2, 4), (3,), (4,)]
 def pyramid_of(
     size_hw: tuple[int, int], channels: tuple[int, ...] = CHANNELS
 ) -> tuple[Tensor, ...]:
-    """Maps of strides 4, 8 and 16, odd sizes rounded up as by padded convolutions."""
+    """Maps of strides 4, 8 and 16; odd sizes round up, as with padded convolutions."""
     generator = torch.Generator().manual_seed(0)
     sizes = [[-(-pixels // stride) for pixels in size_hw] for stride in (4, 8, 16)]
     return tuple(
@@ -45,7 +45,7 @@ def head_of(size_hw: tuple[int, int], kind: str = "cnn", **settings):
 @pytest.mark.parametrize(
     ("size_hw", "grid_hw"), [((128, 64), (16, 8)), ((168, 84), (21, 10)), ((256, 128), (32, 16))]
 )
-def test_the_map_has_stride_8_whatever_the_crop(kind, levels, size_hw, grid_hw):
+def test_the_map_has_stride_8_for_any_crop_size(kind, levels, size_hw, grid_hw):
     assert grid_size(size_hw) == grid_hw
     head = head_of(size_hw, kind, levels=levels)
     pyramid = pyramid_of(size_hw)
@@ -55,7 +55,7 @@ def test_the_map_has_stride_8_whatever_the_crop(kind, levels, size_hw, grid_hw):
 
 
 @pytest.mark.parametrize("levels", LEVELS)
-def test_exactly_the_chosen_levels_learn(levels):
+def test_only_the_chosen_levels_get_gradients(levels):
     pyramid = tuple(m.requires_grad_() for m in pyramid_of((64, 32)))
     head_of((64, 32), levels=levels)(pyramid).sum().backward()
     assert [level for level, m in enumerate(pyramid) if m.grad is not None] == [
@@ -66,14 +66,14 @@ def test_exactly_the_chosen_levels_learn(levels):
 @pytest.mark.parametrize(
     ("levels", "branches"), [((2, 3, 4, 5), 4), ((2, 3, 4), 3), ((2, 4), 2), ((4,), 1)]
 )
-def test_every_parameter_of_the_vit_form_learns(levels, branches):
+def test_every_parameter_of_a_simple_pyramid_gets_gradients(levels, branches):
     head = head_of((64, 32), "vit", levels=levels)
     assert len(head.branches) == branches
     head((torch.randn(2, 12, 4, 2),)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
 
 
-def test_the_vit_form_at_scale_1_is_two_normalised_convolutions():
+def test_a_simple_pyramid_at_scale_1_is_two_normalised_convolutions():
     head = head_of((64, 32), "vit", levels=(4,))
     with torch.no_grad():
         for parameter in head.parameters():
@@ -91,7 +91,7 @@ def test_the_vit_form_at_scale_1_is_two_normalised_convolutions():
 
 
 def doubled(x: Tensor, layer: torch.nn.ConvTranspose2d) -> Tensor:
-    """Every cell [C] becomes 2 × 2 cells [C / 2]: a linear map for each."""
+    """Map every cell [C] to 2 × 2 cells [C / 2], each by its own linear map."""
     out = x.new_empty(len(x), layer.out_channels, 2 * x.shape[2], 2 * x.shape[3])
     for row in range(2):
         for column in range(2):
@@ -100,7 +100,7 @@ def doubled(x: Tensor, layer: torch.nn.ConvTranspose2d) -> Tensor:
     return out
 
 
-def test_the_vit_form_doubles_the_scale_and_halves_the_channels_as_vitdet():
+def test_a_simple_pyramid_doubles_the_scale_and_halves_the_channels_as_vitdet():
     head = head_of((64, 32), "vit", levels=(2, 3))
     tokens = torch.randn(2, 12, 4, 2)
     up, norm, _, again = head.branches[0][:4]
@@ -152,7 +152,7 @@ def test_only_the_finest_map_is_strided(down, parameters):
 
 
 @pytest.mark.parametrize(("norm", "over"), [("none", None), ("batch", (0, 2, 3)), ("layer", (1,))])
-def test_laterals_may_be_normed(norm, over):
+def test_laterals_can_have_a_norm(norm, over):
     head = head_of((64, 32), levels=(3,), lateral_norm=norm).train()
     out = head(pyramid_of((64, 32)))
     if over is None:
@@ -162,7 +162,7 @@ def test_laterals_may_be_normed(norm, over):
     assert (out.var(over, unbiased=False) - 1).abs().max() < 0.05
 
 
-def test_a_vit_may_give_the_tokens_of_three_blocks_through_laterals():
+def test_tokens_of_three_blocks_of_a_vit_pass_laterals():
     head = head_of((64, 32), "blocks", levels=(2, 4), down="strided")
     maps = tuple(torch.randn(2, 12, 4, 2, requires_grad=True) for _ in range(3))
     out = head(maps)
@@ -186,14 +186,14 @@ def test_blocks_are_taken_at_thirds_of_the_depth(depth, blocks):
     assert block_thirds(depth) == blocks
 
 
-def test_each_head_may_align_in_more_dimensions_than_its_texts_have():
+def test_the_alignment_dimension_can_exceed_that_of_the_texts():
     pyramid = pyramid_of((64, 32))
     assert head_of((64, 32), align_dim=24)(pyramid).shape[1] == 24
     with pytest.raises(PivlError, match="align_dim 8 is less than the 16"):
         head_of((64, 32), align_dim=8)
 
 
-def test_heads_of_two_networks_share_nothing():
+def test_heads_of_two_networks_share_no_parameters():
     first, second = (
         build_fusion_head("cnn", CHANNELS, DIM, (64, 32), HeadSettings()) for _ in "ab"
     )
@@ -201,7 +201,7 @@ def test_heads_of_two_networks_share_nothing():
     assert not of_first & {parameter.data_ptr() for parameter in second.parameters()}
 
 
-def test_auto_is_depthwise_where_that_exists():
+def test_auto_is_depthwise_if_channels_divide_the_dimension():
     head = build_fusion_head("cnn", (4, 24, 16), 16, (64, 32), HeadSettings(lateral="auto"))
     assert [lateral.groups for lateral in head.laterals] == [4, 1, 16]
 

@@ -17,7 +17,7 @@ def test_the_neck_normalises_over_the_batch_and_classifies():
     torch.testing.assert_close(neck(features), standard @ neck.classifier.weight.T)
 
 
-def test_the_neck_learns_no_shift_and_no_bias():
+def test_the_neck_has_no_trained_bias():
     neck = BNNeck(6, 4)
     trained = {name for name, p in neck.named_parameters() if p.requires_grad}
     assert trained == {"norm.weight", "classifier.weight"}

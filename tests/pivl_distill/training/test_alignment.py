@@ -1,5 +1,7 @@
-"""Texts for stage 2 and their alignment: which cells count, what is invariant. Loops are in
-`test_equations.py`."""
+"""Text features of stage 2 and their alignment: masks, confidence, invariances.
+
+`test_equations.py` recomputes Eq. 6 and 11 by loops.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ def texts_of(bank, head: HeadSettings | None = None, **loss: object) -> TextFeat
     return TextFeatures.from_bank(bank, LossSettings(**loss), head or HeadSettings())
 
 
-def test_identity_texts_get_the_norm_that_is_asked_for(prompt_bank):
+def test_text_scale_is_the_norm_of_identity_texts(prompt_bank):
     text_features = texts_of(prompt_bank, text_scale=7.0)
     torch.testing.assert_close(text_features.identity.norm(dim=1), torch.full((IDENTITIES,), 7.0))
     cosine = F.cosine_similarity(text_features.identity, prompt_bank.identity)
@@ -39,11 +41,11 @@ def test_identity_texts_get_the_norm_that_is_asked_for(prompt_bank):
     assert text_features.to(torch.device("cpu")).vocabulary is LIP20
 
 
-def test_identity_texts_may_keep_clips_own_norms(prompt_bank):
+def test_text_scale_clip_keeps_the_norms_of_clip(prompt_bank):
     assert torch.equal(texts_of(prompt_bank, text_scale="clip").identity, prompt_bank.identity)
 
 
-def test_a_background_may_be_the_same_for_all_identities(prompt_bank):
+def test_identity_free_background_is_the_same_for_all_identities(prompt_bank):
     bank = dataclasses.replace(prompt_bank, present=torch.zeros_like(prompt_bank.present))
     text_features = texts_of(bank, align_background="identity_free")
     everyone = bank.label[LIP20.background].expand(IDENTITIES, -1)
@@ -53,7 +55,7 @@ def test_a_background_may_be_the_same_for_all_identities(prompt_bank):
     assert not bank.present.any()
 
 
-def test_wider_texts_keep_their_angles(prompt_bank):
+def test_a_wider_projection_preserves_inner_products(prompt_bank):
     wide = texts_of(prompt_bank, HeadSettings(align_dim=40))
     assert wide.part.shape == (IDENTITIES, len(LIP20), 40)
     assert wide.identity.shape == (IDENTITIES, DIM)
@@ -64,11 +66,11 @@ def test_wider_texts_keep_their_angles(prompt_bank):
     assert not wide.part.requires_grad
 
 
-def test_texts_of_the_same_dimension_stay_as_they_are(prompt_bank):
+def test_an_equal_dimension_changes_nothing(prompt_bank):
     assert texts_of(prompt_bank, HeadSettings(align_dim=DIM)).part is prompt_bank.part
 
 
-def test_texts_do_not_fit_into_fewer_dimensions(prompt_bank):
+def test_fewer_dimensions_are_refused(prompt_bank):
     with pytest.raises(PivlError, match=r"align_dim 15 is less than the 16 dimensions"):
         texts_of(prompt_bank, HeadSettings(align_dim=15))
 
@@ -79,10 +81,10 @@ def cells(*rows: list[int]) -> Tensor:
 
 
 @pytest.mark.parametrize("background", ["ignore", "include", "identity_free"])
-def test_a_cell_has_a_text_where_its_part_was_seen(prompt_bank, background):
+def test_a_cell_has_a_text_if_its_part_is_present(prompt_bank, background):
     hat, face, glove = (LIP20.index(label) for label in ("Hat", "Face", "Glove"))
     maps = torch.cat([cells([0, hat, IGNORE], [face, glove, 0])] * 2)
-    labels = torch.tensor([1, 2])  # nobody has gloves; person 2 was never seen with a hat
+    labels = torch.tensor([1, 2])  # gloves are present on nobody, a hat not on identity 2
     settings = LossSettings(align_background=background)
     text_features = TextFeatures.from_bank(prompt_bank, settings, HeadSettings())
     target = make_text_map(maps, labels, (2, 3), text_features, settings)
@@ -97,7 +99,7 @@ def test_a_cell_has_a_text_where_its_part_was_seen(prompt_bank, background):
         torch.testing.assert_close(full[image, :, row, column], expected)
 
 
-def test_the_nearest_pixel_may_decide_instead_of_the_majority(prompt_bank):
+def test_nearest_labels_a_cell_by_its_central_pixel(prompt_bank):
     hat, face = LIP20.index("Hat"), LIP20.index("Face")
     maps = torch.full((1, 9, 9), hat, dtype=torch.uint8)
     maps[0, 4, 4] = face
@@ -121,7 +123,7 @@ def alignment() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1"])
-def test_alignment_is_zero_on_the_texts_themselves(alignment, distance):
+def test_the_loss_is_zero_if_features_equal_their_texts(alignment, distance):
     aligned, text_features, labels, parts = alignment
     target = make_hard_text_map(text_features, labels, parts)
     perfect = text_features[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
@@ -134,7 +136,7 @@ def test_alignment_is_zero_on_the_texts_themselves(alignment, distance):
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_alignment_without_a_known_cell_is_zero_with_a_gradient(alignment, distance):
+def test_the_loss_without_a_known_cell_is_zero_with_a_zero_gradient(alignment, distance):
     aligned, text_features, labels, parts = alignment
     target = make_hard_text_map(text_features, labels, torch.full_like(parts, IGNORE))
     loss = alignment_loss(FusedMap(aligned), target, distance, 0.07)
@@ -154,7 +156,7 @@ def test_unknown_cells_get_no_gradient(alignment, distance):
     assert torch.equal(touched, parts != IGNORE)
 
 
-def test_a_contrast_knows_identities_apart(alignment):
+def test_a_contrastive_distance_separates_identities(alignment):
     _, text_features, labels, parts = alignment
     own = text_features[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
     other = text_features[1 - labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
@@ -167,8 +169,8 @@ def test_a_contrast_knows_identities_apart(alignment):
     assert losses[0] < losses[1]
 
 
-def test_cells_count_as_much_as_the_parser_was_sure(prompt_bank):
-    """Cell by cell: the mean confidence of its pixels is its weight."""
+def test_cells_are_weighted_by_the_confidence_of_the_parser(prompt_bank):
+    """The weight of a cell is the mean confidence of its pixels."""
     hat, face = LIP20.index("Hat"), LIP20.index("Face")
     maps = cells([hat, face, 0], [face, IGNORE, hat])
     confidence = torch.randint(0, 256, maps.shape, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""A batch in parts gives the loss and the gradients of the batch in one."""
+"""GradCache has the loss and the gradients of the whole batch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def gradients(network: PyramidStub) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
 @pytest.mark.parametrize("distance", ["cosine", "mse", "contrastive"])
-def test_parts_give_the_loss_and_the_gradients_of_the_whole(
+def test_microbatches_have_the_loss_and_gradients_of_the_whole_batch(
     text_features, band_store, parts, distance
 ):
     maps = torch.from_numpy(band_store.maps[:CROPS])
@@ -69,7 +69,7 @@ def test_parts_give_the_loss_and_the_gradients_of_the_whole(
 
 
 def test_mining_sees_the_whole_batch(text_features, band_store):
-    """The mean over smaller batches, which each mine among themselves, is another loss."""
+    """The mean over smaller batches, each with its own mining, is a different loss."""
     network, maps = stub().double().train(), torch.from_numpy(band_store.maps)
     loss = LossSettings(triplet_margin=3)
 
@@ -85,25 +85,27 @@ def test_mining_sees_the_whole_batch(text_features, band_store):
     assert abs(torch.stack(halves).mean() - whole) > 1e-3
 
 
-def test_dropout_is_the_same_both_times(text_features, band_store):
+def test_dropout_is_the_same_in_both_passes(text_features, band_store):
     network, maps = stub(dropout=0.4).double().train(), torch.from_numpy(band_store.maps[:CROPS])
-    seen = []
-    network.dropout.register_forward_hook(lambda _module, _inputs, out: seen.append(out.detach()))
+    outputs = []
+    network.dropout.register_forward_hook(
+        lambda _module, _inputs, out: outputs.append(out.detach())
+    )
     torch.manual_seed(3)
     batch = GradCache(network, inputs(), 2)
     after_first = torch.rand(1)
     torch.manual_seed(3)
-    seen.clear()
+    outputs.clear()
     batch = GradCache(network, inputs(), 2)
-    first, half = list(seen), len(seen)
+    first, half = list(outputs), len(outputs)
     loss_of(network.forward_heads(batch.encoded), text_features, maps).backward()
     batch.backward()
-    for one, other in zip(first, seen[half:], strict=True):
+    for one, other in zip(first, outputs[half:], strict=True):
         assert torch.equal(one, other)
-    assert torch.equal(torch.rand(1), after_first)  # what comes next draws what it would have
+    assert torch.equal(torch.rand(1), after_first)  # later random numbers are unchanged
 
 
-def test_running_statistics_move_once_a_step(text_features, band_store):
+def test_running_statistics_are_updated_once_per_step(text_features, band_store):
     norm = nn.BatchNorm2d(3)
     network = stub(norm).double().train()
     before = norm.running_mean.clone()
@@ -117,7 +119,7 @@ def test_running_statistics_move_once_a_step(text_features, band_store):
     assert network.neck.norm.num_batches_tracked == 1
 
 
-def test_a_step_of_training_may_go_in_parts(text_features, band_store):
+def test_a_training_step_with_accumulation_equals_one_without(text_features, band_store):
     weights = []
     for parts in (1, 3):
         settings = Stage2Settings(

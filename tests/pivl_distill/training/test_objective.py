@@ -73,8 +73,8 @@ def test_alignment_pulls_each_cell_to_its_own_text(text_features, band_store):
 
 @pytest.mark.parametrize("distance", ["cosine", "mse", "smooth_l1"])
 @pytest.mark.parametrize("labels", ["majority", "nearest", "soft"])
-def test_losses_never_wait_for_a_result(text_features, band_store, distance, labels):
-    """The meta device has no numbers, so whatever asked for one would fail."""
+def test_losses_never_synchronise_with_the_device(text_features, band_store, distance, labels):
+    """The meta device has no values, so reading one would fail."""
     meta = torch.device("meta")
     settings = LossSettings(align_distance=distance, align_labels=labels)
     network, totals = stub().to(meta).train(), MetricAverages()

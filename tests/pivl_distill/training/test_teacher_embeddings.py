@@ -58,7 +58,7 @@ def test_missing_crops_are_named(dataset, model, band_store, tmp_path):
         load_embeddings(path, more)
 
 
-def test_other_files_are_refused(dataset, prompt_bank, tmp_path):
+def test_a_file_of_another_kind_is_refused(dataset, prompt_bank, tmp_path):
     prompt_bank.save(tmp_path / "bank.safetensors")
     with pytest.raises(PivlError, match="is not a teacher embeddings"):
         load_embeddings(tmp_path / "bank.safetensors", dataset)
