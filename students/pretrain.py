@@ -9,10 +9,8 @@ of banks. Every arm of a comparison starts from this file.
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -21,21 +19,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pivl_distill.console import summary, track
+from pivl_distill.console import summary
 from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
 from pivl_distill.data.synthetic.people import Person
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.log_handler import logs_on_stderr
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.storage.tensors import save_tensors
+from pivl_distill.training.pretraining import (
+    UNSEEN_CAMERAS,
+    UNSEEN_PEOPLE,
+    UNSEEN_SEED,
+    LossTerms,
+    Recipe,
+    make_optimizer,
+    pretrain,
+    pretraining_options,
+    render_training_crops,
+    shuffled_batches,
+)
 from students.backbones import create_backbone
 from students.distill import WEIGHTS_DIR
 from students.student import IMAGENET_MEAN, IMAGENET_STD
 
-logger = logging.getLogger(__name__)
-
 KIND = "student start"
-UNSEEN_SEED, UNSEEN_PEOPLE, UNSEEN_CAMERAS = 9_000_011, 800, 64
 
 ATTRIBUTES: dict[str, Callable[[Person], str | bool | None]] = {
     "pattern": lambda person: person.pattern,
@@ -56,18 +63,17 @@ Classes = dict[str, list[str | bool | None]]
 """The values of each attribute, in a fixed order."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how hard to train."""
-
-    seed: int = 8_000_009
-    crops: int = 20_000
-    cameras: int = 192
-    passes: int = 1
-    batch_size: int = 64
-    learning_rate: float = 4e-3
-    weight_decay: float = 0.02
-    warmup_steps: int = 100
+RECIPE = Recipe(
+    seed=8_000_009,
+    crops=20_000,
+    cameras=192,
+    passes=1,
+    batch_size=64,
+    learning_rate=4e-3,
+    weight_decay=0.02,
+    warmup_steps=100,
+)
+"""How the weights in the repository were trained."""
 
 
 def attribute_classes(people: tuple[Person, ...]) -> Classes:
@@ -85,38 +91,21 @@ def attribute_labels(people: tuple[Person, ...], classes: Classes) -> Tensor:
 
 
 def train(arch: str, recipe: Recipe) -> tuple[nn.Module, dict[str, float]]:
-    """A pretrained bare backbone, and its accuracy per attribute on unseen people."""
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    crops = render_crops(recipe.seed, recipe.crops, recipe.cameras)
+    """Return a pretrained backbone without a classifier, and its accuracy on unseen people."""
+    crops, rng = render_training_crops(recipe)
     classes = attribute_classes(crops.people)
     labels = attribute_labels(crops.people, classes)
     sizes = [len(values) for values in classes.values()]
     network = create_backbone(arch, image_size_hw=(128, 64))
     head = nn.Linear(network(torch.zeros(2, 3, 128, 64)).shape[1], sum(sizes))
     model = nn.Sequential(network, head).train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        model.parameters(),
-        lr=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        fused=True,
-    )
-    steps_per_pass = recipe.crops // recipe.batch_size
-    steps = recipe.passes * steps_per_pass
-    for step in track(range(steps), f"Pretraining {arch}"):
-        if step % steps_per_pass == 0:
-            order = rng.permutation(recipe.crops)
-        start = step % steps_per_pass * recipe.batch_size
-        batch = order[start : start + recipe.batch_size]
-        for group in optimizer.param_groups:
-            group["lr"] = rate(recipe, step, steps)
-        images = augmented(crops, batch, rng)
-        loss = attribute_loss(model(images), labels[batch], sizes)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 200 == 0:
-            logger.info(f"step {step}/{steps}  loss {loss.item():.3f}")
+
+    def loss_terms(batch: np.ndarray) -> LossTerms:
+        logits = model(augmented(crops, batch, rng))
+        return {"loss": attribute_loss(logits, labels[batch], sizes)}
+
+    batches, optimizer = shuffled_batches(recipe, rng), make_optimizer(model, recipe)
+    pretrain(f"Pretraining {arch}", loss_terms, batches, optimizer, recipe, log_every=200)
     return network, measure(model.eval(), classes)
 
 
@@ -135,13 +124,6 @@ def attribute_loss(logits: Tensor, labels: Tensor, sizes: list[int]) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def rate(recipe: Recipe, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to a hundredth."""
-    warmup = min(1.0, (step + 1) / recipe.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-    return recipe.learning_rate * warmup * max(0.01, cosine)
-
-
 @torch.inference_mode()
 def measure(model: nn.Module, classes: Classes) -> dict[str, float]:
     """Accuracy per attribute on people and cameras never trained on."""
@@ -155,20 +137,18 @@ def measure(model: nn.Module, classes: Classes) -> dict[str, float]:
 
 
 @click.command()
-@click.option("--arch", default="mobilenetv2_025", show_default=True)
-@click.option("--passes", default=Recipe.passes, show_default=True, help="Passes over the crops.")
-@click.option("--crops", default=Recipe.crops, show_default=True, help="Crops to render.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Where to write.")
+@click.option("--arch", default="mobilenetv2_025", show_default=True, help="timm name.")
+@pretraining_options(RECIPE, WEIGHTS_DIR)
 def main(arch: str, passes: int, crops: int, out: Path | None) -> None:
-    """Pretrain a student's start, measure it on unseen people and write its weights."""
-    recipe = Recipe(passes=passes, crops=crops)
+    """Pretrain a backbone for students, measure it on unseen people and write its weights."""
+    recipe = replace(RECIPE, passes=passes, crops=crops)
     network, accuracy = train(arch, recipe)
     path = out or WEIGHTS_DIR / f"{arch}.safetensors"
     state = {
         key: value.half() if value.is_floating_point() else value
         for key, value in network.state_dict().items()
     }
-    save_tensors(path, KIND, state, {"recipe": recipe.__dict__, "unseen_people": accuracy})
+    save_tensors(path, KIND, state, recipe.metadata(unseen_people=accuracy))
     summary(f"{arch} on unseen people", {**accuracy, "weights": path})
 
 

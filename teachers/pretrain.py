@@ -15,10 +15,8 @@ embeddings, because learned tokens are soft. Unlike OpenAI's CLIP, the pretraini
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import click
@@ -27,37 +25,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pivl_distill.console import summary, track
+from pivl_distill.console import summary
 from pivl_distill.data.part_maps import part_shares
-from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
+from pivl_distill.data.synthetic.crops import RenderedCrops
 from pivl_distill.data.synthetic.people import phrases
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.log_handler import logs_on_stderr
 from pivl_distill.models.embedding import normalize_crops
+from pivl_distill.training.pretraining import (
+    LossTerms,
+    Recipe,
+    pretrain,
+    pretraining_options,
+    render_training_crops,
+    shuffled_batches,
+)
 from teachers.clip import TINY, WEIGHTS_DIR, Clip, build_tiny_clip, save_tiny_clip
 from teachers.probes import MIN_PIXELS, probe_clip
 from teachers.text_encoder import used_token_ids
 from teachers.tiny_vocabulary import vocabulary_texts
-
-logger = logging.getLogger(__name__)
 
 TEMPLATES = ("a photo of a {context} person {part}", "a photo of a person wearing {context} {part}")
 SOFT_SLOTS = 4
 """Learned tokens of the default prompt; a composition offers its phrases in as many soft tokens."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how hard to train."""
-
-    seed: int = 7_000_001
-    crops: int = 20_000
-    cameras: int = 192
-    passes: float = 5.0
-    batch_size: int = 96
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
-    warmup_steps: int = 60
+RECIPE = Recipe(
+    seed=7_000_001,
+    crops=20_000,
+    cameras=192,
+    passes=5.0,
+    batch_size=96,
+    learning_rate=2e-3,
+    weight_decay=0.02,
+    warmup_steps=60,
+)
+"""How the weights in the repository were trained."""
 
 
 @dataclass(frozen=True)
@@ -69,43 +72,44 @@ class Phrase:
     text: str
 
 
-class Pretraining:
-    """The five losses of one batch."""
+class PretrainingLoss:
+    """The loss terms of one batch."""
 
     def __init__(self, clip: Clip, rng: np.random.Generator) -> None:
         self.clip = clip
         self.rng = rng
-        self.part_texts = [f"a photo of a person {word}" for word in LIP20.words]
+        self.part_prompts = [f"a photo of a person {word}" for word in LIP20.words]
 
-    def loss(self, crops: RenderedCrops, rows: np.ndarray) -> Tensor:
-        """Sum of all terms for the crops at `rows`, half of the batches mirrored."""
+    def terms(self, crops: RenderedCrops, rows: np.ndarray) -> LossTerms:
+        """Return the weighted terms of the crops at `rows` [B]; mirrors half of the batches."""
         images = torch.from_numpy(crops.images[rows])
         maps = torch.from_numpy(crops.labels[rows])
-        mirrored = bool(self.rng.random() < 0.5)
-        if mirrored:
+        if self.rng.random() < 0.5:
             images, maps = images.flip(2), torch.from_numpy(LIP20.mirror)[maps.flip(2).long()]
         visible = visible_phrases([crops.people[row] for row in rows], maps.numpy())
         images = normalize_crops(images, self.clip.mean, self.clip.std)
         tokens = self.clip.image.joint_tokens(images.contiguous(memory_format=torch.channels_last))
-        projected, cells = tokens[:, 0], tokens[:, 1:]  # [B, D], [B, hw, D]
-        shares = part_shares(maps, self.clip.image.grid_hw, len(LIP20)).flatten(2)  # [B, P, hw]
+        projected, cells = tokens[:, 0], tokens[:, 1:]  # [B, D], [B, h·w, D]
+        shares = part_shares(maps, self.clip.image.grid_hw, len(LIP20)).flatten(2)  # [B, P, h·w]
         pooled = F.normalize(shares @ cells, dim=-1)
         scale = self.clip.logit_scale.exp().clamp(max=60)
 
         texts = sorted({phrase.text for phrase in visible})
-        encoded = self._encode([f"a photo of a person {text}" for text in texts] + self.part_texts)
+        prompts = [f"a photo of a person {text}" for text in texts] + self.part_prompts
+        encoded = self._encode(prompts)
         phrase_texts, part_texts = encoded[: len(texts)], encoded[len(texts) :]
         target = torch.tensor([texts.index(phrase.text) for phrase in visible])
         where = [phrase.crop for phrase in visible], [phrase.part for phrase in visible]
         region = F.cross_entropy(scale * pooled[where] @ phrase_texts.T, target)
-        named = F.cross_entropy(scale * pooled[where] @ part_texts.T, torch.tensor(where[1]))
-        return (
-            self._caption_loss(projected, visible, scale)
-            + region
-            + 0.5 * named
-            + 0.5 * self._cell_loss(cells, shares, part_texts, scale)
-            + 0.5 * self._composition_loss(visible, texts, phrase_texts, part_texts, scale)
-        )
+        naming = F.cross_entropy(scale * pooled[where] @ part_texts.T, torch.tensor(where[1]))
+        return {
+            "caption": self._caption_loss(projected, visible, scale),
+            "region": region,
+            "naming": 0.5 * naming,
+            "cells": 0.5 * self._cell_loss(cells, shares, part_texts, scale),
+            "composition": 0.5
+            * self._composition_loss(visible, texts, phrase_texts, part_texts, scale),
+        }
 
     def _encode(self, texts: Sequence[str]) -> Tensor:
         return F.normalize(self.clip.text.encode(texts), dim=-1)
@@ -225,58 +229,47 @@ def _subset(rng: np.random.Generator, items: list[str], least: int, most: int) -
 
 
 def train(name: str, recipe: Recipe) -> tuple[Clip, list[int]]:
-    """A tiny CLIP trained by `recipe`, and the BPE ids of its token table."""
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    crops = render_crops(recipe.seed, recipe.crops, recipe.cameras)
-    rows = used_token_ids(vocabulary_texts())
-    clip = build_tiny_clip(name, rows)
+    """Return a tiny CLIP trained by `recipe`, and the BPE ids of its token table."""
+    crops, rng = render_training_crops(recipe)
+    token_ids = used_token_ids(vocabulary_texts())
+    clip = build_tiny_clip(name, token_ids)
     clip.image.to(memory_format=torch.channels_last)  # more than twice as fast on a CPU
-    pretraining = Pretraining(clip, rng)
+    losses = PretrainingLoss(clip, rng)
     parameters = [*clip.image.parameters(), *clip.text.parameters(), clip.logit_scale]
-    matrices = [p for p in parameters if p.ndim > 1]
-    rest = [p for p in parameters if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": rest, "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.98),
+    pretrain(
+        f"Pretraining {name}",
+        lambda rows: losses.terms(crops, rows),
+        shuffled_batches(recipe, rng, drop_last=False),
+        _make_optimizer(parameters, recipe),
+        recipe,
+        clipped=parameters,
+        log_every=50,
     )
-    steps = int(recipe.passes * recipe.crops / recipe.batch_size)
-    order = np.concatenate(
-        [rng.permutation(recipe.crops) for _ in range(math.ceil(recipe.passes) + 1)]
-    )
-    for step in track(range(steps), f"Pretraining {name}", unit="steps"):
-        warmup = min(1.0, (step + 1) / recipe.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * step / steps))
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * warmup * max(0.01, cosine)
-        batch = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-        loss = pretraining.loss(crops, batch)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if step % 50 == 0:
-            logger.info(f"step {step}/{steps}  loss {loss.item():.3f}")
-    return clip.freeze(), rows
+    return clip.freeze(), token_ids
+
+
+def _make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
+    """Return AdamW with CLIP's betas and weight decay on matrices and kernels only."""
+    decayed = [p for p in parameters if p.ndim > 1]
+    others = [p for p in parameters if p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
 
 
 @click.command()
-@click.option("--clip", "name", type=click.Choice(list(TINY)), default="tiny_rn")
-@click.option("--passes", default=Recipe.passes, show_default=True, help="Passes over the crops.")
-@click.option("--crops", default=Recipe.crops, show_default=True, help="Crops to render.")
-@click.option("--out", type=click.Path(path_type=Path), default=None, help="Where to write.")
+@click.option("--clip", "name", type=click.Choice(list(TINY)), default="tiny_rn", show_default=True)
+@pretraining_options(RECIPE, WEIGHTS_DIR)
 def main(name: str, passes: float, crops: int, out: Path | None) -> None:
-    """Pretrain a tiny CLIP on synthetic people, measure it on unseen ones and write its weights."""
-    recipe = Recipe(passes=passes, crops=crops)
-    clip, rows = train(name, recipe)
-    figures = probe_clip(clip)
+    """Pretrain a tiny CLIP on synthetic people, measure it on unseen people, write its weights."""
+    recipe = replace(RECIPE, passes=passes, crops=crops)
+    clip, token_ids = train(name, recipe)
+    measured = probe_clip(clip)
     path = out or WEIGHTS_DIR / f"{name}.safetensors"
-    save_tiny_clip(clip, path, rows, {"recipe": recipe.__dict__, "unseen_people": figures.__dict__})
-    summary(f"{name} on unseen people", {**figures.__dict__, "weights": path})
+    save_tiny_clip(clip, path, token_ids, recipe.metadata(unseen_people=asdict(measured)))
+    summary(f"{name} on unseen people", {**asdict(measured), "weights": path})
 
 
 if __name__ == "__main__":

@@ -20,11 +20,9 @@ from pivl_distill.data.synthetic.crops import render_crops
 from pivl_distill.data.synthetic.people import COLOURS, attributes, full_caption
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.models.embedding import normalize_crops
+from pivl_distill.training.pretraining import UNSEEN_CAMERAS, UNSEEN_PEOPLE, UNSEEN_SEED
 from teachers.clip import Clip
 from teachers.text_encoder import TextEncoder
-
-UNSEEN_SEED = 9_000_011
-"""People and cameras that no pretraining and no benchmark uses."""
 
 MIN_PIXELS = 6
 """A part counts as visible from this many pixels on."""
@@ -75,7 +73,7 @@ def classify_colours(features: Tensor, text: TextEncoder, wording: str) -> Tenso
 
 
 @torch.inference_mode()
-def probe_clip(clip: Clip, people: int = 800, cameras: int = 64) -> ClipProbe:
+def probe_clip(clip: Clip, people: int = UNSEEN_PEOPLE, cameras: int = UNSEEN_CAMERAS) -> ClipProbe:
     """`ClipProbe` of a frozen CLIP."""
     crops = render_crops(UNSEEN_SEED, people, cameras)
     projected, pooled, seen = [], [], []

@@ -9,8 +9,7 @@ need a real parser.
 
 from __future__ import annotations
 
-import logging
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pivl_distill.console import summary, track
+from pivl_distill.console import summary
 from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
 from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.data.vocabulary import IGNORE, LIP20
@@ -28,64 +27,53 @@ from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.parsing.map_statistics import ConfusionMatrix
 from pivl_distill.parsing.part_unet import PartUNet
 from pivl_distill.storage.files import write_bytes
-from pivl_distill.training.lr_schedules import floored_cosine
-
-logger = logging.getLogger(__name__)
+from pivl_distill.training.pretraining import (
+    UNSEEN_CAMERAS,
+    UNSEEN_PEOPLE,
+    UNSEEN_SEED,
+    LossTerms,
+    Recipe,
+    make_optimizer,
+    pretrain,
+    pretraining_options,
+    render_training_crops,
+    shuffled_batches,
+)
 
 WEIGHTS = Path(__file__).parent / "weights" / "synthetic.onnx"
 SIZE_HW = (128, 64)
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GREY_RGB = (124, 116, 104)
-UNSEEN_SEED, UNSEEN_PEOPLE, UNSEEN_CAMERAS = 9_000_011, 800, 64
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how hard to train."""
-
-    seed: int = 6_000_011
-    crops: int = 10_000
-    cameras: int = 192
-    passes: int = 5
-    batch_size: int = 32
-    learning_rate: float = 4e-3
-    weight_decay: float = 0.02
-    warmup_steps: int = 50
+RECIPE = Recipe(
+    seed=6_000_011,
+    crops=10_000,
+    cameras=192,
+    passes=5,
+    batch_size=32,
+    learning_rate=4e-3,
+    weight_decay=0.02,
+    warmup_steps=50,
+)
+"""How the parser in the repository was trained."""
 
 
 def train(recipe: Recipe) -> PartUNet:
-    """A trained network in evaluation mode."""
-    torch.manual_seed(recipe.seed)
-    rng = np.random.default_rng(recipe.seed)
-    crops = render_crops(recipe.seed, recipe.crops, recipe.cameras, SIZE_HW)
+    """Return a trained network in evaluation mode."""
+    crops, rng = render_training_crops(recipe, SIZE_HW)
     weights = class_weights(crops.labels)
-    peak = recipe.learning_rate
     network = PartUNet(LIP20).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=peak, weight_decay=recipe.weight_decay, fused=True
-    )
-    per_pass = recipe.crops // recipe.batch_size
-    order = np.concatenate(
-        [
-            rng.permutation(recipe.crops)[: per_pass * recipe.batch_size]
-            for _ in range(recipe.passes)
-        ]
-    )
-    batches = order.reshape(-1, recipe.batch_size)
-    for step, batch in enumerate(track(batches, "Training the parser")):
-        for group in optimizer.param_groups:
-            group["lr"] = floored_cosine(
-                step, len(batches), peak, peak / 100, recipe.warmup_steps, start=1
-            )
+
+    def loss_terms(batch: np.ndarray) -> LossTerms:
         images, labels = augmented(crops, batch, rng)
         logits, facing = network.scores(images)
-        loss = F.cross_entropy(logits, one_of_four(labels, rng), weights, ignore_index=IGNORE)
-        side = facing_loss(facing, labels)
-        optimizer.zero_grad()
-        (loss + side).backward()
-        optimizer.step()
-        if step % 100 == 0:
-            logger.info(f"step {step}/{len(batches)}  loss {loss:.3f}  side {side:.3f}")
+        target = one_of_four(labels, rng)
+        pixels = F.cross_entropy(logits, target, weights, ignore_index=IGNORE)
+        return {"pixels": pixels, "facing": facing_loss(facing, labels)}
+
+    batches, optimizer = shuffled_batches(recipe, rng), make_optimizer(network, recipe)
+    pretrain("Training the parser", loss_terms, batches, optimizer, recipe)
     return network.eval()
 
 
@@ -161,19 +149,19 @@ def save(network: PartUNet, path: Path, metadata: dict[str, str]) -> None:
 
 
 @click.command()
-@click.option("--passes", default=Recipe.passes, show_default=True, help="Passes over the crops.")
-@click.option("--crops", default=Recipe.crops, show_default=True, help="Crops to render.")
-@click.option("--out", type=click.Path(path_type=Path), default=WEIGHTS, help="Where to write.")
-def main(passes: int, crops: int, out: Path) -> None:
+@pretraining_options(RECIPE, WEIGHTS.parent)
+def main(passes: int, crops: int, out: Path | None) -> None:
     """Train the embedded parser, measure it on unseen people and write it as ONNX."""
-    recipe = Recipe(passes=passes, crops=crops)
+    recipe = replace(RECIPE, passes=passes, crops=crops)
     network = train(recipe)
     agreement = measure(network)
     iou = dict(zip(LIP20.labels, agreement.iou().round(3).tolist(), strict=True))
-    save(network, out, {"recipe": str(asdict(recipe)), "unseen_people_iou": str(iou)})
+    metadata = recipe.metadata(unseen_people_iou=iou)
+    path = out or WEIGHTS
+    save(network, path, {name: str(value) for name, value in metadata.items()})
     summary(
         f"Parser on {UNSEEN_PEOPLE} unseen people",
-        {"mIoU": f"{agreement.mean_iou:.3f}", **iou, "file": out},
+        {"mIoU": f"{agreement.mean_iou:.3f}", **iou, "file": path},
     )
 
 

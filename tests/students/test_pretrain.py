@@ -15,12 +15,11 @@ from students.distill import WEIGHTS_DIR
 from students.pretrain import (
     ATTRIBUTES,
     KIND,
-    Recipe,
+    RECIPE,
     attribute_classes,
     attribute_labels,
     attribute_loss,
     main,
-    rate,
 )
 
 SHIPPED = WEIGHTS_DIR / "mobilenetv2_025.safetensors"
@@ -51,14 +50,8 @@ def test_loss_is_the_mean_over_attributes() -> None:
     assert torch.allclose(attribute_loss(logits, torch.tensor([[0, 2]]), [2, 3]), expected)
 
 
-def test_rate_warms_up_and_decays_to_a_hundredth() -> None:
-    recipe = Recipe()
-    assert rate(recipe, 0, 1000) == recipe.learning_rate / recipe.warmup_steps
-    assert rate(recipe, 999, 1000) == recipe.learning_rate * 0.01
-
-
 def test_shipped_start_is_small_and_made_by_the_recipe_of_the_script() -> None:
     assert SHIPPED.stat().st_size <= 600_000
     _, _, metadata = load_tensors(SHIPPED, KIND)
-    assert metadata["recipe"] == dataclasses.asdict(Recipe())
+    assert metadata["recipe"] == dataclasses.asdict(RECIPE)
     assert set(metadata["unseen_people"]) == set(ATTRIBUTES)

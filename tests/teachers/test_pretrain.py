@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from pivl_distill.data.synthetic.people import person, phrases
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.storage.tensors import load_tensors
 from teachers.clip import KIND, WEIGHTS_DIR, Clip, load_clip
-from teachers.pretrain import Recipe, main, train, visible_phrases
+from teachers.pretrain import RECIPE, main, train, visible_phrases
 from teachers.probes import probe_clip
 
 SHIPPED = WEIGHTS_DIR / "tiny_rn.safetensors"
@@ -21,7 +22,7 @@ SHIPPED = WEIGHTS_DIR / "tiny_rn.safetensors"
 
 @pytest.mark.parametrize("name", ["tiny_rn", "tiny_vit"])
 def test_training_moves_both_encoder_and_stays_finite(name: str) -> None:
-    recipe = Recipe(crops=48, passes=2, batch_size=24, cameras=4)
+    recipe = dataclasses.replace(RECIPE, crops=48, passes=2, batch_size=24, cameras=4)
     untrained = load_clip(name, "none", (128, 64))
     clip, rows = train(name, recipe)
     assert rows == sorted(rows)

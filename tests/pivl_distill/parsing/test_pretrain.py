@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.parsing import pretrain
 from pivl_distill.parsing.part_unet import PartUNet
-from pivl_distill.parsing.pretrain import Recipe, class_weights, facing_loss, main, train
+from pivl_distill.parsing.pretrain import RECIPE, class_weights, facing_loss, main, train
 from pivl_distill.runtime.onnx_session import open_session
 
 
@@ -30,7 +30,7 @@ def test_the_script_writes_a_parser_that_scores_as_the_network_does(tmp_path, mo
     result = CliRunner().invoke(main, ["--crops", "64", "--passes", "1", "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "mIoU" in result.output
-    assert metadata(out)["recipe"] == asdict(Recipe(crops=64, passes=1))
+    assert metadata(out)["recipe"] == asdict(replace(RECIPE, crops=64, passes=1))
     images = torch.randn(3, 3, 128, 64, generator=torch.Generator().manual_seed(0))
     (logits,) = open_session(out).run(None, {"images": images.numpy()})
     assert logits.shape == (3, 20, 64, 32)
@@ -72,7 +72,7 @@ def test_rare_classes_weigh_more() -> None:
 
 def test_the_shipped_parser_is_small_and_made_by_the_recipe_of_the_script() -> None:
     assert pretrain.WEIGHTS.stat().st_size <= 550_000
-    assert metadata(pretrain.WEIGHTS)["recipe"] == asdict(Recipe())
+    assert metadata(pretrain.WEIGHTS)["recipe"] == asdict(RECIPE)
 
 
 def test_the_shipped_parser_finds_parts_of_unseen_people() -> None:
