@@ -1,8 +1,8 @@
-"""`torch.compile`, where it is asked for or pays, and where there is a compiler.
+"""`torch.compile` of a network's body, by default only where it pays.
 
-Measured on two CPU cores (`docs/speed.md`): compiling a MobileNetV2 ×0.25 takes about a minute, and
-then its step takes two thirds of its time. So a long run on a CPU is compiled by itself. Compiled
-and uncompiled runs differ in their rounding.
+Measured on two CPU cores (`docs/speed.md`): compiling a MobileNetV2 ×0.25 takes about a minute and
+reduces the time of a step to two thirds. So "auto" compiles long runs on a CPU. Compiled and
+uncompiled runs differ in rounding.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from pivl_distill.distributed import process_group
 logger = logging.getLogger(__name__)
 
 LONG_RUN_STEPS = 5000
-"""Steps from which compiling pays on a CPU, with small crops as well."""
+"""Number of steps from which compiling pays on a CPU, even with small crops."""
 
 
 def should_compile(wanted: bool | Literal["auto"], steps: int, device: torch.device) -> bool:
-    """Whether to compile for a run of so many steps."""
+    """Return whether to compile a run of `steps` steps; "auto" compiles long runs on a CPU."""
     return device.type == "cpu" and steps >= LONG_RUN_STEPS if wanted == "auto" else wanted
 
 
 def compile_body(body: nn.Module, device: torch.device) -> None:
-    """Have the forward and backward passes of `body` compiled when they first run, in place.
+    """Compile the forward and backward passes of `body` in place, on their first run.
 
-    Its names and its weights stay as they are. Where nothing can be compiled, that is said and
-    nothing happens; what of it cannot be compiled, runs as it is.
+    Weights and their names do not change. Operations that cannot be compiled run eagerly. If
+    compilation is not possible at all, `body` stays uncompiled and a warning is logged.
     """
-    if (obstacle := compile_error(device)) is not None:
+    if (error := compile_error(device)) is not None:
         logger.warning(
-            f"Training goes on uncompiled: {obstacle}. With stage2.compile false none is tried."
+            f"Training without torch.compile: {error}. stage2.compile=false skips the attempt."
         )
         return
     torch._dynamo.config.suppress_errors = True
@@ -42,11 +42,11 @@ def compile_body(body: nn.Module, device: torch.device) -> None:
 
 
 def compile_error(device: torch.device) -> str | None:
-    """Why torch cannot compile for this device here, in its own words; None if it can."""
+    """Return the error that stops torch from compiling for this device, or None."""
     if process_group.world_size() > 1:
-        return "several processes exchange the statistics of batch norms"
+        return "synchronised batch norm of several processes cannot be compiled"
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
-    except Exception as error:  # whatever a compiler, its headers or its packages lack
+    except Exception as error:  # a missing compiler, header or package
         return str(error).strip().splitlines()[0].rstrip(".")
     return None

@@ -1,9 +1,9 @@
-"""Memory of the CPU: what a training step frees, the next step takes again.
+"""CPU memory: keep what a training step frees, for reuse by the next step.
 
-glibc maps a large block when it is asked for and gives it back as soon as it is freed; the next
-block of that size comes as new pages, which the system fills with zeros one by one. A training step
-takes and frees the same large tensors every time, and spends a fifth of its time on that
-(`docs/speed.md`). Results do not change; what was taken stays with the process until it ends.
+By default glibc maps each large block separately and unmaps it when it is freed; the next block of
+that size consists of new pages, which the kernel zeroes on first use. A training step allocates and
+frees the same large tensors every time and spends a fifth of its time on this (`docs/speed.md`).
+With freed memory kept, results are the same; the process holds its peak memory until it ends.
 """
 
 from __future__ import annotations
@@ -14,28 +14,31 @@ import sys
 import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-"""Parameters of glibc's mallopt (malloc.h)."""
+"""Parameter numbers of glibc's mallopt (malloc.h)."""
 
 KEEP_FREED, GLIBC_DEFAULTS = (2**31 - 1, 0), (128 * 1024, 65_536)
-"""Bytes and blocks for `set_malloc_options`."""
+"""Arguments of `set_malloc_options`: trim threshold in bytes, maximum of mapped blocks."""
 
 
 def keep_freed_memory(device: torch.device) -> bool:
-    """Keep freed memory for the next tensor if `device` is the CPU; whether that is so now.
+    """Keep freed memory for reuse if `device` is the CPU; return whether this took effect.
 
-    Only glibc (Linux) is told; other systems keep their ways.
+    Only glibc (Linux) supports it; other systems are left unchanged.
     """
     return device.type == "cpu" and set_malloc_options(*KEEP_FREED)
 
 
-def set_malloc_options(trim_threshold_bytes: int, maps: int) -> bool:
-    """How much free memory at the end of the heap is given back, and how many blocks are mapped.
+def set_malloc_options(trim_threshold_bytes: int, max_mapped_blocks: int) -> bool:
+    """Set glibc's malloc options; return False where there is no glibc or it refuses.
 
-    Whether there is a glibc that took it.
+    Free memory at the end of the heap beyond `trim_threshold_bytes` is returned to the system; at
+    most `max_mapped_blocks` large blocks are mapped separately.
     """
     if sys.platform != "linux":
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_M_TRIM_THRESHOLD, trim_threshold_bytes) and mallopt(_M_MMAP_MAX, maps))
+    return bool(
+        mallopt(_M_TRIM_THRESHOLD, trim_threshold_bytes) and mallopt(_M_MMAP_MAX, max_mapped_blocks)
+    )

@@ -1,8 +1,8 @@
-"""Learning rates over time, as functions of the epoch alone.
+"""Learning-rate schedules, as functions of the epoch only.
 
-`smooth_cosine` (stage 1) and `floored_cosine` (stage 2) are our own runs' and move with every step.
-`cosine_per_epoch` (stage 1) and `multistep` (stage 2) are CLIP-ReID's (Li et al., AAAI 2023): one
-rate per epoch, counted from 1.
+`smooth_cosine` (stage 1) and `floored_cosine` (stage 2) are this project's defaults and change with
+every step. `cosine_per_epoch` (stage 1) and `multistep` (stage 2) are those of CLIP-ReID (Li et
+al., AAAI 2023): one rate per epoch, epochs counted from 1.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from collections.abc import Sequence
 def smooth_cosine(
     epoch: float, epochs: int, rate: float, minimum: float, warmup_epochs: float, start: float
 ) -> float:
-    """A cosine from `rate` to `minimum` over `epochs`, times a linear warm-up from 0.
+    """Return a cosine from `rate` to `minimum`, times a linear warm-up from 0.
 
-    `epoch` counts from 0, with its fraction; the warm-up begins as if `start` of an epoch had
-    passed, so that the first step is not lost.
+    Args:
+        epoch: fractional epoch, from 0.
+        epochs: length of the cosine.
+        rate: learning rate at epoch 0, without warm-up.
+        minimum: learning rate after `epochs`.
+        warmup_epochs: length of the warm-up; 0 for none.
+        start: epochs added to the warm-up, so that the rate of the first step is not 0.
     """
     cosine = minimum + (rate - minimum) * _half_cosine(epoch / epochs)
     return _warmup(epoch + start, warmup_epochs) * cosine
@@ -27,7 +32,10 @@ def smooth_cosine(
 def floored_cosine(
     epoch: float, epochs: int, rate: float, minimum: float, warmup_epochs: float, start: float
 ) -> float:
-    """As `smooth_cosine`, but a cosine to 0 that stays at `minimum` once it is there."""
+    """Return a cosine from `rate` to 0, clamped to at least `minimum`, times a linear warm-up.
+
+    The arguments are those of `smooth_cosine`.
+    """
     cosine = max(minimum, rate * _half_cosine(epoch / epochs))
     return _warmup(epoch + start, warmup_epochs) * cosine
 
@@ -35,9 +43,17 @@ def floored_cosine(
 def cosine_per_epoch(
     epoch: int, epochs: int, rate: float, minimum: float, warmup_epochs: float, warmup_rate: float
 ) -> float:
-    """A line from `warmup_rate` to `rate`, then a cosine to `minimum` as if it had run all along.
+    """Return a linear warm-up from `warmup_rate` to `rate`, then a cosine to `minimum`.
 
-    `epoch` is 1 to `epochs`.
+    The cosine is that of a schedule without warm-up: it does not start when the warm-up ends.
+
+    Args:
+        epoch: 1 to `epochs`.
+        epochs: length of the cosine.
+        rate: learning rate of the cosine at epoch 0.
+        minimum: learning rate at the last epoch.
+        warmup_epochs: length of the warm-up.
+        warmup_rate: learning rate at epoch 0.
     """
     if epoch < warmup_epochs:
         return warmup_rate + epoch * (rate - warmup_rate) / warmup_epochs
@@ -52,9 +68,15 @@ def multistep(
     warmup_epochs: float,
     warmup_factor: float,
 ) -> float:
-    """`rate`, times `gamma` from each milestone on, after a line from `warmup_factor` to 1.
+    """Return `rate`, multiplied by `gamma` at each milestone, with a linear warm-up.
 
-    `epoch` counts from 1; milestones are epochs.
+    Args:
+        epoch: from 1.
+        rate: learning rate before the first milestone.
+        milestones: epochs from which the rate is multiplied by `gamma` (once more).
+        gamma: decay factor.
+        warmup_epochs: length of the warm-up.
+        warmup_factor: factor of the rate at epoch 0, growing to 1.
     """
     rate *= gamma ** bisect.bisect_right(milestones, epoch)
     if epoch >= warmup_epochs:
@@ -64,10 +86,10 @@ def multistep(
 
 
 def _warmup(epoch: float, warmup_epochs: float) -> float:
-    """From 0 to 1 over the warm-up; 1 without one."""
+    """Return the warm-up factor, 0 to 1; 1 without a warm-up."""
     return min(1.0, epoch / warmup_epochs) if warmup_epochs else 1.0
 
 
 def _half_cosine(share: float) -> float:
-    """From 1 at 0 to 0 at 1."""
+    """Return a half cosine: 1 at `share` 0, 0 at `share` 1."""
     return 0.5 * (1 + math.cos(math.pi * share))

@@ -15,24 +15,24 @@ class MetricAverages:
         self.clear()
 
     def clear(self) -> None:
-        """Begin a new epoch."""
+        """Reset at the start of an epoch."""
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
     def add(self, terms: dict[str, Tensor]) -> None:
-        """Count one step; nothing leaves the device."""
+        """Add the values of one step, without synchronising with the device."""
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, torch.zeros_like(value)) + value.detach()
         self.count += 1
 
     def mean(self) -> dict[str, float]:
-        """Means over the steps counted."""
+        """Return the means over the steps added so far, rounded to five decimals."""
         return {name: round((total / self.count).item(), 5) for name, total in self.sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """For an epoch that is interrupted."""
+        """Return the running sums, to resume an interrupted epoch."""
         return {"sums": self.sums, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what `state_dict` gave."""
+        """Restore running sums from `state_dict`."""
         self.sums, self.count = state["sums"], state["count"]

@@ -1,4 +1,4 @@
-"""Optimizer of stage 2 and its learning rate over time."""
+"""Optimizer and learning-rate schedule of stage 2."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from pivl_distill.models.network import ReIDNetwork
 from pivl_distill.training.lr_schedules import floored_cosine, multistep
 
 WARMUP_START = 0.02
-"""Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
+"""Epochs added to the warm-up, so that the learning rate of the first step is not 0."""
 
 
 def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.optim.Optimizer:
-    """Adam; weight decay on matrices and kernels, and on biases and norms only if asked for.
+    """Return Adam over the trainable parameters in three groups: weights, norms and biases.
 
-    Each group's `lr_factor` is what `set_learning_rate` multiplies the rate by.
+    Norms and biases have weight decay only with `weight_decay_on` "all". `set_learning_rate`
+    multiplies the learning rate by each group's `lr_factor`.
     """
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     biases = [p for name, p in named if name.endswith("bias")]
@@ -33,13 +34,13 @@ def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.opti
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, settings: Stage2Settings, epoch: float
 ) -> None:
-    """The rate that the settings' schedule has at `epoch`, counted from 0, with its fraction."""
+    """Set the learning rate of all groups to the schedule's at `epoch`, fractional, from 0."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(settings, epoch) * group["lr_factor"]
 
 
 def learning_rate_at(settings: Stage2Settings, epoch: float) -> float:
-    """The learning rate of weights at `epoch`, counted from 0, with its fraction."""
+    """Return the schedule's learning rate at `epoch`, fractional, counted from 0."""
     if settings.lr_schedule == "multistep":
         return multistep(
             int(epoch) + 1,
