@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import DataSettings, PromptSettings
 from pivl_distill.data.datasets import load_dataset
-from pivl_distill.data.part_maps import to_grid
+from pivl_distill.data.part_maps import majority_labels
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
@@ -156,7 +156,7 @@ def visible_parts(
     image, row = checkpoint.clip.image, {pid: number for number, pid in enumerate(pids)}
     store = CropStore.load(dataset.train, checkpoint.clip.size_hw, vocabulary)
     assert store.maps is not None
-    parts = to_grid(torch.from_numpy(store.maps), image.grid_hw, len(vocabulary)).flatten(1)
+    parts = majority_labels(torch.from_numpy(store.maps), image.grid_hw, len(vocabulary)).flatten(1)
     rows = torch.tensor([row[pid] for pid in store.pids.tolist()])
     return present_parts(parts, rows, *shape)
 

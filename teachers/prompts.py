@@ -135,7 +135,7 @@ class IdentityPrompts(nn.Module):
         self.tokens = nn.Parameter(torch.randn(shape, generator=generator) * settings.init_std)
         self._identity_sentence = PromptTemplate(text, settings.identity, [""], learned)
         self._part_sentence = PromptTemplate(
-            text, settings.part, vocabulary.spoken(settings.part_words), learned
+            text, settings.part, vocabulary.prompt_words(settings.part_words), learned
         )
 
     @property

@@ -215,7 +215,7 @@ def make_bank(
     """Encode every text once and say where it all came from."""
     present = present_parts(features.parts, rows, len(pids), len(vocabulary))
     identity, part = encode_bank_texts(learned, present)
-    words = vocabulary.spoken(config.prompts.part_words)
+    words = vocabulary.prompt_words(config.prompts.part_words)
     with torch.no_grad():
         label = clip.text.encode([config.prompts.label.format(part=word) for word in words])
     return PromptBank(

@@ -78,7 +78,7 @@ def tune_prompts(
     )
     broadcast_parameters(learned)
     for step in track(steps, "Tuning prompts"):
-        set_learning_rate(optimizer, settings, step.epochs_before)
+        set_learning_rate(optimizer, settings, step.elapsed_epochs)
         losses = prompt_losses(
             learned, features, rows, step.batch, settings, vocabulary, step.epoch
         )

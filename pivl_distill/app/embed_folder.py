@@ -20,7 +20,7 @@ import numpy as np
 
 from pivl_distill import __version__
 from pivl_distill.console import summary, track
-from pivl_distill.data.listing import images_below, require_images
+from pivl_distill.data.listing import find_images, require_images
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime import Extractor
@@ -63,7 +63,7 @@ def embed_folder(
     processes take a share of the images each, and put its place into the name: `out-2-of-4`.
     """
     write, out = _writer(out), shard_file(out)
-    every = images_below(folder)
+    every = find_images(folder)
     require_images(len(every), folder)
     paths = every[process_group.shard(len(every))]
     artifact = extractor.artifact

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from pivl_distill.data.listing import (
     JUNK_PID,
-    find_tree,
-    image_files,
+    find_dataset_root,
+    list_images,
+    parse_integer,
     require_images,
-    whole_number,
 )
 from pivl_distill.data.market import MARKET_SPLITS
 from pivl_distill.data.records import Record, ReIDDataset
@@ -40,7 +40,7 @@ def load_folders(root: Path, pattern: str | None = None) -> ReIDDataset:
 
     `pattern` finds the camera in the file name, as its group `cam`; without it there are none.
     """
-    find_tree(root, "folder-per-identity", [SPLITS])
+    find_dataset_root(root, "folder-per-identity", [SPLITS])
     camera = None if pattern is None else _compile(pattern, "cam")
     crops = {split: list(_identity_folders(root / split, camera)) for split in SPLITS}
     return assemble("folders", root, crops)
@@ -52,10 +52,10 @@ def load_regex(root: Path, pattern: str = "") -> ReIDDataset:
     `pattern` finds the identity in the file name, as its group `pid`, and may find the camera, as
     its group `cam`.
     """
-    _, folders = find_tree(root, "folder-per-split", [SPLITS, MARKET_SPLITS])
+    _, folders = find_dataset_root(root, "folder-per-split", [SPLITS, MARKET_SPLITS])
     compiled = _compile(pattern, "pid", "cam")
     crops = {
-        split: [_named_crop(path, compiled) for path in image_files(root / folder)]
+        split: [_named_crop(path, compiled) for path in list_images(root / folder)]
         for split, folder in zip(SPLITS, folders, strict=True)
     }
     return assemble("regex", root, crops)
@@ -99,31 +99,31 @@ def _number_cameras(crops: Sequence[CropFile]) -> dict[str | None, int | None]:
 
 def _by_number(camera: str) -> tuple[bool, int, str]:
     """Numbers first and in their order, then names."""
-    number = whole_number(camera)
+    number = parse_integer(camera)
     return number is None, number or 0, camera
 
 
 def camera_name(text: str) -> str | None:
     """A camera's name: 01 is 1, and nothing is none."""
-    number = whole_number(text)
+    number = parse_integer(text)
     return (text or None) if number is None else str(number)
 
 
 def _identity_folders(split: Path, camera: re.Pattern[str] | None) -> Iterator[CropFile]:
-    if loose := image_files(split):
+    if loose := list_images(split):
         raise PivlError(
             f"{loose[0]} lies in no identity's folder: {split} holds one folder per identity, "
             "named by its number."
         )
     folders = (path for path in split.iterdir() if path.is_dir() and path.name[0] != ".")
     for folder in sorted(folders, key=lambda path: path.name):
-        pid = whole_number(folder.name)
+        pid = parse_integer(folder.name)
         if pid is None:
             raise PivlError(
                 f"{folder} is not named by a number, as an identity's folder is: rename it, say "
                 f"to {split / '0001'}."
             )
-        for path in image_files(folder):
+        for path in list_images(folder):
             found = None if camera is None else _search(path, camera)["cam"]
             yield CropFile(path, pid, None if found is None else camera_name(found))
 
@@ -156,7 +156,7 @@ def _search(path: Path, pattern: re.Pattern[str]) -> dict[str, str]:
 
 def _named_crop(path: Path, pattern: re.Pattern[str]) -> CropFile:
     found = _search(path, pattern)
-    pid = whole_number(found["pid"])
+    pid = parse_integer(found["pid"])
     if pid is None:
         raise PivlError(
             f"The pattern '{pattern.pattern}' finds the identity '{found['pid']}' in {path}; "

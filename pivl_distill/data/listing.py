@@ -16,7 +16,7 @@ JUNK_PID = -1
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
-def find_tree(
+def find_dataset_root(
     root: Path, title: str, forms: Sequence[tuple[str, ...]], places: Sequence[str] = (".",)
 ) -> tuple[Path, tuple[str, ...]]:
     """The first of `places` below `root` that holds all folders of one of `forms`, and that form.
@@ -37,7 +37,7 @@ def find_tree(
     )
 
 
-def image_files(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """The images directly in `folder`, by name.
 
     Hidden files (macOS leaves `._0002_c1s1.jpg`) and other kinds (Market-1501 has Thumbs.db) are
@@ -47,7 +47,7 @@ def image_files(folder: Path) -> list[Path]:
     return sorted((path for path in paths if path.name[0] != "."), key=lambda path: path.name)
 
 
-def images_below(folder: Path) -> list[Path]:
+def find_images(folder: Path) -> list[Path]:
     """The images in `folder` and in every folder below it, by path; hidden ones are passed over.
 
     Raises PivlError if there is no such folder.
@@ -90,6 +90,6 @@ def read_text(path: Path) -> str:
         raise PivlError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
 
 
-def whole_number(text: str) -> int | None:
+def parse_integer(text: str) -> int | None:
     """The number that `text` writes in plain digits, or None."""
     return int(text) if _NUMBER.fullmatch(text) else None

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pivl_distill.data.listing import JUNK_PID, find_tree, image_files, require_images
+from pivl_distill.data.listing import JUNK_PID, find_dataset_root, list_images, require_images
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.errors import PivlError
 
@@ -24,15 +24,15 @@ MARKET_SPLITS = ("bounding_box_train", "query", "bounding_box_test")
 
 
 @dataclass(frozen=True)
-class MarketForm:
+class MarketLayout:
     """A dataset in Market-1501's form: its title and where people keep it below a data folder."""
 
     title: str
-    places: tuple[str, ...]
+    subfolders: tuple[str, ...]
 
 
-MARKET_FORMS = {
-    "market1501": MarketForm(
+MARKET_LAYOUTS = {
+    "market1501": MarketLayout(
         "Market-1501",
         (
             ".",
@@ -42,7 +42,7 @@ MARKET_FORMS = {
             "market1501/Market-1501-v15.09.15",
         ),
     ),
-    "dukemtmc": MarketForm(
+    "dukemtmc": MarketLayout(
         "DukeMTMC-reID",
         (
             ".",
@@ -53,7 +53,7 @@ MARKET_FORMS = {
             "dukemtmc-reid",
         ),
     ),
-    "occluded_duke": MarketForm(
+    "occluded_duke": MarketLayout(
         "Occluded-Duke",
         (
             ".",
@@ -67,19 +67,19 @@ MARKET_FORMS = {
 
 
 def load_market(kind: str, root: Path) -> ReIDDataset:
-    """The dataset `kind` of `MARKET_FORMS` at `root` or where people keep it, without part maps.
+    """The dataset `kind` of `MARKET_LAYOUTS` at `root` or where people keep it, without part maps.
 
     `synthetic.json` at the top of a rendered tree describes its people.
     """
-    form = MARKET_FORMS[kind]
-    root, _ = find_tree(root, form.title, [MARKET_SPLITS], form.places)
+    form = MARKET_LAYOUTS[kind]
+    root, _ = find_dataset_root(root, form.title, [MARKET_SPLITS], form.subfolders)
     train, query, gallery = (_read_folder(root / split) for split in MARKET_SPLITS)
     return ReIDDataset(kind, root, train, query, gallery, people=_read_people(root))
 
 
 def _read_folder(folder: Path) -> tuple[Record, ...]:
     records = []
-    for path in image_files(folder):
+    for path in list_images(folder):
         match = MARKET_NAME.match(path.name)
         if match is None:
             raise PivlError(

@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from pivl_distill.data.listing import find_tree, read_text, require_files, whole_number
+from pivl_distill.data.listing import find_dataset_root, parse_integer, read_text, require_files
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.errors import PivlError
 
 TEST_PID_OFFSET = 10_000
-PLACES = (
+SUBFOLDERS = (
     ".", "MSMT17", "MSMT17_V1", "MSMT17_V2", "msmt17", "msmt17/MSMT17_V1", "msmt17/MSMT17_V2",
 )  # fmt: skip
 FOLDERS = [("train", "test"), ("mask_train_v2", "mask_test_v2")]
@@ -25,7 +25,7 @@ NAME = re.compile(r"^\d+_\d+_0*([1-9]\d*)_")
 
 def load_msmt17(root: Path, *, val: bool = True) -> ReIDDataset:
     """The dataset at `root` or where people keep it; `val` adds the validation list to training."""
-    root, (train_folder, test_folder) = find_tree(root, "MSMT17", FOLDERS, PLACES)
+    root, (train_folder, test_folder) = find_dataset_root(root, "MSMT17", FOLDERS, SUBFOLDERS)
     train = _read_list(root, "list_train.txt", train_folder)
     if val:
         train += _read_list(root, "list_val.txt", train_folder)
@@ -45,7 +45,7 @@ def _read_list(root: Path, name: str, folder: str, offset: int = 0) -> tuple[Rec
             continue
         image, _, label = line.strip().rpartition(" ")
         match = NAME.match(image.rpartition("/")[2])
-        pid = whole_number(label)
+        pid = parse_integer(label)
         if match is None or pid is None:
             raise PivlError(
                 f"Line {number} of {source} is '{line}', not an image and its person such as "

@@ -11,8 +11,8 @@ import shutil
 from pathlib import Path
 
 from pivl_distill.console import track
-from pivl_distill.data.listing import find_tree, read_text, require_files, require_images
-from pivl_distill.data.market import MARKET_FORMS, MARKET_SPLITS, load_market
+from pivl_distill.data.listing import find_dataset_root, read_text, require_files, require_images
+from pivl_distill.data.market import MARKET_LAYOUTS, MARKET_SPLITS, load_market
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.errors import PivlError
 
@@ -31,8 +31,8 @@ def rebuild_occluded_duke(duke: Path, lists: Path, out: Path, *, link: bool = Fa
     """
     if out.exists():
         raise PivlError(f"{out} exists already: remove it or name another folder.")
-    form = MARKET_FORMS["dukemtmc"]
-    tree, _ = find_tree(duke, form.title, [MARKET_SPLITS], form.places)
+    form = MARKET_LAYOUTS["dukemtmc"]
+    tree, _ = find_dataset_root(duke, form.title, [MARKET_SPLITS], form.subfolders)
     images = {split: _listed(tree, split, lists / name) for split, name in LISTS.items()}
     files = [(path, split) for split, paths in images.items() for path in paths]
     staging = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -56,9 +56,11 @@ def _listed(tree: Path, split: str, source: Path) -> list[Path]:
     require_images(len(names), source)
     if odd := [name for name in names if Path(name).name != name]:
         raise PivlError(f"{source} holds '{odd[0]}', not a bare file name. Take it as published.")
-    places = [tree / split, *(tree / other for other in MARKET_SPLITS if other != split)]
+    subfolders = [tree / split, *(tree / other for other in MARKET_SPLITS if other != split)]
     paths = [
-        next((place / name for place in places if (place / name).is_file()), tree / split / name)
+        next(
+            (place / name for place in subfolders if (place / name).is_file()), tree / split / name
+        )
         for name in names
     ]
     require_files(paths, source)

@@ -24,7 +24,7 @@ from torch import Tensor
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 
-MANIFEST = "parsing.json"
+VOCABULARY_FILE = "parsing.json"
 FULL_CONFIDENCE = 255
 """A confidence of 1."""
 
@@ -41,7 +41,7 @@ class PartMap:
 
 def folder_vocabulary(folder: Path) -> Vocabulary:
     """The vocabulary that `parsing.json` in a folder of maps names."""
-    manifest = folder / MANIFEST
+    manifest = folder / VOCABULARY_FILE
     remedy = f'write {{"vocabulary": "lip20"}} into {manifest} (or the vocabulary your parser uses)'
     if not manifest.is_file():
         raise PivlError(
@@ -75,30 +75,30 @@ def read_map(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> np
     Raises PivlError if the file is not a palette or grey PNG or holds values that the vocabulary
     does not have.
     """
-    values = map_values(path)
+    values = read_stored_labels(path)
     if (unknown := unknown_value(values, vocabulary)) is not None:
         raise PivlError(
             f"{path} holds the value {unknown}, but '{vocabulary.name}' ends at "
             f"{len(vocabulary) - 1} ({IGNORE} means unknown). Name the parser's own vocabulary in "
-            f"{MANIFEST}, or map its labels to this one."
+            f"{VOCABULARY_FILE}, or map its labels to this one."
         )
     return np.array(Image.fromarray(values).resize(size_hw[::-1], Image.Resampling.NEAREST))
 
 
 def read_confidence(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
     """The confidence uint8 [H, W] in one map, resized bilinearly; CERTAIN where it holds none."""
-    confidence = stored_map(path).confidence
+    confidence = read_stored_map(path).confidence
     if confidence is None:
         return np.full(size_hw, FULL_CONFIDENCE, np.uint8)
     return np.array(Image.fromarray(confidence).resize(size_hw[::-1], Image.Resampling.BILINEAR))
 
 
-def map_values(path: Path) -> np.ndarray:
-    """Class ids uint8 [H, W] as stored; PivlError as `stored_map`."""
-    return stored_map(path).labels
+def read_stored_labels(path: Path) -> np.ndarray:
+    """Class ids uint8 [H, W] as stored; PivlError as `read_stored_map`."""
+    return read_stored_map(path).labels
 
 
-def stored_map(path: Path) -> PartMap:
+def read_stored_map(path: Path) -> PartMap:
     """A map in its own size; PivlError if the file is not a PNG of class ids."""
     try:
         with Image.open(path) as image:
@@ -125,18 +125,18 @@ def cell_parts(
 ) -> Tensor:
     """P of Eq. 5 at the grid: uint8 [B, H, W] → long [B, h, w], a cell's majority or its centre."""
     if rule == "majority":
-        return to_grid(maps, grid_hw, num_parts)
+        return majority_labels(maps, grid_hw, num_parts)
     centres = F.interpolate(maps[:, None].float(), size=grid_hw, mode="nearest-exact")
     return centres[:, 0].long()
 
 
-def to_grid(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:
+def majority_labels(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:
     """Majority label of each cell: uint8 [B, H, W] → long [B, h, w].
 
     A cell is IGNORE where fewer than half of its pixels have a known class; of equally frequent
     classes the lowest id wins.
     """
-    counts = _label_counts(maps, grid_hw, num_parts)
+    counts = _count_labels(maps, grid_hw, num_parts)
     labels = counts[:, :num_parts].argmax(dim=1)
     unknown = 2 * counts[:, num_parts] > counts.sum(dim=1)
     return labels.masked_fill(unknown, IGNORE)
@@ -147,11 +147,11 @@ def part_shares(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tenso
 
     Shares sum to one, less the share of IGNORE pixels.
     """
-    counts = _label_counts(maps, grid_hw, num_parts).float()
+    counts = _count_labels(maps, grid_hw, num_parts).float()
     return counts[:, :num_parts] / counts.sum(dim=1, keepdim=True)
 
 
-def _label_counts(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:
+def _count_labels(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:
     """Pixels per label and cell, int [B, P + 1, h, w]; the last row counts pixels without a class.
 
     A pixel belongs to the cell that holds its centre, so any map at least as large as the grid

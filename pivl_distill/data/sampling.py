@@ -22,20 +22,20 @@ class Step:
 
     epoch: int
     number: int
-    of: int
+    steps_in_epoch: int
     batch: np.ndarray
     rng: np.random.Generator
     """Shared by the steps of the epoch, which draw from it one after the other."""
 
     @property
-    def epochs_before(self) -> float:
+    def elapsed_epochs(self) -> float:
         """How many epochs have passed when the step begins, with the fraction."""
-        return self.epoch + self.number / self.of
+        return self.epoch + self.number / self.steps_in_epoch
 
     @property
     def ends_epoch(self) -> bool:
         """Whether no step of the epoch is left after this one."""
-        return self.number == self.of - 1
+        return self.number == self.steps_in_epoch - 1
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import Image
 
 from pivl_distill.console import track
-from pivl_distill.data.part_maps import map_values, unknown_value
+from pivl_distill.data.part_maps import read_stored_labels, unknown_value
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.errors import PivlError
@@ -80,7 +80,7 @@ def _scan(dataset: ReIDDataset, split: str, record: Record) -> ScannedCrop:
 
 def _map_fault(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> str | None:
     try:
-        values = map_values(path)
+        values = read_stored_labels(path)
     except PivlError:
         return WRONG_KIND
     if unknown_value(values, vocabulary) is not None:

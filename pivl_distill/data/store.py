@@ -1,14 +1,13 @@
-"""Decoded crops and part maps: once for all epochs, and on disk for all later runs.
+"""Decoded crops and part maps: decoded once for all epochs, and cached on disk for later runs.
 
-A crop of 256×128 takes 96 KiB and its map 32 KiB: Market-1501's training split fits in 1.6 GiB.
-Resizing is bilinear and smooths when it shrinks (Pillow), as torchvision does for every codebase
-of the field and as the deployed runtime does.
+A crop of 256×128 takes 96 KiB and its map 32 KiB: Market-1501's training split takes 1.6 GiB.
+Resizing is bilinear with antialiasing (Pillow), like torchvision's and like the runtime's.
 
-What is decoded is kept in the cache folder and mapped from there, so that data sets larger than
-memory work and processes of one machine share it. It is found by what it was decoded from: the
-bytes of every file, in order, and how they are read. So a changed image is noticed whatever its
-name, size or time, and a data set that has moved is found. Crops and maps are kept apart: other
-maps decode no crop again.
+Decoded pixels are memory-mapped from the cache folder, so that data sets may be larger than memory
+and processes of one machine share them. The key of a cache entry is a hash of the bytes of all
+files, in order, and of the decoding settings. Therefore any changed image invalidates the entry,
+and a data set that was moved still hits it. Crops and maps are separate entries: new maps do not
+decode crops again.
 """
 
 from __future__ import annotations
@@ -45,32 +44,33 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FORMAT_VERSION = 1
-"""Part of every key: raise it when the same files and settings give other pixels."""
+"""Part of every cache key; increment it when the same files and settings decode differently."""
 
 PIXEL = np.dtype(np.uint8)
 CHUNK_FILES = 256
-"""Files that are read before their pixels are written: 24 MiB of crops of 256×128."""
+"""Number of files decoded before their pixels are written: 24 MiB of crops of 256×128."""
 
 
 @dataclass(frozen=True)
 class CropStore:
-    """N crops with their labels, in the order of the records they were read from.
-
-    `crops` uint8 RGB [N, H, W, 3]; `maps` uint8 [N, H, W] or None if no vocabulary was given;
-    `pids` int64 [N]; `camids` int64 [N] or None if a camera is unknown. `missing_maps` images had
-    no map: theirs is IGNORE throughout. `confidence` uint8 [N, H, W] says how sure the parser was,
-    `teacher_embeddings` [N, F] are a teacher's embeddings of the crops, `contents` the hashes (hex)
-    of the bytes of all `images` and `maps`, where they were asked for.
-    """
+    """N crops with their labels, in the order of their records."""
 
     crops: np.ndarray
+    """uint8 RGB [N, H, W, 3]."""
     maps: np.ndarray | None
+    """Part labels uint8 [N, H, W]; None if no vocabulary was given."""
     pids: np.ndarray
+    """int64 [N]."""
     camids: np.ndarray | None
+    """int64 [N]; None if any camera is unknown."""
     missing_maps: int = 0
+    """Number of images without a map; every pixel of their map is IGNORE."""
     confidence: np.ndarray | None = None
+    """The parser's confidence uint8 [N, H, W]."""
     teacher_embeddings: np.ndarray | None = None
+    """A teacher's embeddings of the crops, [N, F]."""
     contents: Mapping[str, str | None] = field(default_factory=dict)
+    """SHA-256 (hex) of the bytes of all "images" and all "maps", if requested."""
 
     def __len__(self) -> int:
         return len(self.pids)
@@ -85,53 +85,62 @@ class CropStore:
         *,
         confidence: bool = False,
         cache_gib: float = 0.0,
-        hashed: bool = False,
+        hash_files: bool = False,
     ) -> CropStore:
-        """Read the records' images and, with a vocabulary, their part maps.
+        """Decode the records' images and, with a vocabulary, their part maps.
 
-        All decoded pixels in the cache folder take at most `cache_gib`, 0 keeps none; `hashed` asks
-        for `contents`. Raises PivlError naming the first file that cannot be read.
+        Args:
+            records: N images.
+            size_hw: height and width to resize to, in pixels.
+            vocabulary: vocabulary of the part maps; None decodes no maps.
+            what: what the images are called in progress messages.
+            confidence: whether to decode the maps' confidence too.
+            cache_gib: limit of all decoded pixels in the cache folder, in GiB; 0 disables it.
+            hash_files: whether to compute `contents`.
+
+        Raises: PivlError that names the first file that cannot be read.
         """
-        of_crops = _crop_decoder(records, size_hw, what)
-        of_maps = _map_decoder(records, size_hw, vocabulary) if vocabulary else None
-        crops = of_crops.pixels(cache_gib)
-        maps, sure, contents = None, None, {}
-        if of_maps:
-            maps = of_maps.pixels(cache_gib)
+        crop_decoder = _crop_decoder(records, size_hw, what)
+        map_decoder = _map_decoder(records, size_hw, vocabulary) if vocabulary else None
+        crops = crop_decoder.pixels(cache_gib)
+        maps, map_confidence, contents = None, None, {}
+        if map_decoder:
+            maps = map_decoder.pixels(cache_gib)
             if confidence:
-                sure = _confidence_decoder(records, size_hw).pixels(cache_gib)
-        if hashed:
-            contents = {"images": of_crops.content, "maps": of_maps.content if of_maps else None}
+                map_confidence = _confidence_decoder(records, size_hw).pixels(cache_gib)
+        if hash_files:
+            map_hash = map_decoder.content_hash if map_decoder else None
+            contents = {"images": crop_decoder.content_hash, "maps": map_hash}
         return cls(
             crops=crops,
             maps=maps,
             pids=np.array([record.pid for record in records], dtype=np.int64),
             camids=_camids(records),
             missing_maps=sum(record.parsing is None for record in records) if vocabulary else 0,
-            confidence=sure,
+            confidence=map_confidence,
             contents=contents,
         )
 
 
-def load_training(
+def load_training_crops(
     records: Sequence[Record],
     settings: DataSettings,
     vocabulary: Vocabulary | None = None,
     *,
     confidence: bool = False,
 ) -> CropStore:
-    """Training crops as the settings want them, with maps where there is a vocabulary, hashed."""
+    """Load training crops, with maps if there is a vocabulary, and hash their files."""
     store = CropStore.load(
         records,
         settings.size_hw,
         vocabulary,
         confidence=confidence,
         cache_gib=settings.crop_cache_gib,
-        hashed=True,
+        hash_files=True,
     )
     if store.confidence is not None and (store.confidence == FULL_CONFIDENCE).all():
         logger.warning(
-            "No part map tells how sure its parser was (write_confidence): all count the same."
+            "No part map stores confidence (write_confidence): all pixels have the same weight."
         )
     return store
 
@@ -143,17 +152,18 @@ def _camids(records: Sequence[Record]) -> np.ndarray | None:
 
 @dataclass(frozen=True)
 class _FileDecoder:
-    """How the pixels of N files become uint8 [N, *size]; a path of None gives IGNORE."""
+    """Decodes N files to uint8 [N, *size]; a path of None becomes IGNORE."""
 
     what: str
+    """Name of the files in progress messages."""
     paths: Sequence[Path | None]
     size: tuple[int, ...]
     read: Callable[[Path], np.ndarray]
     metadata: dict[str, Any]
-    """What decides the pixels beside the files, the size and the decoder, as JSON values."""
+    """Everything else that determines the pixels, as JSON values; part of the cache key."""
 
     def pixels(self, cache_gib: float) -> np.ndarray:
-        """All of them, out of the cache folder where they may be kept there."""
+        """Return all pixels uint8 [N, *size], through the cache folder if its limit allows."""
         shape, limit = (len(self.paths), *self.size), int(cache_gib * 2**30)
         if limit:
             entry = cache_dir() / "crops" / self.key()
@@ -171,42 +181,42 @@ class _FileDecoder:
         return pixels
 
     def key(self) -> str:
-        """SHA-256 (hex) of everything that decides the pixels."""
+        """Return the cache key: SHA-256 (hex) of everything that determines the pixels."""
         decoder = f"Pillow {PIL.__version__}, libjpeg {features.version('jpg')}"
-        about = {
+        inputs = {
             "version": FORMAT_VERSION,
             "decoder": decoder,
             "size": self.size,
-            "files": self.content,
+            "files": self.content_hash,
             **self.metadata,
         }
-        return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
 
     @functools.cached_property
-    def content(self) -> str:
-        """SHA-256 (hex) of the bytes of every file, in order, wherever they lie.
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of the bytes of every file, in order; it does not depend on their paths.
 
-        One process of each machine reads them: another machine may have other files.
+        One process per machine reads the files, because another machine may have other files.
         """
-        return process_group.broadcast_object_on_node(self._content)
+        return process_group.broadcast_object_on_node(self._hash_files)
 
-    def _content(self) -> str:
+    def _hash_files(self) -> str:
         digest = hashlib.sha256()
-        for of_file in self._each(_file_digest, f"Looking for {self.what}"):
-            digest.update(of_file)
+        for file_digest in self._map_files(_file_digest, f"Hashing {self.what}"):
+            digest.update(file_digest)
         return digest.hexdigest()
 
     def batches(self) -> Iterator[array_cache.Batch]:
-        """The pixels of `CHUNK_FILES` files after the other."""
-        decoded = self._each(self._decode, f"Reading {self.what}")
+        """Yield the pixels of `CHUNK_FILES` files at a time."""
+        decoded = self._map_files(self._decode, f"Reading {self.what}")
         while chunk := list(islice(decoded, CHUNK_FILES)):
             yield {"pixels": np.stack(chunk)}
 
     def _decode(self, path: Path | None) -> np.ndarray:
         return np.full(self.size, IGNORE, PIXEL) if path is None else self.read(path)
 
-    def _each(self, work: Callable[[Path | None], T], description: str) -> Iterator[T]:
-        """`work` done on every path, in order and in threads, no more than a chunk ahead."""
+    def _map_files(self, work: Callable[[Path | None], T], description: str) -> Iterator[T]:
+        """Yield `work(path)` of every path in order, computed in threads one chunk ahead."""
         starts = range(0, len(self.paths), CHUNK_FILES)
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             chunks = (pool.map(work, self.paths[start : start + CHUNK_FILES]) for start in starts)
@@ -240,7 +250,6 @@ def _map_decoder(
 
 
 def _confidence_decoder(records: Sequence[Record], size_hw: tuple[int, int]) -> _FileDecoder:
-    """Of images without a map it matters nowhere."""
     return _FileDecoder(
         what="confidence of the part maps",
         paths=[record.parsing for record in records],
@@ -251,7 +260,7 @@ def _confidence_decoder(records: Sequence[Record], size_hw: tuple[int, int]) -> 
 
 
 def _file_digest(path: Path | None) -> bytes:
-    """SHA-256 of a file's bytes; zeros where there is none."""
+    """SHA-256 of a file's bytes; zeros without a file."""
     if path is None:
         return bytes(32)
     try:

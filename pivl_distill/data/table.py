@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pivl_distill.data.generic import SPLITS, CropFile, assemble, camera_name
-from pivl_distill.data.listing import read_text, require_files, whole_number
-from pivl_distill.data.part_maps import MANIFEST, folder_vocabulary
+from pivl_distill.data.listing import parse_integer, read_text, require_files
+from pivl_distill.data.part_maps import VOCABULARY_FILE, folder_vocabulary
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.errors import PivlError, unknown_name
@@ -84,7 +84,7 @@ def _check_columns(path: Path, columns: Iterable[str]) -> None:
 
 
 def _manifest_crop(row: Mapping[str, Any], folder: Path, where: str) -> CropFile:
-    image, pid = _cell(row, "path", where), whole_number(_cell(row, "pid", where))
+    image, pid = _cell(row, "path", where), parse_integer(_cell(row, "pid", where))
     if not image:
         raise PivlError(f"{where} names no image in its column path.")
     if pid is None:
@@ -108,7 +108,9 @@ def _vocabulary(maps: Iterable[Path]) -> Vocabulary:
     """The one vocabulary of all maps, from the nearest parsing.json of each map's folder."""
     found = {}
     for folder in sorted({path.parent for path in maps}):
-        above = (place for place in (folder, *folder.parents) if (place / MANIFEST).is_file())
+        above = (
+            place for place in (folder, *folder.parents) if (place / VOCABULARY_FILE).is_file()
+        )
         vocabulary = folder_vocabulary(next(above, folder))
         found[vocabulary.name] = vocabulary
     if len(found) > 1:

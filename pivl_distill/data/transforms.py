@@ -59,7 +59,7 @@ class Noise:
     values: list[Tensor]
     """float32 [height, width·3] of each box, standard normal."""
 
-    def put_into(self, images: Tensor, own: slice) -> None:
+    def fill_boxes(self, images: Tensor, own: slice) -> None:
         """Fill the boxes of normalised images [b, 3, H, W], those `own` of the batch, in place."""
         _erase(images.permute(0, 2, 3, 1), self.boxes[own], self.values[own])
 

@@ -43,7 +43,7 @@ class Vocabulary:
             raise unknown_name(f"{self.name} label", label, self.labels)
         return self.labels.index(label)
 
-    def spoken(self, part_words: Literal["plain", "raw"]) -> tuple[str, ...]:
+    def prompt_words(self, part_words: Literal["plain", "raw"]) -> tuple[str, ...]:
         """What a prompt says for each class: plain words, or the labels as published."""
         return self.words if part_words == "plain" else self.labels
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pivl_distill.data.part_maps import (
-    MANIFEST,
+    VOCABULARY_FILE,
     PartMap,
     find_map,
     folder_vocabulary,
@@ -84,9 +84,9 @@ def check_maps_folder(folder: Path, vocabulary: Vocabulary) -> None:
     """Raise PivlError if the folder is missing or its manifest declares another vocabulary."""
     if not folder.is_dir():
         raise PivlError(f"The folder of maps {folder} does not exist.")
-    if (folder / MANIFEST).is_file() and (found := folder_vocabulary(folder)) != vocabulary:
+    if (folder / VOCABULARY_FILE).is_file() and (found := folder_vocabulary(folder)) != vocabulary:
         raise PivlError(
-            f"{folder / MANIFEST} declares maps in {found.name}, not {vocabulary.name}:"
+            f"{folder / VOCABULARY_FILE} declares maps in {found.name}, not {vocabulary.name}:"
             f" use --set vocabulary={found.name}."
         )
 

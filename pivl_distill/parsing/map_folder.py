@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pivl_distill.data.part_maps import MANIFEST, PartMap, map_values, unknown_value
+from pivl_distill.data.part_maps import VOCABULARY_FILE, PartMap, read_stored_labels, unknown_value
 from pivl_distill.data.vocabulary import Vocabulary, voc_palette
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
@@ -81,14 +81,14 @@ class MapFolder:
         if not path.is_file():
             return False
         try:
-            values = map_values(path)
+            values = read_stored_labels(path)
         except PivlError:
             return False
         return values.shape == size_hw and unknown_value(values, self.vocabulary) is None
 
     def read(self, image: Path) -> np.ndarray:
         """Return the class ids of an image's map, uint8 [H, W]."""
-        return map_values(self.map_path(image))
+        return read_stored_labels(self.map_path(image))
 
     def write(self, image: Path, part_map: PartMap) -> None:
         """Write one map atomically: a palette PNG, or grey with the confidence as alpha channel."""
@@ -103,11 +103,11 @@ class MapFolder:
 
     def finish(self, maps: int) -> None:
         """Record the number of maps in `parsing.json`, which marks the folder as complete."""
-        write_json(self.path / MANIFEST, {**self.manifest, "maps": maps})
+        write_json(self.path / VOCABULARY_FILE, {**self.manifest, "maps": maps})
 
     def _claim(self) -> None:
         """Write the manifest, or compare it with the existing one."""
-        path = self.path / MANIFEST
+        path = self.path / VOCABULARY_FILE
         if path.is_file():
             if differences := _differences(_read(path), self.manifest):
                 raise PivlError(
@@ -118,7 +118,8 @@ class MapFolder:
             return
         if self.path.is_file() or not is_empty(self.path):
             raise PivlError(
-                f"{self.path} exists and contains no {MANIFEST}; name another folder with --out."
+                f"{self.path} exists and contains no {VOCABULARY_FILE}; name another folder with"
+                " --out."
             )
         self._remove_partial()
         write_json(path, self.manifest)

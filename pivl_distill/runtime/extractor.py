@@ -22,7 +22,7 @@ import onnxruntime as ort
 from PIL import Image
 
 from pivl_distill.data.images import read_crop, resize_crop
-from pivl_distill.data.listing import images_below
+from pivl_distill.data.listing import find_images
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime.feature_graph import FeatureGraph
 from pivl_distill.runtime.frame_crops import check_image, crop_box
@@ -162,7 +162,7 @@ class Extractor:
         Names are paths relative to `folder`, sorted. Raises PivlError at the first image that
         cannot be read.
         """
-        paths = images_below(Path(folder))
+        paths = find_images(Path(folder))
         return [path.relative_to(folder).as_posix() for path in paths], self.embed_files(paths)
 
     def stream_files(

@@ -83,7 +83,7 @@ def train(
     start, crops_seen = time.monotonic(), 0
     network.train()
     for step in track(steps, description):
-        set_learning_rate(trainer.optimizer, settings, step.epochs_before)
+        set_learning_rate(trainer.optimizer, settings, step.elapsed_epochs)
         averages.add(trainer.step(step.batch, step.rng))
         crops_seen += len(step.batch)
         if step.ends_epoch:
@@ -175,7 +175,7 @@ class Stage2Trainer:
         index = to_device(batch, self.device)
         inputs = [normalize_crops(augmented.crops[shard], self.network.mean, self.network.std)]
         if augmented.noise is not None:
-            augmented.noise.put_into(inputs[0], shard)
+            augmented.noise.fill_boxes(inputs[0], shard)
         if self.cameras is not None:
             inputs.append(self.cameras[index[shard]])
         self.optimizer.zero_grad(set_to_none=True)

@@ -21,7 +21,7 @@ from pivl_distill.config import StudentConfig, TeachConfig, dump_config
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
-from pivl_distill.data.store import CropStore, load_training
+from pivl_distill.data.store import CropStore, load_training_crops
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.device import pick_device
 from pivl_distill.models.embedding import EmbeddingModel
@@ -95,7 +95,7 @@ class Stage2Run:
 
         `teacher_embeddings` [N, F] are those of the crops, or None.
         """
-        store = load_training(
+        store = load_training_crops(
             self.dataset.train,
             self.config.data,
             vocabulary,
@@ -115,7 +115,7 @@ class Stage2Run:
             settings.crops_per_identity,
             epoch_rng(self.config.seed, 0),
         )[0]
-        store = load_training(
+        store = load_training_crops(
             [self.dataset.train[crop] for crop in batch],
             self.config.data.model_copy(update={"crop_cache_gib": 0}),
             vocabulary,

@@ -21,7 +21,7 @@ from command_line import QUICK, run, succeed
 from kill_at_call import CALLS, run_stages
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
-from pivl_distill.data.store import load_training
+from pivl_distill.data.store import load_training_crops
 from pivl_distill.retrieval.evaluation import evaluate_model
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.cache_dir import cache_dir
@@ -87,7 +87,7 @@ def test_sigterm_stops_between_steps_with_143(desk: Path) -> None:
 
 TEACH = (
     teach,
-    load_training,
+    load_training_crops,
     encode_crops,
     tune_prompts,
     part_loss,
@@ -100,7 +100,7 @@ TEACH = (
 )
 """Functions whose first call starts a stage of the command: tuning, writing the bank, …"""
 
-STUDENT = (train_student, load_training, train, save_student, evaluate_model, Run.finish)
+STUDENT = (train_student, load_training_crops, train, save_student, evaluate_model, Run.finish)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from pivl_distill.data.listing import (
-    find_tree,
-    image_files,
+    find_dataset_root,
+    list_images,
+    parse_integer,
     read_text,
     require_files,
     require_images,
-    whole_number,
 )
 from pivl_distill.errors import PivlError
 
@@ -22,7 +22,7 @@ def test_images_are_sorted_and_other_files_passed_over(
 ) -> None:
     for name in ("b.jpg", "a.jpeg", "C.PNG", "._b.jpg", "Thumbs.db", ".DS_Store", "b.txt", "d.bmp"):
         (tmp_path / name).touch()
-    assert [path.name for path in image_files(tmp_path)] == ["C.PNG", "a.jpeg", "b.jpg", "d.bmp"]
+    assert [path.name for path in list_images(tmp_path)] == ["C.PNG", "a.jpeg", "b.jpg", "d.bmp"]
 
 
 def test_the_first_place_with_all_folders_of_a_form_is_the_tree(tmp_path: Path) -> None:
@@ -30,14 +30,14 @@ def test_the_first_place_with_all_folders_of_a_form_is_the_tree(tmp_path: Path) 
     (tmp_path / "train").mkdir()
     for folder in forms[1]:
         (tmp_path / "inner" / folder).mkdir(parents=True)
-    found = find_tree(tmp_path, "Some", forms, (".", "inner"))
+    found = find_dataset_root(tmp_path, "Some", forms, (".", "inner"))
     assert found == (tmp_path / "inner", forms[1])
     with pytest.raises(PivlError, match="looked for the folders train, test or learn, prove there"):
-        find_tree(tmp_path, "Some", forms)
+        find_dataset_root(tmp_path, "Some", forms)
     with pytest.raises(PivlError, match="there is no such folder"):
-        find_tree(tmp_path / "nowhere", "Some", forms)
+        find_dataset_root(tmp_path / "nowhere", "Some", forms)
     with pytest.raises(PivlError, match="one split of a Some dataset; name the folder above"):
-        find_tree(tmp_path / "train", "Some", forms)
+        find_dataset_root(tmp_path / "train", "Some", forms)
 
 
 def test_missing_files_and_empty_splits_are_told(tmp_path: Path) -> None:
@@ -75,4 +75,4 @@ def test_texts_may_have_a_byte_order_mark_but_must_be_utf8(tmp_path: Path) -> No
     ],
 )
 def test_whole_numbers(text: str, number: int | None) -> None:
-    assert whole_number(text) == number
+    assert parse_integer(text) == number

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pivl_distill.data.market import MARKET_FORMS, load_market
+from pivl_distill.data.market import MARKET_LAYOUTS, load_market
 from pivl_distill.errors import PivlError
 
 NAMES = (
@@ -44,7 +44,7 @@ def test_rules_of_the_field(tmp_path: Path, plant, reversed_listing: None) -> No
 
 @pytest.mark.parametrize(
     ("kind", "place"),
-    [(kind, place) for kind, form in MARKET_FORMS.items() for place in form.places],
+    [(kind, place) for kind, form in MARKET_LAYOUTS.items() for place in form.subfolders],
 )
 def test_trees_are_found_where_people_keep_them(
     tmp_path: Path, plant, kind: str, place: str

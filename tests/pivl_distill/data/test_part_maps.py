@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pivl_distill.data.part_maps import folder_vocabulary, part_shares, read_map, to_grid
+from pivl_distill.data.part_maps import folder_vocabulary, majority_labels, part_shares, read_map
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
 
@@ -88,7 +88,7 @@ def test_the_manifest_names_the_vocabulary(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size_hw", [(12, 6), (13, 7), (4, 2)])
 def test_grid_and_shares_agree_with_counting_pixels(size_hw: tuple[int, int]) -> None:
     maps, grid_hw = random_maps(*size_hw), (4, 2)
-    labels, shares = to_grid(maps, grid_hw, PARTS), part_shares(maps, grid_hw, PARTS)
+    labels, shares = majority_labels(maps, grid_hw, PARTS), part_shares(maps, grid_hw, PARTS)
     assert labels.dtype == torch.long
     assert shares.shape == (3, PARTS, 4, 2)
     for image in range(3):
@@ -106,17 +106,17 @@ def test_grid_and_shares_agree_with_counting_pixels(size_hw: tuple[int, int]) ->
 def test_a_cell_needs_half_of_its_pixels() -> None:
     half = torch.tensor([[[7, IGNORE], [IGNORE, 7]]], dtype=torch.uint8)
     less = torch.tensor([[[7, IGNORE], [IGNORE, IGNORE]]], dtype=torch.uint8)
-    assert to_grid(half, (1, 1), PARTS).item() == 7
-    assert to_grid(less, (1, 1), PARTS).item() == IGNORE
+    assert majority_labels(half, (1, 1), PARTS).item() == 7
+    assert majority_labels(less, (1, 1), PARTS).item() == IGNORE
     assert part_shares(less, (1, 1), PARTS).sum().item() == 0.25
 
 
 def test_small_parts_survive_where_sampling_would_lose_them() -> None:
     maps = torch.zeros(1, 8, 8, dtype=torch.uint8)
     maps[:, 1:4, 1:4] = 4  # sunglasses, off the corner pixel that sampling takes
-    assert to_grid(maps, (2, 2), PARTS).tolist() == [[[4, 0], [0, 0]]]
+    assert majority_labels(maps, (2, 2), PARTS).tolist() == [[[4, 0], [0, 0]]]
 
 
 def test_a_grid_finer_than_the_map_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="smaller than the grid"):
-        to_grid(random_maps(4, 4), (8, 4), PARTS)
+        majority_labels(random_maps(4, 4), (8, 4), PARTS)

@@ -75,9 +75,9 @@ def test_a_schedule_is_the_batches_of_its_epochs() -> None:
     assert len(schedule) == len(steps) == sum(map(len, expected))
     for step in steps:
         np.testing.assert_array_equal(step.batch, expected[step.epoch][step.number])
-        assert step.of == len(expected[step.epoch])
-        assert step.ends_epoch == (step.number + 1 == step.of)
-        assert step.epochs_before == step.epoch + step.number / step.of
+        assert step.steps_in_epoch == len(expected[step.epoch])
+        assert step.ends_epoch == (step.number + 1 == step.steps_in_epoch)
+        assert step.elapsed_epochs == step.epoch + step.number / step.steps_in_epoch
     assert sum(step.ends_epoch for step in steps) == 3
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pivl_distill.config import DataSettings
 from pivl_distill.data import store as module
 from pivl_distill.data.records import Record
-from pivl_distill.data.store import CropStore, load_training
+from pivl_distill.data.store import CropStore, load_training_crops
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
 
@@ -60,11 +60,11 @@ def test_confidence_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
         for number, name in enumerate(("told.png", "plain.png"))
     ]
     settings = DataSettings(size_hw=(2, 2))
-    store = load_training(records, settings, LIP20, confidence=True)
+    store = load_training_crops(records, settings, LIP20, confidence=True)
     np.testing.assert_array_equal(store.confidence, [sure, np.full((2, 2), 255)])
     assert (store.maps == 5).all()
-    assert load_training(records, settings, LIP20).confidence is None
-    assert load_training(records, settings, confidence=True).confidence is None
+    assert load_training_crops(records, settings, LIP20).confidence is None
+    assert load_training_crops(records, settings, confidence=True).confidence is None
 
 
 def test_without_a_vocabulary_there_are_no_maps(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 def load(records: list[Record], **settings: object) -> CropStore:
     """Cached, unless the settings say otherwise."""
     chosen = DataSettings(**{"size_hw": (6, 4), **settings})
-    return load_training(records, chosen, LIP20)
+    return load_training_crops(records, chosen, LIP20)
 
 
 def assert_same(one: CropStore, other: CropStore) -> None:
@@ -214,7 +214,7 @@ def test_contents_are_those_of_the_files_alone(
     assert changed["maps"] != contents["maps"]
     exchanged = load([records[1], records[0], *records[2:]], crop_cache_gib=cache_gib).contents
     assert exchanged["images"] != contents["images"]
-    assert load_training(records, DataSettings(size_hw=(6, 4))).contents["maps"] is None
+    assert load_training_crops(records, DataSettings(size_hw=(6, 4))).contents["maps"] is None
 
 
 def test_files_are_hashed_once(
@@ -236,7 +236,7 @@ def test_order_size_and_vocabulary_have_other_entries(tmp_path: Path, folder: Pa
         (records, {"size_hw": (4, 6)}, LIP20),
         (records, {}, replace(LIP20, background=1)),
     ):
-        load_training(changed, DataSettings(**{"size_hw": (6, 4), **settings}), vocabulary)
+        load_training_crops(changed, DataSettings(**{"size_hw": (6, 4), **settings}), vocabulary)
         entries.append(len(list(folder.iterdir())))
     # Crops and maps; again both; again both; then maps alone.
     assert entries == [2, 4, 6, 7]

@@ -172,8 +172,8 @@ def noisy(*, maps: bool = True) -> tuple[torch.Tensor, torch.Tensor, np.random.G
     seen = augment(crops, *given, augmentation, FILL, rng)
     before = normalize_crops(seen.crops, half, half)
     after = before.clone()
-    seen.noise.put_into(after[:40], slice(40))
-    seen.noise.put_into(after[40:], slice(40, None))
+    seen.noise.fill_boxes(after[:40], slice(40))
+    seen.noise.fill_boxes(after[40:], slice(40, None))
     return before, after, rng
 
 

@@ -22,7 +22,7 @@ def test_lip_has_its_published_ids() -> None:
 
 
 def test_prompts_say_plain_words_or_published_labels() -> None:
-    assert [LIP20.spoken(kind)[5] for kind in ("plain", "raw")] == [
+    assert [LIP20.prompt_words(kind)[5] for kind in ("plain", "raw")] == [
         "upper clothes",
         "Upper-clothes",
     ]

@@ -202,7 +202,7 @@ def hash_files(folder: Path) -> None:
 
     store._file_digest = digest
     records = [Record(path=name, pid=0, camid=0) for name in names]
-    assert CropStore.load(records, (16, 8), hashed=True).contents["images"] == expected
+    assert CropStore.load(records, (16, 8), hash_files=True).contents["images"] == expected
     assert len(hashed) == (0 if process_group.rank() else 3)
 
 
