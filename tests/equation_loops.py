@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.training.alignment import TextFeatures
 
-OWNERS = {
+TEXT_INDICES = {
     "two of each": [0, 0, 1, 1, 2, 2],
     "uneven": [2, 0, 1, 2, 2, 0, 2],
     "one each": [3, 1, 0, 2],
@@ -55,8 +55,8 @@ def one_way_contrast(anchors: Tensor, others: Tensor, labels: Tensor, tau: float
     for i in range(len(anchors)):
         scores = [dot(anchors[i], other) / tau for other in others]
         total = torch.stack([score.exp() for score in scores]).sum()
-        own = [j for j in range(len(others)) if labels[j] == labels[i]]
-        rows.append(mean([-(scores[j].exp() / total).log() for j in own]))
+        positives = [j for j in range(len(others)) if labels[j] == labels[i]]
+        rows.append(mean([-(scores[j].exp() / total).log() for j in positives]))
     return mean(rows)
 
 
@@ -103,13 +103,13 @@ def make_text_features() -> TextFeatures:
 
 def pixels_per_cell(one_map: Tensor, grid_hw: tuple[int, int]) -> dict[tuple[int, int], list[int]]:
     """Pixel values of each cell; a pixel belongs to the cell that contains its centre."""
-    found: dict[tuple[int, int], list[int]] = {}
+    values: dict[tuple[int, int], list[int]] = {}
     for y in range(one_map.shape[0]):
         for x in range(one_map.shape[1]):
             row = int((y + 0.5) * grid_hw[0] / one_map.shape[0])
             column = int((x + 0.5) * grid_hw[1] / one_map.shape[1])
-            found.setdefault((row, column), []).append(int(one_map[y, x]))
-    return found
+            values.setdefault((row, column), []).append(int(one_map[y, x]))
+    return values
 
 
 def majority(values: list[int]) -> int:
@@ -199,11 +199,11 @@ def contrast_by_loops(features: list[Tensor], texts: list[Tensor], pairs: list[i
     distinct = sorted(set(pairs))
     text = {pair: texts[pairs.index(pair)] for pair in distinct}
     rows = []
-    for own, feature in zip(pairs, features, strict=True):
-        positives = [j for j, pair in enumerate(pairs) if pair == own]
+    for anchor, feature in zip(pairs, features, strict=True):
+        positives = [j for j, pair in enumerate(pairs) if pair == anchor]
         to_texts = {pair: (dot(feature, text[pair]) / 0.5).exp() for pair in distinct}
-        to_cells = [(dot(text[own], other) / 0.5).exp() for other in features]
-        i2t = -(to_texts[own] / sum(to_texts.values())).log()
+        to_cells = [(dot(text[anchor], other) / 0.5).exp() for other in features]
+        i2t = -(to_texts[anchor] / sum(to_texts.values())).log()
         t2i = mean([-(to_cells[j] / sum(to_cells)).log() for j in positives])
         rows.append(i2t + t2i)
     return mean(rows)

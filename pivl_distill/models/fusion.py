@@ -80,8 +80,10 @@ def build_fusion_head(
 
 
 class FusionHead(nn.Module, ABC):
-    """A head; `forward` is the reference, `encode_cells` and `fuse` in `factorised_fusion.py`
-    are what training calls."""
+    """A fusion head; `forward` is the reference.
+
+    Training calls `encode_cells` and `fuse` of `factorised_fusion.py` instead.
+    """
 
     @abstractmethod
     def forward(self, pyramid: tuple[Tensor, ...]) -> Tensor:

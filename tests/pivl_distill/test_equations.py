@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from equation_loops import (
-    OWNERS,
+    TEXT_INDICES,
     assert_same,
     batch_hard_triplet,
     contrast_by_loops,
@@ -39,22 +39,17 @@ from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.fusion import FusionHead, LateralFusion, SimplePyramidFusion
 from pivl_distill.models.network import ReIDOutput
-from pivl_distill.training.alignment import (
-    alignment_loss,
-    make_hard_text_map,
-    make_soft_text_map,
-    make_text_map,
-)
+from pivl_distill.training import alignment
 from pivl_distill.training.objective import loss_terms
 
 # Eq. 2
 
 
-@pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
+@pytest.mark.parametrize("text_index", TEXT_INDICES.values(), ids=TEXT_INDICES)
 @pytest.mark.parametrize("tau", [0.2, 1.0])
-def test_equation_2(owner: list[int], tau: float) -> None:
-    labels = torch.tensor(owner)
-    images, texts = normal(len(owner), 5), normal(max(owner) + 1, 5, seed=1)
+def test_equation_2(text_index: list[int], tau: float) -> None:
+    labels = torch.tensor(text_index)
+    images, texts = normal(len(text_index), 5), normal(max(text_index) + 1, 5, seed=1)
     texts_per_image = texts[labels]  # T_{y_i} of the paper
     expected = one_way_contrast(images, texts_per_image, labels, tau)
     expected = expected + one_way_contrast(texts_per_image, images, labels, tau)
@@ -109,7 +104,7 @@ def test_equation_6_has_the_text_of_each_cells_part(
             excluded = part == LIP20.background and background == "ignore"
             if part != IGNORE and not excluded and text_features.present[person, part]:
                 expected[image, row, column] = text_features.part[person, part]
-    target = make_text_map(maps, labels, grid_hw, text_features, settings)
+    target = alignment.make_text_map(maps, labels, grid_hw, text_features, settings)
     places = [tuple(place) for place in target.mask.nonzero().tolist()]
     assert set(places) == set(expected)
     assert 0 < len(places) < len(maps) * grid_hw[0] * grid_hw[1]
@@ -129,7 +124,7 @@ def test_equation_6_with_the_mean_text_of_each_cells_parts() -> None:
                 expected[image, row, column] = mean(
                     [text_features.part[person, part] for part in parts]
                 )
-    target = make_text_map(maps, labels, (4, 3), text_features, settings)
+    target = alignment.make_text_map(maps, labels, (4, 3), text_features, settings)
     places = [tuple(place) for place in target.mask.nonzero().tolist()]
     assert set(places) == set(expected)
     in_order = torch.stack([expected[place] for place in places])
@@ -140,7 +135,10 @@ def test_equation_6_soft_equals_hard_for_cells_of_one_part() -> None:
     texts, labels = normal(2, 6, 5), torch.tensor([1, 0])
     parts = torch.randint(0, 6, (2, 4, 3), generator=torch.Generator().manual_seed(0))
     shares = nn.functional.one_hot(parts, 6).permute(0, 3, 1, 2).double()
-    hard, soft = make_hard_text_map(texts, labels, parts), make_soft_text_map(texts, labels, shares)
+    hard, soft = (
+        alignment.make_hard_text_map(texts, labels, parts),
+        alignment.make_soft_text_map(texts, labels, shares),
+    )
     assert hard.mask.all()
     assert_same(soft.to_dense(), hard.to_dense(), texts)
 
@@ -256,8 +254,10 @@ def test_equation_11(distance: str) -> None:
         expected = contrast_by_loops(features, targets, pairs)
     else:
         expected = distance_by_loops(features, targets, distance)
-    target = make_hard_text_map(texts, labels, parts)
-    assert_same(alignment_loss(FusedMap(aligned), target, distance, 0.5), expected, aligned, texts)
+    target = alignment.make_hard_text_map(texts, labels, parts)
+    assert_same(
+        alignment.alignment_loss(FusedMap(aligned), target, distance, 0.5), expected, aligned, texts
+    )
 
 
 def test_embedding_loss_depends_on_the_direction_alone() -> None:

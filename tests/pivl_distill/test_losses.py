@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from equation_loops import OWNERS
+from equation_loops import TEXT_INDICES
 from pivl_distill.losses import (
     identity_contrastive_loss,
     part_contrastive_loss,
@@ -33,60 +33,62 @@ def assert_same(actual: Tensor, expected: Tensor, *inputs: Tensor) -> None:
 
 
 def part_contrast_by_loops(
-    cells: Tensor, texts: Tensor, owner: Tensor, tau: float, weighting: str
+    cells: Tensor, texts: Tensor, text_index: Tensor, tau: float, weighting: str
 ) -> Tensor:
     total = cells.new_zeros(())
-    for cell, own in enumerate(owner.tolist()):
-        positives = (owner == own).nonzero().flatten().tolist()
+    for cell, text_row in enumerate(text_index.tolist()):
+        positives = (text_index == text_row).nonzero().flatten().tolist()
         area, balanced = 1 / len(cells), 1 / (len(texts) * len(positives))
         to_texts = torch.stack([torch.dot(cells[cell], text) / tau for text in texts])
-        to_cells = torch.stack([torch.dot(texts[own], other) / tau for other in cells])
-        i2t = to_texts.exp().sum().log() - to_texts[own]
+        to_cells = torch.stack([torch.dot(texts[text_row], other) / tau for other in cells])
+        i2t = to_texts.exp().sum().log() - to_texts[text_row]
         t2i = to_cells.exp().sum().log() - to_cells[positives].mean()
         total = total + (i2t + t2i) * (area if weighting == "area" else balanced)
     return total
 
 
-@pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
+@pytest.mark.parametrize("text_index", TEXT_INDICES.values(), ids=TEXT_INDICES)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_part_contrastive_loss_is_the_sum_over_cells(owner, weighting):
-    owner = torch.tensor(owner)
-    cells, texts = unit_rows(len(owner)), unit_rows(int(owner.max()) + 1, seed=1)
-    expected = part_contrast_by_loops(cells, texts, owner, 0.07, weighting)
-    assert_same(part_contrastive_loss(cells, texts, owner, 0.07, weighting), expected, cells, texts)
+def test_part_contrastive_loss_is_the_sum_over_cells(text_index, weighting):
+    text_index = torch.tensor(text_index)
+    cells, texts = unit_rows(len(text_index)), unit_rows(int(text_index.max()) + 1, seed=1)
+    expected = part_contrast_by_loops(cells, texts, text_index, 0.07, weighting)
+    assert_same(
+        part_contrastive_loss(cells, texts, text_index, 0.07, weighting), expected, cells, texts
+    )
 
 
-@pytest.mark.parametrize("owner", OWNERS.values(), ids=OWNERS)
+@pytest.mark.parametrize("text_index", TEXT_INDICES.values(), ids=TEXT_INDICES)
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_a_row_can_represent_several_cells_or_none(owner, weighting):
-    owner = torch.tensor(owner)
-    size = 1.0 * torch.arange(len(owner)).roll(-1) % 3  # 1, 2, 0, 1, …
-    cells, texts = unit_rows(len(owner)).detach(), unit_rows(int(owner.max()) + 1, seed=1)
-    repeated = torch.arange(len(owner)).repeat_interleave(size.long())
-    kept, renumbered = owner[repeated].unique(return_inverse=True)
+def test_a_row_can_represent_several_cells_or_none(text_index, weighting):
+    text_index = torch.tensor(text_index)
+    size = 1.0 * torch.arange(len(text_index)).roll(-1) % 3  # 1, 2, 0, 1, …
+    cells, texts = unit_rows(len(text_index)).detach(), unit_rows(int(text_index.max()) + 1, seed=1)
+    repeated = torch.arange(len(text_index)).repeat_interleave(size.long())
+    used, renumbered = text_index[repeated].unique(return_inverse=True)
     args = renumbered, 0.07, weighting
-    expected = part_contrast_by_loops(cells[repeated], texts[kept], *args)
-    actual = part_contrastive_loss(cells, texts, owner, 0.07, weighting, size.double())
+    expected = part_contrast_by_loops(cells[repeated], texts[used], *args)
+    actual = part_contrastive_loss(cells, texts, text_index, 0.07, weighting, size.double())
     assert_same(actual, expected, texts)
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_scopes_are_compared_separately_and_averaged(weighting):
     """Three images of five rows; all rows of the last image represent no cell."""
-    owner = torch.tensor([[0, 0, 1, 3, 1], [2, 2, 2, 0, 1], [0, 1, 2, 3, 3]])
+    text_index = torch.tensor([[0, 0, 1, 3, 1], [2, 2, 2, 0, 1], [0, 1, 2, 3, 3]])
     size = torch.ones(3, 5, dtype=torch.float64)
     size[0, 4] = size[1, 3] = size[1, 4] = size[2] = 0
     cells, texts = unit_rows(15).detach().view(3, 5, 5), unit_rows(12, seed=1)
     total, weights = torch.zeros((), dtype=torch.float64), 0.0
     for image in range(2):
-        here = size[image] > 0
-        kept, renumbered = owner[image][here].unique(return_inverse=True)
-        own_texts = texts.view(3, 4, 5)[image, kept]
-        weight = float(here.sum() if weighting == "area" else len(kept))
-        args = cells[image][here], own_texts, renumbered, 0.07, weighting
+        counted = size[image] > 0
+        used, renumbered = text_index[image][counted].unique(return_inverse=True)
+        image_texts = texts.view(3, 4, 5)[image, used]
+        weight = float(counted.sum() if weighting == "area" else len(used))
+        args = cells[image][counted], image_texts, renumbered, 0.07, weighting
         total = total + weight * part_contrast_by_loops(*args)
         weights += weight
-    actual = part_contrastive_loss(cells, texts.view(3, 4, 5), owner, 0.07, weighting, size)
+    actual = part_contrastive_loss(cells, texts.view(3, 4, 5), text_index, 0.07, weighting, size)
     assert_same(actual, total / weights, texts)
 
 
@@ -104,31 +106,31 @@ def test_weightings_agree_exactly_if_all_parts_are_equally_large():
 
 
 def test_contrastive_losses_ignore_the_order_of_the_batch():
-    owner = torch.tensor(OWNERS["uneven"])
-    rows, texts = unit_rows(len(owner)), unit_rows(3, seed=1)
-    order = torch.randperm(len(owner), generator=torch.manual_seed(2))
+    text_index = torch.tensor(TEXT_INDICES["uneven"])
+    rows, texts = unit_rows(len(text_index)), unit_rows(3, seed=1)
+    order = torch.randperm(len(text_index), generator=torch.manual_seed(2))
     for loss in (
         lambda r, o: identity_contrastive_loss(r, texts, o, 0.1),
         lambda r, o: part_contrastive_loss(r, texts, o, 0.1, "area"),
         lambda r, o: part_contrastive_loss(r, texts, o, 0.1, "class_balanced"),
     ):
-        torch.testing.assert_close(loss(rows[order], owner[order]), loss(rows, owner))
+        torch.testing.assert_close(loss(rows[order], text_index[order]), loss(rows, text_index))
 
 
 def test_contrastive_losses_are_lowest_if_rows_equal_their_texts():
-    owner = torch.tensor([0, 0, 1, 1, 2, 2])
+    text_index = torch.tensor([0, 0, 1, 1, 2, 2])
     texts = torch.eye(3, 5, dtype=torch.float64)
     for tau in (0.05, 0.5):
-        best = identity_contrastive_loss(texts[owner], texts, owner, tau)
-        assert best < identity_contrastive_loss(unit_rows(6), texts, owner, tau)
-        assert best < identity_contrastive_loss(texts[owner.roll(1)], texts, owner, tau)
+        best = identity_contrastive_loss(texts[text_index], texts, text_index, tau)
+        assert best < identity_contrastive_loss(unit_rows(6), texts, text_index, tau)
+        assert best < identity_contrastive_loss(texts[text_index.roll(1)], texts, text_index, tau)
         for weighting in WEIGHTINGS:
-            best = part_contrastive_loss(texts[owner], texts, owner, tau, weighting)
-            assert best < part_contrastive_loss(unit_rows(6), texts, owner, tau, weighting)
+            best = part_contrastive_loss(texts[text_index], texts, text_index, tau, weighting)
+            assert best < part_contrastive_loss(unit_rows(6), texts, text_index, tau, weighting)
     # Even perfectly separated, each image shares its text with one other: log 2 per direction.
-    loss = identity_contrastive_loss(texts[owner], texts, owner, 0.01)
+    loss = identity_contrastive_loss(texts[text_index], texts, text_index, 0.01)
     assert loss.item() == pytest.approx(2 * math.log(2))
-    loss = part_contrastive_loss(texts[owner], texts, owner, 0.01, "area")
+    loss = part_contrastive_loss(texts[text_index], texts, text_index, 0.01, "area")
     assert loss.item() == pytest.approx(math.log(2))
 
 

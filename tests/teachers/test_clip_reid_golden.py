@@ -118,8 +118,8 @@ def test_losses_of_stage_2(answers, golden):
     )
     # CLIP-ReID keeps the norms of its texts.
     none = torch.zeros(10, 20, dtype=torch.bool)
-    texts = TextFeatures(answers.texts, torch.zeros(10, 20, 1), none, LIP20)
-    terms = loss_terms(answers.trained, LABELS, None, texts, settings)
+    text_features = TextFeatures(answers.texts, torch.zeros(10, 20, 1), none, LIP20)
+    terms = loss_terms(answers.trained, LABELS, None, text_features, settings)
     ours = [*terms.values(), sum(terms.values())]
     ours[0] = ours[0] / settings.identity
     assert list(terms) == ["identity", "triplet", "image_to_text"]

@@ -260,9 +260,9 @@ def test_maps_are_wanted_where_parts_are_learned() -> None:
 def test_each_row_of_table_3_has_its_texts(prompt_bank: PromptBank, supervision) -> None:
     loss = LossSettings(text_scale="clip")
     config = TeachConfig(supervision=supervision, stage2={"loss": loss})
-    texts = make_text_features(prompt_bank, config)
-    assert torch.equal(texts.identity, prompt_bank.identity)
+    text_features = make_text_features(prompt_bank, config)
+    assert torch.equal(text_features.identity, prompt_bank.identity)
     assert (fusion_head_settings(config) is None) == (supervision == "identity")
     everyone = prompt_bank.label.expand_as(prompt_bank.part)
     expected = everyone if supervision == "label" else prompt_bank.part
-    assert torch.equal(texts.part, expected)
+    assert torch.equal(text_features.part, expected)

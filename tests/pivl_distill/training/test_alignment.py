@@ -158,13 +158,16 @@ def test_unknown_cells_get_no_gradient(alignment, distance):
 
 def test_a_contrastive_distance_separates_identities(alignment):
     _, text_features, labels, parts = alignment
-    own = text_features[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(0, 3, 1, 2)
+    matching = text_features[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
+        0, 3, 1, 2
+    )
     other = text_features[1 - labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
         0, 3, 1, 2
     )
     target = make_hard_text_map(text_features, labels, parts)
     losses = [
-        alignment_loss(FusedMap(maps), target, "contrastive", 0.07).item() for maps in (own, other)
+        alignment_loss(FusedMap(maps), target, "contrastive", 0.07).item()
+        for maps in (matching, other)
     ]
     assert losses[0] < losses[1]
 
