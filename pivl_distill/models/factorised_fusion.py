@@ -1,8 +1,8 @@
 """The fusion head as training computes it: the values of `fusion.py` for less time and memory.
 
-A 1×1 convolution commutes with resampling, and it is the last layer of most heads. So the maps are
-resampled in their own C channels, of which there are fewer than D, and the convolution is kept as
-a factor of the `FusedMap` instead of being multiplied out at every cell.
+A 1×1 convolution commutes with resampling, and it is the last layer of most heads. Maps are thus
+resampled with their C channels, usually fewer than D, and the convolution is kept as
+a factor of the `FusedMap` instead of being applied to every cell.
 
 A head runs in two steps. `encode_cells` treats each crop separately, perhaps in half precision and
 microbatches (GradCache); `fuse` adds the last linear map, in float32. Which path a head takes:

@@ -135,10 +135,8 @@ def test_equation_6_soft_equals_hard_for_cells_of_one_part() -> None:
     texts, labels = normal(2, 6, 5), torch.tensor([1, 0])
     parts = torch.randint(0, 6, (2, 4, 3), generator=torch.Generator().manual_seed(0))
     shares = nn.functional.one_hot(parts, 6).permute(0, 3, 1, 2).double()
-    hard, soft = (
-        alignment.make_hard_text_map(texts, labels, parts),
-        alignment.make_soft_text_map(texts, labels, shares),
-    )
+    hard = alignment.make_hard_text_map(texts, labels, parts)
+    soft = alignment.make_soft_text_map(texts, labels, shares)
     assert hard.mask.all()
     assert_same(soft.to_dense(), hard.to_dense(), texts)
 
@@ -255,9 +253,8 @@ def test_equation_11(distance: str) -> None:
     else:
         expected = distance_by_loops(features, targets, distance)
     target = alignment.make_hard_text_map(texts, labels, parts)
-    assert_same(
-        alignment.alignment_loss(FusedMap(aligned), target, distance, 0.5), expected, aligned, texts
-    )
+    actual = alignment.alignment_loss(FusedMap(aligned), target, distance, 0.5)
+    assert_same(actual, expected, aligned, texts)
 
 
 def test_embedding_loss_depends_on_the_direction_alone() -> None:
