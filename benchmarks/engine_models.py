@@ -20,7 +20,7 @@ from export.int8 import INT8_FILES, write_int8
 from export.onnx_export import write_onnx
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.runs.filenames import FP16_FILE, FP32_FILE
+from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE
 from students.backbones import create_backbone
 from students.student import IMAGENET_MEAN, IMAGENET_STD
 from teachers.clip import load_clip

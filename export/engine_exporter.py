@@ -15,7 +15,7 @@ from export.exporter import ExportReport
 from export.int8 import INT8_FILES
 from export.manifest_schema import Artifact, read_manifest, write_manifest
 from pivl_distill.errors import PivlError, UnverifiedError, VerificationError
-from pivl_distill.runs.filenames import FP16_FILE, FP32_FILE
+from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE
 
 ENGINE_SOURCES: dict[ExportPrecision, str] = {
     "fp32": FP32_FILE,

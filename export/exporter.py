@@ -19,7 +19,7 @@ from export.accuracy import DEFAULT_BUDGETS, AccuracyBudget, ExportPrecision, me
 from export.calibration import measure_ranges
 from export.cost import network_cost
 from export.fp16 import write_fp16
-from export.golden_crop import GOLDEN_CROP_FILE, write_golden_crop
+from export.golden_crop import write_golden_crop
 from export.int8 import INT8_FILES, write_int8_within_budget
 from export.latency import measure_latency
 from export.loading import embedding_model_from_spec
@@ -39,8 +39,8 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.errors import VerificationError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops
-from pivl_distill.runs.filenames import FP16_FILE, FP32_FILE, MANIFEST_FILE
 from pivl_distill.runtime.onnx_session import open_session
+from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE, GOLDEN_CROP_FILE, MANIFEST_FILE
 from pivl_distill.storage.files import sha256
 
 LATENCY_BATCHES = (1, 32)

@@ -15,9 +15,9 @@ from PIL import Image
 from pivl_distill.data.synthetic.cameras import camera
 from pivl_distill.data.synthetic.people import person
 from pivl_distill.data.synthetic.render import render
+from pivl_distill.storage.filenames import GOLDEN_CROP_FILE
 from pivl_distill.storage.files import write_bytes
 
-GOLDEN_CROP_FILE = "golden.png"
 _SEED = 7
 
 

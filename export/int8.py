@@ -32,12 +32,13 @@ from export.calibration import Ranges
 from export.loading import load_forward
 from export.manifest_schema import Artifact
 from pivl_distill.console import track
+from pivl_distill.storage.filenames import INT8_CPU_FILE, INT8_TENSORRT_FILE
 from pivl_distill.storage.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
 Int8Target = Literal["cpu", "tensorrt"]
-INT8_FILES: dict[Int8Target, str] = {"cpu": "model.int8.onnx", "tensorrt": "model.int8.trt.onnx"}
+INT8_FILES: dict[Int8Target, str] = {"cpu": INT8_CPU_FILE, "tensorrt": INT8_TENSORRT_FILE}
 MAX_FLOAT32_SHARE = 0.5
 """With more of its layers in float32 a file is hardly INT8: then it fails instead."""
 MIN_CHANNELS = 16

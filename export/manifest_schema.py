@@ -19,7 +19,7 @@ from export.cost import Cost
 from export.latency import Latency
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.thresholds import OperatingThreshold
-from pivl_distill.runs.filenames import MANIFEST_FILE
+from pivl_distill.storage.filenames import MANIFEST_FILE
 from pivl_distill.storage.files import sha256, write_text
 
 ArtifactKind = Literal["onnx", "tensorrt", "tensorrt-rtx"]

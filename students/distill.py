@@ -17,8 +17,8 @@ from pivl_distill.data.records import ReIDDataset
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.runs.filenames import EMBEDDINGS_FILE, STUDENT_FILE
 from pivl_distill.runs.provenance import array_sha256, file_provenance, weights_provenance
+from pivl_distill.storage.filenames import EMBEDDINGS_FILE, STUDENT_FILE
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.teacher_embeddings import load_embeddings

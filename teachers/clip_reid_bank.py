@@ -23,9 +23,9 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
-from pivl_distill.runs.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.runs.provenance import bank_provenance
 from pivl_distill.runs.run import Run
+from pivl_distill.storage.filenames import BANK_FILE, TEACHER_FILE
 from teachers.clip_reid_checkpoint import (
     ClipReIDCheckpoint,
     load_clip_reid_checkpoint,

@@ -19,9 +19,9 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
-from pivl_distill.runs.filenames import BANK_FILE, EMBEDDINGS_FILE, TEACHER_FILE
 from pivl_distill.runs.provenance import bank_provenance
 from pivl_distill.runs.run import Run
+from pivl_distill.storage.filenames import BANK_FILE, EMBEDDINGS_FILE, TEACHER_FILE
 from pivl_distill.storage.files import sha256
 from pivl_distill.storage.tensors import is_foreign
 from pivl_distill.training.alignment import TextFeatures

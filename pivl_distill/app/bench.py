@@ -33,9 +33,9 @@ from pivl_distill.app.eager import eager, run_eager_once
 from pivl_distill.app.targets import Cameras, load_checkpoint
 from pivl_distill.console import track
 from pivl_distill.errors import PivlError
-from pivl_distill.runs.filenames import RUN_FILE
 from pivl_distill.runtime.manifest_reader import check_file
 from pivl_distill.runtime.onnx_session import CPU, PROVIDERS, ExecutionDevice, open_session
+from pivl_distill.storage.filenames import RUN_FILE
 from pivl_distill.storage.files import sha256
 
 logger = logging.getLogger(__name__)

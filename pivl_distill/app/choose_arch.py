@@ -16,6 +16,7 @@ from export.onnx_export import write_onnx
 from pivl_distill.config import StudentConfig
 from pivl_distill.console import table, track
 from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice, open_session
+from pivl_distill.storage.filenames import FP32_FILE
 from students.backbones import create_backbone
 from students.candidates import CANDIDATES, Candidate, choose_candidate
 from students.student import bare_embedding_model
@@ -63,6 +64,6 @@ def export_candidate(
     network = create_backbone(arch, image_size_hw=size_hw, last_stride=settings.last_stride).eval()
     model = bare_embedding_model(arch, network, size_hw)
     with tempfile.TemporaryDirectory() as folder:
-        path = write_onnx(model, Path(folder) / "model.onnx")
+        path = write_onnx(model, Path(folder) / FP32_FILE)
         session = open_session(path, providers=[PROVIDERS[device]])
     return network_cost(network, size_hw), session

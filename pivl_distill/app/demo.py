@@ -16,7 +16,7 @@ from pivl_distill.app.export_run import ExportOptions, export_checkpoint
 from pivl_distill.app.report import percent, print_student, print_teach
 from pivl_distill.config import StudentConfig, TeachConfig
 from pivl_distill.console import summary, table
-from pivl_distill.runs.filenames import FP16_FILE, FP32_FILE
+from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE
 from students.distill import train_student
 from teachers.teach import teach
 

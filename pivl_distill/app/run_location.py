@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.runs.filenames import CONFIG_FILE
 from pivl_distill.runs.run import RUNS_DIR, Run, RunKind
+from pivl_distill.storage.filenames import CONFIG_FILE
 
 logger = logging.getLogger(__name__)
 

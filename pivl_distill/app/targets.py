@@ -24,8 +24,8 @@ from pivl_distill.retrieval.evaluation import (
     evaluate_features,
     evaluate_reranked,
 )
-from pivl_distill.runs.filenames import CHECKPOINT_FILES, FP32_FILE
 from pivl_distill.runs.run import Run, read_data_settings
+from pivl_distill.storage.filenames import CHECKPOINT_FILES, FP32_FILE
 from pivl_distill.storage.tensors import is_foreign, load_tensors
 from pivl_distill.training.host_memory import keep_freed_memory
 

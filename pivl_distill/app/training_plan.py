@@ -18,8 +18,8 @@ from pivl_distill.config import (
     load_config,
 )
 from pivl_distill.errors import PivlError
-from pivl_distill.runs.filenames import BANK_FILE, CONFIG_FILE
 from pivl_distill.runs.run import Run, read_data_settings
+from pivl_distill.storage.filenames import BANK_FILE, CONFIG_FILE
 
 if TYPE_CHECKING:
     from pivl_distill.runtime.onnx_session import ExecutionDevice

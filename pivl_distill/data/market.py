@@ -16,6 +16,7 @@ from pathlib import Path
 from pivl_distill.data.listing import JUNK_PID, find_dataset_root, list_images, require_images
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.filenames import SYNTHETIC_FILE
 
 # Held against the file name only: a folder called `run1_c3` must not pass for a label. Cameras are
 # published counting from 1.
@@ -95,7 +96,7 @@ def _read_folder(folder: Path) -> tuple[Record, ...]:
 
 
 def _read_people(root: Path) -> Mapping[int, Mapping[str, str | None]] | None:
-    path = root / "synthetic.json"
+    path = root / SYNTHETIC_FILE
     if not path.is_file():
         return None
     try:

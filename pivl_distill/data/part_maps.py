@@ -23,8 +23,8 @@ from torch import Tensor
 
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.filenames import VOCABULARY_FILE
 
-VOCABULARY_FILE = "parsing.json"
 FULL_CONFIDENCE = 255
 """A confidence of 1."""
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from pivl_distill.data.generic import SPLITS, CropFile, assemble, camera_name
 from pivl_distill.data.listing import parse_integer, read_text, require_files
-from pivl_distill.data.part_maps import VOCABULARY_FILE, folder_vocabulary
+from pivl_distill.data.part_maps import folder_vocabulary
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.errors import PivlError, unknown_name
+from pivl_distill.storage.filenames import VOCABULARY_FILE
 
 COLUMNS = ("path", "pid", "cam", "split", "parsing")
 REQUIRED_COLUMNS = ("path", "pid", "split")

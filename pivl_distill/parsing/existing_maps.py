@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pivl_distill.data.part_maps import (
-    VOCABULARY_FILE,
     PartMap,
     find_map,
     folder_vocabulary,
@@ -24,6 +23,7 @@ from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.base import ParserInput, parser_metadata
 from pivl_distill.parsing.settings import MapsSettings
+from pivl_distill.storage.filenames import VOCABULARY_FILE
 
 Table = dict[int, int]
 """Stored value, or colour as 0xRRGGBB, → class id or IGNORE."""

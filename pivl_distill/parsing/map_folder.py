@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pivl_distill.data.part_maps import VOCABULARY_FILE, PartMap, read_stored_labels, unknown_value
+from pivl_distill.data.part_maps import PartMap, read_stored_labels, unknown_value
 from pivl_distill.data.vocabulary import Vocabulary, voc_palette
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.filenames import VOCABULARY_FILE
 from pivl_distill.storage.files import (
     LOCK,
     is_empty,

@@ -24,8 +24,7 @@ from pivl_distill.parsing.map_statistics import ConfusionMatrix, MapStatistics
 from pivl_distill.parsing.postprocessing import MapPostprocessor
 from pivl_distill.parsing.qa_sheet import write_qa_sheet
 from pivl_distill.parsing.settings import EMBEDDED_PARSER, load_parser_settings, parser_presets
-
-QA_SHEET = "parsing.png"
+from pivl_distill.storage.filenames import QA_SHEET_FILE
 
 
 @dataclass(frozen=True)
@@ -214,8 +213,8 @@ def _draw(jobs: Sequence[_Job], folder: MapFolder, statistics: MapStatistics) ->
     pairs = [
         (read_pixels(jobs[i].record.path), folder.read(jobs[i].name)) for i in dict.fromkeys(chosen)
     ]
-    write_qa_sheet(pairs, statistics, folder.path / QA_SHEET)
-    return folder.path / QA_SHEET
+    write_qa_sheet(pairs, statistics, folder.path / QA_SHEET_FILE)
+    return folder.path / QA_SHEET_FILE
 
 
 def _size_hw(path: Path) -> tuple[int, int]:

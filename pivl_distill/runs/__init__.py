@@ -1,1 +1,1 @@
-"""Run folders: file names, progress, resume state, pinned values and signals."""
+"""Run folders: progress, resume state, pinned values and signals."""

@@ -14,7 +14,7 @@ from typing import Any
 from pivl_distill.config import CACHE_LIMITS
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.runs.filenames import CONTRACT_FILE, STATE_FOLDER
+from pivl_distill.storage.filenames import CONTRACT_FILE, STATE_FOLDER
 from pivl_distill.storage.files import write_json
 
 logger = logging.getLogger(__name__)

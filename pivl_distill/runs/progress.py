@@ -31,15 +31,15 @@ from pivl_distill.data.sampling import PKSampler, Step
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runs.contract import Contract
-from pivl_distill.runs.filenames import (
+from pivl_distill.runs.signals import DeferredSignals
+from pivl_distill.runs.state import Stateful, TorchRngState, pack_state, unpack_state
+from pivl_distill.storage.filenames import (
     LOCK_FILE,
     METRICS_FILE,
     PROGRESS_FILE,
     RUN_FILE,
     STATE_FOLDER,
 )
-from pivl_distill.runs.signals import DeferredSignals
-from pivl_distill.runs.state import Stateful, TorchRngState, pack_state, unpack_state
 from pivl_distill.storage.files import locked, remove_partial, write_text
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 

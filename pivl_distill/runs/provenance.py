@@ -1,6 +1,6 @@
 """Provenance: what runs and prompt banks record about the files, data and machine they come from.
 
-Every value is JSON. A run pins its provenance when it begins, and resumes only with the same one
+Every value is JSON. A run pins its provenance when it starts, and resumes only with an equal one
 (`contract.py`); a prompt bank keeps its own in the file's metadata.
 """
 
@@ -50,7 +50,7 @@ def bank_provenance(
     dataset: ReIDDataset,
     **details: Any,
 ) -> dict[str, Any]:
-    """Return the provenance of a prompt bank that is made now.
+    """Return the provenance of a prompt bank that is created now.
 
     Args:
         clip_name: architecture of the CLIP whose text tower encoded the prompts.

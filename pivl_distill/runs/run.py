@@ -17,8 +17,8 @@ import yaml
 from pivl_distill.config import DataSettings
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.runs.filenames import CONFIG_FILE, METRICS_FILE, RUN_FILE
 from pivl_distill.runs.progress import Progress, is_running
+from pivl_distill.storage.filenames import CONFIG_FILE, METRICS_FILE, RUN_FILE
 from pivl_distill.storage.files import is_empty, remove_partial, write_json, write_text
 
 RUNS_DIR = Path("runs")

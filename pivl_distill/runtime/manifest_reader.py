@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from pivl_distill.errors import PivlError, unknown_name
-from pivl_distill.runs.filenames import MANIFEST_FILE
 from pivl_distill.runtime.onnx_session import ExecutionDevice
+from pivl_distill.storage.filenames import MANIFEST_FILE
 from pivl_distill.storage.files import sha256
 
 MANIFEST_FORMAT = 2

@@ -1,1 +1,1 @@
-"""Files on disk: atomic writes, tensor files, and the array cache."""
+"""Files on disk: file names, atomic writes, tensor files, and the array cache."""

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.golden_crop import GOLDEN_CROP_FILE, write_golden_crop
+from export.golden_crop import write_golden_crop
 from pivl_distill.data.images import read_crop
+from pivl_distill.storage.filenames import GOLDEN_CROP_FILE
 
 
 @pytest.mark.parametrize("size_hw", [(64, 32), (128, 64), (256, 128), (224, 224)])

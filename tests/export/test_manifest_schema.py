@@ -25,8 +25,8 @@ from export.manifest_schema import (
 )
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.thresholds import OperatingThreshold
-from pivl_distill.runs.filenames import MANIFEST_FILE
 from pivl_distill.runtime.manifest_reader import vector_sha256
+from pivl_distill.storage.filenames import MANIFEST_FILE
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VECTOR = np.array([0.1, -2.5, 1e-7], np.float32)

@@ -19,8 +19,8 @@ from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from pivl_distill.runs import progress
-from pivl_distill.runs.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.runs.run import Run
+from pivl_distill.storage.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from pivl_distill.training import stage2_run
 from pivl_distill.training.stage2 import Stage2Trainer

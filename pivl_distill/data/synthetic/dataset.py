@@ -32,6 +32,7 @@ from pivl_distill.data.synthetic.tiers import Tier
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from pivl_distill.storage import files
+from pivl_distill.storage.filenames import SYNTHETIC_FILE, VOCABULARY_FILE
 
 GENERATOR_VERSION = 1
 """Raised whenever a tier and a seed give other bytes than before."""
@@ -115,7 +116,7 @@ def _write_tree(root: Path, tier: Tier, seed: int, workers: int | None) -> None:
         str(index + 1): attributes(person(seed, index, tier.family_size))
         for index in range(tier.train_pids + tier.test_pids)
     }
-    files.write_json(root / "parsing" / "parsing.json", parsing)
+    files.write_json(root / "parsing" / VOCABULARY_FILE, parsing)
     description = {
         "format": 1,
         "generator_version": GENERATOR_VERSION,
@@ -124,7 +125,7 @@ def _write_tree(root: Path, tier: Tier, seed: int, workers: int | None) -> None:
         "size_hw": tier.size_hw,
         "people": people,
     }
-    files.write_json(root / "synthetic.json", description)
+    files.write_json(root / SYNTHETIC_FILE, description)
 
 
 def _write_crops(

@@ -19,7 +19,7 @@ from export.exporter import input_spec
 from export.fp16 import write_fp16
 from export.int8 import INT8_FILES, Int8Target, write_int8
 from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.runs.filenames import FP16_FILE, FP32_FILE
+from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE
 
 
 @pytest.fixture(scope="session")

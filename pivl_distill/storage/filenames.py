@@ -1,4 +1,4 @@
-"""Names of the files and folders in run folders and export folders.
+"""Names of the files that this package writes into run folders, exports and data sets.
 
 This module imports nothing, so that the runtime, which works without torch, can use it too.
 """
@@ -23,12 +23,27 @@ BANK_FILE = "prompt_bank.safetensors"
 TEACHER_FILE = "teacher.safetensors"
 STUDENT_FILE = "student.safetensors"
 CHECKPOINT_FILES = (STUDENT_FILE, TEACHER_FILE)
+"""Trained networks, in the order in which commands look for them."""
 
 EMBEDDINGS_FILE = "teacher_embeddings.safetensors"
 """The teacher's embeddings of the training images."""
 
 FP32_FILE = "model.onnx"
 FP16_FILE = "model.fp16.onnx"
+INT8_CPU_FILE = "model.int8.onnx"
+INT8_TENSORRT_FILE = "model.int8.trt.onnx"
 
 MANIFEST_FILE = "manifest.json"
 """Contents and verification results of an export folder."""
+
+GOLDEN_CROP_FILE = "golden.png"
+"""The image of an export folder on which every artifact is checked."""
+
+VOCABULARY_FILE = "parsing.json"
+"""Vocabulary and parser of a folder of part maps."""
+
+QA_SHEET_FILE = "parsing.png"
+"""Contact sheet of crops and their part maps."""
+
+SYNTHETIC_FILE = "synthetic.json"
+"""Description of a synthetic data set and its people."""
