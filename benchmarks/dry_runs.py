@@ -17,7 +17,7 @@ import torch
 from pivl_distill.config import CONFIGS_DIR, StudentConfig, TeachConfig, load_config
 from pivl_distill.console import table
 from students.dry_run import dry_run_student
-from teachers.clip import joint_dim
+from teachers.clip_loading import joint_dim
 from teachers.dry_run import dry_run_teach
 
 EMBEDDED = ("quick", "literal")

@@ -23,7 +23,7 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE
 from students.backbones import create_backbone
 from students.student import IMAGENET_MEAN, IMAGENET_STD
-from teachers.clip import load_clip
+from teachers.clip_loading import load_clip
 from teachers.teacher import clip_embedding_model
 
 STUDENTS, TEACHERS = ("mobilenetv2_025", "vit_tiny_patch16_224"), ("RN50", "ViT-B-16")

@@ -22,8 +22,9 @@ from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.dry_run import random_bank
 from pivl_distill.training.stage2 import Stage2Trainer
-from teachers.clip import TINY, TINY_SIZE_HW, load_clip
+from teachers.clip_loading import load_clip
 from teachers.teacher import Teacher
+from teachers.tiny_clip import TINY, TINY_SIZE_HW
 
 ROUNDS, PARTS = 5, 4
 WAYS: dict[str, dict[str, object]] = {

@@ -17,6 +17,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor
 
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.state_dict import load_matching_state
 
 
 def load_network(name: str, image_size_hw: tuple[int, int], pretrained: str | Path) -> Any:
@@ -48,23 +49,16 @@ def _load_file(network: Any, path: Path) -> None:
     except Exception as error:  # torch and safetensors each have their own
         raise PivlError(f"'{path}' is not a readable weights file: {error}") from error
     state = convert_to_timm_names(published, network)
-    own = network.state_dict()
     classifier = network.pretrained_cfg["classifier"]
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    ignored = tuple(f"{head}." for head in heads)
-    wrong = [f"no {key}" for key in own.keys() - state.keys() if "num_batches" not in key]
-    wrong += [f"extra {key}" for key in state.keys() - own.keys() if not key.startswith(ignored)]
-    wrong += [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if state[key].shape != own[key].shape
-    ]
-    if wrong:
-        raise PivlError(
-            f"'{path}' does not fit the architecture in {len(wrong)} places: "
-            f"{'; '.join(sorted(wrong)[:5])}. Set arch to the one that the file was made for."
-        )
-    network.load_state_dict(state, strict=False)
+    load_matching_state(
+        network,
+        state,
+        path,
+        "the architecture",
+        "Set arch to the one that the file was made for.",
+        ignored=tuple(f"{head}." for head in heads),
+    )
 
 
 def convert_to_timm_names(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
+from pivl_distill.storage.state_dict import load_matching_state
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from students.backbones import Backbone, LastStride, create_backbone, describe_pooling
 
@@ -103,5 +104,6 @@ def load_student(path: Path) -> EmbeddingModel:
     network = create_backbone(
         metadata["arch"], image_size_hw=size_hw, last_stride=metadata["last_stride"]
     )
-    network.load_state_dict(state)
+    remedy = "Make it again with `pivl-distill student`."
+    load_matching_state(network, state, path, metadata["arch"], remedy)
     return bare_embedding_model(metadata["arch"], network, size_hw)

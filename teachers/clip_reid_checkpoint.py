@@ -21,9 +21,12 @@ from pivl_distill.console import track
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import BNNeck
-from teachers.clip import QUICKGELU_SUFFIX, Clip, load_clip, with_weights_hash
-from teachers.clip_weights import describe_mismatch, read_state_dict
+from pivl_distill.storage.state_dict import require_matching_state
+from teachers.clip import Clip, with_weights_hash
+from teachers.clip_loading import load_clip
+from teachers.clip_weights import read_state_dict
 from teachers.image_encoders import ViTOptions
+from teachers.open_clip_models import QUICKGELU_SUFFIX
 from teachers.teacher import clip_embedding_model
 
 ARCHITECTURES = ("ViT-B-16", "RN50")
@@ -170,8 +173,8 @@ def _load(
         key: torch.empty(rows, *state[key].shape[1:2], width)
         for key, rows in ((_TOKENS, identities), (_PREFIX, 1), (_SUFFIX, 1))
     }
-    if wrong := describe_mismatch(own | prompts, state):
-        raise PivlError(f"'{source}' is not what CLIP-ReID saves{wrong}.")
+    remedy = "Use a checkpoint as CLIP-ReID's code saves it."
+    require_matching_state(own | prompts, state, source, "CLIP-ReID", remedy)
     with torch.no_grad():
         for name in own.keys() & state.keys():
             own[name].copy_(state[name])

@@ -9,7 +9,6 @@ calls no Python; of the result only the tensors are kept and no method is run.
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,6 @@ from pivl_distill.errors import PivlError
 HUB = "hf-hub:"
 _OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 """Numbers among the tensors of OpenAI's archives; nobody else writes them."""
-
-COUNTER = "num_batches_tracked"
-"""What older files lack: batch norms only count with it."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +69,6 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if not tensors or not content:
         raise PivlError(f"'{path}' holds no state dict: names with a tensor each.")
     return {key.removeprefix("module."): value for key, value in content.items()}
-
-
-def describe_mismatch(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Where names and shapes of `state` differ from `own`: " in N places: …", or nothing.
-
-    Counters of batches (`num_batches_tracked`), which decide nothing, may be missing.
-    """
-    missing = own.keys() - state.keys()
-    wrong = [f"no {key}" for key in missing if not key.endswith(COUNTER)]
-    wrong += [f"extra {key}" for key in state.keys() - own.keys()]
-    wrong += [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if state[key].shape != own[key].shape
-    ]
-    return f" in {len(wrong)} places: {'; '.join(sorted(wrong)[:5])}" if wrong else ""
 
 
 def _read_content(path: Path) -> Any:

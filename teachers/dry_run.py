@@ -23,8 +23,9 @@ from pivl_distill.training.dry_run import (
     random_bank,
 )
 from pivl_distill.training.stage2_run import Stage2Run
-from teachers.clip import Clip, architecture_name, is_pretrained_tag
+from teachers.clip import Clip
 from teachers.image_features import STORED_DTYPE, encode_crops, encoding_dtype
+from teachers.open_clip_models import architecture_name, is_pretrained_tag
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import prompt_losses, resolve_temperature
 from teachers.teach import build_clip, fusion_head_settings, make_text_features, part_vocabulary

@@ -40,9 +40,10 @@ from pivl_distill.training.pretraining import (
     render_training_crops,
     shuffled_batches,
 )
-from teachers.clip import TINY, WEIGHTS_DIR, Clip, build_tiny_clip, save_tiny_clip
+from teachers.clip import Clip
 from teachers.probes import MIN_PIXELS, probe_clip
 from teachers.text_encoder import used_token_ids
+from teachers.tiny_clip import TINY, WEIGHTS_DIR, build_tiny_clip, save_tiny_clip
 from teachers.tiny_vocabulary import vocabulary_texts
 
 TEMPLATES = ("a photo of a {context} person {part}", "a photo of a person wearing {context} {part}")

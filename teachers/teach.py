@@ -27,7 +27,8 @@ from pivl_distill.storage.tensors import is_foreign
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.teacher_embeddings import save_embeddings
-from teachers.clip import QUICKGELU_SUFFIX, Clip, load_clip, with_weights_hash
+from teachers.clip import Clip, with_weights_hash
+from teachers.clip_loading import load_clip
 from teachers.clip_reid_checkpoint import (
     is_clip_reid_state,
     load_clip_reid_checkpoint,
@@ -36,6 +37,7 @@ from teachers.clip_reid_checkpoint import (
 from teachers.clip_weights import read_state_dict
 from teachers.image_encoders import ViTOptions
 from teachers.image_features import ImageFeatures, encode_crops
+from teachers.open_clip_models import QUICKGELU_SUFFIX
 from teachers.probes import BankProbe, probe_bank
 from teachers.prompts import IdentityPrompts
 from teachers.teacher import Teacher, save_teacher, vit_options

@@ -20,8 +20,10 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
+from pivl_distill.storage.state_dict import load_matching_state
 from pivl_distill.storage.tensors import load_tensors, save_tensors
-from teachers.clip import Clip, load_clip
+from teachers.clip import Clip
+from teachers.clip_loading import load_clip
 from teachers.image_encoders import ImageEncoder, ViTImageEncoder, ViTOptions
 
 KIND = "teacher"
@@ -156,5 +158,6 @@ def load_teacher(path: Path) -> EmbeddingModel:
     clip = load_clip(metadata["clip"], "none", tuple(metadata["size_hw"]), options)
     mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
     model = clip_embedding_model(dataclasses.replace(clip, mean=mean, std=std))
-    model.network.load_state_dict(state)
+    remedy = "Make it again with `pivl-distill teach`."
+    load_matching_state(model.network, state, path, f"a teacher of {model.name}", remedy)
     return model

@@ -141,6 +141,6 @@ def _latest_teach() -> Path | None:
 
 def bank_dim(config: str | None) -> int:
     """Dimension of the bank that `teach` with the same --config would write."""
-    from teachers.clip import joint_dim
+    from teachers.clip_loading import joint_dim
 
     return joint_dim(load_config(TeachConfig, "teach", config, {}).clip.name)

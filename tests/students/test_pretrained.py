@@ -147,7 +147,7 @@ def test_any_other_difference_is_named(classifier, tmp_path, change):
         state["conv_stem.weight"] = torch.zeros(9, 3, 3, 3)
     path = tmp_path / "weights.safetensors"
     save_file(state, path)
-    with pytest.raises(PivlError, match=r"in 1 places: .*conv_stem"):
+    with pytest.raises(PivlError, match=r"1 tensor differs: .*conv_stem"):
         load(path)
 
 

@@ -15,9 +15,10 @@ from pivl_distill.config import TuningSettings
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.synthetic.people import COLOURS
 from pivl_distill.data.vocabulary import LIP20
-from teachers.clip import Clip, build_tiny_clip
+from teachers.clip import Clip
 from teachers.image_features import ImageFeatures, encode_crops
 from teachers.text_encoder import Tokenizer, used_token_ids
+from teachers.tiny_clip import build_tiny_clip
 
 GARMENTS = ("hat", "shoes", "socks", "pants", "coat", "shirt", "scarf")
 

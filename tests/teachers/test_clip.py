@@ -11,8 +11,10 @@ from open_clip.model import CLIP
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.tensors import save_tensors
-from teachers.clip import KIND, TINY, Clip, load_clip, save_tiny_clip
+from teachers.clip import Clip
+from teachers.clip_loading import load_clip
 from teachers.image_encoders import ResNetImageEncoder, ViTImageEncoder, ViTOptions
+from teachers.tiny_clip import TINY, TINY_KIND, save_tiny_clip
 
 SIZE_HW = (128, 64)
 SMALL_TEXT = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
@@ -165,7 +167,7 @@ def test_weights_of_another_model_are_named(make_clip, table, tmp_path):
     with pytest.raises(PivlError, match="holds tiny_vit, not tiny_rn"):
         load_clip("tiny_rn", str(tmp_path / "vit"), SIZE_HW)
     save_tensors(tmp_path / "student", "student", {"weight": torch.zeros(1)}, {})
-    with pytest.raises(PivlError, match=f"is not a {KIND}, but a student"):
+    with pytest.raises(PivlError, match=f"is not a {TINY_KIND}, but a student"):
         load_clip("tiny_rn", str(tmp_path / "student"), SIZE_HW)
 
 

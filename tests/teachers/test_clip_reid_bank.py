@@ -14,7 +14,8 @@ from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
-from teachers.clip import load_clip, with_weights_hash
+from teachers.clip import with_weights_hash
+from teachers.clip_loading import load_clip
 from teachers.clip_reid_bank import (
     encode_part_texts,
     import_clip_reid_bank,

@@ -200,8 +200,8 @@ def test_other_forms_of_the_same_file(camera_state, camera_file, some, tmp_path,
     [
         ({"prompt_learner.cls_ctx": None}, "it lacks prompt_learner.cls_ctx"),
         ({"image_encoder.conv1.weight": None}, "it lacks image_encoder.conv1.weight"),
-        ({"image_encoder.ln_pre.bias": None}, "in 1 places: no image_encoder.ln_pre.bias"),
-        ({"head.weight": torch.zeros(2)}, "in 1 places: extra head.weight"),
+        ({"image_encoder.ln_pre.bias": None}, "1 tensor differs: missing image_encoder.ln_pre"),
+        ({"head.weight": torch.zeros(2)}, "1 tensor differs: unexpected head.weight"),
         ({"bottleneck.bias": torch.zeros(2)}, r"bottleneck.bias is \(2,\), not \(32,\)"),
         (
             {"prompt_learner.cls_ctx": torch.zeros(9, 4, 16)},

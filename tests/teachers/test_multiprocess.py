@@ -18,11 +18,12 @@ from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.distributed import process_group
 from pivl_distill.distributed.collectives import all_reduce_gradients
 from pivl_distill.runs.run import Run
-from teachers.clip import Clip, build_tiny_clip, with_weights_hash
+from teachers.clip import Clip, with_weights_hash
 from teachers.image_features import ImageFeatures, encode_crops
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import prompt_losses
 from teachers.text_encoder import used_token_ids
+from teachers.tiny_clip import build_tiny_clip
 from teachers.tuning import encode_bank_texts, tune_prompts
 
 PEOPLE, CROPS = 5, 67

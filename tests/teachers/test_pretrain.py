@@ -13,9 +13,11 @@ from click.testing import CliRunner
 from pivl_distill.data.synthetic.people import person, phrases
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.storage.tensors import load_tensors
-from teachers.clip import KIND, WEIGHTS_DIR, Clip, load_clip
+from teachers.clip import Clip
+from teachers.clip_loading import load_clip
 from teachers.pretrain import RECIPE, main, train, visible_phrases
 from teachers.probes import probe_clip
+from teachers.tiny_clip import TINY_KIND, WEIGHTS_DIR
 
 SHIPPED = WEIGHTS_DIR / "tiny_rn.safetensors"
 
@@ -36,7 +38,7 @@ def test_the_script_writes_a_loadable_file_with_its_recipe_and_figures(tmp_path:
     out = tmp_path / "tiny_rn.safetensors"
     result = CliRunner().invoke(main, ["--crops", "48", "--passes", "0", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    _, _, metadata = load_tensors(out, KIND)
+    _, _, metadata = load_tensors(out, TINY_KIND)
     assert metadata["recipe"]["crops"] == 48
     assert 0 <= metadata["unseen_people"]["part_naming"] <= 1
     load_clip("tiny_rn", str(out), (128, 64))
@@ -63,7 +65,7 @@ def test_shipped_weights_are_small() -> None:
 
 def test_shipped_weights_know_unseen_people_as_well_as_they_say(shipped: Clip) -> None:
     """Measured again: the stored figures, and the least that teaching needs."""
-    _, _, metadata = load_tensors(SHIPPED, KIND)
+    _, _, metadata = load_tensors(SHIPPED, TINY_KIND)
     stored = metadata["unseen_people"]
     measured = probe_clip(shipped)
     assert measured.part_naming == pytest.approx(stored["part_naming"], abs=5e-3)

@@ -16,9 +16,10 @@ from pivl_distill.runs.run import Run
 from pivl_distill.storage.tensors import load_tensors
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2 import train
-from teachers.clip import CLIP_MEAN, CLIP_STD, build_tiny_clip
+from teachers.clip import CLIP_MEAN, CLIP_STD
 from teachers.image_encoders import ViTOptions
 from teachers.teacher import KIND, Teacher, load_teacher, save_teacher
+from teachers.tiny_clip import build_tiny_clip
 
 NAMES = ("tiny_rn", "tiny_vit")
 

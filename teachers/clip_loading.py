@@ -1,0 +1,49 @@
+"""Loading a CLIP by name: an embedded tiny one or any open_clip ResNet or ViT."""
+
+from __future__ import annotations
+
+import open_clip
+
+from pivl_distill.errors import unknown_name
+from teachers.clip import Clip
+from teachers.image_encoders import ViTOptions
+from teachers.open_clip_models import (
+    QUICKGELU_SUFFIX,
+    load_open_clip,
+)
+from teachers.tiny_clip import (
+    TINY,
+    TINY_DIM,
+    load_tiny_clip,
+)
+
+
+def load_clip(
+    name: str,
+    weights: str,
+    size_hw: tuple[int, int],
+    options: ViTOptions = ViTOptions(),  # noqa: B008  (frozen)
+) -> Clip:
+    """CLIP `name` with `weights` at crop size `size_hw`.
+
+    `weights` is "embedded" (tiny models), an open_clip tag such as "openai", a Hugging Face id
+    "hf-hub:…", a local file, or "none" for random weights. `options` are for ViTs. Raises PivlError
+    for unknown names and for weights that cannot be had.
+    """
+    if name in TINY:
+        return load_tiny_clip(name, weights, size_hw, options)
+    known = open_clip.list_models()
+    if name.removesuffix(QUICKGELU_SUFFIX) not in known:
+        raise unknown_name("CLIP", name, [*TINY, *known])
+    return load_open_clip(name, weights, size_hw, options)
+
+
+def joint_dim(name: str) -> int:
+    """Dimensions D of the joint space of CLIP `name`, and so of the bank it makes."""
+    if name in TINY:
+        return TINY_DIM
+    config = open_clip.get_model_config(name.removesuffix(QUICKGELU_SUFFIX))
+    if config is None:
+        raise unknown_name("CLIP", name, [*TINY, *open_clip.list_models()])
+    dim: int = config["embed_dim"]
+    return dim
