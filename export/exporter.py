@@ -8,6 +8,8 @@ line.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +40,7 @@ from export.verification import Verifier
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import VerificationError
 from pivl_distill.models.embedding import EmbeddingModel
-from pivl_distill.retrieval.evaluation import QueryGalleryCrops
+from pivl_distill.retrieval.evaluation import CPU, QueryGalleryCrops
 from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE, GOLDEN_CROP_FILE, MANIFEST_FILE
 from pivl_distill.storage.files import sha256
@@ -92,6 +94,7 @@ def export_model(
     budgets: dict[ExportPrecision, AccuracyBudget] | None = None,
     source: Path | None = None,
     data: TestData | None = None,
+    device: torch.device = CPU,
     threads: int | None = None,
 ) -> ExportReport:
     """Export `model` to `folder` in float32 and `precisions`, and verify each file on `test`.
@@ -107,6 +110,7 @@ def export_model(
         budgets: override `DEFAULT_BUDGETS` per precision.
         source: the checkpoint; the manifest records its name and SHA-256.
         data: describes the data set of `test` in the manifest.
+        device: where torch computes the reference features; files run where they are made for.
         threads: CPU threads while latency is measured; None for all.
 
     Raises:
@@ -117,7 +121,7 @@ def export_model(
         raise ValueError("INT8 needs calibration crops.")
     options = {"normalize": normalize, "bake_preprocessing": bake_preprocessing}
     onnx_path = write_onnx(model, folder / FP32_FILE, **options)
-    verifier = _verifier(model, folder, test, budgets or {}, **options)
+    verifier = _verifier(model, folder, test, budgets or {}, device, **options)
     manifest = _manifest(model, folder, verifier, normalize, source, data)
     artifacts = _export_precisions(verifier, onnx_path, precisions, calibration)
     return _complete(folder, manifest, verifier, artifacts, threads)
@@ -142,14 +146,16 @@ def _verifier(
     folder: Path,
     test: QueryGalleryCrops,
     budgets: dict[ExportPrecision, AccuracyBudget],
+    device: torch.device,
     *,
     normalize: bool,
     bake_preprocessing: bool,
 ) -> Verifier:
     """Measure the checkpoint on `test` and write the golden crop to `folder`."""
+    on_device = dataclasses.replace(model, network=copy.deepcopy(model.network).to(device))
     return Verifier(
         spec=input_spec(model, bake_preprocessing),
-        reference=measure_reference(model, test, normalize=normalize),
+        reference=measure_reference(on_device, test, normalize=normalize),
         bare=network_cost(model.network, model.size_hw, model.cameras),
         golden_crop=write_golden_crop(folder, model.size_hw),
         budgets=DEFAULT_BUDGETS | budgets,

@@ -159,6 +159,7 @@ def export(
     bake_preprocessing: bool = False,
     camera: int | str | None = None,
     sie_coefficient: float = 1.0,
+    device: Device = "cpu",
     out: str | Path | None = None,
     cache: bool = True,
 ) -> ExportReport:
@@ -173,6 +174,7 @@ def export(
         bake_preprocessing: whether the graph takes uint8 RGB crops [N, H, W, 3].
         camera: how camera vectors (SIE) are used: "input", "mean" or a camera id from 0.
         sie_coefficient: coefficient of the camera vectors in training.
+        device: where the checkpoint runs, as the reference; ONNX files run on the CPU.
         out: run folder; default: the next in `runs/`.
         cache: whether to read and write the cache of decoded crops.
 
@@ -190,7 +192,9 @@ def export(
     )
     checkpoint = _path(source) or _latest_student()
     cameras = _cameras(camera, sie_coefficient)
-    return export_checkpoint(checkpoint, data, _path(out), cameras, options, cached=cache)
+    return export_checkpoint(
+        checkpoint, data, _path(out), cameras, options, cached=cache, device=device
+    )
 
 
 @_check_names

@@ -35,6 +35,8 @@ from teachers.prompts import IdentityPrompts
 from teachers.teacher import save_teacher
 from teachers.tuning import encode_bank_texts, present_parts
 
+CPU = torch.device("cpu")
+
 PROMPTS = PromptSettings()
 """Part prompts are our own; CLIP-ReID has none."""
 
@@ -61,14 +63,17 @@ def import_clip_reid_bank(
     base: str | None = None,
     out: Path | None = None,
     sie_coefficient: float = 1.0,
+    device: torch.device = CPU,
 ) -> ClipReIDBankReport:
     """Leave a bank and a teacher in a run folder, as `teach` does, from the checkpoint `source`.
 
     `data` must be the training data of the checkpoint. `base` are the weights of the CLIP it was
-    fine-tuned from: an open_clip tag ("openai"), a Hugging Face id or a file.
+    fine-tuned from: an open_clip tag ("openai"), a Hugging Face id or a file. The networks run on
+    `device`.
     """
     dataset = load_dataset(data.spec, data.parsing)
     checkpoint = load_clip_reid_checkpoint(source, sie_coefficient)
+    checkpoint.clip.to(device)
     pids = order_pids(dataset, checkpoint.identities, source)
     bank = make_clip_reid_bank(checkpoint, dataset, pids, base)
     settings = {"source": str(source), "base": base, "data": data.model_dump(mode="json")}
@@ -134,13 +139,15 @@ def encode_part_texts(
     """
     take_token_table(checkpoint, base)
     text, prompts = checkpoint.clip.text, checkpoint.prompts
+    device = text.positional_embedding.device
+    text.to(device)  # its new token table
     settings = PROMPTS.model_copy(update={"learned_tokens": prompts.tokens.shape[1]})
     learned = IdentityPrompts(text, settings, checkpoint.identities, vocabulary, torch.Generator())
     learned.tokens = nn.Parameter(prompts.tokens, requires_grad=False)
-    _, part = encode_bank_texts(learned, present)
+    _, part = encode_bank_texts(learned.to(device), present)
     with torch.no_grad():
         label = text.encode([PROMPTS.label.format(part=word) for word in vocabulary.words])
-    return part, label
+    return part.cpu(), label.cpu()
 
 
 def visible_parts(

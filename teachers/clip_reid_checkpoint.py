@@ -95,13 +95,14 @@ class ClipReIDCheckpoint:
     def identity_texts(self) -> Tensor:
         """[C, D] the prompt of each identity, read through the file's own text encoder."""
         prompts, texts = self.prompts, []
+        device = self.clip.text.positional_embedding.device
         for tokens in track(prompts.tokens.split(64), "Encoding identity texts", unit="batches"):
             prefix, suffix = (
                 part.expand(len(tokens), -1, -1) for part in (prompts.prefix, prompts.suffix)
             )
             embeddings = torch.cat([prefix, tokens, suffix], dim=1)
             ends = torch.full((len(tokens),), embeddings.shape[1] - 1)
-            texts.append(self.clip.text(embeddings, ends))
+            texts.append(self.clip.text(embeddings.to(device), ends.to(device)).cpu())
         return torch.cat(texts)
 
 

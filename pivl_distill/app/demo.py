@@ -14,7 +14,7 @@ from export.exporter import ExportError, ExportReport
 from export.int8 import INT8_FILES
 from pivl_distill.app.export_run import ExportOptions, export_checkpoint
 from pivl_distill.app.report import percent, print_student, print_teach
-from pivl_distill.config import StudentConfig, TeachConfig
+from pivl_distill.config import DeviceChoice, StudentConfig, TeachConfig
 from pivl_distill.console import summary, table
 from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE
 from students.distill import train_student
@@ -30,18 +30,19 @@ EXPORTED = {
 TITLE = "Synthetic people, tier default; latency under ONNX Runtime on the CPU"
 
 
-def run_demo() -> None:
+def run_demo(device: DeviceChoice = "auto") -> None:
     """Teach, train both students, export all three, compare.
 
     Raises ExportError, after the table, if a file of the taught student is over its budget.
     """
     start = time.monotonic()
-    settings = TeachConfig()
+    settings = TeachConfig(device=device)
     taught = teach(settings)
     print_teach(taught)
-    plain = train_student(StudentConfig(data=settings.data, supervision="none"), None)
+    student_settings = StudentConfig(data=settings.data, device=device)
+    plain = train_student(student_settings.model_copy(update={"supervision": "none"}), None)
     print_student(plain)
-    student = train_student(StudentConfig(data=settings.data), taught.bank)
+    student = train_student(student_settings, taught.bank)
     print_student(student)
     exports = {
         "teacher": _export(taught.teacher),

@@ -17,8 +17,11 @@ from pivl_distill.app.targets import (
     find_checkpoint,
     load_checkpoint,
 )
-from pivl_distill.config import DataSettings
+from pivl_distill.config import DataSettings, DeviceChoice
 from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.store import CropStore
+from pivl_distill.device import pick_device
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops
 from pivl_distill.runs.run import Run, check_empty
 from pivl_distill.storage.tensors import is_foreign
@@ -56,37 +59,35 @@ def export_checkpoint(
     options: ExportOptions = ExportOptions(),
     *,
     cached: bool = True,
+    device: DeviceChoice = "cpu",
 ) -> ExportReport:
     """Export a checkpoint into a new run folder and verify every file on the test split.
-
-    The folder is created after all inputs have been read, so that bad input leaves nothing behind.
 
     Args:
         source: run folder or checkpoint.
         spec: data set to calibrate and verify on; default: the run's own.
         out: run folder; default: the next in `runs/`.
         cameras: how camera vectors (SIE) are used.
-        options: precisions, budgets and form of the graph.
-        cached: whether decoded crops may be read from and written to the cache folder.
+        options: what to write.
+        cached: whether the cache of decoded crops is used.
+        device: where torch computes the reference features; ONNX files run on the CPU.
 
     Raises: PivlError for bad input, ExportError if a file fails its verification.
     """
-    from export.calibration import calibration_crops
     from export.exporter import export_model
     from export.manifest_schema import TestData
 
     if out is not None:
         check_empty(out)  # before the work, not after it
     path = find_checkpoint(source)
-    foreign = is_foreign(path) and spec is None
-    data = UNSEEN if foreign else data_settings(path.parent, spec)
-    model = load_checkpoint(path, cameras)
-    dataset = load_dataset(data.spec)
+    data = UNSEEN if spec is None and is_foreign(path) else data_settings(path.parent, spec)
+    model, dataset = load_checkpoint(path, cameras), load_dataset(data.spec)
     test = QueryGalleryCrops.load(dataset, model.size_hw, data.crop_cache_gib if cached else 0)
-    if foreign and model.cameras:
+    if data is UNSEEN and model.cameras:
         test = test.clamp_camera_ids(model.cameras)
-    int8 = "int8" in options.precisions
-    calibration = calibration_crops(dataset.train, model.size_hw) if int8 else None
+    calibration = _calibration_crops(dataset, model.size_hw, options.precisions)
+    compute_device = pick_device(device)
+    # All inputs have been read: bad input leaves no folder behind.
     run = Run.create("export", _config_yaml(path, data), out)
     report = export_model(
         model,
@@ -95,11 +96,19 @@ def export_checkpoint(
         calibration=calibration,
         source=path,
         data=TestData(spec=data.spec, name=dataset.name, fingerprint=dataset.test_fingerprint),
+        device=compute_device,
         **vars(options),
     )
-    camera = {"camera": cameras.choice, "sie_coefficient": cameras.coefficient}
-    run.finish("export", source=str(path.resolve()), **camera)
+    run.finish("export", source=str(path.resolve()), **cameras.metadata())
     return report
+
+
+def _calibration_crops(
+    dataset: ReIDDataset, size_hw: tuple[int, int], precisions: Collection[ExportPrecision]
+) -> CropStore | None:
+    from export.calibration import calibration_crops
+
+    return calibration_crops(dataset.train, size_hw) if "int8" in precisions else None
 
 
 def _config_yaml(checkpoint: Path, data: DataSettings) -> str:

@@ -56,6 +56,19 @@ def retrieval_rows(result: RetrievalResult) -> dict[str, object]:
     return rows
 
 
+def print_settings(command: str, *, advanced: bool) -> None:
+    """Print the basic settings of `teach` or `student`, or all of them."""
+    from pivl_distill.config.reference import COMMANDS, settings_help
+
+    rows: dict[str, object] = {}
+    for entry in settings_help(COMMANDS[command], advanced):
+        unit = f" ({entry.unit})" if entry.unit else ""
+        source = f"\nSource: {entry.source}" if entry.source else ""
+        rows[entry.name] = f"{entry.default}{unit}\n{entry.description}{source}"
+    title = f"{'All' if advanced else 'Basic'} settings of `pivl-distill {command}`: default (unit)"
+    summary(title, rows)
+
+
 def print_dry_run(rehearsal: DryRunReport) -> None:
     """What a training would do and need."""
     summary(rehearsal.title, rehearsal.rows)

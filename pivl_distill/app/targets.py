@@ -42,6 +42,10 @@ class Cameras:
     choice: str | None = None
     coefficient: float = 1.0
 
+    def metadata(self) -> dict[str, str | float | None]:
+        """As written to run.json."""
+        return {"camera": self.choice, "sie_coefficient": self.coefficient}
+
 
 CAMERAS_AS_INPUT = Cameras()
 

@@ -41,15 +41,22 @@ out_option = click.option(
 )
 
 
-def device_option(auto: str = "auto: a GPU if there is one") -> Callable[..., Any]:
+def device_option(
+    default: str = "auto", text: str = "Where to compute; auto: a GPU if there is one."
+) -> Callable[..., Any]:
     """--device: where the command computes."""
-    return click.option(
-        "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
-        default="auto",
-        show_default=True,
-        help=f"Where to compute; {auto}.",
-    )
+    devices = click.Choice(["auto", "cpu", "cuda"])
+    return click.option("--device", type=devices, default=default, show_default=True, help=text)
+
+
+def _print_settings(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    """Print the settings of the command and exit, where --help-settings is given."""
+    if value is None or ctx.resilient_parsing:
+        return
+    from pivl_distill.app.report import print_settings
+
+    print_settings(str(ctx.info_name), advanced=value == "all")
+    ctx.exit()
 
 
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -58,7 +65,13 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--data", "spec", metavar="KIND:PATH", help="Data set, e.g. market1501:/data.")
     @parsing_option
     @click.option("--config", metavar="NAME|FILE", help="A YAML file, or one of configs/ by name.")
-    @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting.")
+    @click.option(
+        "--set",
+        "assignments",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Any setting; see --help-settings.",
+    )
     @click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda", "meta"]),
@@ -71,6 +84,17 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
         flag_value="",
         metavar="[RUN]",
         help="Continue an unfinished run; default: the latest, or --out.",
+    )
+    @click.option(
+        "--help-settings",
+        is_flag=False,
+        flag_value="basic",
+        type=click.Choice(["basic", "all"]),
+        metavar="[all]",
+        is_eager=True,
+        expose_value=False,
+        callback=_print_settings,
+        help="Show the settings that most users change, or all, and exit.",
     )
     @click.option("--dry-run", is_flag=True, help="Check everything, print the cost, and stop.")
     @no_cache_option

@@ -50,6 +50,7 @@ Examples:
 @data_option
 @no_cache_option
 @camera_options
+@device_option("cpu", "Where the checkpoint runs, as the reference.")
 @out_option
 def export(
     source: Path | None,
@@ -59,6 +60,7 @@ def export(
     spec: str | None,
     no_cache: bool,
     cameras: Cameras,
+    device: DeviceChoice,
     out: Path | None,
     **graph: bool,
 ) -> None:
@@ -82,7 +84,9 @@ def export(
     engines.profile()  # raise before the work, not after it
     source = source or Run.latest("student").path
     try:
-        report = export_checkpoint(source, spec, out, cameras, options, cached=not no_cache)
+        report = export_checkpoint(
+            source, spec, out, cameras, options, cached=not no_cache, device=device
+        )
     except ExportError as error:
         print_export(error.report)
         raise
@@ -109,7 +113,7 @@ Examples:
 @no_cache_option
 @camera_options
 @click.option("--rerank", is_flag=True, help="Also score after k-reciprocal re-ranking.")
-@device_option("auto: a GPU if there is one; the CPU for ONNX files")
+@device_option(text="Where to compute; auto: a GPU if there is one, the CPU for ONNX files.")
 @click.option("--sheet", type=FILE, help="Also draw the top matches of some queries, as PNG.")
 def evaluate(
     target: Path | None,
@@ -234,8 +238,9 @@ Example:
   pivl-distill demo
 """,
 )
-def demo() -> None:
+@device_option()
+def demo(device: DeviceChoice) -> None:
     """Run every step on synthetic people and compare the networks (about ten minutes on a CPU)."""
     from pivl_distill.app.demo import run_demo
 
-    run_demo()
+    run_demo(device)

@@ -10,12 +10,14 @@ import click
 from pivl_distill.cli.options import (
     HARDWARE,
     RUN_OR_FILE,
+    device_option,
     out_option,
     parsing_option,
     settings_options,
 )
 
 if TYPE_CHECKING:
+    from pivl_distill.config import DeviceChoice
     from pivl_distill.runtime.onnx_session import ExecutionDevice
 
 
@@ -132,6 +134,7 @@ Examples:
 @click.option(
     "--sie-coefficient", default=1.0, show_default=True, help="Coefficient used in training."
 )
+@device_option()
 @out_option
 def bank(
     source: Path,
@@ -139,6 +142,7 @@ def bank(
     parsing: Path | None,
     base: str | None,
     sie_coefficient: float,
+    device: DeviceChoice,
     out: Path | None,
 ) -> None:
     """Make a prompt bank and a teacher from a published CLIP-ReID checkpoint, without training.
@@ -147,7 +151,10 @@ def bank(
     """
     from pivl_distill.app.report import print_clip_reid_bank
     from pivl_distill.config import DataSettings
+    from pivl_distill.device import pick_device
     from teachers.clip_reid_bank import import_clip_reid_bank
 
     data = DataSettings(spec=spec, parsing=parsing)
-    print_clip_reid_bank(import_clip_reid_bank(source, data, base, out, sie_coefficient))
+    place = pick_device(device)
+    report = import_clip_reid_bank(source, data, base, out, sie_coefficient, place)
+    print_clip_reid_bank(report)
