@@ -59,6 +59,19 @@ def _print_settings(ctx: click.Context, _: click.Parameter, value: str | None) -
     ctx.exit()
 
 
+help_settings_option = click.option(
+    "--help-settings",
+    is_flag=False,
+    flag_value="basic",
+    type=click.Choice(["basic", "all"]),
+    metavar="[all]",
+    is_eager=True,
+    expose_value=False,
+    callback=_print_settings,
+    help="Show the settings that most users change, or all, and exit.",
+)
+
+
 def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     """Options of a training command; those that are settings are passed on as `overrides`."""
 
@@ -85,17 +98,7 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
         metavar="[RUN]",
         help="Continue an unfinished run; default: the latest, or --out.",
     )
-    @click.option(
-        "--help-settings",
-        is_flag=False,
-        flag_value="basic",
-        type=click.Choice(["basic", "all"]),
-        metavar="[all]",
-        is_eager=True,
-        expose_value=False,
-        callback=_print_settings,
-        help="Show the settings that most users change, or all, and exit.",
-    )
+    @help_settings_option
     @click.option("--dry-run", is_flag=True, help="Check everything, print the cost, and stop.")
     @no_cache_option
     @functools.wraps(command)
