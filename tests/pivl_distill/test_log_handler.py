@@ -39,6 +39,20 @@ def test_silenced_library_prints_nothing(tmp_path):
     assert (done.stdout, done.stderr) == ("", "")
 
 
+@pytest.mark.slow
+def test_silenced_teach_prints_nothing(tmp_path):
+    script = """
+import pivl_distill
+from pivl_distill import console
+
+console.show_progress(False)
+pivl_distill.teach(config="quick", out="taught")
+"""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def test_application_can_redirect_records(tmp_path):
     log = tmp_path / "messages.log"
     setup = f"console.show_progress(False); logging.basicConfig(filename={str(log)!r})"
