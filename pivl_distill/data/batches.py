@@ -1,8 +1,8 @@
-"""Batches of what is kept for every crop, brought to the device that trains.
+"""Batches of per-crop arrays, copied to the training device.
 
-On a GPU a whole array moves there once if it fits into a share of the free memory; a batch is then
-picked on the device. Otherwise batches are picked in main memory, or in the file that the array is
-mapped from, and copied while the device works. The host never waits for the device.
+On a GPU, the whole array moves there once if it fits into a share of the free memory; batches are
+then indexed on the device. Otherwise batches are gathered in host memory (or in the memory-mapped
+file) and copied asynchronously. The host never synchronises with the device.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 RESIDENT_SHARE = 0.25
-"""Of a GPU's free memory, what one array may take for good."""
+"""Share of a GPU's free memory that one resident array may take."""
 
 
 class DeviceArray:
-    """An array [N, ...] with a row for every crop, of which batches are taken on a device."""
+    """An array [N, ...] with one row per crop; batches of rows are returned on a device."""
 
     def __init__(self, values: np.ndarray, device: torch.device) -> None:
         self.device = device
@@ -27,7 +27,7 @@ class DeviceArray:
                 self.values = self.values.to(device)
 
     def take(self, batch: np.ndarray) -> Tensor:
-        """A copy of the rows `batch` int64 [B]: [B, ...], on the device."""
+        """Return a copy of the rows `batch` int64 [B] as [B, ...] on the device."""
         rows = to_device(batch, self.values.device)
         if self.values.device == self.device:
             return self.values.index_select(0, rows)
@@ -39,7 +39,7 @@ class DeviceArray:
 
 
 def to_device(values: np.ndarray | Tensor, device: torch.device) -> Tensor:
-    """What the host has, on a device; the host does not wait until it is there."""
+    """Copy host values to a device asynchronously."""
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if device.type == "cuda":
         tensor = tensor.pin_memory()

@@ -1,9 +1,9 @@
-"""What spoils training or figures, looked for before either: labels, files, leakage, part maps.
+"""Checks of a dataset before training: labels, files, train-test leakage, part maps.
 
-A finding is a problem if figures could not be trusted with it (test people or images in training,
-counts other than the published ones) or training would stop at it (unreadable files). Anything
-else, such as an identity with one image, is a note: published datasets have it too. Images are
-compared byte by byte; near-duplicates are left out on purpose.
+A finding is a problem if it invalidates scores (test people or images in training, counts that
+differ from the published ones) or would abort training (unreadable files). Anything else, such as
+an identity with one image, is a note: published datasets have these too. Images are compared byte
+by byte; near-duplicates are left out on purpose.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pivl_distill.data.scan import MAP_FAULTS, ScannedCrop, duplicates, scan_fil
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked for, and what was found of it: images, identities or splits."""
+    """Result of one check: the images, identities or splits that fail it."""
 
     subject: str
     found: tuple[str, ...]
@@ -36,7 +36,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """A dataset's counts beside the published ones, if it has any, and all that was looked for."""
+    """Counts of a dataset, the published counts if there are any, and the results of all checks."""
 
     name: str
     root: Path
@@ -48,12 +48,12 @@ class CheckReport:
 
     @property
     def problems(self) -> int:
-        """How many findings are problems; a dataset without any is fit for use."""
+        """Number of findings that are problems; 0 if the dataset can be used."""
         return sum(finding.verdict == "PROBLEM" for finding in self.findings)
 
 
 def check_dataset(dataset: ReIDDataset) -> CheckReport:
-    """Look at every label and every file of `dataset`; reading the files takes the time."""
+    """Check all labels and read all files of `dataset`, which takes most of the time."""
     counts = dataset.summary()
     published = None if dataset.synthetic else PUBLISHED.get(dataset.name)
     findings = [] if published is None else [compare_counts(counts, published.counts)]
@@ -71,13 +71,13 @@ def check_dataset(dataset: ReIDDataset) -> CheckReport:
 
 
 def compare_counts(counts: Counts, published: Counts) -> Finding:
-    """Splits whose images, identities or cameras are not as many as published."""
+    """Find splits whose numbers of images, identities or cameras differ from the published ones."""
     wrong = [split for split in counts if counts[split] != published[split]]
     return _finding("splits with other counts than published", wrong, problem=True)
 
 
 def check_labels(dataset: ReIDDataset) -> list[Finding]:
-    """What identities, cameras and the names of maps tell, without opening a file."""
+    """Check identities, cameras and names of maps, without opening a file."""
     train, gallery = _cameras_by_pid(dataset.train), _cameras_by_pid(dataset.gallery)
     shared = train.keys() & {*gallery, *(record.pid for record in dataset.query)}
     images = Counter(record.pid for record in dataset.train)
@@ -106,7 +106,7 @@ def check_labels(dataset: ReIDDataset) -> list[Finding]:
 
 
 def check_files(scanned: Sequence[ScannedCrop]) -> list[Finding]:
-    """What the files' contents tell: damage, copies of one image, maps that do not fit."""
+    """Check file contents: damaged images, duplicates, maps that do not match their image."""
     train = [crop for crop in scanned if crop.split == "train"]
     test = [crop for crop in scanned if crop.split != "train"]
     query, gallery = (
@@ -154,6 +154,6 @@ def _other_person(crop: ScannedCrop, other: ScannedCrop) -> bool:
 
 
 def _is_hit(query: ScannedCrop, found: ScannedCrop) -> bool:
-    """Whether scoring would count the copy as a hit: it is no junk of the query's own camera."""
+    """Whether evaluation counts the copy as a hit: same identity, other camera."""
     camid = query.record.camid
     return _same_person(query, found) and (camid is None or camid != found.record.camid)

@@ -1,8 +1,8 @@
 """Datasets by name: `kind:argument?option=value` → records, labels and part maps.
 
-One string names a dataset with all that decides how it is read, so that a run's configuration says
-which protocol its figures follow. Only the training images need part maps. Nothing is downloaded:
-the owners of a dataset hand it out.
+One string names a dataset and every option that affects how it is read, so a run's configuration
+records the protocol of its scores. Only training images need part maps. Nothing is downloaded:
+datasets are available from their owners.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pivl_distill.errors import PivlError, unknown_name
 
 @dataclass(frozen=True)
 class DatasetKind:
-    """How a kind of dataset is loaded: from a path (else a name) and options, all of them text."""
+    """A kind of dataset: its loader, which takes a path (or a name) and text options."""
 
     load: Callable[..., ReIDDataset]
     example: str
@@ -33,12 +33,12 @@ class DatasetKind:
 
 
 def load_dataset(spec: str, parsing: Path | None = None) -> ReIDDataset:
-    """The dataset that `spec` names, with the part maps in the folder `parsing`.
+    """Load the dataset that `spec` names, with the part maps in the folder `parsing`.
 
     `market1501:/path/to/dataset` is a copy on disk; `synthetic:default` (or `synthetic:default:7`
-    for another seed) is rendered on first use; `KINDS` has them all. Without `parsing`, maps that
-    a manifest names or the folder `<root>/parsing` are taken if they exist. Raises PivlError if the
-    kind is unknown or files are missing or misnamed.
+    for another seed) is rendered on first use; `KINDS` lists all kinds. Without `parsing`, maps
+    come from a manifest or from the folder `<root>/parsing`, if either exists. Raises PivlError if
+    the kind is unknown or files are missing or misnamed.
     """
     name, _, argument = spec.partition(":")
     if name not in KINDS:
@@ -46,7 +46,7 @@ def load_dataset(spec: str, parsing: Path | None = None) -> ReIDDataset:
     kind = KINDS[name]
     argument, _, query = argument.partition("?")
     if not argument:
-        raise PivlError(f"Dataset '{spec}' says what but not which: write '{kind.example}'.")
+        raise PivlError(f"Dataset '{spec}' has a kind but no path or name: write '{kind.example}'.")
     options = _options(spec, kind, query)
     try:
         dataset = kind.load(_path(argument) if kind.on_disk else argument, **options)
@@ -56,12 +56,12 @@ def load_dataset(spec: str, parsing: Path | None = None) -> ReIDDataset:
 
 
 def load_synthetic(argument: str) -> ReIDDataset:
-    """The rendered dataset `tier` or `tier:seed`, from the cache or made now."""
+    """Load the synthetic dataset `tier` or `tier:seed`, rendered on first use."""
     from pivl_distill.data.synthetic.cache import cached_dataset
 
     tier, _, seed = argument.partition(":")
     if seed and not seed.isdecimal():
-        raise PivlError(f"Seed '{seed}' of 'synthetic:{argument}' is not a whole number.")
+        raise PivlError(f"Seed '{seed}' of 'synthetic:{argument}' is not an integer.")
     dataset = load_market("market1501", cached_dataset(tier, int(seed or 0)))
     return replace(dataset, name=f"synthetic:{argument}")
 
@@ -89,7 +89,7 @@ KINDS = {
 
 
 def _options(spec: str, kind: DatasetKind, query: str) -> dict[str, str]:
-    """What stands after the first `?`: `option=value`, more of them after `&`; `%26` is an `&`."""
+    """Parse the options after `?`: `option=value`, separated by `&`; `%26` is a literal `&`."""
     options = {}
     for part in query.split("&") if query else ():
         name, separator, value = part.partition("=")
@@ -111,31 +111,31 @@ def _path(argument: str) -> Path:
 
 
 def _with_chosen_maps(dataset: ReIDDataset, parsing: Path | None) -> ReIDDataset:
-    """The maps in a folder that was named must be of this dataset; others may all be missing."""
+    """Add maps from `parsing`, which must contain some, or from the dataset's folder, if any."""
     if parsing is not None:
         mapped = with_maps(dataset, parsing)
         if all(record.parsing is None for record in mapped.train):
             raise _no_map(mapped, parsing)
         return mapped
-    beside = dataset.root / "parsing"
-    return dataset if dataset.vocabulary or not beside.is_dir() else with_maps(dataset, beside)
+    default = dataset.root / "parsing"
+    return dataset if dataset.vocabulary or not default.is_dir() else with_maps(dataset, default)
 
 
 def with_maps(dataset: ReIDDataset, folder: Path) -> ReIDDataset:
-    """The dataset with each training image's part map, where `folder` holds one.
+    """Return the dataset with the part maps in `folder`; training images may lack one.
 
-    Images that share their name with another (`0001/1.jpg` and `0002/1.jpg`) have their maps in the
-    same subfolders as the images; other maps may lie flat.
+    Images that share a file name (`0001/1.jpg` and `0002/1.jpg`) have their maps in the same
+    subfolders as the images; other maps may all be in one folder.
     """
     if not folder.is_dir():
         raise PivlError(f"The folder of parsing maps {folder} does not exist.")
     vocabulary = folder_vocabulary(folder)
-    named = Counter(record.path.stem for record in dataset.train)
+    stem_counts = Counter(record.path.stem for record in dataset.train)
     train = tuple(
         replace(
             record,
             parsing=find_map(
-                folder, dataset.relative(record.path), flat=named[record.path.stem] == 1
+                folder, dataset.relative(record.path), flat=stem_counts[record.path.stem] == 1
             ),
         )
         for record in dataset.train
@@ -146,7 +146,7 @@ def with_maps(dataset: ReIDDataset, folder: Path) -> ReIDDataset:
 def _no_map(dataset: ReIDDataset, folder: Path) -> PivlError:
     first = dataset.relative(dataset.train[0].path)
     return PivlError(
-        f"No parsing map in {folder} belongs to a training image. Maps carry the image's name "
+        f"No parsing map in {folder} belongs to a training image. A map has the image's name "
         f"and the suffix .png; looked in {folder / first.parent}, "
-        f"{first.parts[0]}_parsing_pgt and {folder} itself, say for {first.stem}.png."
+        f"{first.parts[0]}_parsing_pgt and {folder} itself, for example for {first.stem}.png."
     )

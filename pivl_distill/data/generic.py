@@ -1,7 +1,7 @@
-"""Anyone's crops: a folder per identity, or file names under a pattern.
+"""User-defined layouts: one folder per identity, or file names that match a pattern.
 
-None needs cameras. Where they are named, names of any kind do; they are numbered from 0 in order.
-Identities are whole numbers, because prompt banks are looked up by them; −1 is junk and dropped.
+Cameras are optional and may have any names; they are numbered from 0 in sorted order. Identities
+are integers, because prompt banks are indexed by them; −1 is junk and is dropped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPLITS = ("train", "query", "gallery")
 
 @dataclass(frozen=True)
 class CropFile:
-    """One crop as its layout describes it; `camera` is a name, or None where none is given."""
+    """One image file with its labels; `camera` is a name, or None if there is none."""
 
     path: Path
     pid: int
@@ -36,9 +36,10 @@ class CropFile:
 
 
 def load_folders(root: Path, pattern: str | None = None) -> ReIDDataset:
-    """`root`/{train,query,gallery}/<pid>/<image>.
+    """Load `root`/{train,query,gallery}/<pid>/<image>.
 
-    `pattern` finds the camera in the file name, as its group `cam`; without it there are none.
+    `pattern` captures the camera from the file name in its group `cam`; without it, cameras are
+    unknown.
     """
     find_dataset_root(root, "folder-per-identity", [SPLITS])
     camera = None if pattern is None else _compile(pattern, "cam")
@@ -47,10 +48,10 @@ def load_folders(root: Path, pattern: str | None = None) -> ReIDDataset:
 
 
 def load_regex(root: Path, pattern: str = "") -> ReIDDataset:
-    """A folder of images per split — train, query, gallery or Market-1501's names.
+    """Load one folder of images per split: train, query, gallery, or Market-1501's names.
 
-    `pattern` finds the identity in the file name, as its group `pid`, and may find the camera, as
-    its group `cam`.
+    `pattern` captures the identity from the file name in its group `pid`, and optionally the camera
+    in its group `cam`.
     """
     _, folders = find_dataset_root(root, "folder-per-split", [SPLITS, MARKET_SPLITS])
     compiled = _compile(pattern, "pid", "cam")
@@ -64,7 +65,7 @@ def load_regex(root: Path, pattern: str = "") -> ReIDDataset:
 def assemble(
     name: str, root: Path, splits: Mapping[str, Sequence[CropFile]], source: Path | None = None
 ) -> ReIDDataset:
-    """Drop the junk and number the cameras; `source` is what describes the splits, if not `root`.
+    """Drop junk and number the cameras; `source` is the file that lists the splits, if any.
 
     Raises PivlError if a split is empty or if only some crops have a camera.
     """
@@ -84,27 +85,27 @@ def assemble(
 
 
 def _number_cameras(crops: Sequence[CropFile]) -> dict[str | None, int | None]:
-    """Camera → camid; None → None if no crop has a camera."""
-    seen = {crop.camera: crop for crop in crops}
-    if None not in seen:
-        names = sorted((camera for camera in seen if camera is not None), key=_by_number)
+    """Map camera names to camera ids; None → None if no crop has a camera."""
+    examples = {crop.camera: crop for crop in crops}
+    if None not in examples:
+        names = sorted((name for name in examples if name is not None), key=_by_number)
         return {camera: number for number, camera in enumerate(names)}
-    if len(seen) > 1:
+    if len(examples) > 1:
         raise PivlError(
-            f"{seen[None].path} has no camera while others have one. Name the camera of every crop "
-            "or of none."
+            f"{examples[None].path} has no camera while others have one. Give the camera of every "
+            "crop or of none."
         )
     return {None: None}
 
 
 def _by_number(camera: str) -> tuple[bool, int, str]:
-    """Numbers first and in their order, then names."""
+    """Sort key: numbers in numerical order, then names."""
     number = parse_integer(camera)
     return number is None, number or 0, camera
 
 
 def camera_name(text: str) -> str | None:
-    """A camera's name: 01 is 1, and nothing is none."""
+    """Normalise a camera's name: "01" → "1", "" → None."""
     number = parse_integer(text)
     return (text or None) if number is None else str(number)
 
@@ -112,7 +113,7 @@ def camera_name(text: str) -> str | None:
 def _identity_folders(split: Path, camera: re.Pattern[str] | None) -> Iterator[CropFile]:
     if loose := list_images(split):
         raise PivlError(
-            f"{loose[0]} lies in no identity's folder: {split} holds one folder per identity, "
+            f"{loose[0]} is in no identity's folder: {split} must contain one folder per identity, "
             "named by its number."
         )
     folders = (path for path in split.iterdir() if path.is_dir() and path.name[0] != ".")
@@ -120,8 +121,8 @@ def _identity_folders(split: Path, camera: re.Pattern[str] | None) -> Iterator[C
         pid = parse_integer(folder.name)
         if pid is None:
             raise PivlError(
-                f"{folder} is not named by a number, as an identity's folder is: rename it, say "
-                f"to {split / '0001'}."
+                f"{folder} is not an identity number: rename the folder, for example to "
+                f"{split / '0001'}."
             )
         for path in list_images(folder):
             found = None if camera is None else _search(path, camera)["cam"]
@@ -129,27 +130,29 @@ def _identity_folders(split: Path, camera: re.Pattern[str] | None) -> Iterator[C
 
 
 def _compile(pattern: str, required: str, *optional: str) -> re.Pattern[str]:
-    """The pattern, with the named group `required`; PivlError if it has others than these."""
+    """Compile a pattern; raises PivlError unless it has the group `required` and only these."""
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise PivlError(f"The pattern '{pattern}' is no regular expression: {error}.") from error
+        raise PivlError(f"The pattern '{pattern}' is not a regular expression: {error}.") from error
     for name in compiled.groupindex:
         if name not in (required, *optional):
             known = (required, *optional)
             raise unknown_name(f"group in the pattern '{pattern}':", name, known)
     if required not in compiled.groupindex:
-        raise PivlError(f"The pattern '{pattern}' must hold the named group (?P<{required}>...).")
+        raise PivlError(
+            f"The pattern '{pattern}' must contain the named group (?P<{required}>...)."
+        )
     return compiled
 
 
 def _search(path: Path, pattern: re.Pattern[str]) -> dict[str, str]:
-    """The pattern's groups in a file's name; PivlError unless each of them is found."""
+    """Return the pattern's groups in a file's name; raises PivlError unless all of them match."""
     match = pattern.search(path.name)
     if match is None or None in match.groupdict().values():
         raise PivlError(
-            f"{path} does not fit the pattern '{pattern.pattern}'. Patterns are searched in the "
-            "file name alone; mend the pattern, or rename or remove the file."
+            f"{path} does not match the pattern '{pattern.pattern}'. Patterns are searched in the "
+            "file name only; fix the pattern, or rename or remove the file."
         )
     return match.groupdict()
 
@@ -159,7 +162,7 @@ def _named_crop(path: Path, pattern: re.Pattern[str]) -> CropFile:
     pid = parse_integer(found["pid"])
     if pid is None:
         raise PivlError(
-            f"The pattern '{pattern.pattern}' finds the identity '{found['pid']}' in {path}; "
-            "identities are whole numbers."
+            f"The pattern '{pattern.pattern}' captures the identity '{found['pid']}' in {path}; "
+            "identities must be integers."
         )
     return CropFile(path, pid, camera_name(found.get("cam", "")))

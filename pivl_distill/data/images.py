@@ -1,7 +1,7 @@
-"""Images into crops: one way for training, for evaluation and for the deployed runtime.
+"""Read and resize crops, identically in training, evaluation and the deployed runtime.
 
-Resizing is bilinear and smooths when it shrinks (Pillow), as torchvision does for every codebase of
-the field. Only numpy and Pillow are imported, so that the runtime can share it.
+Resizing is bilinear with antialiasing (Pillow), as in torchvision. Only numpy and Pillow are
+imported, so that the runtime can share the module.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pivl_distill.errors import PivlError
 
 
 def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
-    """One image as uint8 RGB [H, W, 3]; raises PivlError if it cannot be decoded."""
+    """Read and resize an image: uint8 RGB [H, W, 3]; raises PivlError if it cannot be decoded."""
     return resize_crop(_open_rgb(path), size_hw)
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """One image in its own size, uint8 RGB [H, W, 3]; raises PivlError if it cannot be decoded."""
+    """Read an image at its own size: uint8 RGB [H, W, 3]; raises PivlError if undecodable."""
     return np.array(_open_rgb(path))
 
 
 def resize_crop(image: Image.Image, size_hw: tuple[int, int]) -> np.ndarray:
-    """An RGB image as uint8 [H, W, 3]."""
+    """Resize an RGB image; return uint8 [H, W, 3]."""
     return np.array(image.resize(size_hw[::-1], Image.Resampling.BILINEAR))
 
 

@@ -1,4 +1,4 @@
-"""What every layout on disk shares: where it lies, which files are images, which lists hold."""
+"""Shared by all layouts on disk: find the dataset's root, list images, read list files."""
 
 from __future__ import annotations
 
@@ -11,46 +11,54 @@ from pivl_distill.errors import PivlError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 JUNK_PID = -1
-"""Crops of nobody, dropped as every loader of the field drops them."""
+"""Identity of junk crops, which are dropped, as in other ReID codebases."""
 
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
 def find_dataset_root(
-    root: Path, title: str, forms: Sequence[tuple[str, ...]], places: Sequence[str] = (".",)
+    root: Path, title: str, layouts: Sequence[tuple[str, ...]], subfolders: Sequence[str] = (".",)
 ) -> tuple[Path, tuple[str, ...]]:
-    """The first of `places` below `root` that holds all folders of one of `forms`, and that form.
+    """Find the folder that contains a dataset's split folders.
 
-    Raises PivlError if there is none.
+    Args:
+        root: folder that the user named.
+        title: name of the dataset in error messages.
+        layouts: accepted sets of split folders.
+        subfolders: folders below `root` to search, in this order.
+
+    Returns: the first subfolder that contains all folders of a layout, and that layout.
+
+    Raises: PivlError if there is none.
     """
-    for place, folders in itertools.product(places, forms):
-        if all((root / place / folder).is_dir() for folder in folders):
-            return root / place, folders
+    for subfolder, folders in itertools.product(subfolders, layouts):
+        if all((root / subfolder / folder).is_dir() for folder in folders):
+            return root / subfolder, folders
     if not root.is_dir():
         raise PivlError(f"No {title} dataset at {root}: there is no such folder.")
-    if any(root.name in folders for folders in forms):
-        raise PivlError(f"{root} is one split of a {title} dataset; name the folder above it.")
-    wanted = " or ".join(", ".join(folders) for folders in forms)
-    elsewhere = f" and in {', '.join(places[1:])}" if places[1:] else ""
+    if any(root.name in folders for folders in layouts):
+        raise PivlError(f"{root} is one split of a {title} dataset; name its parent folder.")
+    expected = " or ".join(", ".join(folders) for folders in layouts)
+    elsewhere = f" and in {', '.join(subfolders[1:])}" if subfolders[1:] else ""
     raise PivlError(
-        f"No {title} dataset at {root}: looked for the folders {wanted} there{elsewhere}."
+        f"No {title} dataset at {root}: looked for the folders {expected} there{elsewhere}."
     )
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The images directly in `folder`, by name.
+    """List the images directly in `folder`, sorted by name.
 
-    Hidden files (macOS leaves `._0002_c1s1.jpg`) and other kinds (Market-1501 has Thumbs.db) are
-    passed over.
+    Hidden files (macOS leaves `._0002_c1s1.jpg`) and other types (Market-1501 has Thumbs.db) are
+    ignored.
     """
     paths = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     return sorted((path for path in paths if path.name[0] != "."), key=lambda path: path.name)
 
 
 def find_images(folder: Path) -> list[Path]:
-    """The images in `folder` and in every folder below it, by path; hidden ones are passed over.
+    """List the images in `folder` and all its subfolders, sorted by path, without hidden ones.
 
-    Raises PivlError if there is no such folder.
+    Raises PivlError if the folder does not exist.
     """
     if not folder.is_dir():
         raise PivlError(f"There is no folder {folder}.")
@@ -63,25 +71,26 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def require_images(count: int, place: object) -> None:
-    """PivlError if a split, found at `place`, came out empty."""
+    """Raise PivlError if the split at `place` has no images."""
     if not count:
         raise PivlError(
-            f"{place} holds no images ({', '.join(IMAGE_SUFFIXES)}; pid {JUNK_PID} does not count)."
+            f"{place} contains no images ({', '.join(IMAGE_SUFFIXES)}; pid {JUNK_PID} is not "
+            "counted)."
         )
 
 
 def require_files(paths: Iterable[Path], source: Path) -> None:
-    """PivlError, with the first of them, if files that the list `source` names are missing."""
+    """Raise PivlError if files that the list `source` names are missing."""
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise PivlError(
-            f"{source} names {len(missing)} files that are not there (first: {missing[0]}). "
+            f"{source} names {len(missing)} files that do not exist (first: {missing[0]}). "
             "Unpack the dataset again, or remove their lines."
         )
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text, with or without a byte order mark; PivlError if it is missing or not text."""
+    """Read UTF-8 text with or without a byte order mark; raises PivlError if that fails."""
     if not path.is_file():
         raise PivlError(f"There is no file {path}.")
     try:
@@ -91,5 +100,5 @@ def read_text(path: Path) -> str:
 
 
 def parse_integer(text: str) -> int | None:
-    """The number that `text` writes in plain digits, or None."""
+    """Parse plain decimal digits with an optional minus sign; None for anything else."""
     return int(text) if _NUMBER.fullmatch(text) else None

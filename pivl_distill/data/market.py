@@ -1,8 +1,8 @@
-"""Market-1501 and the datasets in its form: DukeMTMC-reID and Occluded-Duke.
+"""Market-1501 and datasets with the same layout: DukeMTMC-reID and Occluded-Duke.
 
 Market-1501 (Zheng et al., ICCV 2015), DukeMTMC-reID (Zheng et al., ICCV 2017) and Occluded-Duke
-(Miao et al., ICCV 2019) are read as published and with the field's rules: junk (pid −1) is dropped,
-distractors (pid 0) stay in the gallery, cameras count from 0.
+(Miao et al., ICCV 2019) are read as published, by the usual protocol: junk (pid −1) is dropped,
+distractors (pid 0) stay in the gallery, camera ids start at 0.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import SYNTHETIC_FILE
 
-# Held against the file name only: a folder called `run1_c3` must not pass for a label. Cameras are
-# published counting from 1.
+# Matched against the file name only: a folder called `run1_c3` must not be read as a label.
+# Published camera numbers start at 1.
 MARKET_NAME = re.compile(r"^(-?\d+)_c0*([1-9]\d*)")
 MARKET_SPLITS = ("bounding_box_train", "query", "bounding_box_test")
 
 
 @dataclass(frozen=True)
 class MarketLayout:
-    """A dataset in Market-1501's form: its title and where people keep it below a data folder."""
+    """A dataset with Market-1501's layout: its title, and its usual subfolders of a data folder."""
 
     title: str
     subfolders: tuple[str, ...]
@@ -68,12 +68,12 @@ MARKET_LAYOUTS = {
 
 
 def load_market(kind: str, root: Path) -> ReIDDataset:
-    """The dataset `kind` of `MARKET_LAYOUTS` at `root` or where people keep it, without part maps.
+    """Load the dataset `kind` at `root` or in a usual subfolder, without part maps.
 
-    `synthetic.json` at the top of a rendered tree describes its people.
+    `synthetic.json` in the root of a synthetic dataset describes its people.
     """
-    form = MARKET_LAYOUTS[kind]
-    root, _ = find_dataset_root(root, form.title, [MARKET_SPLITS], form.subfolders)
+    layout = MARKET_LAYOUTS[kind]
+    root, _ = find_dataset_root(root, layout.title, [MARKET_SPLITS], layout.subfolders)
     train, query, gallery = (_read_folder(root / split) for split in MARKET_SPLITS)
     return ReIDDataset(kind, root, train, query, gallery, people=_read_people(root))
 
@@ -84,7 +84,7 @@ def _read_folder(folder: Path) -> tuple[Record, ...]:
         match = MARKET_NAME.match(path.name)
         if match is None:
             raise PivlError(
-                f"{path} does not say who is on it and which camera saw it: names look like "
+                f"The name of {path} has no identity and camera: names look like "
                 f"0002_c1s1_000451_03.jpg (pattern {MARKET_NAME.pattern}). Rename or remove it, "
                 "or give your own pattern with regex:FOLDER?pattern=..."
             )
@@ -103,4 +103,6 @@ def _read_people(root: Path) -> Mapping[int, Mapping[str, str | None]] | None:
         people = json.loads(path.read_text(encoding="utf-8"))["people"]
         return {int(pid): attributes for pid, attributes in people.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PivlError(f"{path} does not describe people: remove or render it again.") from error
+        raise PivlError(
+            f"{path} has no valid description of people: remove it or render the dataset again."
+        ) from error

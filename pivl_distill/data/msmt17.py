@@ -1,9 +1,9 @@
-"""MSMT17 (Wei et al., CVPR 2018), versions 1 and 2, by its own lists.
+"""MSMT17 (Wei et al., CVPR 2018), versions 1 and 2, read from its list files.
 
-CLIP-ReID trains on the training and the validation list together (32,621 images), and so does this
-loader unless told otherwise; Torchreid and FastReID leave validation out (30,248). Pids of the
-training and the test lists both count from 0 but are different people, so test pids are moved up by
-`TEST_PID_OFFSET`. Version 2 has faces blurred and other folder names.
+By default, training uses the training and validation lists together (32,621 images), as in
+CLIP-ReID; Torchreid and FastReID leave validation out (30,248). Pids of the training and test lists
+both start at 0 but are different people, so `TEST_PID_OFFSET` is added to test pids. Version 2 has
+blurred faces and other folder names.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ NAME = re.compile(r"^\d+_\d+_0*([1-9]\d*)_")
 
 
 def load_msmt17(root: Path, *, val: bool = True) -> ReIDDataset:
-    """The dataset at `root` or where people keep it; `val` adds the validation list to training."""
+    """Load the dataset at `root` or a usual subfolder; `val` adds validation images to training."""
     root, (train_folder, test_folder) = find_dataset_root(root, "MSMT17", FOLDERS, SUBFOLDERS)
     train = _read_list(root, "list_train.txt", train_folder)
     if val:
@@ -37,7 +37,7 @@ def load_msmt17(root: Path, *, val: bool = True) -> ReIDDataset:
 
 
 def _read_list(root: Path, name: str, folder: str, offset: int = 0) -> tuple[Record, ...]:
-    """The images of one list, in its order."""
+    """Read the images of one list, in its order."""
     source = root / name
     records = []
     for number, line in enumerate(read_text(source).splitlines(), start=1):
@@ -48,11 +48,11 @@ def _read_list(root: Path, name: str, folder: str, offset: int = 0) -> tuple[Rec
         pid = parse_integer(label)
         if match is None or pid is None:
             raise PivlError(
-                f"Line {number} of {source} is '{line}', not an image and its person such as "
-                "'0000/0000_000_01_0303morning_0015_0.jpg 0'. Take the list as published."
+                f"Line {number} of {source} is '{line}', not an image and its identity such as "
+                "'0000/0000_000_01_0303morning_0015_0.jpg 0'. Use the published list."
             )
         records.append(Record(root / folder / image, pid + offset, int(match[1]) - 1))
     if not records:
-        raise PivlError(f"{source} names no images. Take the list as published.")
+        raise PivlError(f"{source} names no images. Use the published list.")
     require_files((record.path for record in records), source)
     return tuple(records)

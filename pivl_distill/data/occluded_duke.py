@@ -1,7 +1,7 @@
-"""Occluded-Duke (Miao et al., ICCV 2019), made from DukeMTMC-reID and its authors' lists of names.
+"""Build Occluded-Duke (Miao et al., ICCV 2019) from DukeMTMC-reID and the authors' lists.
 
-Its images are DukeMTMC-reID's, split anew so that every query is occluded; its authors hand out
-`train.list`, `query.list` and `gallery.list`, one file name a line.
+It has the images of DukeMTMC-reID in another split, in which every query is occluded. The authors
+publish `train.list`, `query.list` and `gallery.list`, with one file name per line.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ LISTS = {
 
 
 def rebuild_occluded_duke(duke: Path, lists: Path, out: Path, *, link: bool = False) -> ReIDDataset:
-    """Copy, or hard-link, the listed images of the DukeMTMC-reID tree `duke` into the new `out`.
+    """Copy (or hard-link) the listed images of the DukeMTMC-reID folder `duke` to the new `out`.
 
-    Either the whole dataset is there in the end or nothing. Raises PivlError if `out` exists or a
-    listed image does not.
+    The write is atomic. Raises PivlError if `out` exists or a listed image does not.
     """
     if out.exists():
         raise PivlError(f"{out} exists already: remove it or name another folder.")
-    form = MARKET_LAYOUTS["dukemtmc"]
-    tree, _ = find_dataset_root(duke, form.title, [MARKET_SPLITS], form.subfolders)
+    layout = MARKET_LAYOUTS["dukemtmc"]
+    tree, _ = find_dataset_root(duke, layout.title, [MARKET_SPLITS], layout.subfolders)
     images = {split: _listed(tree, split, lists / name) for split, name in LISTS.items()}
     files = [(path, split) for split, paths in images.items() for path in paths]
     staging = out.with_name(f".{out.name}.{os.getpid()}.part")
@@ -43,7 +42,7 @@ def rebuild_occluded_duke(duke: Path, lists: Path, out: Path, *, link: bool = Fa
             (os.link if link else shutil.copy2)(path, staging / split / path.name)
         staging.rename(out)
     except OSError as error:
-        hint = " Hard links need one file system; leave --link out to copy." if link else ""
+        hint = " Hard links need one file system; omit --link to copy." if link else ""
         raise PivlError(f"Cannot write {out}: {error}.{hint}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -51,11 +50,13 @@ def rebuild_occluded_duke(duke: Path, lists: Path, out: Path, *, link: bool = Fa
 
 
 def _listed(tree: Path, split: str, source: Path) -> list[Path]:
-    """The images that one list names: from the same split, else from where they were before."""
+    """Find the images that one list names, in the same split or in another one."""
     names = dict.fromkeys(line.strip() for line in read_text(source).splitlines() if line.strip())
     require_images(len(names), source)
     if odd := [name for name in names if Path(name).name != name]:
-        raise PivlError(f"{source} holds '{odd[0]}', not a bare file name. Take it as published.")
+        raise PivlError(
+            f"{source} contains '{odd[0]}', not a bare file name. Use the published list."
+        )
     subfolders = [tree / split, *(tree / other for other in MARKET_SPLITS if other != split)]
     paths = [
         next(

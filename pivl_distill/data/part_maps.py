@@ -1,11 +1,10 @@
-"""Part maps: how they lie on disk, how one is read, and how a batch comes down to the feature grid.
+"""Part maps (parsing maps): their layout on disk, reading one, and reducing them to the grid.
 
-A map is a PNG whose pixel values are class ids of a vocabulary, 255 where the class is unknown;
-`parsing.json` beside the maps names the vocabulary, for the values cannot. A second channel, stored
-as transparency, may say how sure the parser was. π-VL writes
-one label per feature (P in Eq. 5–7) while its maps have image resolution: the grid takes the
-majority label of each cell, because nearest sampling loses glasses, gloves and socks.
-`pivl_distill.parsing` makes such maps.
+A map is a PNG whose pixel values are class ids of a vocabulary, or 255 where the class is unknown;
+`parsing.json` in the same folder names the vocabulary. An optional second channel, stored as
+transparency, is the parser's confidence. π-VL needs one label per feature (P in Eq. 5–7), but its
+maps have image resolution: each grid cell takes its majority label, because nearest-neighbour
+sampling loses glasses, gloves and socks. `pivl_distill.parsing` creates such maps.
 """
 
 from __future__ import annotations
@@ -31,54 +30,54 @@ FULL_CONFIDENCE = 255
 
 @dataclass(frozen=True)
 class PartMap:
-    """What a parser says of one crop."""
+    """A parser's output for one crop."""
 
     labels: np.ndarray
     """uint8 [H, W] class ids, IGNORE where unknown."""
     confidence: np.ndarray | None = None
-    """uint8 [H, W] probability of the label in steps of 1/255; None where the parser told none."""
+    """uint8 [H, W] probability of the label × 255; None if the parser has no probabilities."""
 
 
 def folder_vocabulary(folder: Path) -> Vocabulary:
-    """The vocabulary that `parsing.json` in a folder of maps names."""
-    manifest = folder / VOCABULARY_FILE
-    remedy = f'write {{"vocabulary": "lip20"}} into {manifest} (or the vocabulary your parser uses)'
-    if not manifest.is_file():
+    """Return the vocabulary that `parsing.json` in a folder of maps names."""
+    path = folder / VOCABULARY_FILE
+    remedy = f'write {{"vocabulary": "lip20"}} into {path} (or the vocabulary your parser uses)'
+    if not path.is_file():
         raise PivlError(
-            f"The parsing maps in {folder} do not say what their values mean: {remedy}."
+            f"The parsing maps in {folder} have no {VOCABULARY_FILE} that names their vocabulary:"
+            f" {remedy}."
         )
     try:
-        name = json.loads(manifest.read_text(encoding="utf-8"))["vocabulary"]
+        name = json.loads(path.read_text(encoding="utf-8"))["vocabulary"]
     except (ValueError, KeyError, TypeError) as error:
-        raise PivlError(f"{manifest} names no vocabulary: {remedy}.") from error
+        raise PivlError(f"{path} names no vocabulary: {remedy}.") from error
     return get_vocabulary(name)
 
 
 def find_map(folder: Path, image: Path, *, flat: bool = True) -> Path | None:
-    """The map of `image`, a path below its dataset's root, in a folder of maps; None without one.
+    """Find the map of `image`, a path relative to the dataset's root, in a folder of maps.
 
-    Layouts, the first that holds it wins: `<split>/.../<stem>.png` (mirrored tree), and if `flat`
-    `<split>_parsing_pgt/<stem>.png` (ISP-reID), `<split>/<stem>.png` and `<stem>.png` (flat, as
-    SCHP writes).
+    Layouts in order of preference: `<split>/.../<stem>.png` (the same subfolders as the images),
+    and if `flat` also `<split>_parsing_pgt/<stem>.png` (ISP-reID), `<split>/<stem>.png` and
+    `<stem>.png` (SCHP's output). None if there is no map.
     """
     split = image.parts[0]
-    places = [image.parent, Path(f"{split}_parsing_pgt"), Path(split), Path()]
-    for place in places if flat else places[:1]:
-        if (path := folder / place / f"{image.stem}.png").is_file():
+    subfolders = [image.parent, Path(f"{split}_parsing_pgt"), Path(split), Path()]
+    for subfolder in subfolders if flat else subfolders[:1]:
+        if (path := folder / subfolder / f"{image.stem}.png").is_file():
             return path
     return None
 
 
 def read_map(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> np.ndarray:
-    """Class ids uint8 [H, W] of one map, resized by nearest neighbour.
+    """Read the class ids uint8 [H, W] of one map, resized by nearest neighbour.
 
-    Raises PivlError if the file is not a palette or grey PNG or holds values that the vocabulary
-    does not have.
+    Raises PivlError if the file is not a palette or grey PNG or has values outside the vocabulary.
     """
     values = read_stored_labels(path)
     if (unknown := unknown_value(values, vocabulary)) is not None:
         raise PivlError(
-            f"{path} holds the value {unknown}, but '{vocabulary.name}' ends at "
+            f"{path} has the value {unknown}, but the last class of '{vocabulary.name}' is "
             f"{len(vocabulary) - 1} ({IGNORE} means unknown). Name the parser's own vocabulary in "
             f"{VOCABULARY_FILE}, or map its labels to this one."
         )
@@ -86,7 +85,7 @@ def read_map(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> np
 
 
 def read_confidence(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
-    """The confidence uint8 [H, W] in one map, resized bilinearly; CERTAIN where it holds none."""
+    """Read a map's confidence uint8 [H, W], resized bilinearly; FULL_CONFIDENCE if it has none."""
     confidence = read_stored_map(path).confidence
     if confidence is None:
         return np.full(size_hw, FULL_CONFIDENCE, np.uint8)
@@ -94,12 +93,12 @@ def read_confidence(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def read_stored_labels(path: Path) -> np.ndarray:
-    """Class ids uint8 [H, W] as stored; PivlError as `read_stored_map`."""
+    """Read class ids uint8 [H, W] at the stored size; raises PivlError like `read_stored_map`."""
     return read_stored_map(path).labels
 
 
 def read_stored_map(path: Path) -> PartMap:
-    """A map in its own size; PivlError if the file is not a PNG of class ids."""
+    """Read a map at its stored size; raises PivlError if the file is not a PNG of class ids."""
     try:
         with Image.open(path) as image:
             if image.format != "PNG" or image.mode not in ("P", "L", "LA"):
@@ -115,7 +114,7 @@ def read_stored_map(path: Path) -> PartMap:
 
 
 def unknown_value(values: np.ndarray, vocabulary: Vocabulary) -> int | None:
-    """The first value that is neither a class of the vocabulary nor IGNORE, if there is one."""
+    """Return the first value that is neither a class of the vocabulary nor IGNORE, or None."""
     unknown = values[(values >= len(vocabulary)) & (values != IGNORE)]
     return int(unknown[0]) if unknown.size else None
 
@@ -123,7 +122,7 @@ def unknown_value(values: np.ndarray, vocabulary: Vocabulary) -> int | None:
 def cell_parts(
     maps: Tensor, grid_hw: tuple[int, int], num_parts: int, rule: Literal["majority", "nearest"]
 ) -> Tensor:
-    """P of Eq. 5 at the grid: uint8 [B, H, W] → long [B, h, w], a cell's majority or its centre."""
+    """P of Eq. 5 on the grid: uint8 [B, H, W] → long [B, h, w], by majority or by cell centre."""
     if rule == "majority":
         return majority_labels(maps, grid_hw, num_parts)
     centres = F.interpolate(maps[:, None].float(), size=grid_hw, mode="nearest-exact")
@@ -133,8 +132,7 @@ def cell_parts(
 def majority_labels(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:
     """Majority label of each cell: uint8 [B, H, W] → long [B, h, w].
 
-    A cell is IGNORE where fewer than half of its pixels have a known class; of equally frequent
-    classes the lowest id wins.
+    A cell is IGNORE if fewer than half of its pixels have a known class; ties go to the lowest id.
     """
     counts = _count_labels(maps, grid_hw, num_parts)
     labels = counts[:, :num_parts].argmax(dim=1)
@@ -143,19 +141,19 @@ def majority_labels(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> T
 
 
 def part_shares(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:
-    """Share of each cell's pixels that has each label: uint8 [B, H, W] → float [B, P, h, w].
+    """Share of each label in each cell's pixels: uint8 [B, H, W] → float [B, P, h, w].
 
-    Shares sum to one, less the share of IGNORE pixels.
+    Shares of a cell sum to one minus the share of its IGNORE pixels.
     """
     counts = _count_labels(maps, grid_hw, num_parts).float()
     return counts[:, :num_parts] / counts.sum(dim=1, keepdim=True)
 
 
 def _count_labels(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Tensor:
-    """Pixels per label and cell, int [B, P + 1, h, w]; the last row counts pixels without a class.
+    """Count pixels per label and cell: int [B, P + 1, h, w], IGNORE pixels last.
 
-    A pixel belongs to the cell that holds its centre, so any map at least as large as the grid
-    comes down without interpolation.
+    A pixel belongs to the cell that contains its centre, so a map at least as large as the grid
+    needs no interpolation.
     """
     (batch, *size_hw), (grid_h, grid_w), labels = maps.shape, grid_hw, num_parts + 1
     if size_hw[0] < grid_h or size_hw[1] < grid_w:
@@ -167,11 +165,11 @@ def _count_labels(maps: Tensor, grid_hw: tuple[int, int], num_parts: int) -> Ten
         for pixels, cells in zip(size_hw, grid_hw, strict=True)
     )
     image = torch.arange(batch, dtype=torch.int32, device=maps.device)
-    # One narrow buffer, added to in place: fresh pages cost more than the counting.
+    # One buffer, updated in place: allocating new ones would cost more than the counting.
     bins = maps.clamp(max=num_parts).int()
     bins += (row[:, None] * grid_w + column) * labels
     bins += (image * grid_h * grid_w * labels)[:, None, None]
-    # bincount would first ask the device for the largest bin, and wait for the answer.
+    # Not bincount, which synchronises with the device to find the largest bin.
     counts = bins.new_zeros(batch * grid_h * grid_w * labels)
     counts.index_add_(0, bins.flatten(), bins.new_ones(1).expand(bins.numel()))
     return counts.view(batch, grid_h, grid_w, labels).permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
-"""What the owners of the public datasets count, and by which protocol each is read here.
+"""Published counts of the public datasets, and the protocol by which each is read here.
 
-Images are those that the loaders of CLIP-ReID, Torchreid and FastReID state; Occluded-Duke is
-counted from its lists of names. Galleries are counted without junk, with their distractors.
+Counts are those in the loaders of CLIP-ReID, Torchreid and FastReID; those of Occluded-Duke come
+from its list files. Galleries are counted with distractors and without junk.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 Counts = dict[str, tuple[int, int, int]]
-"""Split → (images, identities, cameras), as `ReIDDataset.summary` gives them."""
+"""Split → (images, identities, cameras), as returned by `ReIDDataset.summary`."""
 
 
 @dataclass(frozen=True)
 class PublishedCounts:
-    """The counts of a dataset, and what to say about its protocol."""
+    """Counts of a dataset, and a description of its protocol."""
 
     counts: Counts
     protocol: str

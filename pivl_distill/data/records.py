@@ -1,7 +1,7 @@
-"""What a re-identification dataset is: crops with an identity and a camera, in three splits.
+"""A re-identification dataset: crops with an identity and a camera, in three splits.
 
-The classes hold names and labels, never pixels; `store.CropStore` reads those. The protocol is
-Market-1501's (Zheng et al., ICCV 2015): identities of `train` never occur in `query` and `gallery`.
+The classes contain paths and labels; `store.CropStore` reads pixels. The protocol is Market-1501's
+(Zheng et al., ICCV 2015): identities of `train` never occur in `query` or `gallery`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pivl_distill.data.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Record:
-    """One person crop: its file, identity, camera and part map, if it has one.
+    """One person crop: its file, identity, camera id and part map, if it has one.
 
-    `camid` counts from 0 and is None where nobody knows the camera.
+    `camid` starts at 0 and is None if the camera is unknown.
     """
 
     path: Path
@@ -29,16 +29,16 @@ class Record:
 
     @property
     def digest(self) -> int:
-        """64 bits, signed, that tell this image of this person: file name, file size and pid."""
+        """Signed 64-bit hash of the file name, the file size and the pid."""
         text = f"{self.path.name}\t{self.path.stat().st_size}\t{self.pid}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
 @dataclass(frozen=True)
 class ReIDDataset:
-    """The three splits under one folder, and what the part maps of the training images mean.
+    """The three splits under one folder, and the vocabulary of the training images' part maps.
 
-    `people` describes each identity (attribute → value); only rendered datasets know it.
+    `people` describes each identity (attribute → value), in synthetic datasets only.
     """
 
     name: str
@@ -51,22 +51,22 @@ class ReIDDataset:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the people are rendered rather than photographed."""
+        """Whether the people are rendered."""
         return self.people is not None
 
     @property
     def train_pids(self) -> tuple[int, ...]:
-        """The training identities in ascending order; a position in it is a class label."""
+        """Training identities in ascending order; the index of an identity is its class label."""
         return tuple(sorted({record.pid for record in self.train}))
 
     @property
     def has_cameras(self) -> bool:
-        """Whether the camera of every crop is known, so that the same-camera rule can be kept."""
+        """Whether the camera of every crop is known, as the same-camera rule requires."""
         return all(record.camid is not None for split in self.splits.values() for record in split)
 
     @property
     def cameras(self) -> int:
-        """Rows that a table indexed by `camid` needs: the highest camera id plus one, or 0."""
+        """The highest camera id plus one, or 0: the rows of a table indexed by `camid`."""
         records = (record for split in self.splits.values() for record in split)
         return 1 + max((r.camid for r in records if r.camid is not None), default=-1)
 
@@ -76,20 +76,20 @@ class ReIDDataset:
         return {"train": self.train, "query": self.query, "gallery": self.gallery}
 
     def relative(self, path: Path) -> Path:
-        """`path` below the root; the bare name of an image that lies elsewhere."""
+        """Return `path` relative to the root, or the bare name of an image outside it."""
         return path.relative_to(self.root) if path.is_relative_to(self.root) else Path(path.name)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the training split: relative names, file sizes, pids and camids.
 
-        It does not depend on where the dataset lies or on the order of its records.
+        It does not depend on the location of the dataset or on the order of its records.
         """
         return self._digest(self.train)
 
     @cached_property
     def test_fingerprint(self) -> str:
-        """The same of query and gallery, on which figures are measured."""
+        """SHA-256 (hex) of query and gallery, like `fingerprint`."""
         return _sha256(
             [f"query\t{self._digest(self.query)}", f"gallery\t{self._digest(self.gallery)}"]
         )
@@ -103,7 +103,7 @@ class ReIDDataset:
 
     @property
     def maps_fingerprint(self) -> str | None:
-        """The same of the part maps: whose they are, file sizes, vocabulary; None without any."""
+        """SHA-256 (hex) of the maps: image names, file sizes, vocabulary; None without maps."""
         if self.vocabulary is None:
             return None
         return _sha256(
@@ -115,11 +115,11 @@ class ReIDDataset:
 
     @property
     def metadata(self) -> dict[str, str | None]:
-        """What tells this training split from others, as JSON values."""
+        """Name and fingerprints that identify this training split, as JSON values."""
         return {"name": self.name, "images": self.fingerprint, "maps": self.maps_fingerprint}
 
     def summary(self) -> dict[str, tuple[int, int, int]]:
-        """Split → (images, identities, cameras), as the tables of the field count them."""
+        """Return split → (images, identities, cameras)."""
         return {
             name: (
                 len(split),
@@ -131,5 +131,5 @@ class ReIDDataset:
 
 
 def _sha256(lines: Iterable[str]) -> str:
-    """Of the lines in any order."""
+    """SHA-256 (hex) of the lines, independent of their order."""
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()

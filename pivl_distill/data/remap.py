@@ -1,8 +1,9 @@
-"""From one part vocabulary to another: a table of 256 values, every class mapped or left out.
+"""Mappings between part vocabularies: a table of 256 values that maps or drops every class.
 
-A class without an equivalent becomes unknown, not background, for it is part of a person. Classes
-of the same published name correspond without being listed. Prompts take any vocabulary's own
-words, so remapping is for comparing parsers or for joining maps of several; it loses detail.
+A class without an equivalent becomes unknown, not background, because it is part of a person.
+Classes with the same published name are mapped to each other without being listed. Prompts work
+with any vocabulary, so remapping serves to compare parsers or to combine their maps; it loses
+detail.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pivl_distill.errors import PivlError
 
 @dataclass(frozen=True)
 class Remap:
-    """What the labels of `source` are called in `target`: label → label, or to none (`unknown`)."""
+    """Mapping of the labels of `source` to those of `target`; `unknown` labels become IGNORE."""
 
     source: str
     target: str
@@ -26,7 +27,7 @@ class Remap:
 
     @property
     def table(self) -> np.ndarray:
-        """uint8 [256]: what each value of a map becomes; IGNORE stays IGNORE."""
+        """uint8 [256]: new value of each pixel value; IGNORE stays IGNORE."""
         source, target = get_vocabulary(self.source), get_vocabulary(self.target)
         table = np.full(256, IGNORE, np.uint8)
         for value, label in enumerate(source.labels):
@@ -36,7 +37,7 @@ class Remap:
 
 
 def _groups(**groups: str) -> dict[str, str]:
-    """`Head="Hat Hair"` → each of its words to Head."""
+    """Map each word of `Head="Hat Hair"` to Head."""
     return {label: target for target, labels in groups.items() for label in labels.split()}
 
 
@@ -66,7 +67,7 @@ _REMAPS = (
             "scarf": "Scarf",
             "glasses": "Sunglasses",
         },
-        # LIP tells left from right, these do not.
+        # LIP distinguishes left and right, these do not.
         unknown=("belt", "bag", "arms", "hands", "legs", "feet", "torso", "jewelry"),
     ),
     Remap(
@@ -138,13 +139,13 @@ REMAPS = {(remap.source, remap.target): remap for remap in _REMAPS}
 
 
 def remap_table(source: Vocabulary, target: Vocabulary) -> np.ndarray:
-    """uint8 [256] from values of `source` to values of `target`; PivlError where none is known."""
+    """Return uint8 [256] that maps `source` to `target`; raises PivlError if none is defined."""
     if source == target:
         return np.arange(256, dtype=np.uint8)
     if (source.name, target.name) not in REMAPS:
         known = [name for start, name in REMAPS if start == source.name]
         raise PivlError(
-            f"Nobody has said what the classes of {source.name} are in {target.name}. From"
-            f" {source.name} there is a way to {', '.join(known) or 'no other vocabulary'}."
+            f"No mapping from {source.name} to {target.name} is defined. {source.name} can be"
+            f" mapped to {', '.join(known) or 'no other vocabulary'}."
         )
     return REMAPS[source.name, target.name].table

@@ -1,9 +1,10 @@
-"""P×K batches: P identities with K crops each, so that every batch holds positives and negatives.
+"""P×K sampling: batches of P identities with K crops each, so that batches have positives.
 
-The scheme is Hermans et al. (arXiv 1703.07737, 2017) with the epoch of `RandomIdentitySampler` in
-CLIP-ReID: an epoch is a random partition of each identity's crops into groups of K, and every batch
-takes one group of P random identities that have one left. One difference: an identity with fewer
-than K crops shows each of them before any repeats. Left out on purpose: camera-aware sampling.
+The scheme is that of Hermans et al. (arXiv 1703.07737, 2017), with the epochs of CLIP-ReID's
+`RandomIdentitySampler`: each epoch randomly partitions the crops of each identity into groups of K,
+and each batch takes one group from each of P random identities that have groups left. One
+difference: an identity with fewer than K crops shows each of them once before repeating any. Left
+out on purpose: camera-aware sampling.
 """
 
 from __future__ import annotations
@@ -18,29 +19,29 @@ from pivl_distill.errors import PivlError
 
 @dataclass(frozen=True)
 class Step:
-    """Batch `number` (from 0) `of` its epoch: crop indices, and the epoch's random numbers."""
+    """One training step: batch `number` (from 0) of an epoch, as crop indices int64 [B]."""
 
     epoch: int
     number: int
     steps_in_epoch: int
     batch: np.ndarray
     rng: np.random.Generator
-    """Shared by the steps of the epoch, which draw from it one after the other."""
+    """Random generator of the epoch; its steps draw from it in order."""
 
     @property
     def elapsed_epochs(self) -> float:
-        """How many epochs have passed when the step begins, with the fraction."""
+        """Epochs completed before the step, as a fractional number."""
         return self.epoch + self.number / self.steps_in_epoch
 
     @property
     def ends_epoch(self) -> bool:
-        """Whether no step of the epoch is left after this one."""
+        """Whether this is the last step of its epoch."""
         return self.number == self.steps_in_epoch - 1
 
 
 @dataclass(frozen=True)
 class PKSampler:
-    """Every step of a training, epoch after epoch; it depends on nothing but its fields."""
+    """All steps of a training run in order; they depend on the fields only."""
 
     pids: np.ndarray
     identities_per_batch: int
@@ -48,10 +49,10 @@ class PKSampler:
     epochs: int
     seed: int
     shuffled: bool = False
-    """Permutations of all crops in batches of P·K, instead of P×K."""
+    """Use random permutations of all crops in batches of P·K, instead of P×K sampling."""
 
     def per_epoch(self) -> list[int]:
-        """Steps of each epoch."""
+        """Number of steps of each epoch."""
         return [len(self._batches(epoch_rng(self.seed, epoch))) for epoch in range(self.epochs)]
 
     def __len__(self) -> int:
@@ -72,34 +73,34 @@ class PKSampler:
 
 
 def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
-    """An independent generator for one epoch: the data depend on nothing but seed and epoch."""
+    """Return an independent random generator for one epoch, from seed and epoch only."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
 
 
 def pk_batches(pids: np.ndarray, p: int, k: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """One epoch of batches, each int64 [p · k]: indices into `pids`, grouped by identity.
+    """Return one epoch of batches, each int64 [p · k]: indices into `pids`, grouped by identity.
 
-    What fills no group of K, and groups left when fewer than P identities remain, wait for another
-    epoch. Raises PivlError if there are fewer than `p` identities.
+    Crops that do not fill a group of K, and groups left when fewer than P identities remain, are
+    skipped in this epoch. Raises PivlError if there are fewer than `p` identities.
     """
     identities = np.unique(pids)
     if len(identities) < p:
         raise PivlError(
             f"A batch takes {p} identities, but the training split has {len(identities)}. "
-            "Lower the number of identities per batch or add people."
+            "Lower identities_per_batch or add identities."
         )
     groups = [_groups(np.flatnonzero(pids == pid), k, rng) for pid in identities]
-    left = np.array([len(of_identity) for of_identity in groups])
+    remaining = np.array([len(identity_groups) for identity_groups in groups])
     batches = []
-    while np.count_nonzero(left) >= p:
-        chosen = rng.choice(np.flatnonzero(left), size=p, replace=False)
-        left[chosen] -= 1
-        batches.append(np.concatenate([groups[identity][left[identity]] for identity in chosen]))
+    while np.count_nonzero(remaining) >= p:
+        chosen = rng.choice(np.flatnonzero(remaining), size=p, replace=False)
+        remaining[chosen] -= 1
+        batches.append(np.concatenate([groups[index][remaining[index]] for index in chosen]))
     return batches
 
 
 def _groups(crops: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """[n, k]: the shuffled crops of one identity in full groups of K, at least one."""
+    """Shuffle the crops of one identity into full groups of K, at least one: [n, k]."""
     shuffled = rng.permutation(crops)
     if len(shuffled) < k:
         shuffled = np.concatenate([shuffled, rng.choice(crops, k - len(crops))])
@@ -107,9 +108,9 @@ def _groups(crops: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def shuffled_batches(count: int, size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """One epoch of all `count` crops in random order, each batch int64 [size], the last the rest.
+    """Return one epoch of `count` crops in random order, as batches int64 [size].
 
-    This is how CLIP-ReID's stage 1 sees its crops.
+    The last batch may be smaller. CLIP-ReID's stage 1 uses such batches.
     """
     order = rng.permutation(count)
     return [order[start : start + size] for start in range(0, count, size)]

@@ -1,4 +1,4 @@
-"""What the files of a dataset hold: which are damaged, which are copies, which maps do not fit."""
+"""Read all files of a dataset to find damaged images, duplicates and invalid maps."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.errors import PivlError
 
-WRONG_KIND = "maps that are no readable single-channel 8-bit PNG"
-UNKNOWN_VALUES = "maps with values that the vocabulary lacks"
-OTHER_SIZE = "maps of another size than their image"
+WRONG_KIND = "maps that are not a readable single-channel 8-bit PNG"
+UNKNOWN_VALUES = "maps with values outside the vocabulary"
+OTHER_SIZE = "maps whose size differs from their image"
 MAP_FAULTS = (WRONG_KIND, UNKNOWN_VALUES, OTHER_SIZE)
 
 
 @dataclass(frozen=True)
 class ScannedCrop:
-    """One image file: SHA-256 of its bytes, or None if it cannot be decoded; its map's fault."""
+    """One image file: SHA-256 of its bytes, None if undecodable; the fault of its map, if any."""
 
     name: str
     split: str
@@ -38,7 +38,7 @@ class ScannedCrop:
 
 
 def scan_files(dataset: ReIDDataset) -> list[ScannedCrop]:
-    """Read every image of the dataset and every map that belongs to one."""
+    """Read all images of the dataset and their maps."""
     crops = [(split, record) for split, records in dataset.splits.items() for record in records]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         scanned = pool.map(partial(_scan, dataset), *zip(*crops, strict=True))
@@ -50,7 +50,7 @@ def duplicates(
     others: Iterable[ScannedCrop],
     counts: Callable[[ScannedCrop, ScannedCrop], bool] = lambda crop, other: True,
 ) -> list[str]:
-    """Each of `crops` that has the bytes of one of `others`, where that `counts`, with its name."""
+    """List `crops` with the same bytes as one of `others` that `counts`, as "name = other"."""
     by_digest: defaultdict[bytes | None, list[ScannedCrop]] = defaultdict(list)
     for other in others:
         if other.digest is not None:

@@ -1,4 +1,4 @@
-"""Anyone's crops by a manifest: a row each of path, pid, split and maybe cam and parsing."""
+"""User-defined datasets by manifest: one row per crop, with path, pid, split, cam and parsing."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ REQUIRED_COLUMNS = ("path", "pid", "split")
 
 
 def load_manifest(path: Path) -> ReIDDataset:
-    """The rows of a CSV (with a header) or JSONL file: path, pid, split and maybe cam and parsing.
+    """Load a CSV file (with a header) or JSONL file: path, pid, split, optional cam and parsing.
 
-    Paths are relative to the manifest. The vocabulary of named part maps is in the nearest
-    `parsing.json` beside or above them.
+    Paths are relative to the manifest. The vocabulary of the part maps is read from the nearest
+    `parsing.json` in their folder or a parent folder.
     """
     rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows}.get(path.suffix.lower())
     if rows is None:
-        raise PivlError(f"{path} is no manifest: write a table as .csv or JSON lines as .jsonl.")
+        raise PivlError(
+            f"{path} is not a manifest: use a .csv table or a .jsonl file of JSON lines."
+        )
     crops: dict[str, list[CropFile]] = {split: [] for split in SPLITS}
     for line, row in rows(path):
         where = f"Line {line} of {path}"
@@ -38,9 +40,9 @@ def load_manifest(path: Path) -> ReIDDataset:
         if split not in crops:
             raise unknown_name(f"split on line {line} of {path}", split, SPLITS)
         crops[split].append(_manifest_crop(row, path.parent, where))
-    everything = [crop for split in crops.values() for crop in split]
-    maps = [crop.parsing for crop in everything if crop.parsing is not None]
-    require_files([*(crop.path for crop in everything), *maps], path)
+    all_crops = [crop for split in crops.values() for crop in split]
+    maps = [crop.parsing for crop in all_crops if crop.parsing is not None]
+    require_files([*(crop.path for crop in all_crops), *maps], path)
     dataset = assemble("manifest", path.parent, crops, path)
     return replace(dataset, vocabulary=_vocabulary(maps)) if maps else dataset
 
@@ -52,11 +54,11 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for row in reader:
             if None in row or None in row.values():
                 raise PivlError(
-                    f"Line {reader.line_num} of {path} has not as many fields as the header."
+                    f"Line {reader.line_num} of {path} does not have as many fields as the header."
                 )
             yield reader.line_num, row
     except csv.Error as error:
-        raise PivlError(f"Line {reader.line_num} of {path} is no CSV: {error}.") from error
+        raise PivlError(f"Line {reader.line_num} of {path} is not CSV: {error}.") from error
 
 
 def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -66,9 +68,9 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise PivlError(f"Line {number} of {path} is no JSON: {error}.") from error
+            raise PivlError(f"Line {number} of {path} is not JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise PivlError(f"Line {number} of {path} is no JSON object with {COLUMNS}.")
+            raise PivlError(f"Line {number} of {path} is not a JSON object with {COLUMNS}.")
         _check_columns(path, row)
         yield number, row
 
@@ -76,7 +78,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def _check_columns(path: Path, columns: Iterable[str]) -> None:
     found = list(columns)
     for column in found:
-        if column not in COLUMNS:  # a misspelt `cam` must not pass for no cameras
+        if column not in COLUMNS:  # a misspelt `cam` must not be read as no cameras
             raise unknown_name(f"column of {path}", column, COLUMNS)
     if missing := [column for column in REQUIRED_COLUMNS if column not in found]:
         raise PivlError(
@@ -87,33 +89,33 @@ def _check_columns(path: Path, columns: Iterable[str]) -> None:
 def _manifest_crop(row: Mapping[str, Any], folder: Path, where: str) -> CropFile:
     image, pid = _cell(row, "path", where), parse_integer(_cell(row, "pid", where))
     if not image:
-        raise PivlError(f"{where} names no image in its column path.")
+        raise PivlError(f"{where} has no image in its column path.")
     if pid is None:
-        raise PivlError(f"{where} has the pid {row['pid']!r}; identities are whole numbers.")
+        raise PivlError(f"{where} has the pid {row['pid']!r}; identities must be integers.")
     parsing = _cell(row, "parsing", where)
     camera = camera_name(_cell(row, "cam", where))
     return CropFile(folder / image, pid, camera, folder / parsing if parsing else None)
 
 
 def _cell(row: Mapping[str, Any], column: str, where: str) -> str:
-    """The text in a column, empty where there is none; JSON may also hold whole numbers there."""
+    """Return the text in a column, "" if there is none; JSON integers become text."""
     value = row.get(column)
     if value is None:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise PivlError(f"{where} has {value!r} for {column}; write text or a whole number.")
+        raise PivlError(f"{where} has {value!r} for {column}; write text or an integer.")
     return str(value).strip()
 
 
 def _vocabulary(maps: Iterable[Path]) -> Vocabulary:
-    """The one vocabulary of all maps, from the nearest parsing.json of each map's folder."""
-    found = {}
+    """Return the common vocabulary of all maps, from the nearest parsing.json of each folder."""
+    vocabularies = {}
     for folder in sorted({path.parent for path in maps}):
         above = (
             place for place in (folder, *folder.parents) if (place / VOCABULARY_FILE).is_file()
         )
         vocabulary = folder_vocabulary(next(above, folder))
-        found[vocabulary.name] = vocabulary
-    if len(found) > 1:
-        raise PivlError(f"The part maps speak different vocabularies: {', '.join(found)}.")
-    return found.popitem()[1]
+        vocabularies[vocabulary.name] = vocabulary
+    if len(vocabularies) > 1:
+        raise PivlError(f"The part maps have different vocabularies: {', '.join(vocabularies)}.")
+    return vocabularies.popitem()[1]

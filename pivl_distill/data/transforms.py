@@ -1,14 +1,13 @@
-"""Augmentation of a batch: pad and crop, flip, erase — the image and its part map together.
+"""Augmentation of a batch: pad and crop, flip, erase, applied to images and part maps alike.
 
 The three operations and their defaults are those of the ReID baselines (Luo et al., CVPRW 2019;
 random erasing by Zhong et al., AAAI 2020), which CLIP-ReID keeps. They act on uint8 crops, before
-normalisation. On a map, a flip also exchanges the person's left and right, and whatever an
-operation invents — padding, the erased box — has no known class, unless the background is asked
-for. Noise in erased boxes is what the network sees, not bytes, so it comes after normalisation.
-Colour changes are left out, as clothes are recognised by their colour.
+normalisation. On a map, a flip also swaps left and right labels, and padding and erased boxes
+become unknown, or background if requested. Noise in erased boxes is added after normalisation.
+Colour augmentation is left out, because clothes are recognised by their colour.
 
-Random choices are drawn on the host, pixels are moved wherever they are, whole batches at a time:
-the bytes are the same on every device.
+Random choices are drawn on the host and applied to the whole batch on its device, so the result is
+identical on every device.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from pivl_distill.data.vocabulary import IGNORE
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly to augment; the defaults are the field's. Areas are shares of the crop.
+    """Strength of augmentation; defaults are the usual ones. Areas are shares of the crop.
 
-    With `noise`, padding is black and erased boxes hold standard normal values after normalisation,
-    as in CLIP-ReID. On maps both are of the part `invented`.
+    With `noise`, padding is black and erased boxes contain standard normal values after
+    normalisation, as in CLIP-ReID. On maps, padding and boxes have the label `invented`.
     """
 
     pad_px: int = 10
@@ -43,7 +42,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class _Draws:
-    """One batch's random choices: flip bool [B], shift (top, left) and box (top, left, h, w)."""
+    """Choices of a batch: flip [B], shift [B, 2] (top, left), box [B, 4] (top, left, h, w)."""
 
     flip: np.ndarray
     shift: np.ndarray
@@ -52,21 +51,21 @@ class _Draws:
 
 @dataclass(frozen=True)
 class Noise:
-    """What erased boxes hold in the end."""
+    """Noise for the erased boxes of a batch."""
 
     boxes: np.ndarray
-    """int [B, 4] of top, left, height and width."""
+    """int [B, 4]: top, left, height, width in pixels."""
     values: list[Tensor]
     """float32 [height, width·3] of each box, standard normal."""
 
-    def fill_boxes(self, images: Tensor, own: slice) -> None:
-        """Fill the boxes of normalised images [b, 3, H, W], those `own` of the batch, in place."""
-        _erase(images.permute(0, 2, 3, 1), self.boxes[own], self.values[own])
+    def fill_boxes(self, images: Tensor, rows: slice) -> None:
+        """Fill the boxes of normalised images [b, 3, H, W], the `rows` of the batch, in place."""
+        _erase(images.permute(0, 2, 3, 1), self.boxes[rows], self.values[rows])
 
 
 @dataclass(frozen=True)
 class Augmented:
-    """A batch: crops uint8 [B, H, W, 3], maps and their confidence uint8 [B, H, W]."""
+    """An augmented batch: crops uint8 [B, H, W, 3], maps and their confidence uint8 [B, H, W]."""
 
     crops: Tensor
     maps: Tensor | None = None
@@ -83,11 +82,18 @@ def augment(
     rng: np.random.Generator,
     confidence: Tensor | None = None,
 ) -> Augmented:
-    """Augmented copies of crops uint8 [B, H, W, 3], maps and `confidence`, uint8 [B, H, W] each.
+    """Return an augmented copy of a batch.
 
-    `mirror` is the vocabulary's table (`Vocabulary.mirror`), needed where there are maps;
-    `fill_rgb` colours padding and erased boxes, where the confidence is 0. The random draws do not
-    depend on `maps`: runs with and without part maps see the same images.
+    The random choices do not depend on `maps`: runs with and without part maps see the same images.
+
+    Args:
+        crops: uint8 [B, H, W, 3].
+        maps: part labels uint8 [B, H, W], or None.
+        mirror: label → label of the mirrored image (`Vocabulary.mirror`); required with maps.
+        augmentation: strength of the augmentation.
+        fill_rgb: colour of padding and erased boxes; their confidence is 0.
+        rng: source of the random choices.
+        confidence: the parser's confidence uint8 [B, H, W], or None.
     """
     if maps is not None and mirror is None:
         raise ValueError("maps cannot be flipped without their vocabulary's mirror table")
@@ -106,16 +112,16 @@ def augment(
     _erase(maps_out, draws.box, [part.repeat(maps.shape[2])] * len(maps))
     if confidence is None:
         return Augmented(crops_out, maps_out[..., 0], noise=noise)
-    nothing = torch.zeros_like(part)
-    sure = _move(confidence[..., None], places, pad_px, nothing)
-    _erase(sure, draws.box, [nothing.repeat(maps.shape[2])] * len(maps))
-    return Augmented(crops_out, maps_out[..., 0], sure[..., 0], noise)
+    zero = torch.zeros_like(part)
+    confidence_out = _move(confidence[..., None], places, pad_px, zero)
+    _erase(confidence_out, draws.box, [zero.repeat(maps.shape[2])] * len(maps))
+    return Augmented(crops_out, maps_out[..., 0], confidence_out[..., 0], noise)
 
 
 def _draw(
     batch: int, size_hw: tuple[int, int], augmentation: Augmentation, rng: np.random.Generator
 ) -> _Draws:
-    """All choices of a batch. A box longer than the crop is cut to it rather than drawn again."""
+    """Draw all choices of a batch. A box larger than the crop is clipped, not drawn again."""
     size = np.array(size_hw)
     flip = rng.random(batch) < augmentation.flip_probability
     shift = rng.integers(0, 2 * augmentation.pad_px, size=(batch, 2), endpoint=True)
@@ -130,10 +136,10 @@ def _draw(
 
 @dataclass(frozen=True)
 class _SourcePixels:
-    """Where a batch's pixels come from, once its crops lie padded behind one another.
+    """Source of each output row in the canvas of all padded crops of a batch.
 
-    `order` int64 [B] puts the crops to be flipped, `flips` of them, behind the others; `starts`
-    int64 [B·H] is the padded pixel that each row of the result begins at.
+    `order` int64 [B] sorts the `flips` crops to be flipped after the others; `starts` int64 [B·H]
+    is the index of the canvas pixel at which each output row begins.
     """
 
     order: Tensor
@@ -146,7 +152,7 @@ def _source_pixels(
 ) -> _SourcePixels:
     (height, width), (top, left) = size_hw, draws.shift.T
     order = np.argsort(draws.flip, kind="stable")
-    canvas = np.argsort(order)  # the place of each crop among the padded ones
+    canvas = np.argsort(order)  # index of each crop in the canvas
     first_row = canvas * (height + 2 * pad_px) + top
     rows = first_row[:, None] + np.arange(height)
     starts = rows * (width + 2 * pad_px) + left[:, None]
@@ -157,9 +163,9 @@ def _source_pixels(
 def _move(
     images: Tensor, places: _SourcePixels, pad_px: int, fill: Tensor, mirror: Tensor | None = None
 ) -> Tensor:
-    """Flip and shift within the padding, images [B, H, W, C] of crops or of maps alike.
+    """Flip and shift crops or maps [B, H, W, C] within their padding.
 
-    Values of flipped images are looked up in the table `mirror`.
+    Values of flipped images are mapped through the table `mirror`.
     """
     batch, height, width, channels = images.shape
     padded_hw = (height + 2 * pad_px, width + 2 * pad_px)
@@ -175,15 +181,15 @@ def _move(
         mirrored = mirror.index_select(0, mirrored.flatten().int()).view_as(mirrored)
     centre[: len(plain)] = plain
     centre[len(plain) :] = mirrored
-    # Every row of the result is a window of the canvas, and all windows are one view of it.
+    # Every output row is a window of the canvas; all windows are one view of it.
     windows = canvas.view(-1).unfold(0, width * channels, channels)
     return windows.index_select(0, places.starts).view(images.shape)
 
 
 def _erase(images: Tensor, boxes: np.ndarray, contents: Sequence[Tensor]) -> None:
-    """Put `contents` [w·C] or [h, w·C] into the boxes of images [B, H, W, C], in place.
+    """Copy `contents` [w·C] or [h, w·C] into the boxes of images [B, H, W, C], in place.
 
-    Rows of pixels are rows of numbers here: these are copied several times as fast.
+    Pixels and channels are flattened to one axis, which copies several times faster.
     """
     channels = images.shape[3]
     for image, content, (top, left, height, width) in zip(
@@ -195,9 +201,9 @@ def _erase(images: Tensor, boxes: np.ndarray, contents: Sequence[Tensor]) -> Non
 
 
 def _noise(boxes: np.ndarray, rng: np.random.Generator, device: torch.device) -> Noise:
-    """Drawn on the host, so that it is the same on every device."""
+    """Draw noise on the host, so that it is identical on every device."""
     sizes = boxes[:, 2:].tolist()
     drawn = np.concatenate([rng.standard_normal((h * w, 3), np.float32) for h, w in sizes])
     values = to_device(drawn, device).split([h * w for h, w in sizes])
-    rows = [of_box.view(h, w * 3) for of_box, (h, w) in zip(values, sizes, strict=True)]
+    rows = [value.view(h, w * 3) for value, (h, w) in zip(values, sizes, strict=True)]
     return Noise(boxes, rows)

@@ -1,13 +1,13 @@
 """Part vocabularies: the classes of a human parser and the words that prompts use for them.
 
-A label map holds class ids, so it says nothing without its vocabulary (LIP and CIHP share all their
-ids but one). Ids are positions in `labels`. Left and right are the person's own, hence a mirrored
-image swaps each pair in `mirror_pairs`. `remap` brings one vocabulary to another.
+A part map contains class ids, which mean nothing without the vocabulary (LIP and CIHP share all
+ids except one). Ids are indices into `labels`. Left and right are the person's own, so mirroring an
+image swaps each pair in `mirror_pairs`. `remap` converts one vocabulary to another.
 
 Sources: the label lists of LIP, ATR and PASCAL-Person-Part as SCHP publishes its models (Li et al.,
 TPAMI 2020; LIP is named in §3.3 of π-VL), of CIHP (Gong et al., ECCV 2018), of
-fashn-human-parser 0.1.1 and of Sapiens (Khirodkar et al., ECCV 2024). coarse6 is ours: what all of
-them can say.
+fashn-human-parser 0.1.1 and of Sapiens (Khirodkar et al., ECCV 2024). coarse6 is ours:
+the parts that all of them distinguish.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The classes of one parser; `labels` as published, `words` as a prompt says them."""
+    """The classes of one parser: published `labels`, and `words` for prompts."""
 
     name: str
     labels: tuple[str, ...]
@@ -44,12 +44,12 @@ class Vocabulary:
         return self.labels.index(label)
 
     def prompt_words(self, part_words: Literal["plain", "raw"]) -> tuple[str, ...]:
-        """What a prompt says for each class: plain words, or the labels as published."""
+        """Return the text of each class in prompts: plain words, or the published labels."""
         return self.words if part_words == "plain" else self.labels
 
     @cached_property
     def mirror(self) -> np.ndarray:
-        """uint8 [256]: the class each pixel value becomes when the image is mirrored."""
+        """uint8 [256]: class of each pixel value after mirroring the image."""
         table = np.arange(256, dtype=np.uint8)
         for left, right in self.mirror_pairs:
             table[left], table[right] = right, left
@@ -57,14 +57,15 @@ class Vocabulary:
 
     @property
     def palette(self) -> np.ndarray:
-        """uint8 [P, 3]: the RGB colours of PASCAL VOC, in which parsers publish their maps."""
+        """uint8 [P, 3]: RGB colours of PASCAL VOC, which parsers use to visualise maps."""
         return voc_palette(len(self))
 
 
 def voc_palette(count: int) -> np.ndarray:
-    """uint8 [count, 3]: the first colours of PASCAL VOC's palette; 255 is its pale "void".
+    """Return the first colours of PASCAL VOC's palette, uint8 [count, 3]; 255 is "void".
 
-    The bits of a label go round red, green and blue, the lowest bit to the highest intensity.
+    The bits of a label alternate between red, green and blue; the lowest bits have the highest
+    intensity.
     """
     label = np.arange(count)
     channels = [
@@ -169,7 +170,7 @@ VOCABULARIES = {
 
 
 def get_vocabulary(name: str) -> Vocabulary:
-    """The vocabulary called `name`; raises PivlError naming the known ones."""
+    """Return the vocabulary called `name`; raises PivlError that lists the known ones."""
     if name not in VOCABULARIES:
         raise unknown_name("part vocabulary", name, VOCABULARIES)
     return VOCABULARIES[name]

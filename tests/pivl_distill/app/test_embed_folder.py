@@ -199,7 +199,7 @@ def test_wrong_input_is_refused_before_any_work(embed, crops, tmp_path, monkeypa
         path.unlink()
     result = embed("-o", tmp_path / "features.npz")
     assert result.exit_code == 2
-    assert "holds no images" in result.output
+    assert "contains no images" in result.output
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = embed("-o", tmp_path / "features.parquet")
     assert result.exit_code == 2

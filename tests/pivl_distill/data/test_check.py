@@ -164,9 +164,9 @@ def test_maps_are_held_against_their_images(tree: Path) -> None:
     assert report.mapped == 3
     assert found(report) == {
         "training images without a map": (1, "note"),
-        "maps of another size than their image": (1, "PROBLEM"),
-        "maps with values that the vocabulary lacks": (1, "PROBLEM"),
-        "maps that are no readable single-channel 8-bit PNG": (1, "PROBLEM"),
+        "maps whose size differs from their image": (1, "PROBLEM"),
+        "maps with values outside the vocabulary": (1, "PROBLEM"),
+        "maps that are not a readable single-channel 8-bit PNG": (1, "PROBLEM"),
     }
 
 

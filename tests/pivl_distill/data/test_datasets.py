@@ -66,7 +66,7 @@ def test_patterns_are_options_and_may_hold_question_marks(tmp_path: Path, plant)
     plant(tmp_path, [f"{split}/5_c1.jpg" for split in ("train", "query", "gallery")])
     dataset = load_dataset(rf"regex:{tmp_path}?pattern=(?P<pid>\d+)_c(?P<cam>\d+)")
     assert [(record.pid, record.camid) for record in dataset.train] == [(5, 0)]
-    with pytest.raises(PivlError, match="must hold the named group"):
+    with pytest.raises(PivlError, match="must contain the named group"):
         load_dataset(f"regex:{tmp_path}")
 
 

@@ -49,20 +49,20 @@ def test_folders_without_cameras(tmp_path: Path, plant) -> None:
 
 def test_folder_errors(tmp_path: Path, plant) -> None:
     plant(tmp_path, FOLDERS)
-    with pytest.raises(PivlError, match=r"c10_a\.jpg does not fit the pattern"):
+    with pytest.raises(PivlError, match=r"c10_a\.jpg does not match the pattern"):
         load_folders(tmp_path, r"^c(?P<cam>\d)_")
     with pytest.raises(PivlError, match="looked for the folders train, query, gallery"):
         load_folders(tmp_path / "train" / "12")
-    with pytest.raises(PivlError, match="name the folder above"):
+    with pytest.raises(PivlError, match="name its parent folder"):
         load_folders(tmp_path / "train")
     (tmp_path / "query" / "7").rename(tmp_path / "query" / "anna")
-    with pytest.raises(PivlError, match="anna is not named by a number"):
+    with pytest.raises(PivlError, match="anna is not an identity number"):
         load_folders(tmp_path)
     (tmp_path / "query" / "anna").rename(tmp_path / "query" / "-1")
-    with pytest.raises(PivlError, match=r"'query' of .* holds no images"):
+    with pytest.raises(PivlError, match=r"'query' of .* contains no images"):
         load_folders(tmp_path)
     plant(tmp_path, ["query/loose.jpg"])
-    with pytest.raises(PivlError, match=r"loose\.jpg lies in no identity's folder"):
+    with pytest.raises(PivlError, match=r"loose\.jpg is in no identity's folder"):
         load_folders(tmp_path)
 
 
@@ -84,13 +84,13 @@ def test_names_under_a_pattern(tmp_path: Path, plant, folders: tuple[str, ...]) 
 @pytest.mark.parametrize(
     ("pattern", "sentence"),
     [
-        ("", r"must hold the named group \(\?P<pid>"),
-        (r"(?P<cam>\d+)", r"must hold the named group \(\?P<pid>"),
+        ("", r"must contain the named group \(\?P<pid>"),
+        (r"(?P<cam>\d+)", r"must contain the named group \(\?P<pid>"),
         (r"(?P<pid>\d+)_(?P<camera>\d+)", "did you mean 'cam'"),
-        (r"(?P<pid>\d+", "is no regular expression"),
-        (r"(?P<pid>\w+)_", "identities are whole numbers"),
-        (r"(?P<pid>p\d+)", "does not fit the pattern"),
-        (r"_(?P<pid>\d)|(?P<cam>a)", "does not fit the pattern"),
+        (r"(?P<pid>\d+", "is not a regular expression"),
+        (r"(?P<pid>\w+)_", "identities must be integers"),
+        (r"(?P<pid>p\d+)", "does not match the pattern"),
+        (r"_(?P<pid>\d)|(?P<cam>a)", "does not match the pattern"),
     ],
 )
 def test_pattern_errors(tmp_path: Path, plant, pattern: str, sentence: str) -> None:

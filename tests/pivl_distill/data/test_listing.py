@@ -36,7 +36,7 @@ def test_the_first_place_with_all_folders_of_a_form_is_the_tree(tmp_path: Path) 
         find_dataset_root(tmp_path, "Some", forms)
     with pytest.raises(PivlError, match="there is no such folder"):
         find_dataset_root(tmp_path / "nowhere", "Some", forms)
-    with pytest.raises(PivlError, match="one split of a Some dataset; name the folder above"):
+    with pytest.raises(PivlError, match="one split of a Some dataset; name its parent folder"):
         find_dataset_root(tmp_path / "train", "Some", forms)
 
 
@@ -47,7 +47,7 @@ def test_missing_files_and_empty_splits_are_told(tmp_path: Path) -> None:
     with pytest.raises(PivlError, match=r"list\.txt names 2 files .*first: .*gone\.jpg"):
         require_files([here, tmp_path / "gone.jpg", tmp_path], Path("list.txt"))
     require_images(1, tmp_path)
-    with pytest.raises(PivlError, match="holds no images"):
+    with pytest.raises(PivlError, match="contains no images"):
         require_images(0, tmp_path)
 
 

@@ -102,16 +102,16 @@ def test_missing_folders_and_images(tmp_path: Path, plant) -> None:
     with pytest.raises(PivlError, match="bounding_box_train, query, bounding_box_test"):
         load_market("market1501", tmp_path)
     plant(tmp_path, NAMES)
-    with pytest.raises(PivlError, match="name the folder above"):
+    with pytest.raises(PivlError, match="name its parent folder"):
         load_market("market1501", tmp_path / "bounding_box_train")
     (tmp_path / NAMES[5]).unlink()
-    with pytest.raises(PivlError, match="query holds no images"):
+    with pytest.raises(PivlError, match="query contains no images"):
         load_market("market1501", tmp_path)
 
 
 def test_a_split_of_nothing_but_junk_is_empty(tmp_path: Path, plant) -> None:
     plant(tmp_path, ["query/-1_c1.jpg", *(name for name in NAMES if "query" not in name)])
-    with pytest.raises(PivlError, match="pid -1 does not count"):
+    with pytest.raises(PivlError, match="pid -1 is not counted"):
         load_market("market1501", tmp_path)
 
 
@@ -124,5 +124,5 @@ def test_people_of_a_rendered_tree(tmp_path: Path, plant) -> None:
     assert dataset.synthetic
     for broken in ("{", "[]", '{"people": {"two": {}}}', '{"people": 3}'):
         manifest.write_text(broken)
-        with pytest.raises(PivlError, match="does not describe people"):
+        with pytest.raises(PivlError, match="has no valid description of people"):
             load_market("market1501", tmp_path)

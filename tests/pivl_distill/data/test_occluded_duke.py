@@ -90,7 +90,7 @@ def test_missing_and_empty_lists_and_wrong_folders(tmp_path: Path, duke: Path, l
     with pytest.raises(PivlError, match="No DukeMTMC-reID dataset at"):
         rebuild_occluded_duke(lists, lists, tmp_path / "out")
     (lists / "train.list").write_text("\n")
-    with pytest.raises(PivlError, match=r"train\.list holds no images"):
+    with pytest.raises(PivlError, match=r"train\.list contains no images"):
         rebuild_occluded_duke(duke, lists, tmp_path / "out")
     (lists / "train.list").unlink()
     with pytest.raises(PivlError, match=r"no file .*train\.list"):
@@ -108,5 +108,5 @@ def test_a_failed_copy_leaves_nothing(
     monkeypatch.setattr(occluded_duke.shutil, "copy2", fail)
     with pytest.raises(PivlError, match=r"Cannot write .*cross-device") as caught:
         rebuild_occluded_duke(duke, lists, tmp_path / "out", link=link)
-    assert ("leave --link out" in str(caught.value)) == link
+    assert ("omit --link" in str(caught.value)) == link
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dukemtmcreid", "lists"]

@@ -66,13 +66,13 @@ def test_refuses_what_is_no_map(tmp_path: Path) -> None:
 def test_refuses_classes_that_the_vocabulary_lacks(tmp_path: Path) -> None:
     values = np.array([[0, 255], [20, 3]], dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "map.png")
-    with pytest.raises(PivlError, match="value 20, but 'lip20' ends at 19"):
+    with pytest.raises(PivlError, match="value 20, but the last class of 'lip20' is 19"):
         read_map(tmp_path / "map.png", (1, 1), LIP20)
 
 
 def test_the_manifest_names_the_vocabulary(tmp_path: Path) -> None:
     manifest = tmp_path / "parsing.json"
-    with pytest.raises(PivlError, match="do not say what their values mean"):
+    with pytest.raises(PivlError, match=r"have no parsing\.json that names their vocabulary"):
         folder_vocabulary(tmp_path)
     for broken in ("{", "{}", "[1]"):
         manifest.write_text(broken)

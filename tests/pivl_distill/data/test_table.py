@@ -96,16 +96,16 @@ def test_maps_that_a_manifest_names(tmp_path: Path, plant, place: str) -> None:
         ({"split": "test"}, "Unknown split on line 2 of .*'test'"),
         ({"split": ""}, "Unknown split on line 2"),
         ({"split": None}, "Unknown split on line 2"),
-        ({"pid": "anna"}, "Line 2 of .* has the pid 'anna'; identities are whole numbers"),
+        ({"pid": "anna"}, "Line 2 of .* has the pid 'anna'; identities must be integers"),
         ({"pid": None}, "Line 2 .* has the pid None"),
         ({"pid": True}, "Line 2 .* has True for pid"),
         ({"pid": 3.0}, "Line 2 .* has 3.0 for pid"),
-        ({"pid": 10**20}, "identities are whole numbers"),
+        ({"pid": 10**20}, "identities must be integers"),
         ({"cam": False}, "Line 2 .* has False for cam"),
         ({"cam": ["c1"]}, r"has \['c1'\] for cam"),
         ({"cam": None}, r"2\.jpg has no camera while others have one"),
-        ({"path": ""}, "Line 2 .* names no image"),
-        ({"path": "a/gone.jpg"}, r"names 1 files that are not there .*a/gone\.jpg"),
+        ({"path": ""}, "Line 2 .* has no image"),
+        ({"path": "a/gone.jpg"}, r"names 1 files that do not exist .*a/gone\.jpg"),
         ({"camera": 1}, "Unknown column .*'camera'; did you mean 'cam'"),
     ],
 )
@@ -123,16 +123,20 @@ def test_wrong_rows_are_told_by_line(tmp_path: Path, plant, change, sentence: st
         ("crops.csv", "path,pid\n", "has no column split; it has path, pid"),
         ("crops.csv", "path;pid;cam;split\n", "Unknown column"),
         ("crops.csv", "path,pid,camm,split\n", "did you mean 'cam'"),
-        ("crops.csv", "path,pid,split\na.jpg,1\n", "Line 2 .* not as many fields as the header"),
-        ("crops.csv", "path,pid,split\na.jpg,1,train,x\n", "not as many fields as the header"),
-        ("crops.csv", 'path,pid,split\n"a.jpg,1,train\n', "is no CSV"),
-        ("crops.csv", "path,pid,split\n", "'train' of .*crops.csv holds no images"),
+        (
+            "crops.csv",
+            "path,pid,split\na.jpg,1\n",
+            "Line 2 .* does not have as many fields as the header",
+        ),
+        ("crops.csv", "path,pid,split\na.jpg,1,train,x\n", "not have as many fields as the header"),
+        ("crops.csv", 'path,pid,split\n"a.jpg,1,train\n', "is not CSV"),
+        ("crops.csv", "path,pid,split\n", "'train' of .*crops.csv contains no images"),
         ("crops.csv", b"path,pid,split\n\xff,1,train\n", "not UTF-8"),
-        ("crops.jsonl", "{\n", "Line 1 of .* is no JSON"),
-        ("crops.jsonl", "[1]\n", "Line 1 of .* is no JSON object"),
+        ("crops.jsonl", "{\n", "Line 1 of .* is not JSON"),
+        ("crops.jsonl", "[1]\n", "Line 1 of .* is not a JSON object"),
         ("crops.jsonl", '{"path": "a.jpg"}\n', "has no column pid, split"),
-        ("crops.jsonl", "", "'train' of .*crops.jsonl holds no images"),
-        ("crops.txt", "", "is no manifest: write a table as .csv or JSON lines as .jsonl"),
+        ("crops.jsonl", "", "'train' of .*crops.jsonl contains no images"),
+        ("crops.txt", "", "is not a manifest: use a .csv table or a .jsonl file"),
     ],
 )
 def test_files_that_are_no_manifest(tmp_path: Path, name: str, content, sentence: str) -> None:
@@ -140,5 +144,5 @@ def test_files_that_are_no_manifest(tmp_path: Path, name: str, content, sentence
     (tmp_path / name).write_bytes(text)
     with pytest.raises(PivlError, match=sentence):
         load_manifest(tmp_path / name)
-    with pytest.raises(PivlError, match=r"There is no file|is no manifest"):
+    with pytest.raises(PivlError, match=r"There is no file|is not a manifest"):
         load_manifest(tmp_path / f"gone{name}")
