@@ -1,1 +1,1 @@
-"""What the commands do: loading targets, reports, benchmarks and charts."""
+"""What the commands do. `pivl_distill.cli` parses their options and calls these modules."""

@@ -1,7 +1,7 @@
-"""`pivl-distill student --max-ms`: the largest student whose exported file is fast enough here.
+"""`pivl-distill student --max-ms`: choose the largest student that meets a latency budget.
 
-Each candidate is exported untrained, since latency does not depend on the weights, and all are
-timed in turns at batch 1 and the size of the data.
+Each candidate is exported untrained, since latency does not depend on the weights. The exported
+files are timed interleaved, at batch size 1 and the crop size of the data.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from students.candidates import CANDIDATES, Candidate, choose_candidate
 from students.student import bare_embedding_model
 
 SECONDS = 20.0
-"""For timing all candidates."""
+"""Time budget for all candidates together."""
 
 
 def choose_arch(settings: StudentConfig, max_ms: float, device: ExecutionDevice) -> StudentConfig:
-    """The settings with the arch that fits the budget; prints all candidates.
+    """Return the settings with the largest architecture within the budget; print all.
 
-    Raises PivlError if none fits or the device is not there.
+    Raises PivlError if no candidate meets it or the device is not available.
     """
     exported = [
         export_candidate(arch, settings, device)
@@ -59,7 +59,7 @@ def choose_arch(settings: StudentConfig, max_ms: float, device: ExecutionDevice)
 def export_candidate(
     arch: str, settings: StudentConfig, device: ExecutionDevice
 ) -> tuple[Cost, Any]:
-    """Cost of an untrained student of this arch, and ONNX Runtime's session of its export."""
+    """Export an untrained student; return its cost and an ONNX Runtime session."""
     size_hw = settings.data.size_hw
     network = create_backbone(arch, image_size_hw=size_hw, last_stride=settings.last_stride).eval()
     model = bare_embedding_model(arch, network, size_hw)

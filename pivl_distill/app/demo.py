@@ -1,8 +1,8 @@
-"""`pivl-distill demo`: the whole job on synthetic people, and a table that compares the results.
+"""`pivl-distill demo`: run every step on synthetic people and compare the results in a table.
 
-Teacher, plain student and taught student are each exported too, so that every row of the table has
-the cost and the latency of the file that would be deployed; the taught one in fp16 and INT8 as
-well, within the default budgets.
+The teacher, the student without a bank and the student with a bank are exported, so that every row
+shows cost and latency of the deployed file. The student with a bank is also exported in fp16 and
+INT8, verified against the default budgets.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ EXPORTED = {
     "exported student, fp16": FP16_FILE,
     "exported student, int8": INT8_FILES["cpu"],
 }
-"""Rows of the table → files of the taught student's export."""
+"""Table row → file of the export of the student with a bank."""
 TITLE = "Synthetic people, tier default; latency under ONNX Runtime on the CPU"
 
 
 def run_demo(device: DeviceChoice = "auto") -> None:
-    """Teach, train both students, export all three, compare.
+    """Train teacher and both students, export all three, and print the comparison.
 
-    Raises ExportError, after the table, if a file of the taught student is over its budget.
+    Raises ExportError, after printing, if a file of the student with a bank exceeds its budget.
     """
     start = time.monotonic()
     settings = TeachConfig(device=device)
@@ -71,8 +71,7 @@ def _export(checkpoint: Path) -> ExportReport:
 
 
 def _export_all(checkpoint: Path) -> tuple[ExportReport, ExportError | None]:
-    """The export in every precision, held to the default budgets; what failed is told at the end,
-    so that all that was measured is seen."""
+    """Export in every precision; return a failure, so that all measurements are printed first."""
     try:
         report = export_checkpoint(checkpoint, options=ExportOptions(("fp16", "int8")))
     except ExportError as error:
@@ -81,9 +80,9 @@ def _export_all(checkpoint: Path) -> tuple[ExportReport, ExportError | None]:
 
 
 def _row(name: str, report: ExportReport, file: str, *, exported: bool) -> list[str]:
-    """One line of the table; every row is timed as its exported file under ONNX Runtime.
+    """One row of the table; latency is that of the exported file under ONNX Runtime.
 
-    Dashes are where a file that failed was not measured.
+    A dash marks a value that was not measured because the file failed.
     """
     cost, artifact = report.manifest.cost, report.manifest.artifact(file)
     scores, cells = artifact.retrieval, ["–", "–"]

@@ -1,5 +1,7 @@
-"""A network under PyTorch eager, as `bench` compares it; apart, so that ONNX Runtime is not loaded
-where its memory is measured."""
+"""The PyTorch eager baseline of `bench`.
+
+A module of its own: the process that measures its memory must not import ONNX Runtime.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ from pivl_distill.models.embedding import EmbeddingModel
 def eager(
     model: EmbeddingModel, device: str, batch: int, *, in_graph: bool = False
 ) -> Callable[[], torch.Tensor]:
-    """A run on `batch` random crops, memory to memory; with its preprocessing if `in_graph`."""
+    """Return a function that runs the network on `batch` random crops.
+
+    It includes copies to and from the device, and preprocessing if `in_graph`.
+    """
     network = copy.deepcopy(model.network).to(device)
     crops = np.random.default_rng(0).integers(0, 256, (batch, *model.size_hw, 3), dtype=np.uint8)
     images = model.preprocess(crops)
@@ -33,6 +38,6 @@ def eager(
 
 
 def run_eager_once(checkpoint: Path, cameras: Cameras, threads: int, batch: int) -> None:
-    """Load a checkpoint and run one batch on the CPU: what `peak_memory` measures of it."""
+    """Load a checkpoint and run one batch on the CPU; `peak_memory` measures this."""
     torch.set_num_threads(threads)
     eager(load_checkpoint(checkpoint, cameras), "cpu", batch)()

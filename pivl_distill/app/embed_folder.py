@@ -1,8 +1,8 @@
-"""`pivl-distill embed`: the vectors of a folder of crops in one file, .npz or .parquet.
+"""`pivl-distill embed`: write the embeddings of a folder of crops to a .npz or .parquet file.
 
-Vectors go to disk as they come, so memory does not grow with the folder, and the file appears whole
-or not at all. Images that cannot be read are left out and listed, in the report and in the file.
-Several processes write a Parquet file each, which are searched as one.
+Embeddings are written as they are computed, so memory does not grow with the folder; the write is
+atomic. Unreadable images are left out and listed in the report and in the file. Several processes
+write one Parquet file each, which are searched together.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """Where the vectors are, how many, from what, and the images that could not be read."""
+    """The file, the number of embeddings, the network, and the unreadable images."""
 
     out: Path
     vectors: int
@@ -56,11 +56,11 @@ def latest_export() -> Path:
 def embed_folder(
     folder: Path, extractor: Extractor, out: Path, camera: int | None = None
 ) -> EmbedReport:
-    """Embed all images in `folder` and below into `out`, a name ending in .npz or .parquet.
+    """Embed all images in `folder` and its subfolders into `out`, a .npz or .parquet file.
 
-    `camera` is that of all images, for networks that take one. Raises PivlError, with nothing
-    written, for another ending, an empty folder, or one without any readable image. Several
-    processes take a share of the images each, and put its place into the name: `out-2-of-4`.
+    `camera` is the camera id of all images, for networks that use it. Each of several processes
+    embeds a shard of the images into a file such as `out-2-of-4.parquet`. Raises PivlError, with
+    nothing written, for another suffix or a folder without readable images.
     """
     write, out = _writer(out), shard_file(out)
     every = find_images(folder)
@@ -93,23 +93,28 @@ def embed_folder(
 
 
 def shard_file(out: Path) -> Path:
-    """The file of this process; PivlError where there are several and `out` is no Parquet file, or
-    where files of another number of processes are beside it: a gallery would hold images twice."""
+    """Return the file of this process.
+
+    Raises PivlError if several processes would write a .npz file, or if there are files of another
+    number of processes in the folder: together they would contain images twice.
+    """
     if process_group.world_size() > 1 and out.suffix != ".parquet":
-        raise PivlError(f"Several processes write Parquet files, not {out}: end it in .parquet.")
+        raise PivlError(
+            f"Several processes write Parquet files, not {out}: use the suffix .parquet."
+        )
     files = _shards(out, process_group.world_size())
     if out.suffix == ".parquet":
-        beside = [out, *sorted(out.parent.glob(f"{out.stem}-*-of-*.parquet"))]
-        if others := [file for file in beside if file not in files and file.is_file()]:
+        existing = [out, *sorted(out.parent.glob(f"{out.stem}-*-of-*.parquet"))]
+        if others := [file for file in existing if file not in files and file.is_file()]:
             raise PivlError(
-                f"{others[0]} is of another number of processes; a gallery of both would hold its"
-                " images twice. Remove it and what belongs to it, or name another --out."
+                f"{others[0]} was written by another number of processes; the gallery would contain"
+                " images twice. Remove it and its shards, or pass another --out."
             )
     return files[process_group.rank()]
 
 
 def _shards(out: Path, processes: int) -> list[Path]:
-    """The file of each process; names are in the order of the images."""
+    """The file of each process; their names sort in the order of the images."""
     if processes == 1:
         return [out]
     digits = len(str(processes))
@@ -118,9 +123,9 @@ def _shards(out: Path, processes: int) -> list[Path]:
 
 
 def print_embedded(report: EmbedReport) -> None:
-    """Where the vectors are, and the first of the images that have none."""
+    """Print where the embeddings are, and log the first unreadable images."""
     for name in report.unreadable[:_SHOWN]:
-        logger.warning(f"Cannot read {name}; it has no vector.")
+        logger.warning(f"Cannot read {name}; it has no embedding.")
     if len(report.unreadable) > _SHOWN:
         logger.warning(
             f"… and {len(report.unreadable) - _SHOWN:,} more; {report.out} lists them all."
@@ -128,8 +133,8 @@ def print_embedded(report: EmbedReport) -> None:
     metadata: dict[str, object] = {
         "file": report.out
         if process_group.world_size() == 1
-        else f"{report.out} and the others' beside it",
-        "vectors": f"{report.vectors:,} of {report.dim} values, of length one",
+        else f"{report.out} and the files of the other processes",
+        "embeddings": f"{report.vectors:,} of {report.dim} values, of unit length",
         "by": f"{report.artifact} on the {report.device}",
     }
     if report.unreadable:
@@ -147,17 +152,17 @@ def _writer(out: Path) -> Callable[[Path, int, Metadata], AbstractContextManager
     except ImportError as error:
         raise PivlError(
             "Parquet files need pyarrow: `pip install 'pivl-distill[search]'`, or name a file"
-            " that ends in .npz."
+            " with the suffix .npz."
         ) from error
     return _parquet
 
 
 @contextmanager
 def _npz(out: Path, dim: int, metadata: Metadata) -> Iterator[Row]:
-    """`names` [N], `features` float32 [N, dim], and `metadata` as JSON.
+    """Write `names` [N], `features` float32 [N, dim], and `metadata` as JSON.
 
-    How many rows there are stands at the head of an array in a .npz file, so they wait in a file
-    without a name beside it.
+    An array in a .npz file begins with its number of rows, so rows are collected in an unnamed
+    temporary file first.
     """
     names: list[str] = []
     with atomic_write(out) as file, tempfile.TemporaryFile(dir=file.parent) as rows:
@@ -175,7 +180,7 @@ def _npz(out: Path, dim: int, metadata: Metadata) -> Iterator[Row]:
 
 @contextmanager
 def _parquet(out: Path, dim: int, metadata: Metadata) -> Iterator[Row]:
-    """Columns `name` and `feature`, a list of `dim` float32; `metadata` as metadata of the file."""
+    """Write columns `name` and `feature` (`dim` float32), and `metadata` as file metadata."""
     import pyarrow
     import pyarrow.parquet
 

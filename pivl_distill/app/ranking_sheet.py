@@ -1,4 +1,4 @@
-"""A picture of what a network finds: each row a query and its first matches, right or wrong."""
+"""A picture of search results: each row is a query and its top matches, marked right or wrong."""
 
 from __future__ import annotations
 
@@ -24,8 +24,15 @@ def ranking_sheet(
 ) -> None:
     """Write a PNG of `rows` evenly spaced queries and their `matches` nearest gallery crops.
 
-    Green frames are the query's identity, red ones are not; its own camera's crops of it are left
-    out, as in scoring, where cameras are known.
+    Matches of the query's identity have a green frame, others a red one. As in scoring, crops of
+    the query's identity from its own camera are left out if cameras are known.
+
+    Args:
+        features: features of query and gallery.
+        test: the crops they belong to.
+        out: PNG file.
+        rows: number of queries.
+        matches: number of matches per query.
     """
     chosen = np.linspace(0, len(test.query) - 1, min(rows, len(test.query))).astype(int)
     gallery = features.gallery / np.linalg.norm(features.gallery, axis=1, keepdims=True)
@@ -36,9 +43,9 @@ def ranking_sheet(
         if test.query.camids is not None and test.gallery.camids is not None:
             similarity[same & (test.gallery.camids == test.query.camids[query])] = -np.inf
         row = [_framed(test.query.crops[query], QUERY_RGB)]
-        for found in np.argsort(-similarity, kind="stable")[:matches]:
-            colour = RIGHT_RGB if same[found] else WRONG_RGB
-            row.append(_framed(test.gallery.crops[found], colour))
+        for match in np.argsort(-similarity, kind="stable")[:matches]:
+            colour = RIGHT_RGB if same[match] else WRONG_RGB
+            row.append(_framed(test.gallery.crops[match], colour))
         pictures.append(np.concatenate(row, axis=1))
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(pictures)).save(buffer, "PNG")

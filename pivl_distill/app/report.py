@@ -1,4 +1,4 @@
-"""What each command prints at its end.
+"""What each command prints when it is done.
 
 The stages are imported for their types only: reporting a student must not load CLIP.
 """
@@ -33,16 +33,16 @@ NO_CAMERA_RULE = "unknown: crops of the query's own camera count as hits (not th
 
 
 EMPTY_SHARE = 0.02
-"""Share of maps without a person above which the parser or its preprocessing is doubtful."""
+"""Share of maps without a person above which the parser or its preprocessing may be wrong."""
 
 
 def percent(share: float) -> str:
-    """A share of 1 in percent, as the field writes it."""
+    """Format a value in 0..1 as a percentage with one decimal."""
     return f"{100 * share:.1f} %"
 
 
 def retrieval_rows(result: RetrievalResult) -> dict[str, object]:
-    """mAP, ranks and mINP in percent, and the queries that could not be scored."""
+    """Name → value of mAP, Rank-k, mINP, and the queries that have no match."""
     rows: dict[str, object] = {
         "mAP": percent(result.mAP),
         "Rank-1 / 5 / 10": " / ".join(percent(result.rank(k)) for k in (1, 5, 10)),
@@ -69,13 +69,13 @@ def print_settings(command: str, *, advanced: bool) -> None:
     summary(title, rows)
 
 
-def print_dry_run(rehearsal: DryRunReport) -> None:
-    """What a training would do and need."""
-    summary(rehearsal.title, rehearsal.rows)
+def print_dry_run(report: DryRunReport) -> None:
+    """Print what a training run would do, and its memory and time."""
+    summary(report.title, report.rows)
 
 
 def print_teach(report: TeachReport) -> None:
-    """The bank's read-out and the teacher's retrieval."""
+    """Print the probes of the bank and the teacher's scores."""
     readout = report.readout
     rows: dict[str, object] = {
         "prompt bank": report.bank,
@@ -94,7 +94,7 @@ def print_teach(report: TeachReport) -> None:
 
 
 def print_clip_reid_bank(report: ClipReIDBankReport) -> None:
-    """What a published checkpoint gave, and whether it belongs to the data."""
+    """Print what was imported, and whether the checkpoint fits the data."""
     rows = {
         "prompt bank": report.bank,
         "identities": report.identities,
@@ -102,15 +102,16 @@ def print_clip_reid_bank(report: ClipReIDBankReport) -> None:
         "image → own identity text": percent(report.agreement),
         "teacher": report.teacher,
     }
-    summary(f"Taken over in {report.run}", rows)
+    summary(f"Imported to {report.run}", rows)
     if report.agreement < 0.5:
         logger.warning(
-            "Crops are far from their own texts: is this the data the file was trained on?"
+            "Fewer than half of the crops are nearest to their own identity text; check that the"
+            " checkpoint was trained on this data set."
         )
 
 
 def print_student(report: StudentReport) -> None:
-    """The student's retrieval."""
+    """Print the student's scores."""
     rows = {
         "student": report.student,
         "started from": report.start,
@@ -122,13 +123,13 @@ def print_student(report: StudentReport) -> None:
 
 
 def print_retrieval(evaluation: Evaluation) -> None:
-    """The figures of one evaluation."""
+    """Print the scores of an evaluation."""
     summary(f"{evaluation.path} on {evaluation.spec}", retrieval_rows(evaluation.result))
 
 
 def print_reranked(result: RetrievalResult) -> None:
-    """The figures after re-ranking."""
-    summary("The same after k-reciprocal re-ranking", retrieval_rows(result))
+    """Print the scores after re-ranking."""
+    summary("After k-reciprocal re-ranking", retrieval_rows(result))
 
 
 _EXPORT_COLUMNS = (
@@ -138,7 +139,7 @@ _EXPORT_COLUMNS = (
 
 
 def print_export(report: ExportReport) -> None:
-    """Every file of an export and what was measured of it; latency is ONNX Runtime's on the CPU."""
+    """Print the measurements of every exported file; latency is that of ONNX Runtime on the CPU."""
     manifest = report.manifest
     rows = [_artifact_row(artifact) for artifact in manifest.artifacts]
     table(f"Exported to {report.folder}", _EXPORT_COLUMNS, rows)
@@ -158,7 +159,7 @@ def print_export(report: ExportReport) -> None:
 
 
 def _artifact_row(artifact: Artifact) -> list[str]:
-    """One line of the table; a dash is what was not measured."""
+    """One row of the table; a dash marks a value that was not measured."""
     parity, retrieval = artifact.parity, artifact.retrieval
     cells = [artifact.file, artifact.precision, artifact.status]
     cells += [f"{parity.min_cosine:.6f}", f"{parity.mean_cosine:.6f}"] if parity else ["–"] * 2
@@ -178,7 +179,7 @@ def _artifact_row(artifact: Artifact) -> list[str]:
 
 
 def print_engine(report: EngineReport) -> None:
-    """What was built, on what, and what it was seen to do."""
+    """Print how an engine was built, and its verification if it runs here."""
     info, artifact = report.info, report.artifact
     where = f"on {info.gpu.name}" if info.gpu else "without a GPU"
     rows: dict[str, object] = {
@@ -200,7 +201,7 @@ def print_engine(report: EngineReport) -> None:
 
 
 def print_check(report: CheckReport) -> None:
-    """Counts, findings with an example each, and the verdict."""
+    """Print the counts, each finding with an example, and the verdict."""
     _print_counts(report.name, report.counts, report.published)
     rows = [
         (finding.subject, f"{len(finding.found):,}", finding.verdict, next(iter(finding.found), ""))
@@ -222,36 +223,37 @@ def print_check(report: CheckReport) -> None:
 
 
 def print_parse(spec: str, report: ParseReport) -> None:
-    """What the maps hold, class by class, and where they are."""
-    survey, agreement = report.statistics, report.agreement
+    """Print the statistics of the maps per class, and where they are."""
+    statistics, agreement = report.statistics, report.agreement
     columns, iou = ["", "maps", "pixels"], None
     if agreement is not None:
         columns, iou = [*columns, "IoU"], agreement.iou()
     rows = []
-    for number, (label, images, pixels) in enumerate(survey.shares()):
+    for number, (label, images, pixels) in enumerate(statistics.shares()):
         row = [label, percent(images), percent(pixels)]
         rows.append(row if iou is None else [*row, f"{iou[number]:.3f}".replace("nan", "-")])
-    table(f"Classes ({survey.vocabulary.name})", columns, rows)
+    table(f"Classes ({statistics.vocabulary.name})", columns, rows)
     details: dict[str, object] = {
         "maps": f"{report.written:,} written, {report.kept:,} kept from an earlier run",
-        "classes seen": f"{survey.classes} of {len(survey.vocabulary)}",
-        "foreground": f"{percent(survey.foreground)} of the known pixels",
-        "unknown": f"{percent(survey.unknown)} of all pixels",
-        "maps that show nobody": f"{len(survey.empty):,}",
+        "classes present": f"{statistics.classes} of {len(statistics.vocabulary)}",
+        "foreground": f"{percent(statistics.foreground)} of the known pixels",
+        "unknown": f"{percent(statistics.unknown)} of all pixels",
+        "maps without a person": f"{len(statistics.empty):,}",
     }
-    if survey.left_share is not None:
-        details["left of left and right"] = f"{percent(survey.left_share)} of the pixels"
+    if statistics.left_share is not None:
+        details["left of left and right"] = f"{percent(statistics.left_share)} of the pixels"
     if agreement is not None:
         details["mIoU with the data set's own maps"] = f"{agreement.mean_iou:.3f}"
     details |= {"QA sheet": report.sheet, "train with": f"--data {spec} --parsing {report.folder}"}
     summary(f"Maps in {report.folder}", details)
     if report.missing:
         logger.warning(
-            f"{len(report.missing)} images have no map, the first of them {report.missing[0]}."
+            f"{len(report.missing)} images have no map; the first is {report.missing[0]}."
         )
-    if len(survey.empty) > EMPTY_SHARE * survey.maps:
+    if len(statistics.empty) > EMPTY_SHARE * statistics.maps:
         logger.warning(
-            f"{len(survey.empty)} maps show nobody, the first of them that of {survey.empty[0]}."
+            f"{len(statistics.empty)} maps contain no person; the first is that of"
+            f" {statistics.empty[0]}."
         )
 
 
@@ -266,10 +268,10 @@ def print_synthetic(dataset: ReIDDataset, tier: str, seed: int, sheet: Path | No
 
 
 def print_dataset(dataset: ReIDDataset) -> None:
-    """The counts of a dataset that was made beside the published ones, and where it is."""
+    """Print where a rebuilt data set is, and its counts next to the published ones."""
     published = PUBLISHED.get(dataset.name)
     _print_counts(dataset.name, dataset.summary(), published)
-    summary("Made", {"folder": dataset.root})
+    summary("Written", {"folder": dataset.root})
 
 
 def _print_counts(title: str, counts: Counts, published: PublishedCounts | None) -> None:

@@ -1,4 +1,4 @@
-"""The command line: its commands in the order of the work, and what is said when one fails."""
+"""The command line: the group of commands, and how errors are reported."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.log_handler import logs_on_stderr
 
-MANY = ("teach", "student", "evaluate", "embed", "parse")
-"""What torchrun may start in several processes; the others would do the same thing twice."""
+MULTI_PROCESS = ("teach", "student", "evaluate", "embed", "parse")
+"""Commands that torchrun may start in several processes; others would do the work twice."""
 
 
 class Commands(click.Group):
-    """Commands in the order of the work; what the user can mend is printed without traceback.
+    """Lists commands in workflow order and prints user errors without a traceback.
 
-    Several processes are one command: the first of them to fail says so.
+    With several processes, only the first that fails prints its error.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -29,8 +29,10 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
-        if process_group.launched_world_size() > 1 and name not in MANY:
-            raise PivlError(f"`pivl-distill {name}` is one process; start it without torchrun.")
+        if process_group.launched_world_size() > 1 and name not in MULTI_PROCESS:
+            raise PivlError(
+                f"`pivl-distill {name}` is a single process; start it without torchrun."
+            )
         return name, command, rest
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -54,7 +56,7 @@ class Commands(click.Group):
                 ctx.exit(error.exit_code)
             except KeyboardInterrupt:
                 if not process_group.rank():
-                    click.echo("Stopped; what was finished is kept.", err=True)
+                    click.echo("Stopped; finished work is kept.", err=True)
                 ctx.exit(130)
 
 
@@ -76,7 +78,7 @@ def main() -> None:
     pivl-distill student    prompt bank → light network
     pivl-distill export     network → verified ONNX (and TensorRT)
 
-    Each runs without arguments: on synthetic people, from the latest run.
+    Without arguments, each uses synthetic people or the latest run.
     """
 
 

@@ -1,1 +1,1 @@
-"""What each command takes and says; each imports its stage inside itself, so --help is instant."""
+"""The commands. Each imports its stage inside the function, so that --help is fast."""

@@ -98,7 +98,7 @@ def test_files_of_another_number_of_processes_are_not_added_to(embed, tmp_path, 
     left.touch()
     result = embed("-o", out)
     assert result.exit_code == 2
-    assert "people-2-of-4.parquet is of another number of processes" in " ".join(
+    assert "people-2-of-4.parquet was written by another number of processes" in " ".join(
         result.output.split()
     )
     monkeypatch.setattr(embed_folder.process_group, "world_size", lambda: 4)
@@ -108,7 +108,7 @@ def test_files_of_another_number_of_processes_are_not_added_to(embed, tmp_path, 
     with pytest.raises(PivlError, match="people-2-of-4"):
         embed_folder.shard_file(out)
     left.rename(out)
-    with pytest.raises(PivlError, match=r"people\.parquet is of another"):
+    with pytest.raises(PivlError, match=r"people\.parquet was written by another"):
         embed_folder.shard_file(out)
 
 

@@ -78,7 +78,7 @@ def test_existing_maps_are_imported(photographs: Path, tmp_path: Path) -> None:
     first.unlink()
     said = succeed("parse", data, *source)
     assert "maps 47 written" in said
-    assert f"1 images have no map, the first of them bounding_box_train/{first.stem}.jpg" in said
+    assert f"1 images have no map; the first is bounding_box_train/{first.stem}.jpg" in said
     written = photographs / "parsing-maps" / "bounding_box_train"
     assert len(list(written.glob("*.png"))) == 47
     said = refuse("parse", data, *source, "--set", "vocabulary=atr18", "-o", tmp_path / "atr")

@@ -130,7 +130,7 @@ def test_an_error_of_all_is_told_once(launch):
     ended = launch(2, "-m", "pivl_distill", "export")
     assert [process.code for process in ended] == [2, 2]
     (said,) = (process.said for process in ended if process.said)
-    assert said == "Error: `pivl-distill export` is one process; start it without torchrun.\n"
+    assert said == "Error: `pivl-distill export` is a single process; start it without torchrun.\n"
 
 
 def test_processes_tell_each_other_texts(launch, tmp_path):
