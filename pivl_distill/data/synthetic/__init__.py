@@ -1,7 +1,7 @@
 """Synthetic people: procedural pedestrians with exact part maps, so that everything runs offline.
 
-`person` and `camera` are drawn from seeds, `render` pictures one by the other, `phrases` and
-`caption` say what is to be seen; `cached_dataset` gives a whole Market-1501 tree of them.
+`person` and `camera` sample from seeds, `render` draws a person as seen by a camera, `phrases` and
+`caption` describe it in words; `cached_dataset` returns a dataset in Market-1501's layout.
 """
 
 from pivl_distill.data.synthetic.cache import cached_dataset

@@ -1,7 +1,7 @@
-"""What is behind and in front of the person: wall, floor, things, a shadow, and occluders.
+"""Background and foreground of a crop: wall, floor, clutter, shadow and occluders.
 
-Left out on purpose: a consistent scene. Two crops of one camera share surfaces and viewpoint, as
-crops from different places of one street do.
+Left out on purpose: a consistent scene. Two crops of one camera share surfaces and viewpoint only,
+like crops from different positions in one street.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from pivl_distill.data.synthetic.canvas import Canvas, Paint, capsule, ellipse, 
 from pivl_distill.data.synthetic.people import Colour
 
 UNEVENNESS_HW = (16, 8)
-"""Cells of the random unevenness of a surface, the same for every image size."""
+"""Grid of the random brightness variation of a surface, the same for every image size."""
 
 
 def draw_background(
     camera: Camera, rng: np.random.Generator, size_hw: tuple[int, int]
 ) -> np.ndarray:
-    """Wall, floor and clutter: uint8 RGB [H, W, 3]."""
+    """Draw wall, floor and clutter: uint8 RGB [H, W, 3]."""
     height, width = size_hw
     wall, floor, *things = (np.array(surface) for surface in camera.palette)
     image = np.empty((height, width, 3), np.uint8)
@@ -30,7 +30,7 @@ def draw_background(
     image[horizon:] = floor
     for _ in range(rng.poisson(camera.clutter)):
         colour = things[rng.integers(len(things))] + rng.normal(0, 22) + rng.normal(0, 8, 3)
-        _draw_thing(image, horizon, _rgb(colour), rng)
+        _draw_clutter(image, horizon, _rgb(colour), rng)
     _draw_floor_lines(image, horizon, _rgb(floor * 0.8), rng)
     uneven = rng.normal(0, 12, UNEVENNESS_HW).astype(np.float32)
     smooth = cv2.resize(uneven, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -38,7 +38,7 @@ def draw_background(
 
 
 def draw_shadow(image: np.ndarray, feet: complex, length: float, light: float) -> None:
-    """Darken the floor, in place, on the far side of the light; pixels of `image`."""
+    """Darken the floor opposite the light, in place; `feet` and `length` in pixels."""
     shade = np.zeros(image.shape[:2], np.float32)
     centre = (round(feet.real - 0.5 * light * length), round(feet.imag))
     axes = (round(length * (0.6 + 0.5 * abs(light))), max(1, round(0.16 * length)))
@@ -48,7 +48,7 @@ def draw_shadow(image: np.ndarray, feet: complex, length: float, light: float) -
 
 
 def draw_occluder(canvas: Canvas, camera: Camera, rng: np.random.Generator) -> None:
-    """Something between camera and person: a low box, a post or a bush; background in the map."""
+    """Draw a box, a post or a bush in front of the person; it is background in the map."""
     height, width = canvas.size_hw
     tone = np.array(camera.palette[rng.integers(len(camera.palette))])
     paint = Paint(_rgb(tone * 0.7 + rng.integers(0, 70, 3)), labels.BACKGROUND)
@@ -71,8 +71,10 @@ def draw_occluder(canvas: Canvas, camera: Camera, rng: np.random.Generator) -> N
             canvas.fill(ellipse(spot, leaf, leaf), paint, rng.uniform(0.7, 1.15))
 
 
-def _draw_thing(image: np.ndarray, horizon: int, colour: Colour, rng: np.random.Generator) -> None:
-    """A door, a window, a car, a tree: a block that stands on the floor or hangs on the wall."""
+def _draw_clutter(
+    image: np.ndarray, horizon: int, colour: Colour, rng: np.random.Generator
+) -> None:
+    """Draw a block or ellipse on the floor or on the wall, such as a door, a window or a tree."""
     height, width = image.shape[:2]
     left, wide = int(width * rng.uniform(-0.4, 0.95)), int(width * rng.uniform(0.12, 0.8))
     tall = int(height * rng.uniform(0.06, 0.4))
@@ -93,7 +95,7 @@ def _draw_thing(image: np.ndarray, horizon: int, colour: Colour, rng: np.random.
 def _draw_floor_lines(
     image: np.ndarray, horizon: int, colour: Colour, rng: np.random.Generator
 ) -> None:
-    """Kerbs and slabs that run towards the horizon."""
+    """Draw lines towards the horizon, such as kerbs."""
     height, width = image.shape[:2]
     vanishing = int(width * rng.uniform(-1, 2))
     for foot in rng.uniform(-1, 2, 3) * width:

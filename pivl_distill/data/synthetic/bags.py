@@ -1,6 +1,6 @@
-"""Backpacks, shoulder bags and hand bags: seen in the image, background in the map.
+"""Backpacks, shoulder bags and hand bags: visible in the image, background in the map.
 
-LIP has no label for bags, so its parsers leave a hole; so does this one.
+LIP has no label for bags, so its parsers label them background too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pivl_distill.data.synthetic.people import PALETTE
 
 
 def draw_bag(figure: Figure, *, in_front: bool) -> None:
-    """Paint what of the bag lies behind the body, or what lies in front of it."""
+    """Paint the part of the bag behind the body, or the part in front of it."""
     paint = Paint(PALETTE[figure.person.bag_colour], labels.BACKGROUND)
     if figure.person.bag == "backpack":
         _draw_backpack(figure, paint, in_front)

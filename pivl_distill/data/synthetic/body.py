@@ -1,6 +1,6 @@
-"""Arms, legs and trunk with what they wear, painted from far to near.
+"""Arms, legs and trunk with their clothes, painted from far to near.
 
-Left out on purpose: cloth simulation. Clothes are wider bodies; what makes them distinct is colour,
+Left out on purpose: cloth simulation. Clothes are widened body shapes that differ in colour,
 pattern, length and outline.
 """
 
@@ -20,7 +20,7 @@ GRID_PATTERNS = frozenset(("hstripe", "vstripe", "plaid", "dots"))
 
 
 def draw_person(figure: Figure) -> None:
-    """Paint the whole person; whatever is nearer to the camera comes later."""
+    """Paint the whole person, from far to near."""
     bones = figure.bones
     sides = [(bones.left, 0), (bones.right, 1)]
     draw_bag(figure, in_front=False)
@@ -46,7 +46,7 @@ def _behind_trunk(figure: Figure, side: Side) -> bool:
 
 
 def _top_paint(person: Person) -> Paint:
-    """What covers the trunk and the upper arms below any coat."""
+    """Return the paint of the garment on trunk and upper arms, without the coat."""
     if person.upper is None:
         label = labels.DRESS if person.lower == "dress" else labels.JUMPSUIT
         return Paint(PALETTE[person.lower_colour], label)
@@ -125,7 +125,7 @@ def _draw_trunk(figure: Figure) -> None:
 
 
 def _draw_skirt(figure: Figure, paint: Paint) -> None:
-    """From the waist to just above the knees, wide enough for both."""
+    """Paint a skirt from the waist to just above the knees, as wide as both legs."""
     left, right = (between(side.hip, side.knee, 0.8) for side in figure.bones[:2])
     margin = 0.075 * figure.bones.height_px * figure.person.girth
     hem_y = max(left.at.imag, right.at.imag)
@@ -142,7 +142,7 @@ def _draw_skirt(figure: Figure, paint: Paint) -> None:
 
 
 def _draw_coat(figure: Figure, paint: Paint) -> None:
-    """Down to the thighs; from the front it stands open over the shirt."""
+    """Paint a coat down to the thighs; seen from the front, it is open."""
     levels, loose, hem = (-0.1, 1.45), 1.07, 1.08
     if figure.bones.facing < 0.1:
         figure.trunk(paint, levels, loose, hem)

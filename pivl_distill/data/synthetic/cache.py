@@ -1,4 +1,4 @@
-"""Synthetic datasets on first use: rendered once, then found in the user's cache folder."""
+"""Synthetic datasets, rendered on first use and stored in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pivl_distill.storage.cache_dir import cache_dir
 
 
 def cached_dataset(tier_name: str, seed: int = 0) -> Path:
-    """Root of the Market-1501 tree of a tier; made now if it is not there yet.
+    """Return the root of a tier's dataset in Market-1501's layout; render it on first use.
 
     Raises PivlError if there is no such tier.
     """
@@ -23,6 +23,6 @@ def cached_dataset(tier_name: str, seed: int = 0) -> Path:
         try:
             write_dataset(root, tier, seed)
         except OSError:
-            if not root.exists():  # else another process has finished the same tree first
+            if not root.exists():  # otherwise another process finished the same dataset first
                 raise
     return root

@@ -1,8 +1,8 @@
-"""Synthetic cameras: one place, one viewpoint, one rendering of colour each.
+"""Synthetic cameras: each has one place, one viewpoint and one image formation.
 
-A camera network is made of cameras that differ in illumination, colour response, sharpness and
-background, as in RandPerson (Wang et al., ACM MM 2020); every factor is a field of its own, so that
-one can be varied while the others stay (after PersonX, Sun & Zheng, CVPR 2019).
+The cameras of a network differ in illumination, colour response, sharpness and background, as in
+RandPerson (Wang et al., ACM MM 2020). Each factor is a separate field, so that it can be varied
+alone (as in PersonX, Sun & Zheng, CVPR 2019).
 """
 
 from __future__ import annotations
@@ -13,44 +13,44 @@ from dataclasses import dataclass
 import numpy as np
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
-"""Step of the viewpoints, in turns, that spreads them around people for any number of cameras."""
+"""Step between viewpoints, in full turns; it spreads any number of cameras around people."""
 
 Matrix3 = tuple[tuple[float, float, float], ...]
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Where a camera stands and what it does to an image; pixels are of a crop 128 high."""
+    """Viewpoint and image formation of a camera; pixel lengths refer to a crop 128 pixels high."""
 
-    # the place: not weakened by `cast`
+    # viewpoint: independent of `cast`
     yaw_rad: float  # 0: people walk towards the camera
     spread_rad: float  # standard deviation of a person's yaw around it
-    pitch_rad: float  # how far the camera looks down
-    horizon: float  # where wall meets floor, as a share of the crop's height
+    pitch_rad: float  # downward tilt of the camera
+    horizon: float  # boundary of wall and floor, as a share of the crop's height
     palette: tuple[tuple[float, float, float], ...]  # RGB of wall, floor and two kinds of clutter
-    clutter: int  # mean number of things in the background
-    # the image: neutral at `cast` 0
+    clutter: int  # mean number of objects in the background
+    # image formation: neutral at `cast` 0
     colour: Matrix3  # applied to RGB columns
     gamma: float
     gain: float
-    exposure_jitter: float  # spread of gain and gamma from crop to crop
+    exposure_jitter: float  # standard deviation of log gain and log gamma between crops
     haze: float  # share of gray mixed in
     light: float  # side light, -1 (from the left) to 1
     blur_px: float  # standard deviation
-    resolution: float  # share of the pixels that the sensor had
+    resolution: float  # sensor resolution, as a share of the crop's
     noise: float  # standard deviation in 8-bit steps
     jpeg_quality: int
-    # what goes wrong: never at `cast` 0
-    occlusion: float  # share of crops with something in front of the person
+    # disturbances: none at `cast` 0
+    occlusion: float  # share of crops with an object in front of the person
     crowding: float  # share of crops with a second person behind
     truncation: float  # share of crops cut by the detector
 
 
 def camera(seed: int, index: int, cast: float = 1.0) -> Camera:
-    """The camera number `index` of the network `seed`.
+    """Return camera `index` of the network `seed`.
 
-    `cast` scales how far its image formation is from a neutral camera: 0 is neutral, 1 a network
-    whose cameras hardly look alike. Viewpoint and background are the same at every `cast`.
+    `cast` scales the deviation of its image formation from a neutral camera: 0 is neutral; at 1,
+    the cameras of a network differ strongly. Viewpoint and background do not depend on `cast`.
     """
     start = np.random.default_rng((seed, 20)).random()
     place = np.random.default_rng((seed, index, 21))
@@ -83,6 +83,6 @@ def camera(seed: int, index: int, cast: float = 1.0) -> Camera:
 
 
 def _muted(rng: np.random.Generator) -> tuple[float, float, float]:
-    """RGB of a surface out of doors: any brightness, little colour."""
+    """Sample the RGB of an outdoor surface: any brightness, low saturation."""
     red, green, blue = np.clip(rng.uniform(50, 200) + rng.normal(0, 16, 3), 10, 245).tolist()
     return red, green, blue

@@ -1,9 +1,9 @@
-"""One index canvas for image and label map: what is painted is both, so they agree by construction.
+"""One index canvas for the image and its label map, so that both agree by construction.
 
-Every fill writes one small number per pixel. A number stands for a paint (colour, label, perhaps a
-second colour for a pattern) and how much light falls on it; looking the numbers up gives the colour
-image on one side and the label map on the other. Points of the image plane are complex numbers
-(x + iy, in canvas pixels), which makes outlines one-line formulas.
+Every fill writes one index per pixel. An index stands for a paint (colour, label, optional second
+colour of a pattern) and its brightness; lookup tables turn indices into the colour image and the
+label map. Points of the image plane are complex numbers (x + iy, in pixels), which makes outlines
+one-line formulas.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _HALF = np.exp(1j * np.linspace(-np.pi / 2, np.pi / 2, 8))
 _CIRCLE = np.exp(1j * np.linspace(0, 2 * np.pi, 20, endpoint=False))
 _DOME = np.exp(-1j * np.linspace(0, np.pi, 12))
 _SUBPIXEL_BITS = 4
-_LIGHT_STEPS = 32  # distinct levels of light between none and full
-_FULL_LIGHT = 128  # how the light that keeps a colour is stored
+_LIGHT_STEPS = 32  # brightness levels between 0 and 1
+_FULL_LIGHT = 128  # stored value of light 1, which keeps the colour
 
 
 class Paint(NamedTuple):
-    """What a surface is made of; `accent` is the second colour of a pattern."""
+    """Colour and label of a surface; `accent` is the second colour of a pattern."""
 
     rgb: Colour
     label: int
@@ -32,8 +32,8 @@ class Paint(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """A canvas looked up, uint8: `colour` [H, W, 3] (0 where nothing is painted), `light` [H, W]
-    (128 keeps a colour), `cover` [H, W] (255 where all is painted), `labels` [H, W]."""
+    """Output of a canvas, uint8: `colour` [H, W, 3] (0 where unpainted), `light` [H, W] (128 keeps
+    the colour), `cover` [H, W] (255 where fully painted), `labels` [H, W]."""
 
     colour: np.ndarray
     light: np.ndarray
@@ -65,7 +65,7 @@ def rectangle(top_left: complex, bottom_right: complex) -> np.ndarray:
 
 
 class Canvas:
-    """A picture of up to 255 distinct surfaces, `supersampling` times finer than what it yields."""
+    """An image of up to 255 distinct surfaces, painted at `supersampling` times its size."""
 
     def __init__(self, size_hw: tuple[int, int], supersampling: int = 2) -> None:
         self.size_hw = size_hw
@@ -79,23 +79,23 @@ class Canvas:
         self._used = 1
 
     def fill(self, outline: np.ndarray, paint: Paint, light: float = 1.0) -> None:
-        """Paint the inside of a closed outline over what is there; `light` 1 keeps the colour."""
+        """Paint the inside of a closed outline over the canvas; `light` 1 keeps the colour."""
         scale = self.supersampling * (1 << _SUBPIXEL_BITS)
         corners = np.rint(outline.view(np.float64).reshape(-1, 2) * scale).astype(np.int32)
-        number = self._number(paint, round(light * _LIGHT_STEPS))
+        number = self._index_of(paint, round(light * _LIGHT_STEPS))
         cv2.fillPoly(self._index, [corners], number, shift=_SUBPIXEL_BITS)
 
     def apply_pattern(self, accented: np.ndarray) -> None:
-        """Switch patterned surfaces to their accent where `accented` (broadcast to the canvas)."""
+        """Switch patterned surfaces to their accent colour where `accented` (broadcast) is true."""
         self._index += self._patterned[self._index] & accented
 
     def forget_labels(self) -> None:
-        """Make everything painted so far background."""
+        """Label everything painted so far as background."""
         self._labels[:] = 0
         self._known.clear()
 
     def layers(self) -> Layers:
-        """Look the numbers up and reduce the canvas to `size_hw`."""
+        """Look up all indices and downsample the canvas to `size_hw`."""
         height, width = self.size_hw
         step = self.supersampling
         surface = self._surfaces.view(np.uint32)[:, 0][self._index]
@@ -106,8 +106,8 @@ class Canvas:
         labels = self._labels[self._index[step // 2 :: step, step // 2 :: step]]
         return Layers(coarse[..., :3], coarse[..., 3], cover, labels)
 
-    def _number(self, paint: Paint, light: int) -> int:
-        """The number that stands for `paint` under `light`; an accent takes the number after it."""
+    def _index_of(self, paint: Paint, light: int) -> int:
+        """Return the index of `paint` under `light`; its accent colour has the next index."""
         key = paint, light
         if key not in self._known:
             colours = [paint.rgb] if paint.accent is None else [paint.rgb, paint.accent]

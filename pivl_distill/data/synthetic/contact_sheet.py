@@ -1,4 +1,4 @@
-"""A contact sheet of a written dataset: does it look like people, and do the maps fit?"""
+"""A contact sheet of a synthetic dataset, to inspect its crops and maps."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ _GAP_PX = 3
 
 
 def contact_sheet(root: Path, out: Path, people: int = 6, zoom: int = 2) -> None:
-    """Write a PNG with a row per training person: each camera's first crop, its map beside it.
+    """Write a PNG with one row per training person: each camera's first crop and its map.
 
-    Raises PivlError if `root` holds no such tree.
+    Raises PivlError if `root` is not a synthetic dataset.
     """
     rows: dict[str, dict[str, Path]] = {}
     for path in sorted((root / TRAIN).glob("*.jpg")):
         pid, camera = path.stem.split("_")[:2]
         rows.setdefault(pid, {}).setdefault(camera, path)
     if not rows:
-        raise PivlError(f"{root} holds no crops: expected a synthetic dataset with {TRAIN}/*.jpg.")
+        raise PivlError(
+            f"{root} contains no crops: expected a synthetic dataset with {TRAIN}/*.jpg."
+        )
     pictures = [
         _joined([_crop_and_map(root, path) for path in cameras.values()], axis=1)
         for cameras in list(rows.values())[:people]
@@ -48,7 +50,7 @@ def _map_path(root: Path, path: Path) -> Path:
 
 
 def _joined(pictures: Sequence[np.ndarray], axis: int) -> np.ndarray:
-    """Pictures in a row or column with white between them."""
+    """Concatenate images along an axis with white gaps."""
     padding = [(0, 0), (0, 0), (0, 0)]
     padding[axis] = (0, _GAP_PX)
     return np.concatenate([np.pad(p, padding, constant_values=255) for p in pictures], axis)

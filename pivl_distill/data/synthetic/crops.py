@@ -1,7 +1,7 @@
-"""Rendered people in memory, for pretraining and measuring: no files, no identity structure.
+"""Rendered crops in memory, for pretraining and benchmarks: no files, one crop per person.
 
-Every crop shows another person, under a camera drawn at random from a set; casts vary from weak to
-full. Benchmarks use other seeds, hence other people and other cameras.
+Each crop shows a different person under a camera drawn at random from a set, with a random cast.
+Benchmarks use other seeds, hence other people and other cameras.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RenderedCrops:
 def render_crops(
     seed: int, count: int, cameras: int, size_hw: tuple[int, int] = (128, 64)
 ) -> RenderedCrops:
-    """Crops of people 0..count−1 of `seed`, the same for any number of processes."""
+    """Render one crop of each person 0..count−1 of `seed`, with any number of processes."""
     starts = range(0, count, _CHUNK)
     job = partial(_render_chunk, seed, count, cameras, size_hw)
     with ProcessPoolExecutor(os.cpu_count()) as pool:

@@ -1,11 +1,11 @@
-"""Write a synthetic dataset as a Market-1501 tree (Zheng et al., ICCV 2015) with part maps.
+"""Write a synthetic dataset in Market-1501's layout (Zheng et al., ICCV 2015), with part maps.
 
     <root>/bounding_box_train, query, bounding_box_test   0002_c1s1_000451_00.jpg
     <root>/parsing/<the same folders>                     0002_c1s1_000451_00.png, parsing.json
-    <root>/synthetic.json                                 who the people are; marks the tree
+    <root>/synthetic.json                                 attributes of the people
 
-Train and test people differ and their cameras are the same. Of each test person's crops by a camera
-the first is a query and the others are gallery. The tree appears at once when it is complete.
+Training and test people differ; the cameras are the same. The first crop of each test person by
+each camera is a query, the others are gallery. The write is atomic.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from pivl_distill.storage import files
 from pivl_distill.storage.filenames import SYNTHETIC_FILE, VOCABULARY_FILE
 
 GENERATOR_VERSION = 1
-"""Raised whenever a tier and a seed give other bytes than before."""
+"""Increment whenever a tier and a seed produce different bytes."""
 
 TRAIN, QUERY, GALLERY = "bounding_box_train", "query", "bounding_box_test"
 DISTRACTOR_PID, JUNK_PID = 0, -1
 _JPEG_QUALITY = 92
 _CROPS_PER_WORKER = 500
-"""A process takes longer to start than this many crops take to render on one more core."""
+"""Crops per worker process below which starting another process does not pay."""
 
 
-class RenderedCrop(NamedTuple):
-    """One picture to make; `person` and `camera` count from 0, `person` None: nobody is there."""
+class PlannedCrop(NamedTuple):
+    """One crop to render; `person` and `camera` start at 0; `person` None is an empty crop."""
 
     split: str
     pid: int
@@ -59,29 +59,29 @@ class RenderedCrop(NamedTuple):
         return f"{pid}_c{self.camera + 1}s1_{self.number:06d}_00"
 
 
-def plan(tier: Tier) -> list[RenderedCrop]:
-    """Every crop of a tier, those of a person together; `number` is its place in the list."""
+def plan(tier: Tier) -> list[PlannedCrop]:
+    """List every crop of a tier, grouped by person; `number` is the index in the list."""
     known = tier.train_pids + tier.test_pids
-    crops: list[RenderedCrop] = []
+    crops: list[PlannedCrop] = []
     for index in range(known):
         for camera_index in range(tier.cameras):
             for shot in range(tier.shots):
                 test_split = GALLERY if shot else QUERY
                 split = TRAIN if index < tier.train_pids else test_split
-                crops.append(RenderedCrop(split, index + 1, index, camera_index, len(crops)))
+                crops.append(PlannedCrop(split, index + 1, index, camera_index, len(crops)))
     for extra in range(tier.distractors + tier.junk):
         pid = DISTRACTOR_PID if extra < tier.distractors else JUNK_PID
-        nobody = pid == DISTRACTOR_PID and extra % 3 == 0
-        stranger = None if nobody else known + extra
-        crops.append(RenderedCrop(GALLERY, pid, stranger, extra % tier.cameras, len(crops)))
+        is_empty = pid == DISTRACTOR_PID and extra % 3 == 0
+        stranger = None if is_empty else known + extra
+        crops.append(PlannedCrop(GALLERY, pid, stranger, extra % tier.cameras, len(crops)))
     return crops
 
 
 def write_dataset(root: Path, tier: Tier, seed: int, workers: int | None = None) -> None:
     """Render `tier`, with the people and cameras of `seed` (≥ 0), into the new folder `root`.
 
-    `workers` is the number of processes (None: what the cores and the size of the tier suggest);
-    the files do not depend on it. Raises PivlError if `root` exists.
+    `workers` is the number of processes (None: chosen by cores and tier size); the files do not
+    depend on it. Raises PivlError if `root` exists.
     """
     if root.exists():
         raise PivlError(f"{root} exists already: remove it or choose another folder.")
@@ -129,9 +129,9 @@ def _write_tree(root: Path, tier: Tier, seed: int, workers: int | None) -> None:
 
 
 def _write_crops(
-    root: Path, tier: Tier, seed: int, crops: list[RenderedCrop], workers: int | None
-) -> Iterator[RenderedCrop]:
-    """Write all crops and yield each when it is done, a person at a time."""
+    root: Path, tier: Tier, seed: int, crops: list[PlannedCrop], workers: int | None
+) -> Iterator[PlannedCrop]:
+    """Write all crops, person by person, and yield each when it is written."""
     write = partial(_write_group, root, tier, seed)
     groups = [list(group) for _, group in groupby(crops, key=lambda crop: crop.person)]
     if workers is None:
@@ -146,8 +146,8 @@ def _write_crops(
 
 
 def _write_group(
-    root: Path, tier: Tier, seed: int, crops: Sequence[RenderedCrop]
-) -> Sequence[RenderedCrop]:
+    root: Path, tier: Tier, seed: int, crops: Sequence[PlannedCrop]
+) -> Sequence[PlannedCrop]:
     for crop in crops:
         image, part_map = render_crop(tier, seed, crop)
         _, jpeg = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY))
@@ -158,12 +158,12 @@ def _write_group(
     return crops
 
 
-def render_crop(tier: Tier, seed: int, crop: RenderedCrop) -> Rendering:
-    """The picture of one line of the plan."""
+def render_crop(tier: Tier, seed: int, crop: PlannedCrop) -> Rendering:
+    """Render one crop of the plan."""
     view = camera(seed, crop.camera, tier.cast)
-    accidents = (seed, crop.number, 31)
+    crop_seed = (seed, crop.number, 31)
     if crop.person is None:
-        return render_empty(view, accidents, tier.size_hw)
-    if crop.pid == JUNK_PID:  # a box that the detector got wrong
+        return render_empty(view, crop_seed, tier.size_hw)
+    if crop.pid == JUNK_PID:  # junk: a bad detection
         view = replace(view, truncation=1.0, occlusion=1.0, crowding=1.0)
-    return render(person(seed, crop.person, tier.family_size), view, accidents, tier.size_hw)
+    return render(person(seed, crop.person, tier.family_size), view, crop_seed, tier.size_hw)

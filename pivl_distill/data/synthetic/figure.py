@@ -1,7 +1,7 @@
-"""A posed person on a canvas: the solid shapes that bodies and clothes are painted with.
+"""A posed person on a canvas, and the shapes that bodies and clothes consist of.
 
 Radii and widths are in body heights, so a figure looks the same at any image size. A shape is
-painted dark to its edges and lighter inside, shifted to where the light comes from.
+darker at its edges and lighter inside, shifted towards the light.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pivl_distill.data.synthetic.canvas import Canvas, Paint, capsule
 from pivl_distill.data.synthetic.people import Person
 from pivl_distill.data.synthetic.skeleton import Joint, Skeleton
 
-# The trunk's cross-sections: level (0 chest, 1 hips), half its width and half its depth.
+# Cross-sections of the trunk: level (0 chest, 1 hips), half width, half depth.
 _LEVELS = np.array((-0.12, -0.06, 0.0, 0.08, 0.3, 0.65, 1.0, 1.2, 1.7))
 _WIDTHS = np.array((0.034, 0.075, 0.112, 0.122, 0.118, 0.102, 0.112, 0.118, 0.118))
 _DEPTHS = np.array((0.034, 0.045, 0.060, 0.070, 0.084, 0.078, 0.086, 0.088, 0.085))
@@ -25,7 +25,7 @@ _EDGE_LIGHT = 0.8
 
 @dataclass(frozen=True)
 class Figure:
-    """`light` is the side that the light comes from, -1 (left) to 1 (right)."""
+    """A posed person on a canvas; `light` is the direction of light, -1 (left) to 1 (right)."""
 
     canvas: Canvas
     person: Person
@@ -34,11 +34,11 @@ class Figure:
 
     @property
     def girth_px(self) -> float:
-        """What a width in body heights is in pixels on this body."""
+        """Scale from body heights to pixels for widths of this body."""
         return self.bones.height_px * self.person.girth * _CLOTHED
 
     def depth_light(self, joint: Joint) -> float:
-        """How bright a joint is: the far side of the body lies in its shadow."""
+        """Return the brightness of a joint: the far side of the body is darker."""
         behind = (joint.depth - self.bones.hips.depth) / self.bones.height_px
         return float(np.clip(0.97 + 0.9 * behind, 0.72, 1.05))
 
@@ -65,14 +65,14 @@ class Figure:
     def trunk_outline(
         self, levels: tuple[float, float], left: float, right: float, hem: float = 1.0
     ) -> np.ndarray:
-        """Outline on the trunk; `left`, `right` in half widths (-1 and 1 are its edges)."""
+        """Return an outline on the trunk; `left`, `right` in half widths (edges: -1 and 1)."""
         steps = np.linspace(*levels, 9)
         flare = np.linspace(1, hem, 9)
         edges = [self.trunk_point(steps, side * flare) for side in (left, right)]
         return np.concatenate((edges[0], edges[1][::-1]))
 
     def trunk_point(self, level: np.ndarray, across: np.ndarray | float) -> np.ndarray:
-        """Points at `across` half widths of the trunk's middle line, complex pixels."""
+        """Return points `across` half widths from the trunk's middle line, as complex pixels."""
         person, bones = self.person, self.bones
         body = person.shoulders + np.clip(level, 0, 1) * (person.hips - person.shoulders)
         width = np.interp(level, _LEVELS, _WIDTHS) * body * bones.facing
@@ -82,12 +82,12 @@ class Figure:
         return middle + across * half * self.girth_px
 
     def front(self, level: float) -> float:
-        """Where the middle of the chest or belly shows, in half widths; seen if `facing` > 0."""
+        """Return the position of the front middle line, in half widths; visible if `facing` > 0."""
         width = float(np.interp(level, _LEVELS, _WIDTHS)) * self.bones.facing
         depth = float(np.interp(level, _LEVELS, _DEPTHS)) * self.bones.turn
         return depth / max(float(np.hypot(width, depth)), 1e-6)
 
 
 def between(a: Joint, b: Joint, share: float) -> Joint:
-    """The point `share` of the way from `a` to `b`."""
+    """Interpolate from `a` (share 0) to `b` (share 1)."""
     return Joint(a.at + share * (b.at - a.at), a.depth + share * (b.depth - a.depth))

@@ -1,7 +1,7 @@
 """Head, hair, hat, sunglasses and scarf.
 
-The head is a ball of hair with a face on the side that it turns to; hat, glasses and scarf sit on
-top, so each view shows what a real one would. The neck counts as face, as parsers have it.
+The head is an ellipse of hair with a face on its front; hat, glasses and scarf are painted over it,
+so that each view shows the right parts. The neck is labelled face, as parsers do.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pivl_distill.data.synthetic.people import HAIR_COLOURS, PALETTE, SKINS, Col
 
 _DARK: Colour = (22, 22, 26)
 _HAIR_BEHIND = 0.35
-"""Who faces the camera more than this has long hair behind the shoulders."""
+"""Above this `facing`, long hair is behind the shoulders."""
 
 
 class _Ball(NamedTuple):
-    """The head in pixels; `ahead` is how far to the right its front points."""
+    """The head in pixels; `ahead` is the horizontal offset of its front."""
 
     centre: complex
     width: float
@@ -62,7 +62,7 @@ def draw_head(figure: Figure) -> None:
 
 
 def draw_hair_behind(figure: Figure) -> None:
-    """Paint long hair of somebody facing the camera; the trunk is then painted over it."""
+    """Paint long hair of a person who faces the camera; the trunk is painted over it."""
     if figure.person.hair_length == "long" and figure.bones.facing > _HAIR_BEHIND:
         hair = Paint(HAIR_COLOURS[figure.person.hair], labels.HAIR)
         _draw_long_hair(figure, _ball(figure), hair)
@@ -90,7 +90,7 @@ def _draw_face(figure: Figure, ball: _Ball, skin: Paint) -> None:
 
 
 def _draw_long_hair(figure: Figure, ball: _Ball, hair: Paint) -> None:
-    """Down to the shoulder blades, at the back of the head."""
+    """Paint long hair at the back of the head, down to the shoulder blades."""
     back = ball.centre - 0.45 * ball.ahead
     length = 0.13 * figure.bones.height_px
     ends = back + complex(-0.2 * ball.ahead, length)
@@ -99,7 +99,7 @@ def _draw_long_hair(figure: Figure, ball: _Ball, hair: Paint) -> None:
 
 
 def _draw_hat(figure: Figure, ball: _Ball, paint: Paint) -> None:
-    """A cap with its brim to the front, or a woollen hat pulled over the ears."""
+    """Paint a cap with a brim, or a woollen hat."""
     canvas, person = figure.canvas, figure.person
     low = 0.22 if person.brim else 0.05
     rim = ball.centre - 1j * low * ball.height
@@ -119,7 +119,7 @@ def _draw_hat(figure: Figure, ball: _Ball, paint: Paint) -> None:
 
 
 def draw_scarf(figure: Figure) -> None:
-    """Around the neck, with a loose end on the chest."""
+    """Paint a scarf around the neck, with a loose end on the chest."""
     if figure.person.scarf is None:
         return
     canvas, bones = figure.canvas, figure.bones

@@ -1,4 +1,4 @@
-"""The LIP-20 label ids by name, as the renderer paints them."""
+"""LIP-20 label ids by name."""
 
 from __future__ import annotations
 

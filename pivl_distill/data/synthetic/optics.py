@@ -1,4 +1,4 @@
-"""A camera's image formation: colour response, exposure, haze, resolution, blur, noise, JPEG."""
+"""Image formation of a camera: colour response, exposure, haze, resolution, blur, noise, JPEG."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pivl_distill.data.synthetic.cameras import Camera
 
 _HAZE_LEVEL = 0.62
 _REFERENCE_HEIGHT = 128
-"""Crop height in pixels for which a camera's lengths are given."""
+"""Crop height in pixels to which a camera's pixel lengths refer."""
 
 
 def photograph(scene: np.ndarray, camera: Camera, rng: np.random.Generator) -> np.ndarray:
-    """uint8 RGB [H, W, 3] as this camera records it; same type and shape."""
+    """Return `scene` uint8 RGB [H, W, 3] as this camera records it."""
     height, width = scene.shape[:2]
     image = cv2.transform(scene, np.array(camera.colour) * camera.gain)
     image = cv2.LUT(image, _tone_curve(camera, rng))
@@ -31,14 +31,14 @@ def photograph(scene: np.ndarray, camera: Camera, rng: np.random.Generator) -> n
 
 
 def _tone_curve(camera: Camera, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [256]: gamma, this crop's exposure, haze."""
+    """Return uint8 [256]: gamma, random exposure of this crop, haze."""
     gain, gamma = np.exp(camera.exposure_jitter * rng.standard_normal(2))
     level = np.clip(np.linspace(0, 1, 256) * gain, 0, 1) ** (camera.gamma * gamma)
     return np.rint(255 * (level + camera.haze * (_HAZE_LEVEL - level))).astype(np.uint8)
 
 
 def _compressed(image: np.ndarray, quality: int) -> np.ndarray:
-    """The image after JPEG at `quality`; full quality would still change it, so 100 skips it."""
+    """Compress with JPEG at `quality`; 100 skips compression, which would change the image."""
     if quality >= 100:
         return image
     _, data = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))

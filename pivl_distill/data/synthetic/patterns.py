@@ -1,4 +1,4 @@
-"""Patterns of shirts: where the second colour shows. Stripes, plaid and dots keep to the body."""
+"""Shirt patterns: masks of the second colour, aligned to the body."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pivl_distill.data.synthetic.canvas import Canvas
 from pivl_distill.data.synthetic.skeleton import Skeleton
 
 _PERIOD = 0.052
-"""Distance from stripe to stripe in body heights."""
+"""Distance between stripes in body heights."""
 
 
 def pattern(name: str, canvas: Canvas, bones: Skeleton) -> np.ndarray:
-    """bool, broadcasts to the canvas: True where the accent colour of pattern `name` shows."""
+    """Return a boolean mask of the accent colour of pattern `name`; broadcasts to the canvas."""
     fine = canvas.supersampling
     height, width = canvas.size_hw
     period = _PERIOD * bones.height_px * fine

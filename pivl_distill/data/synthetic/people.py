@@ -1,9 +1,9 @@
-"""Synthetic people: what they look like, and the words that say so.
+"""Synthetic people: their appearance, and words that describe it.
 
-A person is a handful of named attributes. People can come in families that share body, top and
-bottom and differ only in small parts; then the large garments find the family and only hats, shoes
-and the like find the person, which is what part prompts are for (§3.3 of π-VL). Dense groups of
-look-alikes within a varied crowd follow ClonedPerson (Wang et al., CVPR 2022).
+A person is a set of named attributes. People can form families that share body, top and bottom and
+differ only in small parts: large garments then identify the family, and only hats, shoes and other
+small parts identify the person, which tests part prompts (§3.3 of π-VL). Groups of look-alikes
+within a varied crowd follow ClonedPerson (Wang et al., CVPR 2022).
 
 Left out on purpose: age and gender, which no label of the vocabulary shows.
 """
@@ -42,7 +42,7 @@ PATTERNS: dict[str, str] = {
     "plain": "", "hstripe": "striped", "vstripe": "striped", "plaid": "plaid",
     "dots": "dotted", "logo": "printed",
 }  # fmt: skip
-"""Pattern of the shirt -> the word for it."""
+"""Shirt pattern → its word in captions."""
 
 BARE_LEGGED = frozenset(("shorts", "skirt", "dress"))
 ONE_PIECE = frozenset(("dress", "jumpsuit"))
@@ -55,10 +55,10 @@ _LOWERS, _LOWER_ODDS = tuple(_LOWER_LABELS), (0.40, 0.17, 0.14, 0.15, 0.14)
 
 @dataclass(frozen=True)
 class Person:
-    """Everything that stays the same about a person from camera to camera.
+    """Attributes of a person that all cameras share.
 
     Body factors are relative to an average body. Colours are names of `PALETTE`; None means that
-    the person does not wear the thing. Under a dress or jumpsuit there is no shirt and no coat.
+    the person does not wear the item. A dress or jumpsuit excludes shirt and coat.
     """
 
     girth: float
@@ -97,7 +97,7 @@ class Person:
 
 
 def person(seed: int, index: int, family_size: int) -> Person:
-    """The person number `index` of the population `seed`.
+    """Return person `index` of the population `seed`.
 
     With `family_size` > 1, that many consecutive indexes share body, top and bottom and differ only
     in shoes, hat, hair, socks, scarf, gloves, sunglasses and bag.
@@ -141,61 +141,62 @@ def person(seed: int, index: int, family_size: int) -> Person:
 
 
 def phrases(person: Person) -> dict[int, str]:
-    """LIP-20 label id -> what to call that region, for every label that this person can show."""
-    said = {
+    """Return LIP-20 label id → phrase, for every label that this person can show."""
+    by_label = {
         _LOWER_LABELS[person.lower]: f"{person.lower_colour} {person.lower}",
         labels.FACE: f"{person.skin} face",
         labels.LEFT_SHOE: f"{person.shoes} shoes",
         labels.RIGHT_SHOE: f"{person.shoes} shoes",
     }
     if person.hair_length != "bald":
-        said[labels.HAIR] = f"{person.hair_length} {person.hair} hair"
+        by_label[labels.HAIR] = f"{person.hair_length} {person.hair} hair"
     if person.sunglasses:
-        said[labels.SUNGLASSES] = "sunglasses"
+        by_label[labels.SUNGLASSES] = "sunglasses"
     if person.upper:
-        said[labels.UPPER] = " ".join(f"{person.upper} {PATTERNS[person.pattern]} shirt".split())
+        words = f"{person.upper} {PATTERNS[person.pattern]} shirt"
+        by_label[labels.UPPER] = " ".join(words.split())
     if person.shows_socks:
-        said[labels.SOCKS] = f"{person.socks} socks"
+        by_label[labels.SOCKS] = f"{person.socks} socks"
     worn = {
         labels.HAT: (person.hat, "hat"),
         labels.COAT: (person.coat, "coat"),
         labels.SCARF: (person.scarf, "scarf"),
         labels.GLOVE: (person.gloves, "gloves"),
     }
-    said |= {label: f"{colour} {noun}" for label, (colour, noun) in worn.items() if colour}
+    by_label |= {label: f"{colour} {noun}" for label, (colour, noun) in worn.items() if colour}
     bare = []
     if not (person.covered_arms and person.gloves):
         bare += [labels.LEFT_ARM, labels.RIGHT_ARM]
     if person.lower in BARE_LEGGED:
         bare += [labels.LEFT_LEG, labels.RIGHT_LEG]
-    said |= {label: f"{person.skin} {LIP20.words[label]}" for label in bare}
-    return dict(sorted(said.items()))
+    by_label |= {label: f"{person.skin} {LIP20.words[label]}" for label in bare}
+    return dict(sorted(by_label.items()))
 
 
 def garments(person: Person, visible: Collection[int]) -> list[str]:
-    """The phrases of the label ids in `visible`, each once; skin is never mentioned."""
-    said = phrases(person)
-    named = sorted(said.keys() & set(visible) - labels.SKIN_LABELS)
-    return list(dict.fromkeys(said[label] for label in named))
+    """Return the phrases of the label ids in `visible`, each once, without skin."""
+    by_label = phrases(person)
+    named = sorted(by_label.keys() & set(visible) - labels.SKIN_LABELS)
+    return list(dict.fromkeys(by_label[label] for label in named))
 
 
 def caption(person: Person, visible: Collection[int], rng: np.random.Generator) -> str:
-    """A sentence about 2 to 6 (fewer if fewer are visible) of the visible things, shuffled."""
+    """Return a sentence about 2 to 6 of the visible items (or all, if fewer), shuffled."""
     shuffled = rng.permutation(garments(person, visible))
     return _sentence([str(phrase) for phrase in shuffled[: rng.integers(2, 7)]])
 
 
 def full_caption(person: Person, visible: Collection[int]) -> str:
-    """A sentence about every visible thing, from head to foot as the labels go."""
+    """Return a sentence about every visible item, in the order of the labels."""
     return _sentence(garments(person, visible))
 
 
-def _sentence(said: list[str]) -> str:
-    return f"a photo of a person wearing {', '.join(said)}" if said else "a photo of a person"
+def _sentence(items: list[str]) -> str:
+    return f"a photo of a person wearing {', '.join(items)}" if items else "a photo of a person"
 
 
 def attributes(person: Person) -> dict[str, str | None]:
-    """What the person can be asked for by name: a colour or word each, None where it cannot."""
+    """Return searchable attributes: a colour or word each, None if not applicable."""
     return {
         "hat": person.hat,
         "hair": person.hair if person.hair_length != "bald" else None,

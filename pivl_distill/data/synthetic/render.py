@@ -1,11 +1,12 @@
-"""Draw a person as a camera sees it: an RGB crop and the exact LIP-20 label map of that crop.
+"""Render a person as seen by a camera: an RGB crop and its exact LIP-20 label map.
 
-A posed skeleton gets a body and clothes, painted far to near on an index canvas; the camera turns
-the result into a photograph. Every random choice comes from `seed`, so a crop is the same bytes
-each time; size-dependent draws come last, so a seed shows the same scene at every size.
+Body and clothes of a posed skeleton are painted far to near on an index canvas; the camera's image
+formation follows. Every random choice comes from `seed`, so rendering is deterministic;
+size-dependent choices come last, so a seed shows the same scene at every size.
 
-Left out on purpose: perspective within a crop and photo-realism. What makes re-identification hard
-is there: viewpoint, pose, colour casts, look-alikes, small parts, occlusion and detector error.
+Left out on purpose: perspective within a crop and photo-realism. The difficulties of
+re-identification are included: viewpoint, pose, colour casts, look-alikes, small parts, occlusion
+and detector errors.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def render(
     seed: int | Sequence[int],
     size_hw: tuple[int, int] = (128, 64),
 ) -> Rendering:
-    """One crop of `person` by `camera`; `seed` (non-negative) picks pose, place and accidents."""
+    """Render one crop of `person` by `camera`; `seed` (≥ 0) sets pose, place and occlusion."""
     rng = np.random.default_rng(seed)
     canvas = Canvas(size_hw)
     if rng.random() < camera.crowding:
@@ -62,7 +63,7 @@ def render(
 def render_empty(
     camera: Camera, seed: int | Sequence[int], size_hw: tuple[int, int] = (128, 64)
 ) -> Rendering:
-    """A crop without anybody, as a detector's false alarm."""
+    """Render a crop without a person, like a false detection."""
     rng = np.random.default_rng(seed)
     scene = background.draw_background(camera, rng, size_hw)
     return Rendering(optics.photograph(scene, camera, rng), np.zeros(size_hw, np.uint8))
@@ -71,7 +72,7 @@ def render_empty(
 def _place(
     person: Person, camera: Camera, rng: np.random.Generator, size_hw: tuple[int, int]
 ) -> Skeleton:
-    """Pose the person inside a detector's box, which is a little off and sometimes cuts."""
+    """Pose the person inside a detection box, which is inaccurate and sometimes truncated."""
     height, width = size_hw
     length = height * rng.normal(0.95, 0.025)
     top = (height - length) * rng.uniform(0.2, 0.8)
@@ -84,7 +85,7 @@ def _place(
 
 
 def _draw_passer_by(canvas: Canvas, camera: Camera, rng: np.random.Generator) -> None:
-    """Somebody else behind and to one side, background in the map."""
+    """Draw another person behind and to one side; background in the map."""
     height, width = canvas.size_hw
     other = replace(make_person(int(rng.integers(2**31)), 0, 1), pattern="plain")
     length = height * rng.uniform(0.7, 0.95)
@@ -96,7 +97,7 @@ def _draw_passer_by(canvas: Canvas, camera: Camera, rng: np.random.Generator) ->
 
 
 def _compose(layers: Layers, scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put the lit figure, with folds, before the scene: uint8 RGB [H, W, 3]."""
+    """Composite the lit figure, with folds, over the scene: uint8 RGB [H, W, 3]."""
     height, width = scene.shape[:2]
     folds = rng.normal(1, 0.09, background.UNEVENNESS_HW).astype(np.float32)
     folds = cv2.resize(folds, (width, height), interpolation=cv2.INTER_CUBIC)

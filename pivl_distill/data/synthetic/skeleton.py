@@ -1,8 +1,8 @@
-"""An articulated stick figure: a walking pose in three dimensions, seen by a camera.
+"""An articulated 3D skeleton in a walking pose, projected to the image.
 
 Body axes: x to the person's left, y down (0 crown, about 1 sole), z forwards; unit: body height.
-The figure is turned by its yaw (0: facing the camera), seen from above under the camera's pitch and
-projected orthographically, so the person's left and right are right from every side.
+The skeleton is rotated by its yaw (0: facing the camera) and the camera's pitch, and projected
+orthographically, so left and right labels are correct from every viewpoint.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CROWN, HEAD, NECK, CHEST, HIPS = 0.0, 0.077, 0.15, 0.185, 0.505
 
 
 class Joint(NamedTuple):
-    """A joint in the image: `at` x + iy in pixels, `depth` (level) towards the camera in pixels."""
+    """A joint: position `at` = x + iy and horizontal `depth` towards the camera, in pixels."""
 
     at: complex
     depth: float
@@ -40,8 +40,8 @@ class Side(NamedTuple):
 
 
 class Skeleton(NamedTuple):
-    """A posed figure in the image; `facing` is 1 towards and -1 away from the camera, `turn` is 1
-    when facing the right edge of the image; `height_px` is the length of one body height."""
+    """A posed person in the image; `facing` is 1 towards and -1 away from the camera, `turn` is 1
+    towards the right edge of the image; `height_px` is one body height in pixels."""
 
     left: Side
     right: Side
@@ -55,7 +55,7 @@ class Skeleton(NamedTuple):
 
 
 class Pose(NamedTuple):
-    """A moment of somebody's walk; angles in radians, arms as (left, right)."""
+    """One instant of a walk; angles in radians, arms as (left, right)."""
 
     yaw: float
     stride: float
@@ -65,7 +65,7 @@ class Pose(NamedTuple):
 
 
 def pose(camera: Camera, rng: np.random.Generator) -> Pose:
-    """A random pose: mostly walking, sometimes standing or holding something up."""
+    """Sample a pose: mostly walking, sometimes standing or with a raised forearm."""
     yaw = camera.yaw_rad + camera.spread_rad * rng.standard_normal()
     stride = rng.uniform(0.2, 0.5) if rng.random() < 0.7 else rng.uniform(0, 0.12)
     phase = rng.uniform(0, 2 * math.pi)
@@ -82,12 +82,12 @@ def skeleton(
     """Place `person` in the image: crown to lowest toe spans `length_px` below `top_px`."""
     points = [(0.0, HEAD, 0.0), (0.0, NECK, 0.0), (0.0, CHEST, 0.0), (0.0, HIPS, 0.0)]
     points += _limbs(person, pose, 0) + _limbs(person, pose, 1)
-    seen = np.array(points) @ _view(pose.yaw, pitch_rad)
-    top = seen[0, 1] - (HEAD - CROWN) * person.head
-    height_px = length_px / (seen[:, 1].max() + 0.015 - top)
-    middle = (seen[:, 0].min() + seen[:, 0].max()) / 2
-    seen = (seen - (middle, top, 0)) * height_px + (top_px.real, top_px.imag, 0)
-    joints = [Joint(complex(x, y), depth) for x, y, depth in seen.tolist()]
+    view = np.array(points) @ _view(pose.yaw, pitch_rad)
+    top = view[0, 1] - (HEAD - CROWN) * person.head
+    height_px = length_px / (view[:, 1].max() + 0.015 - top)
+    middle = (view[:, 0].min() + view[:, 0].max()) / 2
+    view = (view - (middle, top, 0)) * height_px + (top_px.real, top_px.imag, 0)
+    joints = [Joint(complex(x, y), depth) for x, y, depth in view.tolist()]
     count = len(Side._fields)
     head, neck, chest, hips = joints[:4]
     left, right = Side(*joints[4 : 4 + count]), Side(*joints[4 + count :])
@@ -96,7 +96,7 @@ def skeleton(
 
 
 def _view(yaw: float, pitch: float) -> np.ndarray:
-    """[3, 3]: body axes (rows) -> image right, image down, level depth towards the camera."""
+    """Return [3, 3] that maps body axes (rows) to image right, image down, horizontal depth."""
     cos, sin = math.cos(yaw), math.sin(yaw)
     turned = np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
     lowered = np.array([[1, 0, 0], [0, math.cos(pitch), 0], [0, math.sin(pitch), 1]])
@@ -104,14 +104,14 @@ def _view(yaw: float, pitch: float) -> np.ndarray:
 
 
 def _limbs(person: Person, pose: Pose, side: int) -> list[tuple[float, float, float]]:
-    """Arm and leg of one side (0 left, 1 right) in body axes, in the order of `Side`."""
+    """Joints of one side (0 left, 1 right) in body axes, in the order of `Side`."""
     sign = 1 - 2 * side
     swing = sign * math.sin(pose.phase)
 
     def step(
         start: tuple[float, float, float], length: float, forward: float, outward: float = 0.0
     ) -> tuple[float, float, float]:
-        """The joint `length` below `start` on a bone swung by the angles."""
+        """Return the end of a bone of `length` that starts at `start`, rotated by the angles."""
         x, y, z = start
         down = length * math.cos(outward)
         return (

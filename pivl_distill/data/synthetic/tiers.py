@@ -1,7 +1,7 @@
-"""Ready-made difficulties of the synthetic benchmark.
+"""Difficulty levels of the synthetic benchmark.
 
-Two knobs make it hard: how many people share their large garments, and how far the cameras are from
-neutral. `tiny` is for tests.
+Two parameters set the difficulty: how many people share their large garments, and how much the
+cameras differ. `tiny` is for tests.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from pivl_distill.errors import unknown_name
 
 @dataclass(frozen=True)
 class Tier:
-    """How large and how hard a synthetic dataset is.
+    """Size and difficulty of a synthetic dataset.
 
-    `family_size` people share body, top and bottom; `cast` 0–1 is how much cameras differ; every
-    camera sees every person `shots` times. `distractors` (pid 0, a third of them without anybody)
-    and `junk` (pid −1) join the gallery folder, as in Market-1501.
+    `family_size` people share body, top and bottom; `cast` 0–1 is the difference between cameras;
+    there are `shots` crops of every person by every camera. `distractors` (pid 0, a third of them
+    empty) and `junk` (pid −1) are added to the gallery folder, as in Market-1501.
     """
 
     name: str
@@ -53,7 +53,7 @@ TIERS: dict[str, Tier] = {
 
 
 def get_tier(name: str) -> Tier:
-    """The tier called `name`; raises PivlError naming the known ones."""
+    """Return the tier called `name`; raises PivlError that lists the known ones."""
     if name not in TIERS:
         raise unknown_name("synthetic tier", name, TIERS)
     return TIERS[name]

@@ -29,6 +29,6 @@ def test_sheet_has_a_row_per_person_and_a_pair_per_camera(tmp_path: Path) -> Non
 
 
 def test_a_folder_without_crops_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PivlError, match="holds no crops"):
+    with pytest.raises(PivlError, match="contains no crops"):
         contact_sheet(tmp_path, tmp_path / "sheet.png")
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from pivl_distill.data.synthetic.dataset import (
     GALLERY,
     QUERY,
     TRAIN,
-    RenderedCrop,
+    PlannedCrop,
     plan,
     write_dataset,
 )
@@ -135,7 +135,7 @@ def test_seeds_give_other_crops(root: Path) -> None:
 def test_a_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = dataset.render_crop
 
-    def fail_late(tier: Tier, seed: int, crop: RenderedCrop) -> Rendering:
+    def fail_late(tier: Tier, seed: int, crop: PlannedCrop) -> Rendering:
         if crop.number == 20:
             raise OSError("disk full")
         return whole(tier, seed, crop)
