@@ -1,4 +1,4 @@
-"""`pivl-distill student`: a bank teaches a light network. No CLIP runs, none need be installed."""
+"""`pivl-distill student`: train a light network on the texts of a bank. CLIP is not needed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class StudentReport:
-    """What a student run made and how good it is."""
+    """Files and retrieval results of a student run."""
 
     run: Path
     student: Path
@@ -48,7 +48,7 @@ def train_student(
     out: Path | None = None,
     resume: Path | None = None,
 ) -> StudentReport:
-    """Train a student under `config.supervision`; `bank_file` is None exactly for "none".
+    """Train a student; `bank_file` is None if and only if `config.supervision` is "none".
 
     The folder is `out`, or the next free one in `runs/`; `resume` continues an unfinished run.
     """
@@ -93,7 +93,7 @@ def train_student(
 
 
 def uses_part_texts(config: StudentConfig) -> bool:
-    """Whether part texts teach, by Eq. 11."""
+    """Return whether the student is trained with part texts (Eq. 11)."""
     return config.supervision in ("part", "label", "permuted")
 
 
@@ -104,7 +104,7 @@ def make_student(
     bank: PromptBank | None,
     teacher_embeddings: np.ndarray | None,
 ) -> Student:
-    """The bare network inside the shell that its supervision needs."""
+    """Return the network with the training heads that its supervision needs."""
     return Student(
         config.arch,
         network,
@@ -118,14 +118,17 @@ def make_student(
 
 
 def make_text_features(config: StudentConfig, bank: PromptBank) -> TextFeatures:
-    """What the student learns from a bank."""
+    """Return the text features of a bank for stage 2 of the student."""
     return TextFeatures.from_bank(bank, config.stage2.loss, config.stage2.head)
 
 
 def load_teacher_embeddings(
     config: StudentConfig, bank_file: Path | None, dataset: ReIDDataset
 ) -> np.ndarray | None:
-    """The teacher's embeddings [N, F] of the training crops, where the loss has a use for them."""
+    """Return the teacher's embeddings [N, F] of the training crops, or None if no loss uses them.
+
+    The file is `config.teacher_embeddings`, or the one next to the bank.
+    """
     if not config.stage2.loss.embedding:
         return None
     path = config.teacher_embeddings or (bank_file.parent / EMBEDDINGS_FILE if bank_file else None)
@@ -139,9 +142,9 @@ def load_teacher_embeddings(
 
 
 def load_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> PromptBank:
-    """The bank that the supervision asks for, out of a file.
+    """Load a bank and select what the supervision uses.
 
-    Raises PivlError if it is about other images, or has no parts where they teach.
+    Raises PivlError if the bank was made from other images, or lacks part texts that are needed.
     """
     bank = select_bank(config, PromptBank.load(bank_file), dataset)
     if not config.trust_pids:
@@ -152,7 +155,7 @@ def load_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> P
 
 
 def select_bank(config: StudentConfig, bank: PromptBank, dataset: ReIDDataset) -> PromptBank:
-    """The bank's rows for the training identities, in the form that the supervision asks for."""
+    """Return the bank's rows of the training identities, as `config.supervision` uses them."""
     bank = bank.select(dataset.train_pids)
     if config.supervision == "label":
         return bank.label_only()
@@ -162,29 +165,29 @@ def select_bank(config: StudentConfig, bank: PromptBank, dataset: ReIDDataset) -
 
 
 def check_parts(bank: PromptBank, dataset: ReIDDataset) -> None:
-    """PivlError unless the bank has part texts and the data set maps in the same vocabulary."""
+    """Raise PivlError unless bank and data set have parts, in the same vocabulary."""
     if not bank.present.any():
         raise PivlError(
-            "The bank holds no part texts; learn from its identity texts alone with"
+            "The bank holds no part texts; train on its identity texts alone with"
             " --set supervision=identity, or make it again with --base."
         )
     if dataset.vocabulary is None:
         raise PivlError(
-            f"{dataset.name} has no parsing maps to align parts by; name their folder with"
-            " --parsing, or learn from identity texts alone with --set supervision=identity."
+            f"{dataset.name} has no parsing maps for part alignment; name their folder with"
+            " --parsing, or train on identity texts alone with --set supervision=identity."
         )
     if dataset.vocabulary != bank.vocabulary:
         raise PivlError(
-            f"The bank speaks of {bank.vocabulary.name} parts but the maps are in"
-            f" {dataset.vocabulary.name}; teach with these maps, or use the maps it was made from."
+            f"The bank has {bank.vocabulary.name} parts but the maps have"
+            f" {dataset.vocabulary.name} parts; teach with these maps, or use the bank's maps."
         )
 
 
 def build_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Module, str]:
-    """The bare network to train and what it starts from.
+    """Return the network to train, without heads, and the weights it starts from.
 
-    Weights that "auto" chose but that cannot be downloaded are told and done without; weights that
-    were asked for by name are an error then.
+    If published weights cannot be downloaded, "auto" falls back to random weights with a message;
+    weights requested by name raise PivlError.
     """
     start = resolve_pretrained(config.arch, config.pretrained, dataset)
     build = partial(
@@ -203,14 +206,16 @@ def build_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Modul
 
 
 def resolve_pretrained(arch: str, pretrained: str, dataset: ReIDDataset) -> str:
-    """What `pretrained` means here: "timm", "none" or a file.
+    """Resolve the setting `pretrained` to "timm", "none" or a file.
 
-    "auto" is the embedded start on synthetic people where there is one for this arch, else timm's
-    published weights where there are any, else random weights, which is said.
+    "auto" takes the embedded weights on synthetic people if the architecture has them, timm's
+    published weights on photographs if there are any, and otherwise random weights with a message.
     """
     embedded = WEIGHTS_DIR / f"{arch}.safetensors"
     if pretrained == "embedded" and not embedded.is_file():
-        raise PivlError(f"There is no embedded start for {arch}; set pretrained to timm or none.")
+        raise PivlError(
+            f"There are no embedded weights for {arch}; set pretrained to timm or none."
+        )
     if pretrained not in ("auto", "embedded"):
         return pretrained
     if embedded.is_file() and (pretrained == "embedded" or dataset.synthetic):

@@ -1,4 +1,4 @@
-"""`pivl-distill student --dry-run`: everything built, nothing trained, nothing written."""
+"""`pivl-distill student --dry-run`: build everything; train and write nothing."""
 
 from __future__ import annotations
 

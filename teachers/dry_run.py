@@ -1,4 +1,4 @@
-"""`pivl-distill teach --dry-run`: everything built, nothing trained, nothing written."""
+"""`pivl-distill teach --dry-run`: build everything; train and write nothing."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def dry_run_teach(config: TeachConfig) -> DryRunReport:
         clip = build_clip(config.clip, config.data.size_hw, dataset)
     clip = clip.freeze().to(device)
     bank_vocabulary = vocabulary or LIP20
-    prompts = _prompts(config, clip, dataset, bank_vocabulary)
+    prompts = _make_prompts(config, clip, dataset, bank_vocabulary)
     rows = describe_data(dataset, config.data, maps=vocabulary is not None)
     rows |= describe_stage1(config, clip, prompts, stage2.pids, len(bank_vocabulary))
     store = stage2.load_first_batch(vocabulary)
     if device.type != "meta":
-        rows |= stage1_step(config, clip, prompts, store, bank_vocabulary)
+        rows |= describe_stage1_step(config, clip, prompts, store, bank_vocabulary)
     bank = random_bank(dataset.train_pids, clip.image.dim, bank_vocabulary)
     text_features = make_text_features(bank, config)
     teacher = Teacher(clip, len(dataset.train_pids), fusion_head_settings(config)).to(device)
@@ -74,7 +74,15 @@ def without_download(settings: ClipSettings) -> ClipSettings:
 def describe_stage1(
     config: TeachConfig, clip: Clip, prompts: IdentityPrompts, pids: np.ndarray, parts: int
 ) -> dict[str, object]:
-    """Encoders, prompts, steps, grid, and the memory of frozen features and bank."""
+    """Return rows about encoders, prompts, steps, grid, and memory of features and bank.
+
+    Args:
+        config: of `teach`.
+        clip: CLIP, on its device.
+        prompts: of all identities.
+        pids: int64 [N], the identity of each training crop.
+        parts: number of parts of the vocabulary.
+    """
     tuning, (rows, columns), dim = config.tuning, clip.image.grid_hw, clip.image.dim
     image, text = (sum(p.numel() for p in m.parameters()) for m in (clip.image, clip.text))
     longest, context = prompts.longest, clip.text.context_length
@@ -87,7 +95,7 @@ def describe_stage1(
     return {
         "CLIP": f"{clip.name}, {image:,} parameters in the image encoder,"
         f" {text:,} in the text encoder",
-        "stage 1: learned": f"{prompts.tokens.numel():,} numbers of {identities:,} identities",
+        "stage 1: learned": f"{prompts.tokens.numel():,} parameters of {identities:,} identities",
         "stage 1: prompts": f"{longest} of {context} tokens in the longest",
         "stage 1: steps": f"{per_epoch[0]:,} in the first of {epochs} epochs,"
         f" {sum(per_epoch):,} in all",
@@ -102,26 +110,33 @@ def describe_stage1(
 
 
 def encoding_precision(config: TeachConfig, clip: Clip) -> str:
-    """What the image encoder computes in, on the device it is on."""
+    """Return the number format of the image encoder on its device."""
     half = encoding_dtype(config.tuning.precision, clip.text.positional_embedding.device)
     return str(half or torch.float32).removeprefix("torch.")
 
 
-def stage1_step(
+def describe_stage1_step(
     config: TeachConfig,
     clip: Clip,
     prompts: IdentityPrompts,
     store: CropStore,
     vocabulary: Vocabulary,
 ) -> dict[str, object]:
-    """Seconds of the second of two real steps of the last epoch, what the first kept for its
-    gradient, and how fast crops are encoded."""
+    """Encode the crops of `store` twice, run two steps of the last epoch; return time and memory.
+
+    Args:
+        config: of `teach`.
+        clip: CLIP, on its device.
+        prompts: of all identities; changed by the steps.
+        store: crops and maps of the first batch.
+        vocabulary: labels of the maps.
+    """
     device = prompts.tokens.device
     tuning = config.tuning.model_copy(update={"feature_cache_gib": 0})  # nothing is written
     tuning = resolve_temperature(tuning, clip)
     rows = torch.from_numpy(np.unique(store.pids, return_inverse=True)[1])
     features = encode_crops(clip, store, vocabulary, tuning)
-    encoding = measure_seconds(lambda: encode_crops(clip, store, vocabulary, tuning), device)
+    encoding_s = measure_seconds(lambda: encode_crops(clip, store, vocabulary, tuning), device)
     last = tuning.identity_epochs + tuning.part_epochs - 1
     batch = np.arange(len(store))
 
@@ -129,20 +144,20 @@ def stage1_step(
         losses = prompt_losses(prompts, features, rows, batch, tuning, vocabulary, last)
         return torch.stack(list(losses.values())).sum()
 
-    memory = SavedTensorBytes(nn.ModuleList([prompts, clip.text]))
-    with memory.recording():
+    saved = SavedTensorBytes(nn.ModuleList([prompts, clip.text]))
+    with saved.recording():
         total = loss()
     total.backward()
     seconds = measure_seconds(lambda: loss().backward(), device)
     return {
-        "stage 1: activations": f"at least {format_bytes(memory.bytes)} of a batch of"
+        "stage 1: activations": f"at least {format_bytes(saved.bytes)} of a batch of"
         f" {len(store)} crops",
-        "stage 1: encoding": f"{len(store) / encoding:,.3g} crops/s on this {device.type}",
+        "stage 1: encoding": f"{len(store) / encoding_s:,.3g} crops/s on this {device.type}",
         "stage 1: time": f"{seconds:.3g} s a step on this {device.type}",
     }
 
 
-def _prompts(
+def _make_prompts(
     config: TeachConfig, clip: Clip, dataset: ReIDDataset, vocabulary: Vocabulary
 ) -> IdentityPrompts:
     identities, generator = len(dataset.train_pids), torch.Generator().manual_seed(config.seed)

@@ -1,4 +1,4 @@
-"""`pivl-distill teach`: CLIP → prompts → bank → teacher, one function after the other."""
+"""`pivl-distill teach`: tune prompts with CLIP, write the prompt bank, train the teacher."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from teachers.clip_reid_checkpoint import (
 )
 from teachers.clip_weights import read_state_dict
 from teachers.image_encoders import ViTOptions
-from teachers.image_features import ImageFeatures, encode_crops
+from teachers.image_features import encode_crops
 from teachers.open_clip_models import QUICKGELU_SUFFIX
 from teachers.probes import BankProbe, probe_bank
 from teachers.prompts import IdentityPrompts
@@ -46,7 +46,7 @@ from teachers.tuning import encode_bank_texts, present_parts, tune_prompts
 
 @dataclass(frozen=True)
 class TeachReport:
-    """What a teach run made and how good it is."""
+    """Files, probes and retrieval results of a teach run."""
 
     run: Path
     bank: Path
@@ -62,7 +62,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
 
     The folder is `out`, or the next free one in `runs/`; `resume` continues an unfinished run.
     """
-    stage2 = Stage2Run.prepare("teach", config)  # the seed also draws the weights of clip "none"
+    stage2 = Stage2Run.prepare("teach", config)  # its seed draws the random weights of a CLIP
     dataset, device = stage2.dataset, stage2.device
     vocabulary = part_vocabulary(config, dataset)
     clip = build_clip(config.clip, config.data.size_hw, dataset).freeze().to(device)
@@ -114,16 +114,26 @@ def learn_bank(
     vocabulary: Vocabulary,
     run: Run,
 ) -> PromptBank:
-    """Stage 1, and what the bank then says. CLIP's features of the crops live no longer."""
-    pids, row_of_crop = np.unique(store.pids, return_inverse=True)
-    rows = torch.from_numpy(row_of_crop)
+    """Run stage 1 and return its bank, with its probe results in the provenance.
+
+    Args:
+        config: of `teach`.
+        clip: frozen CLIP, on the device.
+        store: the N training crops, with part maps if part prompts are learned.
+        dataset: data set of the crops.
+        vocabulary: labels of the part maps; columns of the bank's part texts.
+        run: run folder, for metrics and progress.
+    """
+    pids, identity_of_crop = np.unique(store.pids, return_inverse=True)
+    rows = torch.from_numpy(identity_of_crop)
     features = encode_crops(clip, store, vocabulary, config.tuning)
     learned = tune_prompts(
         clip, features, rows, vocabulary, config.prompts, config.tuning, config.seed, run
     )
-    bank = make_bank(clip, learned, features, rows, pids, vocabulary, config, dataset)
-    owners = torch.from_numpy(store.pids)
-    readout = probe_bank(bank, clip.text, features.projected, owners, dataset.people)
+    present = present_parts(features.parts, rows, len(pids), len(vocabulary))
+    bank = make_bank(config, clip, learned, present, pids, vocabulary, dataset)
+    crop_pids = torch.from_numpy(store.pids)
+    readout = probe_bank(bank, clip.text, features.projected, crop_pids, dataset.people)
     bank.provenance["readout"] = dataclasses.asdict(readout)
     return bank
 
@@ -140,82 +150,90 @@ def build_clip(settings: ClipSettings, size_hw: tuple[int, int], dataset: ReIDDa
 
 
 def load_clip_reid(settings: ClipSettings, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
-    """The encoders in a CLIP-ReID checkpoint, with the words of the CLIP it came from.
+    """Load the encoders of a CLIP-ReID checkpoint, with the token table of the CLIP `base`.
 
-    Architecture, crop size, patches and cameras are the file's; PivlError where the settings differ
-    from them.
+    Raises PivlError if the settings name another architecture, crop size, stride or number of
+    cameras than the checkpoint has.
     """
     checkpoint = load_clip_reid_checkpoint(Path(settings.weights), options.sie_coefficient)
     clip = checkpoint.clip
     found = (clip.name.removesuffix(QUICKGELU_SUFFIX), clip.size_hw, vit_options(clip.image))
-    wanted = (settings.name.removesuffix(QUICKGELU_SUFFIX), size_hw, options)
-    if found != wanted:
+    expected = (settings.name.removesuffix(QUICKGELU_SUFFIX), size_hw, options)
+    if found != expected:
         raise PivlError(
-            f"'{settings.weights}' holds {_described(*found)}, not {_described(*wanted)}; set"
+            f"'{settings.weights}' holds {_describe(*found)}, not {_describe(*expected)}; set"
             " clip.name, data.size_hw, clip.stride_px and clip.sie_coefficient accordingly."
         )
     take_token_table(checkpoint, settings.base)
     return with_weights_hash(clip)
 
 
-def _described(name: str, size_hw: tuple[int, int], options: ViTOptions) -> str:
+def _describe(name: str, size_hw: tuple[int, int], options: ViTOptions) -> str:
     cameras = f"{options.cameras} camera vectors" if options.cameras else "no camera vectors"
     stride = f"stride {options.stride}" if options.stride else "patches side by side"
     return f"{name} for crops of {size_hw[0]}×{size_hw[1]} with {stride} and {cameras}"
 
 
 def fusion_head_settings(config: TeachConfig) -> HeadSettings | None:
-    """The fusion head's settings; None where only identity texts teach."""
+    """Return the settings of the fusion head; None if only identity texts are used."""
     return None if config.supervision == "identity" else config.stage2.head
 
 
 def make_text_features(bank: PromptBank, config: TeachConfig) -> TextFeatures:
-    """What stage 2 of the teacher learns from: one row of Table 3."""
-    chosen = bank.label_only() if config.supervision == "label" else bank
-    return TextFeatures.from_bank(chosen, config.stage2.loss, config.stage2.head)
+    """Return the text features for stage 2 of the teacher: one row of Table 3."""
+    bank = bank.label_only() if config.supervision == "label" else bank
+    return TextFeatures.from_bank(bank, config.stage2.loss, config.stage2.head)
 
 
 def make_vit_options(settings: ClipSettings, dataset: ReIDDataset) -> ViTOptions:
-    """Overlapping patches, and a vector for each camera of the data set, as the settings ask."""
+    """Return stride and camera embeddings of the image encoder, from settings and data set."""
     if not settings.sie_coefficient:
         return ViTOptions(settings.stride_px)
     if not dataset.has_cameras:
         raise PivlError(
-            f"{dataset.name} does not say which camera took a crop, so there is nothing to learn"
-            " camera vectors from; set clip.sie_coefficient to 0."
+            f"{dataset.name} does not say which camera took a crop, so camera embeddings cannot be"
+            " trained; set clip.sie_coefficient to 0."
         )
     return ViTOptions(settings.stride_px, dataset.cameras, settings.sie_coefficient)
 
 
 def part_vocabulary(config: TeachConfig, dataset: ReIDDataset) -> Vocabulary | None:
-    """The vocabulary of the data set's maps, or None where nothing is learned about parts.
+    """Return the vocabulary of the data set's part maps, or None if part prompts are not learned.
 
-    Raises PivlError when there is something to learn and there are no maps.
+    Raises PivlError if part prompts are learned but the data set has no part maps.
     """
     if config.supervision == "identity" and not config.tuning.part_epochs:
         return None
     if dataset.vocabulary is None:
         raise PivlError(
-            f"{dataset.name} has no parsing maps, which part prompts are learned from. Make them"
+            f"{dataset.name} has no parsing maps, which part prompts are learned from. Create them"
             f" with `pivl-distill parse`, put them in {dataset.root / 'parsing'} or name their"
-            " folder with --parsing; or learn of identities alone with --set supervision=identity"
+            " folder with --parsing; or train on identities alone with --set supervision=identity"
             " --set tuning.part_epochs=0."
         )
     return dataset.vocabulary
 
 
 def make_bank(
+    config: TeachConfig,
     clip: Clip,
     learned: IdentityPrompts,
-    features: ImageFeatures,
-    rows: Tensor,
+    present: Tensor,
     pids: np.ndarray,
     vocabulary: Vocabulary,
-    config: TeachConfig,
     dataset: ReIDDataset,
 ) -> PromptBank:
-    """Encode every text once and say where it all came from."""
-    present = present_parts(features.parts, rows, len(pids), len(vocabulary))
+    """Encode every text once and return the bank with its provenance.
+
+    Args:
+        config: of `teach`.
+        clip: CLIP whose text encoder is used.
+        learned: tuned prompts of the C identities.
+        present: bool [C, P], whether an identity has a part on any crop.
+        pids: int64 [C], the identity of each row.
+        vocabulary: the P labels of the part maps.
+        dataset: data set that the prompts were tuned on.
+    """
     identity, part = encode_bank_texts(learned, present)
     words = vocabulary.prompt_words(config.prompts.part_words)
     with torch.no_grad():

@@ -141,7 +141,7 @@ def test_the_meta_device_trains_nothing(market: Path) -> None:
     common = ["teach", "--config", "quick", "--set", "device=meta"]
     result = CliRunner().invoke(main, common)
     assert result.exit_code == 2
-    assert "is for --dry-run alone" in result.output
+    assert "use it with --dry-run only" in result.output
 
 
 def test_what_does_not_fit_together_is_told(market: Path) -> None:

@@ -86,7 +86,7 @@ def test_the_bank_and_the_maps_speak_of_the_same_parts(prompt_bank):
     with pytest.raises(PivlError, match=r"somewhere has no parsing maps .*supervision=identity"):
         check_parts(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=None))
     other = dataclasses.replace(LIP20, name="cihp20")
-    with pytest.raises(PivlError, match="speaks of lip20 parts but the maps are in cihp20"):
+    with pytest.raises(PivlError, match="has lip20 parts but the maps have cihp20 parts"):
         check_parts(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=other))
 
 
@@ -174,5 +174,5 @@ def test_weights_that_were_asked_for_by_name_are_not(offline):
 
 
 def test_an_embedded_start_that_does_not_exist(embedded):
-    with pytest.raises(PivlError, match="no embedded start for resnet18; set pretrained to"):
+    with pytest.raises(PivlError, match="no embedded weights for resnet18; set pretrained to"):
         resolve_pretrained("resnet18", "embedded", dataset_of(synthetic=True))

@@ -21,7 +21,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch, caplog):
     monkeypatch.setattr(compile.torch, "compile", broken)
     compile_body(body, CPU)
     assert body._compiled_call_impl is None
-    assert "goes on uncompiled: No working C++ compiler found. With stage2.compile" in caplog.text
+    assert "without torch.compile: No working C++ compiler found. stage2.compile" in caplog.text
 
 
 def test_a_compiled_body_is_the_same_module(monkeypatch):
