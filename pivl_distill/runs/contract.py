@@ -27,7 +27,7 @@ CHANGEABLE = ("bank.file", *(f"config.{key}" for keys in CACHE_LIMITS.values() f
 
 
 class Contract:
-    """The pinned values of a run; process 0 writes them."""
+    """The pinned values of a run; rank 0 writes them."""
 
     def __init__(self, run: Path) -> None:
         self.run = run

@@ -96,7 +96,7 @@ class Progress:
                     yield
             except (KeyboardInterrupt, SystemExit, process_group.PeerProcessError):
                 resume = f"pivl-distill {command} --resume {self.run}"
-                logger.warning(f"{self.run} is unfinished; continue it with `{resume}`.")
+                logger.warning(f"{self.run} is unfinished; resume it with `{resume}`.")
                 raise
         if not process_group.rank() and (self.run / RUN_FILE).is_file():
             shutil.rmtree(self.run / STATE_FOLDER)

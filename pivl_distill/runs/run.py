@@ -10,11 +10,11 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 
-from pivl_distill.config import DataSettings
+from pivl_distill.config import DataSettings, validate_settings
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runs.progress import Progress, is_running
@@ -23,6 +23,8 @@ from pivl_distill.storage.files import is_empty, remove_partial, write_json, wri
 
 RUNS_DIR = Path("runs")
 RunKind = Literal["teach", "student", "export"]
+_SECTIONS = (*get_args(RunKind), "bank")
+"""Sections of config.yaml; `pivl-distill bank` writes the last one."""
 
 
 class Run:
@@ -47,9 +49,9 @@ class Run:
     def open_unfinished(cls, kind: RunKind, path: Path) -> Run:
         """Open a run in order to resume it; raises PivlError if that is not possible."""
         if not (path / CONFIG_FILE).is_file():
-            raise PivlError(f"{path} holds no run to continue (no {CONFIG_FILE}).")
+            raise PivlError(f"{path} contains no run to resume (no {CONFIG_FILE}).")
         if (path / RUN_FILE).is_file():
-            raise PivlError(f"{path} is finished; there is nothing to continue.")
+            raise PivlError(f"{path} is finished; there is nothing to resume.")
         if (actual := _kind_from_config(path)) != kind:
             raise PivlError(f"{path} was started by `pivl-distill {actual}`, not by {kind}.")
         return cls(path)
@@ -68,7 +70,7 @@ class Run:
             raise PivlError(f"No run folder at {path}.")
         if not (path / RUN_FILE).is_file():
             raise PivlError(
-                f"{path} holds no finished run (no {RUN_FILE}); continue it with --resume,"
+                f"{path} contains no finished run (no {RUN_FILE}); resume it with --resume,"
                 " or run it again."
             )
         return cls(path)
@@ -141,23 +143,27 @@ def check_empty(path: Path) -> None:
     """Raise PivlError if a folder for a new run contains anything but partial files."""
     if not is_empty(path):
         raise PivlError(
-            f"{path} already holds a run; name another folder with --out, or remove this one."
+            f"{path} already contains a run; name another folder with --out, or remove this one."
         )
 
 
 def read_data_settings(folder: Path) -> DataSettings:
     """Return the data settings in a folder's config.yaml, or the defaults if there are none.
 
-    A config.yaml of another program is ignored: a bank may be in any folder.
+    A config.yaml of another program is ignored: a bank may be in any folder. Raises PivlError if
+    the settings are invalid, for example because another version wrote them.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
         return DataSettings()
     try:
-        (section,) = yaml.safe_load(path.read_text(encoding="utf-8")).values()
-        return DataSettings.model_validate(section["data"])
+        ((kind, section),) = yaml.safe_load(path.read_text(encoding="utf-8")).items()
+        data = section["data"]
     except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
         return DataSettings()
+    if kind not in _SECTIONS:
+        return DataSettings()
+    return validate_settings(DataSettings, data, f"{path}, section {kind}.data")
 
 
 def _kind_from_config(path: Path) -> str:

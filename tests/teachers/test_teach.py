@@ -147,7 +147,7 @@ def test_killed_after_its_end_it_is_finished(tmp_path: Path) -> None:
     with killed_at(progress.shutil, "rmtree", 1):
         teach(QUICK, run)
     assert Run.open(run).kind == "teach"
-    with pytest.raises(PivlError, match="is finished; there is nothing to continue"):
+    with pytest.raises(PivlError, match="is finished; there is nothing to resume"):
         teach(QUICK, resume=run)
 
 

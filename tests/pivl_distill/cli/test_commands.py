@@ -179,7 +179,7 @@ def test_unknown_settings_are_refused_together_with_the_nearest_match() -> None:
         (("student", *QUICK, "--bank", "nowhere"), "No prompt bank at nowhere"),
         (("student", *QUICK, "--bank", "runs/student-1/student.safetensors"), "is not a prompt"),
         (("student", *QUICK, "--arch", "mobilenetv2_25"), "did you mean 'mobilenetv2_025'?"),
-        (("student", *QUICK, "-o", "runs/student-1"), "already holds a run"),
+        (("student", *QUICK, "-o", "runs/student-1"), "already contains a run"),
         (("teach", "--data", "market:/x"), "did you mean 'market1501'?"),
         (("teach", "--data", "market1501:/nowhere"), "/nowhere"),
         (("teach", "--config", "quik"), "did you mean 'quick'?"),

@@ -134,7 +134,7 @@ def test_a_broken_calibration_is_exit_code_3(monkeypatch: pytest.MonkeyPatch) ->
     assert not Path("broken/run.json").exists()
     assert "To export again, remove the folder or name another with --out." in said
     said = refuse("export", "student", "-o", "broken")
-    assert "broken already holds a run; name another folder with --out, or remove this" in said
+    assert "broken already contains a run; name another folder with --out, or remove this" in said
 
 
 @pytest.mark.usefixtures("in_workplace")

@@ -48,7 +48,7 @@ def test_out_with_resume_starts_or_resumes(desk: Path) -> None:
     kill_command(*command)
     assert "Continuing after step 10 of 15." in succeed(*command)
     assert_same_student(Path("mine"), Path("unstopped"))
-    assert "mine is finished; there is nothing to continue" in refuse(*command)
+    assert "mine is finished; there is nothing to resume" in refuse(*command)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_moved_data_are_accepted(desk: Path) -> None:
     ("arguments", "sentence"),
     [
         (("student", "--resume"), "No unfinished student run in"),
-        (("student", "--resume", "nowhere"), "nowhere holds no run to continue"),
+        (("student", "--resume", "nowhere"), "nowhere contains no run to resume"),
         (("student", "--resume", "unstopped"), "unstopped is finished"),
         (("student", "--resume", "taught"), "taught was started by `pivl-distill teach`"),
         (("student", "--resume", "runs/x", "-o", "y"), "--resume RUN writes to the folder of that"),

@@ -77,7 +77,7 @@ def test_sigterm_stops_between_steps_with_143(desk: Path) -> None:
     process.terminate()
     stderr = " ".join(process.communicate()[1].split())
     assert process.returncode == 143, stderr
-    hint = "runs/teach-2 is unfinished; continue it with `pivl-distill teach --resume runs/teach-2`"
+    hint = "runs/teach-2 is unfinished; resume it with `pivl-distill teach --resume runs/teach-2`"
     assert hint in stderr
     assert "Traceback" not in stderr
     assert "Continuing after step" in succeed("teach", "--resume")

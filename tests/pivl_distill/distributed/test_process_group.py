@@ -103,7 +103,7 @@ def test_begun_by_one_process_and_continued_by_two(launch, tmp_path, capsys):
 def test_a_signal_to_one_process_stops_all_after_the_same_step(launch, tmp_path):
     first, second = launch(2, __file__, "signal", tmp_path / "run")
     assert first.code == second.code == 143
-    assert "is unfinished; continue it with `pivl-distill student --resume" in first.said
+    assert "is unfinished; resume it with `pivl-distill student --resume" in first.said
     assert second.said == ""
     assert_same(sit(tmp_path / "run").state_dict(), tmp_path)
 
@@ -116,7 +116,7 @@ def test_the_others_say_that_one_is_missing_instead_of_waiting_for_ever(launch, 
         first.said.split()
     )
     assert "Traceback" not in first.said
-    assert "is unfinished; continue it with `pivl-distill student --resume" in first.said
+    assert "is unfinished; resume it with `pivl-distill student --resume" in first.said
 
 
 def test_an_error_of_one_process_is_told_once_and_ends_all(launch, tmp_path):

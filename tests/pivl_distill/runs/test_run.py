@@ -36,7 +36,7 @@ def test_named_folder_must_be_empty(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()
     assert Run.create("teach", "", folder).path == folder
-    with pytest.raises(PivlError, match=r"mine already holds a run; name another .* --out"):
+    with pytest.raises(PivlError, match=r"mine already contains a run; name another .* --out"):
         Run.create("teach", "", folder)
 
 
@@ -51,7 +51,7 @@ def test_folder_with_only_partial_files_is_empty(tmp_path):
 def test_partial_files_next_to_others_are_kept(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / ".notes.txt.x1.partial").write_text("mine")
-    with pytest.raises(PivlError, match="already holds a run"):
+    with pytest.raises(PivlError, match="already contains a run"):
         Run.create("teach", "", tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -71,7 +71,7 @@ def test_only_finished_runs_can_be_opened(tmp_path):
     with pytest.raises(PivlError, match=r"No run folder at .*none"):
         Run.open(tmp_path / "none")
     run = Run.create("student", "")
-    with pytest.raises(PivlError, match=r"student-1 holds no finished run .*run it again"):
+    with pytest.raises(PivlError, match=r"student-1 contains no finished run .*run it again"):
         Run.open(run.path)
     run.finish("student", mAP=0.5, name="π")
     opened = Run.open(run.path)
@@ -119,6 +119,12 @@ def test_config_of_another_program_is_ignored(tmp_path, foreign):
     assert read_data_settings(tmp_path) == DataSettings()
 
 
+def test_data_settings_of_another_version_are_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text("teach:\n  data: {specs: synthetic:tiny}\n")
+    with pytest.raises(PivlError, match=r"config\.yaml, section teach\.data:\n.*mean 'spec'"):
+        read_data_settings(tmp_path)
+
+
 def start(kind: str, folder: str, second: int) -> Run:
     run = Run.create(kind, f"{kind}:\n  seed: 0\n", Path("runs") / folder)
     os.utime(run.path / "config.yaml", (second, second))
@@ -141,12 +147,12 @@ def test_stopped_run_is_neither_finished_nor_running():
     assert Run.open_unfinished("teach", run.path).path == run.path
     run.finish("teach")
     assert not run.is_stopped
-    with pytest.raises(PivlError, match="is finished; there is nothing to continue"):
+    with pytest.raises(PivlError, match="is finished; there is nothing to resume"):
         Run.open_unfinished("teach", run.path)
 
 
 def test_runs_that_cannot_be_resumed(tmp_path):
-    with pytest.raises(PivlError, match=r"holds no run to continue \(no config\.yaml\)"):
+    with pytest.raises(PivlError, match=r"contains no run to resume \(no config\.yaml\)"):
         Run.open_unfinished("teach", tmp_path)
     student = start("student", "a", 1)
     with pytest.raises(PivlError, match="was started by `pivl-distill student`, not by teach"):

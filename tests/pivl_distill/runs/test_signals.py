@@ -30,7 +30,7 @@ def test_signal_is_deferred_until_state_is_saved(
     with pytest.raises(stopped) as raised:
         train_run()
     assert getattr(raised.value, "code", None) == code
-    assert f"continue it with `pivl-distill student --resume {tmp_path / 'run'}`" in caplog.text
+    assert f"resume it with `pivl-distill student --resume {tmp_path / 'run'}`" in caplog.text
     call_at_step(0, kill_process)
     network = train_run()
     assert f"Continuing after step {STEPS_PER_EPOCH + 2} of {STEPS}." in caplog.text
