@@ -137,7 +137,7 @@ def test_what_a_dry_run_puts_random_numbers_in_the_place_of_is_said(
     )
 
 
-def test_the_meta_device_trains_nothing(market: Path) -> None:
+def test_meta_device_is_refused_without_dry_run(market: Path) -> None:
     common = ["teach", "--config", "quick", "--set", "device=meta"]
     result = CliRunner().invoke(main, common)
     assert result.exit_code == 2

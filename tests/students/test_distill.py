@@ -1,4 +1,4 @@
-"""What a student starts from and learns from, decided before anything is trained."""
+"""Initial weights, bank and teacher embeddings of a student, selected before training."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def dataset_of(pids: tuple[int, ...] = (3, 7), *, synthetic: bool = False) -> Re
     return ReIDDataset("somewhere", Path(), records, records, records, LIP20, people)
 
 
-def test_a_student_needs_no_clip():
+def test_student_does_not_import_clip():
     command = [sys.executable, "-c", STUDENT_WITHOUT_CLIP]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -53,7 +53,7 @@ def test_a_student_needs_no_clip():
 
 
 @pytest.mark.parametrize("supervision", ["identity", "part"])
-def test_a_bank_is_cut_to_the_training_identities(prompt_bank, supervision):
+def test_bank_rows_are_selected_for_the_training_identities(prompt_bank, supervision):
     config = StudentConfig(supervision=supervision)
     bank = select_bank(config, prompt_bank, dataset_of((12, 3, 3, 21)))
     assert bank.pids == (3, 12, 21)
@@ -61,13 +61,13 @@ def test_a_bank_is_cut_to_the_training_identities(prompt_bank, supervision):
     assert torch.equal(bank.identity, prompt_bank.identity[[0, 3, 5]])
 
 
-def test_the_label_control_knows_parts_but_nobody(prompt_bank):
+def test_label_control_has_the_same_part_texts_for_everyone(prompt_bank):
     bank = select_bank(StudentConfig(supervision="label"), prompt_bank, dataset_of((8, 20)))
     assert torch.equal(bank.part, prompt_bank.label.expand(2, -1, -1))
     assert torch.equal(bank.identity, prompt_bank.identity[[2, 4]])
 
 
-def test_the_permuted_control_stays_within_the_training_identities(prompt_bank):
+def test_permuted_control_permutes_training_identities_only(prompt_bank):
     config = StudentConfig(supervision="permuted", seed=3)
     bank = select_bank(config, prompt_bank, dataset_of((8, 20)))
     assert bank.pids == (8, 20)
@@ -76,12 +76,12 @@ def test_the_permuted_control_stays_within_the_training_identities(prompt_bank):
     assert torch.equal(bank.identity, again.identity)
 
 
-def test_identities_without_a_text_are_named(prompt_bank):
+def test_identities_without_a_text_raise(prompt_bank):
     with pytest.raises(PivlError, match=r"1 of 2 identities \(pid 99\)"):
         select_bank(StudentConfig(), prompt_bank, dataset_of((7, 99)))
 
 
-def test_the_bank_and_the_maps_speak_of_the_same_parts(prompt_bank):
+def test_bank_and_maps_need_the_same_vocabulary(prompt_bank):
     check_parts(prompt_bank, dataset_of())
     with pytest.raises(PivlError, match=r"somewhere has no parsing maps .*supervision=identity"):
         check_parts(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=None))
@@ -90,7 +90,7 @@ def test_the_bank_and_the_maps_speak_of_the_same_parts(prompt_bank):
         check_parts(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=other))
 
 
-def test_teacher_embeddings_lie_beside_the_bank_or_where_the_settings_say(tmp_path):
+def test_teacher_embeddings_are_found_by_setting_or_next_to_the_bank(tmp_path):
     bank_file = tmp_path / "run" / "prompt_bank.safetensors"
     assert load_teacher_embeddings(StudentConfig(), bank_file, dataset_of()) is None
     wanting = StudentConfig(stage2={"loss": {"embedding": 1.0}})
@@ -111,7 +111,7 @@ def test_teacher_embeddings_lie_beside_the_bank_or_where_the_settings_say(tmp_pa
 
 @pytest.fixture
 def embedded(tmp_path, monkeypatch) -> str:
-    """A folder of embedded starts that holds one for the small MobileNet only."""
+    """A folder of embedded weights with one file, for the small MobileNet."""
     path = tmp_path / f"{MOBILENET}.safetensors"
     path.touch()
     monkeypatch.setattr(distill, "WEIGHTS_DIR", tmp_path)
@@ -131,7 +131,7 @@ def embedded(tmp_path, monkeypatch) -> str:
         ("resnet18", "auto", False, "timm"),
     ],
 )
-def test_where_a_student_starts(embedded, caplog, arch, pretrained, synthetic, start):
+def test_pretrained_is_resolved(embedded, caplog, arch, pretrained, synthetic, start):
     found = resolve_pretrained(arch, pretrained, dataset_of(synthetic=synthetic))
     assert found == (embedded if start == "embedded" else start)
     assert caplog.text == ""
@@ -140,14 +140,14 @@ def test_where_a_student_starts(embedded, caplog, arch, pretrained, synthetic, s
 @pytest.mark.parametrize(
     ("arch", "synthetic"), [("resnet18", True), ("efficientnet_cc_b0_4e", False)]
 )
-def test_a_random_start_that_nobody_asked_for_is_said(embedded, caplog, arch, synthetic):
+def test_random_weights_by_default_log_a_warning(embedded, caplog, arch, synthetic):
     assert resolve_pretrained(arch, "auto", dataset_of(synthetic=synthetic)) == "none"
     assert caplog.messages[0].startswith(f"{arch} starts from random weights")
 
 
 @pytest.fixture
 def offline(embedded, monkeypatch) -> None:
-    """Published weights cannot be had."""
+    """Downloads of published weights fail."""
     create_model = timm.create_model
 
     def unreachable(*args, pretrained: bool = False, **settings):
@@ -158,7 +158,7 @@ def offline(embedded, monkeypatch) -> None:
     monkeypatch.setattr(timm, "create_model", unreachable)
 
 
-def test_weights_that_only_auto_asked_for_are_done_without(offline, caplog):
+def test_auto_falls_back_to_random_weights_offline(offline, caplog):
     config = StudentConfig(data={"size_hw": (64, 32)})
     network, start = build_network(config, dataset_of())
     assert start == "none"
@@ -167,12 +167,12 @@ def test_weights_that_only_auto_asked_for_are_done_without(offline, caplog):
     assert caplog.messages[-1].endswith("Training starts from random weights.")
 
 
-def test_weights_that_were_asked_for_by_name_are_not(offline):
+def test_explicit_weights_raise_offline(offline):
     config = StudentConfig(pretrained="timm", data={"size_hw": (64, 32)})
     with pytest.raises(PivlError, match=r"No published weights of mobilenetv2_025 .*no network"):
         build_network(config, dataset_of())
 
 
-def test_an_embedded_start_that_does_not_exist(embedded):
+def test_missing_embedded_weights_raise(embedded):
     with pytest.raises(PivlError, match="no embedded weights for resnet18; set pretrained to"):
         resolve_pretrained("resnet18", "embedded", dataset_of(synthetic=True))

@@ -1,4 +1,4 @@
-"""Stage 1 of two and four processes is that of one; this file is what they run."""
+"""Stage 1 of two and four processes equals that of one; the processes run this file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from teachers.tiny_clip import build_tiny_clip
 from teachers.tuning import encode_bank_texts, tune_prompts
 
 PEOPLE, CROPS = 5, 67
-"""So many crops that a batch of 64 leaves some over."""
+"""More crops than one batch of 64 holds."""
 
 SETTINGS = TuningSettings(
     identity_epochs=1,
@@ -67,7 +67,7 @@ def encoded(gib: float) -> ImageFeatures:
 
 
 def gradients(kind: str, rows: Tensor, batch: np.ndarray) -> dict[str, Tensor]:
-    """One step's losses and token gradients, in double precision."""
+    """Return one step's losses and token gradients, in double precision."""
     clip = tiny_clip()
     clip.text.double()
     generator = torch.Generator().manual_seed(1)
@@ -88,7 +88,7 @@ def gradients(kind: str, rows: Tensor, batch: np.ndarray) -> dict[str, Tensor]:
 
 
 def results(folder: Path) -> dict[str, Tensor]:
-    """All that has to come out alike, whatever the number of processes."""
+    """Return everything that must not depend on the number of processes."""
     rows = torch.arange(CROPS) % PEOPLE
     found = {}
     for kind in ("some parts", "no parts"):
@@ -109,7 +109,7 @@ def results(folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_several_processes_learn_what_one_does(launch, size, tmp_path, monkeypatch):
+def test_prompts_equal_those_of_a_single_process(launch, size, tmp_path, monkeypatch):
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "several"))
     ended = launch(size, __file__, tmp_path)
     assert [process.code for process in ended] == [0] * size, ended

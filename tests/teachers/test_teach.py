@@ -1,4 +1,4 @@
-"""What `teach` makes of its settings, and that it may be killed between and within its stages."""
+"""`teach`: CLIP and texts from settings, and bit-identical resume after kills in any stage."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def dataset_seen_by(*camids: int | None) -> ReIDDataset:
     return ReIDDataset("planted", Path(), records, records, records)
 
 
-def test_without_a_coefficient_no_camera_vectors_are_learned() -> None:
+def test_without_sie_coefficient_there_are_no_camera_embeddings() -> None:
     options = make_vit_options(ClipSettings(stride_px=12), dataset_seen_by(0, 1))
     assert options == ViTOptions(12)
 
 
-def test_with_a_coefficient_every_camera_gets_a_vector() -> None:
+def test_with_sie_coefficient_every_camera_has_an_embedding() -> None:
     settings = ClipSettings(stride_px=16, sie_coefficient=0.5)
     assert make_vit_options(settings, dataset_seen_by(0, 4)) == ViTOptions(16, 5, 0.5)
 
 
-def test_camera_vectors_of_unknown_cameras_are_refused() -> None:
+def test_camera_embeddings_need_known_cameras() -> None:
     with pytest.raises(PivlError, match="which camera"):
         make_vit_options(ClipSettings(sie_coefficient=1.0), dataset_seen_by(None, None))
 
@@ -66,7 +66,7 @@ class Killed(BaseException):
 
 @contextmanager
 def killed_at(owner: Any, name: str, call: int) -> Iterator[None]:
-    """The given call of a function, counted from 1, is not lived through."""
+    """Raise Killed at the given call of a function, counted from 1."""
     function, calls = getattr(owner, name), iter(range(1, call + 1))
 
     def deadly(*args: Any, **kwargs: Any) -> Any:
@@ -81,7 +81,7 @@ def killed_at(owner: Any, name: str, call: int) -> Iterator[None]:
 
 
 def without_clocks(run: Path) -> dict[str, Any]:
-    """All that a run leaves, but for its date and its times."""
+    """Return the results of a run without dates and times."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     metadata = json.loads((run / "run.json").read_text())
     kind, tensors, bank_metadata = load_tensors(run / BANK_FILE, KIND)
@@ -103,9 +103,7 @@ def unstopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return without_clocks(teach(QUICK, tmp_path_factory.mktemp("teach") / "unstopped").run)
 
 
-def test_killed_anywhere_it_goes_on_to_the_same_bank_teacher_and_metrics(
-    tmp_path: Path, unstopped: dict[str, Any]
-) -> None:
+def test_resume_after_kills_is_bit_identical(tmp_path: Path, unstopped: dict[str, Any]) -> None:
     run = tmp_path / "run"
     with killed_at(teachers.teach, "encode_crops", 1):
         teach(QUICK, run)
@@ -115,7 +113,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bank_teacher_and_metrics(
         (teachers.stage1_losses, "part_loss", 5),
         (teachers.teach, "encode_bank_texts", 1),
         (teachers.teach, "probe_bank", 1),
-        (teachers.teach, "sha256", 1),  # the bank is there, but nobody knows
+        (teachers.teach, "sha256", 1),  # the bank is written but not pinned
         (teachers.teach, "Teacher", 1),
         (Stage2Trainer, "step", 1),
         (Stage2Trainer, "step", 7),  # in the second epoch
@@ -131,7 +129,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bank_teacher_and_metrics(
     assert not (run / "state").exists()
 
 
-def test_what_a_later_stage_builds_on_is_not_made_again(
+def test_finished_stage_1_is_not_repeated_on_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
@@ -142,7 +140,7 @@ def test_what_a_later_stage_builds_on_is_not_made_again(
     teach(QUICK, resume=run)
 
 
-def test_killed_after_its_end_it_is_finished(tmp_path: Path) -> None:
+def test_run_killed_after_finishing_is_finished(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with killed_at(progress.shutil, "rmtree", 1):
         teach(QUICK, run)
@@ -164,7 +162,7 @@ def no_bank(run: Path) -> None:
     ("tamper", "sentence"),
     [(other_bank, r"started with something else:\n  bank was"), (no_bank, "No prompt bank at")],
 )
-def test_the_teacher_takes_no_other_bank_than_its_own(
+def test_resume_refuses_another_bank(
     tmp_path: Path, tamper: Callable[[Path], None], sentence: str
 ) -> None:
     run = tmp_path / "run"
@@ -175,8 +173,8 @@ def test_the_teacher_takes_no_other_bank_than_its_own(
         teach(QUICK, resume=run)
 
 
-def test_random_weights_depend_on_the_seed(tmp_path: Path) -> None:
-    """So that a CLIP without weights is the same one when the run goes on."""
+def test_random_weights_depend_only_on_the_seed(tmp_path: Path) -> None:
+    """A resumed run has the same random CLIP; another seed is refused."""
     config = QUICK.model_copy(update={"clip": ClipSettings(weights="none")})
     with killed_at(teachers.teach, "encode_crops", 1):
         teach(config, tmp_path / "run")
@@ -188,7 +186,7 @@ def test_random_weights_depend_on_the_seed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cameras", [0, 6])
-def test_a_clip_reid_checkpoint_may_be_the_clip(checkpoint_and_base, tmp_path, cameras) -> None:
+def test_clip_reid_checkpoint_provides_the_encoders(checkpoint_and_base, tmp_path, cameras) -> None:
     state, words = checkpoint_and_base(cameras)
     torch.save(state, tmp_path / "reid.pth")
     settings = ClipSettings(
@@ -207,7 +205,7 @@ def test_a_clip_reid_checkpoint_may_be_the_clip(checkpoint_and_base, tmp_path, c
             ours, theirs = (c.image.eval()(images, *seen_by) for c in (clip, checkpoint))
             torch.testing.assert_close(ours.projected, theirs.projected)
         assert clip.text.encode(["a photo of a person"]).shape == (1, 24)
-    assert clip.weights_sha256 != checkpoint.weights_sha256  # it has words
+    assert clip.weights_sha256 != checkpoint.weights_sha256  # it has a token table
     with pytest.raises(PivlError, match=r"differ\. Name the CLIP it was fine-tuned from"):
         build_clip(settings.model_copy(update={"base": "none"}), (256, 128), dataset)
 
@@ -221,7 +219,7 @@ def test_a_clip_reid_checkpoint_may_be_the_clip(checkpoint_and_base, tmp_path, c
         ({"sie_coefficient": 1.0}, (256, 128), "not small-reid .* and 6 camera vectors"),
     ],
 )
-def test_settings_that_contradict_a_checkpoint_are_refused(
+def test_settings_that_contradict_a_checkpoint_raise(
     checkpoint_and_base, tmp_path, changes, size_hw, difference
 ) -> None:
     state, words = checkpoint_and_base()
@@ -234,13 +232,13 @@ def test_settings_that_contradict_a_checkpoint_are_refused(
 
 
 @pytest.mark.parametrize("pixels", ["reid", "clip"])
-def test_pixels_are_normalised_as_reid_or_as_clip_does(pixels) -> None:
+def test_pixel_normalisation_follows_the_setting(pixels) -> None:
     settings = ClipSettings(name="tiny_rn", weights="none", pixels=pixels)
     clip = build_clip(settings, (128, 64), dataset_seen_by(0))
     assert ((clip.mean, clip.std) == (CLIP_MEAN, CLIP_STD)) == (pixels == "clip")
 
 
-def test_maps_are_wanted_where_parts_are_learned() -> None:
+def test_part_maps_are_required_if_part_prompts_are_learned() -> None:
     without = dataset_seen_by(0, 1)
     some = ReIDDataset("mapped", Path(), without.train, without.query, without.gallery, LIP20)
     assert part_vocabulary(TeachConfig(), some) is LIP20
@@ -257,7 +255,7 @@ def test_maps_are_wanted_where_parts_are_learned() -> None:
 
 
 @pytest.mark.parametrize("supervision", ["identity", "label", "part"])
-def test_each_row_of_table_3_has_its_texts(prompt_bank: PromptBank, supervision) -> None:
+def test_supervision_selects_the_text_features(prompt_bank: PromptBank, supervision) -> None:
     loss = LossSettings(text_scale="clip")
     config = TeachConfig(supervision=supervision, stage2={"loss": loss})
     text_features = make_text_features(prompt_bank, config)

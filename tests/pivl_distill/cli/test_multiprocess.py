@@ -1,4 +1,4 @@
-"""Commands in several processes, as torchrun starts them, beside those of one process."""
+"""Commands in several processes, started by torchrun, compared with a single process."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
 
 SLOWLY = ("student", *QUICK, "--set", "stage2.learning_rate=1e-4", "--bank", "none")
-"""Adam makes whole steps out of rounding: small ones, or losses would soon be others anyway."""
+"""A small learning rate: Adam turns rounding differences into full steps."""
 
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder; the data set is there already."""
+    """A working folder, with the data set in the cache."""
     monkeypatch.chdir(tmp_path)
     cached_dataset("tiny")
     return tmp_path
 
 
 def torchrun(*arguments: str) -> str:
-    """The output of two processes."""
+    """Return the output of a command in two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
         [*command, "-m", "pivl_distill", *arguments],
@@ -57,7 +57,7 @@ def alone(*arguments: str) -> str:
 
 
 def metrics(path: Path) -> list[dict]:
-    """The numbers of a run that several processes share with one."""
+    """Return a run's metrics without their stage."""
     return [{k: v for k, v in ln.items() if k != "stage"} for ln in stopped_runs.read_metrics(path)]
 
 
@@ -116,11 +116,11 @@ def test_evaluate_and_parse(desk: Path, launch: Callable) -> None:
 
 
 TWO_EPOCHS = (*SLOWLY, "--set", "stage2.epochs=2")
-"""Ten steps. Their batch norms see the crops of all processes."""
+"""Ten steps, with synchronised batch norm."""
 
 
 def assert_as_in_one_go(*runs: str) -> None:
-    """The metrics of one process that was never stopped, and its weights.
+    """Compare metrics and weights with those of an uninterrupted run of one process.
 
     The weights may differ by a share of the second epoch's change; `test_process_group.py`
     compares in double precision, to 1e-9.
@@ -136,13 +136,13 @@ def assert_as_in_one_go(*runs: str) -> None:
 
 
 def weights(run: str) -> Tensor:
-    """All of them in one row, without the statistics of batch norms."""
+    """Return all weights as one vector, without batch-norm statistics."""
     tensors = load_file(Path(run) / "student.safetensors")
     return torch.cat([t.flatten() for name, t in tensors.items() if "running" not in name])
 
 
 @pytest.mark.slow
-def test_a_student_of_two_goes_on_with_one_and_with_four(desk: Path, launch: Callable) -> None:
+def test_student_of_two_processes_resumes_with_one_and_four(desk: Path, launch: Callable) -> None:
     ended = launch(2, stopped_runs.__file__, *TWO_EPOCHS, "-o", "one")
     assert [process.code for process in ended] == [9, 9], ended[0].said
     shutil.copytree("one", "four")
@@ -154,7 +154,7 @@ def test_a_student_of_two_goes_on_with_one_and_with_four(desk: Path, launch: Cal
 
 
 @pytest.mark.slow
-def test_a_student_of_one_goes_on_with_two(desk: Path) -> None:
+def test_student_of_one_process_resumes_with_two(desk: Path) -> None:
     stopped_runs.kill_command(*TWO_EPOCHS, "-o", "two")
     assert "Continuing after step 5 of 10." in torchrun("student", "--resume", "two")
     assert_as_in_one_go("two")

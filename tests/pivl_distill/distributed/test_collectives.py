@@ -1,4 +1,6 @@
-"""Two and four processes have the losses, gradients and features of one; they run this file.
+"""Losses, gradients and features of two and four processes equal those of one.
+
+The processes run this file as a script.
 
 In double precision, so that what differs is a mistake and not the order of a sum.
 """
@@ -42,7 +44,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def crop_store() -> CropStore:
-    """Noise; no map of the first person says anything, so that shares of Eq. 11 differ in size."""
+    """Noise; the first person's maps have no labels, so that shards of Eq. 11 differ in size."""
     rng = np.random.default_rng(0)
     maps = rng.integers(0, PARTS, (CROPS, 32, 16), dtype=np.uint8)
     maps[:5] = 255
@@ -56,12 +58,12 @@ def crop_store() -> CropStore:
 
 
 def stub() -> AllOutputsStub:
-    """Behind batch norms of torch and of timm."""
+    """A stub with batch norms of torch and timm."""
     return AllOutputsStub(BatchNormAct2d, DIM, PEOPLE, teacher_dim=5)
 
 
 def trained(distance: str) -> dict[str, Tensor]:
-    """The terms of each step of an epoch, the first gradients, the last weights and statistics."""
+    """Return an epoch's loss terms, the first gradients, and the final weights and statistics."""
     settings = Stage2Settings(
         epochs=1,
         identities_per_batch=3,
@@ -103,7 +105,7 @@ def scored() -> dict[str, Tensor]:
 
 
 def weighed() -> dict[str, Tensor]:
-    """Shares that the processes do not have in equal parts, rows that some have none of."""
+    """Unequal shards, and fewer rows than processes."""
     own = process_group.shard(7)
     weights = random(DIM, seed=3).requires_grad_()
     share = (random(7, DIM)[own] @ weights).sum() / max(own.stop - own.start, 1)
@@ -121,7 +123,7 @@ def weighed() -> dict[str, Tensor]:
 
 
 def results() -> dict[str, Tensor]:
-    """All that has to come out alike, whatever the number of processes."""
+    """Return everything that must not depend on the number of processes."""
     found = {"embedded": embedded(CROPS), "embedded one": embedded(1), **weighed(), **scored()}
     for distance in ("cosine", "contrastive"):
         found |= {f"{distance}: {name}": value for name, value in trained(distance).items()}
@@ -130,7 +132,7 @@ def results() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module", params=SIZES)
 def together(request, launch, tmp_path_factory) -> dict[str, Tensor]:
-    """What so many processes found."""
+    """Return the results of `request.param` processes."""
     out = tmp_path_factory.mktemp("results") / "results.safetensors"
     ended = launch(request.param, __file__, out)
     assert [process.code for process in ended] == [0] * request.param, ended
@@ -142,7 +144,7 @@ def alone() -> dict[str, Tensor]:
     return results()
 
 
-def test_several_processes_find_what_one_does(together, alone):
+def test_results_equal_those_of_a_single_process(together, alone):
     assert together.keys() == alone.keys()
     for name, value in alone.items():
         tolerance = 1e-6 if value.dtype == torch.float32 else 1e-9
@@ -151,14 +153,14 @@ def test_several_processes_find_what_one_does(together, alone):
         )
 
 
-def test_there_is_something_to_find(alone):
+def test_reference_losses_and_gradients_are_not_zero(alone):
     for part in ("identity", "triplet", "image_to_text", "align", "embedding"):
         assert all(alone[f"{kind}: {part} of step 0"] > 0 for kind in ("cosine", "contrastive"))
     for name in ("encoder.0.weight", "encoder.1.weight", "neck.norm.weight", "to_teacher.weight"):
         assert alone[f"cosine: gradient of {name}"].abs().max() > 1e-6
 
 
-def test_one_process_has_no_group():
+def test_collectives_return_their_input_in_a_single_process():
     x = random(4, 3).requires_grad_()
     assert process_group.world_size() == 1
     assert all_gather(x, 4) is x

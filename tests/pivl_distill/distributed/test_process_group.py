@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other, and what becomes of the others when one is gone."""
+"""Object collectives, sharding, resume, and errors when a peer process fails."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stub() -> MapStub:
 def sit(
     folder: Path, stop_at: int | None = None, stop: Callable[[], None] = lambda: None
 ) -> MapStub:
-    """Begin or continue the run in a folder; in the middle of step `stop_at`, from 1, `stop`."""
+    """Start or resume the run in a folder; call `stop` within step `stop_at`, counted from 1."""
     rng = np.random.default_rng(0)
     crops = rng.integers(0, 256, (12, 16, 8, 3), dtype=np.uint8)
     store = CropStore(crops, None, np.repeat(np.arange(3), 4), None)
@@ -80,21 +80,21 @@ def assert_same(found: dict[str, Tensor], tmp_path: Path) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)
 
 
-def test_begun_by_two_processes_and_continued_by_one(launch, tmp_path):
+def test_run_of_two_processes_resumes_with_one(launch, tmp_path):
     first, second = launch(2, __file__, "kill", tmp_path / "run")
     assert first.code == second.code == 9
     assert second.said == ""
     assert_same(sit(tmp_path / "run").state_dict(), tmp_path)
 
 
-def test_begun_by_one_process_and_continued_by_two(launch, tmp_path, capsys):
+def test_run_of_one_process_resumes_with_two(launch, tmp_path, capsys):
     with pytest.raises(Killed):
         sit(tmp_path / "run", 3, die)
     first, second = launch(2, __file__, "go on", tmp_path / "run")
     assert first.code == second.code == 0, first.said + second.said
     assert "Continuing after step 2 of 4." in first.said
     assert "machine.processes was 1, now 2" in first.said
-    assert "said by process 0" in first.said
+    assert "message of process 0" in first.said
     assert second.said == ""
     assert_same(load_file(tmp_path / "weights.safetensors"), tmp_path)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
@@ -108,9 +108,9 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(launch, tmp_path)
     assert_same(sit(tmp_path / "run").state_dict(), tmp_path)
 
 
-@pytest.mark.parametrize("way", ["gone", "stuck"])
-def test_the_others_say_that_one_is_missing_instead_of_waiting_for_ever(launch, tmp_path, way):
-    first, second = launch(2, __file__, way, tmp_path / "run")
+@pytest.mark.parametrize("failure", ["gone", "stuck"])
+def test_missing_process_ends_the_others_with_an_error(launch, tmp_path, failure):
+    first, second = launch(2, __file__, failure, tmp_path / "run")
     assert (first.code, second.code) == (2, 5)
     assert "Error: Process 0 of 2: a peer process failed or timed out" in " ".join(
         first.said.split()
@@ -119,32 +119,32 @@ def test_the_others_say_that_one_is_missing_instead_of_waiting_for_ever(launch, 
     assert "is unfinished; resume it with `pivl-distill student --resume" in first.said
 
 
-def test_an_error_of_one_process_is_told_once_and_ends_all(launch, tmp_path):
+def test_error_of_one_process_is_reported_once_and_ends_all(launch, tmp_path):
     first, second = launch(2, __file__, "refuse", tmp_path / "run")
     assert (first.code, second.code) == (2, 2)
     assert first.said == ""
     assert second.said == "Error: Only process 1 sees this.\n"
 
 
-def test_an_error_of_all_is_told_once(launch):
+def test_error_of_all_processes_is_reported_once(launch):
     ended = launch(2, "-m", "pivl_distill", "export")
     assert [process.code for process in ended] == [2, 2]
     (said,) = (process.said for process in ended if process.said)
     assert said == "Error: `pivl-distill export` is a single process; start it without torchrun.\n"
 
 
-def test_processes_tell_each_other_texts(launch, tmp_path):
-    for process in launch(2, __file__, "talk", tmp_path):
+def test_object_collectives(launch, tmp_path):
+    for process in launch(2, __file__, "exchange", tmp_path):
         assert process.code == 0, process.said
 
 
-def test_one_process_of_a_machine_hashes_the_files(launch, tmp_path):
+def test_only_the_first_process_of_a_machine_hashes_the_files(launch, tmp_path):
     for process in launch(2, __file__, "hash", tmp_path):
         assert process.code == 0, process.said
 
 
-def test_machines_may_have_other_files(monkeypatch):
-    """Of four processes on two machines, the first of each says what counts there."""
+def test_broadcast_on_node_returns_the_value_of_each_machine(monkeypatch):
+    """Four processes on two machines get the value of the first process of their machine."""
     gathered = [("a", 0, "one"), ("b", 0, "other"), ("a", 1, None), ("b", 1, None)]
     monkeypatch.setattr(process_group, "all_gather_object", lambda _value: gathered)
     for number, (node, local, _) in enumerate(gathered):
@@ -158,7 +158,7 @@ def test_machines_may_have_other_files(monkeypatch):
         assert value == {"a": "one", "b": "other"}[node]
 
 
-def test_shares_are_whole_and_as_large_as_each_other(monkeypatch):
+def test_shards_cover_all_items_and_differ_by_at_most_one(monkeypatch):
     for size in range(1, 6):
         monkeypatch.setattr(process_group, "world_size", lambda size=size: size)
         for items in range(12):
@@ -171,12 +171,12 @@ def test_shares_are_whole_and_as_large_as_each_other(monkeypatch):
 
 
 def run_command(act: Callable[[], None]) -> None:
-    """`act` in place of a command's body."""
+    """Run `act` as the body of a command."""
     command_line.commands["evaluate"].callback = lambda **_: act()
     command_line(["evaluate"])
 
 
-def talk() -> None:
+def exchange_objects() -> None:
     rank = process_group.rank()
     assert process_group.broadcast_object(lambda: f"from {rank}") == "from 0"
     assert process_group.all_gather_object({"rank": rank}) == [{"rank": 0}, {"rank": 1}]
@@ -187,7 +187,7 @@ def talk() -> None:
 
 
 def hash_files(folder: Path) -> None:
-    """Only process 0 hashes the crops, and both know the hash."""
+    """Only process 0 hashes the crops; both processes get the hash."""
     names = [folder / f"{number}.png" for number in range(3)]
     if not process_group.rank():
         for number, name in enumerate(names):
@@ -240,7 +240,7 @@ def main(task: str, folder: Path) -> None:
             sit(folder, 4, lambda: os._exit(9))
     elif task == "go on":
         with logs_on_stderr(), process_group.session():
-            logging.getLogger("pivl_distill").info(f"said by process {process_group.rank()}")
+            logging.getLogger("pivl_distill").info(f"message of process {process_group.rank()}")
             network = sit(folder)
             if not process_group.rank():
                 weights = {n: value.contiguous() for n, value in network.state_dict().items()}
@@ -252,7 +252,7 @@ def main(task: str, folder: Path) -> None:
     elif task in ("gone", "stuck"):
         run_command(lambda: sit(folder, 2, leave if task == "gone" else hang))
     else:
-        acts = {"refuse": refuse, "talk": talk, "hash": partial(hash_files, folder)}
+        acts = {"refuse": refuse, "exchange": exchange_objects, "hash": partial(hash_files, folder)}
         run_command(acts[task])
 
 

@@ -1,4 +1,4 @@
-"""torch.compile where it works, and a sentence where it does not."""
+"""torch.compile where it works, and a warning where it does not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pivl_distill.training.compile import LONG_RUN_STEPS, compile_body, should_c
 CPU = torch.device("cpu")
 
 
-def test_without_a_compiler_training_goes_on_and_says_so(monkeypatch, caplog):
+def test_without_a_compiler_the_body_stays_uncompiled_with_a_warning(monkeypatch, caplog):
     def broken(*_args: object, **_options: object) -> object:
         raise RuntimeError("No working C++ compiler found.\nMany more lines")
 
@@ -36,7 +36,7 @@ def test_a_compiled_body_is_the_same_module(monkeypatch):
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_who_asks_gets_it(wanted):
+def test_explicit_setting_overrides_auto(wanted):
     assert (
         should_compile(wanted, 1, CPU)
         is should_compile(wanted, 10**6, torch.device("cuda"))
@@ -44,13 +44,13 @@ def test_who_asks_gets_it(wanted):
     )
 
 
-def test_by_itself_only_a_long_run_on_a_cpu_is_compiled():
+def test_auto_compiles_only_long_runs_on_a_cpu():
     assert not should_compile("auto", LONG_RUN_STEPS - 1, CPU)
     assert should_compile("auto", LONG_RUN_STEPS, CPU)
     assert not should_compile("auto", LONG_RUN_STEPS, torch.device("cuda"))
 
 
-def test_settings_take_on_off_and_auto():
+def test_settings_accept_true_false_and_auto():
     assert [Stage2Settings(compile=value).compile for value in (True, False, "auto")] == [
         True,
         False,

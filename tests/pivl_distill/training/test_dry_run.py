@@ -1,4 +1,4 @@
-"""What a dry run finds out: memory that autograd keeps, steps, and dimensions that do not fit."""
+"""Dry runs: saved bytes, steps, precision, and features of mismatched dimensions."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_each_saved_storage_counts_once_and_parameters_do_not(device):
     assert memory.bytes == 4 * (4 * 10 + 4 * 20)
 
 
-def test_on_the_meta_device_the_same_is_found(text_features):
+def test_meta_device_counts_the_same_bytes(text_features):
     kept = [run_forward(PixelStub().to(d), text_features, SETTINGS)[1] for d in ("cpu", "meta")]
     assert kept[0] == kept[1] == 6 * 3 * 128 * 64 * 4
 
 
-def test_texts_of_another_dimension_are_told(text_features):
+def test_text_features_of_another_dimension_raise(text_features):
     with pytest.raises(PivlError, match="crops have 15 dimensions, the identity texts 16"):
         run_forward(PixelStub(15), text_features, SETTINGS)
 
@@ -67,22 +67,22 @@ def test_steps_and_parameters_are_counted(band_store, text_features):
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "said"),
+    ("device", "precision", "expected"),
     [
         ("cpu", "auto", "float32 on this cpu"),
         ("cpu", "bfloat16", "bfloat16 on this cpu"),
         ("meta", "bfloat16", "bfloat16; the memory below assumes float32"),
     ],
 )
-def test_the_precision_is_said(band_store, device, precision, said):
+def test_precision_is_reported(band_store, device, precision, expected):
     settings = SETTINGS.model_copy(update={"precision": precision})
     rows = describe_stage2(PixelStub().to(device), band_store.pids, None, settings, seed=0)
-    assert rows["stage 2: precision"] == said
+    assert rows["stage 2: precision"] == expected
     assert "stage 2: batch" not in rows
 
 
 @pytest.mark.parametrize(("parts", "at_a_time"), [(1, 6), (2, 3), (4, 2)])
-def test_parts_of_a_batch_take_less_memory(band_store, text_features, parts, at_a_time):
+def test_micro_batches_take_less_memory(band_store, text_features, parts, at_a_time):
     settings = SETTINGS.model_copy(update={"accumulate": parts})
     kept = run_forward(PixelStub(), text_features, settings)[1]
     assert kept == at_a_time * 3 * 128 * 64 * 4
@@ -103,7 +103,7 @@ def test_a_real_step_is_timed_and_trains(band_store, text_features):
     assert not torch.equal(network.encoder[1].weight, before)
 
 
-def test_data_are_counted(tmp_path):
+def test_training_split_is_described(tmp_path):
     dataset = load_dataset("synthetic:tiny")
     rows = describe_data(dataset, DataSettings(size_hw=(32, 32)), maps=True)
     assert rows["data"] == "synthetic:tiny: 48 crops of 8 identities, 3 cameras"
@@ -116,5 +116,5 @@ def test_data_are_counted(tmp_path):
     ("count", "text"),
     [(0, "0 bytes"), (2048, "2 KiB"), (5 * 2**30, "5 GiB"), (2**50, "1.049e+06 GiB")],
 )
-def test_bytes_are_said_in_the_unit_that_fits(count, text):
+def test_bytes_are_formatted_with_a_binary_unit(count, text):
     assert format_bytes(count) == text

@@ -1,4 +1,4 @@
-"""Freed memory is kept for the next tensor: told by glibc's own counts of its blocks."""
+"""Freed memory is kept for reuse, measured with glibc's own block statistics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCK_BYTES = 64 * 2**20
 
 
 class Mallinfo2(ctypes.Structure):
-    """Of glibc's malloc.h; two of its counts are asked for."""
+    """The struct of glibc's malloc.h; two of its fields are read."""
 
     _fields_ = [
         *((f"_{number}", ctypes.c_size_t) for number in range(4)),
@@ -30,29 +30,29 @@ class Mallinfo2(ctypes.Structure):
 
 needs_glibc = pytest.mark.skipif(
     not (set_malloc_options(*GLIBC_DEFAULTS) and hasattr(ctypes.CDLL(None), "mallinfo2")),
-    reason="needs glibc 2.33 or newer, whose malloc is told and asked",
+    reason="needs mallopt and mallinfo2 of glibc 2.33 or newer",
 )
 
 
-def told() -> Mallinfo2:
-    """What malloc says of its blocks."""
+def malloc_info() -> Mallinfo2:
+    """Return malloc's statistics."""
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = Mallinfo2
     return mallinfo2()
 
 
 def mapped_and_kept_bytes() -> tuple[int, int]:
-    """Of a block: what was mapped for it alone, and what is free and not given back after it."""
-    before = told()
+    """Allocate and free a block; return the bytes mapped for it and those kept free afterwards."""
+    before = malloc_info()
     block = torch.ones(BLOCK_BYTES // 4)
-    mapped = told().hblkhd - before.hblkhd
+    mapped = malloc_info().hblkhd - before.hblkhd
     del block
-    return mapped, told().fordblks
+    return mapped, malloc_info().fordblks
 
 
 @needs_glibc
-def test_a_freed_block_stays_for_the_next() -> None:
-    """In a process of its own: what a heap once got it never gives back whole."""
+def test_freed_block_is_kept_for_reuse() -> None:
+    """In a new process: a heap that has grown never shrinks completely."""
     command = [sys.executable, __file__]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     (mapped, kept), (mapped_then, kept_then) = (
@@ -63,18 +63,18 @@ def test_a_freed_block_stays_for_the_next() -> None:
     assert kept_then >= BLOCK_BYTES
 
 
-def test_other_devices_and_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_devices_and_systems_are_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not keep_freed_memory(torch.device("meta"))
     monkeypatch.setattr(sys, "platform", "darwin")
     assert not keep_freed_memory(CPU)
 
 
-def test_a_system_without_mallopt_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_without_mallopt_is_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_memory.ctypes, "CDLL", lambda name: object())
     assert not keep_freed_memory(CPU)
 
 
-if __name__ == "__main__":  # as glibc does by itself, and as told to keep
+if __name__ == "__main__":  # with glibc's defaults, then with freed memory kept
     print(*mapped_and_kept_bytes())
     assert keep_freed_memory(CPU)
     print(*mapped_and_kept_bytes())

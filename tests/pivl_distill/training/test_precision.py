@@ -1,4 +1,4 @@
-"""Half precision: where it is used, where never, and that it trains."""
+"""Half precision: where it is used, where it is not, and training with it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def text_features(prompt_bank) -> TextFeatures:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_auto_is_bfloat16_where_a_gpu_has_it(monkeypatch, native):
+def test_auto_is_bfloat16_on_gpus_that_support_it(monkeypatch, native):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
     assert half_dtype("auto", CUDA) is (torch.bfloat16 if native else None)
     assert half_dtype("auto", CPU) is None
@@ -41,7 +41,7 @@ def test_auto_is_bfloat16_where_a_gpu_has_it(monkeypatch, native):
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("parts", [1, 2])
-def test_crops_are_encoded_in_it_and_heads_are_not(band_store, text_features, precision, parts):
+def test_encoder_uses_half_precision_and_heads_float32(band_store, text_features, precision, parts):
     settings = SETTINGS.model_copy(update={"precision": precision, "accumulate": parts})
     network = stub().train()
     dtypes: dict[str, torch.dtype] = {}
@@ -60,7 +60,7 @@ def test_crops_are_encoded_in_it_and_heads_are_not(band_store, text_features, pr
     assert all(p.dtype == torch.float32 for p in network.parameters())
 
 
-def test_half_precision_changes_a_step_by_its_rounding_alone(band_store, text_features):
+def test_half_precision_changes_a_step_only_by_rounding(band_store, text_features):
     gradients = {}
     for precision in ("auto", "float32", "bfloat16", "float16"):
         settings = SETTINGS.model_copy(update={"precision": precision})
@@ -75,13 +75,13 @@ def test_half_precision_changes_a_step_by_its_rounding_alone(band_store, text_fe
         assert 0 < gap < share
 
 
-def test_only_float16_scales_its_loss():
+def test_only_float16_scales_the_loss():
     assert loss_scaler(torch.float16, CPU).is_enabled()
     assert not loss_scaler(torch.bfloat16, CPU).is_enabled()
     assert not loss_scaler(None, CPU).is_enabled()
 
 
-def test_a_step_that_overflows_is_left_out_and_the_scale_lowered(band_store, text_features):
+def test_overflowing_step_is_skipped_and_lowers_the_scale(band_store, text_features):
     network = stub().train()
     stage = Stage2Trainer(
         network, band_store, text_features, SETTINGS.model_copy(update={"precision": "float16"})
@@ -96,8 +96,8 @@ def test_a_step_that_overflows_is_left_out_and_the_scale_lowered(band_store, tex
     assert not torch.equal(network.encoder.weight, before)
 
 
-def test_the_scale_is_saved_with_a_run(band_store, tmp_path, monkeypatch):
-    """Half of a run, and the other half in a new process: the scale goes on."""
+def test_loss_scale_is_restored_on_resume(band_store, tmp_path, monkeypatch):
+    """An interrupted run continues with the saved loss scale."""
     settings = SETTINGS.model_copy(update={"precision": "float16"})
     scales: list[float] = []
     step = Stage2Trainer.step

@@ -1,4 +1,4 @@
-"""The loop of stage 2 on a stub network: what it learns, sees, decays and writes down."""
+"""The loop of stage 2 on a stub network: losses, augmentation, metrics and batch checks."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def trained(
     seed: int = 0,
     **changes: object,
 ) -> tuple[MapStub, list[dict[str, float]]]:
-    """A stub after training and the lines of its metrics."""
+    """Return a trained stub and the lines of its metrics."""
     network, run = stub(), Run.create("student", "", folder / "run")
     train(network, store, text_features, SETTINGS.model_copy(update=changes), seed, run, "Training")
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
@@ -79,7 +79,7 @@ def test_each_epoch_writes_one_line(band_store, text_features, tmp_path):
     assert not network.training
 
 
-def test_without_texts_only_the_labels_teach(band_store, tmp_path):
+def test_without_text_features_only_label_losses_are_used(band_store, tmp_path):
     network, metrics = trained(band_store, None, tmp_path, epochs=1)
     assert metrics[0].keys() & TERMS == {"identity", "triplet"}
     untouched = stub()
@@ -102,7 +102,7 @@ def test_the_same_seed_gives_the_same_weights(band_store, text_features, tmp_pat
     assert not torch.equal(first["encoder.weight"], other["encoder.weight"])
 
 
-def test_texts_change_nothing_about_the_images(band_store, text_features, tmp_path):
+def test_text_features_do_not_change_the_augmented_images(band_store, text_features, tmp_path):
     with_texts, _ = trained(band_store, text_features, tmp_path / "with")
     without, _ = trained(band_store, None, tmp_path / "without")
     assert len(with_texts.recorded_images) == len(without.recorded_images) > SETTINGS.epochs
@@ -151,7 +151,7 @@ def test_padding_may_count_as_background(band_store, text_features, tmp_path, in
     assert (metrics[0]["align"] > 0) == (invented == "background")
 
 
-def test_a_network_imitates_the_vectors_of_a_teacher(band_store, tmp_path):
+def test_embedding_loss_falls_during_distillation(band_store, tmp_path):
     class Imitator(MapStub):
         def __init__(self) -> None:
             super().__init__(32, IDENTITIES)
@@ -185,18 +185,18 @@ def test_a_long_run_on_a_cpu_is_compiled(band_store, tmp_path, monkeypatch, epoc
     assert seen == [network.encoder] * compiled
 
 
-def test_too_few_people_are_told(band_store, tmp_path):
+def test_too_few_identities_raise(band_store, tmp_path):
     with pytest.raises(PivlError, match="takes 7 identities, but the training split has 6"):
         trained(band_store, None, tmp_path, identities_per_batch=7)
 
 
-def test_a_batch_has_at_least_one_crop_for_each_part():
+def test_batch_needs_a_crop_per_micro_batch():
     with pytest.raises(ValueError, match="accumulate: 7 parts of a batch of 6 crops"):
         Stage2Settings(identities_per_batch=3, crops_per_identity=2, accumulate=7)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_every_process_must_have_crops_in_every_part(monkeypatch, accumulate):
+def test_every_process_needs_a_crop_per_micro_batch(monkeypatch, accumulate):
     settings = SETTINGS.model_copy(update={"accumulate": accumulate})
     crops = SETTINGS.identities_per_batch * SETTINGS.crops_per_identity
     monkeypatch.setattr(process_group, "world_size", lambda: crops // accumulate)
