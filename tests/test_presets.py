@@ -1,4 +1,4 @@
-"""Every published configuration, built at its true size on a small Market-1501 without weights."""
+"""Every shipped configuration, built at full size on a small Market-1501 without weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IDENTITIES, CAMERAS = 17, 6
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seventeen people, six cameras, two crops by each, and their maps."""
+    """A dataset of 17 people with two crops by each of six cameras, and their maps."""
     root = tmp_path_factory.mktemp("market")
     rng = np.random.default_rng(0)
     for folder in ("bounding_box_train", "query", "bounding_box_test"):
@@ -44,7 +44,7 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dry_run(command: str, preset: str, market: Path, device: str = "meta") -> dict[str, str]:
-    """What `--dry-run` prints, as name → value."""
+    """Return the table that `--dry-run` prints, as name → value."""
     common = ["--config", preset, "--data", f"market1501:{market}", "--dry-run"]
     result = CliRunner().invoke(main, [command, *common, "--set", f"device={device}"])
     assert result.exit_code == 0, result.output
@@ -53,17 +53,17 @@ def dry_run(command: str, preset: str, market: Path, device: str = "meta") -> di
 
 
 @pytest.mark.parametrize("preset", REAL)
-def test_every_preset_can_be_taught(market: Path, tmp_path: Path, preset: str, monkeypatch) -> None:
+def test_every_preset_can_teach(market: Path, tmp_path: Path, preset: str, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = dry_run("teach", preset, market)
     config = load_config(TeachConfig, "teach", preset, {})
     is_vit = config.clip.name == "ViT-B-16"
     grid = (21, 10) if config.clip.stride_px else (16, 8)
     dim = 512 if is_vit else 1024
-    said = {name: value.strip() for name, value in rows.items()}
-    assert said["stage 1: grid"] == f"{grid[0]}×{grid[1]} cells of {dim} dimensions"
+    table = {name: value.strip() for name, value in rows.items()}
+    assert table["stage 1: grid"] == f"{grid[0]}×{grid[1]} cells of {dim} dimensions"
     image = {"RN50": 38_316_896, "ViT-B-16": 86_192_640}[config.clip.name]
-    counted = int(said["CLIP"].split()[1].replace(",", ""))
+    counted = int(table["CLIP"].split()[1].replace(",", ""))
     positions = {(16, 8): 129, (21, 10): 211}[grid]
     if is_vit:
         image += (positions - 197) * 768 + CAMERAS * 768 * bool(config.clip.sie_coefficient)
@@ -71,15 +71,15 @@ def test_every_preset_can_be_taught(market: Path, tmp_path: Path, preset: str, m
         image += (positions - 50) * 2048
     assert counted == image
     epochs = config.tuning.identity_epochs + config.tuning.part_epochs
-    assert f"of {epochs} epochs" in said["stage 1: steps"]
-    assert f"of {config.stage2.epochs} epochs" in said["stage 2: steps"]
-    assert ("stage 2: aligned map" in said) == (config.supervision != "identity")
+    assert f"of {epochs} epochs" in table["stage 1: steps"]
+    assert f"of {config.stage2.epochs} epochs" in table["stage 2: steps"]
+    assert ("stage 2: aligned map" in table) == (config.supervision != "identity")
     if config.supervision != "identity":
-        assert said["stage 2: aligned map"] == "32×16 cells of 1024 dimensions"
-        assert said["parsing maps"] == "204 of 204"
+        assert table["stage 2: aligned map"] == "32×16 cells of 1024 dimensions"
+        assert table["parsing maps"] == "204 of 204"
     else:
-        assert said["parsing maps"] == "not needed"
-    assert "activations of 64 crops" in said["stage 2: memory"]
+        assert table["parsing maps"] == "not needed"
+    assert "activations of 64 crops" in table["stage 2: memory"]
     assert list(tmp_path.iterdir()) == []  # nothing is written
 
 
@@ -90,14 +90,14 @@ def test_every_preset_can_train_a_student(
     monkeypatch.chdir(tmp_path)
     taught = load_config(TeachConfig, "teach", preset, {})
     config = load_config(StudentConfig, "student", preset, {})
-    said = dry_run("student", preset, market)
-    assert said["stage 2: parameters"].endswith(" 238,112 afterwards")
-    assert "of 120 epochs" in said["stage 2: steps"]
+    table = dry_run("student", preset, market)
+    assert table["stage 2: parameters"].endswith(" 238,112 afterwards")
+    assert "of 120 epochs" in table["stage 2: steps"]
     aligned = config.supervision in ("part", "label")
-    assert ("stage 2: aligned map" in said) == aligned
+    assert ("stage 2: aligned map" in table) == aligned
     dim = 512 if taught.clip.name == "ViT-B-16" else 1024
     bank = "none" if config.supervision == "none" else f"random texts, {dim} dimensions"
-    assert said["prompt bank"].strip() == bank
+    assert table["prompt bank"].strip() == bank
     assert list(tmp_path.iterdir()) == []
 
 
@@ -110,26 +110,26 @@ def test_a_real_preset_runs_a_step_of_each_stage(
     market: Path, tmp_path: Path, monkeypatch, command: str, preset: str, stages: tuple[int, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = dry_run(command, preset, market, device="cpu")
+    table = dry_run(command, preset, market, device="cpu")
     for stage in stages:
-        assert said[f"stage {stage}: time"].endswith(" s a step on this cpu")
-        assert said[f"stage {stage}: memory"].strip().startswith("at least ")
+        assert table[f"stage {stage}: time"].endswith(" s a step on this cpu")
+        assert table[f"stage {stage}: memory"].strip().startswith("at least ")
     if command == "teach":
-        assert said["stage 1: activations"].strip().endswith(" of a batch of 64 crops")
-        assert said["CLIP"].strip().startswith("RN50-quickgelu, ")  # OpenAI's, which stays away
+        assert table["stage 1: activations"].strip().endswith(" of a batch of 64 crops")
+        assert table["CLIP"].strip().startswith("RN50-quickgelu, ")  # OpenAI's, which stays away
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_dry_run_puts_random_numbers_in_the_place_of_is_said(
+def test_dry_run_reports_what_it_replaces_by_random_values(
     market: Path, tmp_path: Path, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     common = ("--data", f"market1501:{market}", "--set", "device=meta", "--dry-run")
-    said = succeed("teach", "--config", "clipreid_vit", *common)
-    assert "does not download 'openai'; random weights replace them" in said
-    said = succeed("student", "--config", "clipreid_vit", *common, "--arch", "resnet18")
-    assert "random texts of 512 dimensions replace it" in said
-    assert "does not download timm's published weights; random weights replace them" in said
+    output = succeed("teach", "--config", "clipreid_vit", *common)
+    assert "does not download 'openai'; random weights replace them" in output
+    output = succeed("student", "--config", "clipreid_vit", *common, "--arch", "resnet18")
+    assert "random texts of 512 dimensions replace it" in output
+    assert "does not download timm's published weights; random weights replace them" in output
     wrong = ("teach", "--config", "clipreid_vit", *common, "--set", "clip.weights=opanai")
     assert "Could not load ViT-B-16 with weights 'opanai'" in refuse(*wrong)
     assert "No prompt bank at elsewhere" in refuse(
@@ -144,7 +144,7 @@ def test_meta_device_is_refused_without_dry_run(market: Path) -> None:
     assert "use it with --dry-run only" in result.output
 
 
-def test_what_does_not_fit_together_is_told(market: Path) -> None:
+def test_incompatible_settings_are_an_error(market: Path) -> None:
     def refuse(*arguments: str) -> str:
         common = ["--config", "paper", "--data", f"market1501:{market}", "--dry-run"]
         meta = ["--set", "device=meta"]
@@ -152,13 +152,13 @@ def test_what_does_not_fit_together_is_told(market: Path) -> None:
         assert result.exit_code == 2, result.output
         return " ".join(result.output.split())
 
-    said = refuse("--set", "prompts.learned_tokens=80")
-    assert "has 87 tokens but this CLIP reads at most 77" in said
+    output = refuse("--set", "prompts.learned_tokens=80")
+    assert "has 87 tokens but this CLIP reads at most 77" in output
     assert "takes 99 identities" in refuse("--set", "stage2.identities_per_batch=99")
     assert "align_dim 512 is less than the 1024" in refuse("--set", "stage2.head.align_dim=512")
 
 
-def test_off_the_meta_device_a_step_of_each_stage_is_run(tmp_path: Path, monkeypatch) -> None:
+def test_dry_run_on_a_real_device_runs_a_step_of_each_stage(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(main, ["teach", "--config", "quick", "--dry-run"])
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""Batches on a device: the right rows, copies of their own."""
+"""Batches on a device are copies of the right rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def make_values() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (9, 4, 2, 3), np.uint8)
 
 
-def test_a_batch_is_its_rows_and_a_copy() -> None:
+def test_batch_is_a_copy_of_its_rows() -> None:
     values, rows = make_values(), np.array([4, 0, 4, 8])
     batch = DeviceArray(values, CPU).take(rows)
     np.testing.assert_array_equal(batch.numpy(), values[rows])
@@ -25,7 +25,7 @@ def test_a_batch_is_its_rows_and_a_copy() -> None:
     np.testing.assert_array_equal(values, make_values())
 
 
-def test_a_mapped_file_will_do(tmp_path) -> None:
+def test_memory_mapped_array_is_accepted(tmp_path) -> None:
     np.save(tmp_path / "values.npy", make_values())
     mapped = np.load(tmp_path / "values.npy", mmap_mode="c")
     rows = np.array([3, 2])
@@ -34,13 +34,13 @@ def test_a_mapped_file_will_do(tmp_path) -> None:
     )
 
 
-def test_an_array_on_the_device_is_the_array() -> None:
+def test_resident_array_equals_the_input() -> None:
     assert to_device(np.arange(5), CPU).tolist() == [0, 1, 2, 3, 4]
 
 
 @needs_gpu
 @pytest.mark.parametrize("share", [0.0, 0.25])
-def test_a_gpu_gets_the_same_batches_without_waiting(monkeypatch, share: float) -> None:
+def test_gpu_batches_are_equal_and_do_not_synchronise(monkeypatch, share: float) -> None:
     monkeypatch.setattr(module, "RESIDENT_SHARE", share)
     values, rows = make_values(), np.array([4, 0, 4, 8])
     pixels = DeviceArray(values, torch.device("cuda"))

@@ -1,4 +1,4 @@
-"""The check: a clean tree passes, and each planted fault is found, counted and judged."""
+"""The check: a clean dataset passes, and each fault is reported, counted and rated."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def add_maps(tree: Path) -> Path:
     return tree / "parsing" / "bounding_box_train"
 
 
-def test_a_clean_tree_passes(tree: Path) -> None:
+def test_clean_dataset_passes(tree: Path) -> None:
     add_maps(tree)
     report = check_dataset(load_dataset(f"market1501:{tree}"))
     assert found(report) == {}
@@ -132,7 +132,7 @@ MOVED_COUNTS = {"splits with other counts than published": (1, "PROBLEM")}
         ),
     ],
 )
-def test_each_fault_is_found(
+def test_each_fault_is_reported(
     tree: Path, spoil: Callable[[Path], object], expected: dict[str, tuple[int, str]]
 ) -> None:
     spoil(tree)
@@ -141,20 +141,20 @@ def test_each_fault_is_found(
     assert report.problems == sum(verdict == "PROBLEM" for _, verdict in expected.values())
 
 
-def test_a_copy_is_named_with_what_it_copies(tree: Path) -> None:
+def test_duplicate_is_named_with_its_original(tree: Path) -> None:
     copy(tree, "bounding_box_train/0001_c1_a.jpg", "query/0003_c1_a.jpg")
     (finding,) = (f for f in check_dataset(load_dataset(f"market1501:{tree}")).findings if f.found)
     assert finding.found == ("query/0003_c1_a.jpg = bounding_box_train/0001_c1_a.jpg",)
 
 
-def test_no_query_with_a_match_is_a_problem(tree: Path) -> None:
+def test_dataset_without_any_matching_query_is_a_problem(tree: Path) -> None:
     for pid in (3, 4):
         move(tree, f"bounding_box_test/000{pid}_c2_b.jpg", f"bounding_box_test/000{pid}_c1_c.jpg")
     report = check_dataset(load_dataset(f"market1501:{tree}"))
     assert found(report)["queries without a match in the gallery"] == (2, "PROBLEM")
 
 
-def test_maps_are_held_against_their_images(tree: Path) -> None:
+def test_maps_are_compared_with_their_images(tree: Path) -> None:
     maps = add_maps(tree)
     (maps / "0001_c1_a.png").unlink()
     Image.fromarray(np.ones((16, 9), np.uint8)).save(maps / "0001_c2_a.png")
@@ -170,7 +170,7 @@ def test_maps_are_held_against_their_images(tree: Path) -> None:
     }
 
 
-def test_without_cameras_any_copy_in_the_gallery_is_a_hit(tmp_path: Path, plant) -> None:
+def test_without_cameras_every_duplicate_in_the_gallery_is_a_hit(tmp_path: Path, plant) -> None:
     names = ("train/1/a.jpg", "train/1/b.jpg", "query/2/a.jpg", "gallery/2/b.jpg")
     root = plant(tmp_path, names)
     report = check_dataset(load_dataset(f"folders:{root}"))
@@ -182,7 +182,7 @@ def test_without_cameras_any_copy_in_the_gallery_is_a_hit(tmp_path: Path, plant)
     assert found(report) == {"queries that find themselves": (1, "PROBLEM")}
 
 
-def test_rendered_people_are_not_held_against_published_counts(tree: Path) -> None:
+def test_synthetic_datasets_are_not_compared_with_published_counts(tree: Path) -> None:
     (tree / NAMES[0]).unlink()
     dataset = load_dataset(f"market1501:{tree}")
     assert check_dataset(dataset).problems == 1
@@ -190,7 +190,7 @@ def test_rendered_people_are_not_held_against_published_counts(tree: Path) -> No
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_only_the_published_counts_agree(name: str) -> None:
+def test_only_published_counts_pass(name: str) -> None:
     published = PUBLISHED[name].counts
     assert compare_counts(published, published).verdict == "ok"
     images, *others = published["train"]

@@ -1,4 +1,4 @@
-"""From a spec to a dataset: kinds, options, the layouts of part maps, and the errors that help."""
+"""From a spec to a dataset: kinds, options, layouts of part maps, and error messages."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make_maps(folder: Path, subfolder: str = "bounding_box_train") -> Path:
 
 
 @pytest.mark.parametrize("kind", ["market1501", "dukemtmc", "occluded_duke"])
-def test_datasets_in_market_form(tree: Path, kind: str) -> None:
+def test_datasets_with_market_layout(tree: Path, kind: str) -> None:
     dataset = load_dataset(f"{kind}:{tree}")
     assert dataset.name == kind
     assert dataset.train_pids == (2, 7)
@@ -58,7 +58,7 @@ def test_msmt17_and_its_protocols(tmp_path: Path, plant) -> None:
         load_dataset(f"msmt17:{tmp_path}?val=off")
 
 
-def test_patterns_are_options_and_may_hold_question_marks(tmp_path: Path, plant) -> None:
+def test_pattern_option_may_contain_question_marks(tmp_path: Path, plant) -> None:
     plant(tmp_path, [f"{split}/5/5_c1.jpg" for split in ("train", "query", "gallery")])
     assert not load_dataset(f"folders:{tmp_path}").has_cameras
     dataset = load_dataset(rf"folders:{tmp_path}?pattern=_c(?P<cam>\d+)=?")
@@ -70,13 +70,13 @@ def test_patterns_are_options_and_may_hold_question_marks(tmp_path: Path, plant)
         load_dataset(f"regex:{tmp_path}")
 
 
-def test_a_pattern_may_hold_an_ampersand(tmp_path: Path, plant) -> None:
+def test_pattern_option_may_contain_an_ampersand(tmp_path: Path, plant) -> None:
     plant(tmp_path, [f"{split}/5&c1.jpg" for split in ("train", "query", "gallery")])
     dataset = load_dataset(rf"regex:{tmp_path}?pattern=(?P<pid>\d+)%26c(?P<cam>\d+)")
     assert [(record.pid, record.camid) for record in dataset.train] == [(5, 0)]
 
 
-def test_a_manifest_by_spec(tmp_path: Path, plant) -> None:
+def test_manifest_by_spec(tmp_path: Path, plant) -> None:
     plant(tmp_path, ["a.jpg"])
     rows = "".join(f"a.jpg,1,{split}\n" for split in ("train", "query", "gallery"))
     (tmp_path / "m.csv").write_text(f"path,pid,split\n{rows}")
@@ -98,7 +98,7 @@ def test_spec_errors(tree: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_kind_alone_is_answered_with_an_example(kind: str) -> None:
+def test_error_for_a_kind_without_path_gives_an_example(kind: str) -> None:
     for spec in (kind, f"{kind}:"):
         with pytest.raises(PivlError) as caught:
             load_dataset(spec)
@@ -106,12 +106,12 @@ def test_a_kind_alone_is_answered_with_an_example(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if KINDS[kind].on_disk])
-def test_what_is_not_there_is_told(tmp_path: Path, kind: str) -> None:
+def test_error_names_missing_files(tmp_path: Path, kind: str) -> None:
     with pytest.raises(PivlError, match="nowhere"):
         load_dataset(f"{kind}:{tmp_path / 'nowhere.csv'}")
 
 
-def test_a_folder_that_cannot_be_read_is_told(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_an_unreadable_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
@@ -136,7 +136,7 @@ def test_maps_are_found_in_every_layout(tree: Path, tmp_path: Path, subfolder: s
     assert all(record.parsing is None for record in (*dataset.query, *dataset.gallery))
 
 
-def test_images_of_one_name_never_share_a_map(tmp_path: Path, plant) -> None:
+def test_images_with_the_same_name_never_share_a_map(tmp_path: Path, plant) -> None:
     names = ("train/1/a.jpg", "train/2/a.jpg", "train/2/b.jpg", "query/3/a.jpg", "gallery/3/b.jpg")
     plant(tmp_path, names)
     maps = plant(tmp_path / "maps", ["a.png", "b.png", "train/2/a.png"])
@@ -149,13 +149,13 @@ def test_images_of_one_name_never_share_a_map(tmp_path: Path, plant) -> None:
     ]
 
 
-def test_maps_beside_the_images_are_taken_unasked(tree: Path) -> None:
+def test_maps_in_the_dataset_folder_are_used_by_default(tree: Path) -> None:
     make_maps(tree / "parsing")
     dataset = load_dataset(f"market1501:{tree}")
     assert sum(record.parsing is not None for record in dataset.train) == 2
 
 
-def test_maps_that_a_manifest_names_go_before_those_beside_it(tmp_path: Path, plant) -> None:
+def test_maps_in_a_manifest_precede_the_default_folder(tmp_path: Path, plant) -> None:
     plant(tmp_path, ["a.jpg", "own/a.png", "parsing/a.png", "asked/a.png"])
     rows = [f"a.jpg,1,{split},own/a.png\n" for split in ("train", "query", "gallery")]
     (tmp_path / "m.csv").write_text("path,pid,split,parsing\n" + "".join(rows))

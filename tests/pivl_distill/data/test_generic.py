@@ -1,4 +1,4 @@
-"""Anyone's crops: folders of identities, names under a pattern; cameras or none."""
+"""User-defined layouts: identity folders or file-name patterns, with or without cameras."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_folder_errors(tmp_path: Path, plant) -> None:
 @pytest.mark.parametrize(
     "folders", [("train", "query", "gallery"), ("bounding_box_train", "query", "bounding_box_test")]
 )
-def test_names_under_a_pattern(tmp_path: Path, plant, folders: tuple[str, ...]) -> None:
+def test_file_names_that_match_a_pattern(tmp_path: Path, plant, folders: tuple[str, ...]) -> None:
     train, query, gallery = folders
     root = tmp_path / "cam9-p99"
     plant(root, [f"{train}/hall-p003.jpg", f"{train}/gate-p012.jpg", f"{train}/Thumbs.db"])
@@ -99,6 +99,6 @@ def test_pattern_errors(tmp_path: Path, plant, pattern: str, sentence: str) -> N
         load_regex(tmp_path, pattern)
 
 
-def test_a_folder_pattern_finds_no_identities(tmp_path: Path, plant) -> None:
+def test_pattern_for_folders_must_not_capture_identities(tmp_path: Path, plant) -> None:
     with pytest.raises(PivlError, match="Unknown group"):
         load_folders(plant(tmp_path, FOLDERS), r"(?P<cam>\d+)_(?P<pid>\d+)")

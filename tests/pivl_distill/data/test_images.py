@@ -1,4 +1,4 @@
-"""Images become crops in one way, and what is no image is named."""
+"""Reading crops; errors name the file."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def test_grey_images_become_rgb(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_crop(tmp_path / "grey.png", (2, 2)), np.full((2, 2, 3), 9))
 
 
-def test_shrinking_averages(tmp_path: Path) -> None:
+def test_downsampling_averages(tmp_path: Path) -> None:
     board = (np.indices((32, 32)).sum(axis=0) % 2 * 255).astype(np.uint8)
     Image.fromarray(board).save(tmp_path / "board.png")
     shrunk = read_crop(tmp_path / "board.png", (4, 4)).astype(int)
     assert abs(shrunk - 127).max() < 10
 
 
-def test_a_crop_of_the_right_size_is_left_as_it_is() -> None:
+def test_crop_of_the_right_size_is_unchanged() -> None:
     crop = np.random.default_rng(0).integers(0, 256, (8, 4, 3), dtype=np.uint8)
     np.testing.assert_array_equal(resize_crop(Image.fromarray(crop), (8, 4)), crop)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_damage_anywhere_in_a_file_is_named_if_it_matters(tmp_path: Path, kind: str) -> None:
-    """Where it only changes pixels, the image is read."""
+def test_error_names_an_undecodable_file(tmp_path: Path, kind: str) -> None:
+    """Damage that only changes pixels is not detected."""
     noise = np.random.default_rng(0).integers(0, 256, (16, 8, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, kind)

@@ -1,4 +1,4 @@
-"""What every layout shares: finding trees, images and files."""
+"""Finding dataset roots, images and files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from pivl_distill.data.listing import (
 from pivl_distill.errors import PivlError
 
 
-def test_images_are_sorted_and_other_files_passed_over(
-    tmp_path: Path, reversed_listing: None
-) -> None:
+def test_images_are_sorted_and_other_files_ignored(tmp_path: Path, reversed_listing: None) -> None:
     for name in ("b.jpg", "a.jpeg", "C.PNG", "._b.jpg", "Thumbs.db", ".DS_Store", "b.txt", "d.bmp"):
         (tmp_path / name).touch()
     assert [path.name for path in list_images(tmp_path)] == ["C.PNG", "a.jpeg", "b.jpg", "d.bmp"]
 
 
-def test_the_first_place_with_all_folders_of_a_form_is_the_tree(tmp_path: Path) -> None:
+def test_first_subfolder_with_all_folders_of_a_layout_is_the_root(tmp_path: Path) -> None:
     forms = [("train", "test"), ("learn", "prove")]
     (tmp_path / "train").mkdir()
     for folder in forms[1]:
@@ -40,7 +38,7 @@ def test_the_first_place_with_all_folders_of_a_form_is_the_tree(tmp_path: Path) 
         find_dataset_root(tmp_path / "train", "Some", forms)
 
 
-def test_missing_files_and_empty_splits_are_told(tmp_path: Path) -> None:
+def test_errors_for_missing_files_and_empty_splits(tmp_path: Path) -> None:
     here = tmp_path / "here.jpg"
     here.touch()
     require_files([here], Path("list.txt"))
@@ -51,7 +49,7 @@ def test_missing_files_and_empty_splits_are_told(tmp_path: Path) -> None:
         require_images(0, tmp_path)
 
 
-def test_texts_may_have_a_byte_order_mark_but_must_be_utf8(tmp_path: Path) -> None:
+def test_text_may_have_a_byte_order_mark_but_must_be_utf8(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     with pytest.raises(PivlError, match="There is no file"):
         read_text(path)
@@ -74,5 +72,5 @@ def test_texts_may_have_a_byte_order_mark_but_must_be_utf8(tmp_path: Path) -> No
         ("1" * 30, None),
     ],
 )
-def test_whole_numbers(text: str, number: int | None) -> None:
+def test_parse_integer(text: str, number: int | None) -> None:
     assert parse_integer(text) == number

@@ -1,4 +1,4 @@
-"""Market-1501 and the datasets in its form, planted with every pitfall of the real ones."""
+"""Market-1501 and datasets with its layout, with every irregularity of the real ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ NAMES = (
 )
 
 
-def test_rules_of_the_field(tmp_path: Path, plant, reversed_listing: None) -> None:
+def test_junk_is_dropped_and_distractors_stay_in_the_gallery(
+    tmp_path: Path, plant, reversed_listing: None
+) -> None:
     dataset = load_market("market1501", plant(tmp_path, NAMES))
     train = [(record.path.name, record.pid, record.camid) for record in dataset.train]
     # By name whatever the file system says; c10 is the tenth camera, not the first.
@@ -46,16 +48,14 @@ def test_rules_of_the_field(tmp_path: Path, plant, reversed_listing: None) -> No
     ("kind", "place"),
     [(kind, place) for kind, form in MARKET_LAYOUTS.items() for place in form.subfolders],
 )
-def test_trees_are_found_where_people_keep_them(
-    tmp_path: Path, plant, kind: str, place: str
-) -> None:
+def test_dataset_is_found_in_usual_subfolders(tmp_path: Path, plant, kind: str, place: str) -> None:
     plant(tmp_path / place, NAMES)
     dataset = load_market(kind, tmp_path)
     assert dataset.name == kind
     assert dataset.root.resolve() == (tmp_path / place).resolve()
 
 
-def test_duke_and_occluded_duke_side_by_side_are_told_apart(tmp_path: Path, plant) -> None:
+def test_duke_and_occluded_duke_in_one_folder_are_distinguished(tmp_path: Path, plant) -> None:
     folder = tmp_path / "dukemtmcreid"
     plant(folder / "DukeMTMC-reID", [name.replace("0011", "0012") for name in NAMES])
     plant(folder / "Occluded_Duke", NAMES)
@@ -73,7 +73,7 @@ SCALED = {
 
 
 @pytest.mark.parametrize("kind", SCALED)
-def test_counts_are_those_of_the_files(tmp_path: Path, plant, kind: str) -> None:
+def test_counts_equal_the_files(tmp_path: Path, plant, kind: str) -> None:
     folders = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
     for split, (images, people, cameras) in SCALED[kind].items():
         first = 100 if split == "train" else 0  # the gallery's first identity is the distractor
@@ -85,20 +85,20 @@ def test_counts_are_those_of_the_files(tmp_path: Path, plant, kind: str) -> None
     assert load_market(kind, tmp_path).summary() == SCALED[kind]
 
 
-def test_labels_come_from_the_file_name_alone(tmp_path: Path, plant) -> None:
+def test_labels_come_from_the_file_name_only(tmp_path: Path, plant) -> None:
     dataset = load_market("market1501", plant(tmp_path / "0099_c9_run", NAMES))
     assert dataset.train_pids == (2, 7)
 
 
 @pytest.mark.parametrize("name", ["holiday_0011_c2.jpg", "0011_c0s1.jpg", "0011.jpg"])
-def test_an_image_without_a_label_is_named(tmp_path: Path, plant, name: str) -> None:
+def test_error_names_an_image_without_a_label(tmp_path: Path, plant, name: str) -> None:
     plant(tmp_path, [*NAMES, f"query/{name}"])
     with pytest.raises(PivlError, match=rf"query/{name}.*pattern.*regex:") as caught:
         load_market("market1501", tmp_path)
     assert caught.value.exit_code == 2
 
 
-def test_missing_folders_and_images(tmp_path: Path, plant) -> None:
+def test_errors_for_missing_folders_and_images(tmp_path: Path, plant) -> None:
     with pytest.raises(PivlError, match="bounding_box_train, query, bounding_box_test"):
         load_market("market1501", tmp_path)
     plant(tmp_path, NAMES)
@@ -109,13 +109,13 @@ def test_missing_folders_and_images(tmp_path: Path, plant) -> None:
         load_market("market1501", tmp_path)
 
 
-def test_a_split_of_nothing_but_junk_is_empty(tmp_path: Path, plant) -> None:
+def test_split_with_only_junk_is_an_error(tmp_path: Path, plant) -> None:
     plant(tmp_path, ["query/-1_c1.jpg", *(name for name in NAMES if "query" not in name)])
     with pytest.raises(PivlError, match="pid -1 is not counted"):
         load_market("market1501", tmp_path)
 
 
-def test_people_of_a_rendered_tree(tmp_path: Path, plant) -> None:
+def test_synthetic_dataset_describes_its_people(tmp_path: Path, plant) -> None:
     people = {"2": {"hat": "red", "scarf": None}}
     manifest = plant(tmp_path, NAMES) / "synthetic.json"
     manifest.write_text(json.dumps({"people": people}))

@@ -1,4 +1,4 @@
-"""MSMT17: its lists, its two versions and protocols, and its pids that mean two people each."""
+"""MSMT17: lists, versions, protocols, and overlapping training and test pids."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def plant_msmt17(
     return root
 
 
-def test_lists_say_who_is_where(tmp_path: Path, plant) -> None:
+def test_lists_give_identities_and_cameras(tmp_path: Path, plant) -> None:
     root = plant_msmt17(tmp_path, plant)
     dataset = load_msmt17(root)
     # In the order of the lists; cameras count from 0 and may have two digits.
@@ -37,7 +37,7 @@ def test_lists_say_who_is_where(tmp_path: Path, plant) -> None:
     assert dataset.query[0].path.parts[-3:-1] == ("test", "0000")
 
 
-def test_test_people_are_not_the_training_people_of_the_same_number(tmp_path: Path, plant) -> None:
+def test_test_pids_are_offset_from_training_pids(tmp_path: Path, plant) -> None:
     dataset = load_msmt17(plant_msmt17(tmp_path, plant))
     assert [record.pid for record in dataset.query] == [TEST_PID_OFFSET]
     assert [record.pid for record in dataset.gallery] == [TEST_PID_OFFSET, TEST_PID_OFFSET + 1]
@@ -45,7 +45,7 @@ def test_test_people_are_not_the_training_people_of_the_same_number(tmp_path: Pa
     assert not test_pids & set(dataset.train_pids)
 
 
-def test_validation_is_trained_on_or_left_out(tmp_path: Path, plant) -> None:
+def test_validation_list_is_optional(tmp_path: Path, plant) -> None:
     root = plant_msmt17(tmp_path, plant)
     both, alone = load_msmt17(root), load_msmt17(root, val=False)
     assert (both.name, len(both.train)) == ("msmt17", 3)
@@ -59,7 +59,7 @@ def test_validation_is_trained_on_or_left_out(tmp_path: Path, plant) -> None:
 
 @pytest.mark.parametrize("folders", FOLDERS)
 @pytest.mark.parametrize("place", SUBFOLDERS)
-def test_both_versions_are_found_where_people_keep_them(
+def test_both_versions_are_found_in_usual_subfolders(
     tmp_path: Path, plant, place: str, folders: tuple[str, str]
 ) -> None:
     plant_msmt17(tmp_path / place, plant, folders=folders)
@@ -69,8 +69,8 @@ def test_both_versions_are_found_where_people_keep_them(
     assert dataset.train[0].path.parts[-3] == folders[0]
 
 
-def test_counts_are_those_of_the_lists(tmp_path: Path, plant) -> None:
-    """A thousandth of the published images."""
+def test_counts_equal_the_lists(tmp_path: Path, plant) -> None:
+    """Use a thousandth of the published images."""
 
     def lines(images: int, people: int, cameras: int, mark: str) -> list[str]:
         pids = [n % people for n in range(images)]
@@ -90,7 +90,7 @@ def test_counts_are_those_of_the_lists(tmp_path: Path, plant) -> None:
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_lists_that_name_missing_files(tmp_path: Path, plant, name: str) -> None:
+def test_list_with_missing_files_is_an_error(tmp_path: Path, plant, name: str) -> None:
     root = plant_msmt17(tmp_path, plant)
     with (root / name).open("a") as file:
         file.write("0001/0001_007_03_gone.jpg 1\n0001/0001_008_03_gone.jpg 1\n")
@@ -99,7 +99,7 @@ def test_lists_that_name_missing_files(tmp_path: Path, plant, name: str) -> None
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_missing_and_empty_lists(tmp_path: Path, plant, name: str) -> None:
+def test_missing_or_empty_list_is_an_error(tmp_path: Path, plant, name: str) -> None:
     root = plant_msmt17(tmp_path, plant)
     (root / name).write_text("\n")
     with pytest.raises(PivlError, match=f"{name} names no images"):
@@ -112,7 +112,7 @@ def test_missing_and_empty_lists(tmp_path: Path, plant, name: str) -> None:
 @pytest.mark.parametrize(
     "line", ["0001/0001_000_02_x.jpg", "0001/holiday.jpg 1", "0001/0001_000_02_x.jpg one", "0001 1"]
 )
-def test_a_line_that_says_nothing_is_quoted(tmp_path: Path, plant, line: str) -> None:
+def test_error_quotes_a_malformed_line(tmp_path: Path, plant, line: str) -> None:
     root = plant_msmt17(tmp_path, plant)
     with (root / "list_train.txt").open("a") as file:
         file.write(line)
@@ -120,7 +120,7 @@ def test_a_line_that_says_nothing_is_quoted(tmp_path: Path, plant, line: str) ->
         load_msmt17(root)
 
 
-def test_a_wrong_folder_is_told(tmp_path: Path, plant) -> None:
+def test_error_for_a_wrong_folder(tmp_path: Path, plant) -> None:
     root = plant_msmt17(tmp_path, plant)
     with pytest.raises(PivlError, match="one split of a MSMT17 dataset"):
         load_msmt17(root / "test")

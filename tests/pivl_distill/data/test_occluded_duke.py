@@ -1,4 +1,4 @@
-"""Occluded-Duke from DukeMTMC-reID and name lists: the right images, all of them or none."""
+"""Occluded-Duke from DukeMTMC-reID and list files: the right images, written atomically."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def lists(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_the_lists_are_followed(tmp_path: Path, duke: Path, lists: Path, link: bool) -> None:
+def test_images_follow_the_lists(tmp_path: Path, duke: Path, lists: Path, link: bool) -> None:
     out = tmp_path / "Occluded_Duke"
     dataset = rebuild_occluded_duke(tmp_path, lists, out, link=link)
     assert dataset.name == "occluded_duke"
@@ -60,7 +60,7 @@ def test_the_lists_are_followed(tmp_path: Path, duke: Path, lists: Path, link: b
     assert dataset.summary() == {"train": (1, 1, 1), "query": (1, 1, 1), "gallery": (3, 2, 3)}
 
 
-def test_an_image_of_its_own_split_goes_first(tmp_path: Path, duke: Path, lists: Path) -> None:
+def test_images_of_the_same_split_are_preferred(tmp_path: Path, duke: Path, lists: Path) -> None:
     own = duke / "query" / "0005_c4_f5.jpg"
     own.write_bytes((duke / "query/0005_c1_f3.jpg").read_bytes())
     dataset = rebuild_occluded_duke(duke, lists, tmp_path / "out")
@@ -74,7 +74,7 @@ def test_an_image_of_its_own_split_goes_first(tmp_path: Path, duke: Path, lists:
         ("query.list", "../0005_c1_f3.jpg", "not a bare file name"),
     ],
 )
-def test_wrong_lists_leave_nothing(
+def test_wrong_list_leaves_no_files(
     tmp_path: Path, duke: Path, lists: Path, name: str, line: str, sentence: str
 ) -> None:
     with (lists / name).open("a") as file:
@@ -98,7 +98,7 @@ def test_missing_and_empty_lists_and_wrong_folders(tmp_path: Path, duke: Path, l
 
 
 @pytest.mark.parametrize("link", [False, True])
-def test_a_failed_copy_leaves_nothing(
+def test_failed_copy_leaves_no_files(
     tmp_path: Path, duke: Path, lists: Path, link: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*paths: Path) -> None:

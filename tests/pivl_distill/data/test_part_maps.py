@@ -1,4 +1,4 @@
-"""Part maps: what may be read, and the way down to the feature grid."""
+"""Part maps: reading them, and reducing them to the feature grid."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def random_maps(height: int, width: int, batch: int = 3) -> torch.Tensor:
 
 
 def cell_pixels(plane: np.ndarray, grid_hw: tuple[int, int], row: int, column: int) -> list[int]:
-    """The pixels whose centre lies in the cell, one by one."""
+    """Return the pixels whose centre is in the cell."""
     (height, width), (grid_h, grid_w) = plane.shape, grid_hw
     return [
         int(plane[y, x])
@@ -44,7 +44,7 @@ def test_reads_palette_and_grey_values(tmp_path: Path, mode: str) -> None:
     np.testing.assert_array_equal(read_map(tmp_path / "map.png", (2, 3), LIP20), values)
 
 
-def test_resizing_invents_no_class(tmp_path: Path) -> None:
+def test_resizing_adds_no_class(tmp_path: Path) -> None:
     values = np.array([[1, 19], [13, 255]], dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "map.png")
     resized = read_map(tmp_path / "map.png", (6, 4), LIP20)
@@ -52,7 +52,7 @@ def test_resizing_invents_no_class(tmp_path: Path) -> None:
     assert resized.dtype == np.uint8
 
 
-def test_refuses_what_is_no_map(tmp_path: Path) -> None:
+def test_file_that_is_not_a_map_is_an_error(tmp_path: Path) -> None:
     grey = np.zeros((4, 4), dtype=np.uint8)
     Image.fromarray(grey).save(tmp_path / "map.jpg")
     Image.fromarray(np.stack([grey] * 3, axis=2)).save(tmp_path / "colour.png")
@@ -63,14 +63,14 @@ def test_refuses_what_is_no_map(tmp_path: Path) -> None:
         assert name in str(caught.value)
 
 
-def test_refuses_classes_that_the_vocabulary_lacks(tmp_path: Path) -> None:
+def test_class_outside_the_vocabulary_is_an_error(tmp_path: Path) -> None:
     values = np.array([[0, 255], [20, 3]], dtype=np.uint8)
     Image.fromarray(values).save(tmp_path / "map.png")
     with pytest.raises(PivlError, match="value 20, but the last class of 'lip20' is 19"):
         read_map(tmp_path / "map.png", (1, 1), LIP20)
 
 
-def test_the_manifest_names_the_vocabulary(tmp_path: Path) -> None:
+def test_parsing_json_names_the_vocabulary(tmp_path: Path) -> None:
     manifest = tmp_path / "parsing.json"
     with pytest.raises(PivlError, match=r"have no parsing\.json that names their vocabulary"):
         folder_vocabulary(tmp_path)
@@ -86,7 +86,7 @@ def test_the_manifest_names_the_vocabulary(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size_hw", [(12, 6), (13, 7), (4, 2)])
-def test_grid_and_shares_agree_with_counting_pixels(size_hw: tuple[int, int]) -> None:
+def test_majority_and_shares_equal_counting_pixels(size_hw: tuple[int, int]) -> None:
     maps, grid_hw = random_maps(*size_hw), (4, 2)
     labels, shares = majority_labels(maps, grid_hw, PARTS), part_shares(maps, grid_hw, PARTS)
     assert labels.dtype == torch.long
@@ -103,7 +103,7 @@ def test_grid_and_shares_agree_with_counting_pixels(size_hw: tuple[int, int]) ->
             )
 
 
-def test_a_cell_needs_half_of_its_pixels() -> None:
+def test_cell_needs_half_of_its_pixels_known() -> None:
     half = torch.tensor([[[7, IGNORE], [IGNORE, 7]]], dtype=torch.uint8)
     less = torch.tensor([[[7, IGNORE], [IGNORE, IGNORE]]], dtype=torch.uint8)
     assert majority_labels(half, (1, 1), PARTS).item() == 7
@@ -111,12 +111,12 @@ def test_a_cell_needs_half_of_its_pixels() -> None:
     assert part_shares(less, (1, 1), PARTS).sum().item() == 0.25
 
 
-def test_small_parts_survive_where_sampling_would_lose_them() -> None:
+def test_majority_keeps_small_parts() -> None:
     maps = torch.zeros(1, 8, 8, dtype=torch.uint8)
     maps[:, 1:4, 1:4] = 4  # sunglasses, off the corner pixel that sampling takes
     assert majority_labels(maps, (2, 2), PARTS).tolist() == [[[4, 0], [0, 0]]]
 
 
-def test_a_grid_finer_than_the_map_is_a_mistake() -> None:
+def test_grid_finer_than_the_map_is_an_error() -> None:
     with pytest.raises(ValueError, match="smaller than the grid"):
         majority_labels(random_maps(4, 4), (8, 4), PARTS)

@@ -47,7 +47,7 @@ def test_cameras_may_be_unknown(tmp_path: Path) -> None:
     assert not replace(dataset, query=without["query"]).has_cameras
 
 
-def test_an_image_outside_the_root_is_called_by_its_name(tmp_path: Path) -> None:
+def test_relative_name_of_an_image_outside_the_root(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path / "here")
     outside = tmp_path / "elsewhere" / "1.jpg"
     assert dataset.relative(outside) == Path("1.jpg")
@@ -64,7 +64,7 @@ def test_a_dataset_with_described_people_is_synthetic(tmp_path: Path) -> None:
     assert replace(dataset, people={2: {"hat": "red", "bag": None}}).synthetic
 
 
-def test_fingerprint_depends_on_neither_place_nor_order(tmp_path: Path) -> None:
+def test_fingerprint_is_independent_of_location_and_order(tmp_path: Path) -> None:
     here, there = make_dataset(tmp_path / "here"), make_dataset(tmp_path / "there")
     reordered = replace(there, train=there.train[::-1])
     assert here.fingerprint == reordered.fingerprint
@@ -89,7 +89,7 @@ def test_fingerprint_depends_on_names_and_sizes(tmp_path: Path) -> None:
     assert replace(dataset).fingerprint != before
 
 
-def test_the_test_split_has_a_fingerprint_of_its_own(tmp_path: Path) -> None:
+def test_test_split_has_its_own_fingerprint(tmp_path: Path) -> None:
     dataset = make_dataset(tmp_path)
     swapped = replace(dataset, query=dataset.gallery, gallery=dataset.query)
     fewer = replace(dataset, train=dataset.train[1:])
@@ -133,7 +133,7 @@ def test_fingerprint_of_the_maps(tmp_path: Path) -> None:
     }
 
 
-def test_a_digest_tells_images_of_people_apart_wherever_they_lie(tmp_path: Path) -> None:
+def test_record_digest_distinguishes_images_independent_of_location(tmp_path: Path) -> None:
     here, there = make_dataset(tmp_path / "here"), make_dataset(tmp_path / "there")
     digests = [record.digest for record in here.train]
     assert digests == [record.digest for record in there.train]

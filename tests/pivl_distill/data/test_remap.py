@@ -1,4 +1,4 @@
-"""Remaps between vocabularies: every class mapped or left out, to what published labels say."""
+"""Mappings between vocabularies: every class is mapped to its published equivalent or dropped."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TO_COARSE = {
     [(name, "lip20", ids) for name, ids in TO_LIP.items()]
     + [(name, "coarse6", ids) for name, ids in TO_COARSE.items()],
 )
-def test_each_class_becomes_what_it_is(source: str, target: str, expected: list[int]) -> None:
+def test_each_class_maps_to_its_equivalent(source: str, target: str, expected: list[int]) -> None:
     table = remap_table(get_vocabulary(source), get_vocabulary(target))
     assert table[: len(expected)].tolist() == expected
     assert (table[len(expected) :] == IGNORE).all()
@@ -60,8 +60,8 @@ def test_every_class_is_mapped_or_named_as_unknown(remap) -> None:
 
 
 @pytest.mark.parametrize("remap", REMAPS.values(), ids=lambda r: f"{r.source}-{r.target}")
-def test_remapping_and_mirroring_may_change_places(remap) -> None:
-    """A mirrored image's map is the same whether sides are swapped before or after."""
+def test_remapping_and_mirroring_commute(remap) -> None:
+    """The map of a mirrored image is the same whether labels are swapped before or after."""
     source, target = get_vocabulary(remap.source), get_vocabulary(remap.target)
     np.testing.assert_array_equal(
         remap.table[source.mirror], target.mirror[remap.table][np.arange(256)]
@@ -69,8 +69,8 @@ def test_remapping_and_mirroring_may_change_places(remap) -> None:
 
 
 @pytest.mark.parametrize("name", ["atr18", "sapiens28", "fashn18"])
-def test_coarse_classes_do_not_depend_on_the_way_there(name: str) -> None:
-    """Where LIP knows a class, its group is the one that it has directly."""
+def test_coarse_classes_are_the_same_through_lip20(name: str) -> None:
+    """A class that LIP has too is in the same coarse group directly and through LIP."""
     direct = remap_table(get_vocabulary(name), COARSE6)
     detour = remap_table(LIP20, COARSE6)[remap_table(get_vocabulary(name), LIP20)]
     known = detour != IGNORE
@@ -84,11 +84,11 @@ def test_coarse_classes_do_not_depend_on_the_way_there(name: str) -> None:
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
-def test_a_vocabulary_is_itself(vocabulary) -> None:
+def test_mapping_to_the_same_vocabulary_is_the_identity(vocabulary) -> None:
     np.testing.assert_array_equal(remap_table(vocabulary, vocabulary), np.arange(256))
 
 
-def test_without_a_way_the_known_ones_are_named() -> None:
+def test_error_without_a_mapping_lists_the_defined_ones() -> None:
     with pytest.raises(PivlError, match=r"from pascal7 to lip20 is .* can be mapped to coarse6"):
         remap_table(PASCAL7, LIP20)
     with pytest.raises(PivlError, match="can be mapped to no other vocabulary"):

@@ -1,4 +1,4 @@
-"""P×K batches: what every batch and every epoch must hold."""
+"""P×K sampling: properties of batches and epochs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pivl_distill.errors import PivlError
 PIDS = np.random.default_rng(0).permutation(np.repeat([3, 8, 9, 20, 21, 40], [9, 8, 4, 2, 7, 12]))
 
 
-def test_each_batch_holds_p_identities_with_k_crops() -> None:
+def test_each_batch_has_p_identities_with_k_crops() -> None:
     batches = pk_batches(PIDS, 3, 4, epoch_rng(0, 0))
     assert batches
     for batch in batches:
@@ -23,13 +23,13 @@ def test_each_batch_holds_p_identities_with_k_crops() -> None:
         assert len(set(groups[:, 0])) == 3
 
 
-def test_a_crop_shows_at_most_once_unless_its_identity_is_short() -> None:
+def test_crop_occurs_at_most_once_per_epoch_unless_its_identity_is_short() -> None:
     for epoch in range(20):
         shown = Counter(np.concatenate(pk_batches(PIDS, 3, 4, epoch_rng(0, epoch))).tolist())
         assert {PIDS[crop] for crop, times in shown.items() if times > 1} <= {20}
 
 
-def test_a_short_identity_shows_all_its_crops() -> None:
+def test_short_identity_uses_all_its_crops() -> None:
     pids = np.array([1, 1, 2, 2, 2, 2])
     (batch,) = pk_batches(pids, 2, 4, epoch_rng(0, 0))
     assert set(batch.tolist()) == {0, 1, 2, 3, 4, 5}
@@ -45,14 +45,14 @@ def test_an_epoch_runs_until_fewer_than_p_identities_have_a_group() -> None:
         assert len(left) < 3
 
 
-def test_every_crop_has_its_turn() -> None:
+def test_every_crop_occurs_over_epochs() -> None:
     seen: set[int] = set()
     for epoch in range(30):
         seen.update(np.concatenate(pk_batches(PIDS, 3, 4, epoch_rng(0, epoch))).tolist())
     assert seen == set(range(len(PIDS)))
 
 
-def test_order_depends_on_seed_and_epoch_alone() -> None:
+def test_order_depends_on_seed_and_epoch_only() -> None:
     def epoch(seed: int, number: int) -> np.ndarray:
         return np.concatenate(pk_batches(PIDS, 3, 4, epoch_rng(seed, number)))
 
@@ -63,12 +63,12 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert len(set(streams)) == 81
 
 
-def test_too_few_identities() -> None:
+def test_too_few_identities_is_an_error() -> None:
     with pytest.raises(PivlError, match="takes 7 identities, but the training split has 6"):
         pk_batches(PIDS, 7, 4, epoch_rng(0, 0))
 
 
-def test_a_schedule_is_the_batches_of_its_epochs() -> None:
+def test_sampler_yields_the_batches_of_its_epochs() -> None:
     schedule = PKSampler(PIDS, identities_per_batch=3, crops_per_identity=4, epochs=3, seed=5)
     steps = list(schedule)
     expected = [pk_batches(PIDS, 3, 4, epoch_rng(5, epoch)) for epoch in range(3)]
@@ -81,7 +81,7 @@ def test_a_schedule_is_the_batches_of_its_epochs() -> None:
     assert sum(step.ends_epoch for step in steps) == 3
 
 
-def test_the_steps_of_an_epoch_share_its_random_numbers() -> None:
+def test_steps_of_an_epoch_share_its_generator() -> None:
     steps = list(PKSampler(PIDS, 3, 4, epochs=2, seed=5))
     assert len({id(step.rng) for step in steps}) == 2
     rng = epoch_rng(5, 1)
@@ -89,7 +89,7 @@ def test_the_steps_of_an_epoch_share_its_random_numbers() -> None:
     assert steps[-1].rng.integers(1 << 62) == rng.integers(1 << 62)
 
 
-def test_a_shuffled_epoch_shows_every_crop_once() -> None:
+def test_shuffled_epoch_has_every_crop_once() -> None:
     batches = shuffled_batches(10, 4, np.random.default_rng(0))
     assert [len(batch) for batch in batches] == [4, 4, 2]
     assert sorted(np.concatenate(batches)) == list(range(10))
@@ -98,7 +98,7 @@ def test_a_shuffled_epoch_shows_every_crop_once() -> None:
     assert [len(batch) for batch in shuffled_batches(8, 4, np.random.default_rng(0))] == [4, 4]
 
 
-def test_a_schedule_may_be_of_permutations() -> None:
+def test_sampler_can_yield_permutations() -> None:
     schedule = PKSampler(PIDS, 3, 4, epochs=2, seed=5, shuffled=True)
     assert schedule.per_epoch() == [4, 4]  # 42 crops, 12 at a time
     expected = shuffled_batches(len(PIDS), 12, epoch_rng(5, 1))

@@ -1,4 +1,4 @@
-"""What files hold: damage, copies and maps that do not fit."""
+"""Scanning files: damage, duplicates and invalid maps."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_damaged_images_have_no_digest(
     assert [crop.digest is None for crop in scanned] == [True, False, False]
 
 
-def test_what_is_wrong_with_maps(tmp_path: Path, plant) -> None:
+def test_each_fault_of_a_map_is_reported(tmp_path: Path, plant) -> None:
     plant(tmp_path, ["image.jpg", "test.jpg", "colour.png"])
     values = np.zeros((16, 8), np.uint8)
     values[0, 0] = 255
@@ -76,7 +76,7 @@ def test_what_is_wrong_with_maps(tmp_path: Path, plant) -> None:
     assert [crop.map_fault for crop in scanned[:-2]] == list(faults.values())
 
 
-def test_copies_agree_with_comparing_all_pairs() -> None:
+def test_duplicates_equal_a_comparison_of_all_pairs() -> None:
     rng = np.random.default_rng(0)
     crops = [
         ScannedCrop(

@@ -33,7 +33,7 @@ def make_records(folder: Path, count: int = 12) -> list[Record]:
     return records
 
 
-def test_everything_keeps_the_order_of_the_records(tmp_path: Path) -> None:
+def test_arrays_keep_the_order_of_the_records(tmp_path: Path) -> None:
     store = CropStore.load(make_records(tmp_path), (6, 4), LIP20)
     numbers = np.arange(12)
     assert len(store) == 12
@@ -48,16 +48,16 @@ def test_everything_keeps_the_order_of_the_records(tmp_path: Path) -> None:
     assert store.missing_maps == 6
 
 
-def test_confidence_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_confidence_is_read_on_request(tmp_path: Path) -> None:
     sure = np.array([[255, 30], [0, 128]], np.uint8)
     picture = Image.fromarray(np.full((2, 2), 5, np.uint8))
     picture.putalpha(Image.fromarray(sure))
-    picture.save(tmp_path / "told.png")
+    picture.save(tmp_path / "certain.png")
     Image.fromarray(np.full((2, 2), 5, np.uint8)).save(tmp_path / "plain.png")
     Image.new("RGB", (2, 2)).save(tmp_path / "crop.png")
     records = [
         Record(tmp_path / "crop.png", number, 0, tmp_path / name)
-        for number, name in enumerate(("told.png", "plain.png"))
+        for number, name in enumerate(("certain.png", "plain.png"))
     ]
     settings = DataSettings(size_hw=(2, 2))
     store = load_training_crops(records, settings, LIP20, confidence=True)
@@ -73,14 +73,14 @@ def test_without_a_vocabulary_there_are_no_maps(tmp_path: Path) -> None:
     assert store.missing_maps == 0
 
 
-def test_one_unknown_camera_leaves_none(tmp_path: Path) -> None:
+def test_one_unknown_camera_means_no_camera_ids(tmp_path: Path) -> None:
     records = make_records(tmp_path)
     records[3] = replace(records[3], camid=None)
     assert CropStore.load(records, (6, 4)).camids is None
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no image"])
-def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_error_names_an_unreadable_image(tmp_path: Path, content: bytes | None) -> None:
     records = make_records(tmp_path)
     records[7].path.unlink()
     if content is not None:
@@ -89,7 +89,7 @@ def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes | None) -> 
         CropStore.load(records, (6, 4))
 
 
-def test_a_truncated_image_is_named(tmp_path: Path) -> None:
+def test_error_names_a_truncated_image(tmp_path: Path) -> None:
     records = make_records(tmp_path)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(records[0].path)
@@ -100,14 +100,14 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
 
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The cache folder of decoded crops, of this test alone."""
+    """The cache folder of decoded crops of this test."""
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "crops"
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Grows by the name of each image and map that is decoded."""
+    """Names of all images and maps decoded so far."""
     names: list[str] = []
 
     def counted(read):
@@ -124,7 +124,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def load(records: list[Record], **settings: object) -> CropStore:
-    """Cached, unless the settings say otherwise."""
+    """Load training crops; cached by default."""
     chosen = DataSettings(**{"size_hw": (6, 4), **settings})
     return load_training_crops(records, chosen, LIP20)
 
@@ -136,7 +136,7 @@ def assert_same(one: CropStore, other: CropStore) -> None:
     assert one.missing_maps == other.missing_maps
 
 
-def test_a_second_run_decodes_nothing(tmp_path: Path, folder: Path, decoded: list[str]) -> None:
+def test_second_run_hits_the_cache(tmp_path: Path, folder: Path, decoded: list[str]) -> None:
     records = make_records(tmp_path)
     plain = load(records, crop_cache_gib=0)
     assert not folder.exists()
@@ -151,7 +151,7 @@ def test_a_second_run_decodes_nothing(tmp_path: Path, folder: Path, decoded: lis
         assert isinstance(store.maps, np.memmap)
 
 
-def test_more_files_than_are_read_at_a_time(
+def test_more_files_than_one_chunk(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = make_records(tmp_path)
@@ -161,7 +161,7 @@ def test_more_files_than_are_read_at_a_time(
     assert_same(load(records, crop_cache_gib=0), plain)
 
 
-def test_a_data_set_that_moved_is_found(tmp_path: Path, folder: Path, decoded: list[str]) -> None:
+def test_moved_dataset_hits_the_cache(tmp_path: Path, folder: Path, decoded: list[str]) -> None:
     (tmp_path / "here").mkdir()
     load(make_records(tmp_path / "here"))
     decoded.clear()
@@ -180,7 +180,7 @@ def test_a_data_set_that_moved_is_found(tmp_path: Path, folder: Path, decoded: l
 
 
 @pytest.mark.parametrize("which", ["3.png", "4_map.png"])
-def test_changed_bytes_are_noticed_though_name_size_and_time_stay(
+def test_changed_bytes_invalidate_the_entry_even_with_equal_name_size_and_time(
     tmp_path: Path, folder: Path, decoded: list[str], which: str
 ) -> None:
     records = make_records(tmp_path)
@@ -199,9 +199,7 @@ def test_changed_bytes_are_noticed_though_name_size_and_time_stay(
 
 
 @pytest.mark.parametrize("cache_gib", [0, 1])
-def test_contents_are_those_of_the_files_alone(
-    tmp_path: Path, folder: Path, cache_gib: int
-) -> None:
+def test_contents_hash_only_the_files(tmp_path: Path, folder: Path, cache_gib: int) -> None:
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir(), there.mkdir()
     contents = load(make_records(here), crop_cache_gib=cache_gib).contents
@@ -227,7 +225,7 @@ def test_files_are_hashed_once(
     assert len(hashed) == 12 + 12
 
 
-def test_order_size_and_vocabulary_have_other_entries(tmp_path: Path, folder: Path) -> None:
+def test_order_size_and_vocabulary_are_part_of_the_key(tmp_path: Path, folder: Path) -> None:
     records = make_records(tmp_path)
     entries = []
     for changed, settings, vocabulary in (
@@ -242,7 +240,7 @@ def test_order_size_and_vocabulary_have_other_entries(tmp_path: Path, folder: Pa
     assert entries == [2, 4, 6, 7]
 
 
-def test_another_decoder_reads_again(
+def test_decoder_version_is_part_of_the_key(
     tmp_path: Path, folder: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = make_records(tmp_path)
@@ -253,7 +251,7 @@ def test_another_decoder_reads_again(
     assert len(decoded) == 12 + 6
 
 
-def test_a_damaged_entry_is_decoded_again(
+def test_damaged_cache_entry_is_decoded_again(
     tmp_path: Path, folder: Path, decoded: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     records = make_records(tmp_path)
@@ -269,9 +267,7 @@ def test_a_damaged_entry_is_decoded_again(
     assert "The decoded part maps in" in caplog.text
 
 
-def test_an_image_that_is_gone_is_named_though_its_pixels_are_kept(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_error_names_a_missing_image_despite_the_cache(tmp_path: Path, folder: Path) -> None:
     records = make_records(tmp_path)
     load(records)
     records[7].path.unlink()
@@ -279,7 +275,7 @@ def test_an_image_that_is_gone_is_named_though_its_pixels_are_kept(
         load(records)
 
 
-def test_an_unreadable_image_leaves_no_entry(tmp_path: Path, folder: Path) -> None:
+def test_unreadable_image_leaves_no_cache_entry(tmp_path: Path, folder: Path) -> None:
     records = make_records(tmp_path)
     records[7].path.write_bytes(b"no image")
     with pytest.raises(PivlError, match=r"7\.png"):
@@ -292,7 +288,7 @@ def _load_and_compare(records: list[Record], expected: CropStore, start: object)
     assert_same(load(records), expected)
 
 
-def test_processes_may_load_at_once(tmp_path: Path, folder: Path) -> None:
+def test_processes_may_load_concurrently(tmp_path: Path, folder: Path) -> None:
     records = make_records(tmp_path)
     expected = load(records, crop_cache_gib=0)
     context = multiprocessing.get_context("fork")

@@ -1,4 +1,4 @@
-"""Manifests: what their rows say, with or without cameras and maps, and every wrong row."""
+"""Manifests: rows with or without cameras and maps, and errors for wrong rows."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_absolute_paths(tmp_path: Path, plant) -> None:
 
 
 @pytest.mark.parametrize("place", [".", "maps"])
-def test_maps_that_a_manifest_names(tmp_path: Path, plant, place: str) -> None:
+def test_maps_in_a_manifest(tmp_path: Path, plant, place: str) -> None:
     plant(tmp_path, (str(row["path"]) for row in ROWS))
     maps = ["maps/x/1.png", "", "", "", ""]
     (tmp_path / "maps/x").mkdir(parents=True)
@@ -109,7 +109,7 @@ def test_maps_that_a_manifest_names(tmp_path: Path, plant, place: str) -> None:
         ({"camera": 1}, "Unknown column .*'camera'; did you mean 'cam'"),
     ],
 )
-def test_wrong_rows_are_told_by_line(tmp_path: Path, plant, change, sentence: str) -> None:
+def test_error_names_the_line_of_a_wrong_row(tmp_path: Path, plant, change, sentence: str) -> None:
     plant(tmp_path, (str(row["path"]) for row in ROWS))
     rows = [ROWS[0], {**ROWS[1], **change}, *ROWS[2:]]
     with pytest.raises(PivlError, match=sentence):
@@ -139,7 +139,7 @@ def test_wrong_rows_are_told_by_line(tmp_path: Path, plant, change, sentence: st
         ("crops.txt", "", "is not a manifest: use a .csv table or a .jsonl file"),
     ],
 )
-def test_files_that_are_no_manifest(tmp_path: Path, name: str, content, sentence: str) -> None:
+def test_malformed_manifest_is_an_error(tmp_path: Path, name: str, content, sentence: str) -> None:
     text = content if isinstance(content, bytes) else content.encode()
     (tmp_path / name).write_bytes(text)
     with pytest.raises(PivlError, match=sentence):

@@ -1,4 +1,4 @@
-"""Augmentation: image and map stay aligned, sides swap, inventions have no class."""
+"""Augmentation: images and maps stay aligned, labels swap sides, padding is unknown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOTHING = Augmentation(pad_px=0, flip_probability=0, erase_probability=0)
 
 
 def make_batch(batch: int = 64) -> tuple[np.ndarray, np.ndarray]:
-    """Crops whose red channel (from 50) tells the class of the map, so alignment shows."""
+    """Crops whose red channel (from 50) encodes the class of the map, to check alignment."""
     rng = np.random.default_rng(0)
     maps = rng.integers(0, len(LIP20), (batch, *SIZE_HW), dtype=np.uint8)
     crops = rng.integers(50, 256, (batch, *SIZE_HW, 3), dtype=np.uint8)
@@ -50,7 +50,7 @@ def run(augmentation: Augmentation, seed: int = 0) -> tuple[np.ndarray, np.ndarr
 def one_by_one(
     augmentation: Augmentation, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Every crop and map augmented on its own, pixel after pixel; draws are those of a batch."""
+    """Augment crops and maps one by one, pixel by pixel, with the random choices of the batch."""
     crops, maps = make_batch()
     batch, height, width, pad = len(crops), *SIZE_HW, augmentation.pad_px
     flips = rng.random(batch) < augmentation.flip_probability
@@ -104,7 +104,7 @@ CUDA = pytest.param("cuda", marks=needs_gpu)
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("augmentation", EVERY_OPTION.values(), ids=EVERY_OPTION)
-def test_a_batch_is_what_its_crops_are_one_by_one(augmentation: Augmentation, device: str) -> None:
+def test_batch_equals_a_reference_per_crop(augmentation: Augmentation, device: str) -> None:
     ours, theirs = np.random.default_rng(5), np.random.default_rng(5)
     crops, maps = augmented(augmentation, ours, device=device)
     expected = one_by_one(augmentation, theirs)
@@ -117,7 +117,7 @@ def test_a_batch_is_what_its_crops_are_one_by_one(augmentation: Augmentation, de
 
 @needs_gpu
 @pytest.mark.parametrize("augmentation", EVERY_OPTION.values(), ids=EVERY_OPTION)
-def test_the_host_does_not_wait_for_the_device(augmentation: Augmentation) -> None:
+def test_host_does_not_synchronise_with_the_device(augmentation: Augmentation) -> None:
     crops, maps = (torch.from_numpy(values).cuda() for values in make_batch())
     rng = np.random.default_rng(0)
     torch.cuda.set_sync_debug_mode("error")
@@ -127,12 +127,12 @@ def test_the_host_does_not_wait_for_the_device(augmentation: Augmentation) -> No
         torch.cuda.set_sync_debug_mode("default")
 
 
-def test_nothing_asked_nothing_changed() -> None:
+def test_zero_strength_changes_nothing() -> None:
     for before, after in zip(make_batch(), run(NOTHING), strict=True):
         np.testing.assert_array_equal(after, before)
 
 
-def test_a_flip_mirrors_both_and_swaps_the_sides() -> None:
+def test_flip_mirrors_both_and_swaps_labels() -> None:
     crops, maps = make_batch()
     flipped_crops, flipped_maps = run(Augmentation(0, flip_probability=1, erase_probability=0))
     np.testing.assert_array_equal(flipped_crops, crops[:, :, ::-1])
@@ -148,7 +148,7 @@ def test_half_of_the_crops_are_flipped() -> None:
     assert 0.3 < share < 0.7
 
 
-def test_image_and_map_move_together_and_inventions_have_no_class() -> None:
+def test_image_and_map_shift_together_and_padding_is_unknown() -> None:
     crops, maps = run(Augmentation(flip_probability=0))
     invented = (crops == FILL).all(axis=-1)
     np.testing.assert_array_equal(maps == IGNORE, invented)
@@ -156,7 +156,7 @@ def test_image_and_map_move_together_and_inventions_have_no_class() -> None:
     assert 0.1 < invented.mean() < 0.6
 
 
-def test_inventions_may_be_background() -> None:
+def test_padding_and_boxes_may_be_background() -> None:
     plain, background = (
         run(Augmentation(flip_probability=0, invented=value))[1] for value in (IGNORE, 0)
     )
@@ -164,7 +164,7 @@ def test_inventions_may_be_background() -> None:
 
 
 def noisy(*, maps: bool = True) -> tuple[torch.Tensor, torch.Tensor, np.random.Generator]:
-    """Normalised images before and after the noise of their boxes is put in."""
+    """Normalised images before and after their boxes are filled with noise."""
     crops, part_maps = (torch.from_numpy(values) for values in make_batch())
     given = (part_maps, LIP20.mirror) if maps else (None, None)
     rng, half = np.random.default_rng(4), (0.5, 0.5, 0.5)
@@ -177,7 +177,7 @@ def noisy(*, maps: bool = True) -> tuple[torch.Tensor, torch.Tensor, np.random.G
     return before, after, rng
 
 
-def test_noise_is_standard_normal_after_normalisation_and_not_cut_off() -> None:
+def test_noise_is_standard_normal_and_not_clipped() -> None:
     before, after, _ = noisy()
     changed = (before != after).any(1)
     drawn = after.permute(0, 2, 3, 1)[changed]
@@ -189,18 +189,18 @@ def test_noise_is_standard_normal_after_normalisation_and_not_cut_off() -> None:
     assert (changed.sum((1, 2)) > 0).all()
 
 
-def test_noise_comes_with_black_padding() -> None:
+def test_noise_implies_black_padding() -> None:
     crops, maps = run(Augmentation(4, flip_probability=0, erase_probability=0, noise=True))
     assert (crops[maps == IGNORE] == 0).all()
 
 
-def test_noise_is_the_same_for_the_same_draws_with_maps_or_without() -> None:
+def test_noise_is_the_same_with_and_without_maps() -> None:
     (_, seen, first), (_, blind, second) = noisy(), noisy(maps=False)
     assert torch.equal(seen, blind)
     assert first.random() == second.random()
 
 
-def test_a_shift_is_a_window_of_the_padded_crop() -> None:
+def test_shift_is_a_window_of_the_padded_crop() -> None:
     crops, _ = make_batch()
     shifted, _ = run(Augmentation(3, flip_probability=0, erase_probability=0))
     padded = np.empty((len(crops), 38, 22, 3), np.uint8)
@@ -218,7 +218,7 @@ def test_a_shift_is_a_window_of_the_padded_crop() -> None:
     assert {top for top, _ in offsets} == {left for _, left in offsets} == set(range(7))
 
 
-def test_an_erased_box_is_one_rectangle_of_the_asked_area() -> None:
+def test_erased_box_is_a_rectangle_of_the_given_area() -> None:
     augmentation = Augmentation(0, flip_probability=0, erase_probability=1, erase_area=(0.1, 0.3))
     crops, _ = run(augmentation)
     for crop in crops:
@@ -237,7 +237,7 @@ def test_maps_do_not_change_the_draws() -> None:
     assert with_maps.random() == without.random()
 
 
-def test_the_input_stays_as_it_was() -> None:
+def test_input_is_not_modified() -> None:
     crops, maps = (torch.from_numpy(values) for values in make_batch())
     augment(crops, maps, LIP20.mirror, Augmentation(), FILL, np.random.default_rng(0))
     for before, after in zip(make_batch(), (crops, maps), strict=True):
@@ -250,8 +250,8 @@ def test_maps_need_the_mirror_table() -> None:
         augment(crops, maps, None, Augmentation(), FILL, np.random.default_rng(0))
 
 
-def test_confidence_goes_where_its_pixels_go() -> None:
-    """Crops whose green channel (from 50) is the confidence: 0 where something was invented."""
+def test_confidence_moves_with_its_pixels() -> None:
+    """Crops whose green channel (from 50) is the confidence, 0 in padding and boxes."""
     crops, maps = (torch.from_numpy(values) for values in make_batch())
     sure = torch.from_numpy(np.random.default_rng(1).integers(0, 200, maps.shape, dtype=np.uint8))
     crops[..., 1] = 50 + sure

@@ -1,4 +1,4 @@
-"""The part vocabulary: ids as published, words for prompts, sides that swap in a mirror."""
+"""Part vocabularies: published ids, words for prompts, mirrored labels."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from pivl_distill.data.vocabulary import (
 from pivl_distill.errors import PivlError
 
 
-def test_lip_has_its_published_ids() -> None:
+def test_lip_ids_are_the_published_ones() -> None:
     assert len(LIP20) == 20
     published = {"Background": 0, "Hat": 1, "Face": 13, "Left-arm": 14, "Right-shoe": 19}
     assert {label: LIP20.index(label) for label in published} == published
 
 
-def test_prompts_say_plain_words_or_published_labels() -> None:
+def test_prompt_words_are_plain_or_published() -> None:
     assert [LIP20.prompt_words(kind)[5] for kind in ("plain", "raw")] == [
         "upper clothes",
         "Upper-clothes",
     ]
 
 
-def test_other_vocabularies_have_their_published_ids() -> None:
+def test_other_ids_are_the_published_ones() -> None:
     published = {
         "atr18": {"Belt": 8, "Left-shoe": 9, "Face": 11, "Right-arm": 15, "Bag": 16, "Scarf": 17},
         "cihp20": {"Pants": 9, "Torso-skin": 10, "Scarf": 11, "Right-shoe": 19},
@@ -52,7 +52,7 @@ def test_other_vocabularies_have_their_published_ids() -> None:
         assert vocabulary.labels[vocabulary.background].lower() == "background"
 
 
-def test_the_palette_is_that_of_pascal_voc() -> None:
+def test_palette_is_pascal_voc() -> None:
     colours = voc_palette(256)
     assert colours[:5].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128]]
     assert colours[15].tolist() == [192, 128, 128]
@@ -61,20 +61,20 @@ def test_the_palette_is_that_of_pascal_voc() -> None:
     np.testing.assert_array_equal(LIP20.palette, colours[:20])
 
 
-def test_an_unknown_label_is_answered_with_the_nearest() -> None:
+def test_unknown_label_suggests_the_nearest() -> None:
     with pytest.raises(PivlError, match="Unknown lip20 label 'hat'; did you mean 'Hat'"):
         LIP20.index("hat")
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
-def test_every_label_has_words_of_its_own(vocabulary) -> None:
+def test_words_of_labels_are_distinct(vocabulary) -> None:
     assert len(set(vocabulary.words)) == len(vocabulary.words) == len(vocabulary.labels)
     assert all(words == words.lower() and "-" not in words for words in vocabulary.words)
     assert len(vocabulary) < IGNORE
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES.values(), ids=VOCABULARIES)
-def test_a_mirror_swaps_left_and_right_and_nothing_else(vocabulary) -> None:
+def test_mirror_swaps_only_left_and_right(vocabulary) -> None:
     table = vocabulary.mirror
     np.testing.assert_array_equal(table[table], np.arange(256))
     for number, label in enumerate(vocabulary.labels):

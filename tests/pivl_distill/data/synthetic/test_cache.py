@@ -1,4 +1,4 @@
-"""The cache: made once, never half."""
+"""The cache of synthetic datasets: rendered once, atomically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pivl_distill.data.synthetic.tiers import Tier
 from pivl_distill.errors import PivlError
 
 
-def test_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_dataset_is_rendered_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path))
     made: list[tuple[str, int]] = []
 
@@ -29,7 +29,9 @@ def test_made_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert first.name == f"tiny-seed4-v{GENERATOR_VERSION}"
 
 
-def test_another_process_may_finish_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_dataset_that_another_process_finished_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path))
 
     def lose_the_race(root: Path, tier: Tier, seed: int) -> None:

@@ -1,4 +1,4 @@
-"""Cameras: `cast` weakens the image formation and nothing else."""
+"""Cameras: `cast` scales the image formation and nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_same_seed_and_index_give_the_same_camera() -> None:
     assert len({camera(seed, index) for seed in range(3) for index in range(3)}) == 9
 
 
-def test_place_does_not_depend_on_cast() -> None:
+def test_viewpoint_does_not_depend_on_cast() -> None:
     weak, strong = (asdict(camera(0, 1, cast)) for cast in (0.1, 1.0))
     for name, value in weak.items():
         assert (value == strong[name]) == (name in PLACE), name
@@ -54,7 +54,7 @@ def test_viewpoints_surround_people() -> None:
     assert gaps.max() < np.pi
 
 
-def test_each_flaw_changes_the_photograph() -> None:
+def test_each_factor_of_image_formation_changes_the_image() -> None:
     scene = np.random.default_rng(0).integers(60, 200, (64, 32, 3)).astype(np.uint8)
     neutral = camera(0, 0, 0.0)
     flaws: dict[str, Any] = {

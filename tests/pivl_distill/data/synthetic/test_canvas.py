@@ -56,7 +56,7 @@ def test_pattern_shows_the_accent_under_the_same_label() -> None:
     assert set(np.unique(layers.labels[3:])) == {5}
 
 
-def test_forgotten_labels_stay_forgotten_and_new_fills_count() -> None:
+def test_forget_labels_affects_only_earlier_fills() -> None:
     canvas = Canvas((8, 8))
     canvas.fill(rectangle(0j, 8 + 8j), RED)
     canvas.forget_labels()
@@ -84,7 +84,7 @@ def test_dome_is_the_upper_half() -> None:
     assert dome(5 + 5j, 2, 2).imag.max() == pytest.approx(5)
 
 
-def test_too_many_surfaces_are_refused() -> None:
+def test_too_many_surfaces_are_an_error() -> None:
     canvas, outline = Canvas((4, 4)), rectangle(0j, 1 + 1j)
     for red in range(255):
         canvas.fill(outline, Paint((red, 0, 0), 1))

@@ -1,4 +1,4 @@
-"""The contact sheet shows crops and coloured maps of a tree."""
+"""The contact sheet shows crops and coloured maps of a dataset."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_sheet_has_a_row_per_person_and_a_pair_per_camera(tmp_path: Path) -> Non
     assert (pixels[:128, 64:128] == 0).all(axis=2).any()  # the map's background is black
 
 
-def test_a_folder_without_crops_is_refused(tmp_path: Path) -> None:
+def test_folder_without_crops_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(PivlError, match="contains no crops"):
         contact_sheet(tmp_path, tmp_path / "sheet.png")
     assert list(tmp_path.iterdir()) == []

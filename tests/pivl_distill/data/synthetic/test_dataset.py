@@ -1,4 +1,4 @@
-"""The written tree: Market-1501's names and rules, whole or not at all."""
+"""The written dataset: Market-1501's layout, written atomically."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_query_has_a_match_in_another_camera(root: Path) -> None:
         assert any(pid == other and camera != seen_by for other, seen_by in gallery)
 
 
-def test_distractors_are_nobody_of_the_splits() -> None:
+def test_distractors_are_no_training_or_test_people() -> None:
     crops = plan(TINY)
     known = {crop.person for crop in crops if crop.pid > 0}
     others = [crop.person for crop in crops if crop.pid <= 0]
@@ -100,7 +100,7 @@ def test_every_crop_has_a_palette_map_of_its_size(root: Path) -> None:
                 assert np.asarray(part_map).max() < 20
 
 
-def test_maps_survive_writing(root: Path) -> None:
+def test_written_maps_equal_the_rendered_ones(root: Path) -> None:
     crop = plan(TINY)[5]
     with Image.open(root / "parsing" / crop.split / f"{crop.stem}.png") as part_map:
         np.testing.assert_array_equal(
@@ -125,20 +125,20 @@ def test_bytes_do_not_depend_on_the_number_of_workers(root: Path, tmp_path: Path
     assert _digests(tmp_path / "again") == _digests(root)
 
 
-def test_seeds_give_other_crops(root: Path) -> None:
+def test_seeds_give_different_crops(root: Path) -> None:
     crop = plan(TINY)[0]
     assert (
         dataset.render_crop(TINY, 3, crop).image != dataset.render_crop(TINY, 4, crop).image
     ).any()
 
 
-def test_a_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = dataset.render_crop
+def test_failed_write_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = dataset.render_crop
 
     def fail_late(tier: Tier, seed: int, crop: PlannedCrop) -> Rendering:
         if crop.number == 20:
             raise OSError("disk full")
-        return whole(tier, seed, crop)
+        return original(tier, seed, crop)
 
     monkeypatch.setattr(dataset, "render_crop", fail_late)
     with pytest.raises(OSError, match="disk full"):
@@ -146,7 +146,7 @@ def test_a_failing_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_folder_is_kept(tmp_path: Path) -> None:
+def test_existing_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(PivlError, match="exists already"):
         write_dataset(tmp_path / "mine", TINY, seed=0)

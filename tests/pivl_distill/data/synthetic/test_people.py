@@ -1,4 +1,4 @@
-"""People: families share the large garments, and words never say what cannot be seen."""
+"""People: families share large garments, and phrases describe visible items only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OWN = {
 
 @pytest.fixture
 def walker() -> Person:
-    """Somebody with plain, known clothes and no extras."""
+    """A person with plain, known clothes and no accessories."""
     return replace(
         person(0, 0, 1), skin="pale", lower="pants", lower_colour="blue", upper="green",
         pattern="plain", long_sleeves=False, coat=None, hair="black", hair_length="short", hat=None,
@@ -115,16 +115,16 @@ def test_phrases_of_extras(walker: Person) -> None:
     ],
 )  # fmt: skip
 def test_lower_garment_and_its_label(walker: Person, lower: str, label: int) -> None:
-    said = phrases(replace(walker, lower=lower))
-    assert said[label] == f"blue {lower}"
-    assert (labels.SOCKS in said) == (labels.LEFT_LEG in said) == (lower in BARE_LEGGED)
+    by_label = phrases(replace(walker, lower=lower))
+    assert by_label[label] == f"blue {lower}"
+    assert (labels.SOCKS in by_label) == (labels.LEFT_LEG in by_label) == (lower in BARE_LEGGED)
 
 
-def test_caption_says_two_to_six_visible_garments_once(walker: Person) -> None:
+def test_caption_lists_two_to_six_visible_garments_once(walker: Person) -> None:
     rng = np.random.default_rng(0)
     dressed = replace(walker, hat="red", scarf="pink", gloves="cyan", sunglasses=True, coat="beige")
     visible = set(range(20)) - {labels.HAT}
-    said = {
+    allowed = {
         phrase for label, phrase in phrases(dressed).items() if label not in labels.SKIN_LABELS
     } - {"red hat"}
     counts, seen = set(), set()
@@ -132,22 +132,22 @@ def test_caption_says_two_to_six_visible_garments_once(walker: Person) -> None:
         head, _, tail = caption(dressed, visible, rng).partition(" wearing ")
         named = tail.split(", ")
         assert head == "a photo of a person"
-        assert set(named) <= said
+        assert set(named) <= allowed
         assert len(set(named)) == len(named)
         counts.add(len(named))
         seen |= set(named)
     assert counts == {2, 3, 4, 5, 6}
-    assert seen == said
+    assert seen == allowed
 
 
-def test_caption_with_little_to_say(walker: Person) -> None:
+def test_caption_with_few_visible_garments(walker: Person) -> None:
     rng = np.random.default_rng(0)
     assert caption(walker, [labels.FACE], rng) == "a photo of a person"
     shoes = [labels.LEFT_SHOE, labels.RIGHT_SHOE]
     assert caption(walker, shoes, rng) == "a photo of a person wearing white shoes"
 
 
-def test_attributes_name_only_what_can_be_asked_for(walker: Person) -> None:
+def test_attributes_are_none_if_not_applicable(walker: Person) -> None:
     named = attributes(walker)
     assert json.loads(json.dumps(named)) == named
     assert (named["pants"], named["upper"], named["shoes"]) == ("blue", "green", "white")

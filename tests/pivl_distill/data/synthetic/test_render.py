@@ -1,4 +1,4 @@
-"""Rendering: exact maps, right sides, the same bytes each time."""
+"""Rendering: exact maps, correct sides, determinism."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sample() -> list[tuple[int, Rendering]]:
 
 
 def _looking(yaw_rad: float) -> Camera:
-    """A neutral camera that sees everybody from the same side."""
+    """A neutral camera that sees every person from the same side."""
     return replace(camera(0, 0, 0.0), yaw_rad=yaw_rad, spread_rad=0.0)
 
 
@@ -61,7 +61,7 @@ def test_people_fill_the_crop(sample: list[tuple[int, Rendering]]) -> None:
 
 
 @pytest.mark.parametrize(("yaw_rad", "left_of_image"), [(0.0, "right"), (math.pi, "left")])
-def test_sides_are_the_persons_own(yaw_rad: float, left_of_image: str) -> None:
+def test_left_and_right_are_the_persons_own(yaw_rad: float, left_of_image: str) -> None:
     someone = replace(person(0, 0, 1), lower="shorts", socks=None, coat=None, gloves=None, bag=None)
     pairs = [
         (labels.LEFT_ARM, labels.RIGHT_ARM),
@@ -127,7 +127,7 @@ def test_odd_sizes() -> None:
     assert part_map.shape == (97, 41)
 
 
-def test_accidents_hide_the_person() -> None:
+def test_occluders_hide_part_of_the_person() -> None:
     calm = replace(camera(0, 0, 0.0), occlusion=0.0)
     busy = replace(calm, occlusion=1.0)
     shares = [

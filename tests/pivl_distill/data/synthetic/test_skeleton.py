@@ -1,4 +1,4 @@
-"""The skeleton: sides, viewing directions and the box that a figure is fitted into."""
+"""The skeleton: sides, viewing directions and the bounding box."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pivl_distill.data.synthetic.skeleton import Pose, pose, skeleton
 STILL = Pose(yaw=0.0, stride=0.0, phase=0.0, spread=(0.1, 0.1), bend=(0.2, 0.2))
 
 
-def test_left_is_right_in_the_image_only_from_the_front() -> None:
+def test_left_side_is_right_in_the_image_only_from_the_front() -> None:
     front = skeleton(person(0, 0, 1), STILL, 0.2, 32 + 4j, 120)
     back = skeleton(person(0, 0, 1), STILL._replace(yaw=math.pi), 0.2, 32 + 4j, 120)
     for joint in ("shoulder", "hand", "knee", "toe"):

@@ -1,4 +1,4 @@
-"""Tiers: literal, consistent, and found by name."""
+"""Tiers: consistent, and found by name."""
 
 from __future__ import annotations
 
