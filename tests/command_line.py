@@ -1,4 +1,4 @@
-"""The commands as a user types them, in this process."""
+"""Run commands in this process, as a user types them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from click.testing import CliRunner, Result
 from pivl_distill.cli import main
 
 QUICK = ("--config", "quick")
-"""The shortest training there is, of the tiny tier."""
+"""The shortest training configuration, on the tiny tier."""
 
 
 def run(*arguments: str | Path) -> Result:
+    """Run `pivl-distill` with these arguments."""
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
 def end(code: int, *arguments: str | Path) -> str:
-    """What a command says that has to end with this exit code; white space is one blank."""
+    """Return the output of a command that must exit with this code; whitespace is collapsed."""
     result = run(*arguments)
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
@@ -25,9 +26,10 @@ def end(code: int, *arguments: str | Path) -> str:
 
 
 def succeed(*arguments: str | Path) -> str:
+    """`end` with exit code 0."""
     return end(0, *arguments)
 
 
 def refuse(*arguments: str | Path) -> str:
-    """As bad input ends."""
+    """`end` with exit code 2, of bad input."""
     return end(2, *arguments)

@@ -83,7 +83,7 @@ def plan_student(
     Raises: PivlError for bad settings, a missing bank or run, or options that exclude each other.
     """
     if max_ms is not None and resume is not None and out is None:
-        raise PivlError("--resume continues with the network that was begun; leave --max-ms away.")
+        raise PivlError("--resume continues with the network of the run; remove --max-ms.")
     location = locate_run("student", out, resume)
     if bank == "none":
         overrides = {**overrides, "supervision": "none"}
@@ -98,7 +98,7 @@ def plan_student(
         from pivl_distill.app.choose_arch import choose_arch
 
         if "arch" in overrides:
-            raise PivlError("Either --arch names the student or --max-ms chooses it; drop one.")
+            raise PivlError("Both --arch and --max-ms choose the network; remove one of them.")
         settings = choose_arch(settings, max_ms, latency_device)
     return StudentPlan(settings, bank_file, location, bank_dim(config) if random_bank else None)
 

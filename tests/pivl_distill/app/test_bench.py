@@ -1,4 +1,4 @@
-"""`pivl-distill bench`: every file that runs here, beside PyTorch, as table, JSON and plot."""
+"""`pivl-distill bench`: timings as table, JSON and plot."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def edit(folder: Path, change) -> None:
 
 
 @pytest.fixture
-def whole(deployed: Path, tmp_path: Path) -> Path:
-    """An export run whose checkpoint is still there."""
+def exported(deployed: Path, tmp_path: Path) -> Path:
+    """An export whose checkpoint still exists."""
     network = create_backbone("lcnet_050", image_size_hw=(64, 32))
     student = Student("lcnet_050", network, (64, 32), 4, None, False, HeadSettings())
     checkpoint = tmp_path / "student.safetensors"
@@ -51,9 +51,9 @@ def whole(deployed: Path, tmp_path: Path) -> Path:
     return deployed
 
 
-def test_every_file_and_pytorch_at_every_setting(whole, tmp_path):
+def test_every_file_and_pytorch_are_timed_at_every_setting(exported, tmp_path):
     json_file, plot = tmp_path / "bench.json", tmp_path / "bench.png"
-    result = bench(whole, *QUICK, "--json", json_file, "--plot", plot)
+    result = bench(exported, *QUICK, "--json", json_file, "--plot", plot)
     assert result.exit_code == 0, result.output
     names = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "PyTorch eager"]
     metadata = json.loads(json_file.read_text())
@@ -66,18 +66,18 @@ def test_every_file_and_pytorch_at_every_setting(whole, tmp_path):
         assert timing["runs"] >= 3
     subjects = {subject["name"]: subject for subject in metadata["files"]}
     assert list(subjects) == names
-    assert subjects["model.onnx"]["file_bytes"] == (whole / "model.onnx").stat().st_size
-    retrieval = [a["retrieval"] for a in read_facts(whole)["artifacts"]]
+    assert subjects["model.onnx"]["file_bytes"] == (exported / "model.onnx").stat().st_size
+    retrieval = [a["retrieval"] for a in read_facts(exported)["artifacts"]]
     scores = [r["exported_mAP"] for r in retrieval[:3]] + [retrieval[0]["checkpoint_mAP"]]
     assert [subject["mAP"] for subject in subjects.values()] == scores
     assert subjects["PyTorch eager"]["peak_bytes"] > subjects["model.onnx"]["peak_bytes"] > 1e7
     assert "against eager" in result.output
-    assert f"{read_facts(whole)['cost']['macs']:,} multiply-adds" in result.output
+    assert f"{read_facts(exported)['cost']['macs']:,} multiply-adds" in result.output
     assert "model.int8.trt.onnx is left out: made for tensorrt" in result.output
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_checkpoint_and_figures_the_files_are_timed_all_the_same(deployed, tmp_path):
+def test_without_checkpoint_or_scores_files_are_still_timed(deployed, tmp_path):
     def forget(metadata: dict[str, Any]) -> None:
         for artifact in metadata["artifacts"]:
             artifact["retrieval"] = None
@@ -90,13 +90,13 @@ def test_without_checkpoint_and_figures_the_files_are_timed_all_the_same(deploye
     assert "no mAP to plot" in result.output
 
 
-def test_another_checkpoint_is_no_baseline(whole):
-    source = Path(json.loads((whole / "run.json").read_text())["source"])
+def test_a_modified_checkpoint_is_left_out(exported):
+    source = Path(json.loads((exported / "run.json").read_text())["source"])
     source.write_bytes(source.read_bytes() + b" ")
-    assert "PyTorch is left out" in bench(whole, *QUICK).output
+    assert "PyTorch is left out" in bench(exported, *QUICK).output
 
 
-def test_failed_files_and_engines_are_left_out_and_said(deployed):
+def test_failed_files_and_engines_are_left_out_with_a_reason(deployed):
     def change(metadata: dict[str, Any]) -> None:
         metadata["artifacts"][1].update(status="failed", failure="overflow")
         metadata["artifacts"][2].update(kind="tensorrt", runs_on="tensorrt")
@@ -112,7 +112,7 @@ def test_failed_files_and_engines_are_left_out_and_said(deployed):
 
 
 class Runner:
-    """An engine of a GPU that is not there; one file is of another version."""
+    """Replaces the engine runner; the INT8 file cannot be loaded."""
 
     def __init__(self, path: Path) -> None:
         if "int8" in path.name:
@@ -124,7 +124,7 @@ class Runner:
 
 
 @pytest.mark.parametrize(("device", "timed"), [((), True), (("--device", "cpu"), False)])
-def test_engines_that_run_here_have_a_row(deployed, tmp_path, monkeypatch, device, timed):
+def test_engines_that_run_here_are_timed(deployed, tmp_path, monkeypatch, device, timed):
     monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="L4", compute_capability="8.9"))
     monkeypatch.setattr("pivl_distill.app.bench.EngineRunner", Runner)
 
@@ -144,10 +144,10 @@ def test_engines_that_run_here_have_a_row(deployed, tmp_path, monkeypatch, devic
     assert ("model.int8.onnx was built by another version" in result.output) == timed
 
 
-def test_pytorch_runs_with_the_cameras_of_the_export(whole, monkeypatch):
-    """The run says how the checkpoint was used, wherever the command is run from."""
-    run = json.loads((whole / "run.json").read_text())
-    (whole / "run.json").write_text(json.dumps(run | {"camera": "mean", "sie_coefficient": 3.0}))
+def test_pytorch_runs_with_the_cameras_of_the_export(exported, monkeypatch):
+    """They are read from run.json."""
+    run = json.loads((exported / "run.json").read_text())
+    (exported / "run.json").write_text(json.dumps(run | {"camera": "mean", "sie_coefficient": 3.0}))
     used = []
 
     def load(path: Path, cameras: Cameras) -> EmbeddingModel:
@@ -156,7 +156,7 @@ def test_pytorch_runs_with_the_cameras_of_the_export(whole, monkeypatch):
 
     monkeypatch.setattr("pivl_distill.app.bench.load_checkpoint", load)
     monkeypatch.setattr("pivl_distill.app.bench.peak_memory", lambda run, *taken: 0)
-    assert bench(whole, *QUICK).exit_code == 0
+    assert bench(exported, *QUICK).exit_code == 0
     assert used == [Cameras("mean", 3.0)]
 
 
@@ -168,14 +168,14 @@ def test_a_changed_file_is_not_timed(deployed):
 
 
 @pytest.mark.parametrize("option", ["--json", "--plot"])
-def test_a_place_that_takes_no_file_is_refused_before_the_work(deployed, option):
+def test_an_unwritable_output_is_an_error_before_the_work(deployed, option):
     result = bench(deployed, *QUICK, option, deployed / "model.onnx" / "bench")
     assert result.exit_code == 2
     assert "Cannot write to" in result.output
     assert "Timing" not in result.output
 
 
-def test_a_plot_without_matplotlib_is_refused_before_the_work(deployed, tmp_path, monkeypatch):
+def test_a_plot_without_matplotlib_is_an_error_before_the_work(deployed, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = bench(deployed, *QUICK, "--plot", tmp_path / "bench.png")
     assert result.exit_code == 2

@@ -21,7 +21,7 @@ from pivl_distill.errors import PivlError
 POINTS = [Point("model.onnx, cpu", 1.0, 0.46), Point("PyTorch eager, cpu", 8.0, 0.44)]
 
 
-def test_plot_is_a_png_with_something_on_it(tmp_path):
+def test_plot_is_a_readable_png(tmp_path):
     out = tmp_path / "new" / "plot.png"
     plot_accuracy_against_latency(POINTS, "A title", out)
     image = np.array(Image.open(out).convert("RGB"))

@@ -1,4 +1,4 @@
-"""`pivl-distill student --max-ms` measures exported candidates and trains the chosen one."""
+"""`pivl-distill student --max-ms`: the choice of the network, and training it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pivl_distill.errors import PivlError
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Candidates with made-up figures; gives the names that were timed, one list a time."""
+    """Replace the candidates by two with fixed latency; returns the names, timed together."""
     timed: list[list[str]] = []
     figures = {"small": (10, 1.0), "large": (90, 4.0)}
 
@@ -37,7 +37,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return timed
 
 
-def test_all_candidates_are_shown_and_the_largest_that_fits_is_taken(measured, capsys):
+def test_all_candidates_are_listed_and_the_largest_within_budget_is_chosen(measured, capsys):
     settings = choose_arch.choose_arch(StudentConfig(), 2.0, "cpu")
     assert settings == StudentConfig(arch="small")
     assert measured == [["small", "large"]]  # in turns
@@ -48,12 +48,12 @@ def test_all_candidates_are_shown_and_the_largest_that_fits_is_taken(measured, c
     assert "4.00 ms" in printed
 
 
-def test_nothing_fits(measured):
+def test_no_candidate_within_budget_is_an_error(measured):
     with pytest.raises(PivlError, match=r"fastest, small, takes 1\.00 ms"):
         choose_arch.choose_arch(StudentConfig(), 0.5, "cpu")
 
 
-def test_one_candidate_is_really_exported_timed_and_trained(tmp_path, monkeypatch):
+def test_a_real_candidate_is_exported_timed_and_trained(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(choose_arch, "CANDIDATES", ("lcnet_050",))
     timed = choose_arch.measure_latency
@@ -66,7 +66,7 @@ def test_one_candidate_is_really_exported_timed_and_trained(tmp_path, monkeypatc
     assert json.loads(Path("run/run.json").read_text())["start"] == "none"
 
 
-def test_the_choice_learns_from_a_bank(tmp_path, monkeypatch):
+def test_the_chosen_network_learns_from_the_bank(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(choose_arch, "CANDIDATES", ("lcnet_050",))
     timed = choose_arch.measure_latency
@@ -78,20 +78,20 @@ def test_the_choice_learns_from_a_bank(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("budget", ["0", "-1"])
-def test_a_budget_is_above_zero(budget):
+def test_a_budget_must_be_positive(budget):
     assert "--max-ms" in refuse("student", "--max-ms", budget)
 
 
-def test_a_run_that_is_continued_has_its_network(tmp_path, monkeypatch):
+def test_max_ms_excludes_resume(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    said = refuse("student", "--max-ms", "2", "--resume", "runs/student-1")
-    assert "leave --max-ms away" in said
+    output = refuse("student", "--max-ms", "2", "--resume", "runs/student-1")
+    assert "remove --max-ms" in output
 
 
 @pytest.mark.parametrize("named", [("--arch", "resnet18"), ("--set", "arch=resnet18")])
-def test_an_arch_is_either_named_or_chosen(tmp_path, monkeypatch, named):
+def test_max_ms_excludes_arch(tmp_path, monkeypatch, named):
     monkeypatch.chdir(tmp_path)
     command = ["student", "--config", "quick", "--bank", "none", "--max-ms", "2", *named]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 2
-    assert "drop one" in result.output
+    assert "remove one of them" in result.output

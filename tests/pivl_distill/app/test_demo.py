@@ -1,4 +1,4 @@
-"""`pivl-distill demo`: the table of what the stages made; for the stages something stands in."""
+"""`pivl-distill demo`: its table of results, with the stages replaced by stubs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from export.manifest_schema import read_manifest
 from pivl_distill.app.export_run import ExportOptions
 from pivl_distill.errors import VerificationError
 
-demo = importlib.import_module("pivl_distill.app.demo")  # the name in the package is the command
+demo = importlib.import_module("pivl_distill.app.demo")
 PRECISIONS = ("fp16", "int8")
 FP32_ONLY = ExportOptions()
 
 
 @pytest.fixture
-def asked(deployed_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple]]:
-    """Stages that make nothing, and exports that are all the same; what was exported, and how."""
+def exports(deployed_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple]]:
+    """Replace the stages by stubs; returns the exported files and their precisions."""
     exported = []
 
     def export(path: Path, options: ExportOptions = FP32_ONLY) -> ExportReport:
@@ -38,7 +38,7 @@ def asked(deployed_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[st
 
 
 def rows(printed: str) -> dict[str, list[str]]:
-    """The lines of the table by the name they begin with."""
+    """Cells of the table rows, by the name in the first column."""
     names = ("teacher", "student, no bank", "student, bank", *demo.EXPORTED)
     lines = [line.strip() for line in printed.splitlines() if " MB " in line]
     return {
@@ -48,9 +48,9 @@ def rows(printed: str) -> dict[str, list[str]]:
     }
 
 
-def test_the_taught_student_is_shown_in_every_precision(asked, deployed_once, capsys):
+def test_the_student_with_a_bank_is_listed_in_every_precision(exports, deployed_once, capsys):
     demo.run_demo()
-    assert asked == [("teacher", ()), ("plain", ()), ("own", PRECISIONS)]
+    assert exports == [("teacher", ()), ("plain", ()), ("own", PRECISIONS)]
     printed = capsys.readouterr().out
     found, manifest = rows(printed), read_manifest(deployed_once)
     for name, file in demo.EXPORTED.items():
@@ -61,8 +61,8 @@ def test_the_taught_student_is_shown_in_every_precision(asked, deployed_once, ca
     assert len(found) == 6
 
 
-def test_a_file_over_its_budget_is_shown_and_then_ends_the_demo(
-    asked, deployed_once, monkeypatch, capsys
+def test_a_file_over_budget_is_listed_before_the_demo_fails(
+    exports, deployed_once, monkeypatch, capsys
 ):
     manifest = read_manifest(deployed_once)
     failed = {"status": "failed", "failure": "Over budget.", "latency": ()}

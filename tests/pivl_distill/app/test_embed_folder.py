@@ -1,4 +1,4 @@
-"""`pivl-distill embed`: a folder of crops becomes one file of unit vectors."""
+"""`pivl-distill embed`: the embeddings of a folder of crops in one file."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ def expected(
     return Extractor(deployed_once, precision=precision).embed_folder(crops)
 
 
-def test_npz_holds_names_unit_vectors_and_where_they_come_from(
-    embed, deployed_once, crops, tmp_path
-):
+def test_npz_contains_names_unit_vectors_and_provenance(embed, deployed_once, crops, tmp_path):
     out = tmp_path / "new" / "features.npz"
     result = embed("-o", out, "--precision", "int8")
     assert result.exit_code == 0, result.output
@@ -69,7 +67,7 @@ def test_npz_holds_names_unit_vectors_and_where_they_come_from(
     assert len(metadata["artifact_sha256"]) == 64
 
 
-def test_several_processes_write_a_part_each(launch, deployed_once, crops, tmp_path):
+def test_each_process_writes_a_shard(launch, deployed_once, crops, tmp_path):
     pytest.importorskip("pyarrow")
     (crops / "b" / "broken.png").write_bytes(b"none")
     command = ("-m", "pivl_distill", "embed", crops, "--export", deployed_once, "-o")
@@ -86,11 +84,11 @@ def test_several_processes_write_a_part_each(launch, deployed_once, crops, tmp_p
     np.testing.assert_allclose(np.concatenate(list(shards.batches())), vectors, atol=1e-6)
     ended = launch(2, *command, tmp_path / "people.npz")
     assert [process.code for process in ended] == [2, 2]
-    # One says it; the other may add that it lost that one.
+    # The first to fail prints the error; the other may report a failed peer.
     assert sum("Several processes write Parquet files" in process.said for process in ended) == 1
 
 
-def test_files_of_another_number_of_processes_are_not_added_to(embed, tmp_path, monkeypatch):
+def test_shards_of_another_number_of_processes_are_an_error(embed, tmp_path, monkeypatch):
     pytest.importorskip("pyarrow")
     out = tmp_path / "gallery" / "people.parquet"
     out.parent.mkdir()
@@ -103,7 +101,7 @@ def test_files_of_another_number_of_processes_are_not_added_to(embed, tmp_path, 
     )
     monkeypatch.setattr(embed_folder.process_group, "world_size", lambda: 4)
     monkeypatch.setattr(embed_folder.process_group, "rank", lambda: 1)
-    assert embed_folder.shard_file(out) == left  # a run of as many writes its own anew
+    assert embed_folder.shard_file(out) == left  # the same number of processes overwrites it
     monkeypatch.setattr(embed_folder.process_group, "world_size", lambda: 2)
     with pytest.raises(PivlError, match="people-2-of-4"):
         embed_folder.shard_file(out)
@@ -113,7 +111,7 @@ def test_files_of_another_number_of_processes_are_not_added_to(embed, tmp_path, 
 
 
 @pytest.mark.parametrize("group", [3, 7, 4096])
-def test_parquet_holds_the_same_in_groups(
+def test_parquet_row_groups_contain_the_same_vectors(
     embed, deployed_once, crops, tmp_path, monkeypatch, group
 ):
     parquet = pytest.importorskip("pyarrow.parquet")
@@ -132,7 +130,7 @@ def test_parquet_holds_the_same_in_groups(
 def test_a_folder_of_parquet_files_can_be_searched(
     embed, deployed_once, crops, tmp_path, monkeypatch
 ):
-    """What one command writes, the other reads: rows, groups, shards and names."""
+    """`search` reads what `embed` writes: rows, row groups, shards and names."""
     pytest.importorskip("pyarrow")
     pytest.importorskip("faiss")
     monkeypatch.setattr(embed_folder, "ROWS_PER_GROUP", 3)
@@ -148,7 +146,7 @@ def test_a_folder_of_parquet_files_can_be_searched(
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
-def test_unreadable_images_are_named_left_out_and_counted(embed, crops, tmp_path, ending):
+def test_unreadable_images_are_left_out_and_listed(embed, crops, tmp_path, ending):
     if ending == "parquet":
         pytest.importorskip("pyarrow")
     for name in ("a/3ü.png", "b/0ü.png"):
@@ -156,9 +154,9 @@ def test_unreadable_images_are_named_left_out_and_counted(embed, crops, tmp_path
     out = tmp_path / f"features.{ending}"
     result = embed("-o", out)
     assert result.exit_code == 3, result.output
-    said = " ".join(result.output.split())
-    assert "Cannot read a/3ü.png" in said, result.output
-    assert "Cannot read b/0ü.png" in said, result.output
+    output = " ".join(result.output.split())
+    assert "Cannot read a/3ü.png" in output, result.output
+    assert "Cannot read b/0ü.png" in output, result.output
     if ending == "npz":
         with np.load(out) as file:
             assert len(file["features"]) == len(file["names"]) == 5
@@ -166,7 +164,7 @@ def test_unreadable_images_are_named_left_out_and_counted(embed, crops, tmp_path
         assert metadata["unreadable"] == ["a/3ü.png", "b/0ü.png"]
 
 
-def test_of_many_unreadable_images_the_first_are_named(embed, crops, tmp_path):
+def test_only_the_first_unreadable_images_are_logged(embed, crops, tmp_path):
     for number in range(25):
         (crops / f"x{number:02}.jpg").write_bytes(b"")
     result = embed("-o", tmp_path / "features.npz")
@@ -177,7 +175,7 @@ def test_of_many_unreadable_images_the_first_are_named(embed, crops, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
-def test_a_failure_keeps_the_old_file_and_leaves_nothing(embed, crops, tmp_path, ending):
+def test_a_failure_keeps_the_old_file_and_no_partial_one(embed, crops, tmp_path, ending):
     if ending == "parquet":
         pytest.importorskip("pyarrow")
     out = tmp_path / "out" / f"features.{ending}"
@@ -191,7 +189,7 @@ def test_a_failure_keeps_the_old_file_and_leaves_nothing(embed, crops, tmp_path,
     assert [path.read_text() for path in out.parent.iterdir()] == ["old"]
 
 
-def test_wrong_input_is_refused_before_any_work(embed, crops, tmp_path, monkeypatch):
+def test_wrong_input_is_an_error_before_the_work(embed, crops, tmp_path, monkeypatch):
     result = embed("-o", tmp_path / "features.csv")
     assert result.exit_code == 2
     assert "must end in .npz" in result.output
@@ -206,7 +204,7 @@ def test_wrong_input_is_refused_before_any_work(embed, crops, tmp_path, monkeypa
     assert "pip install 'pivl-distill[search]'" in result.output
 
 
-def test_the_camera_of_all_images_reaches_the_network(deployed_once, crops, tmp_path, monkeypatch):
+def test_camera_is_passed_for_every_image(deployed_once, crops, tmp_path, monkeypatch):
     extractor = Extractor(deployed_once)
     seen = []
     streamed = extractor.stream_files
@@ -228,7 +226,7 @@ def test_torch_is_not_imported(deployed_once, crops, tmp_path):
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
 
 
-def test_a_place_that_takes_no_file_is_refused_before_the_work(embed, crops, monkeypatch):
+def test_an_unwritable_output_is_an_error_before_the_work(embed, crops, monkeypatch):
     monkeypatch.setattr(embed_folder, "embed_folder", lambda *_: pytest.fail("began to work"))
     result = embed("-o", crops / "a" / "1ü.png" / "features.npz")
     assert result.exit_code == 2

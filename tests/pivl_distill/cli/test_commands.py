@@ -1,4 +1,4 @@
-"""The commands as a user types them, on the tiny tier, and what wrong input answers."""
+"""Commands end to end on the tiny tier, and the errors of wrong input."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pivl_distill.data.synthetic.cache import cached_dataset
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the three commands have run one after the other."""
+    """A folder in which teach, student and export have run."""
     folder = tmp_path_factory.mktemp("workplace")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -41,9 +41,9 @@ def retrieval_of(path: Path) -> dict[str, float]:
     return json.loads((path / "run.json").read_text())["retrieval"]
 
 
-def test_the_three_commands_leave_readable_run_folders() -> None:
-    made = {p.as_posix() for p in Path("runs").rglob("*") if p.is_file()}
-    assert made == {
+def test_teach_student_and_export_write_complete_run_folders() -> None:
+    files = {p.as_posix() for p in Path("runs").rglob("*") if p.is_file()}
+    assert files == {
         "runs/teach-1/config.yaml",
         "runs/teach-1/metrics.jsonl",
         "runs/teach-1/prompt_bank.safetensors",
@@ -109,7 +109,7 @@ def test_the_same_seed_gives_the_same_student() -> None:
 
 
 @pytest.mark.parametrize("arch", ["resnet18", "vit_tiny_patch16_224"])
-def test_another_cnn_and_a_vit_are_students_too(arch: str) -> None:
+def test_another_cnn_and_a_vit_can_be_students(arch: str) -> None:
     output = succeed("student", *QUICK, "--arch", arch, "--pretrained", "none", "-o", arch)
     assert "mAP" in output
     assert "Verified" in succeed("export", arch, "-o", f"{arch}-export")
@@ -123,7 +123,7 @@ def test_a_tiny_vit_can_teach() -> None:
 
 
 def test_market1501_tree_and_maps_by_path(tmp_path: Path) -> None:
-    """Outside the cache, with the maps elsewhere and without the mark of synthetic people."""
+    """A tree outside the cache, without synthetic.json, whose maps are in another folder."""
     tree, maps = tmp_path / "market", tmp_path / "maps"
     shutil.copytree(cached_dataset("tiny"), tree)
     shutil.move(tree / "parsing", maps)
@@ -136,7 +136,7 @@ def test_market1501_tree_and_maps_by_path(tmp_path: Path) -> None:
     assert retrieval_of(tmp_path / "student")["valid_queries"] == 24
 
 
-def test_crops_without_cameras_are_scored_and_the_figures_say_so(tmp_path: Path) -> None:
+def test_crops_without_cameras_are_scored_without_the_camera_rule(tmp_path: Path) -> None:
     splits = {"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"}
     rows = [
         f"{path},{path.name.partition('_')[0]},{split}"
@@ -147,14 +147,14 @@ def test_crops_without_cameras_are_scored_and_the_figures_say_so(tmp_path: Path)
     manifest.write_text("\n".join(["path,pid,split", *rows]))
     data = ("--data", f"manifest:{manifest}")
     baseline = ("--bank", "none", "--pretrained", "none")
-    said = succeed("student", *QUICK, *data, *baseline, "-o", tmp_path / "student")
-    assert "not the usual protocol" in said
+    output = succeed("student", *QUICK, *data, *baseline, "-o", tmp_path / "student")
+    assert "not the usual protocol" in output
     assert retrieval_of(tmp_path / "student")["camera_rule"] is False
     assert "not the usual protocol" in succeed("export", tmp_path / "student", "-o", "no-cameras")
     (artifact,) = json.loads(Path("no-cameras/manifest.json").read_text())["artifacts"]
     assert artifact["retrieval"]["camera_rule"] is False
-    said = succeed("evaluate", tmp_path / "student", "--sheet", tmp_path / "sheet.png")
-    assert "not the usual protocol" in said
+    output = succeed("evaluate", tmp_path / "student", "--sheet", tmp_path / "sheet.png")
+    assert "not the usual protocol" in output
     known = succeed("evaluate", tmp_path / "student", "--data", "synthetic:tiny")
     assert "not the usual protocol" not in known
 
@@ -166,11 +166,11 @@ def test_synth_writes_a_tree_and_a_sheet(tmp_path: Path) -> None:
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
-def test_unknown_settings_are_refused_together_with_the_nearest_match() -> None:
-    said = refuse("student", "--set", "stage2.epoch=3", "--set", "archs=x", "--set", "seed=-1")
-    assert "stage2.epoch: unknown setting; did you mean 'epochs'?" in said
-    assert "archs: unknown setting; did you mean 'arch'?" in said
-    assert "seed: Input should be greater than or equal to 0" in said
+def test_unknown_settings_are_listed_with_the_nearest_name() -> None:
+    output = refuse("student", "--set", "stage2.epoch=3", "--set", "archs=x", "--set", "seed=-1")
+    assert "stage2.epoch: unknown setting; did you mean 'epochs'?" in output
+    assert "archs: unknown setting; did you mean 'arch'?" in output
+    assert "seed: Input should be greater than or equal to 0" in output
 
 
 @pytest.mark.parametrize(
@@ -194,20 +194,20 @@ def test_unknown_settings_are_refused_together_with_the_nearest_match() -> None:
         (("synth", "--tier", "easy"), "Unknown synthetic tier 'easy'"),
     ],
 )
-def test_wrong_input_is_answered_with_what_to_do(arguments: tuple[str, ...], sentence: str) -> None:
+def test_wrong_input_is_an_error(arguments: tuple[str, ...], sentence: str) -> None:
     assert sentence in refuse(*arguments)
 
 
-def test_a_bank_of_other_people_is_refused(tmp_path: Path) -> None:
+def test_a_bank_of_other_identities_is_an_error(tmp_path: Path) -> None:
     tree = tmp_path / "market"
     shutil.copytree(cached_dataset("tiny"), tree)
     for path in sorted((tree / "bounding_box_train").glob("0001_*")):
         path.rename(path.with_name(path.name.replace("0001_", "0900_")))
-    said = refuse("student", *QUICK, "--data", f"market1501:{tree}", "--bank", "runs/teach-1")
-    assert "pid 900" in said
+    output = refuse("student", *QUICK, "--data", f"market1501:{tree}", "--bank", "runs/teach-1")
+    assert "pid 900" in output
 
 
-def test_without_runs_a_command_says_which_comes_first(
+def test_without_runs_the_error_names_the_command_to_run_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -215,19 +215,19 @@ def test_without_runs_a_command_says_which_comes_first(
     assert "run `pivl-distill teach` first" in refuse("student")
 
 
-def test_batches_of_engines_are_read_before_anything_is_exported() -> None:
+def test_engine_batch_sizes_are_checked_before_exporting() -> None:
     assert "min ≤ opt ≤ max" in refuse("export", "--trt", "--batch", "64,8,1", "-o", "unread")
     assert not Path("unread").exists()
 
 
 def test_trt_without_tensorrt_keeps_the_onnx_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    said = refuse("export", "--trt", "-o", "no-engine")
-    assert "pivl-distill[trt]" in said
+    output = refuse("export", "--trt", "-o", "no-engine")
+    assert "pivl-distill[trt]" in output
     assert Path("no-engine/model.onnx").is_file()
 
 
-def test_an_exported_file_that_was_changed_is_refused() -> None:
+def test_evaluating_a_modified_exported_file_is_an_error() -> None:
     shutil.copytree("runs/export-1", "changed")
     onnx = Path("changed/model.onnx")
     data = bytearray(onnx.read_bytes())

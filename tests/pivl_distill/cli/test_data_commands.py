@@ -1,4 +1,4 @@
-"""`check` and `occluded-duke` as a user types them."""
+"""`pivl-distill check` and `occluded-duke`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DUKE = (
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables on lines of their own, whatever the terminal."""
+    """A console so wide that no table row wraps."""
     monkeypatch.setattr(console.out, "_width", 200)
 
 
@@ -34,13 +34,13 @@ def lines(result: Result) -> list[str]:
 def test_check_of_crops_without_cameras(tmp_path: Path, plant) -> None:
     result = run("check", f"folders:{plant(tmp_path, FOLDERS)}")
     assert result.exit_code == 0, result.output
-    said = lines(result)
-    assert "train 2 1 0" in said
-    assert "identities in both training and test 0 ok" in said
-    assert f"cameras {NO_CAMERA_RULE}" in said
-    assert "parsing maps 0 of 2 training images (0.0 %)" in said
-    assert "verdict no problems" in said
-    assert any(line.startswith("Checking files: 4 images") for line in said)
+    output = lines(result)
+    assert "train 2 1 0" in output
+    assert "identities in both training and test 0 ok" in output
+    assert f"cameras {NO_CAMERA_RULE}" in output
+    assert "parsing maps 0 of 2 training images (0.0 %)" in output
+    assert "verdict no problems" in output
+    assert any(line.startswith("Checking files: 4 images") for line in output)
 
 
 def test_check_fails_on_problems_and_names_the_first(tmp_path: Path, plant) -> None:
@@ -49,31 +49,31 @@ def test_check_fails_on_problems_and_names_the_first(tmp_path: Path, plant) -> N
     (tmp_path / "gallery/2/b.jpg").write_bytes(b"")
     result = run("check", f"folders:{tmp_path}")
     assert result.exit_code == 3, result.output
-    said = lines(result)
-    assert "test images also in training 1 PROBLEM query/2/a.jpg = train/1/a.jpg" in said
-    assert "images that cannot be read 1 PROBLEM gallery/2/b.jpg" in said
-    assert "verdict 2 problems" in said
+    output = lines(result)
+    assert "test images also in training 1 PROBLEM query/2/a.jpg = train/1/a.jpg" in output
+    assert "images that cannot be read 1 PROBLEM gallery/2/b.jpg" in output
+    assert "verdict 2 problems" in output
 
 
 def test_check_shows_published_counts_and_the_protocol(tmp_path: Path, plant) -> None:
     result = run("check", f"dukemtmc:{plant(tmp_path, DUKE)}")
     assert result.exit_code == 3
-    said = lines(result)
-    assert "train 2 1 2 16,522 702 8" in said
-    assert "splits with other counts than published 3 PROBLEM train" in said
-    assert "protocol 408 identities of the gallery are distractors" in said
-    assert "verdict 1 problem" in said
+    output = lines(result)
+    assert "train 2 1 2 16,522 702 8" in output
+    assert "splits with other counts than published 3 PROBLEM train" in output
+    assert "protocol 408 identities of the gallery are distractors" in output
+    assert "verdict 1 problem" in output
 
 
-def test_check_takes_maps_and_refuses_what_is_no_data_set(tmp_path: Path) -> None:
-    said = run("check", "folders:nowhere")
-    assert (said.exit_code, "no such folder" in said.output) == (2, True)
-    said = run("check", "synthetic:tiny", "--parsing", tmp_path / "nowhere")
-    assert (said.exit_code, "does not exist" in said.output) == (2, True)
+def test_check_of_a_missing_data_set_or_map_folder_is_an_error(tmp_path: Path) -> None:
+    output = run("check", "folders:nowhere")
+    assert (output.exit_code, "no such folder" in output.output) == (2, True)
+    output = run("check", "synthetic:tiny", "--parsing", tmp_path / "nowhere")
+    assert (output.exit_code, "does not exist" in output.output) == (2, True)
     assert run("check").exit_code == 2
 
 
-def test_names_are_printed_as_they_are(tmp_path: Path, plant) -> None:
+def test_brackets_in_file_names_are_not_markup(tmp_path: Path, plant) -> None:
     plant(tmp_path, [*FOLDERS, "train/1/[bold]x[2].jpg"])
     (tmp_path / "train/1/[bold]x[2].jpg").write_bytes(b"")
     assert any(
@@ -99,7 +99,7 @@ def test_occluded_duke_is_made_and_counted(
     assert (again.exit_code, "exists already" in again.output) == (2, True)
 
 
-def test_tables_of_figures_say_when_cameras_are_unknown() -> None:
+def test_scores_without_the_camera_rule_are_marked() -> None:
     figures = (0.5, [0.5] * 10, 0.5, 3, 0)
     assert retrieval_rows(RetrievalResult(*figures, camera_rule=False))["cameras"] == NO_CAMERA_RULE
     assert "cameras" not in retrieval_rows(RetrievalResult(*figures))
