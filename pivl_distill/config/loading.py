@@ -7,7 +7,7 @@ another: `extends: NAME` loads that file first.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,7 +61,9 @@ def load_config(
     return validate_settings(model, merged, source or resumed or "the command line")
 
 
-def given_settings(section: str, source: str | None, overrides: Iterable[str]) -> dict[str, str]:
+def given_settings(
+    section: str, source: str | None, overrides: Mapping[str, Any]
+) -> dict[str, str]:
     """Return the origin of each setting that the user gave, by dotted name.
 
     An origin is "command line" or the name of the file.
@@ -70,7 +72,7 @@ def given_settings(section: str, source: str | None, overrides: Iterable[str]) -
     if source is not None:
         settings = _read_extended(_find_config(source)).get(section, {})
         given = {key: source for key, _ in flatten_settings(settings)}
-    return given | dict.fromkeys(overrides, "command line")
+    return given | {key: "command line" for key, _ in flatten_settings(overrides)}
 
 
 def flatten_settings(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -143,14 +145,16 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PivlError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(content, dict):
-        raise PivlError(f"{path} must hold sections {' and '.join(sorted(SECTIONS))}.")
+        raise PivlError(f"{path} must contain the sections {' and '.join(sorted(SECTIONS))}.")
     for key, section in content.items():
         if key == EXTENDS:
             continue
         if key not in SECTIONS:
             raise unknown_name(f"section of {path}", str(key), (*SECTIONS, EXTENDS))
         if not isinstance(section, dict | None):
-            raise PivlError(f"The section '{key}' of {path} must hold settings, not {section!r}.")
+            raise PivlError(
+                f"The section '{key}' of {path} must contain settings, not {section!r}."
+            )
     return content
 
 

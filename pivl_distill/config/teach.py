@@ -95,7 +95,7 @@ class PromptSettings(Settings):
         slots = {"identity": ["{X}"], "part": ["{X}", "{part}"], "label": ["{part}"]}
         required = slots[str(info.field_name)]
         if sorted(re.findall(r"{\w*}|[{}]", template)) != required:
-            raise ValueError(f"must hold {' and '.join(required)} once and no other braces")
+            raise ValueError(f"must contain {' and '.join(required)} once and no other braces")
         return template
 
 

@@ -113,7 +113,7 @@ class Canvas:
             colours = [paint.rgb] if paint.accent is None else [paint.rgb, paint.accent]
             last = self._used + len(colours)
             if last > 256:
-                raise ValueError("a canvas holds at most 255 distinct surfaces")
+                raise ValueError("a canvas can have at most 255 distinct surfaces")
             self._surfaces[self._used : last, :3] = colours
             self._surfaces[self._used : last, 3] = min(255, light * _FULL_LIGHT // _LIGHT_STEPS)
             self._labels[self._used : last] = paint.label

@@ -43,7 +43,15 @@ class Figure:
         return float(np.clip(0.97 + 0.9 * behind, 0.72, 1.05))
 
     def limb(self, a: Joint, b: Joint, radius_a: float, radius_b: float, paint: Paint) -> None:
-        """Paint a round, tapered limb."""
+        """Paint a round, tapered limb.
+
+        Args:
+            a: start.
+            b: end.
+            radius_a: radius at the start, in body heights.
+            radius_b: radius at the end, in body heights.
+            paint: colour and label.
+        """
         radius_a, radius_b = radius_a * self.girth_px, radius_b * self.girth_px
         light = self.depth_light(b)
         self.canvas.fill(capsule(a.at, b.at, radius_a, radius_b), paint, light * _EDGE_LIGHT)

@@ -79,7 +79,15 @@ def pose(camera: Camera, rng: np.random.Generator) -> Pose:
 def skeleton(
     person: Person, pose: Pose, pitch_rad: float, top_px: complex, length_px: float
 ) -> Skeleton:
-    """Place `person` in the image: crown to lowest toe spans `length_px` below `top_px`."""
+    """Place a person in the image.
+
+    Args:
+        person: proportions of the body.
+        pose: pose of the limbs and yaw.
+        pitch_rad: downward tilt of the camera, in radians.
+        top_px: position of the crown, x + iy in pixels.
+        length_px: vertical extent from the crown to the lowest toe, in pixels.
+    """
     points = [(0.0, HEAD, 0.0), (0.0, NECK, 0.0), (0.0, CHEST, 0.0), (0.0, HIPS, 0.0)]
     points += _limbs(person, pose, 0) + _limbs(person, pose, 1)
     view = np.array(points) @ _view(pose.yaw, pitch_rad)

@@ -11,6 +11,7 @@ from pivl_distill.config import (
     StudentConfig,
     TeachConfig,
     dump_config,
+    given_settings,
     load_config,
     parse_override,
 )
@@ -192,11 +193,11 @@ def test_unknown_config_suggests_the_nearest_name():
     ("text", "message"),
     [
         ("student: [", "is not readable YAML"),
-        ("- 1", "must hold sections student and teach"),
-        ("", "must hold sections student and teach"),
+        ("- 1", "must contain the sections student and teach"),
+        ("", "must contain the sections student and teach"),
         ("students: {}", r"Unknown section of .*'students'; did you mean 'student'"),
-        ("student: [1]", "section 'student' of .* must hold settings"),
-        ("student: 3", "section 'student' of .* must hold settings"),
+        ("student: [1]", "section 'student' of .* must contain settings"),
+        ("student: 3", "section 'student' of .* must contain settings"),
     ],
 )
 def test_malformed_file_is_an_error(tmp_path, text, message):
@@ -222,3 +223,16 @@ def test_file_and_overrides_precede_the_resumed_run(tmp_path):
     source = written(tmp_path, "student: {stage2: {epochs: 5}}")
     now = load_config(StudentConfig, "student", source, {"seed": 6}, str(path))
     assert (now.stage2.epochs, now.seed, now.arch) == (5, 6, "resnet18")
+
+
+def test_given_settings_name_the_file_or_the_command_line(tmp_path):
+    source = written(tmp_path, "student: {data: {spec: a}, stage2: {loss: {align: 2}}}")
+    overrides = {"seed": 1, "data": {"size_hw": [96, 48]}, "stage2.epochs": 3}
+    assert given_settings("student", source, overrides) == {
+        "data.spec": source,
+        "stage2.loss.align": source,
+        "seed": "command line",
+        "data.size_hw": "command line",
+        "stage2.epochs": "command line",
+    }
+    assert given_settings("student", None, {}) == {}

@@ -26,7 +26,7 @@ from pivl_distill.errors import PivlError
 def test_prompt_with_wrong_slots_is_an_error(key, template, slots):
     with pytest.raises(PivlError) as error:
         load_config(TeachConfig, "teach", None, {f"prompts.{key}": template})
-    expected = f"prompts.{key}: Value error, must hold {slots} once and no other braces"
+    expected = f"prompts.{key}: Value error, must contain {slots} once and no other braces"
     assert expected in str(error.value)
     assert repr(template) in str(error.value)
 
