@@ -9,17 +9,17 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 
 
-def pick_device(wanted: DeviceChoice) -> torch.device:
+def pick_device(setting: DeviceChoice) -> torch.device:
     """Return the device for a setting: "auto" prefers CUDA; each process uses its own GPU.
 
     Raises PivlError if CUDA is requested but missing, or if a process has no GPU of its own.
     """
-    if wanted == "meta":
+    if setting == "meta":
         raise PivlError("The device 'meta' has shapes but no data; use it with --dry-run only.")
     available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
+    if setting == "cuda" and not available:
         raise PivlError("No CUDA device is available; set device to 'auto' or 'cpu'.")
-    if wanted == "cpu" or not available:
+    if setting == "cpu" or not available:
         return torch.device("cpu")
     if process_group.local_rank() and process_group.local_rank() >= (
         devices := torch.cuda.device_count()

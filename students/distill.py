@@ -104,7 +104,15 @@ def make_student(
     bank: PromptBank | None,
     teacher_embeddings: np.ndarray | None,
 ) -> Student:
-    """Return the network with the training heads that its supervision needs."""
+    """Return the network with the training heads that its supervision needs.
+
+    Args:
+        config: of `student`.
+        network: backbone without heads.
+        dataset: its training identities are the classes.
+        bank: determines the dimension of projected features; None without texts.
+        teacher_embeddings: [N, F], determines the dimension of distilled embeddings, or None.
+    """
     return Student(
         config.arch,
         network,

@@ -223,8 +223,8 @@ def nonempty_shard(items: int) -> slice:
 
     A process without items still has to compute one to know the shape of the results.
     """
-    own = shard(items)
-    return own if own.start < own.stop else slice(0, 1)
+    items_here = shard(items)
+    return items_here if items_here.start < items_here.stop else slice(0, 1)
 
 
 def shard_sizes(items: int) -> list[int]:

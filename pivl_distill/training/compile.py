@@ -21,9 +21,9 @@ LONG_RUN_STEPS = 5000
 """Number of steps from which compiling pays on a CPU, even with small crops."""
 
 
-def should_compile(wanted: bool | Literal["auto"], steps: int, device: torch.device) -> bool:
+def should_compile(setting: bool | Literal["auto"], steps: int, device: torch.device) -> bool:
     """Return whether to compile a run of `steps` steps; "auto" compiles long runs on a CPU."""
-    return device.type == "cpu" and steps >= LONG_RUN_STEPS if wanted == "auto" else wanted
+    return device.type == "cpu" and steps >= LONG_RUN_STEPS if setting == "auto" else setting
 
 
 def compile_body(body: nn.Module, device: torch.device) -> None:

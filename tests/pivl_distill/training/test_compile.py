@@ -35,12 +35,12 @@ def test_a_compiled_body_is_the_same_module(monkeypatch):
     assert compiled == [body]
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_explicit_setting_overrides_auto(wanted):
+@pytest.mark.parametrize("setting", [True, False])
+def test_explicit_setting_overrides_auto(setting):
     assert (
-        should_compile(wanted, 1, CPU)
-        is should_compile(wanted, 10**6, torch.device("cuda"))
-        is wanted
+        should_compile(setting, 1, CPU)
+        is should_compile(setting, 10**6, torch.device("cuda"))
+        is setting
     )
 
 
