@@ -18,7 +18,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs.provenance import array_sha256, file_provenance, weights_provenance
-from pivl_distill.storage.filenames import EMBEDDINGS_FILE, STUDENT_FILE
+from pivl_distill.storage.filenames import TEACHER_EMBEDDINGS_FILE, STUDENT_FILE
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.teacher_embeddings import load_embeddings
@@ -139,7 +139,9 @@ def load_teacher_embeddings(
     """
     if not config.stage2.loss.embedding:
         return None
-    path = config.teacher_embeddings or (bank_file.parent / EMBEDDINGS_FILE if bank_file else None)
+    path = config.teacher_embeddings or (
+        bank_file.parent / TEACHER_EMBEDDINGS_FILE if bank_file else None
+    )
     if path is None or not path.is_file():
         raise PivlError(
             f"stage2.loss.embedding needs teacher embeddings, but there are none at {path}; teach"

@@ -21,7 +21,7 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs.provenance import bank_provenance
 from pivl_distill.runs.run import Run
-from pivl_distill.storage.filenames import BANK_FILE, EMBEDDINGS_FILE, TEACHER_FILE
+from pivl_distill.storage.filenames import BANK_FILE, TEACHER_EMBEDDINGS_FILE, TEACHER_FILE
 from pivl_distill.storage.files import sha256
 from pivl_distill.storage.tensors import is_foreign
 from pivl_distill.training.alignment import TextFeatures
@@ -84,7 +84,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         def save(model: EmbeddingModel) -> None:
             save_teacher(model, run.path / TEACHER_FILE)
             if config.save_teacher_embeddings:
-                save_embeddings(run.path / EMBEDDINGS_FILE, model, store, dataset)
+                save_embeddings(run.path / TEACHER_EMBEDDINGS_FILE, model, store, dataset)
 
         retrieval = stage2.train_and_evaluate(run, teacher, store, text_features, save)
         report = TeachReport(

@@ -95,7 +95,7 @@ class ReIDNetwork(nn.Module, ABC):
         return self.forward_heads(self.encode(images, cameras))
 
     def encode(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
-        """Run `forward_features` in `half_precision`; the output is float32 in any case."""
+        """Run `forward_features` in `half_precision`; the output is always float32."""
         if self.half_precision is None:
             return self.forward_features(images, cameras)
         with torch.autocast(images.device.type, self.half_precision):

@@ -25,7 +25,7 @@ STUDENT_FILE = "student.safetensors"
 CHECKPOINT_FILES = (STUDENT_FILE, TEACHER_FILE)
 """Trained networks, in the order in which commands look for them."""
 
-EMBEDDINGS_FILE = "teacher_embeddings.safetensors"
+TEACHER_EMBEDDINGS_FILE = "teacher_embeddings.safetensors"
 """The teacher's embeddings of the training images."""
 
 FP32_FILE = "model.onnx"
