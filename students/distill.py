@@ -18,7 +18,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs.provenance import array_sha256, file_provenance, weights_provenance
-from pivl_distill.storage.filenames import TEACHER_EMBEDDINGS_FILE, STUDENT_FILE
+from pivl_distill.storage.filenames import STUDENT_FILE, TEACHER_EMBEDDINGS_FILE
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.teacher_embeddings import load_embeddings
