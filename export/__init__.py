@@ -1,7 +1,7 @@
-"""Stage three: a checkpoint leaves as verified ONNX files, optionally with TensorRT engines.
+"""Stage three: export a checkpoint as verified ONNX files and, optionally, TensorRT engines.
 
-Nothing is imported here: onnx, onnxruntime and tensorrt are large, and the command line must start
-at once.
+Start reading at `exporter.py`. This file imports nothing: onnx, onnxruntime and tensorrt are large,
+and the command line must start quickly.
 """
 
 import logging

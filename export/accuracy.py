@@ -1,7 +1,7 @@
-"""Does the exported file do what the checkpoint does? Feature by feature, and in retrieval.
+"""Compare an exported file with its checkpoint: feature by feature, and in retrieval.
 
-Features are compared after the same preprocessing, so that any difference is the graph's. What
-users care about is retrieval, so mAP and Rank-1 are measured on both sides too.
+Both sides get the same preprocessed crops, so any difference comes from the graph. mAP and Rank-1
+are measured on both sides too, since retrieval is what the features are used for.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXPORT_PRECISIONS: tuple[ExportPrecision, ...] = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True)
 class FeatureParity:
-    """How near exported features are to the checkpoint's, over all crops of query and gallery."""
+    """Agreement of exported features with the checkpoint's over all query and gallery crops."""
 
     min_cosine: float
     mean_cosine: float
@@ -40,7 +40,7 @@ class FeatureParity:
 class RetrievalComparison:
     """mAP and Rank-1 in 0..1 of the checkpoint and of the exported file, over `queries` queries.
 
-    `camera_rule` is False if cameras are unknown, as in `RetrievalResult`.
+    `camera_rule` is False if the camera ids are unknown; see `RetrievalResult`.
     """
 
     checkpoint_mAP: float  # noqa: N815
@@ -63,10 +63,10 @@ class RetrievalComparison:
 
 @dataclass(frozen=True)
 class AccuracyBudget:
-    """What an export may lose: the least cosine, and percentage points of mAP and Rank-1.
+    """Accuracy that an export may lose: the lowest cosine, and percentage points of mAP and Rank-1.
 
-    One query's Rank-1 is always allowed: less than that cannot be told from a tie. Gains are not
-    held against a file; one that is merely different is found by its cosine.
+    The Rank-1 of a single query is always allowed, because it may be a tie. A gain is never over
+    budget; the cosine detects features that are merely different.
     """
 
     min_cosine: float
@@ -96,22 +96,22 @@ def parse_budgets(assignments: Iterable[str]) -> dict[ExportPrecision, AccuracyB
     budgets = dict(DEFAULT_BUDGETS)
     for assignment in assignments:
         key, _, value = assignment.partition("=")
-        name, _, figure = key.partition(".")
+        name, _, limit = key.partition(".")
         precision = parse_precision(name)
-        if figure not in _BUDGET_FIELDS:
-            raise unknown_name("budget", figure, _BUDGET_FIELDS)
+        if limit not in _BUDGET_FIELDS:
+            raise unknown_name("budget", limit, _BUDGET_FIELDS)
         try:
             number = float(value)
         except ValueError:
             number = math.nan
         if not math.isfinite(number):
-            raise PivlError(f"A budget takes e.g. int8.mAP=2, not '{assignment}'.")
-        budgets[precision] = replace(budgets[precision], **{_BUDGET_FIELDS[figure]: number})
+            raise PivlError(f"A budget looks like int8.mAP=2, not '{assignment}'.")
+        budgets[precision] = replace(budgets[precision], **{_BUDGET_FIELDS[limit]: number})
     return budgets
 
 
 def parse_precision(name: str) -> ExportPrecision:
-    """The precision of this name; PivlError naming the known ones."""
+    """Return the precision of this name. Raises PivlError with the known names."""
     for precision in EXPORT_PRECISIONS:
         if precision == name:
             return precision
@@ -120,7 +120,7 @@ def parse_precision(name: str) -> ExportPrecision:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the checkpoint itself does on the test split, to hold every file against."""
+    """Features and retrieval result of the checkpoint; exported files are compared with them."""
 
     test: QueryGalleryCrops
     features: QueryGalleryFeatures
@@ -130,11 +130,11 @@ class Reference:
 def measure_reference(
     model: EmbeddingModel, test: QueryGalleryCrops, *, normalize: bool
 ) -> Reference:
-    """Embed and score the test split by torch; `normalize` as given to `write_onnx`."""
+    """Embed and evaluate query and gallery with PyTorch; `normalize` as for `write_onnx`."""
     features = embed_query_gallery(model, test)
     if normalize:
         features = QueryGalleryFeatures(
-            *(_unit(some) for some in (features.query, features.gallery))
+            *(_unit(split) for split in (features.query, features.gallery))
         )
     return Reference(test, features, evaluate_features(features, test))
 
@@ -142,21 +142,21 @@ def measure_reference(
 def compare_with_reference(
     reference: Reference, features: QueryGalleryFeatures
 ) -> tuple[FeatureParity, RetrievalComparison]:
-    """Hold a file's features of the test split against the checkpoint's.
+    """Compare the query and gallery features of an exported file with the checkpoint's.
 
-    Raises VerificationError if some are not finite.
+    Raises VerificationError if features are not finite.
     """
-    ours, theirs = (
-        np.concatenate([some.query, some.gallery]) for some in (reference.features, features)
+    expected, exported = (
+        np.concatenate([side.query, side.gallery]) for side in (reference.features, features)
     )
-    if broken := np.count_nonzero(~np.isfinite(theirs).all(axis=1)):
+    if broken := np.count_nonzero(~np.isfinite(exported).all(axis=1)):
         raise VerificationError(
-            f"{broken} of {len(theirs)} features are not finite: the network overflows in this "
+            f"{broken} of {len(exported)} features are not finite: the network overflows in this "
             "precision."
         )
-    cosine = (_unit(ours) * _unit(theirs)).sum(axis=1)
+    cosine = (_unit(expected) * _unit(exported)).sum(axis=1)
     parity = FeatureParity(
-        float(cosine.min()), float(cosine.mean()), float(abs(ours - theirs).max())
+        float(cosine.min()), float(cosine.mean()), float(abs(expected - exported).max())
     )
     before, after = reference.result, evaluate_features(features, reference.test)
     return parity, RetrievalComparison(
@@ -172,19 +172,19 @@ def compare_with_reference(
 def check_budget(
     parity: FeatureParity, retrieval: RetrievalComparison, budget: AccuracyBudget
 ) -> None:
-    """VerificationError, with figures and budget, if the export lost more than it may."""
+    """Raise VerificationError, with measured values and limits, if the budget is exceeded."""
     over = []
     if parity.min_cosine < budget.min_cosine:
-        over.append(f"least cosine {parity.min_cosine:.6f}, budget {budget.min_cosine:g}")
+        over.append(f"minimum cosine {parity.min_cosine:.6f}, budget {budget.min_cosine:g}")
     if retrieval.mAP_loss_points > budget.max_mAP_loss_points:
         over.append(
-            f"mAP {retrieval.checkpoint_mAP:.2%} became {retrieval.exported_mAP:.2%}, "
+            f"mAP fell from {retrieval.checkpoint_mAP:.2%} to {retrieval.exported_mAP:.2%}, "
             f"budget {budget.max_mAP_loss_points:g} points"
         )
     one_query = 100 / retrieval.queries
     if retrieval.rank1_loss_points > max(budget.max_rank1_loss_points, one_query) + 1e-9:
         over.append(
-            f"Rank-1 {retrieval.checkpoint_rank1:.2%} became {retrieval.exported_rank1:.2%}, "
+            f"Rank-1 fell from {retrieval.checkpoint_rank1:.2%} to {retrieval.exported_rank1:.2%}, "
             f"budget {budget.max_rank1_loss_points:g} points"
         )
     if over:
@@ -192,7 +192,7 @@ def check_budget(
 
 
 def _unit(features: np.ndarray) -> np.ndarray:
-    """float64 rows of length one; a row of zeros stays, and is at cosine 0 to everything."""
+    """Normalise rows to unit length in float64; a row of zeros stays zero and has cosine 0."""
     features = features.astype(np.float64)
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit: np.ndarray = features / np.where(lengths > 0, lengths, 1)

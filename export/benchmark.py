@@ -1,4 +1,7 @@
-"""What running a network costs in time, each way of running it turn about with the others."""
+"""Compare ways of running a network (ONNX Runtime, engines, eager) for `pivl-distill bench`.
+
+`export.latency` does the interleaved timing, `export.peak_memory` measures memory.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from pivl_distill.runtime.onnx_session import open_session
 
 @dataclass(frozen=True)
 class BenchmarkCase:
-    """One way to run one network on `batch` crops."""
+    """A function that runs a network on `batch` crops, with its device and CPU threads."""
 
     name: str
     device: str
@@ -39,24 +42,24 @@ class BenchmarkResult:
 
 
 def run_benchmark(
-    ways: Sequence[BenchmarkCase], *, max_runs: int = 100, max_seconds: float = 20.0
+    cases: Sequence[BenchmarkCase], *, max_runs: int = 100, max_seconds: float = 20.0
 ) -> list[BenchmarkResult]:
-    """Time all ways until `max_runs` or `max_seconds`, but at least three turns of each."""
+    """Time all cases, interleaved; limits as for `time_interleaved`."""
     times = time_interleaved(
-        [way.run for way in ways], max_repeats=max_runs, max_seconds=max_seconds
+        [case.run for case in cases], max_repeats=max_runs, max_seconds=max_seconds
     )
-    return [_timing(way, times_ms) for way, times_ms in zip(ways, times, strict=True)]
+    return [_result(case, times_ms) for case, times_ms in zip(cases, times, strict=True)]
 
 
 def load_and_run_once(onnx_path: Path, provider: str, threads: int, batch: int) -> None:
-    """Load a file and run one batch: what `peak_memory` measures of it."""
+    """Load a file and run one batch: the function that `peak_memory` measures."""
     session = open_session(onnx_path, threads=threads, providers=[provider])
     session.run(None, random_inputs(session, batch))
 
 
-def _timing(way: BenchmarkCase, times_ms: list[float]) -> BenchmarkResult:
+def _result(case: BenchmarkCase, times_ms: list[float]) -> BenchmarkResult:
     p50, p90, p99 = (float(value) for value in np.percentile(times_ms, (50, 90, 99)))
-    rate = 1000 * way.batch / p50
+    rate = 1000 * case.batch / p50
     return BenchmarkResult(
-        way.name, way.device, way.threads, way.batch, p50, p90, p99, rate, len(times_ms)
+        case.name, case.device, case.threads, case.batch, p50, p90, p99, rate, len(times_ms)
     )

@@ -1,8 +1,9 @@
-"""Half precision in the graph itself, as strongly typed engines need it, between float32 borders.
+"""Convert a float32 ONNX graph to half precision, with float32 inputs and outputs.
 
-What sums many values or divides by small ones stays in float32 between casts: norms, softmax,
-pooling to a vector, L2 normalisation and baked-in preprocessing. Convolutions and matrix products,
-nearly all of the time and of the file, are halved.
+The types are written into the graph, as strongly typed engines require. Operations that sum many
+values or divide by small ones stay in float32 between casts: norms, softmax, pooling to a vector,
+L2 normalisation and preprocessing. Convolutions and matrix products, which are nearly all of the
+run time and file size, are converted.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ SENSITIVE = frozenset(
         "RMSNormalization", "Softmax",
     )
 )  # fmt: skip
-_SCALE_BY_LENGTH = frozenset(("Clip", "Max", "Expand", "Div"))
-"""What follows the length in `torch.nn.functional.normalize`."""
+_NORMALIZE_OPS = frozenset(("Clip", "Max", "Expand", "Div"))
+"""Operators after the norm in the graph of `torch.nn.functional.normalize`."""
 _CASTS = {TensorProto.FLOAT: "fp32", TensorProto.FLOAT16: "fp16"}
 
 
 def write_fp16(onnx_path: Path, path: Path) -> Path:
-    """Write the float32 file `onnx_path` with half-precision weights and products to `path`.
+    """Convert the float32 file `onnx_path` to half precision and write it to `path`.
 
-    Raises PivlError naming a weight that half precision cannot hold.
+    Raises PivlError, with the weight's name, if a weight overflows in half precision.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load(onnx_path), data_prop=True)
     _HalfPrecisionGraph(model.graph).convert()
@@ -45,7 +46,7 @@ def write_fp16(onnx_path: Path, path: Path) -> Path:
 
 
 class _HalfPrecisionGraph:
-    """One graph on its way to half precision: which type each float tensor has by now."""
+    """A graph during conversion; `types` is the current type of each float tensor."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.graph = graph
@@ -56,24 +57,24 @@ class _HalfPrecisionGraph:
             for value in values
             if value.type.tensor_type.elem_type == TensorProto.FLOAT
         }
-        self.kept = {node.name for node in _sensitive_nodes(graph)}
+        self.float32_nodes = {node.name for node in _sensitive_nodes(graph)}
         self.nodes: list[NodeProto] = []
-        self.made: set[str] = set()
+        self.casts: set[str] = set()
 
     def convert(self) -> None:
-        """Rewrite the graph in place; every tensor keeps the type that its node gives it."""
+        """Convert the graph in place; each node computes in one type, with casts in between."""
         (output,) = (value.name for value in self.graph.output)
         for node in list(self.graph.node):
-            wanted = self._type_of(node)
+            dtype = self._type_of(node)
             for position, name in enumerate(node.input):
                 if name in self.weights or name in self.types:
-                    node.input[position] = self._as(name, wanted)
+                    node.input[position] = self._as(name, dtype)
             for name in node.output:
                 if name in self.types:
-                    self.types[name] = wanted
+                    self.types[name] = dtype
             for attribute in node.attribute:
                 if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
-                    attribute.i = wanted
+                    attribute.i = dtype
             self.nodes.append(node)
         if self.types[output] == TensorProto.FLOAT16:
             self._rename(output, f"{output}.fp16")
@@ -86,26 +87,26 @@ class _HalfPrecisionGraph:
             self.graph.initializer.remove(weight)
 
     def _type_of(self, node: NodeProto) -> int:
-        """What a node computes in; a transposition computes nothing and keeps what it is given.
+        """Return the type a node computes in; a transposition keeps the type of its input.
 
-        Cast before it, transposed and multiplied, a tensor crashes ONNX Runtime 1.31 while it loads
-        the file for x86 CPUs (its issue 28392).
+        A cast before a transposition that a product follows crashes ONNX Runtime 1.31 when it loads
+        the file on x86 CPUs (onnxruntime issue 28392).
         """
         if node.op_type == "Transpose":
             return self.types.get(node.input[0], TensorProto.FLOAT16)
-        return TensorProto.FLOAT if node.name in self.kept else TensorProto.FLOAT16
+        return TensorProto.FLOAT if node.name in self.float32_nodes else TensorProto.FLOAT16
 
-    def _as(self, name: str, wanted: int) -> str:
-        """The tensor in the wanted type, which is made where it is first needed."""
-        if self.types.get(name, TensorProto.FLOAT) == wanted:
+    def _as(self, name: str, dtype: int) -> str:
+        """Return the name of the tensor in this type; insert the cast at its first use."""
+        if self.types.get(name, TensorProto.FLOAT) == dtype:
             return name
-        converted = f"{name}.{_CASTS[wanted]}"
-        if converted not in self.made:
-            self.made.add(converted)
+        converted = f"{name}.{_CASTS[dtype]}"
+        if converted not in self.casts:
+            self.casts.add(converted)
             if name in self.weights:
                 self.graph.initializer.append(_half(self.weights[name], converted))
             else:
-                self.nodes.append(_cast(name, converted, wanted))
+                self.nodes.append(_cast(name, converted, dtype))
         return converted
 
     def _rename(self, old: str, new: str) -> None:
@@ -115,13 +116,14 @@ class _HalfPrecisionGraph:
 
 
 def _sensitive_nodes(graph: onnx.GraphProto) -> Iterable[NodeProto]:
-    lengths: set[str] = set()
+    """Yield the nodes that stay in float32."""
+    norms: set[str] = set()
     yield from preprocessing_nodes(graph)
     for node in graph.node:
         if node.op_type == "ReduceL2" or (
-            node.op_type in _SCALE_BY_LENGTH and lengths.intersection(node.input)
+            node.op_type in _NORMALIZE_OPS and norms.intersection(node.input)
         ):
-            lengths.update(node.output)
+            norms.update(node.output)
             yield node
         elif node.op_type in SENSITIVE:
             yield node
@@ -131,9 +133,11 @@ def _half(weight: TensorProto, name: str) -> TensorProto:
     with np.errstate(over="ignore"):
         values = numpy_helper.to_array(weight).astype(np.float16)
     if not np.isfinite(values).all():
-        raise PivlError(f"The weight '{weight.name}' is too large for half precision.")
+        raise PivlError(
+            f"The weight '{weight.name}' is too large for half precision; export without fp16."
+        )
     return numpy_helper.from_array(values, name)
 
 
-def _cast(name: str, converted: str, wanted: int) -> NodeProto:
-    return onnx.helper.make_node("Cast", [name], [converted], name=f"to_{converted}", to=wanted)
+def _cast(name: str, converted: str, dtype: int) -> NodeProto:
+    return onnx.helper.make_node("Cast", [name], [converted], name=f"to_{converted}", to=dtype)

@@ -1,7 +1,8 @@
-"""The golden crop: one synthetic person, shipped with each export, whose vector is on record.
+"""Write the golden crop: a synthetic person, shipped with each export to test it after loading.
 
-Whoever loads the export feeds it this picture first. Swapped channels, another mean, a damaged file
-or a runtime that computes something else show at once, before the first real crop.
+The manifest records each file's output for this crop. `pivl_distill.runtime.golden_check` compares
+it with the output at load time; this detects swapped channels, a wrong mean, a damaged file or a
+runtime that computes something else before the first real crop.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _SEED = 7
 
 
 def write_golden_crop(folder: Path, size_hw: tuple[int, int]) -> np.ndarray:
-    """Write `folder`/golden.png and return it, uint8 RGB [H, W, 3].
+    """Write `folder`/golden.png and return the crop, uint8 RGB [H, W, 3].
 
-    PNG loses nothing, and the crop needs no resizing: every reader sees the same numbers.
+    PNG is lossless and the crop has the input size, so every reader gets the same values.
     """
     crop = render(person(_SEED, 0, 1), camera(_SEED, 0), _SEED, size_hw).image
     buffer = io.BytesIO()

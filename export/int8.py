@@ -1,17 +1,19 @@
-"""INT8 as explicit quantise–dequantise (QDQ) pairs, in the two forms that the two worlds need.
+"""Quantise a float32 ONNX graph to INT8 with explicit quantise–dequantise (QDQ) pairs.
 
-- For CPUs, ONNX Runtime fuses the pairs around a layer into one integer kernel: activations are
-  uint8 with a zero point, weights int8, biases int32, and outputs are quantised too.
-- TensorRT takes symmetric int8 for activations and weights, no quantised bias, and wants pairs at
-  the inputs of layers only, so that what follows a layer is fused with it before it is rounded.
+The two targets need different graphs:
 
-Weights have a scale for each output channel. Quantised are convolutions and products with weights;
-for CPUs, where quantised convolutions feed them, additions, bounded activations and the pooling to
-a vector too, or the CPU would go back to float in between. What stays in float in any case: the
-layer that sees the image (cheap, and faster so on CPUs), for CPUs convolutions of few channels
-(integer kernels are slower on them than float ones), products of two activations (attention),
-additions of biases, norms and softmax. Quantised additions of a transformer's residual stream cost
-a ViT student 6 points of mAP; its cosine was still 0.999.
+- ONNX Runtime on CPUs fuses the pairs around a layer into one integer kernel. Activations are uint8
+  with a zero point, weights int8 and biases int32; the outputs of layers are quantised too.
+- TensorRT requires symmetric int8 activations and weights and float biases. Pairs are at the inputs
+  of layers only, so that the operators after a layer are fused with it before rounding.
+
+Weights have one scale per output channel. Convolutions and products with weights are quantised. For
+CPUs, additions, bounded activations and the pooling to a vector are quantised too where quantised
+convolutions feed them, so that no conversion to float is needed in between. These stay in float32:
+the layer that takes the image (cheap, and faster in float on CPUs); for CPUs, convolutions with few
+channels (integer kernels are slower); products of two activations (attention); bias additions,
+norms and softmax. Quantising the residual additions of a ViT student cost 6 points of mAP, although
+its cosine was still 0.999.
 """
 
 from __future__ import annotations
@@ -38,15 +40,16 @@ from pivl_distill.storage.files import write_bytes
 logger = logging.getLogger(__name__)
 
 Int8Target = Literal["cpu", "tensorrt"]
+"""The runtime that a QDQ graph is made for."""
 INT8_FILES: dict[Int8Target, str] = {"cpu": INT8_CPU_FILE, "tensorrt": INT8_TENSORRT_FILE}
 MAX_FLOAT32_SHARE = 0.5
-"""With more of its layers in float32 a file is hardly INT8: then it fails instead."""
+"""Upper limit on the share of quantisable nodes left in float32 to stay within budget."""
 MIN_CHANNELS = 16
-"""CPUs run a convolution in INT8 if it takes or gives at least so many channels."""
+"""For CPUs, a convolution is quantised if it has at least this many input or output channels."""
 _LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
 _ACTIVATIONS = frozenset(("Clip", "Relu"))
-_KEEP_MAPS = {"Add": 2, "AveragePool": 1, "Clip": 1, "MaxPool": 1, "Relu": 1}
-"""What makes a map of convolutional features from so many others."""
+_FEATURE_MAP_INPUTS = {"Add": 2, "AveragePool": 1, "Clip": 1, "MaxPool": 1, "Relu": 1}
+"""Operators whose output is a feature map if this many of their inputs are."""
 _POOLING = "GlobalAveragePool"
 
 
@@ -57,7 +60,15 @@ def write_int8(
     ranges: Ranges,
     float32_nodes: Collection[str] = (),
 ) -> Path:
-    """Write the float32 file `onnx_path` in INT8 to `path`, except `float32_nodes`."""
+    """Quantise the float32 file `onnx_path`, write it to `path` and return `path`.
+
+    Args:
+        onnx_path: the float32 file.
+        path: the INT8 file to write.
+        target: the runtime that will run the file.
+        ranges: range of each tensor, from `measure_ranges`.
+        float32_nodes: names of nodes that are not quantised.
+    """
     model = onnx.load(onnx_path)
     chosen = [name for name in quantisable_nodes(model.graph, target) if name not in float32_nodes]
     write_bytes(path, _quantise(model, target, ranges, chosen).SerializeToString())
@@ -65,27 +76,29 @@ def write_int8(
 
 
 def quantisable_nodes(graph: onnx.GraphProto, target: Int8Target) -> list[str]:
-    """Names of the layers, and for CPUs of additions and pooling, that INT8 covers; in graph order.
+    """Return the names of the nodes that INT8 covers, in graph order.
 
-    For CPUs a convolution has `MIN_CHANNELS`, and an addition or pooling follows something in
-    INT8.
+    These are layers with weights and, for CPUs, additions and pooling after a quantised node. For
+    CPUs, convolutions need at least `MIN_CHANNELS` channels.
     """
     weights = {initializer.name: initializer for initializer in graph.initializer}
-    maps: set[str] = set()  # tensors that convolutions made
-    integers: set[str] = set()  # those of them that come from something in INT8
+    maps: set[str] = set()  # outputs of convolutions, and feature maps derived from them
+    integers: set[str] = set()  # the subset whose producer is quantised
     names = []
     for node in graph.node:
-        sees_image = node.op_type == "Conv" and not maps
-        taken = node.input[: _KEEP_MAPS.get(node.op_type, 1)]
-        follows = maps.issuperset(taken) and not integers.isdisjoint(taken)
+        takes_image = node.op_type == "Conv" and not maps
+        inputs = node.input[: _FEATURE_MAP_INPUTS.get(node.op_type, 1)]
+        follows = maps.issuperset(inputs) and not integers.isdisjoint(inputs)
         if node.op_type in _LAYERS:
-            covered = not sees_image and _pays(node, weights, target)
+            covered = not takes_image and _quantisable_layer(node, weights, target)
         else:
-            joins = node.op_type == "Add" or _is_pooling(node, weights)
-            covered = target == "cpu" and follows and joins
+            supported = node.op_type == "Add" or _is_pooling(node, weights)
+            covered = target == "cpu" and follows and supported
         if covered:
             names.append(node.name)
-        if node.op_type == "Conv" or (node.op_type in _KEEP_MAPS and maps.issuperset(taken)):
+        if node.op_type == "Conv" or (
+            node.op_type in _FEATURE_MAP_INPUTS and maps.issuperset(inputs)
+        ):
             maps.update(node.output)
             if covered or (follows and node.op_type in _ACTIVATIONS):
                 integers.update(node.output)
@@ -99,22 +112,32 @@ def write_int8_within_budget(
     inputs: Sequence[Tensor],
     verify: Callable[..., Artifact],
 ) -> Artifact:
-    """Write and `verify` INT8 in one form, leaving nodes in float32 until the budget is kept.
+    """Write the INT8 file for `target`, with enough nodes in float32 to stay within its budget.
 
-    Those that lose most when quantised alone come first, and their number doubles from try to try,
-    up to `MAX_FLOAT32_SHARE` of them. `inputs` as for `rank_by_sensitivity`.
+    Nodes are left in float32 in order of sensitivity; their number doubles with each attempt, up to
+    `MAX_FLOAT32_SHARE` of the quantisable nodes.
+
+    Args:
+        onnx_path: the float32 file; the INT8 file is written next to it.
+        target: the runtime that will run the file.
+        ranges: range of each tensor, from `measure_ranges`.
+        inputs: as for `rank_by_sensitivity`.
+        verify: returns the artifact of a path, with keyword `float32_nodes`.
+
+    Returns:
+        The artifact of the last attempt, verified or failed.
     """
     path = onnx_path.with_name(INT8_FILES[target])
     artifact = verify(write_int8(onnx_path, path, target, ranges))
     if artifact.status == "verified" or artifact.retrieval is None:
         return artifact
-    logger.info(f"{path.name}: {artifact.failure} Looking for the layers that lose most.")
+    logger.info(f"{path.name}: {artifact.failure} Ranking layers by their sensitivity to INT8.")
     ranked = rank_by_sensitivity(onnx_path, target, ranges, inputs)
     count = 1
     while artifact.status == "failed" and count <= MAX_FLOAT32_SHARE * len(ranked):
-        kept = ranked[:count]
-        write_int8(onnx_path, path, target, ranges, kept)
-        artifact = verify(path, float32_nodes=kept)
+        float32_nodes = ranked[:count]
+        write_int8(onnx_path, path, target, ranges, float32_nodes)
+        artifact = verify(path, float32_nodes=float32_nodes)
         count *= 2
     left = f"{len(artifact.float32_nodes)} of {len(ranked)} layers in float32"
     if artifact.status == "verified":
@@ -122,36 +145,38 @@ def write_int8_within_budget(
             f"{path.name} is within budget with {left}: {', '.join(artifact.float32_nodes)}."
         )
         return artifact
-    return artifact.model_copy(update={"failure": f"{artifact.failure} That is with {left}."})
+    return artifact.model_copy(update={"failure": f"{artifact.failure} Even with {left}."})
 
 
 def rank_by_sensitivity(
     onnx_path: Path, target: Int8Target, ranges: Ranges, inputs: Sequence[Tensor]
 ) -> list[str]:
-    """The quantisable nodes, the one that loses most when quantised alone first.
+    """Return the quantisable nodes, most sensitive first.
 
-    The loss is the noise in the features of `inputs` (crops as the graph takes them, and their
-    cameras) relative to how the features differ from crop to crop. Cosines would not do: features
-    share a mean that tells nobody apart and hides the loss.
+    Each node is quantised alone. Its sensitivity is the squared error of the features relative to
+    their variance over crops. Cosines are not used: features share a mean that carries no identity
+    and hides the error. `inputs` are crops as the graph takes them and, if needed, camera ids.
     """
     model = onnx.load(onnx_path)
     features = load_forward(onnx_path)(*inputs)
     spread = (features - features.mean(dim=0)).square().sum()
-    losses = {}
+    sensitivity = {}
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder, "trial.onnx")
         names = quantisable_nodes(model.graph, target)
-        for name in track(names, "Quantising layers alone", unit="layers"):
+        for name in track(names, "Quantising one layer at a time", unit="layers"):
             copy = onnx.ModelProto()
             copy.CopyFrom(model)
             onnx.save(_quantise(copy, target, ranges, [name]), trial)
             noise = load_forward(trial)(*inputs) - features
-            losses[name] = float(noise.square().sum() / spread)
-    return sorted(losses, key=lambda name: -losses[name])
+            sensitivity[name] = float(noise.square().sum() / spread)
+    return sorted(sensitivity, key=lambda name: -sensitivity[name])
 
 
-def _pays(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], target: Int8Target) -> bool:
-    """Whether a layer has weights, and for CPUs a convolution channels enough."""
+def _quantisable_layer(
+    node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], target: Int8Target
+) -> bool:
+    """Whether a layer has weights and, if a convolution for CPUs, enough channels."""
     weight = weights.get(node.input[1])
     if weight is None or target != "cpu" or node.op_type != "Conv":
         return weight is not None
@@ -160,42 +185,42 @@ def _pays(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto], target: In
 
 
 def _is_pooling(node: onnx.NodeProto, weights: dict[str, onnx.TensorProto]) -> bool:
-    """Whether a node takes the mean of a map [B, C, h, w] over its pixels."""
+    """Whether a node averages a feature map [B, C, h, w] over its pixels."""
     if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in weights:
         return False
     axes = numpy_helper.to_array(weights[node.input[1]])
     return sorted(axes % 4) == [2, 3]
 
 
-def _pooled_at_once(model: onnx.ModelProto, ranges: Ranges, chosen: Sequence[str]) -> Ranges:
-    """Write the `chosen` means over maps as the pooling that has an integer kernel; in place.
+def _use_pooling_operator(model: onnx.ModelProto, ranges: Ranges, chosen: Sequence[str]) -> Ranges:
+    """Replace `chosen` ReduceMean nodes, in place, by GlobalAveragePool: it has an integer kernel.
 
-    Returns the ranges with those of what is new: [B, C, 1, 1] before a mean that drops its pixels.
+    Returns the ranges, extended by the new tensors [B, C, 1, 1].
     """
-    added: Ranges = {}
+    new_ranges: Ranges = {}
     nodes = []
     for node in model.graph.node:
         nodes.append(node)
         if node.op_type != "ReduceMean" or node.name not in chosen:
             continue
-        (made,) = node.output
+        (output,) = node.output
         keeps_pixels = all(entry.i for entry in node.attribute if entry.name == "keepdims")
-        pooled = made if keeps_pixels else f"{made}.pooled"
-        added[pooled] = ranges[made]
+        pooled = output if keeps_pixels else f"{output}.pooled"
+        new_ranges[pooled] = ranges[output]
         nodes[-1] = onnx.helper.make_node(_POOLING, node.input[:1], [pooled], name=node.name)
         if not keeps_pixels:
-            flat = onnx.helper.make_node("Flatten", [pooled], [made], name=f"{node.name}.flat")
+            flat = onnx.helper.make_node("Flatten", [pooled], [output], name=f"{node.name}.flat")
             nodes.append(flat)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return ranges | added
+    return ranges | new_ranges
 
 
 def _quantise(
     model: onnx.ModelProto, target: Int8Target, ranges: Ranges, chosen: Sequence[str]
 ) -> onnx.ModelProto:
-    """The model with the `chosen` nodes between QDQ pairs; it is changed in place."""
-    ranges = _pooled_at_once(model, ranges, chosen)
+    """Put the `chosen` nodes between QDQ pairs, in place, and return the model."""
+    ranges = _use_pooling_operator(model, ranges, chosen)
     types = _LAYERS | _ACTIVATIONS | {"Add", _POOLING}
     others = [
         node.name

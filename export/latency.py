@@ -1,11 +1,15 @@
-"""How long sessions take for one batch on this machine: median and 90th percentile.
+"""Measure latency on this machine: interleaved runs, reported as median and 90th percentile.
 
-Single runs differ by tens of per cent on a shared machine, so a mean would say little, and whatever
-is compared takes turns, so that what disturbs one disturbs all. A turn is a rest and then a short
-burst of runs. The rest outlasts the threads of ONNX Runtime and of PyTorch, which spin for some 30
-milliseconds after their work and would be counted to whoever comes next. The burst starts with runs
-that are not counted: after a rest caches are cold and the processor is slow, and a device in use is
-neither. Reading and resizing images is left out on purpose: it costs the same for every network.
+`time_interleaved` times any functions, `measure_latency` ONNX Runtime sessions for the manifest;
+`export.benchmark` builds on both for `pivl-distill bench`.
+
+On a shared machine single runs differ by tens of per cent, so medians are reported, and the runs
+under comparison are interleaved, so that a disturbance affects all of them. In each round every
+candidate sleeps and then runs in a short burst. The sleep is longer than the roughly 30 ms for
+which the threads of ONNX Runtime and PyTorch keep spinning after their work, which would slow down
+the next candidate. The first runs of a burst are not timed: after a sleep, caches are cold and the
+clock rate is low, unlike on a device in use. Left out on purpose: reading and resizing images,
+which costs the same for every network.
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ from functools import partial
 import numpy as np
 import onnxruntime as ort
 
-REST_S = 0.05
+SLEEP_S = 0.05
 BURST_RUNS, BURST_UNTIMED = 10, 2
 BURST_S = 0.2
-"""Of slow runs a burst has fewer: none begins after this, but one is not counted and one is."""
+"""No run of a burst starts after this time, but at least one untimed and one timed run are made."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ def measure_latency(
     max_repeats: int = 100,
     max_seconds: float = 5.0,
 ) -> list[Latency]:
-    """Time each session on random images, as `time_interleaved` does."""
+    """Time each session on a random batch; limits as for `time_interleaved`."""
     runs = [partial(session.run, None, random_inputs(session, batch)) for session in sessions]
     times = time_interleaved(runs, max_repeats=max_repeats, max_seconds=max_seconds)
     percentiles = [np.percentile(times_ms, (50, 90)).tolist() for times_ms in times]
@@ -58,34 +62,35 @@ def time_interleaved(
     max_repeats: int = 100,
     max_seconds: float = 5.0,
 ) -> list[list[float]]:
-    """Milliseconds of each run, in turns until all have `max_repeats`, or `max_seconds`.
+    """Return the durations of each function in milliseconds.
 
-    There are at least three turns, after one that does not count. Each has an order of its own, so
-    that none always comes after the same other. Quick runs are timed more often than slow ones.
+    Rounds are repeated until every function was timed `max_repeats` times, or for `max_seconds`,
+    but at least three times after one warm-up round. The order within a round is random. Fast
+    functions are timed more often than slow ones.
     """
     order = random.Random(0)
     times_ms: list[list[float]] = [[] for _ in runs]
 
-    def turn() -> None:
+    def run_round() -> None:
         for number in order.sample(range(len(runs)), len(runs)):
             times_ms[number] += _burst(runs[number])
 
-    turn()
-    for taken in times_ms:
-        taken.clear()
-    start, turns = time.perf_counter(), 0
-    while turns < 3 or (
+    run_round()
+    for durations in times_ms:
+        durations.clear()
+    start, rounds = time.perf_counter(), 0
+    while rounds < 3 or (
         min(map(len, times_ms), default=max_repeats) < max_repeats
         and time.perf_counter() - start < max_seconds
     ):
-        turn()
-        turns += 1
+        run_round()
+        rounds += 1
     return times_ms
 
 
 def _burst(run: Callable[[], object]) -> list[float]:
-    """Milliseconds of up to `BURST_RUNS` runs back to back, after a rest and some untimed ones."""
-    time.sleep(REST_S)
+    """Return the milliseconds of up to `BURST_RUNS` consecutive runs after sleep and warm-up."""
+    time.sleep(SLEEP_S)
     end = time.perf_counter() + BURST_S
     for _ in range(BURST_UNTIMED):
         run()
@@ -100,10 +105,10 @@ def _burst(run: Callable[[], object]) -> list[float]:
 
 
 def random_inputs(session: ort.InferenceSession, batch: int) -> dict[str, np.ndarray]:
-    """Images of the type and shape that the graph takes, and camera 0."""
+    """Return random images of the graph's input type and shape, and camera id 0 if it takes one."""
     images, *others = session.get_inputs()
     shape = (batch, *images.shape[1:])
     dtype = np.uint8 if images.type == "tensor(uint8)" else np.float32
-    drawn = np.random.default_rng(0).uniform(0, 255, shape)
+    values = np.random.default_rng(0).uniform(0, 255, shape)
     feed = {other.name: np.zeros(batch, np.int64) for other in others}
-    return {images.name: drawn.astype(dtype)} | feed
+    return {images.name: values.astype(dtype)} | feed

@@ -1,4 +1,7 @@
-"""An exported file or engine as an embedding model, to be scored like the network it came from."""
+"""Load an exported file or engine as an embedding model, to evaluate it like its checkpoint.
+
+`pivl_distill.runtime.Extractor` is the torch-free counterpart for deployment.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from pivl_distill.storage.files import sha256
 
 
 class _Preprocessed(EmbeddingModel):
-    """The graph does its own preprocessing and takes the crops as they are."""
+    """Preprocessing is in the graph, which takes uint8 crops."""
 
     def preprocess(self, crops: np.ndarray) -> Tensor:
         return torch.from_numpy(crops)
@@ -28,27 +31,27 @@ class _Preprocessed(EmbeddingModel):
 def load_exported(
     path: Path, device: ExecutionDevice = "cpu"
 ) -> tuple[EmbeddingModel, ForwardFunction]:
-    """The preprocessing that the manifest states, and the file's own forward pass on `device`.
+    """Return preprocessing as declared in the manifest, and the file's forward pass on `device`.
 
-    Raises PivlError if there is no manifest or the file is not the one it describes.
+    Raises PivlError if the manifest is missing or its hash of the file does not match.
     """
     manifest = read_manifest(path.parent)
-    described = {artifact.file: artifact.sha256 for artifact in manifest.artifacts}
-    if described.get(path.name) != sha256(path):
+    digests = {artifact.file: artifact.sha256 for artifact in manifest.artifacts}
+    if digests.get(path.name) != sha256(path):
         raise PivlError(f"{path} is not the file its manifest describes; export it again.")
     return embedding_model_from_spec(manifest.name, manifest.input), load_forward(path, device)
 
 
 def embedding_model_from_spec(name: str, spec: InputSpec) -> EmbeddingModel:
-    """What `embed` needs to know to feed an exported file; there is no network in it."""
+    """Return an embedding model with the preprocessing of `spec` and an identity network."""
     kind = _Preprocessed if spec.preprocessing_in_graph else EmbeddingModel
     return kind(name, nn.Identity(), spec.size_hw, spec.mean, spec.std, spec.cameras)
 
 
 def load_forward(path: Path, device: ExecutionDevice = "cpu") -> ForwardFunction:
-    """The forward pass of an engine on the GPU, or of an ONNX file under ONNX Runtime on `device`.
+    """Return the forward pass of an engine on the GPU, or of an ONNX file on `device`.
 
-    Raises PivlError if the file cannot run here.
+    Raises PivlError if the file cannot run on this machine.
     """
     if path.suffix == ".engine":
         return EngineRunner(path)

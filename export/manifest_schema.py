@@ -1,8 +1,12 @@
-"""manifest.json: all that whoever deploys an export needs to know, beside the files it describes.
+"""The complete schema of manifest.json, for writing an export and reading it back on this side.
 
-It is written for failed exports too, with the failure in it, so that a folder found later says
-which of its files may be used. No dates: the same export twice gives the same manifest, but for
-timings.
+The manifest describes every file of an export folder for deployment. It is written for failed
+exports too, with the reason, so that it always states which files may be used. It has no dates:
+exporting twice gives the same manifest except for timings.
+
+`pivl_distill.runtime.manifest_reader` is the second reader of the same file. It needs neither
+pydantic nor torch and reads only the fields that running a file requires. A field that it reads
+must not be renamed or removed here without changing it and `MANIFEST_FORMAT`.
 """
 
 from __future__ import annotations
@@ -23,7 +27,9 @@ from pivl_distill.storage.filenames import MANIFEST_FILE
 from pivl_distill.storage.files import sha256, write_text
 
 ArtifactKind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+"""File type: an ONNX file, or an engine of one of the two libraries."""
 ExecutionTarget = Literal["any", "cpu", "tensorrt"]
+"""Where a file can run: anywhere, on CPUs only, or with TensorRT only."""
 _PACKAGES = (
     "pivl-distill",
     "torch",
@@ -40,11 +46,11 @@ class _Section(BaseModel):
 
 
 class InputSpec(_Section):
-    """RGB crops of `size_hw` pixels, which the caller has resized as `resizing` says.
+    """RGB crops of `size_hw` pixels, resized by the caller as described in `resizing`.
 
-    With preprocessing in the graph they go in as they are, uint8 [batch, H, W, 3]. Without, they
-    are divided by 255, then (x − mean) / std per channel, float32 [batch, 3, H, W]. Where `cameras`
-    is not 0, a second input int64 [batch] takes each crop's camera, from 0 on.
+    With preprocessing in the graph the input is uint8 [batch, H, W, 3]. Without, the caller divides
+    by 255 and computes (x − mean) / std per channel: float32 [batch, 3, H, W]. If `cameras` is not
+    0, a second input int64 [batch] takes camera ids in 0 … `cameras` − 1.
     """
 
     name: str
@@ -64,7 +70,7 @@ class InputSpec(_Section):
 
 
 class OutputSpec(_Section):
-    """Features of `dim` values, either of unit length or as the network gives them."""
+    """Features [batch, `dim`], L2-normalised or not."""
 
     name: str
     dim: int
@@ -72,10 +78,10 @@ class OutputSpec(_Section):
 
 
 class TestData(_Section):
-    """What mAP, Rank-1 and thresholds were measured on.
+    """The data set that mAP, Rank-1 and thresholds were measured on.
 
-    `spec` is as `--data` takes it, `fingerprint` the SHA-256 of query and gallery: names, sizes,
-    identities and cameras.
+    `spec` is the value of `--data`. `fingerprint` is the SHA-256 over file names, file sizes,
+    identities and camera ids of query and gallery.
     """
 
     spec: str
@@ -84,21 +90,21 @@ class TestData(_Section):
 
 
 class GoldenCrop(_Section):
-    """The picture whose vector every artifact states."""
+    """The image whose features every artifact records; see `export.golden_crop`."""
 
     file: str
     sha256: str
 
 
 class Artifact(_Section):
-    """One file, what it runs on, and what it was seen to do.
+    """One exported file: where it runs, and its measurements.
 
-    `verified`: it was run here and is within budget. `failed`: it was run and is not, or could not
-    be, for the reason in `failure`. `unverified`: it cannot be run here. `golden_vector` is its own
-    output for the golden crop (of camera 0), before any normalisation outside the graph, and the
-    digest is over its float32 little-endian bytes. `float32_nodes` are the nodes left in
-    float32 because quantising them lost too much accuracy. The file accepts batches of `min_batch`
-    to `max_batch` (None: no limit).
+    Status `verified`: it ran here and is within budget. `failed`: it exceeded its budget or could
+    not run; `failure` has the reason. `unverified`: this machine cannot run it. `golden_vector` is
+    the file's own output for the golden crop (camera id 0), before any normalisation outside the
+    graph; its SHA-256 is over the float32 little-endian bytes. `float32_nodes` are the nodes of an
+    INT8 file left in float32, because quantising them lost too much accuracy. The file accepts
+    batches of `min_batch` to `max_batch` (None: no limit).
     """
 
     file: str
@@ -130,7 +136,16 @@ class Artifact(_Section):
         float32_nodes: Sequence[str],
         **measured: Any,
     ) -> Artifact:
-        """The file at `path`; unverified unless something was `measured`."""
+        """Describe the file at `path`, unverified unless `measured` has another status.
+
+        Args:
+            path: the file; its name, size and SHA-256 are recorded.
+            precision: see `Artifact`; likewise `runs_on`, `kind` and `float32_nodes`.
+            runs_on: where the file can run.
+            kind: file type.
+            float32_nodes: nodes left in float32.
+            **measured: further fields, such as `status` and `parity`.
+        """
         return cls(
             file=path.name,
             sha256=sha256(path),
@@ -144,11 +159,11 @@ class Artifact(_Section):
 
 
 class Manifest(_Section):
-    """One export folder. `source` maps file names to SHA-256 digests, `budgets` are by precision.
+    """One export folder.
 
-    `cost` is the bare network's, and proven to be that of every ONNX file, `pooling` what makes its
-    last map one vector. `opset` is that of every ONNX file. Those two and `data` are None
-    where an earlier version did not record them, or nobody could say.
+    `source` maps the checkpoint's file name to its SHA-256. `cost` is that of the bare network and
+    equals that of every ONNX file. `pooling` names how the last feature map becomes a vector.
+    `pooling`, `opset` and `data` are None if unknown.
     """
 
     format: Literal[2] = 2
@@ -166,7 +181,7 @@ class Manifest(_Section):
     versions: dict[str, str]
 
     def artifact(self, file: str) -> Artifact:
-        """The artifact of this file name; KeyError if there is none."""
+        """Return the artifact of this file name. Raises KeyError if there is none."""
         return {artifact.file: artifact for artifact in self.artifacts}[file]
 
     def with_artifacts(self, artifacts: Iterable[Artifact]) -> Manifest:
@@ -179,25 +194,27 @@ class Manifest(_Section):
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write `folder`/manifest.json atomically."""
+    """Write `folder`/manifest.json atomically and return its path."""
     path = folder / MANIFEST_FILE
     write_text(path, manifest.model_dump_json(indent=2) + "\n")
     return path
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read `folder`/manifest.json; PivlError if it is missing or not a manifest."""
+    """Read `folder`/manifest.json. Raises PivlError if it is missing or invalid."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise PivlError(f"'{folder}' has no {MANIFEST_FILE}; name a folder written by an export.")
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise PivlError(f"'{path}' is not a manifest of this version: {error}") from error
+        raise PivlError(
+            f"'{path}' is not a manifest of this version; export again. {error}"
+        ) from error
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages that decide what an export contains."""
+    """Return the installed versions of the packages that affect an export."""
     versions = {}
     for name in _PACKAGES:
         try:

@@ -1,11 +1,11 @@
-"""An embedding model as one ONNX file with a dynamic batch.
+"""Write an embedding model as one float32 ONNX file with a dynamic batch dimension.
 
-The graph takes normalised images, or with baked-in preprocessing crops as they are, and the camera
-of each where the network has vectors for its cameras. It returns features; whatever preprocessing
-needs to know stands in the file's metadata. Batch norms are folded by the exporter's own optimiser.
+The graph takes normalised images (or uint8 crops, if preprocessing is in the graph) and, for a
+network with camera embeddings, camera ids. It returns features. The file's metadata describes the
+preprocessing. The optimiser of torch's exporter folds batch norms into convolutions.
 
-Left out on purpose: resizing, which whoever cuts the crops does anyway, and external data. One file
-is easier to ship and to hash, and the models exported here are far below protobuf's 2 GB.
+Left out on purpose: resizing, which the caller does when cropping, and external data: one file is
+easier to deploy and to hash, and the models are far below protobuf's limit of 2 GB.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from pivl_distill.storage.files import write_bytes
 
 INPUT, CAMERAS, OUTPUT = "images", "cameras", "features"
 OPSET = 20
-"""Of ONNX's operators, fixed: ONNX Runtime from 1.17 and TensorRT from 10 on read it."""
+"""ONNX operator set; ONNX Runtime 1.17 and TensorRT 10 or later support it."""
 
 
-class _Deployed(nn.Module):
-    """A network from crops or normalised images to features [B, F], if asked of unit length."""
+class _DeployedNetwork(nn.Module):
+    """The network with optional preprocessing before it and L2 normalisation after it."""
 
     def __init__(self, model: EmbeddingModel, normalize: bool, bake_preprocessing: bool) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Deployed(nn.Module):
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> Tensor:
         if self.bake_preprocessing:
-            # Without the copy the graph would follow the strides of channels that come last.
+            # The copy keeps the channels-last strides of the crops out of the graph.
             images = _normalized(images, self.mean, self.std).contiguous()
         inputs = (images,) if cameras is None else (images, cameras)
         features: Tensor = self.network(*inputs)
@@ -46,8 +46,8 @@ class _Deployed(nn.Module):
 
 
 def _normalized(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """`normalize_crops` in graph form, with one constant per channel."""
-    images = crops.float().permute(0, 3, 1, 2) / 255  # in this order: TensorRT moves no bytes
+    """`normalize_crops` as traceable operations, with one constant per channel."""
+    images = crops.float().permute(0, 3, 1, 2) / 255  # cast first: TensorRT cannot transpose uint8
     shape = (1, 3, 1, 1)
     mean_t = torch.tensor(mean, device=images.device).view(shape)
     std_t = torch.tensor(std, device=images.device).view(shape)
@@ -62,15 +62,22 @@ def write_onnx(
     bake_preprocessing: bool = False,
     opset: int = OPSET,
 ) -> Path:
-    """Write `images` float32 [batch, 3, H, W] → `features` float32 [batch, F]; batch is 1 or more.
+    """Write the model as ONNX, atomically, and return `path`.
 
-    A model with cameras also takes `cameras` int64 [batch]. `normalize` puts the L2 normalisation
-    into the graph, `bake_preprocessing` division by 255, mean and deviation: then `images` are
-    uint8 RGB [batch, H, W, 3]. The file appears whole or not at all.
+    The graph maps `images` float32 [batch, 3, H, W] to `features` float32 [batch, F], for any batch
+    size from 1. A model with cameras also takes `cameras` int64 [batch].
+
+    Args:
+        model: the bare network and its preprocessing.
+        path: the file to write.
+        normalize: L2-normalise the features inside the graph.
+        bake_preprocessing: divide by 255, subtract the mean and divide by the standard deviation
+            inside the graph; `images` are then uint8 RGB [batch, H, W, 3].
+        opset: ONNX operator set.
     """
-    network = _Deployed(model, normalize, bake_preprocessing).eval()
+    network = _DeployedNetwork(model, normalize, bake_preprocessing).eval()
     device = next(network.parameters()).device
-    # A batch of two: an example of one could be taken for a constant.
+    # The exporter could treat a batch size of 1 as a constant.
     example = example_inputs(2, model.size_hw, model.cameras, device)
     if bake_preprocessing:
         crops = torch.zeros(2, *model.size_hw, 3, dtype=torch.uint8, device=device)
@@ -87,40 +94,40 @@ def write_onnx(
     assert program is not None
     program.model.metadata_props.update(_metadata(model, normalize, bake_preprocessing))
     proto = program.model_proto
-    _forget_tracing(proto.graph)
+    _drop_stack_traces(proto.graph)
     write_bytes(path, proto.SerializeToString())
-    # An earlier export by other means may have left its weights beside the file.
+    # Remove external data that another exporter may have left for this file name.
     path.with_name(f"{path.name}.data").unlink(missing_ok=True)
     return path
 
 
-def _forget_tracing(graph: onnx.GraphProto) -> None:
-    """Drop the stack traces: a fifth of a small file, and full of this machine's paths."""
-    for traced in (graph, *graph.node, *graph.value_info, *graph.initializer):
-        del traced.metadata_props[:]
+def _drop_stack_traces(graph: onnx.GraphProto) -> None:
+    """Drop the stack traces: a fifth of a small file, with local paths in them."""
+    for element in (graph, *graph.node, *graph.value_info, *graph.initializer):
+        del element.metadata_props[:]
 
 
 def preprocessing_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """The nodes that baked-in preprocessing put before the network; none without it."""
+    """Return the preprocessing nodes before the network; empty unless it is in the graph."""
     images = graph.input[0]
     if images.type.tensor_type.elem_type != onnx.TensorProto.UINT8:
         return []
     nodes: list[onnx.NodeProto] = []
-    made = images.name
-    for node in graph.node:  # in order of execution
-        if made not in node.input or node.op_type == "Shape":
+    tensor = images.name
+    for node in graph.node:  # in execution order
+        if tensor not in node.input or node.op_type == "Shape":
             continue
         if node.op_type not in {"Transpose", "Cast", "Div", "Sub"}:
             break
         nodes.append(node)
-        made = node.output[0]
+        tensor = node.output[0]
     return nodes
 
 
 def example_inputs(
     batch: int, size_hw: tuple[int, int], cameras: int, device: torch.device
 ) -> tuple[Tensor, ...]:
-    """What a network takes: `batch` images of zeros, all of camera 0 where it has cameras."""
+    """Return `batch` zero images [batch, 3, H, W] and, if `cameras` is not 0, zero camera ids."""
     images = torch.zeros(batch, 3, *size_hw, device=device)
     return (images, torch.zeros(batch, dtype=torch.long, device=device)) if cameras else (images,)
 

@@ -1,4 +1,7 @@
-"""The runtime's ONNX sessions on torch tensors, as the checks of an export need them."""
+"""Run ONNX Runtime sessions on torch tensors, for verification and calibration.
+
+`pivl_distill.runtime.onnx_session` opens the sessions; it does not depend on torch.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,16 @@ from pivl_distill.errors import PivlError
 
 
 def run_session(session: ort.InferenceSession, *inputs: Tensor) -> Tensor:
-    """Images as the graph takes them, and cameras int64 [B] if it takes them → features float32
-    [B, F].
+    """Return features float32 [B, F] of the graph's inputs.
 
-    Raises PivlError if ONNX Runtime gives up.
+    The inputs are images [B, 3, H, W] (uint8 [B, H, W, 3] if preprocessing is in the graph) and,
+    for a network with cameras, camera ids int64 [B]. Raises PivlError if ONNX Runtime fails.
     """
     return run_all_outputs(session, *inputs)[0]
 
 
 def run_all_outputs(session: ort.InferenceSession, *inputs: Tensor) -> list[Tensor]:
-    """`run_session` for all outputs of a graph."""
+    """Return all outputs of the graph; inputs and errors as for `run_session`."""
     feed = {
         info.name: value.cpu().contiguous().numpy()
         for info, value in zip(session.get_inputs(), inputs, strict=True)

@@ -1,6 +1,6 @@
-"""Peak memory, each time of a process of its own.
+"""Measure the peak memory of a function in a new process.
 
-Nothing large is imported here: it would be counted to whatever is measured.
+This module imports nothing large, because its imports count as part of the measurement.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 
 
 def peak_memory(run: Callable[..., None], *arguments: object) -> int | None:
-    """Peak resident bytes of a new process that does `run(*arguments)` and nothing else.
+    """Return the peak resident memory, in bytes, of a new process that runs `run(*arguments)`.
 
-    Python and the libraries it loads are in it. None where the system does not tell (not Linux).
+    Includes Python and the libraries that `run` loads. None on systems other than Linux.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_peak_after, run, arguments).result()

@@ -1,7 +1,7 @@
-"""The gate: every file is itself run over query and gallery before it may be called verified.
+"""Verify exported files: each one is run over query and gallery and compared with the checkpoint.
 
-What it finds goes into the manifest, whether the file passes or not. Nothing is believed of one
-precision because another has passed.
+Every file is verified on its own; no precision is trusted because another one passed. The results
+go into the manifest whether or not the file passes.
 """
 
 from __future__ import annotations
@@ -35,9 +35,10 @@ from pivl_distill.runtime.manifest_reader import vector_sha256
 
 @dataclass(frozen=True)
 class Verifier:
-    """What every file of an export is held against.
+    """Compares files of one export with its checkpoint.
 
-    `bare` is the cost of the network without its teaching, `golden_crop` uint8 RGB [H, W, 3].
+    `bare` is the cost of the network without its training heads; `golden_crop` is uint8 RGB
+    [H, W, 3].
     """
 
     spec: InputSpec
@@ -55,18 +56,25 @@ class Verifier:
         kind: ArtifactKind = "onnx",
         float32_nodes: Sequence[str] = (),
     ) -> Artifact:
-        """Run a file over the test split: the artifact, verified or failed, never raised.
+        """Run a file over query and gallery and return its artifact, verified or failed.
 
-        An engine cannot be looked into; the ONNX file that it was built from was. A file also fails
-        by what torch raises while it runs, as for lack of memory on a GPU; elsewhere that is a
-        mistake of ours and raised.
+        The cost of an engine cannot be counted; that of the ONNX file it was built from was. A
+        RuntimeError of torch fails the file if running the file raised it, for example because the
+        GPU is out of memory. Elsewhere it is a bug and propagates.
+
+        Args:
+            path: the ONNX file or engine.
+            precision: selects the budget.
+            runs_on: recorded in the artifact.
+            kind: ONNX file, or the library of an engine.
+            float32_nodes: recorded in the artifact.
         """
         metadata: dict[str, Any] = {"status": "verified"}
         try:
-            # As it is found, so that a failure keeps what was measured before.
+            # Filled step by step, so that a failure keeps what was measured before it.
             if kind == "onnx":
                 check_no_training_layers(path, self.bare)
-            model, forward = embedding_model_from_spec(path.name, self.spec), _running(path)
+            model, forward = embedding_model_from_spec(path.name, self.spec), _guarded_forward(path)
             metadata |= self._golden(model, forward)
             features = embed_query_gallery(model, self.reference.test, forward)
             metadata["parity"], metadata["retrieval"] = compare_with_reference(
@@ -86,7 +94,7 @@ class Verifier:
             inputs.append(torch.zeros(1, dtype=torch.long))
         vector = forward(*inputs)[0].numpy()
         if not np.isfinite(vector).all():
-            raise VerificationError(f"{model.name} gives no finite vector for the golden crop.")
+            raise VerificationError(f"{model.name} returns no finite vector for the golden crop.")
         return {"golden_vector": vector.tolist(), "golden_vector_sha256": vector_sha256(vector)}
 
     def _thresholds(self, features: QueryGalleryFeatures) -> tuple[OperatingThreshold, ...]:
@@ -101,23 +109,24 @@ class Verifier:
         )
 
 
-def _running(path: Path) -> ForwardFunction:
-    """The forward pass of a file, to main memory; PivlError also where torch gives up in it.
+def _guarded_forward(path: Path) -> ForwardFunction:
+    """Return the file's forward pass, with features on the CPU and errors of torch as PivlError.
 
-    A GPU tells what went wrong when its results are fetched, so that belongs to the pass.
+    A GPU reports errors when results are copied to the CPU, so the copy is part of the pass.
     """
 
     def run(*inputs: Tensor) -> Tensor:
-        with _stops():
+        with _runtime_errors():
             return forward(*inputs).cpu()
 
-    with _stops():
+    with _runtime_errors():
         forward = load_forward(path)
     return run
 
 
 @contextmanager
-def _stops() -> Iterator[None]:
+def _runtime_errors() -> Iterator[None]:
+    """Convert RuntimeError to PivlError, keeping its first line."""
     try:
         yield
     except RuntimeError as error:

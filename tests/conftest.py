@@ -85,7 +85,7 @@ def cache_dir(session_folder: Path) -> Iterator[Path]:
 def no_pauses() -> Iterator[None]:
     """Timings in tests are not evaluated: no pauses between runs, and bursts of one run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("export.latency.REST_S", 0.0)
+        patch.setattr("export.latency.SLEEP_S", 0.0)
         patch.setattr("export.latency.BURST_S", 0.0)
         yield
 

@@ -274,7 +274,7 @@ def test_a_file_that_is_hardly_int8_fails(search):
     verify = Judge(needed=11)
     artifact = search(verify)
     assert artifact.status == "failed"
-    assert artifact.failure == "Over budget. That is with 8 of 20 layers in float32."
+    assert artifact.failure == "Over budget. Even with 8 of 20 layers in float32."
     assert [len(kept) for kept, _ in verify.asked] == [0, 1, 2, 4, 8]
 
 

@@ -20,7 +20,7 @@ class Clock:
         self.now, self.ran = 0.0, []
         monkeypatch.setattr(export.latency.time, "perf_counter", lambda: self.now)
         monkeypatch.setattr(export.latency.time, "sleep", self.passes)
-        monkeypatch.setattr(export.latency, "REST_S", 0.02)
+        monkeypatch.setattr(export.latency, "SLEEP_S", 0.02)
         monkeypatch.setattr(export.latency, "BURST_S", 0.2)
 
     def passes(self, seconds: float) -> None:

@@ -86,7 +86,7 @@ def test_a_file_that_does_something_else_keeps_its_figures(verifier, small_onnx,
     path = edited(tmp_path / "other.onnx", small_onnx, lambda weight: weight[::-1].copy())
     artifact = verifier.verify(path, "fp32", "any", float32_nodes=["n1"])
     assert artifact.status == "failed"
-    assert artifact.failure.startswith("Over budget: least cosine")
+    assert artifact.failure.startswith("Over budget: minimum cosine")
     assert artifact.parity.min_cosine < DEFAULT_BUDGETS["fp32"].min_cosine
     assert artifact.retrieval is not None
     assert artifact.golden_vector is not None

@@ -188,7 +188,7 @@ def test_unknown_settings_are_listed_with_the_nearest_name() -> None:
         (("export", "nowhere"), "No run folder at nowhere"),
         (("export", "--precision", "fp32,int4"), "Unknown precision 'int4'"),
         (("export", "--budget", "int8=1"), "Known: cosine, mAP, rank1"),
-        (("export", "--budget", "fp16.mAP=none"), "takes e.g. int8.mAP=2"),
+        (("export", "--budget", "fp16.mAP=none"), "looks like int8.mAP=2"),
         (("evaluate", "runs/teach-1/prompt_bank.safetensors"), "is not a student or teacher"),
         (("evaluate", "nowhere.onnx"), "No ONNX file or engine at nowhere.onnx"),
         (("synth", "--tier", "easy"), "Unknown synthetic tier 'easy'"),

@@ -121,7 +121,7 @@ def test_a_broken_calibration_is_exit_code_3(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("export.int8.MAX_FLOAT32_SHARE", 0.02)  # one try more is enough here
     output = end(3, "export", "student", "--precision", "int8", "-o", "broken")
     assert "Not verified" in output
-    assert "model.int8.onnx: Over budget: least cosine" in output
+    assert "model.int8.onnx: Over budget: minimum cosine" in output
     assert "do not deploy the failed ones" in output
     statuses = {artifact["file"]: artifact["status"] for artifact in artifacts("broken")}
     assert statuses == {
