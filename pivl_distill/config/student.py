@@ -44,8 +44,8 @@ class StudentConfig(Settings):
     )
     device: DeviceChoice = setting(
         "auto",
-        "device of training; auto: a CUDA device if there is one, else the CPU; meta: shapes only, for"
-        " --dry-run",
+        "device of training; auto: a CUDA device if there is one, else the CPU; meta: shapes only,"
+        " for --dry-run",
     )
     seed: int = setting(
         0, "random seed of new layers, the order of the data and augmentation", ge=0
