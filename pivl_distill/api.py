@@ -172,8 +172,8 @@ def export(
         budget: allowed losses, such as {"int8.mAP": 2}, in points of mAP.
         normalize: whether to put L2 normalisation into the graph.
         bake_preprocessing: whether the graph takes uint8 RGB crops [N, H, W, 3].
-        camera: how camera vectors (SIE) are used: "input", "mean" or a camera id from 0.
-        sie_coefficient: coefficient of the camera vectors in training.
+        camera: how camera embeddings (SIE) are used: "input", "mean" or a camera id from 0.
+        sie_coefficient: coefficient of the camera embeddings in training.
         device: where the checkpoint runs, as the reference; ONNX files run on the CPU.
         out: run folder; default: the next in `runs/`.
         cache: whether to read and write the cache of decoded crops.
@@ -214,8 +214,8 @@ def evaluate(
     Args:
         target: run folder, checkpoint, ONNX file or engine; default: the latest student run.
         data: data set; default: that of the run.
-        camera: how camera vectors (SIE) are used: "input", "mean" or a camera id from 0.
-        sie_coefficient: coefficient of the camera vectors in training.
+        camera: how camera embeddings (SIE) are used: "input", "mean" or a camera id from 0.
+        sie_coefficient: coefficient of the camera embeddings in training.
         device: where to compute; "auto": a GPU if there is one, the CPU for ONNX files.
         cache: whether to read and write the cache of decoded crops.
     """

@@ -1,10 +1,10 @@
-"""Pretrain a student's start on synthetic people: `python -m students.pretrain`.
+"""Pretrain a student's backbone on synthetic people: `python -m students.pretrain`.
 
-It plays the part of ImageNet weights: filters and batch statistics to begin with, from classifying
-which kinds of garments people wear, on whole images of people, seeds and cameras that no benchmark
-uses, without colours, identities, maps or texts. One pass is short on purpose: it does not yet tell
-kinds better than the commonest class, and README.md says what a longer start does to the comparison
-of banks. Every arm of a comparison starts from this file.
+The weights take the place of ImageNet weights. The backbone learns to classify the kinds of
+garments that people wear, on people, seeds and cameras that no benchmark uses, without colours,
+identities, maps or texts. One pass is short on purpose: the classifier is not yet better than the
+most common class. README.md says how longer pretraining changes the comparison of banks. Every
+student in a comparison starts from this file.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ ATTRIBUTES: dict[str, Callable[[Person], str | bool | None]] = {
     "socks": lambda person: person.shows_socks,
     "bag": lambda person: person.bag,
 }
-"""What is classified: kinds, never colours."""
+"""Attributes that are classified: kinds of garments, no colours."""
 
 Classes = dict[str, list[str | bool | None]]
-"""The values of each attribute, in a fixed order."""
+"""Attribute → its values, in class order."""
 
 
 RECIPE = Recipe(
@@ -77,7 +77,7 @@ RECIPE = Recipe(
 
 
 def attribute_classes(people: tuple[Person, ...]) -> Classes:
-    """`Classes` of the values that occur."""
+    """Return the values of each attribute that occur in `people`."""
     return {
         name: sorted({value(person) for person in people}, key=str)
         for name, value in ATTRIBUTES.items()
@@ -85,8 +85,8 @@ def attribute_classes(people: tuple[Person, ...]) -> Classes:
 
 
 def attribute_labels(people: tuple[Person, ...], classes: Classes) -> Tensor:
-    """Class numbers [N, attributes]."""
-    rows = [[classes[name].index(of(who)) for name, of in ATTRIBUTES.items()] for who in people]
+    """Return class ids [N, attributes]."""
+    rows = [[classes[name].index(value(p)) for name, value in ATTRIBUTES.items()] for p in people]
     return torch.tensor(rows)
 
 
@@ -101,7 +101,7 @@ def train(arch: str, recipe: Recipe) -> tuple[nn.Module, dict[str, float]]:
     model = nn.Sequential(network, head).train().to(memory_format=torch.channels_last)
 
     def loss_terms(batch: np.ndarray) -> LossTerms:
-        logits = model(augmented(crops, batch, rng))
+        logits = model(augment_batch(crops, batch, rng))
         return {"loss": attribute_loss(logits, labels[batch], sizes)}
 
     batches, optimizer = shuffled_batches(recipe, rng), make_optimizer(model, recipe)
@@ -109,16 +109,16 @@ def train(arch: str, recipe: Recipe) -> tuple[nn.Module, dict[str, float]]:
     return network, measure(model.eval(), classes)
 
 
-def augmented(crops: RenderedCrops, batch: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Normalised images [B, 3, H, W], shifted, flipped and erased."""
+def augment_batch(crops: RenderedCrops, batch: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Return normalised images [B, 3, H, W], randomly shifted, flipped and erased."""
     grey = (124, 116, 104)
-    plain = torch.from_numpy(crops.images[batch])
-    seen = augment(plain, None, None, Augmentation(pad_px=5), grey, rng)
-    return normalize_crops(seen.crops, IMAGENET_MEAN, IMAGENET_STD)
+    images = torch.from_numpy(crops.images[batch])
+    augmented = augment(images, None, None, Augmentation(pad_px=5), grey, rng)
+    return normalize_crops(augmented.crops, IMAGENET_MEAN, IMAGENET_STD)
 
 
 def attribute_loss(logits: Tensor, labels: Tensor, sizes: list[int]) -> Tensor:
-    """Mean cross-entropy over the attributes; logits [B, sum of sizes], labels [B, attributes]."""
+    """Mean cross-entropy over attributes; logits [B, sum of sizes], labels [B, attributes]."""
     parts = logits.split(sizes, dim=1)
     losses = [F.cross_entropy(part, labels[:, i]) for i, part in enumerate(parts)]
     return torch.stack(losses).mean()
@@ -126,7 +126,7 @@ def attribute_loss(logits: Tensor, labels: Tensor, sizes: list[int]) -> Tensor:
 
 @torch.inference_mode()
 def measure(model: nn.Module, classes: Classes) -> dict[str, float]:
-    """Accuracy per attribute on people and cameras never trained on."""
+    """Return the accuracy by attribute on unseen people and cameras."""
     crops = render_crops(UNSEEN_SEED, UNSEEN_PEOPLE, UNSEEN_CAMERAS)
     labels = attribute_labels(crops.people, classes)
     images = normalize_crops(torch.from_numpy(crops.images), IMAGENET_MEAN, IMAGENET_STD)

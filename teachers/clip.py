@@ -1,8 +1,7 @@
-"""Loading a CLIP: the embedded tiny ones, or any open_clip ResNet or ViT with their weights.
+"""A CLIP as image encoder, text encoder and preprocessing, built from an open_clip model.
 
-The tiny models are ordinary open_clip `CLIP`s with small configurations. `tiny_rn` is shipped with
-weights (made by `teachers/pretrain.py` on synthetic people); it plays the part that OpenAI's RN50
-plays on photographs, on synthetic people only.
+Only open_clip models whose text encoder is CLIP's own and whose image encoder is a `ModifiedResNet`
+or a `VisionTransformer` are supported. `clip_loading.py` loads one by name.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ from teachers.text_encoder import TextEncoder, Tokenizer
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF_MEAN_STD = (0.5, 0.5, 0.5)
-"""Mean and standard deviation that CLIP-ReID gives its ViT; its ResNet gets ImageNet's."""
+"""Pixel mean and standard deviation of CLIP-ReID's ViT; its ResNet uses ImageNet's."""
 CLIP_MEAN, CLIP_STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-"""Those that CLIP itself was trained with."""
+"""Pixel statistics that CLIP was trained with."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A CLIP split into its encoders, and how its images are prepared."""
+    """The encoders of a CLIP, crop size (H, W) in pixels, and pixel mean and standard deviation."""
 
     name: str
     image: ImageEncoder
@@ -43,17 +42,17 @@ class Clip:
     weights_sha256: str
 
     def with_clip_pixels(self) -> Clip:
-        """The same encoders, fed as CLIP was rather than as CLIP-ReID feeds them."""
+        """Return this CLIP with CLIP's pixel statistics in place of CLIP-ReID's."""
         return dataclasses.replace(self, mean=CLIP_MEAN, std=CLIP_STD)
 
     def to(self, device: torch.device) -> Clip:
-        """Both encoders moved to a device, in place."""
+        """Move both encoders to `device` in place; return self."""
         self.image.to(device)
         self.text.to(device)
         return self
 
     def freeze(self) -> Clip:
-        """Put both encoders in evaluation mode without gradients: stage 1 trains tokens only."""
+        """Put both encoders in evaluation mode without gradients, in place; return self."""
         for encoder in (self.image, self.text):
             encoder.eval().requires_grad_(False)
         return self
@@ -77,7 +76,7 @@ def make_clip(
 
 
 def _require_clip_text_encoder(name: str, clip: nn.Module) -> None:
-    """PivlError unless the text encoder is CLIP's own; the sentence says in what it is not."""
+    """Raise PivlError with the reason unless the text encoder is CLIP's own."""
     if isinstance(clip, CLIP) and clip.text_pool_type == "argmax":
         return
     text = getattr(clip, "text", clip)
@@ -103,7 +102,8 @@ def make_image_encoder(
     if isinstance(visual, ModifiedResNet):
         if options != ViTOptions():
             raise PivlError(
-                f"{name} is a ResNet; overlapping patches (stride) and camera vectors are for ViTs."
+                f"{name} is a ResNet; overlapping patches (stride) and camera embeddings are for"
+                " ViTs."
             )
         return ResNetImageEncoder(visual, size_hw, output_stride)
     if not isinstance(visual, VisionTransformer):
@@ -126,12 +126,12 @@ def encoders_of(clip: Clip) -> nn.Module:
 
 
 def with_weights_hash(clip: Clip) -> Clip:
-    """The CLIP with the digest of the weights it now holds; without, on the meta device."""
+    """Return `clip` with the SHA-256 of its current weights; unchanged on the meta device."""
     if clip.logit_scale.is_meta:
         return clip
     digest = hashlib.sha256()
     for key, value in sorted(encoders_of(clip).state_dict().items()):
-        if key == "image.camera":  # may be drawn anew; the rest tells weights apart
+        if key == "image.camera":  # initialised at random; the other tensors identify the weights
             continue
         digest.update(key.encode())
         digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())

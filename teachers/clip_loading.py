@@ -24,11 +24,11 @@ def load_clip(
     size_hw: tuple[int, int],
     options: ViTOptions = ViTOptions(),  # noqa: B008  (frozen)
 ) -> Clip:
-    """CLIP `name` with `weights` at crop size `size_hw`.
+    """Return CLIP `name` with `weights` for crops of `size_hw` pixels.
 
     `weights` is "embedded" (tiny models), an open_clip tag such as "openai", a Hugging Face id
-    "hf-hub:…", a local file, or "none" for random weights. `options` are for ViTs. Raises PivlError
-    for unknown names and for weights that cannot be had.
+    "hf-hub:…", a local file, or "none" for random weights. `options` apply to ViTs only. Raises
+    PivlError for an unknown name and for weights that cannot be loaded.
     """
     if name in TINY:
         return load_tiny_clip(name, weights, size_hw, options)
@@ -39,7 +39,7 @@ def load_clip(
 
 
 def joint_dim(name: str) -> int:
-    """Dimensions D of the joint space of CLIP `name`, and so of the bank it makes."""
+    """Return D, the dimension of the joint space of CLIP `name` and of its prompt banks."""
     if name in TINY:
         return TINY_DIM
     config = open_clip.get_model_config(name.removesuffix(QUICKGELU_SUFFIX))

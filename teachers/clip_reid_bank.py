@@ -1,8 +1,8 @@
-"""A prompt bank, and a teacher, out of a published CLIP-ReID checkpoint, without any training.
+"""A prompt bank and a teacher from a published CLIP-ReID checkpoint, without training.
 
-Identity texts are the file's own. Part texts put its learned tokens into our part prompt (Eq. 6),
-which takes words, and the file holds no token table: it comes from the CLIP that CLIP-ReID started
-from, whose text encoder stayed frozen. Without one the bank speaks of identities alone.
+Identity texts use the prompts of the checkpoint. Part texts put its learned tokens into the part
+prompt (Eq. 6). This needs a token table, which the file lacks; it is taken from the base CLIP,
+whose text encoder CLIP-ReID keeps frozen. Without a base CLIP the bank has identity texts only.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from teachers.tuning import encode_bank_texts, present_parts
 CPU = torch.device("cpu")
 
 PROMPTS = PromptSettings()
-"""Part prompts are our own; CLIP-ReID has none."""
+"""Part prompts; CLIP-ReID has none."""
 
 MAX_IDENTITIES_COMPARED = 64
-"""How many identities one crop each is shown of, to see whether rows and identities agree."""
+"""Identities in the check that rows and identities agree; one crop each."""
 
 
 @dataclass(frozen=True)
 class ClipReIDBankReport:
-    """What was made, and whether it fits the data."""
+    """Files of the run, and whether the checkpoint agrees with the data."""
 
     run: Path
     bank: Path
@@ -54,7 +54,7 @@ class ClipReIDBankReport:
     identities: int
     parts: bool
     agreement: float
-    """Share of identities whose crop is nearest to its own text; near 1 on the file's own data."""
+    """Share of identities whose crop is nearest to its own text; near 1 on the training data."""
 
 
 def import_clip_reid_bank(
@@ -65,11 +65,18 @@ def import_clip_reid_bank(
     sie_coefficient: float = 1.0,
     device: torch.device = CPU,
 ) -> ClipReIDBankReport:
-    """Leave a bank and a teacher in a run folder, as `teach` does, from the checkpoint `source`.
+    """Write a bank and a teacher from a CLIP-ReID checkpoint into a run folder, as `teach` does.
 
-    `data` must be the training data of the checkpoint. `base` are the weights of the CLIP it was
-    fine-tuned from: an open_clip tag ("openai"), a Hugging Face id or a file. The networks run on
-    `device`.
+    Args:
+        source: the checkpoint, .pth or .safetensors.
+        data: its training data.
+        base: weights of the CLIP it was fine-tuned from: an open_clip tag ("openai"), a Hugging
+            Face id or a file; None to write identity texts only.
+        out: run folder; the default is the next one in `runs/`.
+        sie_coefficient: coefficient of the camera embeddings in training.
+        device: where the networks run.
+
+    Raises PivlError if checkpoint, data and base CLIP do not fit each other.
     """
     dataset = load_dataset(data.spec, data.parsing)
     checkpoint = load_clip_reid_checkpoint(source, sie_coefficient)
@@ -94,10 +101,10 @@ def import_clip_reid_bank(
 
 
 def order_pids(dataset: ReIDDataset, identities: int, source: Path) -> tuple[int, ...]:
-    """The identity of each of the checkpoint's rows; PivlError if their numbers differ.
+    """Return the identity (pid) of each row of the checkpoint; PivlError if their counts differ.
 
-    The official code numbers identities by walking through a Python set of them: ascending on
-    Market-1501 and MSMT17, scattered where ids are large, as on DukeMTMC-reID.
+    The official code numbers identities in the iteration order of a Python set: ascending on
+    Market-1501 and MSMT17, not ascending where ids are large, as on DukeMTMC-reID.
     """
     records = sorted(dataset.train, key=lambda record: record.path.name)
     pids = tuple(set([record.pid for record in records]))  # noqa: C403  (the order of insertion)
@@ -112,9 +119,9 @@ def order_pids(dataset: ReIDDataset, identities: int, source: Path) -> tuple[int
 def make_clip_reid_bank(
     checkpoint: ClipReIDCheckpoint, dataset: ReIDDataset, pids: tuple[int, ...], base: str | None
 ) -> PromptBank:
-    """The bank with one row per row of the checkpoint.
+    """Return the bank; row i belongs to row i of the checkpoint and to `pids[i]`.
 
-    Without `base` no part counts as seen, so that nothing is ever aligned with its empty texts.
+    Without `base` part texts are zero and no part is present, so none is used in alignment.
     """
     vocabulary = dataset.vocabulary or LIP20
     identity = checkpoint.identity_texts()
@@ -133,9 +140,9 @@ def make_clip_reid_bank(
 def encode_part_texts(
     checkpoint: ClipReIDCheckpoint, vocabulary: Vocabulary, present: Tensor, base: str
 ) -> tuple[Tensor, Tensor]:
-    """Part texts [C, P, D] where `present`, and bare label texts [P, D], in the `base` of a CLIP.
+    """Return part texts [C, P, D] where `present` bool [C, P], and label texts [P, D].
 
-    Raises PivlError if that CLIP says "a photo of a" otherwise than the checkpoint does.
+    Their words use the token table of the CLIP `base`; see `take_token_table` for errors.
     """
     take_token_table(checkpoint, base)
     text, prompts = checkpoint.clip.text, checkpoint.prompts
@@ -156,7 +163,7 @@ def visible_parts(
     pids: tuple[int, ...],
     vocabulary: Vocabulary,
 ) -> Tensor:
-    """bool [C, P]: parts that fill a cell of any crop of the identity; all where no map says so."""
+    """Return bool [C, P]: parts in a cell of any crop of the identity; all True without maps."""
     shape = (len(pids), len(vocabulary))
     if dataset.vocabulary is None:
         return torch.ones(shape, dtype=torch.bool)
@@ -169,7 +176,7 @@ def visible_parts(
 
 
 def text_agreement(checkpoint: ClipReIDCheckpoint, bank: PromptBank, dataset: ReIDDataset) -> float:
-    """Share of identities whose first crop is nearest to its own text (raw products, as trained).
+    """Return the share of identities whose first crop is nearest to its own text (dot product).
 
     Compares at most `MAX_IDENTITIES_COMPARED` identities. A low share on the checkpoint's own
     training data means that its rows are in another order than assumed.

@@ -1,4 +1,4 @@
-"""CLIP-ReID's published checkpoints (Li et al., AAAI 2023), recognised from names and shapes alone.
+"""CLIP-ReID's published checkpoints (Li et al., AAAI 2023), recognised by names and shapes.
 
 The official code saves one state dict: image encoder, necks, classifiers, camera embeddings (SIE)
 if it was trained with them, text encoder and learned tokens of every identity. The settings of the
@@ -31,11 +31,11 @@ from teachers.teacher import clip_embedding_model
 
 ARCHITECTURES = ("ViT-B-16", "RN50")
 SIZES_HW = ((256, 128), (384, 128), (256, 256))
-"""Crop sizes in pixels that a grid is looked for in; no two give the same number of cells."""
+"""Crop sizes in pixels that are tried; each has another number of grid cells."""
 OVERLAPPING_STRIDE = 12
 RESNET_STRIDE = 16
 END_POSITION = 2
-"""Where the end-of-text token stands in a prompt's suffix: after "person" and "."."""
+"""Index of the end-of-text token in a prompt's suffix, after "person" and "."."""
 
 _NAMES = {
     "image_encoder.visual.": "image_encoder.",
@@ -46,7 +46,7 @@ _NAMES = {
     "projected_neck.classifier.": "classifier_proj.",
     "text.": "text_encoder.",
 }
-"""How our names begin, and how CLIP-ReID's do."""
+"""Prefixes of parameter names: ours → CLIP-ReID's."""
 
 _TOKENS, _PREFIX, _SUFFIX = (
     f"prompt_learner.{name}" for name in ("cls_ctx", "token_prefix", "token_suffix")
@@ -59,22 +59,22 @@ _RESNET_POSITIONS = "image_encoder.attnpool.positional_embedding"
 
 @dataclass(frozen=True)
 class PromptEmbeddings:
-    """The words "a photo of a X X X X person." of every identity, as embeddings of width W."""
+    """Token embeddings of "a photo of a X X X X person." of every identity; W is their width."""
 
     prefix: Tensor
-    """[L1, W] the start token and the words before the learned ones."""
+    """[L1, W] start token and words before the learned tokens."""
     tokens: Tensor
     """[C, M, W] the learned tokens."""
     suffix: Tensor
-    """[L2, W] the words behind them, up to and with the end-of-text token."""
+    """[L2, W] words after them, up to and including the end-of-text token."""
 
 
 @dataclass(frozen=True)
 class ClipReIDCheckpoint:
-    """One checkpoint, taken apart. Its text encoder knows no words: the file holds no token table.
+    """The modules of a checkpoint. The text encoder has no token table: the file lacks it.
 
-    Retrieval reads features before the necks, and a teacher that starts here gets new ones: their
-    classifiers know the identities of the file alone, in its order.
+    Retrieval uses the features before the necks. A teacher initialised from a checkpoint gets new
+    necks, because their classifiers cover only the identities of the file.
     """
 
     clip: Clip
@@ -84,16 +84,16 @@ class ClipReIDCheckpoint:
 
     @property
     def identities(self) -> int:
-        """C, the training identities."""
+        """C, the number of training identities."""
         return len(self.prompts.tokens)
 
     def embedding_model(self) -> EmbeddingModel:
-        """The bare image encoder; with SIE it takes the camera of each image too."""
+        """Return the image encoder as an embedding model; with SIE it also takes camera ids."""
         return clip_embedding_model(self.clip)
 
     @torch.inference_mode()
     def identity_texts(self) -> Tensor:
-        """[C, D] the prompt of each identity, read through the file's own text encoder."""
+        """Return the text features [C, D] of the identity prompts, by the file's text encoder."""
         prompts, texts = self.prompts, []
         device = self.clip.text.positional_embedding.device
         for tokens in track(prompts.tokens.split(64), "Encoding identity texts", unit="batches"):
@@ -107,18 +107,18 @@ class ClipReIDCheckpoint:
 
 
 def load_clip_reid_checkpoint(path: Path, sie_coefficient: float = 1.0) -> ClipReIDCheckpoint:
-    """The checkpoint in a .pth or .safetensors file; PivlError names what is missing or misfits."""
+    """Read a .pth or .safetensors file; PivlError names tensors that are missing or do not fit."""
     return parse_checkpoint(read_state_dict(path), str(path), sie_coefficient)
 
 
 def parse_checkpoint(
     state: dict[str, Tensor], source: str, sie_coefficient: float = 1.0
 ) -> ClipReIDCheckpoint:
-    """The checkpoint in a state dict that was read from `source`."""
+    """Build the checkpoint from a state dict; `source` names it in error messages."""
     positions = _VIT_POSITIONS if _VIT_PROJECTION in state else _RESNET_POSITIONS
     telling = (*_REQUIRED, positions, _TOKENS, _PREFIX, _SUFFIX)
     if missing := [key for key in telling if key not in state]:
-        raise PivlError(f"'{source}' is no checkpoint of CLIP-ReID: it lacks {', '.join(missing)}.")
+        raise PivlError(f"'{source}' is not a CLIP-ReID checkpoint: it lacks {', '.join(missing)}.")
     name = _architecture(state, source)
     size_hw, stride = _grid(state, len(state[positions]) - 1, source)
     cameras = len(state["cv_embed"]) if "cv_embed" in state else 0
@@ -137,24 +137,24 @@ def parse_checkpoint(
 
 
 def is_clip_reid_state(state: dict[str, Tensor]) -> bool:
-    """Whether a state dict has the names that CLIP-ReID's checkpoints have."""
+    """Whether a state dict has the names of a CLIP-ReID checkpoint."""
     return all(key in state for key in _REQUIRED)
 
 
 def take_token_table(checkpoint: ClipReIDCheckpoint, base: str) -> None:
-    """Give `checkpoint` the token table and the logit scale of the CLIP `base`.
+    """Copy token table and logit scale of the CLIP with weights `base` into `checkpoint`.
 
-    `base` are weights as for `load_clip`; the file holds neither, and CLIP-ReID keeps both. Raises
-    PivlError if that CLIP says "a photo of a" otherwise than the checkpoint does.
+    CLIP-ReID keeps both frozen and does not save them. `base` is as `weights` in `load_clip`.
+    Raises PivlError if its embeddings of "a photo of a" differ from the checkpoint's.
     """
     clip, prefix = checkpoint.clip, checkpoint.prompts.prefix
     text = clip.text
     base_clip = load_clip(clip.name, base, clip.size_hw).freeze()
     table = base_clip.text.token_embedding
-    opening = torch.tensor([text.tokenizer.start, *text.tokenizer.encode("a photo of a")])
-    same_length = len(opening) == len(prefix)
+    ids = torch.tensor([text.tokenizer.start, *text.tokenizer.encode("a photo of a")])
+    same_length = len(ids) == len(prefix)
     # The official code may have kept its token table in half precision.
-    if not same_length or not torch.allclose(table(opening), prefix, rtol=0.01, atol=1e-4):
+    if not same_length or not torch.allclose(table(ids), prefix, rtol=0.01, atol=1e-4):
         raise PivlError(
             f"The token table of '{base}' does not match the checkpoint: the embeddings of"
             ' "a photo of a" differ. Name the CLIP it was fine-tuned from;'
@@ -168,7 +168,7 @@ def take_token_table(checkpoint: ClipReIDCheckpoint, base: str) -> None:
 def _load(
     shell: nn.Module, identities: int, width: int, state: dict[str, Tensor], source: str
 ) -> None:
-    """Fill the modules; PivlError unless they and the prompts take every tensor of the file."""
+    """Load `state` into the modules of `shell`; PivlError unless every tensor is used and fits."""
     own = {_clip_reid_name(key): v for key, v in shell.state_dict().items() if v.numel()}
     prompts = {
         key: torch.empty(rows, *state[key].shape[1:2], width)
@@ -187,7 +187,7 @@ def _clip_reid_name(name: str) -> str:
 
 
 def _architecture(state: dict[str, Tensor], source: str) -> str:
-    """The name of the CLIP whose image encoder has these widths and depths."""
+    """Return the CLIP whose image encoder has the widths and depths of `state`."""
     shape = _shape_in_file(state)
     for name in ARCHITECTURES:
         if shape == _shape_in_config(open_clip.get_model_config(name)):
@@ -199,7 +199,7 @@ def _architecture(state: dict[str, Tensor], source: str) -> str:
 
 
 def _shape_in_file(state: dict[str, Tensor]) -> dict[str, object]:
-    """Width, blocks, patch and joint dimension, as open_clip's configurations name them."""
+    """Return width, blocks, patch and joint dimension under the names of open_clip's configs."""
     stem = state["image_encoder.conv1.weight"]
     blocks = "image_encoder.transformer.resblocks."
     if _VIT_PROJECTION in state:
@@ -219,12 +219,12 @@ def _shape_in_config(config: dict[str, Any]) -> dict[str, object]:
 
 
 def _count(state: dict[str, Tensor], prefix: str) -> int:
-    """How many numbered blocks follow `prefix`."""
+    """Count the numbered blocks after `prefix`."""
     return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
 
 
 def _grid(state: dict[str, Tensor], cells: int, source: str) -> tuple[tuple[int, int], int | None]:
-    """Crop size and, of a ViT, the step between patches where they overlap."""
+    """Return the crop size (H, W), and the stride of a ViT with overlapping patches, else None."""
     patch = state["image_encoder.conv1.weight"].shape[2]
     is_vit = _VIT_PROJECTION in state
     strides = (patch, OVERLAPPING_STRIDE) if is_vit else (RESNET_STRIDE,)

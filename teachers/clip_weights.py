@@ -1,9 +1,8 @@
 """Published CLIP weights as one state dict: a local file or a Hugging Face repository.
 
-Files are OpenAI's TorchScript archives or open_clip's checkpoints. Nothing is unpickled:
-safetensors hold tensors alone, `torch.load` is held to tensors, and a TorchScript archive is opened
-by `torch.jit.load`, whose reader builds TorchScript's own types from the archive and imports or
-calls no Python; of the result only the tensors are kept and no method is run.
+Files are OpenAI's TorchScript archives or open_clip's checkpoints. Loading never runs code from a
+file: safetensors files hold tensors only, `torch.load` runs with `weights_only`, and
+`torch.jit.load` neither imports nor calls Python; only the tensors of an archive are kept.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ from pivl_distill.errors import PivlError
 
 HUB = "hf-hub:"
 _OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
-"""Numbers among the tensors of OpenAI's archives; nobody else writes them."""
+"""Entries that are only in OpenAI's archives."""
 
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """float32 tensors under open_clip's names, and whether they were made with QuickGELU."""
+    """float32 tensors by open_clip's names, and whether the model uses QuickGELU."""
 
     state: dict[str, Tensor]
     quick_gelu: bool
 
 
 def read_hub(repository: str) -> ClipWeights:
-    """The weights of an open_clip repository, `hf-hub:<organisation>/<name>`."""
+    """Download the weights of an open_clip repository, `hf-hub:<organisation>/<name>`."""
     try:
         clip = open_clip.create_model(repository, require_pretrained=True)
-    except Exception as error:  # whatever the download libraries raise
+    except Exception as error:  # the download libraries raise many types
         raise PivlError(
-            f"No open_clip weights could be had from {repository} ({error}). Check the name and"
+            f"Could not load open_clip weights from {repository} ({error}). Check the name and"
             " the network, or download the file and set clip.weights to it."
         ) from error
     quick = any(isinstance(module, QuickGELU) for module in clip.modules())
@@ -48,7 +47,7 @@ def read_hub(repository: str) -> ClipWeights:
 
 
 def read_file(path: Path) -> ClipWeights:
-    """OpenAI's or open_clip's weights in a local file."""
+    """Read OpenAI's or open_clip's weights from a local file."""
     state = read_state_dict(path)
     openai = [key for key in _OPENAI_ONLY if key in state]
     kept = {key: value.float() for key, value in state.items() if key not in openai}
@@ -56,7 +55,10 @@ def read_file(path: Path) -> ClipWeights:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors, a .pt/.pth or a TorchScript file, without `module.`."""
+    """Return the state dict in a .safetensors, .pt, .pth or TorchScript file.
+
+    The prefix `module.` (DataParallel) is removed. Raises PivlError for anything else.
+    """
     if not path.is_file():
         raise PivlError(f"There are no weights at '{path}'.")
     try:
@@ -67,7 +69,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = content["state_dict"]
     tensors = isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())
     if not tensors or not content:
-        raise PivlError(f"'{path}' holds no state dict: names with a tensor each.")
+        raise PivlError(f"'{path}' holds no state dict, which maps names to tensors.")
     return {key.removeprefix("module."): value for key, value in content.items()}
 
 

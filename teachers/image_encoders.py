@@ -1,23 +1,24 @@
-"""CLIP's image encoders with their stages named: what prompts, losses and the fusion head look at.
+"""CLIP's image encoders with named outputs for prompts, losses and the fusion head.
 
-One output type serves the ResNet form (RN50 and the tiny CLIP) and the ViT form. The names follow
-CLIP-ReID (Li et al., AAAI 2023), which trains on the last stage but one, the last stage and the
-projection into the joint space:
+ResNets (RN50 and the tiny CLIP) and ViTs have one output type. The three features follow CLIP-ReID
+(Li et al., AAAI 2023), which trains on the penultimate stage, the last stage and the projection
+into the joint space:
 
     ResNet   previous = GAP(layer3)   feature = GAP(layer4)          projected = attention pooling
     ViT      previous = CLS(block−1)  feature = CLS(ln_post(last))   projected = feature @ proj
 
-`joint_tokens` gives what `projected` is at every grid position (Eq. 5–7), `value_tokens` the same
-by the value path of the last attention alone, which mixes no positions (Zhou et al., ECCV 2022,
-MaskCLIP).
+`joint_tokens` projects every grid position into the joint space (Eq. 5–7). `value_tokens` does so
+through the value path of the last attention only, which mixes no positions (MaskCLIP, Zhou et al.,
+ECCV 2022).
 
-A ViT may take CLIP-ReID's two additions: overlapping patches (OLP) and camera vectors (SIE, He et
-al., TransReID, ICCV 2021).
+A ViT may have CLIP-ReID's two additions: overlapping patches (OLP) and camera embeddings (SIE, He
+et al., TransReID, ICCV 2021).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -36,20 +37,20 @@ class ImageEncoderOutput:
     """Features of one forward pass."""
 
     previous: Tensor
-    """[B, C] the last stage but one, pooled."""
+    """[B, C] the penultimate stage, pooled."""
     feature: Tensor
     """[B, F] the last stage, pooled."""
     projected: Tensor
     """[B, D] the image in the joint space."""
     pyramid: tuple[Tensor, ...]
-    """Maps [B, C_i, h_i, w_i] for the fusion head (Eq. 9): finest, or of a ViT earliest, first."""
+    """Maps [B, C_i, h_i, w_i] for the fusion head (Eq. 9), from the earliest stage or block on."""
 
 
 class ResNetImageEncoder(nn.Module):
-    """open_clip's `ModifiedResNet` on an H × W crop with a chosen output stride.
+    """open_clip's `ModifiedResNet` for crops of `size_hw` pixels with output stride 8, 16 or 32.
 
-    Output stride 16 is the "last stride 1" of ReID; the tiny CLIP uses 8 so that a 64-pixel-wide
-    crop still has an eight-column grid.
+    Output stride 16 is the "last stride 1" of ReID. The tiny CLIP uses 8, so that a crop 64 pixels
+    wide has a grid of eight columns.
     """
 
     kind: Literal["cnn", "vit"] = "cnn"
@@ -79,7 +80,7 @@ class ResNetImageEncoder(nn.Module):
         self.dim: int = pool.c_proj.out_features
 
     def forward(self, images: Tensor) -> ImageEncoderOutput:
-        """Images [B, 3, H, W], normalised → `ImageEncoderOutput`."""
+        """Encode normalised images [B, 3, H, W]."""
         conv2, conv3, conv4, conv5 = self._stages(images)
         pooled = attention_pool(self.visual.attnpool, conv5, every_token=False)
         return ImageEncoderOutput(
@@ -90,12 +91,12 @@ class ResNetImageEncoder(nn.Module):
         )
 
     def joint_tokens(self, images: Tensor) -> Tensor:
-        """[B, 1 + h·w, D]: the image, then every position of `grid_hw`, in the joint space."""
+        """Return [B, 1 + h·w, D]: the image, then the grid positions, in the joint space."""
         *_, conv5 = self._stages(images)
         return attention_pool(self.visual.attnpool, conv5, every_token=True)
 
     def value_tokens(self, images: Tensor) -> Tensor:
-        """As `joint_tokens`, but each position is its own value, projected."""
+        """As `joint_tokens`, but each position is its own attention value, projected."""
         *_, conv5 = self._stages(images)
         pool = self.visual.attnpool
         image = attention_pool(pool, conv5, every_token=False)
@@ -112,21 +113,21 @@ class ResNetImageEncoder(nn.Module):
 
 @dataclass(frozen=True)
 class ViTOptions:
-    """What CLIP-ReID may add to CLIP's ViT; the defaults add nothing."""
+    """CLIP-ReID's additions to CLIP's ViT; the defaults add nothing."""
 
     stride: int | None = None
-    """Step between patches in pixels; below the patch size they overlap (OLP takes 12)."""
+    """Patch stride in pixels; None is the patch size. OLP uses 12, so that patches overlap."""
     cameras: int = 0
-    """Cameras that have a learned vector (SIE); 0 for none."""
+    """Number of camera embeddings (SIE); 0 for none."""
     sie_coefficient: float = 1.0
-    """What a camera's vector is multiplied by; CLIP-ReID trains on people with 1."""
+    """Factor of the camera embeddings; CLIP-ReID trains on people with 1."""
 
 
 class ViTImageEncoder(nn.Module):
-    """open_clip's `VisionTransformer` with a class token, on an H × W crop.
+    """open_clip's `VisionTransformer` with a class token, for crops of `size_hw` pixels.
 
-    Position embeddings are resampled to the grid as CLIP-ReID does. `camera` [cameras, C] holds the
-    vectors of SIE, or is None. With `checkpointing`, gradients cost memory for one block at a time.
+    Position embeddings are resampled to the grid as in CLIP-ReID. `camera` [cameras, C] are the
+    camera embeddings of SIE, or None. `checkpointing` turns on gradient checkpointing per block.
     """
 
     kind: Literal["cnn", "vit"] = "vit"
@@ -159,15 +160,15 @@ class ViTImageEncoder(nn.Module):
         self.dim: int = visual.proj.shape[1]
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> ImageEncoderOutput:
-        """Images [B, 3, H, W], normalised → `ImageEncoderOutput`.
+        """Encode normalised images [B, 3, H, W] with camera ids int64 [B].
 
-        `cameras` int64 [B] adds each image's camera vector; without it none is added, which is how
-        CLIP-ReID's stage 1 sees its images.
+        Without `cameras` no camera embedding is added, as in stage 1 of CLIP-ReID.
         """
-        hidden = [self._embedded(images, cameras)]
+        hidden = [self._embed(images, cameras)]
         for block in self.visual.transformer.resblocks:
-            again = self.checkpointing and torch.is_grad_enabled()
-            x = checkpoint(block, hidden[-1], use_reentrant=False) if again else block(hidden[-1])
+            recompute = self.checkpointing and torch.is_grad_enabled()
+            run = partial(checkpoint, block, use_reentrant=False) if recompute else block
+            x = run(hidden[-1])
             hidden.append(x)
         previous, last = hidden[-2], self.visual.ln_post(hidden[-1])
         after_block = [*hidden[1:-1], last]
@@ -179,17 +180,17 @@ class ViTImageEncoder(nn.Module):
         )
 
     def joint_tokens(self, images: Tensor) -> Tensor:
-        """[B, 1 + h·w, D]: the image, then every position of `grid_hw`, in the joint space."""
+        """Return [B, 1 + h·w, D]: the image, then the grid positions, in the joint space."""
         visual = self.visual
-        hidden = visual.transformer(self._embedded(images, None))
+        hidden = visual.transformer(self._embed(images, None))
         tokens: Tensor = visual.ln_post(hidden) @ visual.proj
         return tokens
 
     def value_tokens(self, images: Tensor) -> Tensor:
-        """As `joint_tokens`, but in the last block each position attends to itself alone."""
+        """As `joint_tokens`, but in the last block each position attends to itself only."""
         visual = self.visual
         *blocks, last = visual.transformer.resblocks
-        hidden = self._embedded(images, None)
+        hidden = self._embed(images, None)
         for block in blocks:
             hidden = block(hidden)
         attention = last.attn
@@ -203,9 +204,9 @@ class ViTImageEncoder(nn.Module):
         return tokens
 
     def fix_camera(self, camera: int | Literal["mean"]) -> None:
-        """Take every image as one camera's, or the mean camera's: its vector joins the class token.
+        """Add the embedding of one camera, or the mean over cameras, to the class token for good.
 
-        Afterwards the encoder takes images alone.
+        Afterwards the encoder has no cameras and takes images only.
         """
         assert self.camera is not None
         with torch.no_grad():
@@ -215,16 +216,16 @@ class ViTImageEncoder(nn.Module):
         self.options = ViTOptions(self.options.stride)
 
     def _grid(self, tokens: Tensor) -> Tensor:
-        """[B, 1 + h·w, C] without the class token, as a map [B, C, h, w]."""
+        """Return tokens [B, 1 + h·w, C] without the class token, as a map [B, C, h, w]."""
         return tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid_hw)
 
-    def _embedded(self, images: Tensor, cameras: Tensor | None) -> Tensor:
-        """What the first block reads: [B, 1 + h·w, C]."""
+    def _embed(self, images: Tensor, cameras: Tensor | None) -> Tensor:
+        """Return the input of the first block, [B, 1 + h·w, C]."""
         visual = self.visual
         patches = visual.conv1(images).flatten(2).transpose(1, 2)
         token = visual.class_embedding.expand(len(patches), 1, -1)
         if cameras is not None:
-            assert self.camera is not None, "this encoder has no camera vectors"
+            assert self.camera is not None, "this encoder has no camera embeddings"
             token = token + self.options.sie_coefficient * self.camera[cameras][:, None]
         x = torch.cat([token, patches], dim=1) + visual.positional_embedding
         embedded: Tensor = visual.ln_pre(visual.patch_dropout(x))
@@ -237,16 +238,16 @@ ImageEncoder = ResNetImageEncoder | ViTImageEncoder
 def attention_pool(pool: AttentionPool2d, x: Tensor, *, every_token: bool) -> Tensor:
     """CLIP's attention pooling: [B, C, h, w] → [B, 1 + h·w, D], the pooled token first.
 
-    CLIP-ReID and π-VL read every token; an embedding needs the first alone ([B, 1, D]).
+    CLIP-ReID and π-VL use every token. Without `every_token` only the first is computed, [B, 1, D].
     """
     tokens = x.flatten(2).transpose(1, 2)
     tokens = torch.cat([tokens.mean(dim=1, keepdim=True), tokens], dim=1)
     tokens = tokens + pool.positional_embedding
-    asking = tokens if every_token else tokens[:, :1]
+    queries = tokens if every_token else tokens[:, :1]
     query, key, value = (
-        projection(these).unflatten(2, (pool.num_heads, -1)).transpose(1, 2)
-        for projection, these in (
-            (pool.q_proj, asking),
+        projection(source).unflatten(2, (pool.num_heads, -1)).transpose(1, 2)
+        for projection, source in (
+            (pool.q_proj, queries),
             (pool.k_proj, tokens),
             (pool.v_proj, tokens),
         )
@@ -258,7 +259,7 @@ def attention_pool(pool: AttentionPool2d, x: Tensor, *, every_token: bool) -> Te
 def resize_position_embedding(
     embedding: Tensor, old_hw: tuple[int, int], new_hw: tuple[int, int]
 ) -> Tensor:
-    """Resample [1 + h·w, C] (class token first) to another grid, bilinearly as CLIP-ReID does."""
+    """Resample [1 + h·w, C], class token first, to another grid, bilinearly as in CLIP-ReID."""
     if old_hw == new_hw:
         return embedding
     token, grid = embedding[:1], embedding[1:]

@@ -1,9 +1,9 @@
-"""What the frozen image encoder says of every crop: computed once, and kept on disk for later runs.
+"""Features of every crop by the frozen image encoder: computed once and cached on disk.
 
-Stage 1 trains tokens alone, on crops without augmentation (§4.2), so each crop has one global and
-h·w dense features for ever. They are kept in half precision, which the learned texts do not show
-(`docs/speed.md`), and mapped from the cache file, so that data sets larger than memory work. A file
-is found by what it was computed from: weights, pixels of the crops and how they are prepared.
+Stage 1 trains learned tokens only, on crops without augmentation (§4.2), so the one global and h·w
+cell features of each crop never change. They are stored in half precision, which has no effect on
+the learned texts (`docs/speed.md`), and memory-mapped from the cache, so that data sets larger than
+memory work. The cache key hashes the weights, the pixels and the preprocessing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from teachers.clip import Clip
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-"""Part of every key: raise it when the encoders or the preparation of crops give other features."""
+"""Part of every key: increment it when encoders or preprocessing change the features."""
 
 CellFeatures = Literal["attended", "value"]
 STORED_DTYPE = np.dtype("<f2")
@@ -49,33 +49,33 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Features of N crops in the joint space, as CLIP gives them, and what each cell shows."""
+    """CLIP's features of N crops in the joint space, not normalised, and the part of each cell."""
 
     projected: Tensor
-    """[N, D], on the device of the encoders."""
+    """[N, D] the whole crop, on the device of the encoders."""
     cells: DeviceArray
     """[N, h·w, D] in half precision; h·w is 0 where the part prompts are not tuned."""
     parts: Tensor
-    """[N, h·w] the part of each cell, or IGNORE; on the host."""
+    """[N, h·w] part id of each cell, or IGNORE; on the CPU."""
 
-    def projected_of(self, batch: np.ndarray) -> Tensor:
-        """[B, D] of crops `batch` [B]."""
+    def batch_projected(self, batch: np.ndarray) -> Tensor:
+        """Return [B, D] of the crops with indices `batch` [B]."""
         return self.projected.index_select(0, to_device(batch, self.projected.device))
 
-    def encode_cells(self, batch: np.ndarray) -> Tensor:
-        """[B, h·w, D] of crops `batch` [B], in the precision and on the device of `projected`."""
+    def batch_cells(self, batch: np.ndarray) -> Tensor:
+        """Return [B, h·w, D] of the crops `batch` [B], with dtype and device of `projected`."""
         return self.cells.take(batch).to(self.projected)
 
 
 def encode_crops(
     clip: Clip, store: CropStore, vocabulary: Vocabulary, settings: TuningSettings
 ) -> ImageFeatures:
-    """`ImageFeatures` of every crop, out of the cache if they are there.
+    """Return the features of every crop, from the cache if it has them.
 
-    At most `feature_cache_gib` of features stay on disk, the least recently used go first; with 0,
-    and where they do not fit, these are kept in memory instead. Cells are encoded only where part
-    prompts are tuned: they are by far the largest of all. Several processes encode a share of each
-    batch and send it to all of them; one of each machine writes the file.
+    The cache keeps at most `feature_cache_gib`, evicting the least recently used entry; features
+    that do not fit, or any with 0, are kept in memory. Cells, by far the largest part, are encoded
+    only if part prompts are tuned. Each rank encodes a share of each batch, which is gathered on
+    all ranks; one rank of each machine writes the cache entry.
     """
     path = settings.cell_features if settings.part_epochs else None
     limit = int(settings.feature_cache_gib * 2**30)
@@ -108,9 +108,9 @@ def _read_or_write(
     shapes: array_cache.Shapes,
     encoded: Callable[[], Iterator[dict[str, np.ndarray]]],
 ) -> dict[str, np.ndarray] | None:
-    """The arrays of an entry, which is made first where a machine has none.
+    """Return the arrays of a cache entry, which is written first on machines that lack it.
 
-    None, for all processes, where one of them cannot have it, which is said.
+    Return None on all ranks, after a warning, if one of them cannot write or read it.
     """
     with process_group.local_main_process_first():
         arrays = array_cache.read(entry, shapes, STORED_DTYPE, DESCRIPTION)
@@ -121,7 +121,7 @@ def _read_or_write(
                 array_cache.write(entry, shapes, STORED_DTYPE, batches)
             except array_cache.CacheError as error:
                 logger.warning(f"The {DESCRIPTION} stay in memory: {error}")
-        for _ in batches:  # all processes encode each batch together
+        for _ in batches:  # all ranks encode each batch together
             pass
         process_group.barrier()
         arrays = array_cache.read(entry, shapes, STORED_DTYPE, DESCRIPTION)
@@ -129,7 +129,7 @@ def _read_or_write(
 
 
 def _has_room(entry: Path, shapes: array_cache.Shapes) -> bool:
-    """Whether the disk has room for an entry; says so where it has not or cannot be written to."""
+    """Whether the disk has room for an entry; log a warning if not."""
     try:
         return array_cache.has_room(entry, shapes, STORED_DTYPE, DESCRIPTION)
     except array_cache.CacheError as error:
@@ -140,7 +140,7 @@ def _has_room(entry: Path, shapes: array_cache.Shapes) -> bool:
 def feature_shapes(
     clip: Clip, store: CropStore, path: CellFeatures | None
 ) -> dict[str, tuple[int, ...]]:
-    """The arrays of an entry and their shapes; without a `path` to cells there are none."""
+    """Return the shapes of the arrays of an entry; without `path` there are no cells."""
     dim = clip.image.dim
     shapes: dict[str, tuple[int, ...]] = {"projected": (len(store), dim)}
     if path:
@@ -151,7 +151,7 @@ def feature_shapes(
 def feature_key(
     clip: Clip, store: CropStore, path: CellFeatures | None, half: torch.dtype | None = None
 ) -> str:
-    """SHA-256 (hex) of everything that decides the features."""
+    """Return the SHA-256 (hex) of everything that the features depend on."""
     about = {
         "version": FORMAT_VERSION,
         "clip": clip.name,
@@ -172,18 +172,18 @@ def feature_key(
 def _encode_batches(
     clip: Clip, store: CropStore, path: CellFeatures | None, half: torch.dtype | None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The features of `BATCH_SIZE` crops for each process, one batch after the other."""
+    """Yield the features batch by batch; each rank encodes up to `BATCH_SIZE` crops per batch."""
     device = clip.text.positional_embedding.device
     size = BATCH_SIZE * process_group.world_size()
     for start in track(range(0, len(store), size), "Encoding crops with CLIP", unit="batches"):
-        together = store.crops[start : start + size]
-        crops = torch.from_numpy(together[process_group.nonempty_shard(len(together))]).to(device)
-        own = _encode(clip, crops, path, half).half()
-        tokens = all_gather(own, len(together)).cpu().numpy()
+        batch_crops = store.crops[start : start + size]
+        crops = torch.from_numpy(batch_crops[process_group.nonempty_shard(len(batch_crops))])
+        shard = _encode(clip, crops.to(device), path, half).half()
+        tokens = all_gather(shard, len(batch_crops)).cpu().numpy()
         if not np.isfinite(tokens).all():
             raise PivlError(
-                "CLIP's features of the crops overflow half precision, which they are computed in"
-                " or kept in; set tuning.precision to float32 or choose other weights."
+                "CLIP's features of the crops overflow half precision, in which they are computed"
+                " or stored; set tuning.precision to float32 or choose other weights."
             )
         batch = {"projected": tokens[:, 0]}
         yield batch | {"cells": tokens[:, 1:]} if path else batch
@@ -192,7 +192,7 @@ def _encode_batches(
 def _encode(
     clip: Clip, crops: Tensor, path: CellFeatures | None, half: torch.dtype | None
 ) -> Tensor:
-    """The image and its cells in the joint space, [B, 1 + h·w, D], of crops uint8 [B, H, W, 3]."""
+    """Encode crops uint8 [B, H, W, 3] to [B, 1 + h·w, D]: the image, then its cells."""
     tokens_of = clip.image.value_tokens if path == "value" else clip.image.joint_tokens
     images = normalize_crops(crops, clip.mean, clip.std)
     with torch.autocast(images.device.type, half, enabled=half is not None):
@@ -200,9 +200,9 @@ def _encode(
 
 
 def encoding_dtype(precision: TrainingPrecision, device: torch.device) -> torch.dtype | None:
-    """The half precision that the image encoder encodes in; None for float32.
+    """Return the half-precision dtype of the image encoder; None for float32.
 
-    "auto" is float16 on CUDA: features are kept in it, and CLIP was published in it.
+    "auto" is float16 on CUDA, the dtype of the stored features and of OpenAI's weights.
     """
     if precision == "auto" and device.type == "cuda":
         return torch.float16
@@ -212,7 +212,7 @@ def encoding_dtype(precision: TrainingPrecision, device: torch.device) -> torch.
 def _cell_parts(
     clip: Clip, store: CropStore, vocabulary: Vocabulary, settings: TuningSettings
 ) -> Tensor:
-    """[N, h·w] the part of each cell; IGNORE throughout without maps. On the host."""
+    """Return the part id of each cell, [N, h·w], on the CPU; IGNORE everywhere without maps."""
     grid_hw = clip.image.grid_hw
     if store.maps is None:
         return torch.full((len(store), math.prod(grid_hw)), IGNORE, device="cpu")

@@ -19,23 +19,24 @@ from teachers.image_encoders import ViTOptions
 from teachers.text_encoder import Tokenizer
 
 QUICKGELU_SUFFIX = "-quickgelu"
-"""What open_clip appends to the name of an architecture with OpenAI's activation."""
+"""Suffix of open_clip architectures with QuickGELU, the activation of OpenAI's weights."""
 
 
 def is_pretrained_tag(name: str, weights: str) -> bool:
-    """Whether `weights` of CLIP `name` are published ones, to be had from the network."""
+    """Whether open_clip downloads `weights` of CLIP `name`."""
     names = (name, name.removesuffix(QUICKGELU_SUFFIX))
     return weights.startswith(HUB) or any(open_clip.get_pretrained_cfg(n, weights) for n in names)
 
 
 def architecture_name(name: str, weights: str) -> str:
-    """The model that `weights` fill, a tag of open_clip's: OpenAI's have their own activation."""
+    """Return the architecture that the tag `weights` needs: OpenAI's weights need QuickGELU."""
     if open_clip.get_pretrained_cfg(name, weights).get("quick_gelu"):
         return f"{name.removesuffix(QUICKGELU_SUFFIX)}{QUICKGELU_SUFFIX}"
     return name
 
 
 def load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
+    """Return open_clip model `name`; `weights` as in `load_clip`."""
     if weights == "embedded":
         raise PivlError(
             f"{name} is not embedded; set clip.weights to an open_clip tag such as 'openai',"
@@ -64,7 +65,7 @@ def load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: V
 
 
 def _build_open_clip(name: str, tag: str | None) -> CLIP:
-    """open_clip's model at its own size, whose position embeddings the encoders resample."""
+    """Return the open_clip model at its own image size; the encoders resample its positions."""
     device = torch.get_default_device()
     with _without_open_clip_warnings():
         if name in open_clip.list_models():
@@ -75,7 +76,7 @@ def _build_open_clip(name: str, tag: str | None) -> CLIP:
 
 @contextmanager
 def _without_open_clip_warnings() -> Iterator[None]:
-    """Without open_clip's warnings of random weights, which are filled right afterwards."""
+    """Suppress open_clip's warning about random weights, which are replaced right afterwards."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

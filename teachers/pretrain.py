@@ -1,16 +1,17 @@
 """Pretrain a tiny CLIP on synthetic people: `python -m teachers.pretrain --clip tiny_rn`.
 
-People, seeds and cameras are other than any benchmark's. Five terms, all cross-entropies at one
-learned scale:
+People, seeds and cameras differ from those of every benchmark. The loss terms are cross-entropies
+with one learned logit scale:
 
-    caption      the image against captions of its garments, both directions (CLIP)
-    region       each visible part, mask-pooled from the dense tokens, against its phrase
-    naming       grid cells, and pooled parts, against the bare part words
-    composition  "a photo of a <several phrases> person <part>" against that part's own phrase
+    caption      the image against captions of its garments, in both directions (CLIP)
+    region       each visible part, mask-pooled from the grid cells, against its phrase
+    naming       mask-pooled parts against the part words
+    cells        grid cells against the part words
+    composition  "a photo of a <several phrases> person <part>" against the phrase of that part
 
-The last one is what a part prompt "a photo of a X X X X person <part>" (Eq. 6) asks of the text
-encoder. Each phrase is given either in words or as one soft token, the sum of its words'
-embeddings, because learned tokens are soft. Unlike OpenAI's CLIP, the pretraining sees label maps.
+The last one prepares the text encoder for part prompts "a photo of a X X X X person <part>"
+(Eq. 6). Its phrases are words or soft tokens, the sum of the embeddings of their words, because
+learned tokens are soft. This pretraining uses label maps; OpenAI's CLIP does not.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ from teachers.tiny_vocabulary import vocabulary_texts
 
 TEMPLATES = ("a photo of a {context} person {part}", "a photo of a person wearing {context} {part}")
 SOFT_SLOTS = 4
-"""Learned tokens of the default prompt; a composition offers its phrases in as many soft tokens."""
+"""Soft tokens of a composition, as many as the default prompt has learned tokens."""
 
 
 RECIPE = Recipe(
@@ -66,7 +67,7 @@ RECIPE = Recipe(
 
 @dataclass(frozen=True)
 class Phrase:
-    """One visible part of one crop of the batch and how it is worded."""
+    """The text of a visible part of a crop; `crop` is its index in the batch."""
 
     crop: int
     part: int
@@ -122,8 +123,8 @@ class PretrainingLoss:
         ]
         texts = self._described(contexts, [""] * len(contexts))
         logits = scale * F.normalize(projected, dim=-1) @ texts.T
-        own = torch.arange(len(logits))
-        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+        target = torch.arange(len(logits))
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
     def _cell_loss(
         self, cells: Tensor, shares: Tensor, part_texts: Tensor, scale: Tensor
@@ -142,15 +143,18 @@ class PretrainingLoss:
         part_texts: Tensor,
         scale: Tensor,
     ) -> Tensor:
-        """Ask for one part of a described person; a part left out answers with its bare word."""
+        """Compare a described person and a part with the phrase of that part.
+
+        The target is the part word if the description lacks the phrase.
+        """
         count = int(max(phrase.crop for phrase in visible)) + 1
         contexts, parts, targets = [], [], []
         for crop in range(count):
             garments = _garments(visible, crop)
-            mine = [phrase for phrase in visible if phrase.crop == crop]
+            of_crop = [phrase for phrase in visible if phrase.crop == crop]
             if not garments:
                 continue
-            asked = mine[self.rng.integers(len(mine))]
+            asked = of_crop[self.rng.integers(len(of_crop))]
             context = _subset(self.rng, garments, least=1, most=6)
             if self.rng.random() < 0.85 and asked.text not in context:
                 context.insert(int(self.rng.integers(len(context) + 1)), asked.text)
@@ -165,9 +169,9 @@ class PretrainingLoss:
         return F.cross_entropy(scale * composed @ answers.T, target) + pull
 
     def _described(self, contexts: list[list[str]], parts: list[str]) -> Tensor:
-        """Unit features [B, D] of people described by phrases and asked for a part, or for "".
+        """Return unit features [B, D] of people described by phrases, with a part word or "".
 
-        At random in words, or with the phrases as soft tokens.
+        The phrases are words or, at random in half of the calls, soft tokens.
         """
         if self.rng.random() < 0.5:
             joiner = ", " if self.rng.random() < 0.5 else " "
@@ -181,7 +185,7 @@ class PretrainingLoss:
         return self._soft(contexts, parts)
 
     def _soft(self, contexts: list[list[str]], parts: list[str]) -> Tensor:
-        """`_described` with each phrase added up into one of the `SOFT_SLOTS` learned tokens."""
+        """As `_described`, with the token embeddings of each phrase summed into a soft token."""
         text = self.clip.text
         slots = " ".join(["X"] * SOFT_SLOTS)
         ids, ends = text.tokenizer([f"a photo of a {slots} person {part}" for part in parts])
@@ -204,7 +208,7 @@ class PretrainingLoss:
 
 
 def visible_phrases(people: Sequence, maps: np.ndarray) -> list[Phrase]:
-    """A `Phrase` for every part with at least `MIN_PIXELS` pixels in its label map [B, H, W]."""
+    """Return a `Phrase` for each part with at least `MIN_PIXELS` in the label maps [B, H, W]."""
     found = []
     for crop, (person, labels) in enumerate(zip(people, maps, strict=True)):
         pixels = np.bincount(labels.ravel(), minlength=len(LIP20))
@@ -220,8 +224,8 @@ def _garments(visible: list[Phrase], crop: int) -> list[str]:
     skin = {
         LIP20.index(name) for name in ("Face", "Left-arm", "Right-arm", "Left-leg", "Right-leg")
     }
-    mine = (phrase for phrase in visible if phrase.crop == crop and phrase.part not in skin)
-    return list(dict.fromkeys(phrase.text for phrase in mine))
+    of_crop = (phrase for phrase in visible if phrase.crop == crop and phrase.part not in skin)
+    return list(dict.fromkeys(phrase.text for phrase in of_crop))
 
 
 def _subset(rng: np.random.Generator, items: list[str], least: int, most: int) -> list[str]:

@@ -1,7 +1,7 @@
-"""Gauges that say whether texts mean anything: nearest-text read-outs of a CLIP and of a bank.
+"""Probes of a CLIP and of a prompt bank: nearest-text classification of features and texts.
 
-A prompt bank can have perfect identity retrieval and still say nothing about parts. On synthetic
-people the truth is known, so the colour that a part text is nearest to tells what it holds.
+A bank can retrieve identities perfectly while its part texts carry no information. The colours of
+synthetic people are known, so the nearest colour text shows what a part text encodes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from teachers.clip import Clip
 from teachers.text_encoder import TextEncoder
 
 MIN_PIXELS = 6
-"""A part counts as visible from this many pixels on."""
+"""Pixels from which a part is visible."""
 
 COLOUR_PROMPTS = {
     "hat": ("Hat", "{} hat"),
@@ -36,12 +36,12 @@ COLOUR_PROMPTS = {
     "upper": ("Upper-clothes", "{} shirt"),
     "scarf": ("Scarf", "{} scarf"),
 }
-"""Attribute → the part that shows it and how its colour is said."""
+"""Attribute → its part label and the text of its colour."""
 
 
 @dataclass(frozen=True)
 class ClipProbe:
-    """What a tiny CLIP knows about unseen people under unseen cameras; shares of 1."""
+    """Accuracies (0 to 1) of a tiny CLIP on unseen people under unseen cameras."""
 
     people: int
     colour: dict[str, float]
@@ -49,24 +49,24 @@ class ClipProbe:
     part_naming: float
     """20-way accuracy of the nearest part word to the mask-pooled part."""
     caption_rank1: float
-    """Image → its own caption among all; a caption names every garment that shows."""
+    """Rank-1 of images against all captions; a caption names every visible garment."""
 
 
 @dataclass(frozen=True)
 class BankProbe:
-    """What a prompt bank says; shares of 1."""
+    """Accuracies (0 to 1) of a prompt bank."""
 
     own_identity: float
-    """Crop → its identity's prompt among all identities."""
+    """Crops whose nearest identity text is that of their identity."""
     nearest_label: float | None
-    """Present part texts whose nearest bare part word is their own; None in a bank without any."""
+    """Present part texts whose nearest label text is their own; None in a bank without any."""
     colour: dict[str, float] | None
-    """Attribute → accuracy of the nearest colour to the part text; None where the truth is unknown
+    """Attribute → accuracy of the nearest colour to the part text; None if colours are unknown
     or the parts are not LIP's."""
 
 
 def classify_colours(features: Tensor, text: TextEncoder, wording: str) -> Tensor:
-    """Index into `COLOURS` of the nearest colour text to each of `features` [N, D]."""
+    """Return the index into `COLOURS` of the colour text nearest to each of `features` [N, D]."""
     texts = text.encode([f"a photo of a person {wording.format(c)}" for c in COLOURS])
     texts = F.normalize(texts, dim=-1).to(features.device)
     return (F.normalize(features, dim=-1) @ texts.T).argmax(1)
@@ -74,7 +74,7 @@ def classify_colours(features: Tensor, text: TextEncoder, wording: str) -> Tenso
 
 @torch.inference_mode()
 def probe_clip(clip: Clip, people: int = UNSEEN_PEOPLE, cameras: int = UNSEEN_CAMERAS) -> ClipProbe:
-    """`ClipProbe` of a frozen CLIP."""
+    """Measure a frozen CLIP."""
     crops = render_crops(UNSEEN_SEED, people, cameras)
     projected, pooled, seen = [], [], []
     for start in track(range(0, people, 100), "Measuring on unseen people", unit="batches"):
@@ -110,9 +110,9 @@ def colour_accuracy(
     truth: Mapping[int, Mapping[str, str | None]],
     text: TextEncoder,
 ) -> dict[str, float]:
-    """Per attribute, how often features `parts` [N, P, D] are nearest to the true colour.
+    """Return, by attribute, the share of features `parts` [N, P, D] nearest to the true colour.
 
-    `truth` maps rows to attributes; rows that lack the attribute or the part are left out.
+    `truth` maps rows to attributes; rows without the attribute or the part are skipped.
     """
     accuracy = {}
     for attribute, (label, wording) in COLOUR_PROMPTS.items():
@@ -133,9 +133,9 @@ def probe_bank(
     pids: Tensor,
     people: Mapping[int, Mapping[str, str | None]] | None,
 ) -> BankProbe:
-    """`BankProbe` against crops' projected features [N, D] with identities `pids` [N]."""
+    """Measure a bank against the features [N, D] of crops with identities `pids` [N]."""
     similarity = F.normalize(projected.cpu(), dim=-1) @ F.normalize(bank.identity, dim=-1).T
-    own = torch.tensor(bank.pids)[similarity.argmax(1)] == pids
+    correct = torch.tensor(bank.pids)[similarity.argmax(1)] == pids
     words = F.normalize(bank.label, dim=-1)
     nearest = (F.normalize(bank.part, dim=-1) @ words.T).argmax(-1)
     right = (nearest == torch.arange(len(words)))[bank.present]
@@ -143,7 +143,7 @@ def probe_bank(
     if people is not None and bank.vocabulary == LIP20:
         truth = {row: people[pid] for row, pid in enumerate(bank.pids)}
     return BankProbe(
-        own_identity=own.float().mean().item(),
+        own_identity=correct.float().mean().item(),
         nearest_label=right.float().mean().item() if len(right) else None,
         colour=None if truth is None else colour_accuracy(bank.part, bank.present, truth, text),
     )

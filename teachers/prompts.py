@@ -1,12 +1,11 @@
-"""Learnable prompts: M tokens per identity inside a sentence (Eq. 1) and part prompts (Eq. 6).
+"""Learnable prompts: M tokens per identity in an identity prompt (Eq. 1) and part prompts (Eq. 6).
 
-The learned tokens are the only parameters; words around them keep CLIP's own embeddings. `concat`
-of Eq. 6 appends the part's word before the end-of-text token, or puts it where the template says.
+The learned tokens are the only parameters; words keep CLIP's token embeddings. `concat` of Eq. 6
+inserts the part word where the template has {part}, by default before the end-of-text token.
 
-Prompts that begin alike are encoded from there on: the words before the learned tokens once for
-all, an identity's learned tokens and the words up to the part once for all of its parts. Which
-identities and parts are asked for is told by tensors on the host: they decide shapes, for which it
-would have to wait otherwise.
+Common prefixes are encoded once: the words before the learned tokens for all prompts, and the
+tokens of an identity up to the part word for all of its parts. Identity and part indices are on the
+CPU, because shapes depend on them and reading them from the device would synchronise.
 """
 
 from __future__ import annotations
@@ -25,101 +24,104 @@ from teachers.prefix_attention import PrefixCache
 from teachers.text_encoder import TextEncoder
 
 LEARNED_TOKEN = -1
-"""Stands for a learned token among token ids."""
+"""Placeholder of a learned token among token ids."""
 
 
 class PromptSegment:
-    """A stretch of words with room for learned tokens, in V versions, padded to L tokens."""
+    """Consecutive prompt tokens with placeholders for learned ones, in V variants of up to L."""
 
-    def __init__(self, text: TextEncoder, versions: Sequence[Sequence[int]]) -> None:
-        """`versions` are token ids, with `LEARNED_TOKEN` at as many places of each, or at none."""
+    def __init__(self, text: TextEncoder, variants: Sequence[Sequence[int]]) -> None:
+        """`variants` are token ids with the same number of `LEARNED_TOKEN` each, possibly none."""
         device = text.positional_embedding.device
-        length = max(map(len, versions))
-        ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in versions], device=device)
+        length = max(map(len, variants))
+        ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in variants], device=device)
         with torch.no_grad():
             self.words = text.token_embedding(ids.clamp(min=0))  # [V, L, width]
-        places = [
-            [at for at, token in enumerate(row) if token == LEARNED_TOKEN] for row in versions
+        positions = [
+            [at for at, token in enumerate(row) if token == LEARNED_TOKEN] for row in variants
         ]
-        self.places = torch.tensor(places, device=device) if any(places) else None
-        self.ends = torch.tensor([len(row) - 1 for row in versions], device="cpu")
+        self.positions = torch.tensor(positions, device=device) if any(positions) else None
+        self.ends = torch.tensor([len(row) - 1 for row in variants], device="cpu")
 
-    def __call__(self, version: Tensor, tokens: Tensor) -> Tensor:
-        """Embeddings [B, L, width] of versions [B] with tokens [B, M, width] put in.
+    def __call__(self, variant: Tensor, tokens: Tensor) -> Tensor:
+        """Return embeddings [B, L, width] of variants [B] with learned tokens [B, M, width].
 
-        All on the device.
+        All tensors are on the device.
         """
-        words = self.words.index_select(0, version)
-        if self.places is None:
+        words = self.words.index_select(0, variant)
+        if self.positions is None:
             return words
         row = torch.arange(len(words), device=words.device)[:, None]
-        return words.index_put((row, self.places.index_select(0, version)), tokens)
+        return words.index_put((row, self.positions.index_select(0, variant)), tokens)
 
 
 class PromptTemplate:
-    """A template around M learned tokens, in one version for each filling of {part}.
+    """A prompt with M learned tokens, in one variant per value of {part}.
 
-    Split where its versions cease to be alike: `opening` are words alone, the same for everyone;
-    `stem` has the learned tokens, the same for all parts of an identity; `branch` is the rest.
+    Encoded in three segments: `fixed_prefix`, words that all prompts share; `shared`, tokens that
+    all parts of an identity share, with the learned tokens; `remaining`, which depends on the part.
     """
 
     def __init__(
-        self, text: TextEncoder, template: str, fillings: Sequence[str], learned: int
+        self, text: TextEncoder, template: str, parts: Sequence[str], learned: int
     ) -> None:
-        """`template` holds {X} once and, where `fillings` differ, {part}."""
+        """`template` contains {X} once and, if `parts` differ, {part}; M is `learned`."""
         before, after = (
-            [text.tokenizer.encode(half.format(part=part)) for part in fillings]
+            [text.tokenizer.encode(half.format(part=part)) for part in parts]
             for half in template.split("{X}")
         )
-        room, start, end = [LEARNED_TOKEN] * learned, text.tokenizer.start, text.tokenizer.end
-        versions = [[start, *b, *room, *a, end] for b, a in zip(before, after, strict=True)]
-        self.longest = max(map(len, versions))
-        text.require_room(self.longest)
-        common = _common_prefix([version[:-1] for version in versions])
-        opening = list(takewhile(lambda token: token != LEARNED_TOKEN, common))
-        shared = len(common) if len(versions) > 1 else len(opening)
-        # Learned tokens are all in the stem or all in the branches.
-        stem = common[len(opening) : shared]
-        self._opening = opening
-        self.stem = PromptSegment(text, [stem]) if stem else None
-        self.branch = PromptSegment(text, [version[shared:] for version in versions])
+        start, end = text.tokenizer.start, text.tokenizer.end
+        variants = [
+            [start, *first, *[LEARNED_TOKEN] * learned, *second, end]
+            for first, second in zip(before, after, strict=True)
+        ]
+        self.longest = max(map(len, variants))
+        text.require_length(self.longest)
+        common = _common_prefix([variant[:-1] for variant in variants])
+        fixed = list(takewhile(lambda token: token != LEARNED_TOKEN, common))
+        split = len(common) if len(variants) > 1 else len(fixed)
+        # Learned tokens are either all in `shared` or all in `remaining`.
+        shared = common[len(fixed) : split]
+        self._fixed_ids = fixed
+        self.shared = PromptSegment(text, [shared]) if shared else None
+        self.remaining = PromptSegment(text, [variant[split:] for variant in variants])
         self._text = text
 
     @cached_property
-    def opening(self) -> PrefixCache:
-        """What the words before everything learned leave to later ones."""
+    def fixed_prefix(self) -> PrefixCache:
+        """Cache of the words before the first learned token."""
         device = self._text.positional_embedding.device
         with torch.no_grad():
-            return self._text.prefix(
-                self._text.token_embedding(torch.tensor([self._opening], device=device))
-            )
+            ids = torch.tensor([self._fixed_ids], device=device)
+            return self._text.prefix(self._text.token_embedding(ids))
 
-    def encode(self, tokens: Tensor, rows: Tensor, version: Tensor) -> Tensor:
-        """Features [U, D] of `version` [U] of identities `rows` [U], tokens [C, M, width].
+    def encode(self, tokens: Tensor, rows: Tensor, variant: Tensor) -> Tensor:
+        """Return features [U, D] of variants [U] of identities `rows` [U]; both on the CPU.
 
-        The first two are on the host.
+        `tokens` [C, M, width] are the learned tokens of all identities.
         """
 
-        def there(values: Tensor) -> Tensor:
+        def on_device(values: Tensor) -> Tensor:
             return to_device(values, tokens.device)
 
-        prefix = self.opening
-        if self.stem is not None:
-            own, row_of = rows.unique(return_inverse=True)
-            stem = self.stem(there(torch.zeros_like(own)), tokens.index_select(0, there(own)))
-            prefix = self._text.prefix(stem, prefix).of(there(row_of))
-        branch = self.branch(there(version), tokens.index_select(0, there(rows)))
-        features: Tensor = self._text(branch, self.branch.ends[version], prefix)
+        prefix = self.fixed_prefix
+        if self.shared is not None:
+            identities, index = rows.unique(return_inverse=True)
+            learned = tokens.index_select(0, on_device(identities))
+            shared = self.shared(on_device(torch.zeros_like(identities)), learned)
+            prefix = self._text.prefix(shared, prefix).select(on_device(index))
+        remaining = self.remaining(on_device(variant), tokens.index_select(0, on_device(rows)))
+        features: Tensor = self._text(remaining, self.remaining.ends[variant], prefix)
         return features
 
 
-def _common_prefix(versions: Sequence[Sequence[int]]) -> list[int]:
-    alike = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*versions, strict=False))
-    return [tokens[0] for tokens in alike]
+def _common_prefix(variants: Sequence[Sequence[int]]) -> list[int]:
+    equal = takewhile(lambda tokens: len(set(tokens)) == 1, zip(*variants, strict=False))
+    return [tokens[0] for tokens in equal]
 
 
 class IdentityPrompts(nn.Module):
-    """Learned tokens of C identities, read through a frozen text encoder."""
+    """Learned tokens of C identities, encoded by a frozen text encoder."""
 
     def __init__(
         self,
@@ -133,20 +135,20 @@ class IdentityPrompts(nn.Module):
         learned = settings.learned_tokens
         shape = (identities, learned, text.width)
         self.tokens = nn.Parameter(torch.randn(shape, generator=generator) * settings.init_std)
-        self._identity_sentence = PromptTemplate(text, settings.identity, [""], learned)
-        self._part_sentence = PromptTemplate(
+        self._identity_template = PromptTemplate(text, settings.identity, [""], learned)
+        self._part_template = PromptTemplate(
             text, settings.part, vocabulary.prompt_words(settings.part_words), learned
         )
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt, with start and end."""
-        return max(self._identity_sentence.longest, self._part_sentence.longest)
+        """Tokens in the longest prompt, with start and end."""
+        return max(self._identity_template.longest, self._part_template.longest)
 
     def identity(self, rows: Tensor) -> Tensor:
-        """Identity texts [U, D] (Eq. 1) of identities `rows` [U], which are on the host."""
-        return self._identity_sentence.encode(self.tokens, rows, torch.zeros_like(rows))
+        """Return identity texts [U, D] (Eq. 1) of identities `rows` [U], on the CPU."""
+        return self._identity_template.encode(self.tokens, rows, torch.zeros_like(rows))
 
     def part(self, rows: Tensor, parts: Tensor) -> Tensor:
-        """Part texts [U, D] (Eq. 6) of identities `rows` [U] and part ids `parts` [U], likewise."""
-        return self._part_sentence.encode(self.tokens, rows, parts)
+        """Return part texts [U, D] (Eq. 6) of identities `rows`, part ids `parts` [U], on CPU."""
+        return self._part_template.encode(self.tokens, rows, parts)

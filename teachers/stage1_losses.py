@@ -1,10 +1,10 @@
-"""What stage 1 minimises, Eq. 8: Eq. 2 on whole crops and Eq. 7 on their cells, for one batch.
+"""The losses of stage 1 for one batch (Eq. 8): Eq. 2 on whole crops and Eq. 7 on their cells.
 
-Texts are encoded once for each identity, or identity and part, of the batch, each by one process.
-Which these are decides shapes, so the host keeps what says it, identities and parts of cells, and
-never waits for the device.
+The text of each identity, or identity and part, in the batch is encoded once, on one rank.
+Identities and parts of cells stay on the CPU, because shapes depend on them and reading them from
+the device would synchronise.
 
-How Eq. 7 may be read is set in `TuningSettings`; `docs/readings.md` says which reading is whose.
+`TuningSettings` selects between readings of Eq. 7, which `docs/readings.md` lists.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from teachers.prompts import IdentityPrompts
 
 
 def resolve_temperature(settings: TuningSettings, clip: Clip) -> TuningSettings:
-    """Settings with CLIP's own temperature in place of the word "clip"."""
+    """Return settings in which the temperature "clip" is 1 / CLIP's logit scale."""
     if settings.part_temperature != "clip":
         return settings
     return settings.model_copy(update={"part_temperature": (-clip.logit_scale).exp().item()})
@@ -40,10 +40,18 @@ def prompt_losses(
     vocabulary: Vocabulary,
     epoch: int,
 ) -> dict[str, Tensor]:
-    """The terms of Eq. 8, L_prompt = L_stage1 + L_part, that `epoch` (from 0) minimises.
+    """Return the terms of Eq. 8, L_prompt = L_stage1 + L_part, in an epoch.
 
-    `rows` [N], on the host, number the identity of each crop from 0; `batch` [B] are crop indices.
-    The identity epochs have the first alone, the part epochs both, or the second alone if asked.
+    Identity epochs have the first term, part epochs both or, if so set, the second only.
+
+    Args:
+        learned: the prompts.
+        features: of all crops.
+        rows: [N], on the CPU, identity of each crop in 0..C−1.
+        batch: [B] crop indices.
+        settings: temperature, normalisation, weights and readings of Eq. 7.
+        vocabulary: of the parts.
+        epoch: counted from 0.
     """
     losses = {}
     tunes_parts = epoch >= settings.identity_epochs
@@ -61,9 +69,17 @@ def identity_loss(
     batch: np.ndarray,
     settings: TuningSettings,
 ) -> Tensor:
-    """Eq. 2 for one batch of crop indices."""
+    """Return Eq. 2 for one batch.
+
+    Args:
+        learned: the prompts.
+        features: of all crops.
+        rows: [N], on the CPU, identity of each crop in 0..C−1.
+        batch: [B] crop indices.
+        settings: temperature and normalisation.
+    """
     identities, owner = rows[batch].unique(return_inverse=True)
-    images, texts = features.projected_of(batch), apply_sharded(learned.identity, identities)
+    images, texts = features.batch_projected(batch), apply_sharded(learned.identity, identities)
     if settings.identity_normalize:
         images, texts = F.normalize(images, dim=1), F.normalize(texts, dim=1)
     owner = to_device(owner, images.device)
@@ -78,14 +94,17 @@ def part_loss(
     settings: TuningSettings,
     vocabulary: Vocabulary,
 ) -> Tensor:
-    """Eq. 7 for one batch of crop indices: cells against their distinct (identity, part) texts."""
+    """Return Eq. 7 for one batch: cells against the texts of their identities and parts.
+
+    The parameters are those of `prompt_losses`. Returns 0 (with a gradient) if no cell has a part.
+    """
     cells, part, size = part_vectors(features, batch, settings, vocabulary)
-    there = size > 0
-    if not there.any():
+    valid = size > 0
+    if not valid.any():
         return learned.tokens.sum() * 0.0
     parts, first = len(vocabulary), rows[batch][:, None] * len(vocabulary)
     pair = first + part  # [B, S]
-    pairs = pair[there].unique()
+    pairs = pair[valid].unique()
     texts = normalize_for_part_loss(
         apply_sharded(learned.part, pairs // parts, pairs % parts), settings
     )  # [U, D]
@@ -100,29 +119,31 @@ def part_loss(
         )
 
     if settings.part_negatives == "batch":
-        counts = size[there] if settings.part_positions == "pooled" else None
-        places = to_device(there.flatten().nonzero().squeeze(1), cells.device)
-        chosen = cells.flatten(0, 1).index_select(0, places)
-        return contrast(chosen, texts, torch.searchsorted(pairs, pair[there]), counts)
+        counts = size[valid] if settings.part_positions == "pooled" else None
+        indices = to_device(valid.flatten().nonzero().squeeze(1), cells.device)
+        chosen = cells.flatten(0, 1).index_select(0, indices)
+        return contrast(chosen, texts, torch.searchsorted(pairs, pair[valid]), counts)
     every_pair = first + torch.arange(parts, device=first.device)  # [B, P]
-    text = torch.searchsorted(pairs, every_pair).clamp(max=len(pairs) - 1)  # any where absent
+    text = torch.searchsorted(pairs, every_pair).clamp(
+        max=len(pairs) - 1
+    )  # absent pairs have any index
     return contrast(cells, texts[to_device(text, texts.device)], part, size)
 
 
 def part_vectors(
     features: ImageFeatures, batch: np.ndarray, settings: TuningSettings, vocabulary: Vocabulary
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What Eq. 7 compares of crops `batch` [B]: vectors [B, S, D], parts [B, S], cells [B, S].
+    """Return the vectors [B, S, D] of crops `batch` [B] in Eq. 7, their parts and sizes [B, S].
 
-    The last says for how many cells each vector stands, 0 where it takes no part. Parts and their
-    cells are on the host.
+    The size is the number of cells that a vector represents; vectors of size 0 are ignored. Parts
+    and sizes are on the CPU.
     """
     part = features.parts[batch].long()  # [B, h·w]
     known = part != IGNORE
     if settings.background == "ignore":
         known &= part != vocabulary.background
     part = part.where(known, 0)
-    cells = normalize_for_part_loss(features.encode_cells(batch), settings)
+    cells = normalize_for_part_loss(features.batch_cells(batch), settings)
     if settings.part_positions == "cells":
         return cells, part, known.long()
     count = torch.zeros(len(part), len(vocabulary), dtype=torch.long, device=part.device)
@@ -130,19 +151,19 @@ def part_vectors(
     pooled = pool_parts(
         cells, to_device(part, cells.device), to_device(known, cells.device), len(vocabulary)
     )
-    every = torch.arange(len(vocabulary), device=part.device).expand_as(count)
-    return normalize_for_part_loss(pooled, settings), every, count
+    all_parts = torch.arange(len(vocabulary), device=part.device).expand_as(count)
+    return normalize_for_part_loss(pooled, settings), all_parts, count
 
 
 def normalize_for_part_loss(vectors: Tensor, settings: TuningSettings) -> Tensor:
-    """Vectors whose dot products are what Eq. 7 compares."""
+    """Normalise vectors [..., D] if Eq. 7 uses cosine similarity."""
     return F.normalize(vectors, dim=-1) if settings.part_normalize else vectors
 
 
 def pool_parts(cells: Tensor, part: Tensor, known: Tensor, parts: int) -> Tensor:
-    """The mean [B, P, D] of each part's cells [B, S, D], 0 for parts without any.
+    """Return the mean [B, P, D] of the cells [B, S, D] of each part, 0 for parts without cells.
 
-    part [B, S] holds part ids, known bool [B, S] says which cells count.
+    `part` [B, S] holds part ids; cells where `known` bool [B, S] is False are ignored.
     """
     of_part = torch.arange(parts, device=part.device) == part.unsqueeze(-1)  # [B, S, P]
     member = (of_part & known.unsqueeze(-1)).to(cells)

@@ -169,7 +169,7 @@ def load_clip_reid(settings: ClipSettings, size_hw: tuple[int, int], options: Vi
 
 
 def _describe(name: str, size_hw: tuple[int, int], options: ViTOptions) -> str:
-    cameras = f"{options.cameras} camera vectors" if options.cameras else "no camera vectors"
+    cameras = f"{options.cameras} camera embeddings" if options.cameras else "no camera embeddings"
     stride = f"stride {options.stride}" if options.stride else "patches side by side"
     return f"{name} for crops of {size_hw[0]}×{size_hw[1]} with {stride} and {cameras}"
 

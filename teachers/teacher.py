@@ -1,7 +1,7 @@
-"""The teacher network of stage 2: CLIP's image encoder, fine-tuned inside the ReID shell (§3.4).
+"""The teacher network of stage 2: CLIP's image encoder with ReID heads, fine-tuned (§3.4).
 
-As in CLIP-ReID, two classifiers read `feature` and `projected`, the triplet loss compares three
-features, and the retrieval vector is `feature` and `projected` side by side, before the necks.
+As in CLIP-ReID, `feature` and `projected` have a neck and a classifier each, the triplet loss uses
+three features, and the embedding concatenates `feature` and `projected`, before the necks.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ KIND = "teacher"
 
 
 class TeacherEmbedding(nn.Module):
-    """The bare teacher: images [B, 3, H, W] → `feature` and `projected` [B, F + D].
+    """Map images [B, 3, H, W] to the embedding [B, F + D]: `feature` and `projected`.
 
-    With camera vectors it also takes the cameras int64 [B].
+    With camera embeddings it also takes camera ids int64 [B].
     """
 
     def __init__(self, image_encoder: ImageEncoder) -> None:
@@ -45,10 +45,10 @@ class TeacherEmbedding(nn.Module):
 
 
 class Teacher(ReIDNetwork):
-    """CLIP's image encoder with necks, classifiers and the fusion head; C training identities."""
+    """CLIP's image encoder with necks, classifiers and the fusion head for C identities."""
 
     def __init__(self, clip: Clip, identities: int, head: HeadSettings | None) -> None:
-        """Without `head` nothing is aligned."""
+        """Without `head` there is no fusion head and no alignment."""
         super().__init__()
         self.name = clip.name
         self.size_hw, self.mean, self.std = clip.size_hw, clip.mean, clip.std
@@ -95,37 +95,37 @@ class Teacher(ReIDNetwork):
 
 
 def clip_embedding_model(clip: Clip) -> EmbeddingModel:
-    """A CLIP's image encoder as the network that a teacher leaves behind."""
+    """Return the image encoder of `clip` as an embedding model, without necks and fusion head."""
     network, cameras = TeacherEmbedding(clip.image).eval(), vit_options(clip.image).cameras
     pooling = _describe_pooling(clip.image)
     return EmbeddingModel(clip.name, network, clip.size_hw, clip.mean, clip.std, cameras, pooling)
 
 
 def _describe_pooling(image_encoder: ImageEncoder) -> str:
-    """In words what makes an encoder's last map the two parts of a vector."""
+    """Describe how an encoder pools its last map into the two parts of the embedding."""
     if isinstance(image_encoder, ViTImageEncoder):
         return "class token, and the same after CLIP's projection"
     return "average over the map, and CLIP's attention pooling"
 
 
 def _image_encoder(network: nn.Module) -> Any:
-    """The image encoder inside a `TeacherEmbedding`."""
+    """Return the image encoder of a `TeacherEmbedding`."""
     return network.image_encoder
 
 
 def vit_options(image_encoder: ImageEncoder) -> ViTOptions:
-    """Stride and cameras of an encoder; the defaults for a ResNet."""
+    """Return stride and cameras of an encoder; the defaults for a ResNet."""
     return image_encoder.options if isinstance(image_encoder, ViTImageEncoder) else ViTOptions()
 
 
 def with_camera(model: EmbeddingModel, camera: str) -> EmbeddingModel:
-    """A teacher that takes images alone: all as of one camera, a number from 0, or of "mean".
+    """Return the teacher with a fixed camera, so that it takes images only.
 
-    "input" leaves the camera of each image an input. Raises PivlError for anything else, and for a
-    network without camera vectors.
+    `camera` is a camera id, "mean" for the mean camera embedding, or "input" to keep camera ids as
+    an input. Raises PivlError for anything else, and for a network without camera embeddings.
     """
     if not model.cameras:
-        raise PivlError(f"{model.name} has no camera vectors; leave --camera away.")
+        raise PivlError(f"{model.name} has no camera embeddings; omit --camera.")
     if camera == "input":
         return model
     number = int(camera) if camera.isdecimal() else None
@@ -139,7 +139,7 @@ def with_camera(model: EmbeddingModel, camera: str) -> EmbeddingModel:
 
 
 def save_teacher(model: EmbeddingModel, path: Path) -> None:
-    """Write the bare teacher's weights with what is needed to rebuild it."""
+    """Write the weights with the metadata that `load_teacher` needs."""
     options = dataclasses.asdict(vit_options(_image_encoder(model.network)))
     metadata = {
         "clip": model.name,
@@ -152,7 +152,7 @@ def save_teacher(model: EmbeddingModel, path: Path) -> None:
 
 
 def load_teacher(path: Path) -> EmbeddingModel:
-    """The bare teacher in a checkpoint."""
+    """Read the embedding model that `save_teacher` wrote."""
     _, state, metadata = load_tensors(path, KIND)
     options = ViTOptions(**metadata.get("vit", {}))
     clip = load_clip(metadata["clip"], "none", tuple(metadata["size_hw"]), options)

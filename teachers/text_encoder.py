@@ -1,12 +1,10 @@
-"""The CLIP text encoder as prompt learning needs it: from token embeddings to features, exactly.
+"""CLIP's text encoder from token embeddings to features, without padding.
 
-CLIP's text transformer is causal and read at the end-of-text token. Whatever follows that token
-cannot change the feature, so no padding is ever encoded; and prompts that begin alike share the
-work of their beginning (`prefix_attention.py`). Features and gradients equal those of encoding 77
-tokens per prompt, at a fraction of the cost.
+The text transformer is causal, and the feature is read at the end-of-text token. Later tokens
+cannot change it, so padding is not encoded, and prompts with a common prefix share its keys and
+values (`prefix_attention.py`). Features and gradients equal those of encoding 77 tokens per prompt.
 
-The embedded tiny CLIP keeps CLIP's own BPE tokenizer but only the rows of its token table that
-captions of synthetic people can reach; `Tokenizer` hides the difference.
+A tiny CLIP uses CLIP's BPE tokenizer with a reduced token table; `Tokenizer` maps the ids.
 """
 
 from __future__ import annotations
@@ -27,14 +25,14 @@ from teachers.prefix_attention import (
 )
 
 UNKNOWN_ROW = 0
-"""Row of a reduced token table that stands for every token it does not hold."""
+"""Row of a reduced token table for all tokens that it lacks."""
 
 
 class Tokenizer:
-    """CLIP's byte-pair tokenizer, optionally onto a reduced token table.
+    """CLIP's byte-pair tokenizer, optionally for a reduced token table.
 
-    `rows` lists the BPE ids that the table holds, ascending, from row 1 on; the end-of-text id is
-    CLIP's largest, hence its row is the last one and CLIP's own arg-max read-out still finds it.
+    `rows` lists the BPE ids in the table, ascending, from row 1 on. The end-of-text id is the
+    largest, so its row is the last one, where open_clip's arg-max finds it.
     """
 
     def __init__(self, rows: Sequence[int] | None = None) -> None:
@@ -47,14 +45,11 @@ class Tokenizer:
         return bpe if self._row is None else self._row.get(bpe, UNKNOWN_ROW)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, without start and end."""
+        """Return the token ids of `text`, without start and end."""
         return [self._to_row(bpe) for bpe in self._bpe.encode(text)]
 
     def __call__(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Ids [B, L] with start and end, zero-padded to the longest, and end positions [B].
-
-        Both on the host.
-        """
+        """Return ids [B, L] with start and end, zero-padded, and end positions [B]; on the CPU."""
         ids = [[self.start, *self.encode(text), self.end] for text in texts]
         length = max(map(len, ids))
         padded = torch.tensor([row + [0] * (length - len(row)) for row in ids], device="cpu")
@@ -62,16 +57,16 @@ class Tokenizer:
 
 
 def used_token_ids(texts: Sequence[str]) -> list[int]:
-    """The BPE ids that `texts` use, with start and end, ascending: a reduced token table."""
+    """Return the BPE ids in `texts`, with start and end, ascending: a reduced token table."""
     bpe = SimpleTokenizer()
     used = {token for text in texts for token in bpe.encode(text)}
     return sorted(used | {bpe.sot_token_id, bpe.eot_token_id})
 
 
 class TextEncoder(nn.Module):
-    """The text half of an open_clip `CLIP`; D is the joint dimension, `width` the token width.
+    """The text encoder of an open_clip `CLIP`; `dim` is D, `width` that of token embeddings.
 
-    PivlError if its transformer is not CLIP's own kind.
+    Raises PivlError if its transformer is not CLIP's own.
     """
 
     def __init__(self, clip: CLIP, tokenizer: Tokenizer) -> None:
@@ -90,30 +85,31 @@ class TextEncoder(nn.Module):
     def forward(
         self, embeddings: Tensor, ends: Tensor, prefix: PrefixCache | None = None
     ) -> Tensor:
-        """Features [B, D] of prompts given as token embeddings [B, L, width], read at `ends` [B].
+        """Return features [B, D], not normalised, of token embeddings [B, L, width].
 
-        `ends` are on the host, for they decide how much is computed.
-        With a `prefix`, of the B prompts or of all, they are what follows it and `ends` count from
-        there. Tokens behind a prompt's end may hold anything. Not normalised, as CLIP's.
+        `ends` [B], on the CPU, are the positions of the end-of-text tokens; later tokens are
+        ignored. With a `prefix`, the embeddings follow it and `ends` count from its end.
         """
         embeddings = embeddings[:, : int(ends.max()) + 1]
         x = encode_after_prefix(
-            self.transformer.resblocks, self._placed(embeddings, prefix), ends + 1, prefix
+            self.transformer.resblocks, self._add_positions(embeddings, prefix), ends + 1, prefix
         )
         return self.ln_final(x) @ self.text_projection
 
     def prefix(self, embeddings: Tensor, before: PrefixCache | None = None) -> PrefixCache:
-        """What B prompts that begin with embeddings [B, L, width] share, for `forward`."""
-        return extend_prefix(self.transformer.resblocks, self._placed(embeddings, before), before)
+        """Return the cache of prompts that start with embeddings [B, L, width], for `forward`."""
+        return extend_prefix(
+            self.transformer.resblocks, self._add_positions(embeddings, before), before
+        )
 
-    def _placed(self, embeddings: Tensor, before: PrefixCache | None) -> Tensor:
+    def _add_positions(self, embeddings: Tensor, before: PrefixCache | None) -> Tensor:
         start = 0 if before is None else len(before)
         end = start + embeddings.shape[1]
-        self.require_room(end)
+        self.require_length(end)
         return embeddings + self.positional_embedding[start:end]
 
-    def require_room(self, length: int) -> None:
-        """PivlError unless a prompt of `length` tokens can be read."""
+    def require_length(self, length: int) -> None:
+        """Raise PivlError if a prompt of `length` tokens exceeds the context length."""
         if length > self.context_length:
             raise PivlError(
                 f"A prompt has {length} tokens but this CLIP reads at most {self.context_length};"
@@ -121,7 +117,7 @@ class TextEncoder(nn.Module):
             )
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Features [B, D] of plain texts."""
+        """Return features [B, D] of plain texts."""
         ids, ends = self.tokenizer(texts)
         device = self.positional_embedding.device
         return self(self.token_embedding(ids.to(device)), ends)

@@ -47,7 +47,7 @@ TINY: dict[str, dict[str, Any]] = {
         "head_width": 32,
     },
 }
-"""open_clip vision configurations of the embedded models."""
+"""Vision configurations of the embedded models, as open_clip names them."""
 
 
 def build_tiny_clip(
@@ -55,23 +55,24 @@ def build_tiny_clip(
     rows: list[int],
     options: ViTOptions = ViTOptions(),  # noqa: B008  (frozen)
 ) -> Clip:
-    """An embedded architecture with random weights and a token table of BPE ids `rows`."""
+    """Return tiny CLIP `name` with random weights and a token table of BPE ids `rows`."""
     text = {**_TINY_TEXT, "vocab_size": len(rows) + 1}
     clip = CLIP(TINY_DIM, vision_cfg=TINY[name], text_cfg=text)
     return make_clip(name, clip, Tokenizer(rows), TINY_SIZE_HW, TINY_OUTPUT_STRIDE, options)
 
 
 def save_tiny_clip(clip: Clip, path: Path, rows: list[int], metadata: dict[str, Any]) -> None:
-    """Write an embedded model in half precision, with its token table and `metadata` about it."""
+    """Write the weights in half precision, with the BPE ids `rows` and `metadata`."""
     state = {key: value.half() for key, value in encoders_of(clip).state_dict().items()}
     save_tensors(path, TINY_KIND, state, {"clip": clip.name, "rows": rows, **metadata})
 
 
 def load_tiny_clip(name: str, weights: str, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
+    """Return tiny CLIP `name`; `weights` are "embedded", "none" or a file of `save_tiny_clip`."""
     if size_hw != TINY_SIZE_HW:
         raise PivlError(
             f"{name} reads crops of {TINY_SIZE_HW[0]}×{TINY_SIZE_HW[1]} only, not"
-            f" {size_hw[0]}×{size_hw[1]}; leave the size as it is or choose another CLIP."
+            f" {size_hw[0]}×{size_hw[1]}; use that data.size_hw or choose another CLIP."
         )
     if weights == "none":
         return with_weights_hash(build_tiny_clip(name, used_token_ids(vocabulary_texts()), options))

@@ -1,4 +1,4 @@
-"""The sentences a tiny CLIP can meet; they decide which rows of CLIP's token table it keeps."""
+"""Texts that decide which rows of CLIP's token table a tiny CLIP keeps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ SAMPLE_SEED, SAMPLE_PEOPLE = 5_000_003, 4000
 
 
 def vocabulary_texts() -> list[str]:
-    """Every phrase of the synthetic people, all part words, and the words around them."""
+    """Return the phrases of synthetic people, all part labels, and the words of the prompts."""
     people = (person(SAMPLE_SEED, index, 1) for index in range(SAMPLE_PEOPLE))
     worn = {phrase for who in people for phrase in phrases(who).values()}
     named = {text for v in VOCABULARIES.values() for text in (*v.labels, *v.words)}

@@ -1,7 +1,7 @@
 """Stage 1: learn the prompts of every identity, with all of CLIP frozen (π-VL §3.3).
 
-The image features are computed once; epochs then touch text alone. First Eq. 2 on whole crops, then
-Eq. 8, which adds the contrast of grid cells with the texts of their identity and part (Eq. 5–7).
+Image features are computed once; the epochs run the text encoder only. Identity epochs minimise
+Eq. 2 on whole crops; part epochs Eq. 8, which adds the part loss on grid cells (Eq. 5–7).
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import prompt_losses, resolve_temperature
 
 WARMUP_START = 0.05
-"""Warm-up begins as if this share of an epoch had passed, so that the first step is not lost."""
+"""Offset of the warm-up in epochs, so that the first learning rate is not 0."""
 
 PROMPTS_PER_CHUNK = 320
-"""Prompts of a bank encoded at a time: some 150 MiB with a text encoder of width 512."""
+"""Prompts of a bank per chunk: about 150 MiB with a text encoder of width 512."""
 
 
 def present_parts(cells: Tensor, rows: Tensor, identities: int, parts: int) -> Tensor:
-    """bool [C, P]: whether a part fills a cell of any crop of the identity.
+    """Return bool [C, P]: whether a part is in a cell of any crop of the identity.
 
-    cells [N, h·w] hold part ids or IGNORE, rows [N] the identity of each crop in 0..C−1.
+    `cells` [N, h·w] are part ids or IGNORE; `rows` [N] the identity of each crop in 0..C−1.
     """
     present = torch.zeros(identities, parts, dtype=torch.bool)
     known = cells != IGNORE
-    of_cell = rows[:, None].expand_as(known)
-    present[of_cell[known], cells[known]] = True
+    identity = rows[:, None].expand_as(known)
+    present[identity[known], cells[known]] = True
     return present
 
 
@@ -57,10 +57,17 @@ def tune_prompts(
     seed: int,
     run: Run,
 ) -> IdentityPrompts:
-    """Learned prompts of the identities that `rows` [N] numbers from 0, by Eq. 2 and then Eq. 8.
+    """Return prompts learned by Eq. 2 and then Eq. 8; log the losses of each epoch to `run`.
 
-    Each epoch's losses go to the run's metrics. `rows` are on the host, which hands out work to the
-    device of `clip` and waits for nothing within an epoch.
+    Args:
+        clip: the frozen CLIP.
+        features: of all N crops, on the device of `clip`.
+        rows: [N], on the CPU, identity of each crop in 0..C−1.
+        vocabulary: of the parts.
+        prompts: templates and number of learned tokens.
+        settings: epochs, batches, optimizer and losses.
+        seed: of the initial tokens and the batches.
+        run: stores metrics and progress.
     """
     settings = resolve_temperature(settings, clip)
     generator = torch.Generator().manual_seed(seed)
@@ -69,12 +76,9 @@ def tune_prompts(
     learned.to(features.projected.device)
     optimizer = make_optimizer(learned, settings)
     totals = MetricAverages()
+    sampler = make_sampler(rows.numpy(), settings, seed)
     steps = run.progress.remaining_steps(
-        "prompts",
-        make_sampler(rows.numpy(), settings, seed),
-        prompts=learned,
-        optimizer=optimizer,
-        totals=totals,
+        "prompts", sampler, prompts=learned, optimizer=optimizer, totals=totals
     )
     broadcast_parameters(learned)
     for step in track(steps, "Tuning prompts"):
@@ -94,7 +98,7 @@ def tune_prompts(
 
 
 def make_optimizer(learned: IdentityPrompts, settings: TuningSettings) -> torch.optim.Optimizer:
-    """Adam over the tokens of all identities."""
+    """Return Adam over the learned tokens of all identities."""
     return torch.optim.Adam(
         learned.parameters(),
         lr=settings.learning_rate,
@@ -104,7 +108,7 @@ def make_optimizer(learned: IdentityPrompts, settings: TuningSettings) -> torch.
 
 
 def make_sampler(pids: np.ndarray, settings: TuningSettings, seed: int) -> PKSampler:
-    """Every step of stage 1, of both its parts."""
+    """Return the sampler of all epochs of stage 1."""
     return PKSampler(
         pids,
         settings.identities_per_batch,
@@ -118,15 +122,16 @@ def make_sampler(pids: np.ndarray, settings: TuningSettings, seed: int) -> PKSam
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, settings: TuningSettings, epoch: float
 ) -> None:
-    """The rate that the settings' schedule has at `epoch`, counted from 0, with its fraction."""
+    """Set the learning rate at `epoch`, counted from 0, fractions included."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(settings, epoch)
 
 
 def learning_rate_at(settings: TuningSettings, epoch: float) -> float:
-    """One cosine over both parts of stage 1 (readings 10), after a linear warm-up.
+    """Return the learning rate at `epoch`, counted from 0, fractions included.
 
-    With `restart`, the part epochs have a cosine of their own, which begins at the full rate.
+    Linear warm-up, then one cosine over identity and part epochs (reading 10). With `restart`, the
+    part epochs have a cosine of their own, without warm-up.
     """
     epochs, warmup = settings.identity_epochs + settings.part_epochs, settings.warmup_epochs
     if settings.restart:
@@ -141,10 +146,10 @@ def learning_rate_at(settings: TuningSettings, epoch: float) -> float:
 
 @torch.no_grad()
 def encode_bank_texts(learned: IdentityPrompts, present: Tensor) -> tuple[Tensor, Tensor]:
-    """The texts of a bank, encoded once: identity [C, D] and part [C, P, D].
+    """Return the texts of a bank: identity [C, D] and part [C, P, D].
 
-    `PROMPTS_PER_CHUNK` at a time. Only the part texts of `present` bool [C, P], on the host, are
-    encoded; the others stay zero, nothing is ever aligned with them.
+    Part texts are encoded where `present` bool [C, P], on the CPU, is True; the others are zero and
+    are not used.
     """
     rows = torch.arange(len(present), device=present.device)
     identity = torch.cat(

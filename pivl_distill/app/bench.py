@@ -59,7 +59,7 @@ class FileCost:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The checkpoint that was exported, and how its camera vectors were used."""
+    """The checkpoint that was exported, and how its camera embeddings were used."""
 
     path: Path
     cameras: Cameras

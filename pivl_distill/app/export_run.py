@@ -67,7 +67,7 @@ def export_checkpoint(
         source: run folder or checkpoint.
         spec: data set to calibrate and verify on; default: the run's own.
         out: run folder; default: the next in `runs/`.
-        cameras: how camera vectors (SIE) are used.
+        cameras: how camera embeddings (SIE) are used.
         options: what to write.
         cached: whether the cache of decoded crops is used.
         device: where torch computes the reference features; ONNX files run on the CPU.

@@ -34,7 +34,7 @@ EXPORTED = (".onnx", ".engine")
 
 @dataclass(frozen=True)
 class Cameras:
-    """How a network with camera vectors (SIE) is used.
+    """How a network with camera embeddings (SIE) is used.
 
     `choice` is "input" (or None: each crop's camera is an input), "mean", or a camera id from 0.
     """
@@ -79,7 +79,7 @@ def evaluate_target(
     Args:
         target: run folder or file.
         spec: data set; default: the run's own.
-        cameras: how camera vectors (SIE) of a checkpoint are used.
+        cameras: how camera embeddings (SIE) of a checkpoint are used.
         cached: whether decoded crops may be read from and written to the cache folder.
         device: where to compute; "auto": a GPU if there is one, the CPU for ONNX files.
 

@@ -117,7 +117,7 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def camera_options(command: Callable[..., None]) -> Callable[..., None]:
-    """--camera and --sie-coefficient, for networks with camera vectors, as `cameras`."""
+    """--camera and --sie-coefficient, for networks with camera embeddings, as `cameras`."""
 
     @click.option("--camera", metavar="input|N|mean", help="Camera vectors (SIE); default: input.")
     @click.option(

@@ -1,10 +1,9 @@
 """Train the embedded parser on synthetic people: `python -m pivl_distill.parsing.pretrain`.
 
-People, seeds and cameras are other than any benchmark's. The loss is cross-entropy over pixels,
-with rare classes weighted up by the fourth root of their rarity, so that gloves and sunglasses are
-found at all, plus whether the person's left is on the right of the crop: without being asked, the
-network does not learn sides in this time. It knows rendered people and nothing else; photographs
-need a real parser.
+People, seeds and cameras differ from those of every benchmark. The loss is cross-entropy over
+pixels, with rare classes weighted by the fourth root of their rarity, so that gloves and sunglasses
+are found, plus a binary term for the side of the crop that the person's left is on, without which
+the network does not learn sides. It has seen rendered people only; photographs need another parser.
 """
 
 from __future__ import annotations
@@ -66,9 +65,9 @@ def train(recipe: Recipe) -> PartUNet:
     network = PartUNet(LIP20).to(memory_format=torch.channels_last)
 
     def loss_terms(batch: np.ndarray) -> LossTerms:
-        images, labels = augmented(crops, batch, rng)
+        images, labels = augment_batch(crops, batch, rng)
         logits, facing = network.scores(images)
-        target = one_of_four(labels, rng)
+        target = subsample_labels(labels, rng)
         pixels = F.cross_entropy(logits, target, weights, ignore_index=IGNORE)
         return {"pixels": pixels, "facing": facing_loss(facing, labels)}
 
@@ -78,16 +77,16 @@ def train(recipe: Recipe) -> PartUNet:
 
 
 def class_weights(labels: np.ndarray) -> Tensor:
-    """float [P]: the fourth root of how much rarer a class is than the mean class, by pixels."""
+    """Return weights float [P]: the fourth root of mean pixel share over the share of the class."""
     share = np.bincount(labels.ravel(), minlength=len(LIP20)) / labels.size
     return torch.from_numpy((share.mean() / np.maximum(share, 1e-4)) ** 0.25).float()
 
 
-def augmented(
+def augment_batch(
     crops: RenderedCrops, batch: np.ndarray, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Normalised images [B, 3, H, W] and classes long [B, H, W], shifted and mirrored together."""
-    seen = augment(
+    """Return normalised images [B, 3, H, W] and class ids [B, H, W], shifted and mirrored alike."""
+    augmented = augment(
         torch.from_numpy(crops.images[batch]),
         torch.from_numpy(crops.labels[batch]),
         LIP20.mirror,
@@ -95,18 +94,18 @@ def augmented(
         GREY_RGB,
         rng,
     )
-    assert seen.maps is not None
-    return normalize_crops(seen.crops, MEAN, STD), seen.maps.long()
+    assert augmented.maps is not None
+    return normalize_crops(augmented.crops, MEAN, STD), augmented.maps.long()
 
 
-def one_of_four(labels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Classes [B, H, W] → [B, H/2, W/2]: one pixel of each square of four, the same in a batch."""
+def subsample_labels(labels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Subsample class ids [B, H, W] to [B, H/2, W/2] with one random offset per batch."""
     top, left = rng.integers(0, 2, 2)
     return labels[:, top::2, left::2]
 
 
 def facing_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy of logits [B]: does the left lie right of the right in [B, H, W]?
+    """Binary cross-entropy of logits [B]: is the person's left right of the right in [B, H, W]?
 
     Averaged over the crops that show both sides.
     """
@@ -114,15 +113,15 @@ def facing_loss(logits: Tensor, labels: Tensor) -> Tensor:
         torch.isin(labels, torch.tensor([pair[side] for pair in LIP20.mirror_pairs])).sum(1).float()
         for side in (0, 1)
     )  # [B, W] pixels per column
-    seen = (left.sum(1) > 0) & (right.sum(1) > 0)
+    both = (left.sum(1) > 0) & (right.sum(1) > 0)
     columns = torch.arange(labels.shape[2], dtype=torch.float)
-    middle = [(side[seen] @ columns) / side[seen].sum(1) for side in (left, right)]
-    return F.binary_cross_entropy_with_logits(logits[seen], (middle[0] > middle[1]).float())
+    middle = [(side[both] @ columns) / side[both].sum(1) for side in (left, right)]
+    return F.binary_cross_entropy_with_logits(logits[both], (middle[0] > middle[1]).float())
 
 
 @torch.inference_mode()
 def measure(network: PartUNet) -> ConfusionMatrix:
-    """Agreement with the exact maps of people and cameras never trained on."""
+    """Return the confusion matrix on unseen people and cameras."""
     crops = render_crops(UNSEEN_SEED, UNSEEN_PEOPLE, UNSEEN_CAMERAS, SIZE_HW)
     agreement = ConfusionMatrix(len(LIP20))
     for start in range(0, UNSEEN_PEOPLE, 50):
@@ -133,7 +132,7 @@ def measure(network: PartUNet) -> ConfusionMatrix:
 
 
 def save(network: PartUNet, path: Path, metadata: dict[str, str]) -> None:
-    """Write `images` float32 [batch, 3, 128, 64] → `logits` float32 [batch, 20, 64, 32]."""
+    """Write ONNX: `images` float32 [batch, 3, 128, 64] → `logits` float32 [batch, 20, 64, 32]."""
     program = torch.onnx.export(
         network,
         (torch.zeros(2, 3, *SIZE_HW),),

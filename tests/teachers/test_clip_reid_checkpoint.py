@@ -141,7 +141,7 @@ def test_other_cameras_are_refused(camera_file, choice):
 def test_a_camera_without_vectors_is_refused(small_reid_state, tmp_path):
     torch.save(small_reid_state(), tmp_path / "plain.pth")
     model = load_clip_reid_checkpoint(tmp_path / "plain.pth").embedding_model()
-    with pytest.raises(PivlError, match="has no camera vectors"):
+    with pytest.raises(PivlError, match="has no camera embeddings"):
         with_camera(model, "mean")
 
 

@@ -150,7 +150,7 @@ def test_the_pixel_at_its_centre_may_name_a_cell(features, frozen_clip, band_sto
 
 
 def test_cells_are_read_in_the_precision_of_the_text_encoder(features):
-    cells = features.encode_cells(np.array([5, 3]))
+    cells = features.batch_cells(np.array([5, 3]))
     assert features.cells.values.dtype == torch.float16
     assert cells.dtype == torch.float32
     assert torch.equal(cells, features.cells.values[[5, 3]].float())

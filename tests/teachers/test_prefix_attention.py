@@ -74,7 +74,9 @@ def test_branches_share_the_stems_of_their_rows(clip):
     blocks = clip.transformer.resblocks
     opening, stems, branches = tokens(1, 2), tokens(3, 4, seed=1), tokens(5, 3, seed=2)
     stem_of, lengths = [2, 0, 2, 1, 2], [3, 1, 2, 2, 3]
-    shared = extend_prefix(blocks, stems, extend_prefix(blocks, opening)).of(torch.tensor(stem_of))
+    shared = extend_prefix(blocks, stems, extend_prefix(blocks, opening)).select(
+        torch.tensor(stem_of)
+    )
     assert len(shared) == 6
     ours = encode_after_prefix(blocks, branches, torch.tensor(lengths), shared)
     plain = [

@@ -216,7 +216,7 @@ def test_clip_reid_checkpoint_provides_the_encoders(checkpoint_and_base, tmp_pat
         ({"name": "RN50"}, (256, 128), "not RN50 for crops of 256×128"),
         ({}, (128, 64), "not small-reid for crops of 128×64"),
         ({"stride_px": 12}, (256, 128), "not small-reid .* with stride 12 and no camera"),
-        ({"sie_coefficient": 1.0}, (256, 128), "not small-reid .* and 6 camera vectors"),
+        ({"sie_coefficient": 1.0}, (256, 128), "not small-reid .* and 6 camera embeddings"),
     ],
 )
 def test_settings_that_contradict_a_checkpoint_raise(

@@ -58,7 +58,7 @@ def test_a_student_learns_from_its_identity_texts(file):
 def test_other_files_are_refused_by_what_they_lack(tmp_path):
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
     said = refuse("export", tmp_path / "other.pth")
-    assert "is no checkpoint of CLIP-ReID: it lacks image_encoder.conv1.weight" in said
+    assert "is not a CLIP-ReID checkpoint: it lacks image_encoder.conv1.weight" in said
 
 
 @pytest.mark.parametrize("temperature", ["0.07", "clip"])

@@ -1,6 +1,6 @@
 """`pivl-distill export` of CLIP-ReID's full-size checkpoints: the file gives the golden features.
 
-The official code has printed figures for `vit` and `rn50`. The third kind, camera vectors and
+The official code has printed figures for `vit` and `rn50`. The third kind, camera embeddings and
 overlapping patches, is held to a recomputation that shares no code with the encoders.
 """
 
