@@ -25,7 +25,7 @@ from students.pretrain import (
 SHIPPED = WEIGHTS_DIR / "mobilenetv2_025.safetensors"
 
 
-def test_the_script_writes_a_start_that_a_student_can_take(tmp_path: Path) -> None:
+def test_script_writes_weights_that_a_student_can_load(tmp_path: Path) -> None:
     out = tmp_path / "start.safetensors"
     result = CliRunner().invoke(main, ["--crops", "64", "--passes", "1", "--out", str(out)])
     assert result.exit_code == 0, result.output
@@ -50,7 +50,7 @@ def test_loss_is_the_mean_over_attributes() -> None:
     assert torch.allclose(attribute_loss(logits, torch.tensor([[0, 2]]), [2, 3]), expected)
 
 
-def test_shipped_start_is_small_and_made_by_the_recipe_of_the_script() -> None:
+def test_shipped_weights_are_small_and_made_by_the_recipe() -> None:
     assert SHIPPED.stat().st_size <= 600_000
     _, _, metadata = load_tensors(SHIPPED, KIND)
     assert metadata["recipe"] == dataclasses.asdict(RECIPE)

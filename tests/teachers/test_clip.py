@@ -1,4 +1,4 @@
-"""Loading a CLIP: what it is called, what size it reads, and where its weights come from."""
+"""Loading a CLIP: names, crop sizes, weights, and models that are refused."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def answers(clip: Clip) -> list[torch.Tensor]:
     ("name", "encoder", "grid_hw"),
     [("tiny_rn", ResNetImageEncoder, (16, 8)), ("tiny_vit", ViTImageEncoder, (16, 8))],
 )
-def test_both_embedded_architectures_look_at_a_fine_grid(make_clip, name, encoder, grid_hw):
+def test_embedded_architectures_have_a_16_by_8_grid(make_clip, name, encoder, grid_hw):
     clip = make_clip(name)
     assert isinstance(clip.image, encoder)
     assert clip.image.grid_hw == grid_hw
@@ -112,7 +112,7 @@ def test_what_was_saved_in_half_precision_is_loaded(make_clip, table, tmp_path, 
     assert first.weights_sha256 == second.weights_sha256
 
 
-def test_the_hash_tells_weights_apart(make_clip, table, tmp_path):
+def test_weights_hash_differs_between_weights(make_clip, table, tmp_path):
     hashes = set()
     for number, clip in enumerate((make_clip(seed=0), make_clip(seed=1))):
         save_tiny_clip(clip, tmp_path / f"{number}", table, {})
@@ -125,14 +125,14 @@ def test_the_hash_tells_weights_apart(make_clip, table, tmp_path):
     assert all(len(digest) == 64 for digest in hashes)
 
 
-def test_random_weights_know_the_words_of_synthetic_people():
+def test_random_weights_cover_the_vocabulary_of_synthetic_people():
     clip = load_clip("tiny_rn", "none", SIZE_HW)
     ids = clip.text.tokenizer.encode("a photo of a person wearing upper clothes and navy socks")
     assert 0 not in ids
     assert len(clip.weights_sha256) == 64
 
 
-def test_a_frozen_clip_neither_learns_nor_drifts(make_clip):
+def test_freeze_disables_gradients_and_batch_norm_updates(make_clip):
     clip = make_clip()
     for encoder in (clip.image, clip.text):
         assert not encoder.training
@@ -144,7 +144,7 @@ def test_a_frozen_clip_neither_learns_nor_drifts(make_clip):
     assert dataclasses.replace(clip).to(torch.device("cpu")).image is clip.image
 
 
-def test_an_unknown_name_is_answered_with_the_nearest():
+def test_unknown_name_suggests_the_nearest():
     with pytest.raises(PivlError, match="Unknown CLIP 'tiny_rm'; did you mean 'tiny_rn'"):
         load_clip("tiny_rm", "embedded", SIZE_HW)
     with pytest.raises(PivlError, match="Unknown CLIP 'RN5'; did you mean 'RN50"):
@@ -224,7 +224,7 @@ def test_a_vit_may_overlap_its_patches_and_know_cameras(open_clip_models):
     assert len({clip.weights_sha256, other.weights_sha256}) == 2
 
 
-def test_an_image_encoder_of_another_make_is_refused(open_clip_models):
+def test_unsupported_image_encoder_is_refused(open_clip_models):
     with pytest.raises(PivlError, match=r"small-timm has a TimmModel .* can be teachers"):
         load_clip("small-timm", "none", SIZE_HW)
 
@@ -239,7 +239,7 @@ def test_an_image_encoder_of_another_make_is_refused(open_clip_models):
         ("ViT-H-14", (18, 9), 1024),
     ],
 )
-def test_other_models_of_open_clip_are_taken(name, grid_hw, dim):
+def test_other_open_clip_models_are_supported(name, grid_hw, dim):
     with torch.device("meta"):
         image = load_clip(name, "none", (256, 128)).image
         tokens = image.joint_tokens(torch.zeros(1, 3, 256, 128))
@@ -257,13 +257,13 @@ def test_other_models_of_open_clip_are_taken(name, grid_hw, dim):
         ("convnext_base", "has a TimmModel image encoder"),
     ],
 )
-def test_models_of_another_make_are_refused_for_what_they_are(name, reason):
+def test_unsupported_models_are_refused_with_the_reason(name, reason):
     with torch.device("meta"), pytest.raises(PivlError, match=f"{name} .*{reason}"):
         load_clip(name, "none", (256, 128))
 
 
 @pytest.mark.parametrize("name", ["small-eos", "small-cls"])
-def test_a_text_encoder_of_another_make_is_refused(open_clip_models, name):
+def test_unsupported_text_encoder_is_refused(open_clip_models, name):
     with pytest.raises(PivlError, match=f"{name} does not read its text as CLIP does"):
         load_clip(name, "none", SIZE_HW)
 
@@ -296,6 +296,6 @@ def test_only_the_tiny_models_are_embedded():
         load_clip("RN50", "embedded", (256, 128))
 
 
-def test_an_unknown_tag_names_the_known_ones(open_clip_models):
+def test_unknown_tag_lists_the_known_ones(open_clip_models):
     with pytest.raises(PivlError, match=r"Could not load small-rn with weights 'opanai'"):
         load_clip("small-rn", "opanai", SIZE_HW)

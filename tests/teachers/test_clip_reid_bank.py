@@ -1,4 +1,4 @@
-"""A bank out of a published checkpoint: whose row is whose, and where the words come from."""
+"""A bank from a CLIP-ReID checkpoint: order of identities, and token table of the base CLIP."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def of_pids(dataset, pids):
     return dataclasses.replace(dataset, train=records)
 
 
-def test_rows_are_numbered_as_a_set_of_ids_is_walked_through(dataset):
+def test_rows_follow_the_iteration_order_of_a_set_of_pids(dataset):
     assert order_pids(of_pids(dataset, [7, 2, 2, 5]), 3, Path("x")) == (2, 5, 7)
     # A set of three looks at ids modulo 8: 33 is 1, 70 is 6.
     assert order_pids(of_pids(dataset, [2, 33, 70]), 3, Path("x")) == (33, 2, 70)
@@ -59,7 +59,7 @@ def test_another_number_of_identities_is_refused(dataset):
         order_pids(dataset, 10, Path("x.pth"))
 
 
-def test_without_words_the_bank_speaks_of_identities_alone(with_base, dataset):
+def test_without_a_base_clip_the_bank_has_identity_texts_only(with_base, dataset):
     checkpoint, _ = with_base
     bank = make_clip_reid_bank(checkpoint, dataset, dataset.train_pids, None)
     assert torch.equal(bank.identity, checkpoint.identity_texts())
@@ -68,7 +68,7 @@ def test_without_words_the_bank_speaks_of_identities_alone(with_base, dataset):
     assert bank.provenance["clip_sha256"] == checkpoint.clip.weights_sha256
 
 
-def test_part_texts_hold_the_learned_tokens_and_the_words_of_its_clip(with_base):
+def test_part_texts_use_learned_tokens_and_the_base_token_table(with_base):
     checkpoint, path = with_base
     present = torch.ones(8, len(LIP20), dtype=torch.bool)
     part, label = encode_part_texts(checkpoint, LIP20, present, str(path))
@@ -84,7 +84,7 @@ def test_part_texts_hold_the_learned_tokens_and_the_words_of_its_clip(with_base)
     torch.testing.assert_close(label[1], text.encode(["a photo of a person hat"])[0])
 
 
-def test_the_temperature_is_that_of_the_clip_whose_words_are_taken(checkpoint_and_base):
+def test_temperature_comes_from_the_base_clip(checkpoint_and_base):
     state, path = checkpoint_and_base()
     base = torch.load(path, weights_only=True)
     torch.save(base | {"logit_scale": torch.tensor(100.0).log()}, path)
@@ -95,7 +95,7 @@ def test_the_temperature_is_that_of_the_clip_whose_words_are_taken(checkpoint_an
     assert settings.part_temperature == pytest.approx(0.01)
 
 
-def test_words_of_another_clip_are_refused(with_base, tmp_path):
+def test_token_table_of_another_clip_is_refused(with_base, tmp_path):
     checkpoint, _ = with_base
     other = open_clip.create_model("small-reid", force_quick_gelu=True)
     torch.save(other.state_dict(), tmp_path / "other.pt")
@@ -105,7 +105,7 @@ def test_words_of_another_clip_are_refused(with_base, tmp_path):
         take_token_table(checkpoint, str(tmp_path / "other.pt"))
 
 
-def test_seen_parts_come_from_the_maps(with_base, dataset):
+def test_present_parts_come_from_the_maps(with_base, dataset):
     checkpoint, path = with_base
     bank = make_clip_reid_bank(checkpoint, dataset, dataset.train_pids, str(path))
     assert bank.present[:, LIP20.background].all()

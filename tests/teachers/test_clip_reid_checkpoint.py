@@ -1,4 +1,4 @@
-"""Published checkpoints as files: what is recognised, what cameras do, what is refused."""
+"""CLIP-ReID checkpoints: recognition, cameras, and files that are refused."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_cameras_and_overlapping_patches_follow_from_shapes(camera_file):
 
 
 @torch.inference_mode()
-def test_features_are_those_of_a_plain_computation(camera_file, camera_state, some):
+def test_features_equal_a_plain_computation(camera_file, camera_state, some):
     images, cameras = some
     network = load_clip_reid_checkpoint(camera_file, COEFFICIENT).embedding_model().network
     table = camera_state["cv_embed"]
@@ -124,7 +124,7 @@ def test_the_exported_graph_takes_cameras_or_has_one_fixed(
     check_no_training_layers(path, network_cost(model.network, model.size_hw, model.cameras))
 
 
-def test_a_fixed_camera_leaves_the_model_it_came_from_alone(camera_file, some):
+def test_fixing_a_camera_does_not_change_the_original_model(camera_file, some):
     model = load_clip_reid_checkpoint(camera_file).embedding_model()
     before = model.network(*some)
     assert with_camera(model, "mean").cameras == 0
@@ -138,7 +138,7 @@ def test_other_cameras_are_refused(camera_file, choice):
         with_camera(model, choice)
 
 
-def test_a_camera_without_vectors_is_refused(small_reid_state, tmp_path):
+def test_camera_option_without_camera_embeddings_is_refused(small_reid_state, tmp_path):
     torch.save(small_reid_state(), tmp_path / "plain.pth")
     model = load_clip_reid_checkpoint(tmp_path / "plain.pth").embedding_model()
     with pytest.raises(PivlError, match="has no camera embeddings"):
@@ -158,7 +158,7 @@ def test_crops_bring_their_cameras_along(camera_file):
         embed(model, crops)
 
 
-def test_it_can_be_kept_as_a_teacher_of_ours(camera_file, some, tmp_path):
+def test_checkpoint_can_be_saved_as_a_teacher(camera_file, some, tmp_path):
     model = load_clip_reid_checkpoint(camera_file, COEFFICIENT).embedding_model()
     save_teacher(model, tmp_path / "teacher.safetensors")
     loaded = load_teacher(tmp_path / "teacher.safetensors")
@@ -173,7 +173,7 @@ def test_the_necks_are_those_of_the_file(camera_file, camera_state):
     assert torch.equal(checkpoint.projected_neck.norm.running_mean, running)
 
 
-def test_a_teacher_may_begin_with_its_encoder(camera_file, some):
+def test_teacher_can_start_from_its_image_encoder(camera_file, some):
     teacher = Teacher(load_clip_reid_checkpoint(camera_file).clip, 7, HeadSettings()).eval()
     out = teacher(*some)
     assert out.logits[0].shape == (3, 7)
@@ -181,7 +181,7 @@ def test_a_teacher_may_begin_with_its_encoder(camera_file, some):
 
 
 @pytest.mark.parametrize("form", ["module.", "safetensors", "state_dict"])
-def test_other_forms_of_the_same_file(camera_state, camera_file, some, tmp_path, form):
+def test_file_formats_of_one_checkpoint_load_alike(camera_state, camera_file, some, tmp_path, form):
     path = tmp_path / ("other.safetensors" if form == "safetensors" else "other.pth")
     if form == "safetensors":
         save_file(camera_state, path)
@@ -217,7 +217,7 @@ def test_other_forms_of_the_same_file(camera_state, camera_file, some, tmp_path,
         ),
     ],
 )
-def test_what_is_missing_or_misfits_is_named(small_reid_state, tmp_path, change, message):
+def test_missing_and_mismatched_tensors_are_named(small_reid_state, tmp_path, change, message):
     state = {
         name: value for name, value in (small_reid_state() | change).items() if value is not None
     }

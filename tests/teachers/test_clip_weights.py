@@ -1,4 +1,4 @@
-"""Weights as they are published: OpenAI's TorchScript archives, open_clip's files, the hub."""
+"""Published weights: OpenAI's TorchScript archives, open_clip's files, the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def says(clip: Clip, original: CLIP, tolerance: float = 1e-5) -> bool:
 
 
 @pytest.mark.parametrize("name", VISION)
-def test_an_archive_of_openais_brings_its_activation(tmp_path, name):
+def test_openai_archive_selects_quickgelu(tmp_path, name):
     original = make(name, quick=True)
     torchscript(original, tmp_path / "ViT-B-32.pt")
     clip = load_clip(name, str(tmp_path / "ViT-B-32.pt"), SIZE_HW).freeze()
@@ -84,7 +84,7 @@ def test_an_archive_of_openais_brings_its_activation(tmp_path, name):
 
 
 @pytest.mark.parametrize("form", ["pt", "safetensors", "epoch"])
-def test_a_file_of_open_clips_has_the_activation_of_its_name(tmp_path, form):
+def test_open_clip_file_uses_the_activation_of_its_name(tmp_path, form):
     original = make("small-vit", quick=False)
     path = tmp_path / ("weights.safetensors" if form == "safetensors" else "weights.pt")
     if form == "safetensors":
@@ -111,7 +111,7 @@ def test_position_embeddings_are_resampled_bilinearly_as_clip_reid_does(tmp_path
     torch.testing.assert_close(ours, torch.cat([token, resized]))
 
 
-def test_a_repository_of_the_hub_brings_its_activation(monkeypatch):
+def test_hub_repository_selects_its_activation(monkeypatch):
     original, asked = make("small-vit", quick=True), []
     state = original.state_dict()
     create = open_clip.create_model
@@ -129,7 +129,7 @@ def test_a_repository_of_the_hub_brings_its_activation(monkeypatch):
     assert torch.equal(clip.image.visual.conv1.weight, state["visual.conv1.weight"])
 
 
-def test_a_repository_that_cannot_be_had_is_named(monkeypatch):
+def test_unreachable_repository_is_named(monkeypatch):
     def offline(*_arguments, **_settings):
         raise OSError("no route to host")
 
@@ -145,7 +145,7 @@ def test_weights_of_another_architecture_are_named(tmp_path):
         load_clip("small-vit", str(tmp_path / "weights.pt"), SIZE_HW)
 
 
-def test_counters_of_batches_may_be_missing(tmp_path):
+def test_batch_counters_may_be_missing(tmp_path):
     original = make("small-rn", quick=False).state_dict()
     state = {key: v for key, v in original.items() if not key.endswith("num_batches_tracked")}
     assert len(state) < len(original)

@@ -63,7 +63,7 @@ def test_the_resnet_form_is_open_clips_where_the_grid_is_its_own(resnet):
     assert_close(out.feature, maps[4].mean((2, 3)))
 
 
-def test_every_token_asks_as_the_pooled_one_does(resnet):
+def test_every_token_is_pooled_like_the_first(resnet):
     x = torch.randn(2, 256, 2, 2)
     pool = resnet.attnpool
     tokens = x.flatten(2).permute(2, 0, 1)
@@ -168,7 +168,7 @@ def test_the_vit_pyramid_are_the_tokens_after_thirds_of_the_blocks(vit):
         assert_close(tokens.flatten(2).transpose(1, 2), after[block])
 
 
-def test_by_the_value_path_each_vit_position_attends_to_itself_alone(vit):
+def test_value_path_of_a_vit_attends_to_each_position_only(vit):
     encoder, x = ViTImageEncoder(vit, SIZE_HW), images()
     *blocks, last = vit.transformer.resblocks
     hidden = vit._embeds(x)
@@ -181,7 +181,7 @@ def test_by_the_value_path_each_vit_position_attends_to_itself_alone(vit):
     assert_close(tokens[:, 0], encoder(x).projected)
 
 
-def test_by_the_value_path_each_resnet_position_is_pooled_alone(resnet):
+def test_value_path_of_a_resnet_pools_each_position_only(resnet):
     encoder, x = resnet_encoder(resnet, SIZE_HW, 16), images()
     *_, conv5 = encoder._stages(x)
     tokens, pool = encoder.value_tokens(x), encoder.visual.attnpool

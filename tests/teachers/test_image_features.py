@@ -68,7 +68,7 @@ def test_crops_are_encoded_in_their_order(features, frozen_clip, band_store):
     torch.testing.assert_close(features.cells.values[17].float(), tokens[1:], **near)
 
 
-def test_a_cache_that_cannot_be_made_is_done_without(
+def test_unwritable_cache_keeps_features_in_memory(
     features, frozen_clip, band_store, folder, caplog
 ):
     folder.write_text("a file in the way")
@@ -76,7 +76,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(
     assert "The features of crops stay in memory: Cannot write" in caplog.text
 
 
-def test_a_disk_that_fills_on_the_way_costs_the_cache_alone(
+def test_disk_full_while_writing_loses_only_the_cache_entry(
     features, frozen_clip, band_store, folder, encoded, caplog, monkeypatch
 ):
     def full(entry, shapes, dtype, batches):
@@ -117,14 +117,14 @@ def test_crops_may_be_encoded_in_half_precision(
     assert len(list(folder.iterdir())) == 2  # neither takes the other's for its own
 
 
-def test_auto_is_float16_on_a_gpu_alone():
+def test_auto_precision_is_float16_only_on_a_gpu():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert encoding_dtype("auto", cuda) is torch.float16
     assert encoding_dtype("auto", cpu) is encoding_dtype("float32", cuda) is None
     assert encoding_dtype("bfloat16", cpu) is torch.bfloat16
 
 
-def test_features_that_overflow_are_told(make_clip, band_store):
+def test_overflowing_features_raise(make_clip, band_store):
     clip = make_clip()
     clip.image.visual.attnpool.c_proj.weight.data *= 1e6
     with pytest.raises(PivlError, match=r"overflow half precision.* tuning\.precision to float32"):
@@ -202,7 +202,7 @@ def test_features_larger_than_the_cache_stay_in_memory(frozen_clip, band_store, 
     assert not folder.exists()
 
 
-def test_a_full_disk_is_told_and_nothing_is_written(
+def test_full_disk_logs_a_warning_and_writes_nothing(
     features, frozen_clip, band_store, folder, monkeypatch, caplog
 ):
     usage = shutil.disk_usage("/")
@@ -212,7 +212,7 @@ def test_a_full_disk_is_told_and_nothing_is_written(
     assert "Set PIVL_DISTILL_CACHE to another folder" in caplog.text
 
 
-def test_other_weights_crops_or_sizes_have_other_keys(frozen_clip, make_clip, band_store):
+def test_cache_key_depends_on_weights_crops_and_size(frozen_clip, make_clip, band_store):
     key = feature_key(frozen_clip, band_store, "attended")
     assert key == feature_key(frozen_clip, dataclasses.replace(band_store), "attended")
     changed = band_store.crops.copy()
@@ -231,7 +231,7 @@ def test_other_weights_crops_or_sizes_have_other_keys(frozen_clip, make_clip, ba
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "no array", "another shape"])
-def test_damaged_features_are_told_and_computed_anew(
+def test_damaged_cache_entry_is_logged_and_recomputed(
     features, frozen_clip, band_store, folder, encoded, caplog, damage
 ):
     encode_crops(frozen_clip, band_store, LIP20, CACHED)
@@ -282,7 +282,7 @@ def _entry_of(clip, store, folder: Path) -> Path:
     return folder / feature_key(clip, store, "attended")
 
 
-def test_finding_features_counts_as_using_them(frozen_clip, band_store, folder):
+def test_cache_hit_updates_last_use(frozen_clip, band_store, folder):
     entry = _entry_of(frozen_clip, band_store, folder)
     os.utime(entry, (1.0, 1.0))
     (folder / "another").mkdir()

@@ -96,7 +96,7 @@ def test_one_prefix_may_serve_all_rows(clip):
     assert_same(ours, torch.stack(plain), opening, branches)
 
 
-def test_what_lies_behind_the_end_is_neither_read_nor_run(clip):
+def test_tokens_after_the_end_are_not_computed(clip):
     blocks = clip.transformer.resblocks
     x, lengths = tokens(3, 6).detach(), torch.tensor([2, 6, 3])
     garbage = x.clone()
@@ -110,7 +110,7 @@ def test_what_lies_behind_the_end_is_neither_read_nor_run(clip):
     assert counts == [2 + 6 + 3] * 2
 
 
-def test_the_last_block_runs_only_what_is_read(clip):
+def test_last_block_computes_only_last_tokens(clip):
     blocks = clip.transformer.resblocks
     counts: list[int] = []
     hook = blocks[-1].mlp.register_forward_hook(lambda _m, given, _o: counts.append(len(given[0])))

@@ -23,7 +23,7 @@ SHIPPED = WEIGHTS_DIR / "tiny_rn.safetensors"
 
 
 @pytest.mark.parametrize("name", ["tiny_rn", "tiny_vit"])
-def test_training_moves_both_encoder_and_stays_finite(name: str) -> None:
+def test_training_changes_both_encoders_and_stays_finite(name: str) -> None:
     recipe = dataclasses.replace(RECIPE, crops=48, passes=2, batch_size=24, cameras=4)
     untrained = load_clip(name, "none", (128, 64))
     clip, rows = train(name, recipe)
@@ -63,7 +63,7 @@ def test_shipped_weights_are_small() -> None:
     assert SHIPPED.stat().st_size <= 4_000_000
 
 
-def test_shipped_weights_know_unseen_people_as_well_as_they_say(shipped: Clip) -> None:
+def test_shipped_weights_reach_their_recorded_accuracy(shipped: Clip) -> None:
     """Measured again: the stored figures, and the least that teaching needs."""
     _, _, metadata = load_tensors(SHIPPED, TINY_KIND)
     stored = metadata["unseen_people"]

@@ -36,7 +36,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_tokens_that_are_words_make_the_plain_sentence(prompts, frozen_clip):
+def test_word_embeddings_as_learned_tokens_equal_the_plain_text(prompts, frozen_clip):
     text, learned = frozen_clip.text, prompts()
     sayings = ["X X X X", "red hat blue coat", "a person wearing shoes"]
     for row, words in enumerate(sayings):
@@ -91,14 +91,14 @@ def test_a_word_before_the_tokens_may_have_any_length(prompts, frozen_clip):
         ("{part} {X}", "hat red hat"),
     ],
 )
-def test_templates_may_say_it_in_other_words(prompts, frozen_clip, template, sentence):
+def test_templates_are_configurable(prompts, frozen_clip, template, sentence):
     learned = prompts(part=template, learned_tokens=2)
     set_words(learned, frozen_clip.text, 0, "red hat")
     ours = learned.part(torch.tensor([0]), torch.tensor([LIP20.index("Hat")]))
     assert_close(ours, frozen_clip.text.encode([sentence]))
 
 
-def test_the_tokens_are_all_that_learns(prompts, frozen_clip):
+def test_only_learned_tokens_have_gradients(prompts, frozen_clip):
     learned = prompts()
     assert [name for name, _ in learned.named_parameters()] == ["tokens"]
     assert learned.state_dict().keys() == {"tokens"}
@@ -186,7 +186,7 @@ def test_part_texts_and_gradients_are_those_of_the_77_token_encoder(exact_prompt
     assert_same_with_gradients(learned.part(rows, parts), plain, learned)
 
 
-def test_parts_may_be_said_as_the_parser_labels_them(exact_prompts):
+def test_part_words_may_be_parser_labels(exact_prompts):
     text, learned = exact_prompts(part_words="raw")
     rows, parts = torch.tensor([2, 0]), torch.tensor([14, 5])
     template = "a photo of a {X} person {part}"
@@ -212,7 +212,7 @@ def test_a_template_may_name_the_part_first(exact_prompts):
     assert_same_with_gradients(sentence.encode(learned.tokens, rows, parts), plain, learned)
 
 
-def test_parts_that_sound_alike_are_not_taken_for_one_prompt_without_an_end(exact_prompts):
+def test_parts_with_equal_words_keep_their_end_token(exact_prompts):
     text, learned = exact_prompts()
     sentence = PromptTemplate(text, "a {X} person {part}", ["hat", "hat"], 4)
     ours = sentence.encode(learned.tokens, torch.tensor([1, 1]), torch.tensor([0, 1]))

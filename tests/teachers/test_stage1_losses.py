@@ -178,7 +178,7 @@ def test_without_a_known_cell_the_part_loss_is_zero_with_a_gradient(learned, exa
     assert not learned.tokens.grad.any()
 
 
-def test_clip_may_say_the_temperature(frozen_clip):
+def test_temperature_may_come_from_clip(frozen_clip):
     settings = resolve_temperature(TuningSettings(part_temperature="clip"), frozen_clip)
     expected = 1 / frozen_clip.logit_scale.exp().item()
     assert settings.part_temperature == pytest.approx(expected)
@@ -193,7 +193,7 @@ def test_parts_are_pooled_over_cells_that_count():
 
 
 @pytest.mark.parametrize("reading", READINGS[:: len(READINGS) // 4])
-def test_the_host_waits_for_no_result(exact, rows, frozen_clip, reading):
+def test_losses_never_synchronise_with_the_device(exact, rows, frozen_clip, reading):
     """The meta device has no numbers, so whatever asked for one would fail."""
     meta = torch.device("meta")
     text = copy.deepcopy(frozen_clip.text).to(meta)

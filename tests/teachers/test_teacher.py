@@ -83,7 +83,7 @@ def test_the_retrieval_vector_is_feature_and_projection_side_by_side(teacher):
     torch.testing.assert_close(model.network(images()), expected)
 
 
-def test_nothing_of_the_teaching_is_in_the_embedding_model(teacher):
+def test_embedding_model_has_no_training_heads(teacher):
     model = teacher.embedding_model()
     image_encoder = sum(p.numel() for p in teacher.image_encoder.parameters())
     assert sum(p.numel() for p in model.network.parameters()) == image_encoder
@@ -108,14 +108,14 @@ def test_what_was_saved_embeds_the_same(teacher, band_store, tmp_path):
     assert all(name.startswith("image_encoder.") for name in state)
 
 
-def test_a_teacher_fed_as_clip_was_is_fed_so_from_its_file_too(make_clip, tmp_path):
+def test_pixel_statistics_are_restored_from_the_file(make_clip, tmp_path):
     model = Teacher(make_clip("tiny_rn").with_clip_pixels(), 6, None).embedding_model()
     save_teacher(model, tmp_path / "teacher.safetensors")
     loaded = load_teacher(tmp_path / "teacher.safetensors")
     assert (loaded.mean, loaded.std) == (CLIP_MEAN, CLIP_STD)
 
 
-def test_without_a_head_nothing_is_aligned(make_clip):
+def test_without_a_head_there_is_no_aligned_map(make_clip):
     teacher = Teacher(make_clip("tiny_rn"), 6, None)
     assert teacher(images()).aligned is None
     assert not any(name.startswith("fusion") for name in teacher.state_dict())

@@ -73,7 +73,7 @@ def test_each_text_is_the_same_alone_and_in_a_batch(reduced):
         torch.testing.assert_close(encoder.encode([text])[0], features, rtol=1e-5, atol=1e-5)
 
 
-def test_what_follows_the_end_changes_nothing(reduced):
+def test_tokens_after_the_end_do_not_affect_features(reduced):
     _, encoder = reduced
     ids, ends = encoder.tokenizer(TEXTS)
     embeddings = encoder.token_embedding(ids).detach()

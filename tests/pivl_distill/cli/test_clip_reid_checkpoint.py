@@ -20,7 +20,7 @@ def file(small_reid_state, tmp_path, monkeypatch) -> str:
     return "sie_olp.pth"
 
 
-def test_it_is_scored_on_the_data_that_is_named(file):
+def test_checkpoint_is_evaluated_on_the_named_data(file):
     assert "mAP" in succeed("evaluate", file, *DATA)
     assert "mAP" in succeed("evaluate", file, *DATA, "--camera", "mean", "--sie-coefficient", "3")
     assert "Name the data set to score sie_olp.pth on with --data" in refuse("evaluate", file)
@@ -62,9 +62,7 @@ def test_other_files_are_refused_by_what_they_lack(tmp_path):
 
 
 @pytest.mark.parametrize("temperature", ["0.07", "clip"])
-def test_a_teacher_begins_with_the_words_of_its_clip_or_not_at_all(
-    small_reid_state, tmp_path, temperature
-):
+def test_teacher_starts_with_the_base_token_table_or_fails(small_reid_state, tmp_path, temperature):
     """The file holds no words, and no logit scale for the temperature either."""
     path = tmp_path / "reid.pth"
     torch.save(small_reid_state(identities=8), path)

@@ -68,7 +68,7 @@ def difference(ours: np.ndarray, theirs: Tensor) -> float:
 
 
 @pytest.mark.parametrize("model", ["vit", "rn50"])
-def test_the_file_gives_the_references_features(
+def test_exported_file_matches_the_reference_features(
     exported, golden_shapes, golden_images, golden_figures, model
 ):
     session = exported(golden_shapes[model])

@@ -38,7 +38,7 @@ def test_the_script_writes_a_parser_that_scores_as_the_network_does(tmp_path, mo
         np.testing.assert_allclose(logits, trained[0](images).numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_whoever_faces_away_has_the_sides_swapped() -> None:
+def test_facing_away_swaps_left_and_right() -> None:
     torch.manual_seed(0)
     network, images = PartUNet(LIP20).eval(), torch.randn(1, 3, 32, 16)
     with torch.inference_mode():
@@ -70,7 +70,7 @@ def test_rare_classes_weigh_more() -> None:
     assert weights[1] / weights[0] == pytest.approx((9990 / 10) ** 0.25, rel=1e-5)
 
 
-def test_the_shipped_parser_is_small_and_made_by_the_recipe_of_the_script() -> None:
+def test_shipped_parser_is_small_and_made_by_the_recipe() -> None:
     assert pretrain.WEIGHTS.stat().st_size <= 550_000
     assert metadata(pretrain.WEIGHTS)["recipe"] == asdict(RECIPE)
 
