@@ -131,7 +131,7 @@ def test_a_broken_calibration_is_exit_code_3(monkeypatch: pytest.MonkeyPatch) ->
     }
     # A failed export is not a finished run; it is kept until it is removed.
     assert not Path("broken/run.json").exists()
-    assert "To export again, remove the folder or name another with --out." in output
+    assert "To export again, remove the folder or pass another with --out." in output
     output = refuse("export", "student", "-o", "broken")
     assert "broken already contains a run; name another folder with --out, or remove this" in output
 
