@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT-RTX engines: built from an exported ONNX file, described, and run."""
+"""Build TensorRT and TensorRT-RTX engines from exported ONNX files, describe them, and run them."""

@@ -1,4 +1,4 @@
-"""How far a TensorRT build is, as one share from the nested phases that TensorRT reports."""
+"""Report the progress of a TensorRT build as one fraction, computed from its nested phases."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class BuildPhases:
-    """The phases of a build that are open now, each with its parent, and their steps."""
+    """The open phases of a build, each with its parent and its number of steps."""
 
     def __init__(self) -> None:
         self._open: dict[str, tuple[str | None, int]] = {}
@@ -19,26 +19,27 @@ class BuildPhases:
         self._done[name] = 0
 
     def step(self, name: str, number: int) -> None:
-        """Step `number` of a phase, counted from 0, is done."""
+        """Record that step `number` of a phase, counted from 0, is done."""
         self._done[name] = number + 1
 
     def finish(self, name: str) -> None:
         self._open.pop(name, None)
 
     def share(self, parent: str | None = None) -> float:
-        """How much is done of the step that `parent` is at; of the whole build by default."""
+        """Return the completed fraction of the current step of `parent` (None: the build)."""
         shares = [
             min(1.0, (self._done[name] + self.share(name)) / steps)
-            for name, (above, steps) in self._open.items()
-            if above == parent
+            for name, (phase_parent, steps) in self._open.items()
+            if phase_parent == parent
         ]
         return max(shares, default=0.0)
 
 
 def progress_monitor(trt: Any, show: Callable[[float], None]) -> Any:
-    """A TensorRT progress monitor that passes the share done to `show`.
+    """Return a TensorRT progress monitor that calls `show` with the completed fraction.
 
-    Ctrl-C reaches Python in one of the monitor's calls: it sets `stopped`, and the build ends.
+    Python receives Ctrl-C in one of the monitor's callbacks; it sets `stopped`, and TensorRT
+    cancels the build.
     """
 
     class Monitor(trt.IProgressMonitor):
@@ -46,7 +47,7 @@ def progress_monitor(trt: Any, show: Callable[[float], None]) -> Any:
             trt.IProgressMonitor.__init__(self)
             self.stopped = False
             self._phases = BuildPhases()
-            self._lock = threading.Lock()  # TensorRT calls from several threads
+            self._lock = threading.Lock()  # TensorRT calls it from several threads
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             self._follow(lambda: self._phases.start(name, parent, steps))

@@ -1,7 +1,7 @@
-"""An engine from an ONNX file: one builder for TensorRT 10 and 11 and for TensorRT-RTX.
+"""Build an engine from an ONNX file, with TensorRT 10 or 11 or with TensorRT-RTX.
 
-Precision is what the ONNX file says: networks are strongly typed, and TensorRT 11 knows nothing
-else. Flags are looked up by name, because their numbers, and which there are, differ by version.
+Networks are strongly typed (TensorRT 11 supports nothing else), so the ONNX file determines the
+precision. Flags are looked up by name, because their values differ between versions.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def build_engine(
     *,
     workspace_bytes: int | None = None,
 ) -> tuple[Path, EngineInfo]:
-    """Build the engine of `onnx_path` beside it, with its sidecar; where it is and what it is.
+    """Build the engine of `onnx_path` next to it, with its sidecar; return its path and sidecar.
 
-    `workspace_bytes` limits the memory a layer may use, by default to all that the GPU has.
-    TensorRT needs the GPU that the engine is for, TensorRT-RTX none. Raises PivlError, with
-    nothing written, if the library is missing, finds no GPU, or refuses the graph.
+    `workspace_bytes` limits the GPU memory per layer (None: no limit). TensorRT needs the GPU that
+    the engine is for, TensorRT-RTX needs none. Raises PivlError, with nothing written, if the
+    library is missing, finds no GPU, or rejects the graph.
     """
     trt = load_tensorrt(library)
     log = shared_logger(trt)
@@ -57,11 +57,11 @@ def build_engine(
 
     builder = _start(trt, log, title)
     network = builder.create_network(_creation_flags(trt))
-    parser = trt.OnnxParser(network, log)  # holds the network's weights: kept until it is built
+    parser = trt.OnnxParser(network, log)  # owns the weights: must outlive the build
     if not parser.parse(onnx_path.read_bytes()):
         raise PivlError(_parser_complaint(parser, onnx_path, title, precision))
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # 10 bits of float32's 23: less than was proven
+    config.clear_flag(trt.BuilderFlag.TF32)  # less precise than the verified float32 file
     config.add_optimization_profile(_profile(builder, network, profile))
     if workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
@@ -82,11 +82,7 @@ def build_engine(
         library=library,
         library_version=trt.__version__,
         precision=precision,
-        flags=_flags(trt, config),
         profile=profile,
-        workspace_bytes=config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
-        inputs=tuple(_tensor(network.get_input(i)) for i in range(network.num_inputs)),
-        output=_tensor(network.get_output(0)),
         onnx_file=onnx_path.name,
         onnx_sha256=sha256(onnx_path),
         engine_sha256=sha256(path),
@@ -94,9 +90,20 @@ def build_engine(
         gpu=Gpu.current(),
         build_seconds=round(seconds, 3),
         metadata={entry.key: entry.value for entry in model.metadata_props},
+        **_build_fields(trt, network, config),
     )
     write_sidecar(path, info)
     return path, info
+
+
+def _build_fields(trt: Any, network: Any, config: Any) -> dict[str, Any]:
+    """Return the fields of `EngineInfo` that network and builder configuration determine."""
+    return {
+        "flags": _flags(trt, config),
+        "workspace_bytes": config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE),
+        "inputs": tuple(_tensor(network.get_input(i)) for i in range(network.num_inputs)),
+        "output": _tensor(network.get_output(0)),
+    }
 
 
 def _read_onnx(path: Path) -> onnx.ModelProto:
@@ -120,7 +127,7 @@ def _start(trt: Any, log: Any, title: str) -> Any:
 
 
 def _creation_flags(trt: Any) -> int:
-    """Strong typing where it must still be asked for (TensorRT 10)."""
+    """Return the flag for strong typing, which TensorRT 10 needs and 11 has always on."""
     strongly_typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if strongly_typed is None else 1 << int(strongly_typed)
 
@@ -141,15 +148,16 @@ def _at_node(error: Any) -> str:
 
 
 def _profile(builder: Any, network: Any, profile: BatchProfile) -> Any:
-    made = builder.create_optimization_profile()
+    optimization = builder.create_optimization_profile()
     for number in range(network.num_inputs):
-        taken = network.get_input(number)
-        made.set_shape(taken.name, *((batch, *taken.shape[1:]) for batch in profile.batches))
-    return made
+        tensor = network.get_input(number)
+        shapes = ((batch, *tensor.shape[1:]) for batch in profile.batches)
+        optimization.set_shape(tensor.name, *shapes)
+    return optimization
 
 
 def _flags(trt: Any, config: Any) -> tuple[str, ...]:
-    """Names of the builder's flags that are set: the library's own choice, without TF32."""
+    """Return the names of the builder flags that are set: the library's defaults without TF32."""
     members = trt.BuilderFlag.__members__
     return tuple(sorted(name for name, flag in members.items() if config.get_flag(flag)))
 
@@ -159,7 +167,7 @@ def _tensor(tensor: Any) -> TensorInfo:
 
 
 def _build(trt: Any, builder: Any, network: Any, config: Any, description: str) -> bytes | None:
-    """The plan, None if there is none; Ctrl-C stops the build."""
+    """Return the serialised engine, None if the build failed; Ctrl-C cancels the build."""
     with watch(description) as show:
         config.progress_monitor = monitor = progress_monitor(trt, show)
         plan = builder.build_serialized_network(network, config)
@@ -169,7 +177,7 @@ def _build(trt: Any, builder: Any, network: Any, config: Any, description: str) 
 
 
 def _timing_cache(library: EngineLibrary, version: str) -> Path | None:
-    """One file for each version and GPU; None for TensorRT-RTX, which times nothing."""
+    """Return the cache file of this version and GPU; None for TensorRT-RTX, which needs none."""
     gpu = Gpu.current()
     if library == "tensorrt-rtx" or gpu is None:
         return None
@@ -180,7 +188,7 @@ def _timing_cache(library: EngineLibrary, version: str) -> Path | None:
 def _read_timings(config: Any, path: Path) -> None:
     known = path.read_bytes() if path.is_file() else b""
     cache = config.create_timing_cache(known)
-    if cache is None or not config.set_timing_cache(cache, False):  # of another GPU, or damaged
+    if cache is None or not config.set_timing_cache(cache, False):  # from another GPU, or damaged
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 

@@ -1,7 +1,7 @@
-"""What an engine file is: its name, the batches it takes, and the sidecar that describes it.
+"""Describe an engine file: its name, its batch sizes, and its sidecar `<engine>.json`.
 
-A plan is opaque, loads only with the version of the library that built it, and only on the kind of
-GPU it was built for. The sidecar `<engine>.json` says so before the library has to.
+An engine is opaque, and loads only with the library version that built it and on the kind of GPU it
+was built for. The sidecar allows checking this before loading, with clear error messages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import sha256, write_text
 
 RTX_GPUS = "compute capabilities 7.5, 8.0 to 8.9 but not 8.7, and 12.x"
-"""What TensorRT-RTX runs on: GeForce and RTX cards, not the H100 (9.0) or Jetson Orin (8.7)."""
+"""GPUs that TensorRT-RTX supports: GeForce and RTX cards, not the H100 (9.0) or Orin (8.7)."""
 _SUFFIXES: dict[EngineLibrary, str] = {"tensorrt": ".engine", "tensorrt-rtx": ".rtx.engine"}
 
 
@@ -29,7 +29,7 @@ class _Section(BaseModel):
 
 
 class BatchProfile(_Section):
-    """Batches that an engine takes, from `min_batch` to `max_batch`; fastest at `opt_batch`."""
+    """Batch sizes that an engine accepts, `min_batch` to `max_batch`; optimised for `opt_batch`."""
 
     min_batch: int
     opt_batch: int
@@ -37,7 +37,7 @@ class BatchProfile(_Section):
 
     @classmethod
     def parse(cls, text: str) -> BatchProfile:
-        """From "min,opt,max"; PivlError unless 1 ≤ min ≤ opt ≤ max.
+        """Parse "min,opt,max". Raises PivlError unless 1 ≤ min ≤ opt ≤ max.
 
         >>> Profile.parse("1,8,64").max_batch
         64
@@ -55,7 +55,7 @@ class BatchProfile(_Section):
 
 
 class TensorInfo(_Section):
-    """An input or output: TensorRT's name of its type, and its shape, -1 for the batch."""
+    """An input or output: TensorRT's name of its dtype, and its shape with -1 for the batch."""
 
     name: str
     dtype: str
@@ -63,21 +63,21 @@ class TensorInfo(_Section):
 
 
 class Gpu(_Section):
-    """A GPU's name, and its compute capability as "major.minor"."""
+    """Name and compute capability ("major.minor") of a GPU."""
 
     name: str
     compute_capability: str
 
     @classmethod
     def current(cls) -> Gpu | None:
-        """The GPU that torch uses; None without one."""
+        """Return the current GPU of torch; None if there is none."""
         if not torch.cuda.is_available():
             return None
         major, minor = torch.cuda.get_device_capability()
         return cls(name=torch.cuda.get_device_name(), compute_capability=f"{major}.{minor}")
 
     def supports(self, library: EngineLibrary) -> bool:
-        """Whether the library runs on this GPU; for TensorRT-RTX `RTX_GPUS` says which."""
+        """Whether the library runs on this GPU; see `RTX_GPUS` for TensorRT-RTX."""
         if library == "tensorrt":
             return True
         major = self.compute_capability.partition(".")[0]
@@ -86,7 +86,7 @@ class Gpu(_Section):
 
 
 class EngineInfo(_Section):
-    """The sidecar. `gpu` is None where torch saw none: TensorRT-RTX builds without a device."""
+    """Contents of the sidecar. `gpu` is None if TensorRT-RTX built the engine without one."""
 
     format: Literal[1] = 1
     library: EngineLibrary
@@ -107,7 +107,7 @@ class EngineInfo(_Section):
 
 
 def engine_path(onnx_path: Path, precision: ExportPrecision, library: EngineLibrary) -> Path:
-    """Where the engine of an ONNX file goes: beside it, named by what it is.
+    """Return the path of an ONNX file's engine: next to it, with precision and library.
 
     >>> engine_path(Path("model.int8.trt.onnx"), "int8", "tensorrt-rtx").name
     'model.int8.rtx.engine'
@@ -117,9 +117,9 @@ def engine_path(onnx_path: Path, precision: ExportPrecision, library: EngineLibr
 
 
 def graph_precision(graph: onnx.GraphProto) -> ExportPrecision:
-    """What the graph computes in, for that is what a strongly typed engine computes in.
+    """Return the precision of a graph, which is also that of its strongly typed engine.
 
-    A graph that quantises anything is int8; else one with half-precision weights is fp16.
+    int8 if a node quantises, else fp16 if weights are half precision, else fp32.
     """
     if any(node.op_type == "QuantizeLinear" for node in graph.node):
         return "int8"
@@ -128,14 +128,14 @@ def graph_precision(graph: onnx.GraphProto) -> ExportPrecision:
 
 
 def write_sidecar(path: Path, info: EngineInfo) -> None:
-    """Write `info` beside the engine at `path`, atomically."""
+    """Write the sidecar of the engine at `path`, atomically."""
     write_text(_sidecar(path), info.model_dump_json(indent=2) + "\n")
 
 
 def read_sidecar(path: Path) -> EngineInfo:
-    """The sidecar of the engine at `path`.
+    """Read the sidecar of the engine at `path`.
 
-    Raises PivlError if either file is missing or the engine is not the one described.
+    Raises PivlError if a file is missing or the sidecar describes another engine.
     """
     sidecar = _sidecar(path)
     for file in (path, sidecar):

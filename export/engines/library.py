@@ -1,9 +1,9 @@
-"""TensorRT and TensorRT-RTX as Python modules: found, loaded, and their log kept.
+"""Load TensorRT or TensorRT-RTX as a Python module and collect its error messages.
 
-Both have one API under two names. They are two products all the same: a TensorRT-RTX engine loads
-only with TensorRT-RTX, on GeForce and RTX cards, and needs no GPU to be built.
+Both have the same API under different module names, but they are separate products: a TensorRT-RTX
+engine loads only with TensorRT-RTX, on GeForce and RTX cards, and can be built without a GPU.
 
-Left out on purpose: TensorRT 8, which is weakly typed and calibrates INT8 by itself.
+Left out on purpose: TensorRT 8, which is weakly typed and has its own INT8 calibration.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RTX_LIBRARIES = ("libtensorrt_rtx.so.1.*", "libtensorrt_onnxparser_rtx.so.1.*")
 
 
 def load_tensorrt(library: EngineLibrary) -> Any:
-    """The library's Python module. Raises PivlError if it is not installed or does not load."""
+    """Return the library's Python module. Raises PivlError if it is missing or does not load."""
     title = LIBRARY_TITLES[library]
     try:
         if library == "tensorrt" and importlib.util.find_spec("tensorrt"):
@@ -49,9 +49,9 @@ def load_tensorrt(library: EngineLibrary) -> Any:
 
 
 def _load_rtx_libraries() -> None:
-    """Load what the bindings look up by name; NVIDIA ships it in an ONNX Runtime package.
+    """Load the shared libraries of the bindings; NVIDIA ships them in an ONNX Runtime package.
 
-    Its symbols stay its own (ctypes' default), for TensorRT has symbols of the same names.
+    Their symbols stay local (the default of ctypes), because TensorRT uses the same symbol names.
     """
     package = importlib.util.find_spec(_RTX_PACKAGE)
     folders = (package.submodule_search_locations if package else None) or []
@@ -64,9 +64,9 @@ def _load_rtx_libraries() -> None:
 
 @functools.cache
 def shared_logger(trt: Any) -> Any:
-    """The one logger of a TensorRT module: it keeps warnings and errors in `messages`.
+    """Return the logger of a TensorRT module, which collects errors in `messages`.
 
-    One for all, because a module uses the first logger it is given for as long as it lives.
+    It is shared, because the module keeps using the first logger that it receives.
     """
 
     class Log(trt.ILogger):
@@ -80,7 +80,7 @@ def shared_logger(trt: Any) -> Any:
                 self.messages.append(message.strip())
 
         def drain(self) -> str:
-            """What was said since the last time, in one line."""
+            """Return the messages since the last call in one line, and clear them."""
             messages, self.messages = self.messages, []
             return "; ".join(dict.fromkeys(" ".join(m.split()) for m in messages))
 

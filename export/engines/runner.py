@@ -1,7 +1,7 @@
-"""Running an engine on torch's CUDA buffers; no other binding to CUDA is needed.
+"""Run an engine on torch's CUDA tensors; no other CUDA binding is needed.
 
-An engine is refused before it is loaded if its sidecar says that it cannot run here, because
-TensorRT's own words for that are those of its internals.
+The sidecar is checked before loading, because TensorRT's own errors for a wrong version or GPU are
+hard to understand.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _DTYPES = {
 
 
 class EngineRunner:
-    """The engine at `path`, on the current GPU: a forward pass like the network's own.
+    """The forward pass of the engine at `path` on the current GPU; not thread-safe.
 
-    One runner serves one thread at a time. Raises PivlError if the engine is damaged, was built by
-    another version or for another GPU, or if there is no GPU.
+    Raises PivlError if the engine is damaged, was built by another version or for another GPU, or
+    if there is no GPU.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,21 +43,21 @@ class EngineRunner:
         trt = _check_version(path, self.info)
         _check_gpu(path, self.info)
         self._log = shared_logger(trt)
-        self._runtime, self._engine = _load(trt, path)  # an engine needs its runtime to live on
+        self._runtime, self._engine = _load(trt, path)  # an engine needs its runtime alive
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise PivlError(
-                f"'{path}' cannot be made ready to run: {self._words()}. Free memory of the GPU, or"
+                f"'{path}' cannot be prepared for running: {self._messages()}. Free GPU memory, or"
                 " build it again with a smaller --batch."
             )
         self._stream = torch.cuda.Stream()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Images [B, 3, H, W], and cameras int64 [B] if the engine takes them → features [B, F].
+        """Return features [B, F], on the GPU, of images [B, 3, H, W] and, optionally, cameras [B].
 
-        Inputs may lie anywhere; features lie on the GPU. A batch above the engine's largest is run
-        in parts, one below its smallest is filled up. Raises PivlError for inputs that the engine
-        does not take, and where it cannot be run.
+        Inputs may be on any device; cameras are int64 ids. A batch above the engine's maximum is
+        split; one below its minimum is padded. Raises PivlError for inputs of the wrong shape or
+        type, and if the engine fails to run.
         """
         for expected, given in zip(self.info.inputs, inputs, strict=True):
             _check_input(expected, given)
@@ -67,7 +67,7 @@ class EngineRunner:
 
     def _run(self, inputs: tuple[Tensor, ...]) -> Tensor:
         batch, smallest = len(inputs[0]), self.info.profile.min_batch
-        placed = [_filled_up(tensor.to(DEVICE), smallest).contiguous() for tensor in inputs]
+        placed = [_padded(tensor.to(DEVICE), smallest).contiguous() for tensor in inputs]
         for info, tensor in zip(self.info.inputs, placed, strict=True):
             if not self._context.set_input_shape(info.name, tuple(tensor.shape)):
                 raise PivlError(self._beyond_profile(info.name, len(tensor)))
@@ -76,12 +76,12 @@ class EngineRunner:
         shape = tuple(self._context.get_tensor_shape(output.name))
         features = torch.empty(shape, dtype=_DTYPES[output.dtype], device=DEVICE)
         self._context.set_tensor_address(output.name, features.data_ptr())
-        # TensorRT is slower on the default stream, so the engine has its own, in step with torch's.
+        # TensorRT is slower on the default stream; its own stream is synchronised with torch's.
         self._stream.wait_stream(torch.cuda.current_stream())
         started = self._context.execute_async_v3(self._stream.cuda_stream)
         torch.cuda.current_stream().wait_stream(self._stream)
         if not started:
-            raise PivlError(f"'{self.path}' could not be run: {self._words()}.")
+            raise PivlError(f"'{self.path}' could not be run: {self._messages()}.")
         return features[:batch]
 
     def _beyond_profile(self, name: str, batch: int) -> str:
@@ -91,16 +91,16 @@ class EngineRunner:
             f" {min(low, batch)},{batch},{max(high, batch)}."
         )
 
-    def _words(self) -> str:
-        """What the library has said since it was last asked."""
+    def _messages(self) -> str:
+        """Return the library's error messages since the last call."""
         return self._log.drain() or f"{LIBRARY_TITLES[self.info.library]} gives no reason"
 
 
 def check_engine_loads(path: Path) -> bool:
-    """Load the engine at `path` as far as this machine can; True if wholly.
+    """Load the engine at `path` to check it; return whether it loaded completely.
 
-    Without a GPU the library reads the plan's header and length, and then misses the driver: False.
-    Raises PivlError if the engine is damaged or was built by another version.
+    Without a GPU the library only checks the header and length, then fails for lack of a driver;
+    the result is False. Raises PivlError if the engine is damaged or from another version.
     """
     info = read_sidecar(path)
     trt = _check_version(path, info)
@@ -116,11 +116,11 @@ def check_engine_loads(path: Path) -> bool:
 
 
 class _NoDriverError(PivlError):
-    """Nothing is wrong with the engine as far as it could be read."""
+    """Only the driver is missing; the part of the engine that was read is valid."""
 
 
 def _check_version(path: Path, info: EngineInfo) -> Any:
-    """The library that built the engine."""
+    """Return the library that built the engine. Raises PivlError if the version differs."""
     trt = load_tensorrt(info.library)
     if trt.__version__ != info.library_version:
         raise PivlError(
@@ -157,7 +157,7 @@ def _check_gpu(path: Path, info: EngineInfo) -> None:
 
 
 def _load(trt: Any, path: Path) -> tuple[Any, Any]:
-    """Runtime and engine."""
+    """Return runtime and engine."""
     log = shared_logger(trt)
     log.drain()
     try:
@@ -173,12 +173,12 @@ def _load(trt: Any, path: Path) -> tuple[Any, Any]:
 
 
 def _only_cuda(words: str) -> bool:
-    """Whether nothing is said but that there is no CUDA driver."""
+    """Whether all messages are about a missing CUDA driver."""
     return all("cudaError" in word for word in words.split("; "))
 
 
-def _filled_up(tensor: Tensor, batch: int) -> Tensor:
-    """The tensor, with its last row repeated where it has fewer than `batch` rows."""
+def _padded(tensor: Tensor, batch: int) -> Tensor:
+    """Pad the tensor to `batch` rows by repeating its last row."""
     missing = batch - len(tensor)
     if missing <= 0:
         return tensor

@@ -68,7 +68,7 @@ def test_a_student_may_imitate_vectors_with_a_bank_or_without(dim):
     student = make_student(dim=dim, teacher_dim=7)
     assert student(images()).distilled_embedding.shape == (3, 7)
     assert make_student(dim=dim)(images()).distilled_embedding is None
-    assert "imitate" not in str(student.embedding_model().network.state_dict().keys())
+    assert "to_teacher" not in str(student.embedding_model().network.state_dict().keys())
 
 
 def test_the_head_may_take_three_blocks_of_a_vit():

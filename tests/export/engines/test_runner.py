@@ -147,7 +147,7 @@ def test_a_batch_beyond_the_profile_names_the_option(engine):
 
 def test_an_engine_without_memory_for_its_context_says_so(engine, fake_tensorrt):
     fake_tensorrt.context = False
-    with pytest.raises(PivlError, match=r"cannot be made ready to run: out of memory\. Free"):
+    with pytest.raises(PivlError, match=r"cannot be prepared for running: out of memory\. Free"):
         EngineRunner(engine)
 
 
