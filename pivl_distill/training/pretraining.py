@@ -74,7 +74,7 @@ def render_training_crops(
 def shuffled_batches(
     recipe: Recipe, rng: np.random.Generator, *, drop_last: bool = True
 ) -> np.ndarray:
-    """Return crop indices [steps, batch size], shuffled anew in each pass.
+    """Return crop indices [steps, batch size], reshuffled in each pass.
 
     With `drop_last`, each of the whole passes ends with its last full batch. Without, batches
     continue into the next pass, and `passes` may be fractional.

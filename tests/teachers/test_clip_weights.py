@@ -37,7 +37,7 @@ def make(name: str, quick: bool) -> CLIP:
 
 
 def torchscript(clip: CLIP, path: Path) -> None:
-    """Write `clip` as OpenAI does: half precision, its own names, three numbers beside them."""
+    """Write `clip` as OpenAI does: half precision, its own names, and three extra numbers."""
     root = nn.Module()
     for name, child in clip.half().named_children():
         root.add_module(name, holder(child))

@@ -41,14 +41,14 @@ def test_its_export_takes_cameras_and_is_scored_as_the_file(file):
 def test_a_file_of_fewer_cameras_than_the_people_it_is_verified_on(small_reid_state, tmp_path):
     torch.save(small_reid_state(cameras=2, identities=8), tmp_path / "two.pth")
     assert "Verified" in succeed("export", tmp_path / "two.pth", "-o", tmp_path / "out")
-    said = refuse("export", tmp_path / "two.pth", *DATA, "-o", tmp_path / "named")
-    assert "has cameras 0 to 1, but these crops are from cameras 0 to" in said
+    output = refuse("export", tmp_path / "two.pth", *DATA, "-o", tmp_path / "named")
+    assert "has cameras 0 to 1, but these crops are from cameras 0 to" in output
 
 
 def test_a_student_learns_from_its_identity_texts(file):
-    said = succeed("bank", file, *DATA)
-    assert "identities 8" in said
-    assert "no; --base makes them" in said
+    output = succeed("bank", file, *DATA)
+    assert "identities 8" in output
+    assert "no; --base makes them" in output
     assert "mAP" in succeed("evaluate", "runs/teach-1")
     quick = ("student", "--config", "quick", "--pretrained", "none")
     assert "holds no part texts" in refuse(*quick)
@@ -57,8 +57,8 @@ def test_a_student_learns_from_its_identity_texts(file):
 
 def test_other_files_are_refused_by_what_they_lack(tmp_path):
     torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    said = refuse("export", tmp_path / "other.pth")
-    assert "is not a CLIP-ReID checkpoint: it lacks image_encoder.conv1.weight" in said
+    output = refuse("export", tmp_path / "other.pth")
+    assert "is not a CLIP-ReID checkpoint: it lacks image_encoder.conv1.weight" in output
 
 
 @pytest.mark.parametrize("temperature", ["0.07", "clip"])
@@ -69,9 +69,9 @@ def test_teacher_starts_with_the_base_token_table_or_fails(small_reid_state, tmp
     wanted = {"clip.name": "small-reid", "clip.weights": path, "data.size_hw": "[256, 128]"}
     wanted |= {"clip.base": "none", "tuning.part_temperature": temperature}
     settings = [part for key, value in wanted.items() for part in ("--set", f"{key}={value}")]
-    said = refuse("teach", "--config", "quick", *settings, "-o", tmp_path / "run")
-    assert "The token table of 'none' does not match the checkpoint" in said
-    assert "Name the CLIP it was fine-tuned from; for CLIP-ReID that is 'openai'." in said
+    output = refuse("teach", "--config", "quick", *settings, "-o", tmp_path / "run")
+    assert "The token table of 'none' does not match the checkpoint" in output
+    assert "Name the CLIP it was fine-tuned from; for CLIP-ReID that is 'openai'." in output
     assert not (tmp_path / "run").exists()
 
 
