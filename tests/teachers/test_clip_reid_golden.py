@@ -135,6 +135,7 @@ def test_losses_of_stage_1(answers, golden):
     assert identity_contrastive_loss(*batch).item() == pytest.approx(i2t + t2i, rel=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_exported_features(answers, golden, golden_images, tmp_path):
     model = answers.checkpoint.embedding_model()
     path = write_onnx(model, tmp_path / "model.onnx")

@@ -103,6 +103,7 @@ def unstopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return without_clocks(teach(QUICK, tmp_path_factory.mktemp("teach") / "unstopped").run)
 
 
+@pytest.mark.slow
 def test_resume_after_kills_is_bit_identical(tmp_path: Path, unstopped: dict[str, Any]) -> None:
     run = tmp_path / "run"
     with killed_at(teachers.teach, "encode_crops", 1):

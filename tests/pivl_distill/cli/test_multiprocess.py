@@ -24,6 +24,8 @@ from pivl_distill.bank import PromptBank
 from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
 
+pytestmark = pytest.mark.slow
+
 SLOWLY = ("student", *QUICK, "--set", "stage2.learning_rate=1e-4", "--bank", "none")
 """A small learning rate: Adam turns rounding differences into full steps."""
 
@@ -141,7 +143,6 @@ def weights(run: str) -> Tensor:
     return torch.cat([t.flatten() for name, t in tensors.items() if "running" not in name])
 
 
-@pytest.mark.slow
 def test_student_of_two_processes_resumes_with_one_and_four(desk: Path, launch: Callable) -> None:
     ended = launch(2, stopped_runs.__file__, *TWO_EPOCHS, "-o", "one")
     assert [process.code for process in ended] == [9, 9], ended[0].said
@@ -153,7 +154,6 @@ def test_student_of_two_processes_resumes_with_one_and_four(desk: Path, launch: 
     assert_as_in_one_go("one", "four")
 
 
-@pytest.mark.slow
 def test_student_of_one_process_resumes_with_two(desk: Path) -> None:
     stopped_runs.kill_command(*TWO_EPOCHS, "-o", "two")
     assert "Continuing after step 5 of 10." in torchrun("student", "--resume", "two")

@@ -86,6 +86,7 @@ def test_a_published_checkpoint_with_cameras_in_every_precision(
     assert json.loads(Path("out/manifest.json").read_text())["input"]["cameras"] == 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_workplace")
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here the engines run")
 def test_engines_of_every_precision_are_exit_code_4_where_they_cannot_run() -> None:

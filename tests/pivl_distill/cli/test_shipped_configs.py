@@ -64,6 +64,7 @@ def last_metrics(folder: str) -> dict[str, float]:
     return metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "model", "changes"),
     [

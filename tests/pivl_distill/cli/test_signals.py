@@ -35,6 +35,8 @@ from teachers.teach import make_bank, teach
 from teachers.teacher import save_teacher
 from teachers.tuning import tune_prompts
 
+pytestmark = pytest.mark.slow
+
 
 def test_ctrl_c_stops_between_steps_with_130(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step, steps = Stage2Trainer.step, iter(range(1, 8))
@@ -114,7 +116,6 @@ def forks() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(("command", "rounds"), [("teach", 1), ("student", 2)])
 def test_resume_after_kills_in_every_stage_is_bit_identical(
