@@ -99,21 +99,21 @@ def ctrl_c() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """A finished process: its exit code and everything it printed."""
+class ProcessResult:
+    """A finished process: its exit code, and its standard output and error together."""
 
     code: int
-    said: str
+    output: str
 
 
 @pytest.fixture(scope="session")
-def launch() -> Callable[..., list[Ended]]:
+def launch() -> Callable[..., list[ProcessResult]]:
     """`launch(size, *arguments)` runs Python in `size` processes with torchrun's variables.
 
     The standard input of a process is closed when the processes of lower rank have finished.
     """
 
-    def run(size: int, *arguments: object) -> list[Ended]:
+    def run(size: int, *arguments: object) -> list[ProcessResult]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -126,11 +126,11 @@ def launch() -> Callable[..., list[Ended]]:
         }
         processes = []
         for rank in range(size):
-            told = shared | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1}
+            variables = shared | {"RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": 1}
             processes.append(
                 subprocess.Popen(
                     [sys.executable, *map(str, arguments)],
-                    env=os.environ | {name: str(value) for name, value in told.items()},
+                    env=os.environ | {name: str(value) for name, value in variables.items()},
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
@@ -142,7 +142,7 @@ def launch() -> Callable[..., list[Ended]]:
         finally:
             for process in processes:
                 process.kill()
-        return [Ended(p.returncode, said) for p, said in zip(processes, outputs, strict=True)]
+        return [ProcessResult(p.returncode, o) for p, o in zip(processes, outputs, strict=True)]
 
     return run
 

@@ -27,7 +27,7 @@ from teachers.tiny_clip import build_tiny_clip
 from teachers.tuning import encode_bank_texts, tune_prompts
 
 PEOPLE, CROPS = 5, 67
-"""More crops than one batch of 64 holds."""
+"""More crops than an encoding batch of 64."""
 
 SETTINGS = TuningSettings(
     identity_epochs=1,
@@ -88,32 +88,32 @@ def gradients(kind: str, rows: Tensor, batch: np.ndarray) -> dict[str, Tensor]:
 
 
 def results(folder: Path) -> dict[str, Tensor]:
-    """Return everything that must not depend on the number of processes."""
+    """Return all tensors that must not depend on the number of processes."""
     rows = torch.arange(CROPS) % PEOPLE
-    found = {}
+    values = {}
     for kind in ("some parts", "no parts"):
-        for batch in ([0, 5, 1, 6, 2, 7], [3]):  # the last: fewer prompts than processes
+        for batch in ([0, 5, 1, 6, 2, 7], [3]):  # [3]: fewer prompts than processes
             step = gradients(kind, rows, np.array(batch))
-            found |= {f"{kind} of {len(batch)}: {name}": value for name, value in step.items()}
-    for gib in (0, 1, 1):  # in memory, made, found
+            values |= {f"{kind} of {len(batch)}: {name}": value for name, value in step.items()}
+    for gib in (0, 1, 1):  # in memory; cache miss; cache hit
         features = encoded(gib)
-        found |= {"projected": features.projected, "cells": features.cells.values}
+        values |= {"projected": features.projected, "cells": features.cells.values}
     clip, run = (
         tiny_clip(),
         Run.create("teach", "", folder / f"run of {process_group.world_size()}"),
     )
     learned = tune_prompts(clip, features, rows, LIP20, PROMPTS, SETTINGS, 0, run)
     identity, part = encode_bank_texts(learned, torch.ones(PEOPLE, len(LIP20), dtype=torch.bool))
-    found |= {"tokens": learned.tokens, "identity": identity, "part": part}
-    return {name: value.detach().clone() for name, value in found.items()}
+    values |= {"tokens": learned.tokens, "identity": identity, "part": part}
+    return {name: value.detach().clone() for name, value in values.items()}
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_prompts_equal_those_of_a_single_process(launch, size, tmp_path, monkeypatch):
+def test_prompts_equal_those_of_one_process(launch, size, tmp_path, monkeypatch):
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "several"))
-    ended = launch(size, __file__, tmp_path)
-    assert [process.code for process in ended] == [0] * size, ended
-    assert all(process.said == "" for process in ended[1:])
+    processes = launch(size, __file__, tmp_path)
+    assert [process.code for process in processes] == [0] * size, processes
+    assert all(process.output == "" for process in processes[1:])
     together = load_file(tmp_path / "results.safetensors")
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "one"))
     alone = results(tmp_path)
@@ -133,9 +133,9 @@ def test_prompts_equal_those_of_a_single_process(launch, size, tmp_path, monkeyp
 
 def main(folder: Path) -> None:
     with process_group.session():
-        found = results(folder)
+        values = results(folder)
         if not process_group.rank():
-            save_file(found, folder / "results.safetensors")
+            save_file(values, folder / "results.safetensors")
     process_group.exit_process(0)
 
 

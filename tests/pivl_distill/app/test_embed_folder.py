@@ -72,10 +72,10 @@ def test_each_process_writes_a_shard(launch, deployed_once, crops, tmp_path):
     (crops / "b" / "broken.png").write_bytes(b"none")
     command = ("-m", "pivl_distill", "embed", crops, "--export", deployed_once, "-o")
     first, second = launch(2, *command, tmp_path / "features" / "people.parquet")
-    assert first.code == second.code == 3, first.said
-    assert second.said == ""
-    assert "7 of 24 values" in first.said
-    assert "Cannot read b/broken.png" in first.said
+    assert first.code == second.code == 3, first.output
+    assert second.output == ""
+    assert "7 of 24 values" in first.output
+    assert "Cannot read b/broken.png" in first.output
     shards = FeatureShards.open(tmp_path / "features")
     assert [p.name for p in shards.files] == ["people-1-of-2.parquet", "people-2-of-2.parquet"]
     (crops / "b" / "broken.png").unlink()
@@ -85,7 +85,7 @@ def test_each_process_writes_a_shard(launch, deployed_once, crops, tmp_path):
     ended = launch(2, *command, tmp_path / "people.npz")
     assert [process.code for process in ended] == [2, 2]
     # The first to fail prints the error; the other may report a failed peer.
-    assert sum("Several processes write Parquet files" in process.said for process in ended) == 1
+    assert sum("Several processes write Parquet files" in process.output for process in ended) == 1
 
 
 def test_shards_of_another_number_of_processes_are_an_error(embed, tmp_path, monkeypatch):

@@ -64,8 +64,8 @@ def metrics(path: Path) -> list[dict]:
 
 
 def test_teach_and_evaluate(desk: Path) -> None:
-    said = torchrun("teach", *QUICK, "-o", "together")
-    assert said.count("Taught in together") == said.count("Tuning prompts: 15 steps") == 1
+    output = torchrun("teach", *QUICK, "-o", "together")
+    assert output.count("Taught in together") == output.count("Tuning prompts: 15 steps") == 1
     alone("teach", *QUICK, "-o", "alone")
     assert sorted(p.name for p in Path("together").iterdir()) == sorted(
         p.name for p in Path("alone").iterdir()
@@ -100,14 +100,14 @@ def test_evaluate_and_parse(desk: Path, launch: Callable) -> None:
     alone("student", *QUICK, "--bank", "none", "-o", "student")
     first, second = launch(2, "-m", "pivl_distill", "evaluate", "student")
     assert first.code == second.code == 0
-    assert second.said == ""
+    assert second.output == ""
     figures = [line.split() for line in alone("evaluate", "student").splitlines() if "%" in line]
-    assert figures == [line.split() for line in first.said.splitlines() if "%" in line]
+    assert figures == [line.split() for line in first.output.splitlines() if "%" in line]
 
     first, second = launch(2, "-m", "pivl_distill", "parse", "synthetic:tiny", "-o", "maps")
     assert first.code == second.code == 0
-    assert second.said == ""
-    assert "48 written, 0 kept" in first.said
+    assert second.output == ""
+    assert "48 written, 0 kept" in first.output
     alone("parse", "synthetic:tiny", "-o", "expected")
     maps = sorted(path.relative_to("expected") for path in Path("expected").rglob("*.png"))
     assert len(maps) == 49  # and the sheet
@@ -145,12 +145,12 @@ def weights(run: str) -> Tensor:
 
 def test_student_of_two_processes_resumes_with_one_and_four(desk: Path, launch: Callable) -> None:
     ended = launch(2, stopped_runs.__file__, *TWO_EPOCHS, "-o", "one")
-    assert [process.code for process in ended] == [9, 9], ended[0].said
+    assert [process.code for process in ended] == [9, 9], ended[0].output
     shutil.copytree("one", "four")
     assert "Continuing after step 5 of 10." in alone("student", "--resume", "one")
     ended = launch(4, "-m", "pivl_distill", "student", "--resume", "four")
-    assert [process.code for process in ended] == [0] * 4, ended[0].said
-    assert "machine.processes was 2, now 4" in ended[0].said
+    assert [process.code for process in ended] == [0] * 4, ended[0].output
+    assert "machine.processes was 2, now 4" in ended[0].output
     assert_as_in_one_go("one", "four")
 
 

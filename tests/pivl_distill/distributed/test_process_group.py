@@ -33,22 +33,22 @@ from pivl_distill.training.stage2 import Stage2Trainer, train
 from stubs import MapStub
 
 SETTINGS = Stage2Settings(epochs=2, identities_per_batch=3, crops_per_identity=2)
-"""Two epochs of two steps."""
+"""Two epochs of two steps each."""
 
 
-def stub() -> MapStub:
-    """In double precision, with a batch norm."""
+def make_network() -> MapStub:
+    """Return a small network in double precision, with a batch norm."""
     return MapStub(6, 3, kernel_size=4, stride=4, size_hw=(16, 8)).double()
 
 
-def sit(
+def train_run(
     folder: Path, stop_at: int | None = None, stop: Callable[[], None] = lambda: None
 ) -> MapStub:
     """Start or resume the run in a folder; call `stop` within step `stop_at`, counted from 1."""
     rng = np.random.default_rng(0)
     crops = rng.integers(0, 256, (12, 16, 8, 3), dtype=np.uint8)
     store = CropStore(crops, None, np.repeat(np.arange(3), 4), None)
-    run, network, steps = Run(folder), stub(), iter(range(1, 10))
+    run, network, steps = Run(folder), make_network(), iter(range(1, 10))
     step = Stage2Trainer.step
 
     def stopping(self, *args):
@@ -67,45 +67,45 @@ def sit(
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Raised where the test simulates the end of the process."""
 
 
-def die() -> None:
+def raise_killed() -> None:
     raise Killed
 
 
-def assert_same(found: dict[str, Tensor], tmp_path: Path) -> None:
-    expected = sit(tmp_path / "unstopped").state_dict()
+def assert_equals_uninterrupted_run(state: dict[str, Tensor], tmp_path: Path) -> None:
+    expected = train_run(tmp_path / "uninterrupted").state_dict()
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(state[name], value, rtol=1e-9, atol=1e-9)
 
 
 def test_run_of_two_processes_resumes_with_one(launch, tmp_path):
     first, second = launch(2, __file__, "kill", tmp_path / "run")
     assert first.code == second.code == 9
-    assert second.said == ""
-    assert_same(sit(tmp_path / "run").state_dict(), tmp_path)
+    assert second.output == ""
+    assert_equals_uninterrupted_run(train_run(tmp_path / "run").state_dict(), tmp_path)
 
 
 def test_run_of_one_process_resumes_with_two(launch, tmp_path, capsys):
     with pytest.raises(Killed):
-        sit(tmp_path / "run", 3, die)
-    first, second = launch(2, __file__, "go on", tmp_path / "run")
-    assert first.code == second.code == 0, first.said + second.said
-    assert "Continuing after step 2 of 4." in first.said
-    assert "machine.processes was 1, now 2" in first.said
-    assert "message of process 0" in first.said
-    assert second.said == ""
-    assert_same(load_file(tmp_path / "weights.safetensors"), tmp_path)
+        train_run(tmp_path / "run", 3, raise_killed)
+    first, second = launch(2, __file__, "resume", tmp_path / "run")
+    assert first.code == second.code == 0, first.output + second.output
+    assert "Continuing after step 2 of 4." in first.output
+    assert "machine.processes was 1, now 2" in first.output
+    assert "message of process 0" in first.output
+    assert second.output == ""
+    assert_equals_uninterrupted_run(load_file(tmp_path / "weights.safetensors"), tmp_path)
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_signal_to_one_process_stops_all_after_the_same_step(launch, tmp_path):
+def test_signal_to_one_process_stops_all_after_the_same_step(launch, tmp_path):
     first, second = launch(2, __file__, "signal", tmp_path / "run")
     assert first.code == second.code == 143
-    assert "is unfinished; resume it with `pivl-distill student --resume" in first.said
-    assert second.said == ""
-    assert_same(sit(tmp_path / "run").state_dict(), tmp_path)
+    assert "is unfinished; resume it with `pivl-distill student --resume" in first.output
+    assert second.output == ""
+    assert_equals_uninterrupted_run(train_run(tmp_path / "run").state_dict(), tmp_path)
 
 
 @pytest.mark.parametrize("failure", ["gone", "stuck"])
@@ -113,38 +113,40 @@ def test_missing_process_ends_the_others_with_an_error(launch, tmp_path, failure
     first, second = launch(2, __file__, failure, tmp_path / "run")
     assert (first.code, second.code) == (2, 5)
     assert "Error: Process 0 of 2: a peer process failed or timed out" in " ".join(
-        first.said.split()
+        first.output.split()
     )
-    assert "Traceback" not in first.said
-    assert "is unfinished; resume it with `pivl-distill student --resume" in first.said
+    assert "Traceback" not in first.output
+    assert "is unfinished; resume it with `pivl-distill student --resume" in first.output
 
 
 def test_error_of_one_process_is_reported_once_and_ends_all(launch, tmp_path):
-    first, second = launch(2, __file__, "refuse", tmp_path / "run")
+    first, second = launch(2, __file__, "raise", tmp_path / "run")
     assert (first.code, second.code) == (2, 2)
-    assert first.said == ""
-    assert second.said == "Error: Only process 1 sees this.\n"
+    assert first.output == ""
+    assert second.output == "Error: Only process 1 sees this.\n"
 
 
 def test_error_of_all_processes_is_reported_once(launch):
-    ended = launch(2, "-m", "pivl_distill", "export")
-    assert [process.code for process in ended] == [2, 2]
-    (said,) = (process.said for process in ended if process.said)
-    assert said == "Error: `pivl-distill export` is a single process; start it without torchrun.\n"
+    results = launch(2, "-m", "pivl_distill", "export")
+    assert [process.code for process in results] == [2, 2]
+    (message,) = (process.output for process in results if process.output)
+    assert (
+        message == "Error: `pivl-distill export` is a single process; start it without torchrun.\n"
+    )
 
 
 def test_object_collectives(launch, tmp_path):
     for process in launch(2, __file__, "exchange", tmp_path):
-        assert process.code == 0, process.said
+        assert process.code == 0, process.output
 
 
 def test_only_the_first_process_of_a_machine_hashes_the_files(launch, tmp_path):
     for process in launch(2, __file__, "hash", tmp_path):
-        assert process.code == 0, process.said
+        assert process.code == 0, process.output
 
 
 def test_broadcast_on_node_returns_the_value_of_each_machine(monkeypatch):
-    """Four processes on two machines get the value of the first process of their machine."""
+    """Each of four processes on two machines gets the value of its machine's first process."""
     gathered = [("a", 0, "one"), ("b", 0, "other"), ("a", 1, None), ("b", 1, None)]
     monkeypatch.setattr(process_group, "all_gather_object", lambda _value: gathered)
     for number, (node, local, _) in enumerate(gathered):
@@ -162,17 +164,17 @@ def test_shards_cover_all_items_and_differ_by_at_most_one(monkeypatch):
     for size in range(1, 6):
         monkeypatch.setattr(process_group, "world_size", lambda size=size: size)
         for items in range(12):
-            taken = []
+            shards = []
             for rank in range(size):
                 monkeypatch.setattr(process_group, "rank", lambda rank=rank: rank)
-                taken.append(range(items)[process_group.shard(items)])
-            assert [item for share in taken for item in share] == list(range(items))
-            assert max(map(len, taken)) - min(map(len, taken)) <= 1
+                shards.append(range(items)[process_group.shard(items)])
+            assert [item for shard in shards for item in shard] == list(range(items))
+            assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def run_command(act: Callable[[], None]) -> None:
-    """Run `act` as the body of a command."""
-    command_line.commands["evaluate"].callback = lambda **_: act()
+def run_command(function: Callable[[], None]) -> None:
+    """Run `function` as the body of a command."""
+    command_line.commands["evaluate"].callback = lambda **_: function()
     command_line(["evaluate"])
 
 
@@ -210,24 +212,24 @@ def sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def leave() -> None:
+def exit_rank_1() -> None:
     if process_group.rank():
         os._exit(5)
 
 
-def hang() -> None:
+def block_rank_1() -> None:
     if process_group.rank():
         sys.stdin.read()  # until process 0 has ended
         os._exit(5)
 
 
-def refuse() -> None:
+def raise_error() -> None:
     if process_group.rank():
         raise PivlError("Only process 1 sees this.")
     process_group.barrier()
 
 
-def signalled() -> None:
+def send_sigterm() -> None:
     if process_group.rank():
         os.kill(os.getpid(), 15)
 
@@ -237,23 +239,27 @@ def main(task: str, folder: Path) -> None:
     process_group.REPORT_TIMEOUT = timedelta(seconds=1)
     if task == "kill":
         with process_group.session():
-            sit(folder, 4, lambda: os._exit(9))
-    elif task == "go on":
+            train_run(folder, 4, lambda: os._exit(9))
+    elif task == "resume":
         with logs_on_stderr(), process_group.session():
             logging.getLogger("pivl_distill").info(f"message of process {process_group.rank()}")
-            network = sit(folder)
+            network = train_run(folder)
             if not process_group.rank():
                 weights = {n: value.contiguous() for n, value in network.state_dict().items()}
                 save_file(weights, folder.parent / "weights.safetensors")
         process_group.exit_process(0)
     elif task == "signal":
         with logs_on_stderr(), process_group.session():
-            sit(folder, 2, signalled)
+            train_run(folder, 2, send_sigterm)
     elif task in ("gone", "stuck"):
-        run_command(lambda: sit(folder, 2, leave if task == "gone" else hang))
+        run_command(lambda: train_run(folder, 2, exit_rank_1 if task == "gone" else block_rank_1))
     else:
-        acts = {"refuse": refuse, "exchange": exchange_objects, "hash": partial(hash_files, folder)}
-        run_command(acts[task])
+        functions = {
+            "raise": raise_error,
+            "exchange": exchange_objects,
+            "hash": partial(hash_files, folder),
+        }
+        run_command(functions[task])
 
 
 if __name__ == "__main__":
