@@ -3,7 +3,3 @@
 Start reading at `exporter.py`. This file imports nothing: onnx, onnxruntime and tensorrt are large,
 and the command line must start quickly.
 """
-
-import logging
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())

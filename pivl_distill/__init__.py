@@ -8,11 +8,7 @@ Shapes use one set of letters throughout:
     D joint (text) dimension · F feature dimension · H W pixels · h w feature grid
 """
 
-import logging
-
 __version__ = "0.1.0"
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _LAZY = {
     "Extractor": "pivl_distill.runtime",

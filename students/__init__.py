@@ -3,10 +3,6 @@
 `create_backbone` makes the bare network; start reading at `distill.py`.
 """
 
-import logging
-
 from students.backbones import create_backbone
 
 __all__ = ["create_backbone"]
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -2,7 +2,3 @@
 
 Only this package imports open_clip. Start reading at `teach.py`.
 """
-
-import logging
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
