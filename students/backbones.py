@@ -1,11 +1,11 @@
-"""The student networks: any timm model with feature stages, and MobileNetV2 at width 0.25.
+"""Student backbones: any timm model with feature stages, and MobileNetV2 at width 0.25.
 
-Table 5 of the paper distils into MobileNetV2 ×0.25, which timm does not hold; importing this file
-adds it to timm's registry under `mobilenetv2_025`, with the published ImageNet weights' address.
-`create_backbone` makes the bare network that is trained and later exported; `Backbone` shows its
-maps to the fusion head, which Eq. 9–10 attach to strides 4, 8 and 16 (of a ViT, to patch tokens).
+Table 5 of the paper distils into MobileNetV2 ×0.25, which timm lacks. Importing this module
+registers it with timm as `mobilenetv2_025`, with the URL of the published ImageNet weights.
+`create_backbone` returns the bare network that is trained and later exported. `Backbone` adds the
+intermediate maps for the fusion head: strides 4, 8 and 16 (Eq. 9–10), or a ViT's patch tokens.
 
-Left out on purpose: heads and necks. A student's retrieval vector is what the bare network returns.
+Left out on purpose: heads and necks. The bare network's output is the student's retrieval feature.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ default_cfgs = generate_default_cfgs(
 
 @register_model
 def mobilenetv2_025(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
-    """MobileNetV2 (Sandler et al. 2018) with 0.25 times the channels; 1,519,112 parameters.
+    """Return MobileNetV2 (Sandler et al. 2018) at width 0.25, with 1,519,112 parameters.
 
-    The last convolution keeps its 1280 channels, as in the paper: only widths above 1 scale it.
+    The last convolution has 1280 channels, as in that paper: only widths above 1 scale it.
     """
     stages = [
         ["ds_r1_k3_s1_c16"],
@@ -84,17 +84,18 @@ def mobilenetv2_025(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
 
 @dataclass(frozen=True)
 class BackboneOutput:
-    """`feature` [B, F], the network's own output; `pyramid` the maps [B, C, h, w], finest first."""
+    """The network's output `feature` [B, F] and the maps `pyramid` [B, C, h, w], finest first."""
 
     feature: Tensor
     pyramid: tuple[Tensor, ...]
 
 
 class Backbone(nn.Module):
-    """A bare timm network that also shows the maps the fusion head reads.
+    """A bare timm network that also returns the intermediate maps for the fusion head.
 
-    A CNN shows strides 4, 8 and 16; a ViT the patch tokens after a third, two thirds and all of its
-    blocks, before the final norm. `network` is what gets exported and holds every parameter.
+    For a CNN these are the maps of strides 4, 8 and 16; for a ViT the patch tokens after a third,
+    two thirds and all of the blocks, before the final norm. `network` holds all parameters and is
+    exported. Raises PivlError if the network has no such maps.
     """
 
     def __init__(self, network: Any) -> None:
@@ -106,7 +107,7 @@ class Backbone(nn.Module):
         self.feature_dim: int = network.head_hidden_size or network.num_features
 
     def forward(self, images: Tensor) -> BackboneOutput:
-        """Normalised images [B, 3, H, W] → feature and pyramid."""
+        """Return the feature and the pyramid of normalised images [B, 3, H, W]."""
         stages = sorted(set(self._stages))
         last, maps = self.network.forward_intermediates(images, indices=stages, output_fmt="NCHW")
         feature = self.network.forward_head(last, pre_logits=True)
@@ -120,34 +121,41 @@ def create_backbone(
     pretrained: str | Path = "none",
     last_stride: LastStride = "auto",
 ) -> nn.Module:
-    """The bare timm network `name`: normalised images [B, 3, H, W] → features [B, F].
+    """Return the timm network `name` without its classifier.
 
-    `image_size_hw` in pixels decides grids and strides; a CNN takes other sizes too.
+    It maps normalised images [B, 3, H, W] to features [B, F].
 
-    `pretrained` is "none", "timm" (downloads timm's published weights) or a .safetensors or .pth
-    file. `last_stride` 1 keeps the final stage at stride 16, as is usual in re-identification (Sun
-    et al. 2018, PCB); "auto" does so wherever the network allows it.
+    Args:
+        name: timm's name of the architecture.
+        image_size_hw: height and width in pixels. It fixes a ViT's patch grid; a CNN also takes
+            other sizes.
+        pretrained: "none", "timm" (downloads timm's published weights), or the path of a
+            .safetensors or .pth file.
+        last_stride: 1 keeps the final stage at stride 16, as is usual in re-identification (Sun et
+            al. 2018, PCB); 2 leaves the network unchanged; "auto" is 1 if the network supports it
+            and 2 otherwise.
 
-    Raises PivlError for a name, weights, size or stride that does not fit.
+    Raises:
+        PivlError: The name is unknown, or the weights, the size or the stride do not fit.
     """
     if not timm.is_model(name):
         known = timm.list_models()
         raise PivlError(
-            f"Unknown architecture '{name}'{did_you_mean(name, known)} timm.list_models() holds"
-            f" {len(known)}."
+            f"Unknown architecture '{name}'{did_you_mean(name, known)} timm.list_models() returns"
+            f" all {len(known)} names."
         )
     network = load_network(name, image_size_hw, pretrained)
     kind, _ = _pyramid_stages(network)
     if not _map_sizes(network, image_size_hw):
         raise PivlError(
             f"{name} cannot take images of {image_size_hw[0]}x{image_size_hw[1]} pixels; "
-            "set a larger size_hw, or one that its patch size divides."
+            "set a larger size_hw, or a multiple of its patch size."
         )
     if last_stride == 2:
         return network
     finer = _with_last_stride_1(network, image_size_hw) if kind == "cnn" else None
     if finer is None and last_stride == 1:
-        raise PivlError(f"{name} cannot be run with last_stride 1; set last_stride to 2 or auto.")
+        raise PivlError(f"{name} does not support last_stride 1; set last_stride to 2 or auto.")
     return finer or network
 
 
@@ -155,7 +163,7 @@ _POOLING = {"avg": "average over the map", "token": "class token", "map": "atten
 
 
 def describe_pooling(network: Any) -> str | None:
-    """In words what makes a timm network's last map one vector; None where it does not tell."""
+    """Describe how a timm network pools its last map into one vector; None if unknown."""
     pool = getattr(network, "global_pool", None)
     if pool is None:
         pool = getattr(getattr(network, "head", None), "global_pool", None)
@@ -169,7 +177,10 @@ def _feature_stages(network: Any) -> list[dict[str, Any]]:
 
 
 def _pyramid_stages(network: Any) -> tuple[Literal["cnn", "vit"], list[int]]:
-    """Which feature stages form the pyramid; PivlError for a network that has none."""
+    """Return the kind of network and the indices of the feature stages that form the pyramid.
+
+    Raises PivlError if the network has no pyramid.
+    """
     reductions = [stage["reduction"] for stage in _feature_stages(network)]
     if hasattr(network, "forward_intermediates") and reductions:
         if set(PYRAMID_STRIDES) <= set(reductions):
@@ -178,13 +189,13 @@ def _pyramid_stages(network: Any) -> tuple[Literal["cnn", "vit"], list[int]]:
             return "vit", list(block_thirds(len(reductions)))
     name = network.pretrained_cfg["architecture"]
     raise PivlError(
-        f"{name} shows neither maps of strides 4, 8 and 16 nor one grid of patches, so nothing can "
-        "be aligned with the text; choose another arch, for example mobilenetv2_025 or resnet18."
+        f"{name} has neither maps of strides 4, 8 and 16 nor a fixed grid of patches, which the "
+        "alignment with texts needs; choose another arch, for example mobilenetv2_025 or resnet18."
     )
 
 
 def _map_sizes(network: Any, image_size_hw: tuple[int, int]) -> list[tuple[int, int]]:
-    """(h, w) of every feature stage; empty when the network cannot run at this size."""
+    """Return (h, w) of every feature stage; empty if the network cannot run at this size."""
     training = network.training
     try:
         with torch.no_grad():
@@ -198,7 +209,10 @@ def _map_sizes(network: Any, image_size_hw: tuple[int, int]) -> list[tuple[int, 
 
 
 def _with_last_stride_1(network: nn.Module, image_size_hw: tuple[int, int]) -> nn.Module | None:
-    """A copy whose strided layers between the stride-16 and stride-32 features have stride 1."""
+    """Return a copy with stride 1 in the layers between the stride-16 and stride-32 features.
+
+    Return None if the network has no stride 32 or the copy does not keep the map's size.
+    """
     stages = {stage["reduction"]: stage["module"] for stage in _feature_stages(network)}
     if 32 not in stages:
         return None
@@ -212,7 +226,7 @@ def _with_last_stride_1(network: nn.Module, image_size_hw: tuple[int, int]) -> n
         if isinstance(layer, nn.Conv2d) and layer.stride == (2, 2):
             layer.stride = (1, 1)
         elif isinstance(layer, nn.AvgPool2d | nn.MaxPool2d) and layer.stride in (2, (2, 2)):
-            # A pool that only halves the map becomes the identity; an overlapping one only slides.
+            # Non-overlapping pooling becomes the identity; overlapping pooling keeps its kernel.
             layer.kernel_size = 1 if layer.kernel_size == layer.stride else layer.kernel_size
             layer.stride = 1
     sizes = _map_sizes(finer, image_size_hw)

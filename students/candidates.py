@@ -1,8 +1,8 @@
-"""Which student fits a latency budget: candidates from small to large, chosen by measurement.
+"""Candidate architectures for a student, and the choice of the largest within a latency budget.
 
-Multiply-adds do not predict latency (a MobileNet can be slower than a ResNet of several times its
-multiply-adds), so what decides is the time of each candidate's own exported file, on the device it
-is for. Measuring is not done here, for students export nothing.
+Multiply-adds do not predict latency: a MobileNet can be slower than a ResNet with several times its
+multiply-adds. The choice therefore needs latencies measured on the target device, with each
+candidate's exported file. The measurement is not in this package, which exports nothing.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ CANDIDATES = (
     "resnet18",
     "resnet50",
 )
-"""By multiply-adds at 128×64; all have published ImageNet weights."""
+"""Sorted by multiply-adds at 128×64 pixels; all have published ImageNet weights."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A student that could be trained: multiply-adds of one image, median latency at batch 1."""
+    """An architecture with the multiply-adds of one image and the median latency at batch 1."""
 
     arch: str
     parameters: int
@@ -37,12 +37,15 @@ class Candidate:
 
 
 def choose_candidate(candidates: Sequence[Candidate], max_ms: float) -> Candidate:
-    """The largest by multiply-adds that takes at most `max_ms`; PivlError if none does."""
+    """Return the candidate with the most multiply-adds whose latency is at most `max_ms`.
+
+    Raises PivlError if every candidate is slower.
+    """
     within = [candidate for candidate in candidates if candidate.latency_ms <= max_ms]
     if not within:
         fastest = min(candidates, key=lambda candidate: candidate.latency_ms)
         raise PivlError(
             f"No candidate takes at most {max_ms:g} ms here; the fastest, {fastest.arch}, takes"
-            f" {fastest.latency_ms:.2f} ms. Allow more, or make data.size_hw smaller."
+            f" {fastest.latency_ms:.2f} ms. Raise the limit, or reduce data.size_hw."
         )
     return max(within, key=lambda candidate: candidate.macs)

@@ -1,7 +1,7 @@
-"""ImageNet weights for a bare backbone: timm's published ones, or a file.
+"""Pretrained weights for a bare backbone: timm's published weights, or a file.
 
-Files are read without unpickling. The classifier is ignored, present or not; anything else that
-does not fit is an error, for a network half loaded trains without complaint.
+Files are read with `weights_only`, so that no pickled code runs. A classifier in the file is
+ignored; any other missing, unexpected or misshapen tensor is an error.
 """
 
 from __future__ import annotations
@@ -21,17 +21,21 @@ from pivl_distill.storage.state_dict import load_matching_state
 
 
 def load_network(name: str, image_size_hw: tuple[int, int], pretrained: str | Path) -> Any:
-    """The timm network `name` without its classifier, as `create_backbone` describes it."""
+    """Return the timm network `name` without its classifier.
+
+    The parameters are those of `create_backbone`. Raises PivlError if the weights cannot be
+    downloaded or read, or do not fit.
+    """
     settings: dict[str, Any] = {"num_classes": 0}
     if timm.get_pretrained_cfg(name).fixed_input_size:
         settings["img_size"] = image_size_hw
     if pretrained == "timm":
         try:
             return timm.create_model(name, pretrained=True, **settings)
-        except Exception as error:  # whatever the download libraries raise
+        except Exception as error:  # the download libraries raise many types
             raise PivlError(
                 f"No published weights of {name} could be loaded ({error}). Set pretrained to a "
-                ".safetensors or .pth file that holds them, or to none."
+                ".safetensors or .pth file with the weights, or to none."
             ) from error
     network = timm.create_model(name, **settings)
     if pretrained != "none":
@@ -46,7 +50,7 @@ def _load_file(network: Any, path: Path) -> None:
         )
     try:
         published = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # torch and safetensors each have their own
+    except Exception as error:  # torch and safetensors raise different types
         raise PivlError(f"'{path}' is not a readable weights file: {error}") from error
     state = convert_to_timm_names(published, network)
     classifier = network.pretrained_cfg["classifier"]
@@ -56,38 +60,39 @@ def _load_file(network: Any, path: Path) -> None:
         state,
         path,
         "the architecture",
-        "Set arch to the one that the file was made for.",
+        "Set arch to the architecture of the file.",
         ignored=tuple(f"{head}." for head in heads),
     )
 
 
 def convert_to_timm_names(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
-    """Published weights as `network` names and shapes them; what is not known stays as it is.
+    """Return published weights under timm's names, with position embeddings of the right size.
 
-    d-li14's MobileNetV2 files number the same layers in the same order. Position embeddings of a
-    square image are interpolated to the network's grid, as timm does.
+    d-li14's MobileNetV2 files number the same layers in the same order, so they are renamed by
+    position. Position embeddings of a square patch grid are interpolated to the network's grid, as
+    in timm. Other tensors are returned unchanged.
     """
     if "features.0.0.weight" in state and isinstance(network, EfficientNet):
-        theirs = sorted({key.rpartition(".")[0] for key in state}, key=_layer_name)
-        ours = dict.fromkeys(key.rpartition(".")[0] for key in network.state_dict())
-        names = dict(zip(theirs, (n for n in ours if n != "classifier"), strict=False))
+        published = sorted({key.rpartition(".")[0] for key in state}, key=_layer_order)
+        layers = dict.fromkeys(key.rpartition(".")[0] for key in network.state_dict())
+        names = dict(zip(published, (n for n in layers if n != "classifier"), strict=False))
         names["classifier"] = "classifier"
         parts = [(key.rpartition("."), value) for key, value in state.items()]
         return {f"{names.get(m, m)}.{leaf}": value for (m, _, leaf), value in parts}
-    position, ours_position = state.get("pos_embed"), getattr(network, "pos_embed", None)
-    if position is None or ours_position is None or position.shape == ours_position.shape:
+    position, target = state.get("pos_embed"), getattr(network, "pos_embed", None)
+    if position is None or target is None or position.shape == target.shape:
         return state
     grid, prefix = network.patch_embed.grid_size, network.num_prefix_tokens
     patches = position.shape[1] - prefix
     if math.isqrt(patches) ** 2 != patches:
-        return state  # the file does not say which grid it was made for
+        return state  # the file's grid is unknown
     resized = resample_abs_pos_embed(position, list(grid), num_prefix_tokens=prefix)
     return state | {"pos_embed": resized}
 
 
-def _layer_name(layer: str) -> tuple[int, list[int]]:
-    """Where d-li14's `features.2.conv.0`, `conv.1` or `classifier` stands in the network."""
+def _layer_order(layer: str) -> tuple[int, list[int]]:
+    """Return the sort key of d-li14's `features.2.conv.0`, `conv.1` or `classifier`."""
     stage, *numbers = layer.split(".")
     order = ("features", "conv", "classifier")
-    known = order.index(stage) if stage in order else len(order)
-    return known, [int(number) for number in numbers if number.isdigit()]
+    position = order.index(stage) if stage in order else len(order)
+    return position, [int(number) for number in numbers if number.isdigit()]

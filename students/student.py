@@ -1,8 +1,8 @@
-"""The student network: a timm backbone inside the ReID shell, supervised by texts alone.
+"""The student network: a timm backbone with a BNNeck, supervised by text features.
 
-A linear layer takes the retrieval vector into the joint space for Eq. 3 and the fusion head takes
-the maps of strides 4, 8 and 16 there for Eq. 11; both exist in training only. Without a bank
-neither exists, and what remains is the plain baseline.
+For training with a prompt bank, a linear layer projects the retrieval feature into the joint space
+(Eq. 3) and the fusion head projects the backbone's maps into it (Eq. 11). Neither is saved or
+exported. Without a bank neither exists: the student is the plain baseline.
 """
 
 from __future__ import annotations
@@ -25,9 +25,17 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Student(ReIDNetwork):
-    """`dim` is D of the bank, None without one; `align` whether Eq. 11 is used.
+    """A timm backbone with a BNNeck and the heads that the losses of stage 2 need.
 
-    `teacher_dim` is the size of the teacher's embeddings, None without them.
+    Args:
+        arch: timm's name of the architecture.
+        network: the bare network of `create_backbone`.
+        size_hw: height and width of the images in pixels.
+        identities: C, the number of training identities.
+        dim: D, the joint dimension of the prompt bank; None to train without a bank.
+        align: whether to build the fusion head for Eq. 11; needs `dim`.
+        head: settings of the fusion head.
+        teacher_dim: dimension of the teacher embeddings; None to train without them.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -84,7 +92,7 @@ class Student(ReIDNetwork):
 
 
 def bare_embedding_model(arch: str, network: nn.Module, size_hw: tuple[int, int]) -> EmbeddingModel:
-    """A backbone as the network that a student leaves behind."""
+    """Return a bare backbone as an embedding model with ImageNet normalisation, in eval mode."""
     pooling = describe_pooling(network)
     return EmbeddingModel(
         arch, network.eval(), size_hw, IMAGENET_MEAN, IMAGENET_STD, pooling=pooling
@@ -92,18 +100,21 @@ def bare_embedding_model(arch: str, network: nn.Module, size_hw: tuple[int, int]
 
 
 def save_student(model: EmbeddingModel, path: Path, last_stride: LastStride) -> None:
-    """Write the bare backbone's weights with what is needed to rebuild it."""
+    """Write the bare backbone's weights and the settings that `load_student` rebuilds it from."""
     metadata = {"arch": model.name, "size_hw": model.size_hw, "last_stride": last_stride}
     save_tensors(path, CHECKPOINT_KIND, model.network.state_dict(), metadata)
 
 
 def load_student(path: Path) -> EmbeddingModel:
-    """The bare backbone in a checkpoint."""
+    """Return the bare backbone in a checkpoint of `save_student`.
+
+    Raises PivlError if the file is not such a checkpoint or its weights do not fit.
+    """
     _, state, metadata = load_tensors(path, CHECKPOINT_KIND)
     size_hw: tuple[int, int] = tuple(metadata["size_hw"])
     network = create_backbone(
         metadata["arch"], image_size_hw=size_hw, last_stride=metadata["last_stride"]
     )
-    remedy = "Make it again with `pivl-distill student`."
+    remedy = "Train it again with `pivl-distill student`."
     load_matching_state(network, state, path, metadata["arch"], remedy)
     return bare_embedding_model(metadata["arch"], network, size_hw)

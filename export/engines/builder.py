@@ -55,28 +55,17 @@ def build_engine(
     precision = graph_precision(model.graph)
     path = engine_path(onnx_path, precision, library)
 
-    builder = _start(trt, log, title)
+    builder = _create_builder(trt, log, title)
     network = builder.create_network(_creation_flags(trt))
     parser = trt.OnnxParser(network, log)  # owns the weights: must outlive the build
     if not parser.parse(onnx_path.read_bytes()):
-        raise PivlError(_parser_complaint(parser, onnx_path, title, precision))
-    config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # less precise than the verified float32 file
-    config.add_optimization_profile(_profile(builder, network, profile))
-    if workspace_bytes is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
-
-    timings = _timing_cache(library, trt.__version__)
-    if timings:
-        _read_timings(config, timings)
-    start = time.monotonic()
-    plan = _build(trt, builder, network, config, f"Building {path.name}")
+        raise PivlError(_parser_error_message(parser, onnx_path, title, precision))
+    config = _builder_config(trt, builder, network, profile, workspace_bytes)
+    timing_cache = _timing_cache_path(library, trt.__version__)
+    description = f"Building {path.name}"
+    plan, seconds = _timed_build(trt, builder, network, config, timing_cache, description)
     if plan is None:
         raise PivlError(f"{title} could not build an engine from '{onnx_path}': {log.drain()}.")
-    seconds = time.monotonic() - start
-    if timings:
-        _write_timings(config, timings)
-
     write_bytes(path, plan)
     info = EngineInfo(
         library=library,
@@ -112,10 +101,10 @@ def _read_onnx(path: Path) -> onnx.ModelProto:
     try:
         return onnx.load(path)
     except Exception as error:  # protobuf's own exceptions have no public base class
-        raise PivlError(f"'{path}' is no ONNX file: {error}.") from error
+        raise PivlError(f"'{path}' is not an ONNX file: {error}.") from error
 
 
-def _start(trt: Any, log: Any, title: str) -> Any:
+def _create_builder(trt: Any, log: Any, title: str) -> Any:
     try:
         return trt.Builder(log)
     except TypeError as error:  # how the bindings report that there is no builder
@@ -132,22 +121,35 @@ def _creation_flags(trt: Any) -> int:
     return 0 if strongly_typed is None else 1 << int(strongly_typed)
 
 
-def _parser_complaint(parser: Any, onnx_path: Path, title: str, precision: ExportPrecision) -> str:
+def _parser_error_message(
+    parser: Any, onnx_path: Path, title: str, precision: ExportPrecision
+) -> str:
     errors = [parser.get_error(number) for number in range(parser.num_errors)]
-    sentence = f"{title} cannot read '{onnx_path}': {'; '.join(map(_at_node, errors))}."
+    message = f"{title} cannot read '{onnx_path}': {'; '.join(map(_describe_error, errors))}."
     if precision == "int8":
-        sentence += " It needs INT8 with signed activations and float biases, not the CPUs' form."
-    return sentence
+        message += " It needs INT8 with signed activations and float biases, not the CPUs' form."
+    return message
 
 
-def _at_node(error: Any) -> str:
+def _describe_error(error: Any) -> str:
     reason = " ".join(line for line in error.desc().split("\n") if "catchCudaError" not in line)
     if not error.node_operator():
         return reason
     return f"node '{error.node_name()}' ({error.node_operator()}), {error.code().name}: {reason}"
 
 
-def _profile(builder: Any, network: Any, profile: BatchProfile) -> Any:
+def _builder_config(
+    trt: Any, builder: Any, network: Any, profile: BatchProfile, workspace_bytes: int | None
+) -> Any:
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # less precise than the verified float32 file
+    config.add_optimization_profile(_optimization_profile(builder, network, profile))
+    if workspace_bytes is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+    return config
+
+
+def _optimization_profile(builder: Any, network: Any, profile: BatchProfile) -> Any:
     optimization = builder.create_optimization_profile()
     for number in range(network.num_inputs):
         tensor = network.get_input(number)
@@ -166,6 +168,25 @@ def _tensor(tensor: Any) -> TensorInfo:
     return TensorInfo(name=tensor.name, dtype=tensor.dtype.name, shape=tuple(tensor.shape))
 
 
+def _timed_build(
+    trt: Any,
+    builder: Any,
+    network: Any,
+    config: Any,
+    timing_cache: Path | None,
+    description: str,
+) -> tuple[bytes | None, float]:
+    """Build with the tactic timings of earlier builds; return the engine, or None, and seconds."""
+    if timing_cache:
+        _load_timing_cache(config, timing_cache)
+    start = time.monotonic()
+    plan = _build(trt, builder, network, config, description)
+    seconds = time.monotonic() - start
+    if timing_cache and plan is not None:
+        _save_timing_cache(config, timing_cache)
+    return plan, seconds
+
+
 def _build(trt: Any, builder: Any, network: Any, config: Any, description: str) -> bytes | None:
     """Return the serialised engine, None if the build failed; Ctrl-C cancels the build."""
     with watch(description) as show:
@@ -176,7 +197,7 @@ def _build(trt: Any, builder: Any, network: Any, config: Any, description: str) 
     return None if plan is None else bytes(memoryview(plan))
 
 
-def _timing_cache(library: EngineLibrary, version: str) -> Path | None:
+def _timing_cache_path(library: EngineLibrary, version: str) -> Path | None:
     """Return the cache file of this version and GPU; None for TensorRT-RTX, which needs none."""
     gpu = Gpu.current()
     if library == "tensorrt-rtx" or gpu is None:
@@ -185,15 +206,15 @@ def _timing_cache(library: EngineLibrary, version: str) -> Path | None:
     return cache_dir() / "timings" / f"{name}.cache"
 
 
-def _read_timings(config: Any, path: Path) -> None:
-    known = path.read_bytes() if path.is_file() else b""
-    cache = config.create_timing_cache(known)
+def _load_timing_cache(config: Any, path: Path) -> None:
+    stored = path.read_bytes() if path.is_file() else b""
+    cache = config.create_timing_cache(stored)
     if cache is None or not config.set_timing_cache(cache, False):  # from another GPU, or damaged
         config.set_timing_cache(config.create_timing_cache(b""), False)
 
 
-def _write_timings(config: Any, path: Path) -> None:
+def _save_timing_cache(config: Any, path: Path) -> None:
     try:
         write_bytes(path, bytes(memoryview(config.get_timing_cache().serialize())))
     except OSError as error:
-        logger.warning(f"The timing cache was not kept, so the next build is as slow: {error}")
+        logger.warning(f"The timing cache was not written, so the next build is as slow: {error}")

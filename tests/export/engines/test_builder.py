@@ -124,7 +124,7 @@ def test_files_that_are_none(fake_tensorrt, tmp_path):
     with pytest.raises(PivlError, match=r"There is no ONNX file at '.*model\.onnx'"):
         build_engine(tmp_path / "model.onnx", "tensorrt", PROFILE)
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(PivlError, match="is no ONNX file"):
+    with pytest.raises(PivlError, match="is not an ONNX file"):
         build_engine(tmp_path / "model.onnx", "tensorrt", PROFILE)
 
 
@@ -160,7 +160,7 @@ def test_timings_that_cannot_be_kept_cost_no_engine(
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "cache"))
     path, _ = build_engine(onnx_path, "tensorrt", PROFILE)
     assert path.is_file()
-    assert "timing cache was not kept" in caplog.text
+    assert "timing cache was not written" in caplog.text
 
 
 def test_without_a_gpu_nothing_is_timed(fake_tensorrt, onnx_path, monkeypatch, tmp_path):
