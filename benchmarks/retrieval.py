@@ -185,8 +185,8 @@ def market_rows() -> Iterator[Row]:
 
 def resident_rows() -> Iterator[Row]:
     command = [sys.executable, __file__, "--resident"]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    gigabytes, seconds = map(float, said.split())
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    gigabytes, seconds = map(float, output.split())
     print(f"MSMT17-sized evaluation: {seconds:.1f} s")
     yield bound("MSMT17-sized evaluation, resident", gigabytes, "GB", RESIDENT_GB)
 

@@ -39,7 +39,7 @@ from students.student import IMAGENET_MEAN, IMAGENET_STD, Student
 ROUNDS, MALLOC_ROUNDS, AT_MOST = 15, 5, 1.25
 ARCH, SIZE_HW, IDENTITIES, IN_BATCH, CROPS = "mobilenetv2_025", (256, 128), 751, 16, 4
 BATCH = np.arange(IN_BATCH * CROPS)
-LETTER = {
+PAPER = {
     "head": {"lateral": "auto", "levels": (2, 4)},
     "loss": {"align": 1.0, "align_distance": "mse", "align_background": "include"},
 }
@@ -134,7 +134,7 @@ def main() -> None:
     ways = {
         "bank of 1024 dimensions": student_step(store, 1024),
         "bank of 512 dimensions": student_step(store, 512),
-        "to the letter, 1024 dimensions": student_step(store, 1024, **LETTER),
+        "paper preset, 1024 dimensions": student_step(store, 1024, **PAPER),
     }
     seconds = interleaved({"bare": bare_step(store), **ways}, ROUNDS)
     title = f"student step, {len(BATCH)} × {SIZE_HW[0]}×{SIZE_HW[1]}"

@@ -133,9 +133,9 @@ class PromptBank:
         save_tensors(path, KIND, tensors, metadata)
 
     @classmethod
-    def load(cls, path: Path) -> PromptBank:
+    def load(cls, path: Path | str) -> PromptBank:
         """Read a bank. Raises PivlError if the file is missing, damaged or of another kind."""
-        _, tensors, metadata = load_tensors(path, KIND)
+        _, tensors, metadata = load_tensors(Path(path), KIND)
         if missing := {*_TENSORS, "pids", "image_digests"} - tensors.keys():
             raise PivlError(
                 f"{path} is a damaged prompt bank: it lacks {sorted(missing)}. Teach again."
