@@ -115,7 +115,7 @@ def test_a_refused_build_writes_nothing_and_says_why(fake_tensorrt, onnx_path):
 
 
 def test_without_a_driver_tensorrt_says_so(fake_tensorrt, onnx_path):
-    fake_tensorrt.driver = False
+    fake_tensorrt.has_driver = False
     with pytest.raises(PivlError, match=r"needs the NVIDIA GPU .* finds none.*CUDA init.*--rtx"):
         build_engine(onnx_path, "tensorrt", PROFILE)
 
@@ -136,7 +136,7 @@ def test_timings_are_kept_for_this_version_and_gpu(
     (kept,) = (cache_dir() / "timings").iterdir()
     assert kept.name == "tensorrt-11.4.0-NVIDIA-L4-8.9.cache"
     assert kept.read_bytes() == b"+"
-    fake_tensorrt.known_timings = (b"", b"+")
+    fake_tensorrt.accepted_timing_caches = (b"", b"+")
     build_engine(onnx_path, "tensorrt", PROFILE)
     assert kept.read_bytes() == b"++"
 
@@ -149,7 +149,7 @@ def test_timings_that_do_not_fit_are_begun_anew(
     (kept,) = (cache_dir() / "timings").iterdir()
     kept.write_bytes(b"damaged")
     build_engine(onnx_path, "tensorrt", PROFILE)
-    assert fake_tensorrt.calls["timings"][-2:] == [b"damaged", b""]
+    assert fake_tensorrt.calls["timing_caches"][-2:] == [b"damaged", b""]
     assert kept.read_bytes() == b"+"
 
 

@@ -146,7 +146,7 @@ def test_a_batch_beyond_the_profile_names_the_option(engine):
 
 
 def test_an_engine_without_memory_for_its_context_says_so(engine, fake_tensorrt):
-    fake_tensorrt.context = False
+    fake_tensorrt.has_context_memory = False
     with pytest.raises(PivlError, match=r"cannot be prepared for running: out of memory\. Free"):
         EngineRunner(engine)
 
@@ -217,7 +217,7 @@ def test_reading_back_compares_the_profile(engine):
 
 
 def test_reading_back_without_a_driver_goes_as_far_as_it_can(engine, fake_tensorrt, monkeypatch):
-    fake_tensorrt.driver = False
+    fake_tensorrt.has_driver = False
     assert not check_engine_loads(engine)
     change_plan(engine, b"no plan")
     with pytest.raises(PivlError, match="magicTag"):
