@@ -21,6 +21,49 @@ from teachers.text_encoder import Tokenizer, used_token_ids
 from teachers.tiny_clip import build_tiny_clip
 
 GARMENTS = ("hat", "shoes", "socks", "pants", "coat", "shirt", "scarf")
+SMALL_TEXT_CONFIG = {
+    "context_length": 77,
+    "vocab_size": 49408,
+    "width": 16,
+    "heads": 2,
+    "layers": 1,
+}
+SMALL_VISION_CONFIGS = {
+    "small-rn": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 32},
+    "small-vit": {"image_size": 64, "layers": 2, "width": 16, "patch_size": 16, "head_width": 8},
+    "small-rn101": {"image_size": 64, "layers": [1, 1, 3, 1], "width": 8, "head_width": 32},
+    "small-vit-l-14": {
+        "image_size": 56,
+        "layers": 3,
+        "width": 24,
+        "patch_size": 14,
+        "head_width": 8,
+    },
+    "small-average": {
+        "image_size": 64,
+        "layers": 1,
+        "width": 16,
+        "patch_size": 16,
+        "head_width": 8,
+        "pool_type": "avg",
+    },
+    "small-attentional": {
+        "image_size": 64,
+        "layers": 1,
+        "width": 16,
+        "patch_size": 16,
+        "head_width": 8,
+        "attentional_pool": True,
+        "attn_pooler_heads": 4,
+    },
+    "small-timm": {
+        "image_size": 64,
+        "timm_model_name": "resnet10t",
+        "timm_model_pretrained": False,
+        "timm_pool": "",
+        "timm_proj": "linear",
+    },
+}
 
 
 @pytest.fixture(scope="session")
@@ -102,3 +145,20 @@ def checkpoint_and_base(
         return state, path
 
     return make
+
+
+@pytest.fixture
+def open_clip_models(monkeypatch):
+    """Register small configurations with open_clip, as `small-rn`, `small-vit` and so on."""
+    configs = {
+        name: {"embed_dim": 12, "vision_cfg": vision, "text_cfg": SMALL_TEXT_CONFIG}
+        for name, vision in SMALL_VISION_CONFIGS.items()
+    }
+    for name, text in {
+        "eos": {"pool_type": "eos", "eos_id": 2},
+        "cls": {"embed_cls": True},
+    }.items():
+        configs[f"small-{name}"] = configs["small-vit"] | {"text_cfg": SMALL_TEXT_CONFIG | text}
+    configs["small-cls"]["custom_text"] = True
+    for name, config in configs.items():
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
