@@ -1,4 +1,4 @@
-"""Small random CLIPs: the embedded architectures with a token table of a few dozen words."""
+"""Small random CLIPs: the tiny architectures with a token table of a few dozen words."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def table() -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def awake() -> Callable[[nn.Module], nn.Module]:
-    """Gives a network's norms the values of a trained one; open_clip's ResNet blocks start at 0."""
+def randomise_norms() -> Callable[[nn.Module], nn.Module]:
+    """Randomises a network's norms; those of open_clip's ResNet blocks are initialised to 0."""
 
-    def wake(network: nn.Module) -> nn.Module:
+    def randomise(network: nn.Module) -> nn.Module:
         for module in network.modules():
             if isinstance(module, nn.BatchNorm2d):
                 nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -88,18 +88,18 @@ def awake() -> Callable[[nn.Module], nn.Module]:
                 nn.init.normal_(module.bias, std=0.1)
         return network.eval()
 
-    return wake
+    return randomise
 
 
 @pytest.fixture(scope="session")
-def make_clip(table, awake) -> Callable[..., Clip]:
-    """`make_clip(name, seed)` is an embedded architecture with random weights, frozen."""
+def make_clip(table, randomise_norms) -> Callable[..., Clip]:
+    """`make_clip(name, seed)` returns a frozen tiny CLIP with random weights."""
 
     def make(name: str = "tiny_rn", seed: int = 0) -> Clip:
         torch.manual_seed(seed)
         clip = build_tiny_clip(name, table)
-        awake(clip.image)
-        awake(clip.text)
+        randomise_norms(clip.image)
+        randomise_norms(clip.text)
         return clip.freeze()
 
     return make
@@ -107,13 +107,13 @@ def make_clip(table, awake) -> Callable[..., Clip]:
 
 @pytest.fixture(scope="session")
 def frozen_clip(make_clip) -> Clip:
-    """One that tests only read."""
+    """A frozen tiny CLIP that tests only read."""
     return make_clip()
 
 
 @pytest.fixture(scope="session")
 def features(frozen_clip: Clip, band_store: CropStore) -> ImageFeatures:
-    """What `frozen_clip` sees in `band_store`."""
+    """The features of `band_store` by `frozen_clip`."""
     return encode_crops(frozen_clip, band_store, LIP20, TuningSettings(feature_cache_gib=0))
 
 
@@ -127,7 +127,7 @@ def rows(band_store: CropStore) -> Tensor:
 def checkpoint_and_base(
     small_reid_state, tmp_path
 ) -> Callable[..., tuple[dict[str, Tensor], Path]]:
-    """`checkpoint_and_base(cameras=…)` is a checkpoint and the file of the CLIP it came from."""
+    """`checkpoint_and_base(cameras=…)` returns a checkpoint and the file of its base CLIP."""
 
     def make(cameras: int = 0, identities: int = 8) -> tuple[dict[str, Tensor], Path]:
         torch.manual_seed(0)

@@ -37,24 +37,24 @@ def dataset():
 
 @pytest.fixture
 def with_base(checkpoint_and_base):
-    """A checkpoint and the file of the CLIP whose words it was made with."""
+    """A checkpoint and the file of its base CLIP."""
     state, path = checkpoint_and_base()
     return parse_checkpoint(state, "checkpoint"), path
 
 
-def of_pids(dataset, pids):
+def with_training_pids(dataset, pids):
     records = tuple(Record(Path(f"{pid:05d}_c1.jpg"), pid, 0) for pid in pids)
     return dataclasses.replace(dataset, train=records)
 
 
 def test_rows_follow_the_iteration_order_of_a_set_of_pids(dataset):
-    assert order_pids(of_pids(dataset, [7, 2, 2, 5]), 3, Path("x")) == (2, 5, 7)
-    # A set of three looks at ids modulo 8: 33 is 1, 70 is 6.
-    assert order_pids(of_pids(dataset, [2, 33, 70]), 3, Path("x")) == (33, 2, 70)
+    assert order_pids(with_training_pids(dataset, [7, 2, 2, 5]), 3, Path("x")) == (2, 5, 7)
+    # A set of three integers iterates in order of hash modulo 8: 33 is 1, 70 is 6.
+    assert order_pids(with_training_pids(dataset, [2, 33, 70]), 3, Path("x")) == (33, 2, 70)
     assert sorted(order_pids(dataset, 8, Path("x"))) == list(dataset.train_pids)
 
 
-def test_another_number_of_identities_is_refused(dataset):
+def test_dataset_with_another_number_of_identities_is_refused(dataset):
     with pytest.raises(PivlError, match=r"x\.pth was trained on 10 identities, but .* has 8"):
         order_pids(dataset, 10, Path("x.pth"))
 
@@ -79,8 +79,8 @@ def test_part_texts_use_learned_tokens_and_the_base_token_table(with_base):
     prompt = torch.cat([checkpoint.prompts.prefix, tokens[5], text.token_embedding(hat)])[None]
     expected = text(prompt, torch.tensor([prompt.shape[1] - 1]))[0]
     torch.testing.assert_close(part[5, LIP20.index("Hat")], expected, rtol=1e-4, atol=1e-5)
-    own = load_clip("small-reid-quickgelu", str(path), SIZE_HW).text.token_embedding
-    assert torch.equal(text.token_embedding.weight, own.weight)
+    base = load_clip("small-reid-quickgelu", str(path), SIZE_HW).text.token_embedding
+    assert torch.equal(text.token_embedding.weight, base.weight)
     torch.testing.assert_close(label[1], text.encode(["a photo of a person hat"])[0])
 
 
@@ -89,10 +89,10 @@ def test_temperature_comes_from_the_base_clip(checkpoint_and_base):
     base = torch.load(path, weights_only=True)
     torch.save(base | {"logit_scale": torch.tensor(100.0).log()}, path)
     checkpoint = parse_checkpoint(state, "checkpoint")
-    clip_s_own = TuningSettings(part_temperature="clip")
+    settings = TuningSettings(part_temperature="clip")
     take_token_table(checkpoint, str(path))
-    settings = resolve_temperature(clip_s_own, with_weights_hash(checkpoint.clip))
-    assert settings.part_temperature == pytest.approx(0.01)
+    resolved = resolve_temperature(settings, with_weights_hash(checkpoint.clip))
+    assert resolved.part_temperature == pytest.approx(0.01)
 
 
 def test_token_table_of_another_clip_is_refused(with_base, tmp_path):
@@ -116,14 +116,14 @@ def test_present_parts_come_from_the_maps(with_base, dataset):
     assert without.present.all()
 
 
-def test_agreement_is_the_share_of_crops_nearest_to_their_own_text(with_base, dataset):
+def test_text_agreement_is_the_share_of_crops_nearest_to_their_own_text(with_base, dataset):
     checkpoint, _ = with_base
     bank = make_clip_reid_bank(checkpoint, dataset, dataset.train_pids, None)
     same = dataclasses.replace(bank, identity=torch.ones_like(bank.identity))
     assert text_agreement(checkpoint, same, dataset) == pytest.approx(1 / 8)
 
 
-def test_the_run_folder_is_one_of_teach(small_reid_state, tmp_path):
+def test_run_folder_has_the_files_of_a_teach_run(small_reid_state, tmp_path):
     torch.save(small_reid_state(cameras=6, identities=8), tmp_path / "sie_olp.pth")
     data = DataSettings(spec="synthetic:tiny")
     report = import_clip_reid_bank(tmp_path / "sie_olp.pth", data, out=tmp_path / "run")

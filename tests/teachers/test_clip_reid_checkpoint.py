@@ -1,4 +1,4 @@
-"""CLIP-ReID checkpoints: recognition, cameras, and files that are refused."""
+"""CLIP-ReID checkpoints: architecture from tensor shapes, cameras, and files that are refused."""
 
 from __future__ import annotations
 
@@ -25,46 +25,50 @@ CAMERAS, COEFFICIENT, STRIDE, HEADS = 6, 1.5, 12, 2
 
 
 def plain_features(state: dict[str, Tensor], images: Tensor, camera: Tensor) -> Tensor:
-    """CLIP-ReID's evaluation features with SIE and OLP, from the bare tensors; camera [B, C]."""
+    """Return CLIP-ReID's evaluation features (SIE, OLP) by plain operations; camera [B, C]."""
 
-    def of(name: str) -> Tensor:
+    def tensor(name: str) -> Tensor:
         return state[f"image_encoder.{name}"]
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], of(f"{name}.weight"), of(f"{name}.bias"))
+        return F.layer_norm(x, x.shape[-1:], tensor(f"{name}.weight"), tensor(f"{name}.bias"))
 
-    patches = F.conv2d(images, of("conv1.weight"), stride=STRIDE).flatten(2).mT
-    token = of("class_embedding") + COEFFICIENT * camera
-    x = norm(torch.cat([token[:, None], patches], 1) + of("positional_embedding"), "ln_pre")
+    patches = F.conv2d(images, tensor("conv1.weight"), stride=STRIDE).flatten(2).mT
+    token = tensor("class_embedding") + COEFFICIENT * camera
+    x = norm(torch.cat([token[:, None], patches], 1) + tensor("positional_embedding"), "ln_pre")
     for block in ("transformer.resblocks.0", "transformer.resblocks.1"):
-        joined = norm(x, f"{block}.ln_1") @ of(f"{block}.attn.in_proj_weight").T
-        joined = joined + of(f"{block}.attn.in_proj_bias")
+        joined = norm(x, f"{block}.ln_1") @ tensor(f"{block}.attn.in_proj_weight").T
+        joined = joined + tensor(f"{block}.attn.in_proj_bias")
         query, key, value = (
             part.unflatten(2, (HEADS, -1)).transpose(1, 2) for part in joined.chunk(3, dim=2)
         )
-        share = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
-        seen = (share @ value).transpose(1, 2).flatten(2)
+        attention = (query @ key.mT / query.shape[-1] ** 0.5).softmax(-1)
+        attended = (attention @ value).transpose(1, 2).flatten(2)
         x = x + F.linear(
-            seen, of(f"{block}.attn.out_proj.weight"), of(f"{block}.attn.out_proj.bias")
+            attended, tensor(f"{block}.attn.out_proj.weight"), tensor(f"{block}.attn.out_proj.bias")
         )
         hidden = F.linear(
-            norm(x, f"{block}.ln_2"), of(f"{block}.mlp.c_fc.weight"), of(f"{block}.mlp.c_fc.bias")
+            norm(x, f"{block}.ln_2"),
+            tensor(f"{block}.mlp.c_fc.weight"),
+            tensor(f"{block}.mlp.c_fc.bias"),
         )
         hidden = hidden * torch.sigmoid(1.702 * hidden)
-        x = x + F.linear(hidden, of(f"{block}.mlp.c_proj.weight"), of(f"{block}.mlp.c_proj.bias"))
+        x = x + F.linear(
+            hidden, tensor(f"{block}.mlp.c_proj.weight"), tensor(f"{block}.mlp.c_proj.bias")
+        )
     feature = norm(x, "ln_post")[:, 0]
-    return torch.cat([feature, feature @ of("proj")], 1)
+    return torch.cat([feature, feature @ tensor("proj")], 1)
 
 
-def close(actual: Tensor, expected: Tensor) -> None:
-    """Equal to 1e-4 of the largest value."""
+def assert_close(actual: Tensor, expected: Tensor) -> None:
+    """Assert equality to 1e-4 of the largest value."""
     assert (actual - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 @pytest.fixture
 def camera_state(small_reid_state) -> dict[str, Tensor]:
     state = small_reid_state(cameras=CAMERAS)
-    state["cv_embed"] *= 50  # as far apart as class tokens are
+    state["cv_embed"] *= 50  # about as large as class tokens
     return state
 
 
@@ -75,7 +79,7 @@ def camera_file(camera_state, tmp_path):
 
 
 @pytest.fixture
-def some(golden_images) -> tuple[Tensor, Tensor]:
+def images_and_cameras(golden_images) -> tuple[Tensor, Tensor]:
     """Three images and their cameras."""
     return golden_images[:3], torch.tensor([0, 5, 2])
 
@@ -92,47 +96,49 @@ def test_cameras_and_overlapping_patches_follow_from_shapes(camera_file):
 
 
 @torch.inference_mode()
-def test_features_equal_a_plain_computation(camera_file, camera_state, some):
-    images, cameras = some
+def test_features_equal_a_plain_computation(camera_file, camera_state, images_and_cameras):
+    images, cameras = images_and_cameras
     network = load_clip_reid_checkpoint(camera_file, COEFFICIENT).embedding_model().network
     table = camera_state["cv_embed"]
-    close(network(images, cameras), plain_features(camera_state, images, table[cameras]))
-    close(network(images), plain_features(camera_state, images, 0 * table[cameras]))
+    assert_close(network(images, cameras), plain_features(camera_state, images, table[cameras]))
+    assert_close(network(images), plain_features(camera_state, images, 0 * table[cameras]))
     assert (network(images, cameras) - network(images)).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("choice", ["input", "4", "mean"])
 @torch.inference_mode()
-def test_the_exported_graph_takes_cameras_or_has_one_fixed(
-    camera_file, camera_state, some, tmp_path, choice
+def test_exported_graph_has_a_camera_input_or_a_fixed_camera(
+    camera_file, camera_state, images_and_cameras, tmp_path, choice
 ):
-    images, cameras = some
+    images, cameras = images_and_cameras
     model = with_camera(
         load_clip_reid_checkpoint(camera_file, COEFFICIENT).embedding_model(), choice
     )
     path = write_onnx(model, tmp_path / "model.onnx")
     session, table = open_session(path), camera_state["cv_embed"]
-    taken = {info.name: (info.type, info.shape) for info in session.get_inputs()}
-    assert taken["images"] == ("tensor(float)", ["batch", 3, 256, 128])
+    graph_inputs = {info.name: (info.type, info.shape) for info in session.get_inputs()}
+    assert graph_inputs["images"] == ("tensor(float)", ["batch", 3, 256, 128])
     if choice == "input":
-        assert taken["cameras"] == ("tensor(int64)", ["batch"])
+        assert graph_inputs["cameras"] == ("tensor(int64)", ["batch"])
         inputs, camera = (images, cameras), table[cameras]
     else:
-        assert list(taken) == ["images"]
+        assert list(graph_inputs) == ["images"]
         inputs, camera = (images,), table[4] if choice == "4" else table.mean(0)
-    close(run_session(session, *inputs), plain_features(camera_state, images, camera.expand(3, -1)))
+    assert_close(
+        run_session(session, *inputs), plain_features(camera_state, images, camera.expand(3, -1))
+    )
     check_no_training_layers(path, network_cost(model.network, model.size_hw, model.cameras))
 
 
-def test_fixing_a_camera_does_not_change_the_original_model(camera_file, some):
+def test_fixing_a_camera_does_not_change_the_original_model(camera_file, images_and_cameras):
     model = load_clip_reid_checkpoint(camera_file).embedding_model()
-    before = model.network(*some)
+    before = model.network(*images_and_cameras)
     assert with_camera(model, "mean").cameras == 0
-    assert torch.equal(model.network(*some), before)
+    assert torch.equal(model.network(*images_and_cameras), before)
 
 
 @pytest.mark.parametrize("choice", ["6", "-1", "all"])
-def test_other_cameras_are_refused(camera_file, choice):
+def test_invalid_camera_choice_is_refused(camera_file, choice):
     model = load_clip_reid_checkpoint(camera_file).embedding_model()
     with pytest.raises(PivlError, match="--camera takes input, mean, or a number from 0 to 5"):
         with_camera(model, choice)
@@ -145,43 +151,45 @@ def test_camera_option_without_camera_embeddings_is_refused(small_reid_state, tm
         with_camera(model, "mean")
 
 
-def test_crops_bring_their_cameras_along(camera_file):
+def test_embed_passes_each_crops_camera_to_the_network(camera_file):
     model = load_clip_reid_checkpoint(camera_file).embedding_model()
     crops = np.random.default_rng(0).integers(0, 256, (4, 256, 128, 3), dtype=np.uint8)
     together = embed(model, crops, np.array([0, 1, 2, 5]), batch_size=3)
     with torch.inference_mode():
         alone = model.network(model.preprocess(crops[3:]), torch.tensor([5]))
-    close(torch.from_numpy(together[3:]), alone)
+    assert_close(torch.from_numpy(together[3:]), alone)
     with pytest.raises(PivlError, match=r"has cameras 0 to 5, .* cameras 0 to 6; use --camera"):
         embed(model, crops, np.array([0, 1, 2, 6]))
     with pytest.raises(PivlError, match="needs the camera id of each crop"):
         embed(model, crops)
 
 
-def test_checkpoint_can_be_saved_as_a_teacher(camera_file, some, tmp_path):
+def test_checkpoint_can_be_saved_as_a_teacher(camera_file, images_and_cameras, tmp_path):
     model = load_clip_reid_checkpoint(camera_file, COEFFICIENT).embedding_model()
     save_teacher(model, tmp_path / "teacher.safetensors")
     loaded = load_teacher(tmp_path / "teacher.safetensors")
     assert loaded.cameras == CAMERAS
-    assert torch.equal(loaded.network(*some), model.network(*some))
+    assert torch.equal(loaded.network(*images_and_cameras), model.network(*images_and_cameras))
 
 
-def test_the_necks_are_those_of_the_file(camera_file, camera_state):
+def test_necks_are_loaded_from_the_file(camera_file, camera_state):
     checkpoint = load_clip_reid_checkpoint(camera_file)
     assert torch.equal(checkpoint.neck.classifier.weight, camera_state["classifier.weight"])
     running = camera_state["bottleneck_proj.running_mean"]
     assert torch.equal(checkpoint.projected_neck.norm.running_mean, running)
 
 
-def test_teacher_can_start_from_its_image_encoder(camera_file, some):
+def test_teacher_can_start_from_its_image_encoder(camera_file, images_and_cameras):
     teacher = Teacher(load_clip_reid_checkpoint(camera_file).clip, 7, HeadSettings()).eval()
-    out = teacher(*some)
+    out = teacher(*images_and_cameras)
     assert out.logits[0].shape == (3, 7)
     assert out.aligned.shape[:2] == (3, 24)
 
 
 @pytest.mark.parametrize("form", ["module.", "safetensors", "state_dict"])
-def test_file_formats_of_one_checkpoint_load_alike(camera_state, camera_file, some, tmp_path, form):
+def test_all_file_formats_give_the_same_network(
+    camera_state, camera_file, images_and_cameras, tmp_path, form
+):
     path = tmp_path / ("other.safetensors" if form == "safetensors" else "other.pth")
     if form == "safetensors":
         save_file(camera_state, path)
@@ -192,7 +200,7 @@ def test_file_formats_of_one_checkpoint_load_alike(camera_state, camera_file, so
     ours, theirs = (
         load_clip_reid_checkpoint(p).embedding_model().network for p in (path, camera_file)
     )
-    assert torch.equal(ours(*some), theirs(*some))
+    assert torch.equal(ours(*images_and_cameras), theirs(*images_and_cameras))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +234,7 @@ def test_missing_and_mismatched_tensors_are_named(small_reid_state, tmp_path, ch
         load_clip_reid_checkpoint(tmp_path / "changed.pth")
 
 
-def test_files_that_hold_no_tensors(tmp_path):
+def test_files_without_tensors_are_refused(tmp_path):
     with pytest.raises(PivlError, match="There are no weights at"):
         load_clip_reid_checkpoint(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("no weights")

@@ -1,4 +1,4 @@
-"""Published weights: OpenAI's TorchScript archives, open_clip's files, the Hugging Face hub."""
+"""Published weights: OpenAI's TorchScript archives, open_clip files, Hugging Face repositories."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def torchscript(clip: CLIP, path: Path) -> None:
     """Write `clip` as OpenAI does: half precision, its own names, and three extra numbers."""
     root = nn.Module()
     for name, child in clip.half().named_children():
-        root.add_module(name, holder(child))
+        root.add_module(name, tensors_only(child))
     for name in ("positional_embedding", "text_projection", "logit_scale"):
         root.register_parameter(name, getattr(clip, name))
     for name, number in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408)):
@@ -48,24 +48,24 @@ def torchscript(clip: CLIP, path: Path) -> None:
     torch.jit.save(torch.jit.script(root), path)
 
 
-def holder(module: nn.Module) -> nn.Module:
-    """A module that only holds the tensors of another, which TorchScript could not compile."""
-    held = nn.Module()
+def tensors_only(module: nn.Module) -> nn.Module:
+    """Return a module with the tensors of another and no code, which TorchScript can compile."""
+    copy = nn.Module()
     for name, child in module.named_children():
-        held.add_module(name, holder(child))
+        copy.add_module(name, tensors_only(child))
     for name, parameter in module.named_parameters(recurse=False):
-        held.register_parameter(name, parameter)
+        copy.register_parameter(name, parameter)
     for name, buffer in module.named_buffers(recurse=False):
-        held.register_buffer(name, buffer)
-    return held
+        copy.register_buffer(name, buffer)
+    return copy
 
 
 def quick_gelu(clip: Clip) -> bool:
     return any(isinstance(m, open_clip.transformer.QuickGELU) for m in clip.text.modules())
 
 
-def says(clip: Clip, original: CLIP, tolerance: float = 1e-5) -> bool:
-    """Whether a text has the features that the original gives it."""
+def text_features_equal(clip: Clip, original: CLIP, tolerance: float = 1e-5) -> bool:
+    """Whether both models give a text the same features."""
     expected = original.float().encode_text(open_clip.get_tokenizer("RN50")(["a red hat"]))
     return torch.allclose(clip.text.encode(["a red hat"]), expected, rtol=1e-3, atol=tolerance)
 
@@ -77,9 +77,9 @@ def test_openai_archive_selects_quickgelu(tmp_path, name):
     clip = load_clip(name, str(tmp_path / "ViT-B-32.pt"), SIZE_HW).freeze()
     assert clip.name == f"{name}-quickgelu"
     assert quick_gelu(clip)
-    assert says(clip, original)
+    assert text_features_equal(clip, original)
     assert {value.dtype for value in clip.image.parameters()} == {torch.float32}
-    again = load_clip(clip.name, "none", SIZE_HW)  # as a teacher's checkpoint is rebuilt
+    again = load_clip(clip.name, "none", SIZE_HW)  # a teacher's checkpoint is rebuilt by this name
     assert quick_gelu(again)
 
 
@@ -96,7 +96,7 @@ def test_open_clip_file_uses_the_activation_of_its_name(tmp_path, form):
         torch.save({"epoch": 3, "state_dict": state}, path)
     clip = load_clip("small-vit", str(path), SIZE_HW).freeze()
     assert (clip.name, quick_gelu(clip)) == ("small-vit", False)
-    assert says(clip, original)
+    assert text_features_equal(clip, original)
     assert quick_gelu(load_clip("small-vit-quickgelu", str(path), SIZE_HW))
 
 
@@ -112,24 +112,24 @@ def test_position_embeddings_are_resampled_bilinearly_as_clip_reid_does(tmp_path
 
 
 def test_hub_repository_selects_its_activation(monkeypatch):
-    original, asked = make("small-vit", quick=True), []
+    original, calls = make("small-vit", quick=True), []
     state = original.state_dict()
     create = open_clip.create_model
 
-    def hub(name, **settings):
+    def create_or_download(name, **settings):
         if not name.startswith("hf-hub:"):
             return create(name, **settings)
-        asked.append((name, settings))
+        calls.append((name, settings))
         return original
 
-    monkeypatch.setattr(open_clip, "create_model", hub)
+    monkeypatch.setattr(open_clip, "create_model", create_or_download)
     clip = load_clip("small-vit", "hf-hub:people/small", SIZE_HW).freeze()
-    assert asked == [("hf-hub:people/small", {"require_pretrained": True})]
+    assert calls == [("hf-hub:people/small", {"require_pretrained": True})]
     assert clip.name == "small-vit-quickgelu"
     assert torch.equal(clip.image.visual.conv1.weight, state["visual.conv1.weight"])
 
 
-def test_unreachable_repository_is_named(monkeypatch):
+def test_unreachable_repository_is_an_error(monkeypatch):
     def offline(*_arguments, **_settings):
         raise OSError("no route to host")
 
@@ -138,7 +138,7 @@ def test_unreachable_repository_is_named(monkeypatch):
         load_clip("small-vit", "hf-hub:people/small", SIZE_HW)
 
 
-def test_weights_of_another_architecture_are_named(tmp_path):
+def test_weights_of_another_architecture_are_refused(tmp_path):
     torch.save(make("small-rn", quick=False).state_dict(), tmp_path / "weights.pt")
     message = r"does not fit small-vit, \d+ tensors differ: .*Set clip\.name"
     with pytest.raises(PivlError, match=message):
@@ -158,12 +158,12 @@ def test_batch_counters_may_be_missing(tmp_path):
         load_clip("small-rn", str(tmp_path / "weights.pt"), SIZE_HW)
 
 
-def test_pickled_objects_are_never_run(tmp_path):
-    class Harmful:
+def test_pickled_code_is_not_executed(tmp_path):
+    class Malicious:
         def __reduce__(self):
-            return (Path.touch, (tmp_path / "harmed",))
+            return (Path.touch, (tmp_path / "executed",))
 
-    torch.save({"state_dict": Harmful()}, tmp_path / "harmful.pt")
+    torch.save({"state_dict": Malicious()}, tmp_path / "malicious.pt")
     with pytest.raises(PivlError, match="is not a readable weights file"):
-        load_clip("small-vit", str(tmp_path / "harmful.pt"), SIZE_HW)
-    assert not (tmp_path / "harmed").exists()
+        load_clip("small-vit", str(tmp_path / "malicious.pt"), SIZE_HW)
+    assert not (tmp_path / "executed").exists()

@@ -1,4 +1,4 @@
-"""The image encoders against open_clip's own forward passes, stage by stage."""
+"""The image encoders against open_clip's forward passes, stage by stage."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ SIZE_HW = (128, 64)
 
 
 @pytest.fixture(scope="module")
-def resnet(awake) -> ModifiedResNet:
-    """For crops of 64 × 64, on which its own grid is 2 × 2."""
+def resnet(randomise_norms) -> ModifiedResNet:
+    """A ResNet for crops of 64 × 64 pixels, with a 2 × 2 grid."""
     torch.manual_seed(0)
-    return awake(ModifiedResNet([2, 1, 1, 2], output_dim=24, heads=4, image_size=64, width=8))
+    return randomise_norms(
+        ModifiedResNet([2, 1, 1, 2], output_dim=24, heads=4, image_size=64, width=8)
+    )
 
 
 @pytest.fixture(scope="module")
-def vit(awake) -> VisionTransformer:
+def vit(randomise_norms) -> VisionTransformer:
     torch.manual_seed(0)
     visual = VisionTransformer(
         SIZE_HW, patch_size=16, width=32, layers=3, heads=4, mlp_ratio=2.0, output_dim=24
     )
-    return awake(visual)
+    return randomise_norms(visual)
 
 
 def resnet_encoder(resnet, size_hw=SIZE_HW, output_stride: int = 16) -> ResNetImageEncoder:
@@ -50,7 +52,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_resnet_form_is_open_clips_where_the_grid_is_its_own(resnet):
+def test_resnet_stages_equal_open_clips_on_the_original_grid(resnet):
     encoder = resnet_encoder(resnet, (64, 64), output_stride=32)
     x = images((64, 64))
     out = encoder(x)
@@ -63,7 +65,7 @@ def test_the_resnet_form_is_open_clips_where_the_grid_is_its_own(resnet):
     assert_close(out.feature, maps[4].mean((2, 3)))
 
 
-def test_every_token_is_pooled_like_the_first(resnet):
+def test_attention_pool_of_every_token_equals_full_attention(resnet):
     x = torch.randn(2, 256, 2, 2)
     pool = resnet.attnpool
     tokens = x.flatten(2).permute(2, 0, 1)
@@ -96,7 +98,7 @@ def test_every_token_is_pooled_like_the_first(resnet):
     ("output_stride", "grid_hw", "strides"),
     [(8, (16, 8), (4, 8, 8)), (16, (8, 4), (4, 8, 16)), (32, (4, 2), (4, 8, 16))],
 )
-def test_the_output_stride_sets_the_grid(resnet, output_stride, grid_hw, strides):
+def test_output_stride_sets_the_grid(resnet, output_stride, grid_hw, strides):
     encoder = resnet_encoder(resnet, SIZE_HW, output_stride)
     out, tokens = encoder(images()), encoder.joint_tokens(images())
     assert encoder.grid_hw == grid_hw
@@ -110,7 +112,7 @@ def test_the_output_stride_sets_the_grid(resnet, output_stride, grid_hw, strides
     assert out.projected.shape == (2, encoder.dim) == (2, 24)
 
 
-def test_a_finer_stride_changes_no_weight_but_the_position_embedding(resnet):
+def test_smaller_stride_changes_only_the_position_embedding(resnet):
     encoder = resnet_encoder(resnet, SIZE_HW, output_stride=8)
     changed = "attnpool.positional_embedding"
     ours, theirs = encoder.visual.state_dict(), resnet.state_dict()
@@ -126,7 +128,7 @@ def test_other_output_strides_are_refused(resnet):
         resnet_encoder(resnet, output_stride=4)
 
 
-def test_the_vit_form_is_open_clips(vit):
+def test_vit_output_equals_open_clips(vit):
     encoder, x = ViTImageEncoder(vit, SIZE_HW), images()
     out, tokens = encoder(x), encoder.joint_tokens(x)
     assert encoder.grid_hw == (8, 4)
@@ -136,7 +138,7 @@ def test_the_vit_form_is_open_clips(vit):
     assert tokens.shape == (2, 1 + 8 * 4, encoder.dim) == (2, 33, 24)
 
 
-def test_the_vit_stages_are_block_by_block(vit):
+def test_vit_stages_equal_block_by_block_computation(vit):
     encoder, x = ViTImageEncoder(vit, SIZE_HW), images()
     out = encoder(x)
     hidden = vit._embeds(x)
@@ -157,7 +159,7 @@ def patches_dim(vit) -> int:
     return vit.positional_embedding.shape[1]
 
 
-def test_the_vit_pyramid_are_the_tokens_after_thirds_of_the_blocks(vit):
+def test_vit_pyramid_holds_the_tokens_after_each_third_of_the_blocks(vit):
     encoder, x = ViTImageEncoder(vit, SIZE_HW), images()
     hidden, after = vit._embeds(x), []
     for block in vit.transformer.resblocks:
@@ -174,8 +176,8 @@ def test_value_path_of_a_vit_attends_to_each_position_only(vit):
     hidden = vit._embeds(x)
     for block in blocks:
         hidden = block(hidden)
-    itself = torch.full((hidden.shape[1],) * 2, -torch.inf).fill_diagonal_(0)
-    expected = vit.ln_post(last(hidden, attn_mask=itself)) @ vit.proj
+    self_only_mask = torch.full((hidden.shape[1],) * 2, -torch.inf).fill_diagonal_(0)
+    expected = vit.ln_post(last(hidden, attn_mask=self_only_mask)) @ vit.proj
     tokens = encoder.value_tokens(x)
     assert_close(tokens[:, 1:], expected[:, 1:])
     assert_close(tokens[:, 0], encoder(x).projected)
@@ -211,13 +213,13 @@ def test_gradients_reach_the_first_layer_from_every_stage(request, form, stage):
     assert visual.conv1.weight.grad.abs().sum() > 0
 
 
-def test_position_embeddings_stay_on_their_own_grid():
+def test_position_embedding_is_unchanged_on_its_own_grid():
     embedding = torch.randn(1 + 6, 5)
     assert resize_position_embedding(embedding, (3, 2), (3, 2)) is embedding
 
 
 def test_resized_position_embeddings_keep_the_class_token_and_the_layout():
-    # Channel 0 rises with the row, channel 1 with the column.
+    # Channel 0 is the row, channel 1 the column.
     rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(4.0), indexing="ij")
     grid = torch.stack([rows.flatten(), columns.flatten()], dim=1)
     embedding = torch.cat([torch.tensor([[7.0, 9.0]]), grid])

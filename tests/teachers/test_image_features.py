@@ -1,4 +1,4 @@
-"""What is encoded of each crop; the cache is found again, never wrong, bounded, whole or absent."""
+"""Features of crops, and their cache: hits, keys, size limit, damaged and partial entries."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ CACHED, UNCACHED = with_cache(1), with_cache(0)
 
 @pytest.fixture
 def folder(monkeypatch, tmp_path) -> Path:
-    """The cache folder of features, of this test alone."""
+    """An empty feature cache for one test."""
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path))
     return tmp_path / "features"
 
 
 @pytest.fixture
 def encoded(monkeypatch) -> list[int]:
-    """Grows by the size of each batch that the image encoder sees."""
+    """The sizes of the batches that the image encoder has encoded."""
     batches: list[int] = []
     normalize = module.normalize_crops
 
@@ -57,15 +57,15 @@ def assert_equal(one: ImageFeatures, other: ImageFeatures) -> None:
     assert torch.equal(one.parts, other.parts)
 
 
-def test_crops_are_encoded_in_their_order(features, frozen_clip, band_store):
+def test_features_keep_the_order_of_the_crops(features, frozen_clip, band_store):
     assert features.projected.shape == (24, frozen_clip.image.dim)
     assert features.cells.values.shape == (24, 16 * 8, frozen_clip.image.dim)
     crop = (torch.from_numpy(band_store.crops[17]).permute(2, 0, 1) / 255)[None]
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in (frozen_clip.mean, frozen_clip.std))
     tokens = frozen_clip.image.joint_tokens((crop - mean) / std)[0]
-    near = {"rtol": 2**-10, "atol": 1e-4 * tokens.abs().max().item()}
-    torch.testing.assert_close(features.projected[17], tokens[0], **near)
-    torch.testing.assert_close(features.cells.values[17].float(), tokens[1:], **near)
+    tolerance = {"rtol": 2**-10, "atol": 1e-4 * tokens.abs().max().item()}
+    torch.testing.assert_close(features.projected[17], tokens[0], **tolerance)
+    torch.testing.assert_close(features.cells.values[17].float(), tokens[1:], **tolerance)
 
 
 def test_unwritable_cache_keeps_features_in_memory(
@@ -85,36 +85,36 @@ def test_disk_full_while_writing_loses_only_the_cache_entry(
 
     monkeypatch.setattr(array_cache, "write", full)
     assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)
-    assert sum(encoded) == 2 * len(band_store)  # once for the file, all of it, and once more
+    assert sum(encoded) == 2 * len(band_store)  # once for the cache entry, and once more in memory
     assert "stay in memory: No space left" in caplog.text
 
 
-def test_cells_may_come_by_the_value_path(features, frozen_clip, band_store):
+def test_cell_features_value_uses_the_value_path(features, frozen_clip, band_store):
     settings = UNCACHED.model_copy(update={"cell_features": "value"})
     values = encode_crops(frozen_clip, band_store, LIP20, settings)
     crop = torch.from_numpy(band_store.crops[3:4])
     pixels = normalize_crops(crop, frozen_clip.mean, frozen_clip.std)
     tokens = frozen_clip.image.value_tokens(pixels)[0]
-    near = {"rtol": 2**-10, "atol": 1e-4 * tokens.abs().max().item()}
-    torch.testing.assert_close(values.cells.values[3].float(), tokens[1:], **near)
-    torch.testing.assert_close(values.projected, features.projected, **near)
+    tolerance = {"rtol": 2**-10, "atol": 1e-4 * tokens.abs().max().item()}
+    torch.testing.assert_close(values.cells.values[3].float(), tokens[1:], **tolerance)
+    torch.testing.assert_close(values.projected, features.projected, **tolerance)
     assert not torch.equal(values.cells.values, features.cells.values)
 
 
 @pytest.mark.parametrize(("precision", "cosine"), [("bfloat16", 0.999), ("float16", 0.99999)])
-def test_crops_may_be_encoded_in_half_precision(
+def test_half_precision_features_are_close_and_cached_separately(
     folder, frozen_clip, features, band_store, precision, cosine
 ):
     settings = CACHED.model_copy(update={"precision": precision})
-    halves = encode_crops(frozen_clip, band_store, LIP20, settings)
+    half_precision = encode_crops(frozen_clip, band_store, LIP20, settings)
     for ours, full in (
-        (halves.projected, features.projected),
-        (halves.cells.values.float(), features.cells.values.float()),
+        (half_precision.projected, features.projected),
+        (half_precision.cells.values.float(), features.cells.values.float()),
     ):
         assert not torch.equal(ours, full)
         assert torch.cosine_similarity(ours, full, dim=-1).min() > cosine
     encode_crops(frozen_clip, band_store, LIP20, CACHED)
-    assert len(list(folder.iterdir())) == 2  # neither takes the other's for its own
+    assert len(list(folder.iterdir())) == 2  # one entry per precision
 
 
 def test_auto_precision_is_float16_only_on_a_gpu():
@@ -132,15 +132,15 @@ def test_overflowing_features_raise(make_clip, band_store):
 
 
 @pytest.mark.parametrize("gib", [0, 1])
-def test_cells_are_not_kept_where_no_part_is_tuned(features, frozen_clip, band_store, folder, gib):
+def test_cells_are_omitted_without_part_epochs(features, frozen_clip, band_store, folder, gib):
     settings = with_cache(gib).model_copy(update={"part_epochs": 0})
-    bare = encode_crops(frozen_clip, band_store, LIP20, settings)
-    assert bare.cells.values.shape == (24, 0, frozen_clip.image.dim)
-    assert torch.equal(bare.projected, features.projected)
-    assert torch.equal(bare.parts, features.parts)
+    without_cells = encode_crops(frozen_clip, band_store, LIP20, settings)
+    assert without_cells.cells.values.shape == (24, 0, frozen_clip.image.dim)
+    assert torch.equal(without_cells.projected, features.projected)
+    assert torch.equal(without_cells.parts, features.parts)
 
 
-def test_the_pixel_at_its_centre_may_name_a_cell(features, frozen_clip, band_store):
+def test_cell_labels_nearest_uses_the_central_pixel(features, frozen_clip, band_store):
     noise = np.random.default_rng(0).integers(0, 20, band_store.maps.shape, dtype=np.uint8)
     store = dataclasses.replace(band_store, maps=noise)
     settings = UNCACHED.model_copy(update={"cell_labels": "nearest"})
@@ -149,19 +149,19 @@ def test_the_pixel_at_its_centre_may_name_a_cell(features, frozen_clip, band_sto
     assert not torch.equal(parts, encode_crops(frozen_clip, store, LIP20, UNCACHED).parts)
 
 
-def test_cells_are_read_in_the_precision_of_the_text_encoder(features):
+def test_batch_cells_are_converted_to_float32(features):
     cells = features.batch_cells(np.array([5, 3]))
     assert features.cells.values.dtype == torch.float16
     assert cells.dtype == torch.float32
     assert torch.equal(cells, features.cells.values[[5, 3]].float())
 
 
-def test_each_cell_has_the_part_of_its_pixels(features, band_store):
+def test_cell_labels_follow_the_part_map(features, band_store):
     centres = torch.from_numpy(band_store.maps[:, 4::8, 4::8]).flatten(1)
     assert torch.equal(features.parts, centres.long())
 
 
-def test_more_crops_than_a_batch_and_no_maps(frozen_clip, band_store):
+def test_several_batches_without_maps(frozen_clip, band_store):
     twice = np.concatenate([band_store.crops] * 3)
     store = CropStore(twice, None, np.arange(72), np.zeros(72, int))
     features = encode_crops(frozen_clip, store, LIP20, UNCACHED)
@@ -170,9 +170,7 @@ def test_more_crops_than_a_batch_and_no_maps(frozen_clip, band_store):
     assert (features.parts == IGNORE).all()
 
 
-def test_a_second_run_finds_the_features_of_the_first(
-    features, frozen_clip, band_store, folder, encoded
-):
+def test_second_call_is_a_cache_hit(features, frozen_clip, band_store, folder, encoded):
     first = encode_crops(frozen_clip, band_store, LIP20, CACHED)
     assert encoded == [24]
     again = encode_crops(frozen_clip, band_store, LIP20, CACHED)
@@ -184,13 +182,13 @@ def test_a_second_run_finds_the_features_of_the_first(
     ]
 
 
-def test_cached_cells_can_be_written_to_without_harm(frozen_clip, band_store, folder):
+def test_writing_to_cells_does_not_change_the_cache(frozen_clip, band_store, folder):
     first = encode_crops(frozen_clip, band_store, LIP20, CACHED)
     first.cells.values.zero_()
     assert encode_crops(frozen_clip, band_store, LIP20, CACHED).cells.values.any()
 
 
-def test_without_a_cache_nothing_is_written(frozen_clip, band_store, folder, encoded):
+def test_nothing_is_written_without_a_cache(frozen_clip, band_store, folder, encoded):
     for _ in range(2):
         encode_crops(frozen_clip, band_store, LIP20, UNCACHED)
     assert encoded == [24, 24]
@@ -249,7 +247,7 @@ def test_damaged_cache_entry_is_logged_and_recomputed(
     assert "are damaged and will be computed again" in caplog.text
 
 
-def test_a_crash_while_encoding_leaves_no_entry(frozen_clip, band_store, folder, monkeypatch):
+def test_crash_while_encoding_leaves_no_cache_entry(frozen_clip, band_store, folder, monkeypatch):
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -259,9 +257,7 @@ def test_a_crash_while_encoding_leaves_no_entry(frozen_clip, band_store, folder,
     assert not list(folder.iterdir())
 
 
-def test_another_process_may_finish_the_same_features_first(
-    features, frozen_clip, band_store, folder, monkeypatch
-):
+def test_entry_of_a_faster_process_is_kept(features, frozen_clip, band_store, folder, monkeypatch):
     other = shutil.copytree(
         _entry_of(frozen_clip, band_store, folder), folder.parent / "finished elsewhere"
     )

@@ -1,4 +1,4 @@
-"""Running blocks from a prefix on, against open_clip's whole transformer under its causal mask."""
+"""Encoding after a cached prefix against open_clip's transformer with its causal mask."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def tokens(*shape: int, seed: int = 0) -> Tensor:
     return x.requires_grad_()
 
 
-def whole(clip: CLIP, *pieces: Tensor) -> Tensor:
-    """Hidden state of the last token of one sequence, in open_clip's own forward pass."""
+def last_hidden_state(clip: CLIP, *pieces: Tensor) -> Tensor:
+    """Return the hidden state of a sequence's last token by open_clip's own forward pass."""
     x = torch.cat(pieces)
     return clip.transformer(x[None], attn_mask=clip.attn_mask[: len(x), : len(x)])[0, -1]
 
@@ -63,37 +63,37 @@ def assert_same(ours: Tensor, plain: Tensor, *inputs: Tensor) -> None:
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
 
 
-def test_whole_sequences_of_unequal_length(clip):
+def test_sequences_of_unequal_length_without_a_prefix(clip):
     x, lengths = tokens(4, 5), [5, 1, 3, 5]
     ours = encode_after_prefix(clip.transformer.resblocks, x, torch.tensor(lengths))
-    plain = [whole(clip, x[row, :length]) for row, length in enumerate(lengths)]
+    plain = [last_hidden_state(clip, x[row, :length]) for row, length in enumerate(lengths)]
     assert_same(ours, torch.stack(plain), x)
 
 
-def test_branches_share_the_stems_of_their_rows(clip):
+def test_rows_share_prefixes(clip):
     blocks = clip.transformer.resblocks
-    opening, stems, branches = tokens(1, 2), tokens(3, 4, seed=1), tokens(5, 3, seed=2)
-    stem_of, lengths = [2, 0, 2, 1, 2], [3, 1, 2, 2, 3]
-    shared = extend_prefix(blocks, stems, extend_prefix(blocks, opening)).select(
-        torch.tensor(stem_of)
+    root, prefixes, suffixes = tokens(1, 2), tokens(3, 4, seed=1), tokens(5, 3, seed=2)
+    prefix_of_row, lengths = [2, 0, 2, 1, 2], [3, 1, 2, 2, 3]
+    shared = extend_prefix(blocks, prefixes, extend_prefix(blocks, root)).select(
+        torch.tensor(prefix_of_row)
     )
     assert len(shared) == 6
-    ours = encode_after_prefix(blocks, branches, torch.tensor(lengths), shared)
+    ours = encode_after_prefix(blocks, suffixes, torch.tensor(lengths), shared)
     plain = [
-        whole(clip, opening[0], stems[stem], branches[row, :length])
-        for row, (stem, length) in enumerate(zip(stem_of, lengths, strict=True))
+        last_hidden_state(clip, root[0], prefixes[prefix], suffixes[row, :length])
+        for row, (prefix, length) in enumerate(zip(prefix_of_row, lengths, strict=True))
     ]
-    assert_same(ours, torch.stack(plain), opening, stems, branches)
+    assert_same(ours, torch.stack(plain), root, prefixes, suffixes)
 
 
-def test_one_prefix_may_serve_all_rows(clip):
+def test_all_rows_may_share_one_prefix(clip):
     blocks = clip.transformer.resblocks
-    opening, branches = tokens(1, 2), tokens(3, 2, seed=1)
+    root, suffixes = tokens(1, 2), tokens(3, 2, seed=1)
     ours = encode_after_prefix(
-        blocks, branches, torch.tensor([2, 2, 2]), extend_prefix(blocks, opening)
+        blocks, suffixes, torch.tensor([2, 2, 2]), extend_prefix(blocks, root)
     )
-    plain = [whole(clip, opening[0], branch) for branch in branches]
-    assert_same(ours, torch.stack(plain), opening, branches)
+    plain = [last_hidden_state(clip, root[0], suffix) for suffix in suffixes]
+    assert_same(ours, torch.stack(plain), root, suffixes)
 
 
 def test_tokens_after_the_end_are_not_computed(clip):
@@ -114,22 +114,22 @@ def test_last_block_computes_only_last_tokens(clip):
     blocks = clip.transformer.resblocks
     counts: list[int] = []
     hook = blocks[-1].mlp.register_forward_hook(lambda _m, given, _o: counts.append(len(given[0])))
-    opening = extend_prefix(blocks, tokens(1, 2))
-    encode_after_prefix(blocks, tokens(3, 6), torch.tensor([2, 6, 3]), opening)
+    root = extend_prefix(blocks, tokens(1, 2))
+    encode_after_prefix(blocks, tokens(3, 6), torch.tensor([2, 6, 3]), root)
     hook.remove()
     assert counts == [3]
 
 
-def test_a_prefix_knows_its_length():
+def test_length_of_a_prefix_cache_is_its_number_of_tokens():
     block = (torch.zeros(1, 2, 7, 4), torch.zeros(1, 2, 7, 4))
     assert len(PrefixCache((block,))) == 7
 
 
-def test_known_blocks_pass(clip):
+def test_blocks_of_open_clip_are_accepted(clip):
     require_known_blocks(clip.transformer)
 
 
-def test_other_blocks_are_refused_by_name():
+def test_unsupported_blocks_are_refused_by_name():
     clip = make_clip(qk_norm=True)
     with pytest.raises(PivlError, match="blocks of type CustomResidualAttentionBlock"):
         require_known_blocks(clip.transformer)

@@ -1,4 +1,4 @@
-"""The pretraining script, in small, and the weights it left in the repository."""
+"""The pretraining script with a small recipe, and the shipped weights that it made."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_training_changes_both_encoders_and_stays_finite(name: str) -> None:
     assert not torch.equal(clip.text.token_embedding.weight, untrained.text.token_embedding.weight)
 
 
-def test_the_script_writes_a_loadable_file_with_its_recipe_and_figures(tmp_path: Path) -> None:
+def test_script_writes_a_loadable_file_with_recipe_and_accuracies(tmp_path: Path) -> None:
     out = tmp_path / "tiny_rn.safetensors"
     result = CliRunner().invoke(main, ["--crops", "48", "--passes", "0", "--out", str(out)])
     assert result.exit_code == 0, result.output
@@ -44,14 +44,14 @@ def test_the_script_writes_a_loadable_file_with_its_recipe_and_figures(tmp_path:
     load_clip("tiny_rn", str(out), (128, 64))
 
 
-def test_visible_phrases_are_those_of_parts_with_enough_pixels() -> None:
-    who = person(0, 0, 1)
+def test_visible_phrases_need_enough_pixels() -> None:
+    synthetic_person = person(0, 0, 1)
     labels = np.zeros((1, 8, 8), np.uint8)
     face, shoe = LIP20.index("Face"), LIP20.index("Left-shoe")
     labels[0, 0, :6] = face
-    labels[0, 1, :5] = shoe  # one pixel short
-    (found,) = visible_phrases([who], labels)
-    assert (found.crop, found.part, found.text) == (0, face, phrases(who)[face])
+    labels[0, 1, :5] = shoe  # one pixel too few
+    (phrase,) = visible_phrases([synthetic_person], labels)
+    assert (phrase.crop, phrase.part, phrase.text) == (0, face, phrases(synthetic_person)[face])
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_shipped_weights_are_small() -> None:
 
 
 def test_shipped_weights_reach_their_recorded_accuracy(shipped: Clip) -> None:
-    """Measured again: the stored figures, and the least that teaching needs."""
+    """The recorded accuracies are reproduced and are high enough for teaching."""
     _, _, metadata = load_tensors(SHIPPED, TINY_KIND)
     stored = metadata["unseen_people"]
     measured = probe_clip(shipped)

@@ -1,4 +1,4 @@
-"""The gauges on features whose answers are known."""
+"""The probes on features with known results."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def text(frozen_clip):
     return frozen_clip.text
 
 
-def say(text, *phrases: str) -> torch.Tensor:
+def encode_phrases(text, *phrases: str) -> torch.Tensor:
     with torch.inference_mode():
         return text.encode([f"a photo of a person {phrase}" for phrase in phrases])
 
 
 @torch.inference_mode()
-def test_a_text_is_nearest_to_its_own_colour(text):
-    features = say(text, *(f"{colour} hat" for colour in COLOURS))
+def test_texts_are_classified_as_their_own_colour(text):
+    features = encode_phrases(text, *(f"{colour} hat" for colour in COLOURS))
     scales = torch.linspace(0.1, 9, len(COLOURS))[:, None]
     assert classify_colours(scales * features, text, "{} hat").tolist() == list(range(len(COLOURS)))
     order = torch.tensor([5, 0, 3])
@@ -35,9 +35,9 @@ def test_a_text_is_nearest_to_its_own_colour(text):
 
 
 @torch.inference_mode()
-def test_colours_are_counted_where_the_part_is_worn_and_seen(text):
+def test_colour_accuracy_counts_worn_and_present_parts_only(text):
     hat, shoe = LIP20.index("Hat"), LIP20.index("Left-shoe")
-    red_hat, blue_hat, red_shoes = say(text, "red hat", "blue hat", "red shoes")
+    red_hat, blue_hat, red_shoes = encode_phrases(text, "red hat", "blue hat", "red shoes")
     parts = torch.zeros(4, len(LIP20), len(red_hat))
     parts[:, hat] = torch.stack([red_hat, red_hat, blue_hat, blue_hat])
     parts[:, shoe] = red_shoes
@@ -45,54 +45,54 @@ def test_colours_are_counted_where_the_part_is_worn_and_seen(text):
     present[:, hat] = torch.tensor([True, True, True, False])
     present[0, shoe] = True
     truth = {
-        0: NOTHING | {"hat": "red", "shoes": "red"},  # both right
-        1: NOTHING | {"hat": "blue", "shoes": "blue"},  # wrong hat; no shoe in sight
-        2: NOTHING | {"shoes": "red"},  # wears no hat; no shoe in sight
-        3: NOTHING | {"hat": "red"},  # no hat in sight
+        0: NOTHING | {"hat": "red", "shoes": "red"},  # both correct
+        1: NOTHING | {"hat": "blue", "shoes": "blue"},  # wrong hat; shoe not present
+        2: NOTHING | {"shoes": "red"},  # wears no hat; shoe not present
+        3: NOTHING | {"hat": "red"},  # hat not present
     }
     assert colour_accuracy(parts, present, truth, text) == {"hat": 0.5, "shoes": 1.0}
 
 
 @pytest.fixture
 def bank(text) -> PromptBank:
-    """Two people whose texts say what they should, but for one: the second one's face says Hat."""
-    label = say(text, *LIP20.words)
+    """Two people with correct part texts, except that the second face has the text of a hat."""
+    label = encode_phrases(text, *LIP20.words)
     part = torch.stack([label, label])
     part[1, LIP20.index("Face")] = label[LIP20.index("Hat")]
-    part[:, LIP20.index("Coat")] = say(text, "red coat", "blue coat")
+    part[:, LIP20.index("Coat")] = encode_phrases(text, "red coat", "blue coat")
     present = torch.zeros(2, len(LIP20), dtype=torch.bool)
     present[:, [LIP20.index("Face"), LIP20.index("Pants")]] = True
     identity = torch.eye(2, label.shape[1])
     return PromptBank(identity, part, label, present, (7, 9), LIP20, {})
 
 
-def test_a_bank_is_read_by_identity_and_by_part(bank, text):
+def test_bank_probe_measures_identities_and_parts(bank, text):
     projected = 5 * bank.identity[[0, 0, 1, 1]]
-    readout = probe_bank(bank, text, projected, torch.tensor([7, 9, 9, 9]), people=None)
-    assert readout.own_identity == 0.75
-    assert readout.nearest_label == 0.75
-    assert readout.colour is None
+    result = probe_bank(bank, text, projected, torch.tensor([7, 9, 9, 9]), people=None)
+    assert result.own_identity == 0.75
+    assert result.nearest_label == 0.75
+    assert result.colour is None
 
 
-def test_a_bank_without_part_texts_has_no_read_out_of_parts(bank, text):
-    bare = dataclasses.replace(bank, present=torch.zeros_like(bank.present))
+def test_bank_without_part_texts_has_no_part_results(bank, text):
+    without_parts = dataclasses.replace(bank, present=torch.zeros_like(bank.present))
     people = {7: NOTHING | {"coat": "red"}, 9: NOTHING}
-    readout = probe_bank(bare, text, bank.identity, torch.tensor([7, 9]), people)
-    assert (readout.own_identity, readout.nearest_label, readout.colour) == (1.0, None, {})
+    result = probe_bank(without_parts, text, bank.identity, torch.tensor([7, 9]), people)
+    assert (result.own_identity, result.nearest_label, result.colour) == (1.0, None, {})
 
 
-def test_on_known_people_a_bank_is_read_by_colour(bank, text):
-    seen = bank.present.clone()
-    seen[:, LIP20.index("Coat")] = True
-    bank = dataclasses.replace(bank, present=seen)
+def test_bank_probe_measures_colours_of_synthetic_people(bank, text):
+    present = bank.present.clone()
+    present[:, LIP20.index("Coat")] = True
+    bank = dataclasses.replace(bank, present=present)
     people = {7: NOTHING | {"coat": "red"}, 9: NOTHING | {"coat": "red"}, 11: NOTHING}
-    readout = probe_bank(bank, text, bank.identity, torch.tensor([7, 9]), people)
-    assert readout.own_identity == 1.0
-    assert readout.colour == {"coat": 0.5}
+    result = probe_bank(bank, text, bank.identity, torch.tensor([7, 9]), people)
+    assert result.own_identity == 1.0
+    assert result.colour == {"coat": 0.5}
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_bank_is_read_where_clip_ran_on_a_gpu(bank, make_clip):
+def test_bank_probe_accepts_features_on_a_gpu(bank, make_clip):
     clip = make_clip().to(torch.device("cuda"))
     people = {7: NOTHING | {"coat": "red"}, 9: NOTHING}
     pids = torch.tensor([7, 9])

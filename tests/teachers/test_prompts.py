@@ -1,4 +1,4 @@
-"""Learned prompts: with words for tokens they are plain sentences; tokens are all they learn."""
+"""Learned prompts equal plain text if their tokens are word embeddings; only tokens are trained."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ IDENTITIES = 3
 def prompts(frozen_clip):
     def make(seed: int = 0, **settings: object) -> IdentityPrompts:
         generator = torch.Generator().manual_seed(seed)
-        chosen = PromptSettings(**settings)
-        return IdentityPrompts(frozen_clip.text, chosen, IDENTITIES, LIP20, generator)
+        prompt_settings = PromptSettings(**settings)
+        return IdentityPrompts(frozen_clip.text, prompt_settings, IDENTITIES, LIP20, generator)
 
     return make
 
 
 def set_words(prompts: IdentityPrompts, text, row: int, words: str) -> None:
-    """Let the learned tokens of one identity be the embeddings of words."""
+    """Set the learned tokens of one identity to the embeddings of words."""
     ids = torch.tensor(text.tokenizer.encode(words))
     with torch.no_grad():
         prompts.tokens[row] = text.token_embedding(ids)
@@ -38,20 +38,20 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor) -> None:
 
 def test_word_embeddings_as_learned_tokens_equal_the_plain_text(prompts, frozen_clip):
     text, learned = frozen_clip.text, prompts()
-    sayings = ["X X X X", "red hat blue coat", "a person wearing shoes"]
-    for row, words in enumerate(sayings):
+    phrases = ["X X X X", "red hat blue coat", "a person wearing shoes"]
+    for row, words in enumerate(phrases):
         set_words(learned, text, row, words)
     rows = torch.arange(IDENTITIES)
-    expected = text.encode([f"a photo of a {words} person" for words in sayings])
+    expected = text.encode([f"a photo of a {words} person" for words in phrases])
     assert_close(learned.identity(rows), expected)
     for part in ("Hat", "Upper-clothes", "Left-shoe"):
         number = LIP20.index(part)
-        endings = [f"a photo of a {words} person {LIP20.words[number]}" for words in sayings]
+        sentences = [f"a photo of a {words} person {LIP20.words[number]}" for words in phrases]
         ours = learned.part(rows, torch.full((IDENTITIES,), number))
-        assert_close(ours, text.encode(endings))
+        assert_close(ours, text.encode(sentences))
 
 
-def test_rows_and_parts_are_taken_in_the_order_asked_for(prompts, frozen_clip):
+def test_texts_follow_the_order_of_the_given_rows_and_parts(prompts, frozen_clip):
     text, learned = frozen_clip.text, prompts()
     for row, words in enumerate(["red red red red", "blue hat hat hat", "coat coat coat coat"]):
         set_words(learned, text, row, words)
@@ -67,7 +67,7 @@ def test_rows_and_parts_are_taken_in_the_order_asked_for(prompts, frozen_clip):
     assert_close(learned.part(rows, parts), expected)
 
 
-def test_a_word_before_the_tokens_may_have_any_length(prompts, frozen_clip):
+def test_part_words_before_the_tokens_may_differ_in_length(prompts, frozen_clip):
     template = "the {part} of a {X} person"
     learned = prompts(part=template, learned_tokens=2)
     set_words(learned, frozen_clip.text, 1, "blue coat")
@@ -98,23 +98,23 @@ def test_templates_are_configurable(prompts, frozen_clip, template, sentence):
     assert_close(ours, frozen_clip.text.encode([sentence]))
 
 
-def test_only_learned_tokens_have_gradients(prompts, frozen_clip):
+def test_only_learned_tokens_get_gradients(prompts, frozen_clip):
     learned = prompts()
     assert [name for name, _ in learned.named_parameters()] == ["tokens"]
     assert learned.state_dict().keys() == {"tokens"}
     assert learned.tokens.shape == (IDENTITIES, 4, frozen_clip.text.width)
     rows = torch.tensor([0, 2])
     (learned.identity(rows).sum() + learned.part(rows, torch.tensor([1, 5])).sum()).backward()
-    moved = learned.tokens.grad.abs().sum((1, 2)) > 0
-    assert moved.tolist() == [True, False, True]
+    has_gradient = learned.tokens.grad.abs().sum((1, 2)) > 0
+    assert has_gradient.tolist() == [True, False, True]
     assert all(p.grad is None for p in frozen_clip.text.parameters())
 
 
-def test_the_first_tokens_depend_on_the_seed_and_have_the_spread_asked_for(prompts):
+def test_initial_tokens_depend_on_the_seed_and_have_the_given_standard_deviation(prompts):
     assert torch.equal(prompts(seed=1).tokens, prompts(seed=1).tokens)
     assert not torch.equal(prompts(seed=1).tokens, prompts(seed=2).tokens)
-    spread = prompts(init_std=0.5, learned_tokens=40).tokens.std().item()
-    assert spread == pytest.approx(0.5, rel=0.05)
+    std = prompts(init_std=0.5, learned_tokens=40).tokens.std().item()
+    assert std == pytest.approx(0.5, rel=0.05)
 
 
 def test_too_many_learned_tokens_are_refused(prompts):
@@ -123,20 +123,20 @@ def test_too_many_learned_tokens_are_refused(prompts):
 
 
 PART_TEMPLATES = {
-    "the paper's": "a photo of a {X} person {part}",
-    "words behind the part": "a photo of a {X} person wearing the {part}, a photo.",
-    "the part right behind the tokens": "{X} {part}",
-    "nothing shared": "{X}{part}",
+    "template of the paper": "a photo of a {X} person {part}",
+    "words after the part": "a photo of a {X} person wearing the {part}, a photo.",
+    "part directly after the tokens": "{X} {part}",
+    "no shared words": "{X}{part}",
 }
 
 
-def plain_texts(text, learned, template: str, rows, fillings: list[str]) -> torch.Tensor:
-    """Whole prompts, padded to 77 tokens, through open_clip's own transformer and mask."""
+def plain_texts(text, learned, template: str, rows, part_words: list[str]) -> torch.Tensor:
+    """Return features of prompts padded to 77 tokens, by open_clip's own transformer and mask."""
     before, after = template.split("{X}")
     ids = text.tokenizer
     mask = torch.full((77, 77), -torch.inf, dtype=torch.float64).triu(1)
     features = []
-    for row, part in zip(rows.tolist(), fillings, strict=True):
+    for row, part in zip(rows.tolist(), part_words, strict=True):
         head = [ids.start, *ids.encode(before.format(part=part))]
         tail = [*ids.encode(after.format(part=part)), ids.end]
         room = 77 - len(head) - len(tail) - learned.tokens.shape[1]
@@ -163,19 +163,19 @@ def assert_same_with_gradients(ours, plain, learned) -> None:
 
 @pytest.fixture
 def exact_prompts(frozen_clip):
-    """`exact_prompts(part=…)` in double precision, and their text encoder."""
+    """`exact_prompts(part=…)` returns a text encoder and prompts in double precision."""
 
     def make(**settings: object):
         text = copy.deepcopy(frozen_clip.text).double()
         generator = torch.Generator().manual_seed(0)
-        chosen = PromptSettings(init_std=0.5, **settings)
-        return text, IdentityPrompts(text, chosen, IDENTITIES, LIP20, generator).double()
+        prompt_settings = PromptSettings(init_std=0.5, **settings)
+        return text, IdentityPrompts(text, prompt_settings, IDENTITIES, LIP20, generator).double()
 
     return make
 
 
 @pytest.mark.parametrize("template", PART_TEMPLATES.values(), ids=PART_TEMPLATES)
-def test_part_texts_and_gradients_are_those_of_the_77_token_encoder(exact_prompts, template):
+def test_part_texts_and_gradients_equal_those_of_padded_prompts(exact_prompts, template):
     text, learned = exact_prompts(part=template, learned_tokens=3)
     rows = torch.tensor([2, 0, 2, 2, 1, 0])
     parts = torch.tensor(
@@ -195,14 +195,14 @@ def test_part_words_may_be_parser_labels(exact_prompts):
 
 
 @pytest.mark.parametrize("template", ["a photo of a {X} person", "{X}", "the {X} person, a photo."])
-def test_identity_texts_and_gradients_are_those_of_the_77_token_encoder(exact_prompts, template):
+def test_identity_texts_and_gradients_equal_those_of_padded_prompts(exact_prompts, template):
     text, learned = exact_prompts(identity=template)
     rows = torch.tensor([1, 2, 0])
     plain = plain_texts(text, learned, template, rows, [""] * 3)
     assert_same_with_gradients(learned.identity(rows), plain, learned)
 
 
-def test_a_template_may_name_the_part_first(exact_prompts):
+def test_template_may_name_the_part_before_the_tokens(exact_prompts):
     text, learned = exact_prompts()
     template = "the {part} of a {X} person"
     sentence = PromptTemplate(text, template, LIP20.words, learned.tokens.shape[1])
@@ -220,15 +220,18 @@ def test_parts_with_equal_words_keep_their_end_token(exact_prompts):
     torch.testing.assert_close(ours, plain, rtol=0, atol=1e-9)
 
 
-def test_only_tokens_that_differ_are_encoded(exact_prompts):
+def test_shared_prompt_prefixes_are_encoded_once(exact_prompts):
     text, learned = exact_prompts()
-    seen: list[int] = []
+    token_counts: list[int] = []
     mlp = text.transformer.resblocks[0].mlp
-    hook = mlp.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    hook = mlp.register_forward_hook(
+        lambda _module, inputs, _output: token_counts.append(len(inputs[0]))
+    )
     rows, parts = torch.tensor([0, 0, 0, 2]), torch.tensor([1, 13, 18, 1])
     learned.part(rows, parts)
     learned.identity(torch.tensor([0, 1]))
     hook.remove()
-    # The start and "a photo of a", once; two identities of "X X X X person"; then hat, face,
-    # left shoe, hat with an end each. The same of identity prompts: "X X X X person" and the end.
-    assert seen == [5, 2 * 5, 2 + 2 + 3 + 2, 5, 2 * 6]
+    # Part prompts: the start and "a photo of a" once; "X X X X person" of two identities; then
+    # "hat", "face", "left shoe" and "hat", each with its end token. Identity prompts: the start and
+    # "a photo of a" once; then "X X X X person" and the end token of two identities.
+    assert token_counts == [5, 2 * 5, 2 + 2 + 3 + 2, 5, 2 * 6]

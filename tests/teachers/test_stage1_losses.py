@@ -1,4 +1,4 @@
-"""Eq. 2 and every reading of Eq. 7, against sums over lists of cells and texts."""
+"""Eq. 2 and every supported reading of Eq. 7 against loops over cells and texts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ READINGS = [
 
 @pytest.fixture(scope="module")
 def exact(features) -> ImageFeatures:
-    """Double precision, no two cells alike, some of a crop unknown and another crop all unknown."""
+    """Distinct features in double precision; some cells of crop 3 and all of crop 9 are unknown."""
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(features.cells.values.shape, dtype=torch.float64, generator=generator)
     parts = features.parts.clone()
@@ -67,7 +67,7 @@ def learned(frozen_clip) -> IdentityPrompts:
     return IdentityPrompts(text, prompts, 6, LIP20, generator).double()
 
 
-def test_the_identity_loss_is_equation_2_over_the_batch(learned, exact, rows):
+def test_identity_loss_equals_equation_2(learned, exact, rows):
     batch = np.array([0, 1, 8, 9, 20, 22])
     images, texts = exact.projected[batch], learned.identity(torch.tensor([0, 2, 5]))
     owner = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -81,7 +81,7 @@ def test_the_identity_loss_is_equation_2_over_the_batch(learned, exact, rows):
 @pytest.mark.parametrize(
     ("part_epochs_train", "terms"), [("both", {"identity", "part"}), ("part", {"part"})]
 )
-def test_equation_8_is_the_sum_from_the_first_part_epoch_on(
+def test_part_loss_is_added_from_the_first_part_epoch(
     learned, exact, rows, part_epochs_train, terms
 ):
     settings = SETTINGS.model_copy(
@@ -96,8 +96,8 @@ def test_equation_8_is_the_sum_from_the_first_part_epoch_on(
         torch.testing.assert_close(losses["identity"], identity_loss(*args))
 
 
-def cell_by_cell(learned, features, rows, settings) -> Tensor:
-    """Eq. 7 over dictionaries of cells: one contrast for the batch, or one for each image."""
+def part_loss_by_loops(learned, features, rows, settings) -> Tensor:
+    """Return Eq. 7 by loops over cells, with negatives from the batch or from the image."""
 
     def unit(x: Tensor) -> Tensor:
         return x / x.norm() if settings.part_normalize else x
@@ -139,11 +139,11 @@ def cell_by_cell(learned, features, rows, settings) -> Tensor:
 @pytest.mark.parametrize(
     "reading", READINGS, ids=lambda reading: "-".join(map(str, reading.values()))
 )
-def test_the_part_loss_is_equation_7_in_each_reading(learned, exact, rows, reading):
+def test_part_loss_equals_equation_7_in_each_reading(learned, exact, rows, reading):
     settings = SETTINGS.model_copy(update={**reading, "part_temperature": 0.3})
     losses = (
         part_loss(learned, exact, rows, BATCH, settings, LIP20),
-        cell_by_cell(learned, exact, rows, settings),
+        part_loss_by_loops(learned, exact, rows, settings),
     )
     torch.testing.assert_close(*losses, rtol=0, atol=1e-9)
     gradients = [torch.autograd.grad(loss, learned.tokens)[0] for loss in losses]
@@ -151,7 +151,7 @@ def test_the_part_loss_is_equation_7_in_each_reading(learned, exact, rows, readi
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-9)
 
 
-def test_readings_differ(learned, exact, rows):
+def test_readings_give_different_losses(learned, exact, rows):
     values = [
         part_loss(learned, exact, rows, BATCH, SETTINGS.model_copy(update=r), LIP20).item()
         for r in READINGS
@@ -159,7 +159,7 @@ def test_readings_differ(learned, exact, rows):
     assert len({round(value, 6) for value in values}) == len(READINGS)
 
 
-def test_an_ignored_background_may_show_anything(learned, exact, rows):
+def test_ignored_background_does_not_affect_the_loss(learned, exact, rows):
     changed = exact.cells.values.clone()
     changed[exact.parts == LIP20.background] = 1.0
     other = ImageFeatures(exact.projected, DeviceArray(changed.numpy(), CPU), exact.parts)
@@ -169,23 +169,23 @@ def test_an_ignored_background_may_show_anything(learned, exact, rows):
         assert torch.equal(*losses) == same, background
 
 
-def test_without_a_known_cell_the_part_loss_is_zero_with_a_gradient(learned, exact, rows):
-    blind = ImageFeatures(exact.projected, exact.cells, torch.full_like(exact.parts, IGNORE))
-    loss = part_loss(learned, blind, rows, np.arange(8), SETTINGS, LIP20)
+def test_part_loss_without_known_cells_is_zero_with_a_zero_gradient(learned, exact, rows):
+    unlabelled = ImageFeatures(exact.projected, exact.cells, torch.full_like(exact.parts, IGNORE))
+    loss = part_loss(learned, unlabelled, rows, np.arange(8), SETTINGS, LIP20)
     loss.backward()
     assert loss.item() == 0
     assert learned.tokens.grad is not None
     assert not learned.tokens.grad.any()
 
 
-def test_temperature_may_come_from_clip(frozen_clip):
+def test_part_temperature_clip_is_clips_own(frozen_clip):
     settings = resolve_temperature(TuningSettings(part_temperature="clip"), frozen_clip)
     expected = 1 / frozen_clip.logit_scale.exp().item()
     assert settings.part_temperature == pytest.approx(expected)
     assert resolve_temperature(SETTINGS, frozen_clip) is SETTINGS
 
 
-def test_parts_are_pooled_over_cells_that_count():
+def test_parts_are_pooled_over_known_cells():
     cells = torch.arange(8.0).view(1, 4, 2)
     part, known = torch.tensor([[2, 0, 2, 2]]), torch.tensor([[True, True, True, False]])
     pooled = pool_parts(cells, part, known, parts=3)
@@ -194,7 +194,7 @@ def test_parts_are_pooled_over_cells_that_count():
 
 @pytest.mark.parametrize("reading", READINGS[:: len(READINGS) // 4])
 def test_losses_never_synchronise_with_the_device(exact, rows, frozen_clip, reading):
-    """The meta device has no numbers, so whatever asked for one would fail."""
+    """On the meta device, reading a value raises."""
     meta = torch.device("meta")
     text = copy.deepcopy(frozen_clip.text).to(meta)
     learned = IdentityPrompts(text, PromptSettings(), 6, LIP20, torch.Generator()).to(meta)

@@ -1,4 +1,4 @@
-"""`teach`: CLIP and texts from settings, and bit-identical resume after kills in any stage."""
+"""`teach`: CLIP and text features from settings, and bit-identical resume after any kill."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ from teachers.teach import (
 )
 
 
-def dataset_seen_by(*camids: int | None) -> ReIDDataset:
+def dataset_with_cameras(*camids: int | None) -> ReIDDataset:
     records = tuple(Record(Path(f"{n}.jpg"), n, camid) for n, camid in enumerate(camids))
     return ReIDDataset("planted", Path(), records, records, records)
 
 
 def test_without_sie_coefficient_there_are_no_camera_embeddings() -> None:
-    options = make_vit_options(ClipSettings(stride_px=12), dataset_seen_by(0, 1))
+    options = make_vit_options(ClipSettings(stride_px=12), dataset_with_cameras(0, 1))
     assert options == ViTOptions(12)
 
 
 def test_with_sie_coefficient_every_camera_has_an_embedding() -> None:
     settings = ClipSettings(stride_px=16, sie_coefficient=0.5)
-    assert make_vit_options(settings, dataset_seen_by(0, 4)) == ViTOptions(16, 5, 0.5)
+    assert make_vit_options(settings, dataset_with_cameras(0, 4)) == ViTOptions(16, 5, 0.5)
 
 
 def test_camera_embeddings_need_known_cameras() -> None:
     with pytest.raises(PivlError, match="which camera"):
-        make_vit_options(ClipSettings(sie_coefficient=1.0), dataset_seen_by(None, None))
+        make_vit_options(ClipSettings(sie_coefficient=1.0), dataset_with_cameras(None, None))
 
 
 QUICK = load_config(TeachConfig, "teach", "quick", {"stage2.epochs": 2})
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """Raised where the test simulates the end of the process."""
 
 
 @contextmanager
@@ -69,18 +69,18 @@ def killed_at(owner: Any, name: str, call: int) -> Iterator[None]:
     """Raise Killed at the given call of a function, counted from 1."""
     function, calls = getattr(owner, name), iter(range(1, call + 1))
 
-    def deadly(*args: Any, **kwargs: Any) -> Any:
+    def raise_at_call(*args: Any, **kwargs: Any) -> Any:
         if next(calls, None) == call:
             raise Killed
         return function(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(owner, name, deadly)
+        patch.setattr(owner, name, raise_at_call)
         with pytest.raises(Killed):
             yield
 
 
-def without_clocks(run: Path) -> dict[str, Any]:
+def results_without_times(run: Path) -> dict[str, Any]:
     """Return the results of a run without dates and times."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     metadata = json.loads((run / "run.json").read_text())
@@ -99,12 +99,14 @@ def without_clocks(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def unstopped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return without_clocks(teach(QUICK, tmp_path_factory.mktemp("teach") / "unstopped").run)
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return results_without_times(
+        teach(QUICK, tmp_path_factory.mktemp("teach") / "uninterrupted").run
+    )
 
 
 @pytest.mark.slow
-def test_resume_after_kills_is_bit_identical(tmp_path: Path, unstopped: dict[str, Any]) -> None:
+def test_resume_after_kills_is_bit_identical(tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     run = tmp_path / "run"
     with killed_at(teachers.teach, "encode_crops", 1):
         teach(QUICK, run)
@@ -126,7 +128,7 @@ def test_resume_after_kills_is_bit_identical(tmp_path: Path, unstopped: dict[str
         with killed_at(owner, name, call):
             teach(QUICK, resume=run)
     assert teach(QUICK, resume=run).run == run
-    assert without_clocks(run) == unstopped
+    assert results_without_times(run) == uninterrupted
     assert not (run / "state").exists()
 
 
@@ -141,7 +143,7 @@ def test_finished_stage_1_is_not_repeated_on_resume(
     teach(QUICK, resume=run)
 
 
-def test_run_killed_after_finishing_is_finished(tmp_path: Path) -> None:
+def test_kill_while_state_is_removed_leaves_a_finished_run(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with killed_at(progress.shutil, "rmtree", 1):
         teach(QUICK, run)
@@ -150,18 +152,21 @@ def test_run_killed_after_finishing_is_finished(tmp_path: Path) -> None:
         teach(QUICK, resume=run)
 
 
-def other_bank(run: Path) -> None:
+def change_bank(run: Path) -> None:
     kind, tensors, metadata = load_tensors(run / BANK_FILE, KIND)
     save_tensors(run / BANK_FILE, kind, {**tensors, "part": tensors["part"] + 1}, metadata)
 
 
-def no_bank(run: Path) -> None:
+def delete_bank(run: Path) -> None:
     (run / BANK_FILE).unlink()
 
 
 @pytest.mark.parametrize(
     ("tamper", "sentence"),
-    [(other_bank, r"started with something else:\n  bank was"), (no_bank, "No prompt bank at")],
+    [
+        (change_bank, r"started with something else:\n  bank was"),
+        (delete_bank, "No prompt bank at"),
+    ],
 )
 def test_resume_refuses_another_bank(
     tmp_path: Path, tamper: Callable[[Path], None], sentence: str
@@ -197,16 +202,16 @@ def test_clip_reid_checkpoint_provides_the_encoders(checkpoint_and_base, tmp_pat
         stride_px=12 if cameras else None,
         sie_coefficient=0.5 if cameras else 0.0,
     )
-    dataset = dataset_seen_by(*range(6))
+    dataset = dataset_with_cameras(*range(6))
     clip = build_clip(settings, (256, 128), dataset)
     checkpoint = parse_checkpoint(state, "reid.pth", 0.5).clip
     images = torch.randn(2, 3, 256, 128, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        for seen_by in ([torch.tensor([0, 3])], []) if cameras else ([],):
-            ours, theirs = (c.image.eval()(images, *seen_by) for c in (clip, checkpoint))
+        for camera_arguments in ([torch.tensor([0, 3])], []) if cameras else ([],):
+            ours, theirs = (c.image.eval()(images, *camera_arguments) for c in (clip, checkpoint))
             torch.testing.assert_close(ours.projected, theirs.projected)
         assert clip.text.encode(["a photo of a person"]).shape == (1, 24)
-    assert clip.weights_sha256 != checkpoint.weights_sha256  # it has a token table
+    assert clip.weights_sha256 != checkpoint.weights_sha256  # the token table is hashed too
     with pytest.raises(PivlError, match=r"differ\. Name the CLIP it was fine-tuned from"):
         build_clip(settings.model_copy(update={"base": "none"}), (256, 128), dataset)
 
@@ -229,30 +234,30 @@ def test_settings_that_contradict_a_checkpoint_raise(
     settings = settings.model_copy(update=changes)
     message = f"holds small-reid for crops of 256×128 with patches side by side.*{difference}"
     with pytest.raises(PivlError, match=message):
-        build_clip(settings, size_hw, dataset_seen_by(*range(6)))
+        build_clip(settings, size_hw, dataset_with_cameras(*range(6)))
 
 
 @pytest.mark.parametrize("pixels", ["reid", "clip"])
 def test_pixel_normalisation_follows_the_setting(pixels) -> None:
     settings = ClipSettings(name="tiny_rn", weights="none", pixels=pixels)
-    clip = build_clip(settings, (128, 64), dataset_seen_by(0))
+    clip = build_clip(settings, (128, 64), dataset_with_cameras(0))
     assert ((clip.mean, clip.std) == (CLIP_MEAN, CLIP_STD)) == (pixels == "clip")
 
 
 def test_part_maps_are_required_if_part_prompts_are_learned() -> None:
-    without = dataset_seen_by(0, 1)
+    without = dataset_with_cameras(0, 1)
     some = ReIDDataset("mapped", Path(), without.train, without.query, without.gallery, LIP20)
     assert part_vocabulary(TeachConfig(), some) is LIP20
     identity = TeachConfig(supervision="identity", tuning={"part_epochs": 0})
     assert part_vocabulary(identity, some) is None
     assert part_vocabulary(identity, without) is None
-    for wanting in (
+    for config in (
         TeachConfig(),
         TeachConfig(supervision="identity"),
         TeachConfig(supervision="label", tuning={"part_epochs": 0}),
     ):
         with pytest.raises(PivlError, match=r"planted has no parsing maps.*supervision=identity"):
-            part_vocabulary(wanting, without)
+            part_vocabulary(config, without)
 
 
 @pytest.mark.parametrize("supervision", ["identity", "label", "part"])
@@ -262,6 +267,6 @@ def test_supervision_selects_the_text_features(prompt_bank: PromptBank, supervis
     text_features = make_text_features(prompt_bank, config)
     assert torch.equal(text_features.identity, prompt_bank.identity)
     assert (fusion_head_settings(config) is None) == (supervision == "identity")
-    everyone = prompt_bank.label.expand_as(prompt_bank.part)
-    expected = everyone if supervision == "label" else prompt_bank.part
+    label_texts = prompt_bank.label.expand_as(prompt_bank.part)
+    expected = label_texts if supervision == "label" else prompt_bank.part
     assert torch.equal(text_features.part, expected)

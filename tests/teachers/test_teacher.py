@@ -1,4 +1,4 @@
-"""The teacher: two heads and three metrics while it learns, one bare network when it leaves."""
+"""The teacher: outputs for the losses, the embedding model without heads, saving and training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def images(batch: int = 3) -> torch.Tensor:
     return torch.randn(batch, 3, 128, 64, generator=torch.Generator().manual_seed(1))
 
 
-def test_the_losses_see_three_features_two_heads_and_the_map(teacher):
+def test_output_has_three_features_two_logits_and_the_aligned_map(teacher):
     out, image_encoder = teacher(images()), teacher.image_encoder
     dims = [image_encoder.previous_dim, image_encoder.feature_dim, image_encoder.dim]
     assert [tuple(m.shape) for m in out.features] == [(3, dim) for dim in dims]
@@ -43,22 +43,24 @@ def test_the_losses_see_three_features_two_heads_and_the_map(teacher):
     assert out.aligned.shape == (3, image_encoder.dim, 16, 8)
 
 
-def test_a_frozen_encoder_learns_again_with_everything_around_it(teacher):
+def test_all_parameters_of_the_teacher_get_gradients(teacher):
     out = teacher.train()(images(4))
     total = sum(m.square().mean() for m in (*out.features, *out.logits, out.aligned.to_dense()))
     total.backward()
-    idle = {name for name, p in teacher.named_parameters() if p.grad is None and p.requires_grad}
-    assert idle == set()
+    without_gradient = {
+        name for name, p in teacher.named_parameters() if p.grad is None and p.requires_grad
+    }
+    assert without_gradient == set()
 
 
-def test_checkpointing_a_vit_changes_no_gradient(make_clip):
+def test_gradient_checkpointing_does_not_change_gradients(make_clip):
     gradients, runs = [], []
-    for saves in (False, True):
+    for checkpoints in (False, True):
         teacher = Teacher(make_clip("tiny_vit"), 6, HeadSettings()).double().train()
         torch.manual_seed(0)
         for parameter in (*teacher.fusion.parameters(), *teacher.neck.parameters()):
             nn.init.normal_(parameter, std=0.1)
-        if saves:
+        if checkpoints:
             teacher.enable_gradient_checkpointing()
         block = teacher.image_encoder.visual.transformer.resblocks[0]
         block.register_forward_pre_hook(lambda *_: runs.append(1))
@@ -71,12 +73,12 @@ def test_checkpointing_a_vit_changes_no_gradient(make_clip):
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-9)
 
 
-def test_a_resnet_has_no_blocks_to_checkpoint(make_clip):
+def test_gradient_checkpointing_of_a_resnet_is_refused(make_clip):
     with pytest.raises(PivlError, match="Teacher has no transformer blocks to checkpoint"):
         Teacher(make_clip("tiny_rn"), 6, None).enable_gradient_checkpointing()
 
 
-def test_the_retrieval_vector_is_feature_and_projection_side_by_side(teacher):
+def test_embedding_is_the_feature_concatenated_with_its_projection(teacher):
     model = teacher.embedding_model()
     out = teacher.eval()(images())
     expected = torch.cat([out.features[1], out.features[2]], dim=1)
@@ -91,14 +93,14 @@ def test_embedding_model_has_no_training_heads(teacher):
     assert not model.network.training
 
 
-def test_both_poolings_are_named(teacher, tmp_path):
+def test_pooling_is_described_and_restored_from_the_file(teacher, tmp_path):
     model = teacher.embedding_model()
     save_teacher(model, tmp_path / "teacher.safetensors")
     assert "projection" in model.pooling or "attention pooling" in model.pooling
     assert load_teacher(tmp_path / "teacher.safetensors").pooling == model.pooling
 
 
-def test_what_was_saved_embeds_the_same(teacher, band_store, tmp_path):
+def test_saved_teacher_gives_the_same_embeddings(teacher, band_store, tmp_path):
     model = teacher.embedding_model()
     save_teacher(model, tmp_path / "teacher.safetensors")
     loaded = load_teacher(tmp_path / "teacher.safetensors")
@@ -115,14 +117,16 @@ def test_pixel_statistics_are_restored_from_the_file(make_clip, tmp_path):
     assert (loaded.mean, loaded.std) == (CLIP_MEAN, CLIP_STD)
 
 
-def test_without_a_head_there_is_no_aligned_map(make_clip):
+def test_teacher_without_a_head_has_no_aligned_map(make_clip):
     teacher = Teacher(make_clip("tiny_rn"), 6, None)
     assert teacher(images()).aligned is None
     assert not any(name.startswith("fusion") for name in teacher.state_dict())
 
 
 @pytest.mark.parametrize(("name", "cameras"), [("tiny_rn", 0), ("tiny_vit", 2)])
-def test_a_teacher_learns_from_a_bank(table, band_store, prompt_bank, tmp_path, name, cameras):
+def test_training_with_a_bank_changes_all_modules(
+    table, band_store, prompt_bank, tmp_path, name, cameras
+):
     clip = build_tiny_clip(name, table, ViTOptions(cameras=cameras))
     generator = torch.Generator().manual_seed(0)
     bank = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""The text encoder against open_clip's own, which pads to 77 tokens and reads at the arg-max."""
+"""The text encoder against open_clip's, which pads to 77 tokens and pools at the arg-max id."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TEXTS = [
 
 
 def random_clip(vocabulary: int) -> CLIP:
-    """A CLIP with a small text encoder whose parameters are all away from their start."""
+    """Return a CLIP with a small text encoder, all of its parameters random."""
     torch.manual_seed(0)
     vision = {"image_size": 16, "patch_size": 16, "layers": 1, "width": 16, "head_width": 16}
     text = {"context_length": 77, "vocab_size": vocabulary, "width": 32, "heads": 4, "layers": 2}
@@ -40,14 +40,14 @@ def reduced(table) -> tuple[CLIP, TextEncoder]:
 
 
 def padded_ids(texts: list[str], table: list[int] | None) -> Tensor:
-    """open_clip's own [B, 77] ids, mapped to rows of a reduced table one by one."""
+    """Return open_clip's padded ids [B, 77], mapped to rows of a reduced token table if given."""
     ids = SimpleTokenizer()(texts)
     if table is None:
         return ids
     for row in ids:
-        for place in range(int(row.argmax()) + 1):
-            bpe = int(row[place])
-            row[place] = 1 + table.index(bpe) if bpe in table else 0
+        for position in range(int(row.argmax()) + 1):
+            bpe = int(row[position])
+            row[position] = 1 + table.index(bpe) if bpe in table else 0
     return ids
 
 
@@ -66,7 +66,7 @@ def test_features_equal_open_clips_with_the_full_table():
     torch.testing.assert_close(encoder.encode(TEXTS), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_each_text_is_the_same_alone_and_in_a_batch(reduced):
+def test_features_do_not_depend_on_the_batch(reduced):
     _, encoder = reduced
     together = encoder.encode(TEXTS)
     for text, features in zip(TEXTS, together, strict=True):
@@ -84,7 +84,7 @@ def test_tokens_after_the_end_do_not_affect_features(reduced):
     torch.testing.assert_close(encoder(garbage, ends), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_every_token_up_to_the_end_matters(reduced):
+def test_every_token_up_to_the_end_affects_features(reduced):
     _, encoder = reduced
     ids, ends = encoder.tokenizer(TEXTS[:1])
     embeddings = encoder.token_embedding(ids).detach().requires_grad_()
@@ -93,12 +93,12 @@ def test_every_token_up_to_the_end_matters(reduced):
     assert (embeddings.grad[0].abs().sum(1) > 0).tolist() == [True] * int(ends[0] + 1)
 
 
-def test_learned_tokens_get_the_gradients_of_the_padded_prompt(reduced):
+def test_learned_tokens_have_the_same_gradients_as_in_padded_prompts(reduced):
     clip, encoder = reduced
     ids, ends = encoder.tokenizer(TEXTS)
     tokens = torch.randn(len(TEXTS), 2, encoder.width, requires_grad=True)
     embeddings = encoder.token_embedding(ids).detach()
-    # Two learned tokens right after the start; the end moves two places on.
+    # Two learned tokens after the start token shift the end token by two positions.
     prompt = torch.cat([embeddings[:, :1], tokens, embeddings[:, 1:]], dim=1)
     ours = encoder(prompt, ends + 2)
 
@@ -113,14 +113,14 @@ def test_learned_tokens_get_the_gradients_of_the_padded_prompt(reduced):
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
 
 
-def test_a_prompt_may_fill_the_context_but_not_exceed_it(reduced):
+def test_prompt_longer_than_the_context_is_an_error(reduced):
     _, encoder = reduced
     assert encoder.encode(["hat " * 75]).shape == (1, 12)
     with pytest.raises(PivlError, match="A prompt has 78 tokens but this CLIP reads at most 77"):
         encoder.encode(["hat", "hat " * 76])
 
 
-def test_the_tokenizer_frames_and_pads_to_the_longest(table):
+def test_tokenizer_adds_start_and_end_and_pads_to_the_longest_text(table):
     tokenizer = Tokenizer(table)
     ids, ends = tokenizer(["hat", "red hat shoes"])
     assert ids.shape == (2, 5)
@@ -131,13 +131,13 @@ def test_the_tokenizer_frames_and_pads_to_the_longest(table):
     assert tokenizer.end == len(table) == max(range(len(table) + 1))
 
 
-def test_a_token_without_a_row_is_the_unknown_one(table):
+def test_token_outside_the_table_gets_the_unknown_row(table):
     tokenizer = Tokenizer(table)
     assert tokenizer.encode("umbrella") == [UNKNOWN_ROW]
     assert UNKNOWN_ROW not in tokenizer.encode("a photo of a person wearing red shoes")
 
 
-def test_token_rows_are_the_ids_in_use_ascending():
+def test_used_token_ids_are_sorted_and_unique():
     bpe = SimpleTokenizer()
     texts = ["red hat", "hat, red"]
     ids = {bpe.sot_token_id, bpe.eot_token_id, *bpe.encode(texts[0]), *bpe.encode(texts[1])}

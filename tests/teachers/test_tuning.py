@@ -1,4 +1,4 @@
-"""Stage 1: what counts as present, that prompts learn and that CLIP does not."""
+"""Stage 1: present parts, tuning of the prompts with CLIP frozen, and the learning rate."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def learned(frozen_clip) -> IdentityPrompts:
     return IdentityPrompts(frozen_clip.text, PROMPTS, 6, LIP20, generator)
 
 
-def test_a_part_is_present_where_any_crop_of_the_identity_shows_it():
+def test_part_is_present_if_a_crop_of_the_identity_shows_it():
     parts = torch.tensor([[0, 1], [5, IGNORE], [IGNORE, IGNORE], [9, 9]])
     present = present_parts(parts, torch.tensor([1, 1, 0, 2]), identities=4, parts=20)
-    found = {row: present[row].nonzero().flatten().tolist() for row in range(4)}
-    assert found == {0: [], 1: [0, 1, 5], 2: [9], 3: []}
+    present_of_row = {row: present[row].nonzero().flatten().tolist() for row in range(4)}
+    assert present_of_row == {0: [], 1: [0, 1, 5], 2: [9], 3: []}
 
 
 def tuned(clip, features, rows, folder, seed: int = 0) -> tuple[IdentityPrompts, list[dict]]:
@@ -52,13 +52,15 @@ def tuned(clip, features, rows, folder, seed: int = 0) -> tuple[IdentityPrompts,
 
 
 @pytest.fixture(scope="module")
-def spoken(frozen_clip, features, rows) -> ImageFeatures:
-    """Features that a prompt can reach: the texts of hidden prompts, with some noise."""
+def reachable_features(frozen_clip, features, rows) -> ImageFeatures:
+    """Image features equal to noisy texts of other prompts, so that tuning can fit them."""
     generator = torch.Generator().manual_seed(1)
-    loud = PROMPTS.model_copy(update={"init_std": 1.0})
-    hidden = IdentityPrompts(frozen_clip.text, loud, 6, LIP20, generator)
+    wide_settings = PROMPTS.model_copy(update={"init_std": 1.0})
+    target_prompts = IdentityPrompts(frozen_clip.text, wide_settings, 6, LIP20, generator)
     with torch.no_grad():
-        identity, part = encode_bank_texts(hidden, torch.ones(6, len(LIP20), dtype=torch.bool))
+        identity, part = encode_bank_texts(
+            target_prompts, torch.ones(6, len(LIP20), dtype=torch.bool)
+        )
         projected, cells = identity[rows], part[rows[:, None], features.parts]
         for texts in (projected, cells):
             texts += 0.1 * texts.std() * torch.randn(texts.shape, generator=generator)
@@ -66,10 +68,10 @@ def spoken(frozen_clip, features, rows) -> ImageFeatures:
     return ImageFeatures(projected, cells, features.parts)
 
 
-def test_prompts_learn_and_clip_does_not(frozen_clip, spoken, rows, tmp_path):
+def test_tuning_changes_prompts_but_not_clip(frozen_clip, reachable_features, rows, tmp_path):
     encoders = frozen_clip.image, frozen_clip.text
     before = [copy.deepcopy(encoder.state_dict()) for encoder in encoders]
-    learned, metrics = tuned(frozen_clip, spoken, rows, tmp_path / "run")
+    learned, metrics = tuned(frozen_clip, reachable_features, rows, tmp_path / "run")
     assert [line["epoch"] for line in metrics] == list(range(1, 13))
     assert all(line["stage"] == "prompts" for line in metrics)
     assert metrics[5]["identity"] < 0.9 * metrics[0]["identity"]
@@ -80,11 +82,11 @@ def test_prompts_learn_and_clip_does_not(frozen_clip, spoken, rows, tmp_path):
             assert torch.equal(value, state[name]), name
     assert all(p.grad is None for encoder in encoders for p in encoder.parameters())
     texts = F.normalize(learned.identity(torch.arange(6)), dim=1)
-    own = (F.normalize(spoken.projected, dim=1) @ texts.T).argmax(1) == rows
-    assert own.float().mean() > 0.9
+    is_nearest = (F.normalize(reachable_features.projected, dim=1) @ texts.T).argmax(1) == rows
+    assert is_nearest.float().mean() > 0.9
 
 
-def test_tuning_depends_on_the_seed_alone(frozen_clip, features, rows, tmp_path):
+def test_tuning_depends_only_on_the_seed(frozen_clip, features, rows, tmp_path):
     first, second, other = (
         tuned(frozen_clip, features, rows, tmp_path / str(number), seed)[0].tokens
         for number, seed in enumerate((3, 3, 4))
@@ -109,16 +111,16 @@ def test_the_bank_holds_each_prompt_of_a_part_that_was_seen(learned, monkeypatch
             torch.testing.assert_close(part[row, number], expected, rtol=1e-4, atol=1e-5)
     assert not identity.requires_grad
     assert not part.requires_grad
-    assert not identity.is_inference()  # stage 2 may learn from them as they are
+    assert not identity.is_inference()  # stage 2 can train with them
 
 
-def test_a_bank_of_identities_alone_has_no_part_text(learned):
+def test_bank_without_present_parts_has_zero_part_texts(learned):
     identity, part = encode_bank_texts(learned, torch.zeros(6, len(LIP20), dtype=torch.bool))
     assert identity.abs().sum(1).all()
     assert not part.any()
 
 
-def test_the_rate_is_one_cosine_after_a_warm_up(learned):
+def test_learning_rate_is_one_cosine_with_a_warm_up(learned):
     settings = TuningSettings(learning_rate=1.0, min_learning_rate=0.2, warmup_epochs=4)
     optimizer = torch.optim.Adam(learned.parameters())
     rates = []
@@ -130,7 +132,7 @@ def test_the_rate_is_one_cosine_after_a_warm_up(learned):
 
 
 @pytest.mark.parametrize(("model", "parts"), [("vit", 0), ("cnn", 0), ("cnn", 20)])
-def test_one_rate_per_epoch_is_clip_reids_stage_1(golden_rates, model, parts):
+def test_cosine_per_epoch_equals_clip_reids_stage_1_rates(golden_rates, model, parts):
     expected = golden_rates[f"stage1_{model}"]
     settings = TuningSettings(
         lr_schedule="cosine_per_epoch",
@@ -145,7 +147,7 @@ def test_one_rate_per_epoch_is_clip_reids_stage_1(golden_rates, model, parts):
 
 
 def preset_rates(preset: str) -> list[float]:
-    """The rate of each epoch of stage 1 as a configuration file asks for it."""
+    """Return the stage-1 learning rate of each epoch of a shipped configuration."""
     settings = load_config(TeachConfig, "teach", preset, {}).tuning
     epochs = settings.identity_epochs + settings.part_epochs
     return [learning_rate_at(settings, epoch + 0.5) for epoch in range(epochs)]
@@ -161,13 +163,13 @@ def preset_rates(preset: str) -> list[float]:
         ("table5_clipreid", "cnn"),
     ],
 )
-def test_presets_have_clip_reids_rates_of_stage_1(golden_rates, preset, model):
+def test_presets_have_clip_reids_stage_1_rates(golden_rates, preset, model):
     assert preset_rates(preset) == pytest.approx(golden_rates[f"stage1_{model}"], rel=1e-9, abs=0)
 
 
 @pytest.mark.parametrize("preset", ["paper", "paper_vit", "table3_b_p_f"])
-def test_the_papers_presets_warm_up_alike_and_stretch_the_cosine(golden_rates, preset):
-    """60 + 20 epochs are none of CLIP-ReID's lengths, but their warm-up is one of both."""
+def test_paper_presets_keep_clip_reids_warm_up_and_lengthen_its_cosine(golden_rates, preset):
+    """With 60 + 20 epochs the cosine ends later than CLIP-ReID's; the warm-up is the same."""
     rates = preset_rates(preset)
     assert len(rates) == 80
     assert rates[:4] == pytest.approx(golden_rates["stage1_cnn"][:4], rel=1e-9, abs=0)
@@ -176,7 +178,7 @@ def test_the_papers_presets_warm_up_alike_and_stretch_the_cosine(golden_rates, p
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "cosine_per_epoch"])
-def test_the_part_epochs_may_have_a_cosine_of_their_own(schedule):
+def test_restart_gives_the_part_epochs_a_second_cosine(schedule):
     settings = TuningSettings(
         learning_rate=1.0,
         min_learning_rate=0.0,
@@ -186,9 +188,9 @@ def test_the_part_epochs_may_have_a_cosine_of_their_own(schedule):
     )
     last = learning_rate_at(settings, 59.0)
     assert last < 0.01 < 0.99 < learning_rate_at(settings, 60.0) <= 1
-    assert learning_rate_at(settings, 0.0) < 0.6  # the warm-up is at the very beginning alone
-    at = 69 if schedule == "cosine_per_epoch" else 70  # epochs of a rate each count from 1
-    assert learning_rate_at(settings, at) == pytest.approx(0.5)
+    assert learning_rate_at(settings, 0.0) < 0.6  # only the first cosine has a warm-up
+    middle = 69 if schedule == "cosine_per_epoch" else 70  # cosine_per_epoch counts epochs from 1
+    assert learning_rate_at(settings, middle) == pytest.approx(0.5)
     assert learning_rate_at(settings, 79.0) < 0.02
-    once = settings.model_copy(update={"restart": False})
-    assert learning_rate_at(once, 60.0) < 0.2
+    without_restart = settings.model_copy(update={"restart": False})
+    assert learning_rate_at(without_restart, 60.0) < 0.2
