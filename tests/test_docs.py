@@ -1,4 +1,4 @@
-"""What the documentation says about the code is there: functions, tests, settings, presets."""
+"""The functions, tests, settings and presets that the documentation names exist."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ EQUATIONS = (ROOT / "docs" / "equations.md").read_text(encoding="utf-8")
 
 def equations() -> list[tuple[str, str, str]]:
     """(number, module, name) of every function that the table of equations names."""
-    found, full = [], {}
+    docstrings, full = [], {}
     for number, code in re.findall(r"^\| (\d+) \|[^|]*\| (.*) \|$", EQUATIONS, flags=re.M):
         for text in re.findall(r"`([^`]+)`", code):
             if text.endswith(".py"):
                 module = full.setdefault(Path(text).name, text)
             else:
-                found.append((number, module.removesuffix(".py").replace("/", "."), text))
-    return found
+                docstrings.append((number, module.removesuffix(".py").replace("/", "."), text))
+    return docstrings
 
 
 @pytest.mark.parametrize(("number", "module", "name"), equations())

@@ -25,7 +25,7 @@ def unit_rows(count: int, dim: int = 5, seed: int = 0) -> Tensor:
 
 
 def assert_same(actual: Tensor, expected: Tensor, *inputs: Tensor) -> None:
-    """Equal values and gradients to 1e-9."""
+    """Assert equal values and gradients to 1e-9."""
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-9)
     gradients = (torch.autograd.grad(loss, inputs) for loss in (actual, expected))
     for ours, naive in zip(*gradients, strict=True):
@@ -127,7 +127,7 @@ def test_contrastive_losses_are_lowest_if_rows_equal_their_texts():
         for weighting in WEIGHTINGS:
             best = part_contrastive_loss(texts[text_index], texts, text_index, tau, weighting)
             assert best < part_contrastive_loss(unit_rows(6), texts, text_index, tau, weighting)
-    # Even perfectly separated, each image shares its text with one other: log 2 per direction.
+    # Two images share each text, so that the minimum is log 2 per direction.
     loss = identity_contrastive_loss(texts[text_index], texts, text_index, 0.01)
     assert loss.item() == pytest.approx(2 * math.log(2))
     loss = part_contrastive_loss(texts[text_index], texts, text_index, 0.01, "area")

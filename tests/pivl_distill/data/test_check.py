@@ -1,4 +1,4 @@
-"""The check: a clean dataset passes, and each fault is reported, counted and rated."""
+"""`check`: a clean dataset passes, and each fault is reported with its count and verdict."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ COUNTS = {"train": (4, 2, 2), "query": (2, 2, 1), "gallery": (5, 3, 2)}
 
 @pytest.fixture
 def tree(tmp_path: Path, plant, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(check.PUBLISHED, "market1501", PublishedCounts(COUNTS, "as a test has it"))
+    monkeypatch.setitem(
+        check.PUBLISHED, "market1501", PublishedCounts(COUNTS, "counts of this test")
+    )
     return plant(tmp_path / "tree", NAMES)
 
 
-def found(report: CheckReport) -> dict[str, tuple[int, str]]:
+def nonempty_findings(report: CheckReport) -> dict[str, tuple[int, str]]:
     return {
         finding.subject: (len(finding.found), finding.verdict)
         for finding in report.findings
@@ -43,9 +45,9 @@ def found(report: CheckReport) -> dict[str, tuple[int, str]]:
 
 def add_maps(tree: Path) -> Path:
     for path in (tree / "bounding_box_train").iterdir():
-        place = tree / "parsing" / "bounding_box_train" / f"{path.stem}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.ones((16, 8), np.uint8)).save(place)
+        map_path = tree / "parsing" / "bounding_box_train" / f"{path.stem}.png"
+        map_path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.ones((16, 8), np.uint8)).save(map_path)
     (tree / "parsing" / "parsing.json").write_text('{"vocabulary": "lip20"}')
     return tree / "parsing" / "bounding_box_train"
 
@@ -53,7 +55,7 @@ def add_maps(tree: Path) -> Path:
 def test_clean_dataset_passes(tree: Path) -> None:
     add_maps(tree)
     report = check_dataset(load_dataset(f"market1501:{tree}"))
-    assert found(report) == {}
+    assert nonempty_findings(report) == {}
     assert report.problems == 0
     assert {finding.verdict for finding in report.findings} == {"ok"}
     assert (report.counts, report.mapped, report.has_cameras) == (COUNTS, 4, True)
@@ -73,7 +75,7 @@ MOVED_COUNTS = {"splits with other counts than published": (1, "PROBLEM")}
 
 
 @pytest.mark.parametrize(
-    ("spoil", "expected"),
+    ("damage", "expected"),
     [
         (
             lambda tree: (tree / NAMES[0]).write_bytes(b"no image"),
@@ -87,7 +89,7 @@ MOVED_COUNTS = {"splits with other counts than published": (1, "PROBLEM")}
             lambda tree: copy(tree, "query/0003_c1_a.jpg", "bounding_box_test/0003_c2_b.jpg"),
             {"queries that find themselves": (1, "PROBLEM")},
         ),
-        (  # under its own camera the copy is junk
+        (  # with the same camera the copy is junk
             lambda tree: copy(tree, "query/0003_c1_a.jpg", "bounding_box_test/0003_c1_b.jpg"),
             {},
         ),
@@ -133,11 +135,11 @@ MOVED_COUNTS = {"splits with other counts than published": (1, "PROBLEM")}
     ],
 )
 def test_each_fault_is_reported(
-    tree: Path, spoil: Callable[[Path], object], expected: dict[str, tuple[int, str]]
+    tree: Path, damage: Callable[[Path], object], expected: dict[str, tuple[int, str]]
 ) -> None:
-    spoil(tree)
+    damage(tree)
     report = check_dataset(load_dataset(f"market1501:{tree}"))
-    assert found(report) == expected
+    assert nonempty_findings(report) == expected
     assert report.problems == sum(verdict == "PROBLEM" for _, verdict in expected.values())
 
 
@@ -151,7 +153,7 @@ def test_dataset_without_any_matching_query_is_a_problem(tree: Path) -> None:
     for pid in (3, 4):
         move(tree, f"bounding_box_test/000{pid}_c2_b.jpg", f"bounding_box_test/000{pid}_c1_c.jpg")
     report = check_dataset(load_dataset(f"market1501:{tree}"))
-    assert found(report)["queries without a match in the gallery"] == (2, "PROBLEM")
+    assert nonempty_findings(report)["queries without a match in the gallery"] == (2, "PROBLEM")
 
 
 def test_maps_are_compared_with_their_images(tree: Path) -> None:
@@ -162,7 +164,7 @@ def test_maps_are_compared_with_their_images(tree: Path) -> None:
     Image.new("RGB", (8, 16)).save(maps / "0002_c2_a.png")
     report = check_dataset(load_dataset(f"market1501:{tree}"))
     assert report.mapped == 3
-    assert found(report) == {
+    assert nonempty_findings(report) == {
         "training images without a map": (1, "note"),
         "maps whose size differs from their image": (1, "PROBLEM"),
         "maps with values outside the vocabulary": (1, "PROBLEM"),
@@ -170,16 +172,16 @@ def test_maps_are_compared_with_their_images(tree: Path) -> None:
     }
 
 
-def test_without_cameras_every_duplicate_in_the_gallery_is_a_hit(tmp_path: Path, plant) -> None:
+def test_without_cameras_a_query_copied_to_the_gallery_is_a_problem(tmp_path: Path, plant) -> None:
     names = ("train/1/a.jpg", "train/1/b.jpg", "query/2/a.jpg", "gallery/2/b.jpg")
     root = plant(tmp_path, names)
     report = check_dataset(load_dataset(f"folders:{root}"))
     assert not report.has_cameras
     assert report.published is None
-    assert found(report) == {}
+    assert nonempty_findings(report) == {}
     copy(root, "query/2/a.jpg", "gallery/2/a.jpg")
     report = check_dataset(load_dataset(f"folders:{root}"))
-    assert found(report) == {"queries that find themselves": (1, "PROBLEM")}
+    assert nonempty_findings(report) == {"queries that find themselves": (1, "PROBLEM")}
 
 
 def test_synthetic_datasets_are_not_compared_with_published_counts(tree: Path) -> None:
@@ -194,8 +196,8 @@ def test_only_published_counts_pass(name: str) -> None:
     published = PUBLISHED[name].counts
     assert compare_counts(published, published).verdict == "ok"
     images, *others = published["train"]
-    less = {**published, "train": (images - 1, *others)}
-    assert compare_counts(less, published).found == ("train",)
+    incomplete = {**published, "train": (images - 1, *others)}
+    assert compare_counts(incomplete, published).found == ("train",)
 
 
 def test_published_counts_add_up() -> None:

@@ -126,11 +126,11 @@ def test_maps_are_found_in_every_layout(tree: Path, tmp_path: Path, subfolder: s
     dataset = load_dataset(f"market1501:{tree}", parsing=maps)
     assert dataset.vocabulary is not None
     assert dataset.vocabulary.name == "lip20"
-    found = [record.parsing and record.parsing.resolve() for record in dataset.train]
-    place = (maps / subfolder).resolve()
-    assert found == [
-        place / "0002_c10s2_000001_01.png",
-        place / "0002_c1s1_000451_03.png",
+    map_paths = [record.parsing and record.parsing.resolve() for record in dataset.train]
+    folder = (maps / subfolder).resolve()
+    assert map_paths == [
+        folder / "0002_c10s2_000001_01.png",
+        folder / "0002_c1s1_000451_03.png",
         None,
     ]
     assert all(record.parsing is None for record in (*dataset.query, *dataset.gallery))

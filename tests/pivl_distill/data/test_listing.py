@@ -28,8 +28,8 @@ def test_first_subfolder_with_all_folders_of_a_layout_is_the_root(tmp_path: Path
     (tmp_path / "train").mkdir()
     for folder in forms[1]:
         (tmp_path / "inner" / folder).mkdir(parents=True)
-    found = find_dataset_root(tmp_path, "Some", forms, (".", "inner"))
-    assert found == (tmp_path / "inner", forms[1])
+    root_and_form = find_dataset_root(tmp_path, "Some", forms, (".", "inner"))
+    assert root_and_form == (tmp_path / "inner", forms[1])
     with pytest.raises(PivlError, match="looked for the folders train, test or learn, prove there"):
         find_dataset_root(tmp_path, "Some", forms)
     with pytest.raises(PivlError, match="there is no such folder"):

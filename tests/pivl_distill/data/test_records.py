@@ -124,8 +124,8 @@ def test_fingerprint_of_the_maps(tmp_path: Path) -> None:
         with_maps(make_dataset(tmp_path / "exchanged"), (6, 5)),
         replace(mapped, vocabulary=replace(LIP20, name="other")),
     ]
-    found = {other.maps_fingerprint for other in [mapped, *others]}
-    assert len(found) == 5
+    fingerprints = {other.maps_fingerprint for other in [mapped, *others]}
+    assert len(fingerprints) == 5
     assert mapped.metadata == {
         "name": "tiny",
         "images": dataset.fingerprint,

@@ -46,10 +46,10 @@ def test_an_epoch_runs_until_fewer_than_p_identities_have_a_group() -> None:
 
 
 def test_every_crop_occurs_over_epochs() -> None:
-    seen: set[int] = set()
+    drawn: set[int] = set()
     for epoch in range(30):
-        seen.update(np.concatenate(pk_batches(PIDS, 3, 4, epoch_rng(0, epoch))).tolist())
-    assert seen == set(range(len(PIDS)))
+        drawn.update(np.concatenate(pk_batches(PIDS, 3, 4, epoch_rng(0, epoch))).tolist())
+    assert drawn == set(range(len(PIDS)))
 
 
 def test_order_depends_on_seed_and_epoch_only() -> None:

@@ -49,10 +49,10 @@ def test_arrays_keep_the_order_of_the_records(tmp_path: Path) -> None:
 
 
 def test_confidence_is_read_on_request(tmp_path: Path) -> None:
-    sure = np.array([[255, 30], [0, 128]], np.uint8)
-    picture = Image.fromarray(np.full((2, 2), 5, np.uint8))
-    picture.putalpha(Image.fromarray(sure))
-    picture.save(tmp_path / "certain.png")
+    confidence = np.array([[255, 30], [0, 128]], np.uint8)
+    part_map = Image.fromarray(np.full((2, 2), 5, np.uint8))
+    part_map.putalpha(Image.fromarray(confidence))
+    part_map.save(tmp_path / "certain.png")
     Image.fromarray(np.full((2, 2), 5, np.uint8)).save(tmp_path / "plain.png")
     Image.new("RGB", (2, 2)).save(tmp_path / "crop.png")
     records = [
@@ -61,7 +61,7 @@ def test_confidence_is_read_on_request(tmp_path: Path) -> None:
     ]
     settings = DataSettings(size_hw=(2, 2))
     store = load_training_crops(records, settings, LIP20, confidence=True)
-    np.testing.assert_array_equal(store.confidence, [sure, np.full((2, 2), 255)])
+    np.testing.assert_array_equal(store.confidence, [confidence, np.full((2, 2), 255)])
     assert (store.maps == 5).all()
     assert load_training_crops(records, settings, LIP20).confidence is None
     assert load_training_crops(records, settings, confidence=True).confidence is None
@@ -125,8 +125,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 def load(records: list[Record], **settings: object) -> CropStore:
     """Load training crops; cached by default."""
-    chosen = DataSettings(**{"size_hw": (6, 4), **settings})
-    return load_training_crops(records, chosen, LIP20)
+    data_settings = DataSettings(**{"size_hw": (6, 4), **settings})
+    return load_training_crops(records, data_settings, LIP20)
 
 
 def assert_same(one: CropStore, other: CropStore) -> None:
@@ -188,14 +188,14 @@ def test_changed_bytes_invalidate_the_entry_even_with_equal_name_size_and_time(
     decoded.clear()
     changed = tmp_path / which
     before = changed.stat()
-    # One more byte behind the end of the picture, then another one: as long as before.
+    # The last byte changes; size and modification time do not.
     data = changed.read_bytes()
     changed.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert changed.stat().st_size == before.st_size
     load(records)
     kind = {"3.png": 12, "4_map.png": 6}
-    assert len(decoded) == kind[which]  # the others are kept apart
+    assert len(decoded) == kind[which]  # images and maps have separate entries
 
 
 @pytest.mark.parametrize("cache_gib", [0, 1])
@@ -236,7 +236,7 @@ def test_order_size_and_vocabulary_are_part_of_the_key(tmp_path: Path, folder: P
     ):
         load_training_crops(changed, DataSettings(**{"size_hw": (6, 4), **settings}), vocabulary)
         entries.append(len(list(folder.iterdir())))
-    # Crops and maps; again both; again both; then maps alone.
+    # Crops and maps; again both; again both; then only maps.
     assert entries == [2, 4, 6, 7]
 
 

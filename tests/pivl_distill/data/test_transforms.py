@@ -1,4 +1,4 @@
-"""Augmentation: images and maps stay aligned, labels swap sides, padding is unknown."""
+"""Augmentation: images and maps stay aligned, flips swap left and right, padding is unknown."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def augmented(
     augmentation: Augmentation,
     rng: np.random.Generator,
     *,
-    blind: bool = False,
+    with_maps: bool = True,
     fill: tuple[int, int, int] = FILL,
     device: str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """`augment` of the batch, without its maps if `blind`."""
+    """Return crops and maps of the augmented batch; no maps unless `with_maps`."""
     crops, maps = (torch.from_numpy(values).to(device) for values in make_batch())
-    given = (None, None) if blind else (maps, LIP20.mirror)
-    seen = augment(crops, *given, augmentation, fill, rng)
-    return seen.crops.cpu().numpy(), None if seen.maps is None else seen.maps.cpu().numpy()
+    maps_and_mirror = (maps, LIP20.mirror) if with_maps else (None, None)
+    batch = augment(crops, *maps_and_mirror, augmentation, fill, rng)
+    return batch.crops.cpu().numpy(), None if batch.maps is None else batch.maps.cpu().numpy()
 
 
 def run(augmentation: Augmentation, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -105,14 +105,15 @@ CUDA = pytest.param("cuda", marks=needs_gpu)
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("augmentation", EVERY_OPTION.values(), ids=EVERY_OPTION)
 def test_batch_equals_a_reference_per_crop(augmentation: Augmentation, device: str) -> None:
-    ours, theirs = np.random.default_rng(5), np.random.default_rng(5)
-    crops, maps = augmented(augmentation, ours, device=device)
-    expected = one_by_one(augmentation, theirs)
+    rng, reference_rng = np.random.default_rng(5), np.random.default_rng(5)
+    crops, maps = augmented(augmentation, rng, device=device)
+    expected = one_by_one(augmentation, reference_rng)
     for number, (crop, part_map) in enumerate(expected):
         np.testing.assert_array_equal(crops[number], crop)
         np.testing.assert_array_equal(maps[number], part_map)
     assert number == 63
-    assert ours.random() == theirs.random()  # as many draws, so the next batch is the same too
+    # Equally many numbers are drawn, so that the next batch is the same too.
+    assert rng.random() == reference_rng.random()
 
 
 @needs_gpu
@@ -164,16 +165,16 @@ def test_padding_and_boxes_may_be_background() -> None:
 
 
 def noisy(*, maps: bool = True) -> tuple[torch.Tensor, torch.Tensor, np.random.Generator]:
-    """Normalised images before and after their boxes are filled with noise."""
+    """Return normalised images before and after their boxes are filled with noise, and the rng."""
     crops, part_maps = (torch.from_numpy(values) for values in make_batch())
-    given = (part_maps, LIP20.mirror) if maps else (None, None)
+    maps_and_mirror = (part_maps, LIP20.mirror) if maps else (None, None)
     rng, half = np.random.default_rng(4), (0.5, 0.5, 0.5)
     augmentation = Augmentation(4, flip_probability=0, erase_probability=1, noise=True)
-    seen = augment(crops, *given, augmentation, FILL, rng)
-    before = normalize_crops(seen.crops, half, half)
+    batch = augment(crops, *maps_and_mirror, augmentation, FILL, rng)
+    before = normalize_crops(batch.crops, half, half)
     after = before.clone()
-    seen.noise.fill_boxes(after[:40], slice(40))
-    seen.noise.fill_boxes(after[40:], slice(40, None))
+    batch.noise.fill_boxes(after[:40], slice(40))
+    batch.noise.fill_boxes(after[40:], slice(40, None))
     return before, after, rng
 
 
@@ -185,7 +186,7 @@ def test_noise_is_standard_normal_and_not_clipped() -> None:
     assert (drawn.std() - 1).abs() < 0.02
     assert drawn.max() > 3  # bytes end at 1 here
     filled = before.permute(0, 2, 3, 1)[changed]
-    assert torch.equal(filled, filled[:1].expand_as(filled))  # boxes alone: all of one colour
+    assert torch.equal(filled, filled[:1].expand_as(filled))  # only boxes: all of one colour
     assert (changed.sum((1, 2)) > 0).all()
 
 
@@ -195,8 +196,8 @@ def test_noise_implies_black_padding() -> None:
 
 
 def test_noise_is_the_same_with_and_without_maps() -> None:
-    (_, seen, first), (_, blind, second) = noisy(), noisy(maps=False)
-    assert torch.equal(seen, blind)
+    (_, with_maps, first), (_, without_maps, second) = noisy(), noisy(maps=False)
+    assert torch.equal(with_maps, without_maps)
     assert first.random() == second.random()
 
 
@@ -228,13 +229,13 @@ def test_erased_box_is_a_rectangle_of_the_given_area() -> None:
         assert 0.06 < erased.mean() < 0.34
 
 
-def test_maps_do_not_change_the_draws() -> None:
-    with_maps, without = np.random.default_rng(4), np.random.default_rng(4)
-    seen, _ = augmented(Augmentation(), with_maps)
-    blind, none = augmented(Augmentation(), without, blind=True)
-    np.testing.assert_array_equal(seen, blind)
+def test_random_choices_do_not_depend_on_maps() -> None:
+    first, second = np.random.default_rng(4), np.random.default_rng(4)
+    crops, _ = augmented(Augmentation(), first)
+    crops_without_maps, none = augmented(Augmentation(), second, with_maps=False)
+    np.testing.assert_array_equal(crops, crops_without_maps)
     assert none is None
-    assert with_maps.random() == without.random()
+    assert first.random() == second.random()
 
 
 def test_input_is_not_modified() -> None:
@@ -251,16 +252,18 @@ def test_maps_need_the_mirror_table() -> None:
 
 
 def test_confidence_moves_with_its_pixels() -> None:
-    """Crops whose green channel (from 50) is the confidence, 0 in padding and boxes."""
+    """The green channel (from 50) encodes the confidence, which is 0 in padding and boxes."""
     crops, maps = (torch.from_numpy(values) for values in make_batch())
-    sure = torch.from_numpy(np.random.default_rng(1).integers(0, 200, maps.shape, dtype=np.uint8))
-    crops[..., 1] = 50 + sure
-    given = (LIP20.mirror, Augmentation(), (0, 0, 0), np.random.default_rng(0))
-    seen = augment(crops, maps, *given, confidence=sure)
-    invented = (seen.crops == 0).all(3)
+    confidence = torch.from_numpy(
+        np.random.default_rng(1).integers(0, 200, maps.shape, dtype=np.uint8)
+    )
+    crops[..., 1] = 50 + confidence
+    arguments = (LIP20.mirror, Augmentation(), (0, 0, 0), np.random.default_rng(0))
+    batch = augment(crops, maps, *arguments, confidence=confidence)
+    invented = (batch.crops == 0).all(3)
     assert invented.any()
-    assert torch.equal(seen.confidence, torch.where(invented, 0, seen.crops[..., 1] - 50))
+    assert torch.equal(batch.confidence, torch.where(invented, 0, batch.crops[..., 1] - 50))
     again = augment(crops, maps, LIP20.mirror, Augmentation(), (0, 0, 0), np.random.default_rng(0))
-    assert torch.equal(again.crops, seen.crops)
-    assert torch.equal(again.maps, seen.maps)
+    assert torch.equal(again.crops, batch.crops)
+    assert torch.equal(again.maps, batch.maps)
     assert again.confidence is None

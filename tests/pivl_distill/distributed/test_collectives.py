@@ -2,7 +2,7 @@
 
 The processes run this file as a script.
 
-In double precision, so that what differs is a mistake and not the order of a sum.
+Values are in double precision, so that the order of sums does not matter.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def random(*shape: int, seed: int = 0) -> Tensor:
 
 
 def crop_store() -> CropStore:
-    """Noise; the first person's maps have no labels, so that shards of Eq. 11 differ in size."""
+    """Noise crops; the first person has no labels, so that shards of Eq. 11 differ in size."""
     rng = np.random.default_rng(0)
     maps = rng.integers(0, PARTS, (CROPS, 32, 16), dtype=np.uint8)
     maps[:5] = 255
@@ -57,8 +57,8 @@ def crop_store() -> CropStore:
     )
 
 
-def stub() -> AllOutputsStub:
-    """A stub with batch norms of torch and timm."""
+def make_network() -> AllOutputsStub:
+    """Return a small network with batch norms of torch and timm."""
     return AllOutputsStub(BatchNormAct2d, DIM, PEOPLE, teacher_dim=5)
 
 
@@ -71,46 +71,48 @@ def trained(distance: str) -> dict[str, Tensor]:
         augment=AugmentSettings(pad_px=2, fill="noise"),
         loss=LossSettings(align_distance=distance, embedding=0.5),
     )
-    store, network = crop_store(), stub().train()
+    store, network = crop_store(), make_network().train()
     present = torch.ones(PEOPLE, PARTS, dtype=torch.bool)
     text_features = TextFeatures(
         random(PEOPLE, DIM), random(PEOPLE, PARTS, 2 * DIM, seed=1), present, LIP20
     )
-    stage, found = Stage2Trainer(network, store, text_features, settings), {}
+    stage, results = Stage2Trainer(network, store, text_features, settings), {}
     for step in make_sampler(store.pids, settings, seed=0):
         terms = stage.step(step.batch, step.rng)
-        found |= {f"{name} of step {step.number}": value for name, value in terms.items()}
+        results |= {f"{name} of step {step.number}": value for name, value in terms.items()}
         if step.number == 0:
-            found |= {
+            results |= {
                 f"gradient of {n}": p.grad.clone()
                 for n, p in network.named_parameters()
                 if p.grad is not None
             }
-    return found | network.state_dict()
+    return results | network.state_dict()
 
 
 def embedded(count: int) -> Tensor:
     crops = crop_store().crops[:count]
-    return torch.from_numpy(embed(stub().embedding_model(), crops, batch_size=4))
+    return torch.from_numpy(embed(make_network().embedding_model(), crops, batch_size=4))
 
 
 def scored() -> dict[str, Tensor]:
     store = crop_store()
     query, gallery = (
-        CropStore(store.crops[of], None, store.pids[of], store.camids[of])
-        for of in (slice(0, CROPS, 5), slice(0, CROPS))
+        CropStore(store.crops[rows], None, store.pids[rows], store.camids[rows])
+        for rows in (slice(0, CROPS, 5), slice(0, CROPS))
     )
-    result = evaluate_model(stub().embedding_model(), QueryGalleryCrops(query, gallery))
+    result = evaluate_model(make_network().embedding_model(), QueryGalleryCrops(query, gallery))
     return {name: torch.tensor(value) for name, value in result.summary().items()}
 
 
-def weighed() -> dict[str, Tensor]:
-    """Unequal shards, and fewer rows than processes."""
-    own = process_group.shard(7)
+def reduced() -> dict[str, Tensor]:
+    """Return reductions over unequal shards, and over fewer rows than processes."""
+    rows_of_rank = process_group.shard(7)
     weights = random(DIM, seed=3).requires_grad_()
-    share = (random(7, DIM)[own] @ weights).sum() / max(own.stop - own.start, 1)
+    share = (random(7, DIM)[rows_of_rank] @ weights).sum() / max(
+        rows_of_rank.stop - rows_of_rank.start, 1
+    )
     loss = (
-        all_reduce_mean(share, own.stop - own.start)
+        all_reduce_mean(share, rows_of_rank.stop - rows_of_rank.start)
         + apply_sharded(lambda x: x * weights, random(3, DIM)).sum()
     )
     loss.backward()
@@ -122,29 +124,34 @@ def weighed() -> dict[str, Tensor]:
     }
 
 
-def results() -> dict[str, Tensor]:
-    """Return everything that must not depend on the number of processes."""
-    found = {"embedded": embedded(CROPS), "embedded one": embedded(1), **weighed(), **scored()}
+def compute_results() -> dict[str, Tensor]:
+    """Return all tensors that must not depend on the number of processes."""
+    results = {
+        "embedded": embedded(CROPS),
+        "embedding of one crop": embedded(1),
+        **reduced(),
+        **scored(),
+    }
     for distance in ("cosine", "contrastive"):
-        found |= {f"{distance}: {name}": value for name, value in trained(distance).items()}
-    return {name: value.detach().contiguous() for name, value in found.items()}
+        results |= {f"{distance}: {name}": value for name, value in trained(distance).items()}
+    return {name: value.detach().contiguous() for name, value in results.items()}
 
 
 @pytest.fixture(scope="module", params=SIZES)
 def together(request, launch, tmp_path_factory) -> dict[str, Tensor]:
     """Return the results of `request.param` processes."""
     out = tmp_path_factory.mktemp("results") / "results.safetensors"
-    ended = launch(request.param, __file__, out)
-    assert [process.code for process in ended] == [0] * request.param, ended
+    processes = launch(request.param, __file__, out)
+    assert [process.code for process in processes] == [0] * request.param, processes
     return load_file(out)
 
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Tensor]:
-    return results()
+    return compute_results()
 
 
-def test_results_equal_those_of_a_single_process(together, alone):
+def test_results_equal_those_of_one_process(together, alone):
     assert together.keys() == alone.keys()
     for name, value in alone.items():
         tolerance = 1e-6 if value.dtype == torch.float32 else 1e-9
@@ -173,14 +180,14 @@ def test_collectives_return_their_input_in_a_single_process():
 
 def main(out: Path) -> None:
     with process_group.session():
-        network = stub()
+        network = make_network()
         if process_group.rank():
             nn.init.zeros_(network.project.weight)
         broadcast_parameters(network)
-        assert torch.equal(network.project.weight, stub().project.weight)
-        found = results()
+        assert torch.equal(network.project.weight, make_network().project.weight)
+        results = compute_results()
         if not process_group.rank():
-            save_file(found, out)
+            save_file(results, out)
     process_group.exit_process(0)
 
 

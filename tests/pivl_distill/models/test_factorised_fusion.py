@@ -14,7 +14,7 @@ from pivl_distill.models.fusion import FusionHead, LateralFusion, build_fusion_h
 
 DIM, SIZE_HW, GRID_HW = 16, (64, 32), (8, 4)
 FEW, MANY = (2, 4, 8), (4, 8, 16)
-"""Channels of three maps: fewer in all than D, and more."""
+"""Channels of three maps; their sums are below and above D."""
 TOKENS = (12, 12, 12)
 LATERALS = ("pointwise", "depthwise", "auto", "grouped", "separable")
 NORMS = ("none", "batch", "layer")
@@ -23,7 +23,7 @@ MERGES = ("sum", "concat", "weighted")
 
 
 def pyramid_of(channels: tuple[int, ...], kind: str = "cnn") -> tuple[Tensor, ...]:
-    """Maps of strides 4, 8 and 16 of two crops; of a ViT all of stride 16."""
+    """Return maps of two crops with strides 4, 8 and 16; for a ViT all have stride 16."""
     generator = torch.Generator().manual_seed(0)
     strides = (4, 8, 16) if kind == "cnn" else (16, 16, 16)
     return tuple(
@@ -38,7 +38,7 @@ def pyramid_of(channels: tuple[int, ...], kind: str = "cnn") -> tuple[Tensor, ..
 
 
 def head_of(channels: tuple[int, ...], kind: str = "cnn", **settings: object) -> FusionHead:
-    """A head in double precision whose parameters are all random."""
+    """Return a head in double precision with random parameters."""
     torch.manual_seed(0)
     head = build_fusion_head(kind, channels, DIM, SIZE_HW, HeadSettings(**settings)).double()
     with torch.no_grad():
@@ -48,7 +48,7 @@ def head_of(channels: tuple[int, ...], kind: str = "cnn", **settings: object) ->
 
 
 def assert_same_as_reference(head: FusionHead, pyramid: tuple[Tensor, ...]) -> None:
-    """Equal values, and equal gradients of all maps and parameters, to 1e-9."""
+    """Assert equal values, and equal gradients of all maps and parameters, to 1e-9."""
     output_weights = torch.randn(2, DIM, *GRID_HW, dtype=torch.float64)
     results = []
     for fused in (fuse(head, encode_cells(head, pyramid)).to_dense(), head(pyramid)):
@@ -63,7 +63,7 @@ def assert_same_as_reference(head: FusionHead, pyramid: tuple[Tensor, ...]) -> N
 
 
 def test_all_settings_are_covered():
-    """A setting added to `stage2.head` has to be added here."""
+    """A new setting of `stage2.head` must be added to these tests."""
     fields = HeadSettings.model_fields
     choices = {"lateral": LATERALS, "lateral_norm": NORMS, "up": UPS, "down": DOWNS}
     for name, values in (choices | {"merge": MERGES, "vit": ("simple", "blocks")}).items():

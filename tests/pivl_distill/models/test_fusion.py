@@ -90,8 +90,8 @@ def test_a_simple_pyramid_at_scale_1_is_two_normalised_convolutions():
     torch.testing.assert_close(head((maps,)), expected, rtol=1e-4, atol=1e-4)
 
 
-def doubled(x: Tensor, layer: torch.nn.ConvTranspose2d) -> Tensor:
-    """Map every cell [C] to 2 × 2 cells [C / 2], each by its own linear map."""
+def upsample_by_two(x: Tensor, layer: torch.nn.ConvTranspose2d) -> Tensor:
+    """Return 2 × 2 cells [C / 2] for each cell [C], by one linear map for each of the four."""
     out = x.new_empty(len(x), layer.out_channels, 2 * x.shape[2], 2 * x.shape[3])
     for row in range(2):
         for column in range(2):
@@ -100,26 +100,26 @@ def doubled(x: Tensor, layer: torch.nn.ConvTranspose2d) -> Tensor:
     return out
 
 
-def test_a_simple_pyramid_doubles_the_scale_and_halves_the_channels_as_vitdet():
+def test_simple_pyramid_doubles_scale_and_halves_channels_as_in_vitdet():
     head = head_of((64, 32), "vit", levels=(2, 3))
     tokens = torch.randn(2, 12, 4, 2)
     up, norm, _, again = head.branches[0][:4]
     assert [layer.out_channels for layer in (up, again)] == [6, 3]
-    x = doubled(tokens, up)
+    x = upsample_by_two(tokens, up)
     centred = x - x.mean(1, keepdim=True)
     x = centred / (centred.square().mean(1, keepdim=True) + norm.eps).sqrt()
-    x = doubled(F.gelu(x * norm.weight[:, None, None] + norm.bias[:, None, None]), again)
+    x = upsample_by_two(F.gelu(x * norm.weight[:, None, None] + norm.bias[:, None, None]), again)
     torch.testing.assert_close(head.branches[0][:4](tokens), x, rtol=1e-4, atol=1e-5)
     once = head.branches[1][0]
     assert once.out_channels == 6
-    torch.testing.assert_close(once(tokens), doubled(tokens, once), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(once(tokens), upsample_by_two(tokens, once), rtol=1e-4, atol=1e-5)
 
 
-def test_the_branches_of_vit_b_16_have_the_parameters_of_vitdet():
+def test_vit_b_16_branches_have_as_many_parameters_as_in_vitdet():
     settings = HeadSettings(levels=(2, 3, 4))
     head = build_fusion_head("vit", (768, 768, 768), 512, (256, 128), settings)
     once, again = 768 * 384 * 4 + 384, 384 * 192 * 4 + 192
-    doublings = 2 * once + 2 * 384 + again  # a norm between the two
+    doublings = 2 * once + 2 * 384 + again  # with a norm between them
     convolutions = sum(width * 256 + 256 * 256 * 9 + 4 * 256 for width in (192, 384, 768))
     parameters = sum(parameter.numel() for parameter in head.branches.parameters())
     assert parameters == doublings + convolutions
@@ -132,12 +132,12 @@ def test_a_depthwise_lateral_to_1024_has_2048_parameters(channels):
     assert sum(p.numel() for p in head.parameters()) == 2048
 
 
-def test_a_depthwise_lateral_needs_a_multiple_of_the_channels():
+def test_depthwise_lateral_needs_a_dimension_divisible_by_the_channels():
     with pytest.raises(PivlError, match=r"16 .* 24 channels; set stage2\.head\.lateral"):
         build_fusion_head("cnn", (4, 8, 24), 16, (64, 32), HeadSettings(lateral="depthwise"))
 
 
-def test_a_cnn_has_no_map_of_stride_32():
+def test_level_5_without_a_simple_pyramid_is_refused():
     with pytest.raises(PivlError, match=r"map 5 exists only in a ViT's simple pyramid"):
         head_of((64, 32), levels=(4, 5))
     with pytest.raises(PivlError, match=r"map 5 exists only in a ViT's simple pyramid"):
@@ -145,14 +145,14 @@ def test_a_cnn_has_no_map_of_stride_32():
 
 
 @pytest.mark.parametrize(("down", "parameters"), [("average", 0), ("strided", DIM * 10)])
-def test_only_the_finest_map_is_strided(down, parameters):
+def test_only_the_finest_map_has_a_strided_convolution(down, parameters):
     head = head_of((64, 32), levels=(2, 3, 4), down=down)
     counts = [sum(p.numel() for p in to_grid.parameters()) for to_grid in head.to_grid]
     assert counts == [parameters, 0, 0]
 
 
 @pytest.mark.parametrize(("norm", "over"), [("none", None), ("batch", (0, 2, 3)), ("layer", (1,))])
-def test_laterals_can_have_a_norm(norm, over):
+def test_lateral_norm_normalises_over_the_batch_or_channels(norm, over):
     head = head_of((64, 32), levels=(3,), lateral_norm=norm).train()
     out = head(pyramid_of((64, 32)))
     if over is None:
@@ -162,21 +162,20 @@ def test_laterals_can_have_a_norm(norm, over):
     assert (out.var(over, unbiased=False) - 1).abs().max() < 0.05
 
 
-def test_tokens_of_three_blocks_of_a_vit_pass_laterals():
+def test_vit_blocks_have_laterals():
     head = head_of((64, 32), "blocks", levels=(2, 4), down="strided")
     maps = tuple(torch.randn(2, 12, 4, 2, requires_grad=True) for _ in range(3))
     out = head(maps)
     assert out.shape == (2, DIM, 8, 4)
     out.sum().backward()
     assert [m.grad is not None for m in maps] == [True, False, True]
-    assert all(
-        to_grid.strided_conv is None for to_grid in head.to_grid
-    )  # tokens are never finer than the grid
+    # Tokens are never finer than the grid.
+    assert all(to_grid.strided_conv is None for to_grid in head.to_grid)
     torch.testing.assert_close(
         out,
         sum(
-            F.interpolate(conv(maps[place]), size=(8, 4), mode="bilinear")
-            for conv, place in zip(head.laterals, (0, 2), strict=True)
+            F.interpolate(conv(maps[level]), size=(8, 4), mode="bilinear")
+            for conv, level in zip(head.laterals, (0, 2), strict=True)
         ),
     )
 
@@ -201,7 +200,7 @@ def test_heads_of_two_networks_share_no_parameters():
     assert not of_first & {parameter.data_ptr() for parameter in second.parameters()}
 
 
-def test_auto_is_depthwise_if_channels_divide_the_dimension():
+def test_auto_lateral_is_depthwise_if_channels_divide_the_dimension():
     head = build_fusion_head("cnn", (4, 24, 16), 16, (64, 32), HeadSettings(lateral="auto"))
     assert [lateral.groups for lateral in head.laterals] == [4, 1, 16]
 

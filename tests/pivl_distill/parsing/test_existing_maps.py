@@ -1,4 +1,4 @@
-"""Maps of other tools: found by name, mapped value by value, rejected if they do not fit."""
+"""Maps of other tools: looked up by name, mapped value by value, rejected if they do not fit."""
 
 from __future__ import annotations
 

@@ -14,15 +14,15 @@ from pivl_distill.parsing.map_statistics import ConfusionMatrix, MapStatistics
 
 def test_iou_matches_sets_of_pixels() -> None:
     rng = np.random.default_rng(0)
-    reference, found = rng.integers(0, 5, (2, 12, 10)).astype(np.uint8)
-    reference[0], found[1] = IGNORE, IGNORE
+    reference, predicted = rng.integers(0, 5, (2, 12, 10)).astype(np.uint8)
+    reference[0], predicted[1] = IGNORE, IGNORE
     agreement = ConfusionMatrix(len(COARSE6))
     for row in range(12):  # map by map
-        agreement.add(reference[row], found[row])
-    known = (reference != IGNORE) & (found != IGNORE)
+        agreement.add(reference[row], predicted[row])
+    known = (reference != IGNORE) & (predicted != IGNORE)
     expected = [
-        (known & (reference == part) & (found == part)).sum()
-        / (known & ((reference == part) | (found == part))).sum()
+        (known & (reference == part) & (predicted == part)).sum()
+        / (known & ((reference == part) | (predicted == part))).sum()
         for part in range(5)
     ]
     np.testing.assert_allclose(agreement.iou()[:5], expected)

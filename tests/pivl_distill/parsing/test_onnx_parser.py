@@ -92,8 +92,8 @@ def test_pixels_below_min_confidence_are_ignored(colour_net, colour_settings, cr
     """Of six classes, logits 1 and .5 and two 0 give at most .4."""
     settings = colour_settings(colour_net(scale=1.0), min_confidence=0.5)
     assert (OnnxParser("c", settings).parse(crops[:1])[0].labels == IGNORE).all()
-    sure = colour_settings(colour_net(scale=10.0), min_confidence=0.5)
-    np.testing.assert_array_equal(OnnxParser("c", sure).parse(crops[:1])[0].labels, blocks(4))
+    settings = colour_settings(colour_net(scale=10.0), min_confidence=0.5)
+    np.testing.assert_array_equal(OnnxParser("c", settings).parse(crops[:1])[0].labels, blocks(4))
 
 
 def test_metadata_depend_on_file_and_settings_but_not_on_the_path(

@@ -37,7 +37,7 @@ def test_saved_steps_are_not_repeated(train_run, call_at_step, caplog):
     call_at_step(STEPS_PER_EPOCH + 2, kill_process)
     with pytest.raises(Killed):
         train_run()
-    call_at_step(STEPS - STEPS_PER_EPOCH, kill_process)  # the last of the steps that are left
+    call_at_step(STEPS - STEPS_PER_EPOCH, kill_process)  # the last remaining step
     with pytest.raises(Killed):
         train_run()
     assert f"Continuing after step 4 of {STEPS}." in caplog.text
@@ -125,7 +125,7 @@ def test_state_of_another_stage_is_not_restored(train_run, call_at_step, uninter
 
 
 def six_steps(epoch: int = 3) -> list[Step]:
-    """Return six steps in epochs of this length."""
+    """Return six steps in epochs of `epoch` steps."""
     rng = np.random.default_rng(0)
     return [Step(n // epoch, n % epoch, epoch, np.arange(2), rng) for n in range(6)]
 

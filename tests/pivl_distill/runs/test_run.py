@@ -100,7 +100,7 @@ def test_latest_without_finished_run_names_the_command():
         Run.latest("teach")
 
 
-def test_the_read_data_settings_a_run_are_read_from_its_configuration(tmp_path):
+def test_data_settings_of_a_run_are_read_from_its_config(tmp_path):
     settings = DataSettings(spec="market1501:data", parsing=tmp_path, size_hw=(256, 128))
     config = dump_config(StudentConfig(data=settings), "student")
     run = Run.create("student", config)
@@ -151,7 +151,7 @@ def test_stopped_run_is_neither_finished_nor_running():
         Run.open_unfinished("teach", run.path)
 
 
-def test_runs_that_cannot_be_resumed(tmp_path):
+def test_resume_without_a_run_or_with_another_command_is_refused(tmp_path):
     with pytest.raises(PivlError, match=r"contains no run to resume \(no config\.yaml\)"):
         Run.open_unfinished("teach", tmp_path)
     student = start("student", "a", 1)

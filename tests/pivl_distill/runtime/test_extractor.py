@@ -173,8 +173,8 @@ def test_same_person_uses_the_threshold_of_the_manifest(extractor, deployed_once
     across = np.zeros_like(a)
     across[0], across[1] = a[1], -a[0]
     gallery = np.stack([a, threshold * a + 1e-3 * a, threshold * a - 1e-3 * a, across])
-    answers = extractor.same_person(a, gallery, far=1e-2)
-    np.testing.assert_array_equal(answers, [True, True, False, False])
+    same = extractor.same_person(a, gallery, far=1e-2)
+    np.testing.assert_array_equal(same, [True, True, False, False])
 
 
 def test_each_precision_has_its_own_thresholds(deployed_once):

@@ -106,10 +106,10 @@ def test_invalid_manifest_raises(deployed, text):
         read_manifest(deployed)
 
 
-@pytest.mark.parametrize("found", [1, 3])
-def test_other_formats_are_rejected(deployed, found):
-    with pytest.raises(PivlError, match=f"format {found}, but this version reads format 2"):
-        read_manifest(change_manifest(deployed, lambda metadata: metadata.update(format=found)))
+@pytest.mark.parametrize("version", [1, 3])
+def test_other_formats_are_rejected(deployed, version):
+    with pytest.raises(PivlError, match=f"format {version}, but this version reads format 2"):
+        read_manifest(change_manifest(deployed, lambda metadata: metadata.update(format=version)))
 
 
 @pytest.mark.parametrize(

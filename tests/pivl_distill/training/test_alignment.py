@@ -45,17 +45,17 @@ def test_text_scale_clip_keeps_the_norms_of_clip(prompt_bank):
     assert torch.equal(texts_of(prompt_bank, text_scale="clip").identity, prompt_bank.identity)
 
 
-def test_identity_free_background_is_the_same_for_all_identities(prompt_bank):
+def test_identity_free_background_has_one_text_for_all_identities(prompt_bank):
     bank = dataclasses.replace(prompt_bank, present=torch.zeros_like(prompt_bank.present))
     text_features = texts_of(bank, align_background="identity_free")
-    everyone = bank.label[LIP20.background].expand(IDENTITIES, -1)
-    assert torch.equal(text_features.part[:, LIP20.background], everyone)
+    background_text = bank.label[LIP20.background].expand(IDENTITIES, -1)
+    assert torch.equal(text_features.part[:, LIP20.background], background_text)
     assert torch.equal(text_features.part[:, 1:], bank.part[:, 1:])
     assert text_features.present.nonzero()[:, 1].tolist() == [LIP20.background] * IDENTITIES
     assert not bank.present.any()
 
 
-def test_a_wider_projection_preserves_inner_products(prompt_bank):
+def test_larger_align_dim_preserves_inner_products(prompt_bank):
     wide = texts_of(prompt_bank, HeadSettings(align_dim=40))
     assert wide.part.shape == (IDENTITIES, len(LIP20), 40)
     assert wide.identity.shape == (IDENTITIES, DIM)
@@ -66,17 +66,17 @@ def test_a_wider_projection_preserves_inner_products(prompt_bank):
     assert not wide.part.requires_grad
 
 
-def test_an_equal_dimension_changes_nothing(prompt_bank):
+def test_align_dim_equal_to_the_text_dimension_changes_nothing(prompt_bank):
     assert texts_of(prompt_bank, HeadSettings(align_dim=DIM)).part is prompt_bank.part
 
 
-def test_fewer_dimensions_are_refused(prompt_bank):
+def test_align_dim_below_the_text_dimension_is_refused(prompt_bank):
     with pytest.raises(PivlError, match=r"align_dim 15 is less than the 16 dimensions"):
         texts_of(prompt_bank, HeadSettings(align_dim=15))
 
 
 def cells(*rows: list[int]) -> Tensor:
-    """A map uint8 [1, H, W] of 8-pixel cells."""
+    """Return a part map uint8 [1, H, W] with cells of 8 × 8 pixels."""
     return torch.from_numpy(np.kron(np.array(rows, np.uint8), np.ones((8, 8), np.uint8))[None])
 
 
@@ -84,19 +84,21 @@ def cells(*rows: list[int]) -> Tensor:
 def test_a_cell_has_a_text_if_its_part_is_present(prompt_bank, background):
     hat, face, glove = (LIP20.index(label) for label in ("Hat", "Face", "Glove"))
     maps = torch.cat([cells([0, hat, IGNORE], [face, glove, 0])] * 2)
-    labels = torch.tensor([1, 2])  # gloves are present on nobody, a hat not on identity 2
+    labels = torch.tensor([1, 2])  # nobody has gloves; identity 2 has no hat
     settings = LossSettings(align_background=background)
     text_features = TextFeatures.from_bank(prompt_bank, settings, HeadSettings())
     target = make_text_map(maps, labels, (2, 3), text_features, settings)
-    places, full = target.mask.nonzero().tolist(), target.to_dense()
-    grounds = [] if background == "ignore" else [[0, 0, 0], [0, 1, 2], [1, 0, 0], [1, 1, 2]]
-    assert places == sorted([[0, 0, 1], [0, 1, 0], [1, 1, 0], *grounds])
-    for image, row, column in places:
+    cells_with_text, dense = target.mask.nonzero().tolist(), target.to_dense()
+    background_cells = (
+        [] if background == "ignore" else [[0, 0, 0], [0, 1, 2], [1, 0, 0], [1, 1, 2]]
+    )
+    assert cells_with_text == sorted([[0, 0, 1], [0, 1, 0], [1, 1, 0], *background_cells])
+    for image, row, column in cells_with_text:
         part = int(maps[image, 8 * row, 8 * column])
         expected = prompt_bank.part[labels[image], part]
         if part == 0 and background == "identity_free":
             expected = prompt_bank.label[0]
-        torch.testing.assert_close(full[image, :, row, column], expected)
+        torch.testing.assert_close(dense[image, :, row, column], expected)
 
 
 def test_nearest_labels_a_cell_by_its_central_pixel(prompt_bank):
@@ -152,22 +154,22 @@ def test_unknown_cells_get_no_gradient(alignment, distance):
     alignment_loss(
         FusedMap(aligned), make_hard_text_map(text_features, labels, parts), distance, 0.5
     ).backward()
-    touched = aligned.grad.abs().sum(1) > 0
-    assert torch.equal(touched, parts != IGNORE)
+    has_gradient = aligned.grad.abs().sum(1) > 0
+    assert torch.equal(has_gradient, parts != IGNORE)
 
 
-def test_a_contrastive_distance_separates_identities(alignment):
+def test_contrastive_distance_separates_identities(alignment):
     _, text_features, labels, parts = alignment
-    matching = text_features[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
+    own_texts = text_features[labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
         0, 3, 1, 2
     )
-    other = text_features[1 - labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
+    other_texts = text_features[1 - labels[:, None, None], parts.where(parts != IGNORE, 0)].permute(
         0, 3, 1, 2
     )
     target = make_hard_text_map(text_features, labels, parts)
     losses = [
         alignment_loss(FusedMap(maps), target, "contrastive", 0.07).item()
-        for maps in (matching, other)
+        for maps in (own_texts, other_texts)
     ]
     assert losses[0] < losses[1]
 

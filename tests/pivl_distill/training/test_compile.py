@@ -31,7 +31,7 @@ def test_a_compiled_body_is_the_same_module(monkeypatch):
     body = nn.Linear(3, 3)
     with torch._dynamo.config.patch(suppress_errors=False):
         compile_body(body, CPU)
-        assert torch._dynamo.config.suppress_errors  # what cannot be compiled runs as it is
+        assert torch._dynamo.config.suppress_errors  # code that cannot be compiled runs uncompiled
     assert compiled == [body]
 
 

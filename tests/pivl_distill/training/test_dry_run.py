@@ -95,7 +95,7 @@ def test_micro_batches_take_less_memory(band_store, text_features, parts, at_a_t
 def test_a_real_step_is_timed_and_trains(band_store, text_features):
     network = PixelStub()
     before = network.encoder[1].weight.clone()
-    # The pids of a batch are large and few, its labels are those of the first identities.
+    # The pids of a batch may be large; its labels are row numbers from 0.
     store = dataclasses.replace(band_store, pids=1000 + band_store.pids)
     rows = describe_step(network, store, text_features, SETTINGS)
     assert rows.keys() == {"stage 2: time"}

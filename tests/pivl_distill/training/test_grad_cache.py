@@ -1,4 +1,4 @@
-"""GradCache has the loss and the gradients of the whole batch."""
+"""GradCache gives the loss and gradients of the full batch."""
 
 from __future__ import annotations
 
@@ -50,26 +50,26 @@ def gradients(network: PyramidStub) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8])
 @pytest.mark.parametrize("distance", ["cosine", "mse", "contrastive"])
-def test_microbatches_have_the_loss_and_gradients_of_the_whole_batch(
+def test_micro_batches_give_the_loss_and_gradients_of_the_full_batch(
     text_features, band_store, parts, distance
 ):
     maps = torch.from_numpy(band_store.maps[:CROPS])
     loss = {"align_distance": distance, "triplet_margin": 3.0}
-    whole, split = stub().double().train(), stub().double().train()
-    expected = loss_of(whole(*inputs()), text_features, maps, **loss)
+    full, split = stub().double().train(), stub().double().train()
+    expected = loss_of(full(*inputs()), text_features, maps, **loss)
     expected.backward()
     batch = GradCache(split, inputs(), parts)
     actual = loss_of(split.forward_heads(batch.encoded), text_features, maps, **loss)
     actual.backward()
     batch.backward()
     torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
-    for name, gradient in gradients(whole).items():
+    for name, gradient in gradients(full).items():
         assert gradient.abs().max() > 1e-6, name
         torch.testing.assert_close(gradients(split)[name], gradient, rtol=1e-9, atol=1e-9)
 
 
-def test_mining_sees_the_whole_batch(text_features, band_store):
-    """The mean over smaller batches, each with its own mining, is a different loss."""
+def test_mining_uses_the_full_batch(text_features, band_store):
+    """Mining in each micro-batch separately would give a different loss."""
     network, maps = stub().double().train(), torch.from_numpy(band_store.maps)
     loss = LossSettings(triplet_margin=3)
 
@@ -77,12 +77,12 @@ def test_mining_sees_the_whole_batch(text_features, band_store):
         return loss_terms(output, LABELS[rows], maps[rows], text_features, loss)["triplet"]
 
     encoded = GradCache(network, inputs(), 2).encoded
-    whole = triplet(network.forward_heads(encoded), slice(0, 8))
+    full = triplet(network.forward_heads(encoded), slice(0, 8))
     halves = [
         triplet(network(*(tensor[rows] for tensor in inputs())), rows)
         for rows in (slice(0, 4), slice(4, 8))
     ]
-    assert abs(torch.stack(halves).mean() - whole) > 1e-3
+    assert abs(torch.stack(halves).mean() - full) > 1e-3
 
 
 def test_dropout_is_the_same_in_both_passes(text_features, band_store):
@@ -97,10 +97,10 @@ def test_dropout_is_the_same_in_both_passes(text_features, band_store):
     torch.manual_seed(3)
     outputs.clear()
     batch = GradCache(network, inputs(), 2)
-    first, half = list(outputs), len(outputs)
+    first_pass, count = list(outputs), len(outputs)
     loss_of(network.forward_heads(batch.encoded), text_features, maps).backward()
     batch.backward()
-    for one, other in zip(first, outputs[half:], strict=True):
+    for one, other in zip(first_pass, outputs[count:], strict=True):
         assert torch.equal(one, other)
     assert torch.equal(torch.rand(1), after_first)  # later random numbers are unchanged
 
@@ -119,7 +119,7 @@ def test_running_statistics_are_updated_once_per_step(text_features, band_store)
     assert network.neck.norm.num_batches_tracked == 1
 
 
-def test_a_training_step_with_accumulation_equals_one_without(text_features, band_store):
+def test_accumulation_does_not_change_a_training_step(text_features, band_store):
     weights = []
     for parts in (1, 3):
         settings = Stage2Settings(
@@ -132,7 +132,7 @@ def test_a_training_step_with_accumulation_equals_one_without(text_features, ban
         stage = Stage2Trainer(network, band_store, single, settings)
         terms = stage.step(np.arange(CROPS), np.random.default_rng(0))
         weights.append(({n: v.item() for n, v in terms.items()}, network.state_dict()))
-    (whole_terms, whole), (split_terms, split) = weights
-    assert split_terms == pytest.approx(whole_terms, abs=1e-5)
-    for name, value in whole.items():
+    (full_terms, full), (split_terms, split) = weights
+    assert split_terms == pytest.approx(full_terms, abs=1e-5)
+    for name, value in full.items():
         torch.testing.assert_close(split[name], value, rtol=1e-3, atol=1e-4)

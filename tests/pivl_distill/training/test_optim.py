@@ -30,7 +30,7 @@ def stub() -> MapStub:
     return MapStub(32, IDENTITIES, dim=DIM, aligns=True)
 
 
-def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not():
+def test_only_weights_decay_and_frozen_parameters_are_left_out():
     network = stub()
     decayed, norms, biases = make_optimizer(network, SETTINGS).param_groups
     names = {id(p): name for name, p in network.named_parameters()}
@@ -49,13 +49,13 @@ def test_weights_decay_and_biases_norms_and_frozen_parameters_do_not():
     assert [g["weight_decay"] for g in (decayed, norms, biases)] == [SETTINGS.weight_decay, 0, 0]
 
 
-def test_everything_decays_where_it_is_asked_for():
+def test_weight_decay_on_all_applies_to_all_groups():
     settings = SETTINGS.model_copy(update={"weight_decay_on": "all"})
     groups = make_optimizer(stub(), settings).param_groups
     assert [group["weight_decay"] for group in groups] == [SETTINGS.weight_decay] * 3
 
 
-def test_biases_may_learn_faster():
+def test_bias_lr_factor_scales_the_rate_of_biases():
     settings = SETTINGS.model_copy(update={"bias_lr_factor": 2.0, "warmup_epochs": 0})
     optimizer = make_optimizer(stub(), settings)
     set_learning_rate(optimizer, settings, 0.0)
@@ -70,16 +70,16 @@ def test_biases_may_learn_faster():
         ("vit", {"learning_rate": 5e-6, "warmup_factor": 0.1, "milestones": (30, 50)}),
     ],
 )
-def test_steps_are_the_rates_of_clip_reids_stage_2(golden_rates, model, changes):
+def test_multistep_equals_clip_reids_stage_2_rates(golden_rates, model, changes):
     expected = golden_rates[f"stage2_{model}"]
     settings = Stage2Settings(
         lr_schedule="multistep", epochs=len(expected), warmup_epochs=10, **changes
     )
     optimizer = make_optimizer(stub(), settings)
-    for inside in (0.0, 0.9):  # one rate for all of an epoch
+    for fraction in (0.0, 0.9):  # the rate is constant within an epoch
         rates = []
         for epoch in range(settings.epochs):
-            set_learning_rate(optimizer, settings, epoch + inside)
+            set_learning_rate(optimizer, settings, epoch + fraction)
             rates.append(optimizer.param_groups[0]["lr"])
         assert rates == pytest.approx(expected, rel=1e-9, abs=0)
 
@@ -99,7 +99,7 @@ def test_steps_are_the_rates_of_clip_reids_stage_2(golden_rates, model, changes)
         ("table5_pivl", "student", "cnn"),
     ],
 )
-def test_presets_have_clip_reids_rates_of_stage_2(golden_rates, preset, section, model):
+def test_presets_have_clip_reids_stage_2_rates(golden_rates, preset, section, model):
     kind = TeachConfig if section == "teach" else StudentConfig
     settings = load_config(kind, section, preset, {}).stage2
     optimizer, rates = make_optimizer(stub(), settings), []
@@ -116,14 +116,14 @@ def test_presets_have_clip_reids_rates_of_stage_2(golden_rates, preset, section,
 @pytest.mark.parametrize(
     ("epoch", "share"),
     [
-        (0.0, 0.02 / 2),  # the first step is not lost
+        (0.0, 0.02 / 2),  # the first step has a positive rate
         (1.0, 1.02 / 2 * 0.5 * (1 + math.cos(math.pi / 20))),
         (2.0, 0.5 * (1 + math.cos(math.pi * 2 / 20))),
         (10.0, 0.5),
-        (19.9, 0.01),  # the floor
+        (19.9, 0.01),  # the minimum
     ],
 )
-def test_the_rate_warms_up_then_falls_as_a_cosine_to_its_floor(epoch, share):
+def test_rate_warms_up_and_follows_a_cosine_to_its_minimum(epoch, share):
     settings = SETTINGS.model_copy(
         update={"epochs": 20, "warmup_epochs": 2.0, "min_lr_ratio": 0.01}
     )
@@ -133,7 +133,7 @@ def test_the_rate_warms_up_then_falls_as_a_cosine_to_its_floor(epoch, share):
         assert group["lr"] == pytest.approx(settings.learning_rate * share)
 
 
-def test_without_warm_up_the_first_rate_is_the_full_one():
+def test_without_warm_up_the_first_rate_is_the_peak_rate():
     settings = SETTINGS.model_copy(update={"warmup_epochs": 0.0})
     optimizer = make_optimizer(stub(), settings)
     set_learning_rate(optimizer, settings, 0.0)

@@ -68,7 +68,7 @@ def test_half_precision_changes_a_step_only_by_rounding(band_store, text_feature
         stage = Stage2Trainer(network, band_store, text_features, settings)
         stage.scaler = torch.amp.GradScaler("cpu", 256.0, enabled=precision == "float16")
         stage.step(np.arange(8), np.random.default_rng(0))
-        gradients[precision] = network.encoder.weight.grad  # Adam took the scale out
+        gradients[precision] = network.encoder.weight.grad  # Adam removes the scale
     assert torch.equal(gradients["auto"], gradients["float32"])
     for precision, share in (("bfloat16", 0.05), ("float16", 0.01)):
         gap = (gradients[precision] - gradients["float32"]).norm() / gradients["float32"].norm()
@@ -102,7 +102,7 @@ def test_loss_scale_is_restored_on_resume(band_store, tmp_path, monkeypatch):
     scales: list[float] = []
     step = Stage2Trainer.step
 
-    def noting(self, *args):
+    def record_scale(self, *args):
         scales.append(self.scaler.get_scale())
         if len(scales) == 4:
             raise KeyboardInterrupt
@@ -110,7 +110,7 @@ def test_loss_scale_is_restored_on_resume(band_store, tmp_path, monkeypatch):
         self.scaler.update(self.scaler.get_scale() / 2)
         return terms
 
-    monkeypatch.setattr(Stage2Trainer, "step", noting)
+    monkeypatch.setattr(Stage2Trainer, "step", record_scale)
     monkeypatch.setattr("pivl_distill.runs.progress.SAVE_PERIOD_S", 0.0)
     run = Run.create("student", "", tmp_path / "run")
     for _sitting in range(2):
@@ -121,7 +121,7 @@ def test_loss_scale_is_restored_on_resume(band_store, tmp_path, monkeypatch):
                 train(stub(), band_store, None, settings, 0, sitting, "Training")
         except KeyboardInterrupt:
             pass
-    assert scales[4] == scales[3] < scales[2]  # the fourth step, begun twice
+    assert scales[4] == scales[3] < scales[2]  # the fourth step, started twice
     assert len(scales) > 5
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 2
     assert json.loads((run.path / "metrics.jsonl").read_text().splitlines()[1])["epoch"] == 2

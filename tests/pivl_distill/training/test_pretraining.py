@@ -54,26 +54,26 @@ def test_batches_continue_into_the_next_pass_and_passes_may_be_fractional() -> N
 
 
 @pytest.mark.parametrize("drop_last", [True, False])
-def test_no_passes_are_no_batches(drop_last: bool) -> None:
+def test_zero_passes_give_no_batches(drop_last: bool) -> None:
     recipe = replace(RECIPE, passes=0)
     batches = shuffled_batches(recipe, np.random.default_rng(0), drop_last=drop_last)
     assert batches.shape == (0, 4)
 
 
-def test_every_batch_is_one_step_at_the_scheduled_rate_on_the_sum_of_the_terms() -> None:
+def test_each_batch_is_one_step_on_the_sum_of_the_terms_at_the_scheduled_rate() -> None:
     network = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(network.weight)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-    seen, expected = [], 0.0
+    batches_of_steps, expected = [], 0.0
 
     def loss_terms(batch: np.ndarray) -> dict[str, torch.Tensor]:
-        seen.append(batch.tolist())
+        batches_of_steps.append(batch.tolist())
         return {"one": network.weight.sum(), "two": 2 * network.weight.sum()}
 
     batches = np.arange(8).reshape(2, 4)
     pretrain("Training", loss_terms, batches, optimizer, RECIPE)
     expected = -3 * sum(learning_rate_at(RECIPE, step, 2) for step in range(2))
-    assert seen == batches.tolist()
+    assert batches_of_steps == batches.tolist()
     assert network.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
@@ -93,18 +93,18 @@ def test_gradients_of_the_named_parameters_are_clipped_together() -> None:
 
 
 def test_options_default_to_the_recipe(tmp_path: Path) -> None:
-    found = []
+    options = []
 
     @click.command()
     @pretraining_options(RECIPE, tmp_path)
     def command(passes: int, crops: int, out: Path | None) -> None:
-        found.append((passes, crops, out))
+        options.append((passes, crops, out))
 
     CliRunner().invoke(command, [], catch_exceptions=False)
     CliRunner().invoke(
         command, ["--passes", "3", "--crops", "5", "--out", "x"], catch_exceptions=False
     )
-    assert found == [(RECIPE.passes, RECIPE.crops, None), (3, 5, Path("x"))]
+    assert options == [(RECIPE.passes, RECIPE.crops, None), (3, 5, Path("x"))]
 
 
 def test_metadata_hold_the_recipe_and_what_was_measured() -> None:

@@ -64,7 +64,8 @@ def trained(
 
 def test_a_network_learns_from_labels_and_texts(band_store, text_features, tmp_path):
     _, metrics = trained(band_store, text_features, tmp_path, epochs=30)
-    for term in TERMS - {"triplet"}:  # people of plain colours are beyond its margin from the start
+    # The triplet loss is zero from the start: plain colours are further apart than the margin.
+    for term in TERMS - {"triplet"}:
         assert metrics[-1][term] < 0.7 * metrics[0][term], term
     assert metrics[-1]["accuracy"] > 0.9
 
@@ -178,11 +179,11 @@ def test_embedding_loss_falls_during_distillation(band_store, tmp_path):
 
 @pytest.mark.parametrize(("epochs", "compiled"), [(3, 1), (2, 0)])
 def test_a_long_run_on_a_cpu_is_compiled(band_store, tmp_path, monkeypatch, epochs, compiled):
-    seen = []
-    monkeypatch.setattr(stage2, "compile_body", lambda body, _device: seen.append(body))
+    compiled_modules = []
+    monkeypatch.setattr(stage2, "compile_body", lambda body, _device: compiled_modules.append(body))
     monkeypatch.setattr(compile, "LONG_RUN_STEPS", 12)  # of 24 crops, six at a time
     network, _ = trained(band_store, None, tmp_path, epochs=epochs)
-    assert seen == [network.encoder] * compiled
+    assert compiled_modules == [network.encoder] * compiled
 
 
 def test_too_few_identities_raise(band_store, tmp_path):

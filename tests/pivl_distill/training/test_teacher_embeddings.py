@@ -1,4 +1,4 @@
-"""Teacher embeddings on disk: rows are found by crop name, in any order."""
+"""Teacher embeddings on disk: rows are looked up by crop name, in any order."""
 
 from __future__ import annotations
 

@@ -38,12 +38,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _crops(root: Path, split: str) -> list[tuple[int, int]]:
     """(pid, camera) of every crop; fails on a name that Market-1501 would not have."""
-    found = []
+    pids_and_cameras = []
     for path in sorted((root / split).iterdir()):
         match = NAME.match(path.name)
         assert match, path.name
-        found.append((int(match[1]), int(match[2])))
-    return found
+        pids_and_cameras.append((int(match[1]), int(match[2])))
+    return pids_and_cameras
 
 
 def _digests(root: Path) -> dict[str, str]:

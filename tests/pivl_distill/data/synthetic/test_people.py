@@ -127,7 +127,7 @@ def test_caption_lists_two_to_six_visible_garments_once(walker: Person) -> None:
     allowed = {
         phrase for label, phrase in phrases(dressed).items() if label not in labels.SKIN_LABELS
     } - {"red hat"}
-    counts, seen = set(), set()
+    counts, mentioned = set(), set()
     for _ in range(200):
         head, _, tail = caption(dressed, visible, rng).partition(" wearing ")
         named = tail.split(", ")
@@ -135,9 +135,9 @@ def test_caption_lists_two_to_six_visible_garments_once(walker: Person) -> None:
         assert set(named) <= allowed
         assert len(set(named)) == len(named)
         counts.add(len(named))
-        seen |= set(named)
+        mentioned |= set(named)
     assert counts == {2, 3, 4, 5, 6}
-    assert seen == allowed
+    assert mentioned == allowed
 
 
 def test_caption_with_few_visible_garments(walker: Person) -> None:

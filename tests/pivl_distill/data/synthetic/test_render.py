@@ -37,7 +37,7 @@ def test_types_and_shapes() -> None:
     assert image.dtype == part_map.dtype == np.uint8
 
 
-def test_same_seed_same_bytes() -> None:
+def test_same_seed_gives_the_same_bytes() -> None:
     first, again, other = (render(person(0, 1, 1), camera(0, 1), (7, seed)) for seed in (0, 0, 1))
     assert first.image.tobytes() == again.image.tobytes()
     assert first.labels.tobytes() == again.labels.tobytes()
@@ -45,11 +45,11 @@ def test_same_seed_same_bytes() -> None:
 
 
 def test_every_label_occurs_and_no_other(sample: list[tuple[int, Rendering]]) -> None:
-    seen = np.unique(np.concatenate([crop.labels.ravel() for _, crop in sample]))
-    assert seen.tolist() == list(range(20))
+    occurring = np.unique(np.concatenate([crop.labels.ravel() for _, crop in sample]))
+    assert occurring.tolist() == list(range(20))
 
 
-def test_a_map_shows_only_what_its_person_has(sample: list[tuple[int, Rendering]]) -> None:
+def test_map_has_only_labels_that_its_person_has(sample: list[tuple[int, Rendering]]) -> None:
     for index, crop in sample:
         shown = set(np.unique(crop.labels).tolist()) - {labels.BACKGROUND}
         assert shown <= phrases(person(0, index, 1)).keys()
@@ -61,7 +61,7 @@ def test_people_fill_the_crop(sample: list[tuple[int, Rendering]]) -> None:
 
 
 @pytest.mark.parametrize(("yaw_rad", "left_of_image"), [(0.0, "right"), (math.pi, "left")])
-def test_left_and_right_are_the_persons_own(yaw_rad: float, left_of_image: str) -> None:
+def test_left_and_right_are_those_of_the_person(yaw_rad: float, left_of_image: str) -> None:
     someone = replace(person(0, 0, 1), lower="shorts", socks=None, coat=None, gloves=None, bag=None)
     pairs = [
         (labels.LEFT_ARM, labels.RIGHT_ARM),
@@ -75,7 +75,7 @@ def test_left_and_right_are_the_persons_own(yaw_rad: float, left_of_image: str) 
             assert (left > right) == (left_of_image == "right")
 
 
-def test_the_back_hides_face_and_glasses() -> None:
+def test_face_and_glasses_are_hidden_from_behind() -> None:
     someone = replace(
         person(0, 0, 1), hair_length="long", sunglasses=True, hat=None, scarf="red", bag=None
     )
@@ -91,8 +91,8 @@ def test_image_shows_the_colour_under_the_label() -> None:
     )
     image, part_map = render(someone, _looking(0.0), 3)
     for label, name in ((labels.UPPER, "red"), (labels.PANTS, "cyan")):
-        seen = image[part_map == label].mean(axis=0)
-        nearest = min(PALETTE, key=lambda known: np.abs(seen - PALETTE[known]).sum())
+        mean_colour = image[part_map == label].mean(axis=0)
+        nearest = min(PALETTE, key=lambda colour: np.abs(mean_colour - PALETTE[colour]).sum())
         assert nearest == name
 
 
@@ -138,22 +138,22 @@ def test_occluders_hide_part_of_the_person() -> None:
 
 
 def test_passers_by_are_background() -> None:
-    alone = replace(camera(0, 0, 0.0), truncation=0.0)
-    crowd = replace(alone, crowding=1.0)
+    single = replace(camera(0, 0, 0.0), truncation=0.0)
+    crowd = replace(single, crowding=1.0)
     for seed in range(5):
         someone = person(0, seed, 1)
         shown = set(np.unique(render(someone, crowd, seed).labels).tolist()) - {0}
         assert shown <= phrases(someone).keys()
-        assert (render(someone, crowd, seed).image != render(someone, alone, seed).image).any()
+        assert (render(someone, crowd, seed).image != render(someone, single, seed).image).any()
 
 
-def test_truncation_enlarges_and_cuts() -> None:
-    whole = replace(camera(0, 0, 0.0), truncation=0.0)
-    cut = replace(whole, truncation=1.0)
+def test_truncation_enlarges_and_crops_the_person() -> None:
+    complete = replace(camera(0, 0, 0.0), truncation=0.0)
+    cut = replace(complete, truncation=1.0)
     for seed in range(5):
         part_map = render(person(0, seed, 1), cut, seed).labels
         assert part_map[0].any() or part_map[-1].any()
-        assert not render(person(0, seed, 1), whole, seed).labels[[0, -1]].all(axis=1).any()
+        assert not render(person(0, seed, 1), complete, seed).labels[[0, -1]].all(axis=1).any()
 
 
 def test_empty_crops_have_no_labels() -> None:

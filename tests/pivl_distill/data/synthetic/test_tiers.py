@@ -1,4 +1,4 @@
-"""Tiers: consistent, and found by name."""
+"""Tiers: consistent values, and look-up by name."""
 
 from __future__ import annotations
 
