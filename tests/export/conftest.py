@@ -43,7 +43,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class SmallNetwork(nn.Module):
-    """Five convolutions, one depthwise, with strides and a residual: fast to export."""
+    """Five convolutions, one of them depthwise, with strides and a residual: fast to export."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,13 +139,13 @@ def training() -> CropStore:
 
 @pytest.fixture
 def lenient_budgets() -> dict[str, AccuracyBudget]:
-    """Budgets that the small network keeps in every precision."""
+    """Budgets that the small network meets in every precision."""
     return {"int8": AccuracyBudget(0.95, 5.0, 10.0), "fp16": AccuracyBudget(0.999, 5.0, 10.0)}
 
 
 @pytest.fixture
 def quick_latency(monkeypatch) -> None:
-    """Time three runs, not five seconds of them."""
+    """Time three runs instead of five seconds."""
     real = export.exporter.measure_latency
     monkeypatch.setattr(
         export.exporter,

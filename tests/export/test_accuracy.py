@@ -1,4 +1,4 @@
-"""Parity and retrieval are those of a plain computation, and budgets are kept to the letter."""
+"""Parity and retrieval equal a plain computation, and budgets are enforced exactly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GOOD_RETRIEVAL = RetrievalComparison(0.5, 0.5, 0.6, 0.6, 1000)
 BUDGET = AccuracyBudget(min_cosine=0.99, max_mAP_loss_points=0.5, max_rank1_loss_points=1.0)
 
 
-def disturbed(
+def add_noise(
     features: evaluation.QueryGalleryFeatures, scale: float
 ) -> evaluation.QueryGalleryFeatures:
     rng = np.random.default_rng(0)
@@ -38,7 +38,7 @@ def disturbed(
     )
 
 
-def test_the_checkpoint_against_itself(small, test_split):
+def test_checkpoint_has_perfect_parity_with_itself(small, test_split):
     reference = measure_reference(small, test_split, normalize=False)
     parity, retrieval = compare_with_reference(reference, reference.features)
     assert parity.min_cosine == pytest.approx(1)
@@ -47,20 +47,20 @@ def test_the_checkpoint_against_itself(small, test_split):
     check_budget(parity, retrieval, AccuracyBudget(0.999999, 0, 0))
 
 
-def test_figures_are_those_of_a_plain_computation(small, test_split):
+def test_parity_and_retrieval_equal_a_plain_computation(small, test_split):
     reference = measure_reference(small, test_split, normalize=False)
     query, gallery = test_split.query, test_split.gallery
     with torch.inference_mode():
         q, g = (small.network(small.preprocess(s.crops)).numpy() for s in (query, gallery))
-    other = disturbed(reference.features, 0.3 * q.std())
+    other = add_noise(reference.features, 0.3 * q.std())
     parity, retrieval = compare_with_reference(reference, other)
-    ours, theirs = np.concatenate([q, g]), np.concatenate([other.query, other.gallery])
+    expected, actual = np.concatenate([q, g]), np.concatenate([other.query, other.gallery])
     cosines = [
-        a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(ours, theirs, strict=True)
+        a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(expected, actual, strict=True)
     ]
     assert parity.min_cosine == pytest.approx(min(cosines), abs=1e-5)
     assert parity.mean_cosine == pytest.approx(np.mean(cosines), abs=1e-5)
-    assert parity.max_abs_difference == pytest.approx(np.abs(ours - theirs).max(), abs=1e-4)
+    assert parity.max_abs_difference == pytest.approx(np.abs(expected - actual).max(), abs=1e-4)
     labels = (query.pids, gallery.pids, query.camids, gallery.camids)
     before, after = evaluate(q, g, *labels), evaluate(other.query, other.gallery, *labels)
     assert retrieval.checkpoint_mAP == pytest.approx(before.mAP)
@@ -71,23 +71,23 @@ def test_figures_are_those_of_a_plain_computation(small, test_split):
     assert retrieval.mAP_loss_points == pytest.approx(100 * (before.mAP - after.mAP))
 
 
-def test_a_normalised_reference_has_unit_vectors(small, test_split):
+def test_normalised_reference_has_unit_vectors(small, test_split):
     reference = measure_reference(small, test_split, normalize=True)
     np.testing.assert_allclose(np.linalg.norm(reference.features.query, axis=1), 1, rtol=1e-6)
 
 
-def test_unknown_cameras_are_told(small, query, gallery):
-    def rule(query):
+def test_camera_rule_is_off_without_camera_ids(small, query, gallery):
+    def has_camera_rule(query):
         reference = measure_reference(
             small, evaluation.QueryGalleryCrops(query, gallery), normalize=False
         )
         return compare_with_reference(reference, reference.features)[1].camera_rule
 
-    assert rule(query)
-    assert not rule(replace(query, camids=None))
+    assert has_camera_rule(query)
+    assert not has_camera_rule(replace(query, camids=None))
 
 
-def test_features_that_are_not_finite_are_counted(small, test_split):
+def test_non_finite_features_are_counted(small, test_split):
     reference = measure_reference(small, test_split, normalize=False)
     broken = reference.features.gallery.copy()
     broken[[1, 4], 2] = np.inf, np.nan
@@ -97,13 +97,13 @@ def test_features_that_are_not_finite_are_counted(small, test_split):
         )
 
 
-def test_a_low_cosine_is_over_budget():
+def test_low_cosine_exceeds_the_budget():
     check_budget(FeatureParity(0.99, 1.0, 0.0), GOOD_RETRIEVAL, BUDGET)
     with pytest.raises(VerificationError, match=r"minimum cosine 0\.989000, budget 0\.99"):
         check_budget(FeatureParity(0.989, 1.0, 0.0), GOOD_RETRIEVAL, BUDGET)
 
 
-def test_a_lost_map_is_over_budget_and_a_gain_is_not():
+def test_map_loss_can_exceed_the_budget_but_a_gain_cannot():
     check_budget(GOOD_PARITY, replace(GOOD_RETRIEVAL, exported_mAP=0.4951), BUDGET)
     check_budget(GOOD_PARITY, replace(GOOD_RETRIEVAL, exported_mAP=0.9), BUDGET)
     with pytest.raises(
@@ -112,7 +112,7 @@ def test_a_lost_map_is_over_budget_and_a_gain_is_not():
         check_budget(GOOD_PARITY, replace(GOOD_RETRIEVAL, exported_mAP=0.494), BUDGET)
 
 
-def test_a_lost_rank_1_is_over_budget_from_the_second_query_on():
+def test_rank_1_loss_over_budget_tolerates_a_single_query():
     with pytest.raises(
         VerificationError, match=r"Rank-1 fell from 60\.00% to 58\.90%, budget 1 points"
     ):
@@ -123,12 +123,12 @@ def test_a_lost_rank_1_is_over_budget_from_the_second_query_on():
         check_budget(GOOD_PARITY, replace(few, exported_rank1=0.50), BUDGET)
 
 
-def test_the_budgets_that_the_documentation_states():
+def test_default_budgets_are_those_in_the_documentation():
     assert DEFAULT_BUDGETS["fp16"].max_mAP_loss_points == 0.1
     assert DEFAULT_BUDGETS["int8"].max_mAP_loss_points == 1.0
 
 
-def test_budgets_are_replaced_one_figure_at_a_time():
+def test_budgets_are_overridden_value_by_value():
     budgets = parse_budgets(["int8.mAP=2", "int8.cosine=0.9", "fp16.rank1=0"])
     assert budgets["int8"] == replace(
         DEFAULT_BUDGETS["int8"], max_mAP_loss_points=2, min_cosine=0.9
@@ -138,7 +138,7 @@ def test_budgets_are_replaced_one_figure_at_a_time():
 
 
 @pytest.mark.parametrize(
-    ("assignment", "sentence"),
+    ("assignment", "message"),
     [
         ("int9.mAP=2", "did you mean 'int8'"),
         ("int8.map=2", "Unknown budget 'map'. Known: cosine, mAP, rank1"),
@@ -148,6 +148,6 @@ def test_budgets_are_replaced_one_figure_at_a_time():
         ("int8.mAP=nan", "looks like int8.mAP=2"),
     ],
 )
-def test_budgets_that_cannot_be_read(assignment, sentence):
-    with pytest.raises(PivlError, match=sentence):
+def test_invalid_budget_assignments_raise(assignment, message):
+    with pytest.raises(PivlError, match=message):
         parse_budgets([assignment])

@@ -1,4 +1,4 @@
-"""Calibration crops are spread over identities; ranges are those of a plain run."""
+"""Calibration crops are balanced over identities; ranges equal those of a plain run."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from pivl_distill.errors import PivlError
 
 
 @pytest.mark.parametrize("count", [1, 5, 9, 14, 100])
-def test_identities_are_taken_in_turn(count):
+def test_sample_is_balanced_over_identities(count):
     pids = np.array([7] * 10 + [3] * 2 + [5] * 4)
     chosen = balanced_sample(pids, count, np.random.default_rng(1))
     assert len(chosen) == len(set(chosen)) == min(count, len(pids))
-    taken = {pid: int(sum(pids[chosen] == pid)) for pid in (7, 3, 5)}
-    for pid, number in taken.items():
-        # Nobody has two more than another who has crops left.
-        for other, theirs in taken.items():
-            assert number <= theirs + 1 or theirs == sum(pids == other), (pid, other)
+    counts = {pid: int(sum(pids[chosen] == pid)) for pid in (7, 3, 5)}
+    for pid, count_of_pid in counts.items():
+        # An identity exceeds another by at most one crop, unless the other has no crops left.
+        for other, count_of_other in counts.items():
+            exhausted = count_of_other == sum(pids == other)
+            assert count_of_pid <= count_of_other + 1 or exhausted, (pid, other)
 
 
-def test_other_seeds_take_other_crops():
+def test_other_seeds_sample_other_crops():
     pids = np.repeat(np.arange(5), 20)
     first, second = (balanced_sample(pids, 10, np.random.default_rng(seed)) for seed in (0, 1))
     assert set(first) != set(second)
 
 
-def test_crops_of_a_training_split():
+def test_calibration_crops_come_from_the_training_split():
     records = load_dataset("synthetic:tiny").train
     store = calibration_crops(records, (64, 32))
     assert store.crops.shape == (len(records), 64, 32, 3)
@@ -62,7 +63,7 @@ def test_ranges_are_the_extremes_over_all_crops(small, training, tmp_path, baked
     assert all(low <= high for low, high in ranges.values())
 
 
-def test_values_that_are_not_finite_are_named(small, training, tmp_path):
+def test_non_finite_tensor_is_named(small, training, tmp_path):
     broken = replace(small, std=(0.0, 1.0, 1.0))
     path = write_onnx(small, tmp_path / "m.onnx")
     with pytest.raises(PivlError, match="'images' are not finite"):

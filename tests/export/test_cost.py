@@ -1,4 +1,4 @@
-"""Costs counted from modules and from the graph are equal, and right where they can be derived."""
+"""Costs counted from modules and from the graph agree with each other and with a hand count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from students.backbones import create_backbone
 
 
 class Small(nn.Module):
-    """A folded norm, an unfolded one, and a linear layer: countable by hand."""
+    """A batch norm that is folded, one that is not, and a linear layer: easy to count by hand."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ def small_model(network: nn.Module) -> EmbeddingModel:
     return EmbeddingModel("small", network.eval(), (8, 6), (0.5,) * 3, (0.5,) * 3)
 
 
-def test_costs_counted_by_hand(tmp_path):
+def test_costs_equal_a_count_by_hand(tmp_path):
     network = Small()
     path = write_onnx(small_model(network), tmp_path / "small.onnx")
     assert network_cost(network, (8, 6)) == SMALL_COST
@@ -79,33 +79,33 @@ def tensors(path) -> list[str]:
     return [name for node in graph.node for name in (*node.input, *node.output)]
 
 
-def test_an_untrained_network_agrees_too(tmp_path):
-    """Its norms are all ones and zeros, which the exporter stores once or not at all."""
+def test_graph_and_untrained_network_agree(tmp_path):
+    """Its norms are ones and zeros, which the exporter merges or removes."""
     network = create_backbone("mobilenetv2_025", image_size_hw=(64, 32))
     model = EmbeddingModel("new", network, (64, 32), (0.5,) * 3, (0.5,) * 3)
     path = write_onnx(model, tmp_path / "new.onnx")
     assert graph_cost(path) == network_cost(network, (64, 32))
 
 
-def test_the_cost_does_not_depend_on_the_modules_mode():
+def test_cost_is_the_same_in_training_mode():
     network = Small().train()
     assert network_cost(network, (8, 6)) == SMALL_COST
 
 
 @pytest.mark.parametrize("extra", ["layer", "norm"])
-def test_a_graph_with_more_than_the_network_is_refused(tmp_path, extra):
+def test_graph_larger_than_the_network_is_rejected(tmp_path, extra):
     bare = Small()
     addition = nn.Linear(5, 5) if extra == "layer" else nn.LayerNorm(5)
-    path = write_onnx(small_model(nn.Sequential(bare, addition)), tmp_path / "taught.onnx")
+    path = write_onnx(small_model(nn.Sequential(bare, addition)), tmp_path / "larger.onnx")
     with pytest.raises(VerificationError, match="but the bare network"):
         check_no_training_layers(path, network_cost(bare, (8, 6)))
     with pytest.raises(VerificationError, match="but the bare network"):
         check_no_training_layers(write_fp16(path, path), network_cost(bare, (8, 6)))
 
 
-def test_a_quantised_graph_with_more_than_the_network_is_refused(tmp_path):
+def test_quantised_graph_larger_than_the_network_is_rejected(tmp_path):
     path = write_onnx(
-        small_model(nn.Sequential(Small(), nn.Linear(5, 5))), tmp_path / "taught.onnx"
+        small_model(nn.Sequential(Small(), nn.Linear(5, 5))), tmp_path / "larger.onnx"
     )
     ranges = dict.fromkeys(tensors(path), (-3.0, 3.0))
     for form in INT8_FILES:

@@ -132,9 +132,9 @@ def test_onnx_export_is_complete_without_tensorrt(export_small, tmp_path, monkey
     for module in ("tensorrt", "tensorrt_rtx_bindings"):
         monkeypatch.setitem(sys.modules, module, None)
     report = export_small()
-    kept = re.escape(f"The ONNX files are kept in {tmp_path / 'out'}.")
+    notice = re.escape(f"The ONNX files are kept in {tmp_path / 'out'}.")
     for library in ("tensorrt", "tensorrt-rtx"):
-        with pytest.raises(PivlError, match=rf"not installed\. .*{kept}$"):
+        with pytest.raises(PivlError, match=rf"not installed\. .*{notice}$"):
             add_engine(report, "fp32", library, PROFILE)
     (artifact,) = read_manifest(tmp_path / "out").artifacts
     assert artifact.status == "verified"

@@ -1,8 +1,9 @@
-"""The complete export: files and manifest afterwards, also when verification fails."""
+"""The complete export: its files and manifest, also if verification fails."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,9 +14,9 @@ import export.exporter
 from export.accuracy import DEFAULT_BUDGETS, AccuracyBudget
 from export.exporter import ExportError, export_model
 from export.loading import load_exported
-from export.manifest_schema import TestData, read_manifest
+from export.manifest_schema import Artifact, TestData, read_manifest
 from pivl_distill.errors import PivlError
-from pivl_distill.models.embedding import embed
+from pivl_distill.models.embedding import EmbeddingModel, embed
 from pivl_distill.storage.files import sha256
 
 ALL = ("fp32", "fp16", "int8")
@@ -67,8 +68,14 @@ def test_export_with_everything_in_the_graph(
     for file in FILES:
         domains = {entry.domain: entry.version for entry in onnx.load(out / file).opset_import}
         assert domains[""] == manifest.opset == 20
+    check_verified_artifacts(out, manifest.artifacts)
+    check_normalised_features(out, small, test_split.query.crops)
+
+
+def check_verified_artifacts(out: Path, artifacts: tuple[Artifact, ...]) -> None:
+    """Check that every file is verified and has its hash, its size and a golden vector."""
     vectors = set()
-    for artifact in manifest.artifacts:
+    for artifact in artifacts:
         assert (artifact.status, artifact.failure) == ("verified", None)
         assert artifact.sha256 == sha256(out / artifact.file)
         assert artifact.bytes == (out / artifact.file).stat().st_size
@@ -77,11 +84,15 @@ def test_export_with_everything_in_the_graph(
         assert batches == ([] if artifact.runs_on == "tensorrt" else [1, 32])
         vectors.add(artifact.golden_vector_sha256)
     assert len(vectors) == len(FILES)  # every file has its own golden vector
+
+
+def check_normalised_features(out: Path, source: EmbeddingModel, crops: np.ndarray) -> None:
+    """Compare the features of every exported file with the normalised ones of torch."""
     for file in FILES:
         model, forward = load_exported(out / file)
-        features = embed(model, test_split.query.crops, forward=forward)
+        features = embed(model, crops, forward=forward)
         with torch.inference_mode():
-            exact = small.network(small.preprocess(test_split.query.crops)).numpy()
+            exact = source.network(source.preprocess(crops)).numpy()
         exact /= np.linalg.norm(exact, axis=1, keepdims=True)
         assert (features * exact).sum(axis=1).min() > 0.99
 

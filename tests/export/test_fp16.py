@@ -1,4 +1,4 @@
-"""Half precision: products in half, everything delicate in float32, borders unchanged."""
+"""Half precision: products in float16; sensitive operators, inputs and outputs in float32."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HALF, FLOAT = TensorProto.FLOAT16, TensorProto.FLOAT
 
 
 def types(path) -> tuple[onnx.GraphProto, dict[str, int]]:
-    """The graph and the element type of every tensor, as strict inference finds them."""
+    """Return the graph and the element type of every tensor, from strict shape inference."""
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
@@ -29,7 +29,7 @@ def types(path) -> tuple[onnx.GraphProto, dict[str, int]]:
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2_025", "vit_tiny_patch16_224"])
-def test_types_and_values(exported, name, tmp_path):
+def test_fp16_graph_has_the_right_types_and_close_features(exported, name, tmp_path):
     model, fp32 = exported(name)
     path = write_fp16(fp32, tmp_path / "model.fp16.onnx")
     graph, found = types(path)
@@ -54,11 +54,11 @@ def test_types_and_values(exported, name, tmp_path):
         assert (features - expected).abs().max() < 0.01 * expected.abs().max()
 
 
-def test_transpositions_keep_the_type_they_meet(tmp_path):
-    """A cast between one and the norm before it crashes ONNX Runtime, which moves it behind."""
+def test_transpose_keeps_the_type_of_its_input(tmp_path):
+    """ONNX Runtime moves a cast between a norm and a transpose, and then crashes."""
 
     class SequenceFirst(torch.nn.Module):
-        """The beginning of a block of CLIP's image transformer."""
+        """The first layers of a block of CLIP's image transformer."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -82,8 +82,8 @@ def test_transpositions_keep_the_type_they_meet(tmp_path):
     assert (half - expected).abs().max() < 0.01 * expected.abs().max()
 
 
-def test_borders_stay_exact_with_everything_in_the_graph(small, tmp_path):
-    """Means in half precision would shift the image; tiny lengths would divide by zero."""
+def test_preprocessing_and_normalisation_stay_in_float32(small, tmp_path):
+    """Means in float16 would shift the image; tiny norms in float16 would divide by zero."""
     options = {"normalize": True, "bake_preprocessing": True}
     path = write_fp16(write_onnx(small, tmp_path / "m.onnx", **options), tmp_path / "half.onnx")
     graph, found = types(path)
@@ -100,7 +100,7 @@ def test_borders_stay_exact_with_everything_in_the_graph(small, tmp_path):
     torch.testing.assert_close(features.norm(dim=1), torch.ones(4))
 
 
-def test_a_weight_too_large_for_half_precision_is_named(small_onnx, tmp_path):
+def test_weight_too_large_for_fp16_is_named(small_onnx, tmp_path):
     model = onnx.load(small_onnx)
     weight = model.graph.initializer[0]
     huge = onnx.numpy_helper.to_array(weight) * np.float32(1e9)
@@ -111,7 +111,7 @@ def test_a_weight_too_large_for_half_precision_is_named(small_onnx, tmp_path):
     assert not (tmp_path / "half.onnx").exists()
 
 
-def test_cameras_stay_integers(tmp_path):
+def test_camera_ids_stay_integers(tmp_path):
     class WithCameras(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()

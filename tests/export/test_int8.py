@@ -1,4 +1,4 @@
-"""INT8 covers what it should, in the two forms, and leaves layers in float32 where it must."""
+"""INT8 quantises the right layers in both formats and keeps sensitive ones in float32."""
 
 from __future__ import annotations
 
@@ -40,33 +40,33 @@ def inputs(small, training) -> list[torch.Tensor]:
     return [small.preprocess(training.crops)]
 
 
-def kinds(path: Path, names: list[str]) -> Counter[str]:
+def operator_counts(path: Path, names: list[str]) -> Counter[str]:
     types = {node.name: node.op_type for node in onnx.load(path).graph.node}
     return Counter(types[name] for name in names)
 
 
 def dequantised(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    """Tensor → the node that dequantises it."""
+    """Return the node that dequantises each tensor, by the tensor's name."""
     return {n.output[0]: n for n in graph.node if n.op_type == "DequantizeLinear"}
 
 
-def test_what_is_covered(exported, small_onnx):
-    def covered(path, form="cpu"):
-        return kinds(path, quantisable_nodes(onnx.load(path).graph, form))
+def test_quantised_layers_of_each_architecture(exported, small_onnx):
+    def quantised_nodes(path, form="cpu"):
+        return operator_counts(path, quantisable_nodes(onnx.load(path).graph, form))
 
-    # All convolutions but the one that sees the image, the residual addition, and the pooling.
-    assert covered(small_onnx) == {"Conv": 4, "Add": 1, "ReduceMean": 1}
-    assert covered(small_onnx, "tensorrt") == {"Conv": 4}
-    # Behind the stem's pooling too: eight residual blocks.
-    assert covered(exported("resnet18")[1]) == {"Conv": 19, "Add": 8, "ReduceMean": 1}
-    # Four products with weights in each block; no attention, no residual stream, no patches.
-    vit = covered(exported("vit_tiny_patch16_224")[1])
+    # All convolutions except the first, the residual addition, and the pooling.
+    assert quantised_nodes(small_onnx) == {"Conv": 4, "Add": 1, "ReduceMean": 1}
+    assert quantised_nodes(small_onnx, "tensorrt") == {"Conv": 4}
+    # Layers after the stem's pooling too: eight residual blocks.
+    assert quantised_nodes(exported("resnet18")[1]) == {"Conv": 19, "Add": 8, "ReduceMean": 1}
+    # Four linear layers per block; no attention products, residual additions or patch embedding.
+    vit = quantised_nodes(exported("vit_tiny_patch16_224")[1])
     assert vit.keys() <= {"MatMul", "Gemm"}
     assert vit.total() == 12 * 4
 
 
 class Thin(torch.nn.Module):
-    """Maps of few channels and of enough, each pooled; one more pooling is not of plain maps."""
+    """Layers with 8 and with 16 channels, each pooled; a third pooling follows a sigmoid."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,9 +81,9 @@ class Thin(torch.nn.Module):
         thin = thin + self.few(thin)
         maps = self.widen(thin)
         maps = maps + self.wide(maps)
-        shares = maps.sigmoid().mean((2, 3))
+        gates = maps.sigmoid().mean((2, 3))
         means = [part.mean((2, 3), keepdim=True).flatten(1) for part in (thin, maps)]
-        return torch.cat([*means, shares], dim=1)
+        return torch.cat([*means, gates], dim=1)
 
 
 @pytest.fixture(scope="module")
@@ -93,21 +93,21 @@ def thin(tmp_path_factory) -> tuple[EmbeddingModel, Path]:
     return model, write_onnx(model, tmp_path_factory.mktemp("thin") / "model.onnx")
 
 
-def test_few_channels_stay_in_float_on_cpus(thin):
+def test_layers_with_few_channels_stay_in_float32_on_cpus(thin):
     graph = onnx.load(thin[1]).graph
     convolutions = [node.name for node in graph.node if node.op_type == "Conv"]
     assert quantisable_nodes(graph, "tensorrt") == convolutions[1:]
-    covered = quantisable_nodes(graph, "cpu")
-    # The last two convolutions, their sum and its mean; nothing of eight channels.
-    assert kinds(thin[1], covered) == {"Conv": 2, "Add": 1, "ReduceMean": 1}
-    assert covered[:2] == convolutions[3:]
-    made = {node.output[0]: node.name for node in graph.node}
-    (pooled,) = (node for node in graph.node if node.name == covered[3])
-    assert made[pooled.input[0]] == covered[2]
+    quantised_nodes = quantisable_nodes(graph, "cpu")
+    # The last two convolutions, their sum and its mean; no layer with eight channels.
+    assert operator_counts(thin[1], quantised_nodes) == {"Conv": 2, "Add": 1, "ReduceMean": 1}
+    assert quantised_nodes[:2] == convolutions[3:]
+    producers = {node.output[0]: node.name for node in graph.node}
+    (pooled,) = (node for node in graph.node if node.name == quantised_nodes[3])
+    assert producers[pooled.input[0]] == quantised_nodes[2]
 
 
-@pytest.mark.parametrize("network", ["small", "thin"])  # one drops the pixels, one keeps them
-def test_pooling_has_an_integer_kernel(small, small_onnx, thin, network, training, tmp_path):
+@pytest.mark.parametrize("network", ["small", "thin"])  # pooling without and with keepdim
+def test_global_pooling_has_an_integer_kernel(small, small_onnx, thin, network, training, tmp_path):
     model, fp32 = (small, small_onnx) if network == "small" else thin
     ranges = measure_ranges(fp32, input_spec(model), training)
     path = write_int8(fp32, tmp_path / "int8.onnx", "cpu", ranges)
@@ -124,8 +124,9 @@ def test_pooling_has_an_integer_kernel(small, small_onnx, thin, network, trainin
     for count in (1, 3):
         assert run_session(open_session(path), images[:count]).shape == features[:count].shape
     for form in INT8_FILES:
-        kept = write_int8(fp32, tmp_path / "kept.onnx", form, ranges, quantisable_means(fp32))
-        assert not any(n.op_type == "GlobalAveragePool" for n in onnx.load(kept).graph.node)
+        float_path = tmp_path / "float_pooling.onnx"
+        write_int8(fp32, float_path, form, ranges, quantisable_means(fp32))
+        assert not any(n.op_type == "GlobalAveragePool" for n in onnx.load(float_path).graph.node)
 
 
 def quantisable_means(path: Path) -> list[str]:
@@ -133,7 +134,7 @@ def quantisable_means(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("form", INT8_FILES)
-def test_a_form_is_what_its_world_takes(small_onnx, ranges, form, tmp_path):
+def test_quantisation_format_is_that_of_the_target_runtime(small_onnx, ranges, form, tmp_path):
     path = write_int8(small_onnx, tmp_path / INT8_FILES[form], form, ranges)
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
@@ -148,7 +149,7 @@ def test_a_form_is_what_its_world_takes(small_onnx, ranges, form, tmp_path):
         elif node.op_type == "DequantizeLinear" and node.input[0] in stored:
             values, scale, zero = (stored[name] for name in node.input)
             assert not zero.any()
-            assert len(scale) == len(values)  # one for each output channel
+            assert len(scale) == len(values)  # one per output channel
             weights += values.dtype == np.int8
             biases += values.dtype == np.int32
     assert activations == {np.dtype("uint8" if form == "cpu" else "int8")}
@@ -159,12 +160,12 @@ def test_a_form_is_what_its_world_takes(small_onnx, ranges, form, tmp_path):
     }
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
     if form == "tensorrt":
-        # What follows a layer is fused with it: no rounding between a layer and its activation.
+        # A layer is fused with its activation, so nothing is quantised between them.
         assert not outputs.intersection(n.output[0] for n in convolutions)
 
 
-def test_weights_are_rounded_channel_by_channel(small_onnx, ranges, tmp_path):
-    """Against the definition: the largest weight of a channel is 127 steps."""
+def test_weights_are_quantised_per_channel(small_onnx, ranges, tmp_path):
+    """By definition, the largest weight of a channel is 127 steps."""
     exact = {i.name: numpy_helper.to_array(i) for i in onnx.load(small_onnx).graph.initializer}
     path = write_int8(small_onnx, tmp_path / "int8.onnx", "tensorrt", ranges)
     graph = onnx.load(path).graph
@@ -183,7 +184,7 @@ def test_weights_are_rounded_channel_by_channel(small_onnx, ranges, tmp_path):
 
 
 @pytest.mark.parametrize("form", INT8_FILES)
-def test_features_are_nearly_those_of_float32(small, small_onnx, ranges, inputs, form, tmp_path):
+def test_int8_features_are_close_to_float32(small, small_onnx, ranges, inputs, form, tmp_path):
     path = write_int8(small_onnx, tmp_path / "int8.onnx", form, ranges)
     exact, features = (run_session(open_session(p), *inputs) for p in (small_onnx, path))
     error = (features - exact).norm() / exact.norm()
@@ -199,43 +200,43 @@ def test_baked_in_preprocessing_stays_in_float32(small, training, tmp_path):
     crops = torch.from_numpy(training.crops)
     exact, features = (run_session(open_session(p), crops) for p in (fp32, path))
     assert (exact * features).sum(dim=1).min() > 0.999
-    made = {o: node.op_type for node in onnx.load(path).graph.node for o in node.output}
+    producers = {o: node.op_type for node in onnx.load(path).graph.node for o in node.output}
     first = next(node for node in onnx.load(path).graph.node if node.op_type == "Conv")
-    assert made[first.input[0]] == "Div"
+    assert producers[first.input[0]] == "Div"
 
 
-def test_kept_nodes_keep_their_float32_weights(small_onnx, ranges, tmp_path):
+def test_float32_nodes_have_float32_weights(small_onnx, ranges, tmp_path):
     graph = onnx.load(small_onnx).graph
-    kept = quantisable_nodes(graph, "cpu")[1:3]
-    path = write_int8(small_onnx, tmp_path / "int8.onnx", "cpu", ranges, kept)
+    float32_nodes = quantisable_nodes(graph, "cpu")[1:3]
+    path = write_int8(small_onnx, tmp_path / "int8.onnx", "cpu", ranges, float32_nodes)
     quantised = onnx.load(path).graph
     floats = {i.name for i in quantised.initializer if i.data_type == TensorProto.FLOAT}
     by_name = {node.name: node for node in quantised.node}
     for name in quantisable_nodes(graph, "cpu"):
         if by_name[name].op_type == "Conv":
-            assert (by_name[name].input[1] in floats) == (name in kept)
+            assert (by_name[name].input[1] in floats) == (name in float32_nodes)
 
 
-def test_the_layer_with_the_worst_range_loses_most(small_onnx, ranges, inputs):
-    """Its input's range is taken a hundred times too wide, as one outlier would have it."""
+def test_layer_with_the_widest_range_is_most_sensitive(small_onnx, ranges, inputs):
+    """The range of its input is far too wide, as after a single outlier."""
     graph = onnx.load(small_onnx).graph
     names = quantisable_nodes(graph, "tensorrt")
     nodes = {node.name: node for node in graph.node}
-    for victim in (names[0], names[2]):
-        spoilt = ranges | {nodes[victim].input[0]: (-1e3, 1e3)}
-        ranked = rank_by_sensitivity(small_onnx, "tensorrt", spoilt, inputs)
-        assert ranked[0] == victim
+    for widest in (names[0], names[2]):
+        widened = ranges | {nodes[widest].input[0]: (-1e3, 1e3)}
+        ranked = rank_by_sensitivity(small_onnx, "tensorrt", widened, inputs)
+        assert ranked[0] == widest
         assert sorted(ranked) == sorted(names)
 
 
-class Judge:
-    """Verifies a file once `needed` of the layers are kept; remembers what it was asked."""
+class FakeVerifier:
+    """Verifies a file if `needed` layers are in float32; records its calls."""
 
     def __init__(self, needed: int, *, runs: bool = True) -> None:
-        self.needed, self.runs, self.asked = needed, runs, []
+        self.needed, self.runs, self.calls = needed, runs, []
 
     def __call__(self, path: Path, float32_nodes=()) -> Artifact:
-        self.asked.append((tuple(float32_nodes), path.read_bytes()))
+        self.calls.append((tuple(float32_nodes), path.read_bytes()))
         passed = len(float32_nodes) >= self.needed
         return Artifact.model_construct(
             file=path.name,
@@ -248,9 +249,9 @@ class Judge:
 
 @pytest.fixture
 def search(small_onnx, ranges, monkeypatch, tmp_path):
-    """`search(verify)` with twenty layers that are ranked by their number."""
-    written = tmp_path / "model.onnx"
-    written.write_bytes(b"")
+    """Return a function that runs the search on twenty layers, ranked by their number."""
+    onnx_path = tmp_path / "model.onnx"
+    onnx_path.write_bytes(b"")
 
     def write(onnx_path, path, form, ranges, float32_nodes=()):
         path.write_bytes(repr(float32_nodes).encode())
@@ -258,27 +259,27 @@ def search(small_onnx, ranges, monkeypatch, tmp_path):
 
     monkeypatch.setattr(export.int8, "write_int8", write)
     monkeypatch.setattr(export.int8, "rank_by_sensitivity", lambda *_: [f"n{i}" for i in range(20)])
-    return lambda verify: write_int8_within_budget(written, "cpu", {}, [], verify)
+    return lambda verify: write_int8_within_budget(onnx_path, "cpu", {}, [], verify)
 
 
-@pytest.mark.parametrize(("needed", "kept"), [(0, 0), (1, 1), (3, 4), (8, 8)])
-def test_as_many_layers_are_kept_as_the_budget_asks_for(search, needed, kept, caplog):
-    verify = Judge(needed)
+@pytest.mark.parametrize(("needed", "count"), [(0, 0), (1, 1), (3, 4), (8, 8)])
+def test_float32_layers_double_until_the_budget_holds(search, needed, count, caplog):
+    verify = FakeVerifier(needed)
     artifact = search(verify)
     assert artifact.status == "verified"
-    assert artifact.float32_nodes == tuple(f"n{i}" for i in range(kept))
-    assert (f"with {kept} of 20 layers in float32: n0" in caplog.text) == bool(kept)
+    assert artifact.float32_nodes == tuple(f"n{i}" for i in range(count))
+    assert (f"with {count} of 20 layers in float32: n0" in caplog.text) == bool(count)
 
 
-def test_a_file_that_is_hardly_int8_fails(search):
-    verify = Judge(needed=11)
+def test_too_many_float32_layers_fail(search):
+    verify = FakeVerifier(needed=11)
     artifact = search(verify)
     assert artifact.status == "failed"
     assert artifact.failure == "Over budget. Even with 8 of 20 layers in float32."
-    assert [len(kept) for kept, _ in verify.asked] == [0, 1, 2, 4, 8]
+    assert [len(nodes) for nodes, _ in verify.calls] == [0, 1, 2, 4, 8]
 
 
-def test_a_file_that_does_not_run_is_not_searched(search):
-    verify = Judge(needed=1, runs=False)
+def test_no_layers_are_searched_for_a_file_that_does_not_run(search):
+    verify = FakeVerifier(needed=1, runs=False)
     assert search(verify).status == "failed"
-    assert len(verify.asked) == 1
+    assert len(verify.calls) == 1

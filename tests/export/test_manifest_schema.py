@@ -1,4 +1,4 @@
-"""The manifest is read back as it was written, and nothing else is taken for one."""
+"""The manifest round-trips, and other files are rejected."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VECTOR = np.array([0.1, -2.5, 1e-7], np.float32)
 
 
-def an_artifact(**fields) -> Artifact:
+def make_artifact(**fields) -> Artifact:
     return Artifact(
         file="model.onnx",
         sha256="0" * 64,
@@ -44,8 +44,8 @@ def an_artifact(**fields) -> Artifact:
     )
 
 
-def a_manifest() -> Manifest:
-    verified = an_artifact(
+def make_manifest() -> Manifest:
+    verified = make_artifact(
         status="verified",
         golden_vector=VECTOR.tolist(),
         golden_vector_sha256=vector_sha256(VECTOR),
@@ -58,7 +58,7 @@ def a_manifest() -> Manifest:
         latency=(Latency(1, 1.5, 2.0, 100),),
         float32_nodes=("node_Conv_1",),
     )
-    engine = an_artifact().model_copy(
+    engine = make_artifact().model_copy(
         update={
             "file": "model.engine",
             "kind": "tensorrt",
@@ -83,14 +83,14 @@ def a_manifest() -> Manifest:
     )
 
 
-def test_round_trip(tmp_path):
-    path = write_manifest(tmp_path, a_manifest())
+def test_manifest_round_trip(tmp_path):
+    path = write_manifest(tmp_path, make_manifest())
     assert path == tmp_path / MANIFEST_FILE
-    assert read_manifest(tmp_path) == a_manifest()
+    assert read_manifest(tmp_path) == make_manifest()
 
 
-def test_the_file_says_what_a_runtime_needs(tmp_path):
-    metadata = json.loads(write_manifest(tmp_path, a_manifest()).read_text())
+def test_manifest_file_has_the_fields_that_a_runtime_needs(tmp_path):
+    metadata = json.loads(write_manifest(tmp_path, make_manifest()).read_text())
     assert metadata["format"] == 2
     resizing = metadata["input"].pop("resizing")
     assert "by the caller" in resizing
@@ -133,8 +133,8 @@ def test_the_file_says_what_a_runtime_needs(tmp_path):
     assert [(a["min_batch"], a["max_batch"]) for a in (onnx, engine)] == [(1, None), (2, 64)]
 
 
-def test_a_golden_vector_survives_to_the_last_bit(tmp_path):
-    (artifact,) = json.loads(write_manifest(tmp_path, a_manifest()).read_text())["artifacts"][:1]
+def test_golden_vector_round_trip_is_bit_exact(tmp_path):
+    (artifact,) = json.loads(write_manifest(tmp_path, make_manifest()).read_text())["artifacts"][:1]
     read = np.array(artifact["golden_vector"], np.float32)
     assert read.tobytes() == VECTOR.tobytes()
     assert artifact["golden_vector_sha256"] == hashlib.sha256(VECTOR.tobytes()).hexdigest()
@@ -142,8 +142,8 @@ def test_a_golden_vector_survives_to_the_last_bit(tmp_path):
     assert vector_sha256(changed) != artifact["golden_vector_sha256"]
 
 
-def test_manifests_from_before_pooling_opset_and_data_are_read(tmp_path):
-    metadata = json.loads(write_manifest(tmp_path, a_manifest()).read_text())
+def test_pooling_opset_and_data_are_optional(tmp_path):
+    metadata = json.loads(write_manifest(tmp_path, make_manifest()).read_text())
     for name in ("pooling", "opset", "data"):
         del metadata[name]
     (tmp_path / MANIFEST_FILE).write_text(json.dumps(metadata))
@@ -152,13 +152,13 @@ def test_manifests_from_before_pooling_opset_and_data_are_read(tmp_path):
 
 
 def test_artifacts_are_found_by_file(tmp_path):
-    assert a_manifest().artifact("model.engine").kind == "tensorrt"
+    assert make_manifest().artifact("model.engine").kind == "tensorrt"
 
 
-def test_missing_broken_and_other_manifests(tmp_path):
+def test_missing_and_invalid_manifests_raise(tmp_path):
     with pytest.raises(PivlError, match=r"has no manifest\.json"):
         read_manifest(tmp_path)
-    path = write_manifest(tmp_path, a_manifest())
+    path = write_manifest(tmp_path, make_manifest())
     metadata = json.loads(path.read_text())
     for text in ("{", json.dumps(metadata | {"format": 1}), json.dumps(metadata | {"unknown": 1})):
         path.write_text(text)

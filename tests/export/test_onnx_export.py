@@ -1,4 +1,4 @@
-"""The exported file: one file, a free batch, metadata, the same numbers as torch."""
+"""The exported file: a single file, a dynamic batch, metadata, and torch's features."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ ARCHS = ["mobilenetv2_025", "vit_tiny_patch16_224"]
 
 @pytest.mark.parametrize("name", ARCHS)
 @pytest.mark.parametrize("batch", [1, 3])
-def test_any_batch_gives_what_torch_gives(exported, name, batch):
+def test_features_equal_torch_at_any_batch_size(exported, name, batch):
     model, path = exported(name)
     images = torch.randn(batch, 3, *model.size_hw)
     with torch.inference_mode():
         expected = model.network(images)
     features = run_session(open_session(path), images)
-    # A bound relative to the scale of the features: sums of floats depend on their order.
+    # Relative to the largest feature, because sums of floats depend on their order.
     assert (features - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
@@ -35,7 +35,7 @@ def test_inputs_outputs_and_metadata(mobilenet):
     graph = onnx.load(path)
     onnx.checker.check_model(graph, full_check=True)
     assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", OPSET)]
-    assert OPSET == 20  # another one is for other versions of the runtimes
+    assert OPSET == 20  # another opset needs other versions of the runtimes
     session = open_session(path)
     (images,), (features,) = session.get_inputs(), session.get_outputs()
     assert (images.name, images.type, images.shape) == (
@@ -52,14 +52,14 @@ def test_inputs_outputs_and_metadata(mobilenet):
     assert json.loads(metadata["normalised"]) is False
 
 
-def test_it_is_one_file_without_training_operators(mobilenet):
+def test_export_is_one_file_without_training_operators(mobilenet):
     _, path = mobilenet
     assert [p.name for p in path.parent.iterdir()] == ["model.onnx"]
     operators = {node.op_type for node in onnx.load(path).graph.node}
     assert not operators & {"BatchNormalization", "Dropout"}
 
 
-def test_no_path_of_this_machine_is_in_the_file(mobilenet):
+def test_file_has_no_path_of_this_machine(mobilenet):
     model, path = mobilenet
     data = path.read_bytes()
     assert b"site-packages" not in data
@@ -70,7 +70,7 @@ def test_no_path_of_this_machine_is_in_the_file(mobilenet):
 
 def test_normalisation_in_the_graph_and_stale_weights_removed(mobilenet, tmp_path):
     model, raw_path = mobilenet
-    (tmp_path / "model.onnx.data").write_bytes(b"of an earlier export")
+    (tmp_path / "model.onnx.data").write_bytes(b"weights of an earlier export")
     path = write_onnx(model, tmp_path / "model.onnx", normalize=True)
     images = torch.randn(2, 3, *model.size_hw)
     raw, unit = run_session(open_session(raw_path), images), run_session(open_session(path), images)
@@ -81,7 +81,7 @@ def test_normalisation_in_the_graph_and_stale_weights_removed(mobilenet, tmp_pat
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-def test_baked_in_preprocessing_takes_the_crops_as_they_are(small, tmp_path, normalize):
+def test_baked_in_preprocessing_accepts_uint8_crops(small, tmp_path, normalize):
     path = write_onnx(small, tmp_path / "m.onnx", normalize=normalize, bake_preprocessing=True)
     crops = np.random.default_rng(0).integers(0, 256, (5, *small.size_hw, 3), np.uint8)
     session = open_session(path)
@@ -96,20 +96,20 @@ def test_baked_in_preprocessing_takes_the_crops_as_they_are(small, tmp_path, nor
     assert json.loads(baked) is True
 
 
-def test_the_nodes_of_baked_in_preprocessing_end_where_the_network_begins(small, tmp_path):
+def test_preprocessing_nodes_end_at_the_first_convolution(small, tmp_path):
     graph = onnx.load(write_onnx(small, tmp_path / "m.onnx", bake_preprocessing=True)).graph
     nodes = preprocessing_nodes(graph)
-    # Cast comes first: TensorRT refuses to move bytes about.
+    # Cast comes first, because TensorRT cannot transpose uint8.
     assert [node.op_type for node in nodes] == ["Cast", "Transpose", "Div", "Sub", "Div"]
     (following,) = [n for n in graph.node if nodes[-1].output[0] in n.input]
     assert following.op_type == "Conv"
 
 
-def test_there_is_no_preprocessing_in_an_ordinary_graph(small_onnx):
+def test_plain_graph_has_no_preprocessing_nodes(small_onnx):
     assert preprocessing_nodes(onnx.load(small_onnx).graph) == []
 
 
-def test_a_failed_write_leaves_the_old_file(mobilenet, tmp_path, monkeypatch):
+def test_failed_export_leaves_the_old_file(mobilenet, tmp_path, monkeypatch):
     model, _ = mobilenet
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")

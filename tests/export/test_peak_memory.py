@@ -1,4 +1,4 @@
-"""Peak memory is that of a fresh process, whatever this one holds."""
+"""Peak memory is measured in a fresh process, independent of the memory of this one."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from export.peak_memory import peak_memory
 from pivl_distill.runtime.onnx_session import CPU
 
 MEGABYTE = 2**20
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read on Linux only")
 
 
-def test_it_is_that_of_a_fresh_process():
+def test_peak_is_that_of_a_fresh_process():
     ballast = np.ones(200 * MEGABYTE, np.uint8)
     small, large = (peak_memory(operator.mul, b"x", n * MEGABYTE) for n in (1, 100))
     assert 95 * MEGABYTE < large - small < 105 * MEGABYTE
     assert small < 60 * MEGABYTE < ballast.nbytes
 
 
-def test_a_file_and_its_runtime_are_counted(deployed_once):
+def test_peak_includes_the_file_and_its_runtime(deployed_once):
     peak = peak_memory(load_and_run_once, deployed_once / "model.onnx", CPU, 1, 2)
     assert 30 * MEGABYTE < peak < 250 * MEGABYTE
 
 
-def test_errors_come_back():
+def test_errors_of_the_process_are_raised():
     with pytest.raises(ZeroDivisionError):
         peak_memory(operator.truediv, 1, 0)

@@ -1,4 +1,4 @@
-"""The gate runs each file itself; what it finds is kept whether the file passes or not."""
+"""Verification runs each file and records its measurements, whether it passes or fails."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def verifier(small, test_split, tmp_path_factory) -> Verifier:
     )
 
 
-def edited(path, onnx_path, change):
-    """A copy of a file with its first convolution's weights changed."""
+def write_edited(path, onnx_path, change):
+    """Write a copy of an ONNX file with the weights of its first convolution changed."""
     model = onnx.load(onnx_path)
     conv = next(node for node in model.graph.node if node.op_type == "Conv")
     weight = next(i for i in model.graph.initializer if i.name == conv.input[1])
@@ -46,7 +46,7 @@ def edited(path, onnx_path, change):
     return path
 
 
-def test_a_true_file_is_verified_and_described(verifier, small, small_onnx):
+def test_correct_file_is_verified(verifier, small, small_onnx):
     artifact = verifier.verify(small_onnx, "fp32", "any")
     assert (artifact.status, artifact.failure) == ("verified", None)
     assert (artifact.file, artifact.kind, artifact.precision) == ("model.onnx", "onnx", "fp32")
@@ -56,34 +56,34 @@ def test_a_true_file_is_verified_and_described(verifier, small, small_onnx):
     assert artifact.latency == artifact.float32_nodes == ()
 
 
-def test_the_golden_vector_is_the_files_own(verifier, small, small_onnx, tmp_path):
+def test_golden_vector_is_computed_by_the_file(verifier, small, small_onnx, tmp_path):
     for path, precision in (
         (small_onnx, "fp32"),
         (write_fp16(small_onnx, tmp_path / "half.onnx"), "fp16"),
     ):
         artifact = verifier.verify(path, precision, "any")
-        own = run_session(open_session(path), small.preprocess(verifier.golden_crop[None]))[
+        expected = run_session(open_session(path), small.preprocess(verifier.golden_crop[None]))[
             0
         ].numpy()
         vector = np.array(artifact.golden_vector, np.float32)
-        np.testing.assert_array_equal(vector, own)
-        assert artifact.golden_vector_sha256 == hashlib.sha256(own.astype("<f4")).hexdigest()
+        np.testing.assert_array_equal(vector, expected)
+        assert artifact.golden_vector_sha256 == hashlib.sha256(expected.astype("<f4")).hexdigest()
 
 
-def test_thresholds_are_those_of_the_files_own_features(verifier, small, test_split, small_onnx):
+def test_thresholds_come_from_the_files_features(verifier, small, test_split, small_onnx):
     artifact = verifier.verify(small_onnx, "fp32", "any")
     assert [threshold.far for threshold in artifact.thresholds] == [1e-2, 1e-3, 1e-4]
     q, g = test_split.query, test_split.gallery
     with torch.inference_mode():
-        features = [small.network(small.preprocess(some.crops)).numpy() for some in (q, g)]
+        features = [small.network(small.preprocess(store.crops)).numpy() for store in (q, g)]
     expected = operating_thresholds(*features, q.pids, g.pids, q.camids, g.camids)
     assert [t.genuine_pairs for t in artifact.thresholds] == [t.genuine_pairs for t in expected]
     # 120 impostor pairs support none of these rates.
     assert [t.cosine for t in artifact.thresholds] == [None] * 3
 
 
-def test_a_file_that_does_something_else_keeps_its_figures(verifier, small_onnx, tmp_path):
-    path = edited(tmp_path / "other.onnx", small_onnx, lambda weight: weight[::-1].copy())
+def test_file_with_other_features_fails_with_its_measurements(verifier, small_onnx, tmp_path):
+    path = write_edited(tmp_path / "other.onnx", small_onnx, lambda weight: weight[::-1].copy())
     artifact = verifier.verify(path, "fp32", "any", float32_nodes=["n1"])
     assert artifact.status == "failed"
     assert artifact.failure.startswith("Over budget: minimum cosine")
@@ -93,36 +93,38 @@ def test_a_file_that_does_something_else_keeps_its_figures(verifier, small_onnx,
     assert artifact.float32_nodes == ("n1",)
 
 
-def test_the_budget_is_that_of_the_precision(verifier, small_onnx, tmp_path):
+def test_budget_depends_on_the_precision(verifier, small_onnx, tmp_path):
     half = write_fp16(small_onnx, tmp_path / "half.onnx")
     strict = replace(DEFAULT_BUDGETS["fp16"], min_cosine=1.0)
     assert verifier.verify(half, "fp16", "any").status == "verified"
-    refusing = replace(verifier, budgets=DEFAULT_BUDGETS | {"fp16": strict})
-    assert "budget 1" in refusing.verify(half, "fp16", "any").failure
+    strict_verifier = replace(verifier, budgets=DEFAULT_BUDGETS | {"fp16": strict})
+    assert "budget 1" in strict_verifier.verify(half, "fp16", "any").failure
 
 
-def test_features_that_overflow_are_a_failure(verifier, small_onnx, tmp_path):
-    path = edited(tmp_path / "nan.onnx", small_onnx, lambda weight: weight * np.float32(np.nan))
+def test_non_finite_features_fail(verifier, small_onnx, tmp_path):
+    path = write_edited(
+        tmp_path / "nan.onnx", small_onnx, lambda weight: weight * np.float32(np.nan)
+    )
     artifact = verifier.verify(path, "fp16", "any")
     assert artifact.status == "failed"
     assert "no finite vector" in artifact.failure
     assert artifact.golden_vector is None
 
 
-def test_another_network_is_not_even_run(verifier, small, tmp_path):
+def test_graph_of_another_network_fails_before_it_runs(verifier, small, tmp_path):
     larger = replace(small, network=torch.nn.Sequential(small.network, torch.nn.Linear(24, 24)))
-    artifact = verifier.verify(write_onnx(larger, tmp_path / "taught.onnx"), "fp32", "any")
+    artifact = verifier.verify(write_onnx(larger, tmp_path / "larger.onnx"), "fp32", "any")
     assert "but the bare network" in artifact.failure
     assert artifact.parity is None
 
 
-def test_a_file_that_cannot_be_loaded_is_a_failure(verifier, small_onnx, tmp_path):
-    """It has an operator that ONNX Runtime does not know, and costs the same."""
+def test_file_that_cannot_be_loaded_fails(verifier, small_onnx, tmp_path):
+    """It has an operator that ONNX Runtime does not know; its cost is that of the network."""
     model = onnx.load(small_onnx)
     relu = next(node for node in model.graph.node if node.op_type == "Relu")
-    made = relu.output[0]
+    output = relu.output[0]
     relu.output[0] = "before"
-    unknown = onnx.helper.make_node("Unknown", ["before"], [made], domain="nowhere")
+    unknown = onnx.helper.make_node("Unknown", ["before"], [output], domain="nowhere")
     model.graph.node.insert(list(model.graph.node).index(relu) + 1, unknown)
     model.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
     onnx.save(model, tmp_path / "foreign.onnx")
@@ -131,7 +133,7 @@ def test_a_file_that_cannot_be_loaded_is_a_failure(verifier, small_onnx, tmp_pat
     assert artifact.parity is None
 
 
-def test_a_file_that_stops_on_the_way_is_a_failure(verifier, small_onnx, monkeypatch):
+def test_runtime_error_during_a_run_fails_the_file(verifier, small_onnx, monkeypatch):
     def stop(*_):
         raise PivlError("ONNX Runtime cannot run the graph: out of memory")
 
@@ -141,21 +143,27 @@ def test_a_file_that_stops_on_the_way_is_a_failure(verifier, small_onnx, monkeyp
     assert "out of memory" in artifact.failure
 
 
-def full(*_):
+def raise_out_of_memory(*_):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB.\nSee the documentation.")
 
 
-class Lazy:
-    """Features on a GPU that has not got to them yet."""
+class PendingFeatures:
+    """Features of an asynchronous GPU run, whose error is raised when they are read."""
 
-    cpu = full
+    cpu = raise_out_of_memory
 
 
-@pytest.mark.parametrize("load_forward", [full, lambda path: full, lambda path: lambda *_: Lazy()])
-def test_what_torch_raises_while_it_runs_fails_the_file(
-    verifier, small_onnx, monkeypatch, load_forward
-):
-    """As for lack of memory on a GPU, in the first line of what it says: made ready, run, read."""
+@pytest.mark.parametrize(
+    "load_forward",
+    [
+        raise_out_of_memory,
+        lambda path: raise_out_of_memory,
+        lambda path: lambda *_: PendingFeatures(),
+    ],
+    ids=["load", "run", "read"],
+)
+def test_torch_errors_while_running_fail_the_file(verifier, small_onnx, monkeypatch, load_forward):
+    """The failure quotes the first line of the error, whether loading, running or reading fails."""
     monkeypatch.setattr("export.verification.load_forward", load_forward)
     artifact = verifier.verify(small_onnx, "fp32", "any")
     assert artifact.status == "failed"
@@ -163,12 +171,12 @@ def test_what_torch_raises_while_it_runs_fails_the_file(
 
 
 @pytest.mark.parametrize(
-    "place", ["embed_query_gallery", "compare_with_reference", "operating_thresholds"]
+    "name", ["embed_query_gallery", "compare_with_reference", "operating_thresholds"]
 )
-def test_a_mistake_of_ours_is_not_the_files_fault(verifier, small_onnx, monkeypatch, place):
-    def mistaken(*_):
+def test_programming_errors_are_not_failures_of_the_file(verifier, small_onnx, monkeypatch, name):
+    def fail(*_):
         raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
 
-    monkeypatch.setattr(f"export.verification.{place}", mistaken)
+    monkeypatch.setattr(f"export.verification.{name}", fail)
     with pytest.raises(RuntimeError, match="size of tensor a"):
         verifier.verify(small_onnx, "fp32", "any")

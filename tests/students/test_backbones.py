@@ -1,4 +1,4 @@
-"""Backbones: what they show to the fusion head is what the bare network computes."""
+"""Backbones: features and maps are those of the bare network, with the documented shapes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_pyramid_has_the_documented_shapes(arch):
     assert [tuple(m.shape) for m in output.pyramid] == expected
 
 
-def test_pooling_is_named(arch):
+def test_pooling_is_described(arch):
     _, backbone = arch
     expected = "class token" if backbone.kind == "vit" else "average over the map"
     assert describe_pooling(backbone.network) == expected
@@ -65,10 +65,10 @@ def test_feature_is_what_the_bare_network_returns(arch):
     assert torch.equal(backbone(images()).feature, backbone.network(images()))
 
 
-def test_the_network_holds_every_parameter(arch):
+def test_bare_network_has_every_parameter(arch):
     _, backbone = arch
-    own = {id(p) for p in backbone.parameters()}
-    assert own == {id(p) for p in backbone.network.parameters()}
+    parameters = {id(p) for p in backbone.parameters()}
+    assert parameters == {id(p) for p in backbone.network.parameters()}
 
 
 def test_gradients_of_the_pyramid_reach_the_first_layer(arch):
@@ -97,22 +97,22 @@ def test_auto_last_stride_falls_back_where_1_is_impossible():
 
 
 @pytest.mark.parametrize("name", ["convnext_atto", "vit_tiny_patch16_224"])
-def test_impossible_last_stride_says_what_to_set(name):
+def test_unsupported_last_stride_error_says_what_to_set(name):
     with pytest.raises(PivlError, match="set last_stride to 2 or auto"):
         create_backbone(name, image_size_hw=SIZE_HW, last_stride=1)
 
 
-def test_unknown_arch_names_the_nearest():
+def test_unknown_arch_suggests_the_nearest_name():
     with pytest.raises(PivlError, match="did you mean 'mobilenetv2_025'"):
         create_backbone("mobilenetv2_25", image_size_hw=SIZE_HW)
 
 
 @pytest.mark.parametrize("name", ["levit_128s", "sequencer2d_s"])
-def test_archs_without_a_usable_pyramid_are_refused_by_name(name):
+def test_archs_without_a_pyramid_are_rejected_by_name(name):
     with pytest.raises(PivlError, match=name):
         create_backbone(name, image_size_hw=SIZE_HW)
 
 
-def test_too_small_images_are_refused():
+def test_too_small_images_are_rejected():
     with pytest.raises(PivlError, match="cannot take images of 128x64"):
         create_backbone("inception_v3", image_size_hw=SIZE_HW)

@@ -1,4 +1,4 @@
-"""The largest student within a latency budget."""
+"""The choice of the largest student within a latency budget."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ MEASURED = (
     ("max_ms", "arch"),
     [(0.5, "small"), (1.99, "small"), (2.0, "medium"), (7, "medium"), (8, "large"), (99, "large")],
 )
-def test_size_is_by_multiply_adds_and_speed_by_measurement(max_ms, arch):
+def test_largest_candidate_within_the_budget_is_chosen(max_ms, arch):
     assert choose_candidate(MEASURED, max_ms).arch == arch
 
 
-def test_too_small_a_budget_says_what_is_possible():
+def test_too_small_budget_error_names_the_fastest_candidate():
     with pytest.raises(PivlError, match=r"at most 0\.1 ms here; the fastest, small, takes 0\.50"):
         choose_candidate(MEASURED, 0.1)
 

@@ -1,4 +1,4 @@
-"""Initial weights, bank and teacher embeddings of a student, selected before training."""
+"""The choice of initial weights, bank rows and teacher embeddings before training."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def dataset_of(pids: tuple[int, ...] = (3, 7), *, synthetic: bool = False) -> Re
 
 def test_student_does_not_import_clip():
     command = [sys.executable, "-c", STUDENT_WITHOUT_CLIP]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("supervision", ["identity", "part"])
@@ -72,8 +72,8 @@ def test_permuted_control_permutes_training_identities_only(prompt_bank):
     bank = select_bank(config, prompt_bank, dataset_of((8, 20)))
     assert bank.pids == (8, 20)
     assert torch.equal(bank.part, prompt_bank.part[[4, 2]])
-    again = select_bank(config, prompt_bank, dataset_of((8, 20)))
-    assert torch.equal(bank.identity, again.identity)
+    repeated = select_bank(config, prompt_bank, dataset_of((8, 20)))
+    assert torch.equal(bank.identity, repeated.identity)
 
 
 def test_identities_without_a_text_raise(prompt_bank):
@@ -93,25 +93,25 @@ def test_bank_and_maps_need_the_same_vocabulary(prompt_bank):
 def test_teacher_embeddings_are_found_by_setting_or_next_to_the_bank(tmp_path):
     bank_file = tmp_path / "run" / "prompt_bank.safetensors"
     assert load_teacher_embeddings(StudentConfig(), bank_file, dataset_of()) is None
-    wanting = StudentConfig(stage2={"loss": {"embedding": 1.0}})
+    config = StudentConfig(stage2={"loss": {"embedding": 1.0}})
     with pytest.raises(
         PivlError, match=r"none at .*run.teacher_embeddings\.safetensors; teach with"
     ):
-        load_teacher_embeddings(wanting, bank_file, dataset_of())
+        load_teacher_embeddings(config, bank_file, dataset_of())
     with pytest.raises(
         PivlError, match="none at None; teach with --set save_teacher_embeddings=true"
     ):
-        load_teacher_embeddings(wanting, None, dataset_of())
+        load_teacher_embeddings(config, None, dataset_of())
     path = tmp_path / "mine.safetensors"
     metadata = {"model": "m", "dataset": "d", "crops": ["3.png", "7.png"]}
     save_tensors(path, "teacher embeddings", {"embeddings": torch.eye(2)}, metadata)
-    named = wanting.model_copy(update={"teacher_embeddings": path})
-    assert load_teacher_embeddings(named, None, dataset_of((7, 3))).tolist() == [[0, 1], [1, 0]]
+    config = config.model_copy(update={"teacher_embeddings": path})
+    assert load_teacher_embeddings(config, None, dataset_of((7, 3))).tolist() == [[0, 1], [1, 0]]
 
 
 @pytest.fixture
 def embedded(tmp_path, monkeypatch) -> str:
-    """A folder of embedded weights with one file, for the small MobileNet."""
+    """Make a folder of embedded weights with one file, for the small MobileNet; return it."""
     path = tmp_path / f"{MOBILENET}.safetensors"
     path.touch()
     monkeypatch.setattr(distill, "WEIGHTS_DIR", tmp_path)
@@ -132,8 +132,8 @@ def embedded(tmp_path, monkeypatch) -> str:
     ],
 )
 def test_pretrained_is_resolved(embedded, caplog, arch, pretrained, synthetic, start):
-    found = resolve_pretrained(arch, pretrained, dataset_of(synthetic=synthetic))
-    assert found == (embedded if start == "embedded" else start)
+    resolved = resolve_pretrained(arch, pretrained, dataset_of(synthetic=synthetic))
+    assert resolved == (embedded if start == "embedded" else start)
     assert caplog.text == ""
 
 

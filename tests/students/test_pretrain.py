@@ -1,4 +1,4 @@
-"""The script that makes a student's start, in small, and the start in the repository."""
+"""The pretraining script on a few crops, and the pretrained weights in the repository."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def test_labels_name_the_attributes() -> None:
     people = tuple(person(3, index, 1) for index in range(40))
     classes = attribute_classes(people)
     labels = attribute_labels(people, classes)
-    for row, who in zip(labels.tolist(), people, strict=True):
+    for row, someone in zip(labels.tolist(), people, strict=True):
         for number, (name, value) in zip(row, ATTRIBUTES.items(), strict=True):
-            assert classes[name][number] == value(who)
+            assert classes[name][number] == value(someone)
 
 
 def test_loss_is_the_mean_over_attributes() -> None:

@@ -1,4 +1,4 @@
-"""Weights files: everything is loaded or nothing, under timm's names or the publisher's."""
+"""Weights files load completely or not at all, under timm's names or the publisher's."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MOBILENET = "mobilenetv2_025"
 
 @pytest.fixture(scope="module")
 def classifier() -> nn.Module:
-    """A network with its 1000-way classifier and batch statistics that are not the default."""
+    """Return a network with its 1000-way classifier and random batch statistics."""
     torch.manual_seed(0)
     network = timm.create_model(MOBILENET)
     for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
@@ -41,7 +41,7 @@ def assert_same_features(backbone: nn.Module, classifier: nn.Module) -> None:
     assert torch.equal(backbone(images), expected)
 
 
-def test_safetensors_with_and_without_classifier(classifier, tmp_path):
+def test_safetensors_load_with_and_without_classifier(classifier, tmp_path):
     state = classifier.state_dict()
     save_file(state, tmp_path / "with.safetensors")
     body = {k: v for k, v in state.items() if not k.startswith("classifier.")}
@@ -51,8 +51,8 @@ def test_safetensors_with_and_without_classifier(classifier, tmp_path):
 
 
 def published_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Renames as in d-li14/mobilenetv2.pytorch: features.N.conv.M, then conv, then classifier."""
-    theirs = {}
+    """Rename tensors as in d-li14/mobilenetv2.pytorch: features.N.conv.M, conv.M, classifier."""
+    renamed = {}
     for key, value in state.items():
         module, _, field = key.rpartition(".")
         *block, layer = module.split(".")
@@ -72,23 +72,23 @@ def published_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
             blocks_before = sum((1, 2, 3, 4, 3, 3, 1)[: int(block[1])])
             number = 1 + blocks_before + int(block[2])
             new = f"features.{number}.conv.{layers.index(layer)}"
-        theirs[f"{new}.{field}"] = value
-    return theirs
+        renamed[f"{new}.{field}"] = value
+    return renamed
 
 
-def test_the_published_mobilenet_file_loads_under_its_own_names(classifier, tmp_path):
+def test_published_mobilenet_file_loads_under_its_names(classifier, tmp_path):
     path = tmp_path / "published.pth"
     torch.save(published_names(classifier.state_dict()), path)
     assert_same_features(load(path), classifier)
 
 
-def test_the_published_file_loads_whatever_the_order_of_its_names(classifier, tmp_path):
+def test_published_file_loads_in_any_tensor_order(classifier, tmp_path):
     path = tmp_path / "published.safetensors"
     save_file(dict(sorted(published_names(classifier.state_dict()).items())), path)
     assert_same_features(load(path), classifier)
 
 
-def test_it_loads_from_python_as_it_is(classifier, tmp_path):
+def test_published_mobilenet_file_loads_from_python(classifier, tmp_path):
     path = tmp_path / "mobilenetv2_0.25-b61d2159.pth"
     torch.save(published_names(classifier.state_dict()), path)
     network = students.create_backbone(MOBILENET, pretrained=path)
@@ -99,18 +99,18 @@ def test_it_loads_from_python_as_it_is(classifier, tmp_path):
     assert network.eval()(torch.zeros(1, 3, 256, 128)).shape == (1, 1280)
 
 
-def test_the_line_of_the_documentation_runs(classifier, tmp_path, monkeypatch):
+def test_snippet_in_the_documentation_runs(classifier, tmp_path, monkeypatch):
     page = Path(__file__).parents[2] / "docs" / "checkpoints.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.S)
     torch.save(published_names(classifier.state_dict()), tmp_path / "mobilenetv2_0.25.pth")
     monkeypatch.chdir(tmp_path)
-    said: dict[str, nn.Module] = {}
-    exec(code, said)
-    assert isinstance(said["network"], EfficientNet)
-    assert torch.equal(said["network"].conv_stem.weight, classifier.conv_stem.weight)
+    variables: dict[str, nn.Module] = {}
+    exec(code, variables)
+    assert isinstance(variables["network"], EfficientNet)
+    assert torch.equal(variables["network"].conv_stem.weight, classifier.conv_stem.weight)
 
 
-def test_what_the_published_file_has_too_much_is_named(classifier, tmp_path):
+def test_extra_tensor_in_the_published_file_is_rejected(classifier, tmp_path):
     state = published_names(classifier.state_dict())
     state["features.18.conv.0.weight"] = torch.zeros(3, 3, 1, 1)
     torch.save(state, tmp_path / "more.pth")
@@ -128,7 +128,7 @@ def test_position_embeddings_are_interpolated(tmp_path):
     assert torch.equal(loaded.blocks[3].attn.qkv.weight, network.blocks[3].attn.qkv.weight)
 
 
-def test_position_embeddings_of_an_unknown_grid_are_refused(tmp_path):
+def test_position_embeddings_of_an_unknown_grid_are_rejected(tmp_path):
     network = timm.create_model("vit_tiny_patch16_224", img_size=(128, 64))
     path = tmp_path / "vit.safetensors"
     save_file(network.state_dict(), path)
@@ -137,7 +137,7 @@ def test_position_embeddings_of_an_unknown_grid_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
-def test_any_other_difference_is_named(classifier, tmp_path, change):
+def test_missing_unexpected_and_misshapen_tensors_are_named(classifier, tmp_path, change):
     state = dict(classifier.state_dict())
     if change == "missing":
         del state["conv_stem.weight"]
@@ -151,7 +151,7 @@ def test_any_other_difference_is_named(classifier, tmp_path, change):
         load(path)
 
 
-def test_a_file_of_another_network_names_only_the_first_few(tmp_path):
+def test_error_names_at_most_five_tensors(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("resnet18").state_dict(), path)
     with pytest.raises(PivlError) as error:
@@ -159,7 +159,7 @@ def test_a_file_of_another_network_names_only_the_first_few(tmp_path):
     assert str(error.value).count(";") == 4
 
 
-def test_missing_and_unreadable_files(tmp_path):
+def test_missing_and_unreadable_files_raise(tmp_path):
     with pytest.raises(PivlError, match="There are no weights at"):
         load(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("no weights")
@@ -178,7 +178,7 @@ def test_pickled_objects_are_never_run(tmp_path):
     assert not (tmp_path / "harmed").exists()
 
 
-def test_a_failed_download_says_to_pass_a_file(monkeypatch):
+def test_failed_download_error_suggests_a_file(monkeypatch):
     def offline(*_args, **_kwargs):
         raise OSError("no route to host")
 

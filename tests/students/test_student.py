@@ -1,4 +1,4 @@
-"""The student: a plain baseline without a bank, and a bare backbone whatever taught it."""
+"""The student: its outputs for each supervision, its gradients, and the saved bare backbone."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def images(batch: int = 3) -> torch.Tensor:
 
 def shapes(output: ReIDOutput) -> dict[str, object]:
     return {
-        "metric": [tuple(m.shape) for m in output.features],
+        "features": [tuple(m.shape) for m in output.features],
         "logits": [tuple(scores.shape) for scores in output.logits],
         "projected": None if output.projected is None else tuple(output.projected.shape),
         "aligned": None if output.aligned is None else tuple(output.aligned.shape),
@@ -53,10 +53,10 @@ def shapes(output: ReIDOutput) -> dict[str, object]:
 
 @pytest.mark.parametrize(("arch", "dim"), [(ARCHS[0], 1280), (ARCHS[1], 192)])
 @pytest.mark.parametrize(("bank_dim", "align"), [(DIM, True), (DIM, False), (None, False)])
-def test_the_losses_see_what_the_supervision_needs(arch, dim, bank_dim, align):
+def test_outputs_match_the_supervision(arch, dim, bank_dim, align):
     student = make_student(arch, bank_dim, align)
     assert shapes(student(images())) == {
-        "metric": [(3, dim)],
+        "features": [(3, dim)],
         "logits": [(3, 6)],
         "projected": None if bank_dim is None else (3, DIM),
         "aligned": (3, DIM, 16, 8) if align else None,
@@ -64,14 +64,14 @@ def test_the_losses_see_what_the_supervision_needs(arch, dim, bank_dim, align):
 
 
 @pytest.mark.parametrize("dim", [DIM, None])
-def test_a_student_may_imitate_vectors_with_a_bank_or_without(dim):
+def test_teacher_embeddings_need_no_bank(dim):
     student = make_student(dim=dim, teacher_dim=7)
     assert student(images()).distilled_embedding.shape == (3, 7)
     assert make_student(dim=dim)(images()).distilled_embedding is None
     assert "to_teacher" not in str(student.embedding_model().network.state_dict().keys())
 
 
-def test_the_head_may_take_three_blocks_of_a_vit():
+def test_fusion_head_accepts_three_blocks_of_a_vit():
     network = create_backbone(ARCHS[1], image_size_hw=SIZE_HW)
     head = HeadSettings(vit="blocks", levels=(2, 3, 4), align_dim=20)
     student = Student(ARCHS[1], network, SIZE_HW, 6, DIM, True, head)
@@ -80,7 +80,7 @@ def test_the_head_may_take_three_blocks_of_a_vit():
     assert out.projected.shape == (3, DIM)
 
 
-def test_without_a_bank_there_is_neither_projection_nor_fusion():
+def test_student_without_a_bank_has_no_projection_or_fusion():
     student = make_student(dim=None, align=True)
     assert student.project is None
     assert student.fusion is None
@@ -88,17 +88,19 @@ def test_without_a_bank_there_is_neither_projection_nor_fusion():
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_every_parameter_learns(arch):
+def test_every_parameter_gets_a_gradient(arch):
     student = make_student(arch)
     out = student.train()(images(4))
     terms = (*out.features, *out.logits, out.projected, out.aligned.to_dense())
     sum(term.square().mean() for term in terms).backward()
-    idle = {name for name, p in student.named_parameters() if p.requires_grad and p.grad is None}
-    assert idle == set()
+    untrained = {
+        name for name, p in student.named_parameters() if p.requires_grad and p.grad is None
+    }
+    assert untrained == set()
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_nothing_of_the_teaching_is_in_the_embedding_model(arch):
+def test_embedding_model_has_no_training_heads(arch):
     student = make_student(arch)
     model = student.embedding_model()
     bare = create_backbone(arch, image_size_hw=SIZE_HW)
@@ -108,7 +110,7 @@ def test_nothing_of_the_teaching_is_in_the_embedding_model(arch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-def test_what_was_saved_embeds_the_same(arch, band_store, tmp_path):
+def test_saved_student_embeds_identically(arch, band_store, tmp_path):
     model = make_student(arch).embedding_model()
     save_student(model, tmp_path / "student.safetensors", "auto")
     loaded = load_student(tmp_path / "student.safetensors")
@@ -118,7 +120,7 @@ def test_what_was_saved_embeds_the_same(arch, band_store, tmp_path):
     assert state.keys() == model.network.state_dict().keys()
 
 
-def test_the_last_stride_is_kept_with_the_weights(tmp_path):
+def test_last_stride_is_saved_with_the_weights(tmp_path):
     network = create_backbone("resnet18", image_size_hw=SIZE_HW, last_stride=2)
     student = Student("resnet18", network, SIZE_HW, 6, None, False, HeadSettings())
     save_student(student.embedding_model(), tmp_path / "student.safetensors", 2)
@@ -127,45 +129,47 @@ def test_the_last_stride_is_kept_with_the_weights(tmp_path):
     assert torch.equal(loaded.network(images()), network.eval()(images()))
 
 
-def gradients_of(student: Student) -> dict[str, torch.Tensor]:
+def compute_gradients(student: Student) -> dict[str, torch.Tensor]:
     out = student.train()(images(4).double())
     terms = (*out.features, *out.logits, out.projected, out.aligned.to_dense())
     sum(term.square().mean() for term in terms).backward()
     return {name: p.grad for name, p in student.named_parameters() if p.requires_grad}
 
 
-def test_checkpointing_a_vit_changes_no_gradient():
-    plain, saving = (make_student(ARCHS[1]).double() for _ in "ab")
-    saving.enable_gradient_checkpointing()
+def test_gradient_checkpointing_of_a_vit_keeps_the_gradients():
+    plain, checkpointed = (make_student(ARCHS[1]).double() for _ in "ab")
+    checkpointed.enable_gradient_checkpointing()
     runs = []
-    block = saving.backbone.network.blocks[0]
+    block = checkpointed.backbone.network.blocks[0]
     block.register_forward_pre_hook(lambda *_: runs.append(1))
-    expected, actual = gradients_of(plain), gradients_of(saving)
+    expected, actual = compute_gradients(plain), compute_gradients(checkpointed)
     assert len(runs) == 2
     for name, gradient in expected.items():
         torch.testing.assert_close(actual[name], gradient, rtol=1e-9, atol=1e-9)
 
 
-def test_a_cnn_has_no_blocks_to_checkpoint():
+def test_gradient_checkpointing_of_a_cnn_raises():
     with pytest.raises(PivlError, match=r"no transformer blocks .* raise stage2\.accumulate"):
         make_student(ARCHS[0]).enable_gradient_checkpointing()
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("dim", [DIM, 512])  # the map built, and left in its factors
-def test_no_step_waits_for_a_result(monkeypatch, prompt_bank, band_store, dim, accumulate):
-    """The meta device has no numbers, so whatever asked for one would fail; nor a fused Adam."""
+@pytest.mark.parametrize("dim", [DIM, 512])  # dense and factorised maps
+def test_training_step_never_waits_for_the_device(
+    monkeypatch, prompt_bank, band_store, dim, accumulate
+):
+    """On the meta device, reading a value fails. SGD replaces Adam, whose fused form it lacks."""
     monkeypatch.setattr(
         stage2, "make_optimizer", lambda network, _: torch.optim.SGD(network.parameters(), lr=1)
     )
     meta, settings = torch.device("meta"), Stage2Settings(accumulate=accumulate)
     parts = len(LIP20)
-    numbers = {
+    tensors = {
         "identity": torch.randn(6, dim),
         "part": torch.randn(6, parts, dim),
         "label": torch.randn(parts, dim),
     }
-    bank = dataclasses.replace(prompt_bank, **numbers)
+    bank = dataclasses.replace(prompt_bank, **tensors)
     text_features = TextFeatures.from_bank(bank, settings.loss, settings.head).to(meta)
     student = make_student(dim=dim).train()
     assert is_factorised(student.fusion) == (dim == 512)

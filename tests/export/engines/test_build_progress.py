@@ -1,4 +1,4 @@
-"""How far a build is, from nested phases."""
+"""The progress of a build is computed from nested phases; Ctrl-C cancels it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from export.engines.build_progress import BuildPhases, progress_monitor
 
 
-def test_a_nested_phase_fills_one_step_of_its_parent():
+def test_nested_phase_fills_one_step_of_its_parent():
     phases = BuildPhases()
     assert phases.share() == 0
     phases.start("build", None, 4)
@@ -27,7 +27,7 @@ def test_a_nested_phase_fills_one_step_of_its_parent():
     assert phases.share() == 0
 
 
-def test_a_phase_that_was_done_before_starts_anew():
+def test_repeated_phase_starts_from_zero():
     phases = BuildPhases()
     phases.start("time", None, 2)
     phases.step("time", 1)
@@ -36,7 +36,7 @@ def test_a_phase_that_was_done_before_starts_anew():
     assert phases.share() == 0
 
 
-def test_the_monitor_passes_the_share_and_lets_the_build_go_on(fake_tensorrt):
+def test_monitor_reports_the_share_and_continues_the_build(fake_tensorrt):
     shown: list[float] = []
     monitor = progress_monitor(fake_tensorrt, shown.append)
     monitor.phase_start("build", None, 2)
@@ -47,18 +47,18 @@ def test_the_monitor_passes_the_share_and_lets_the_build_go_on(fake_tensorrt):
     assert not monitor.stopped
 
 
-@pytest.mark.parametrize("at", ["phase_start", "step_complete", "phase_finish"])
-def test_ctrl_c_in_any_call_stops_at_the_next_step(fake_tensorrt, at):
+@pytest.mark.parametrize("callback", ["phase_start", "step_complete", "phase_finish"])
+def test_ctrl_c_in_any_callback_stops_the_build_at_the_next_step(fake_tensorrt, callback):
     def show(share: float) -> None:
-        if at in running:
+        if callback in interrupting:
             raise KeyboardInterrupt
 
-    running: list[str] = []
+    interrupting: list[str] = []
     monitor = progress_monitor(fake_tensorrt, show)
     arguments = {"phase_start": ("b", None, 2), "step_complete": ("b", 0), "phase_finish": ("b",)}
     monitor.phase_start("a", None, 2)
-    running.append(at)
-    getattr(monitor, at)(*arguments[at])
-    running.clear()
+    interrupting.append(callback)
+    getattr(monitor, callback)(*arguments[callback])
+    interrupting.clear()
     assert monitor.stopped
     assert monitor.step_complete("a", 0) is False

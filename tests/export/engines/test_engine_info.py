@@ -1,4 +1,4 @@
-"""Names of engines, batches, and sidecars that must fit their engine."""
+"""File names of engines, batch profiles, and sidecars that must match their engine."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import sha256
 
 
-def test_batches_rise():
+def test_profile_is_parsed_from_three_batch_sizes():
     assert BatchProfile.parse("1,8,64").batches == (1, 8, 64)
     assert BatchProfile.parse("4,4,4").batches == (4, 4, 4)
 
 
 @pytest.mark.parametrize("text", ["8", "1,8", "1,8,64,65", "one,8,64", "1.5,8,64", "-1,8,64", ""])
-def test_batches_are_three_numbers(text):
+def test_profile_text_must_be_three_integers(text):
     with pytest.raises(PivlError, match=f"such as 1,8,64; got '{text}'"):
         BatchProfile.parse(text)
 
 
 @pytest.mark.parametrize("text", ["0,8,64", "8,4,64", "1,65,64"])
-def test_batches_that_do_not_rise(text):
+def test_profile_with_decreasing_batch_sizes_is_rejected(text):
     with pytest.raises(PivlError, match="min ≤ opt ≤ max"):
         BatchProfile.parse(text)
 
@@ -50,7 +50,7 @@ def test_batches_that_do_not_rise(text):
         ("person.v2.onnx", "fp32", "tensorrt", "person.v2.fp32.engine"),
     ],
 )
-def test_engines_are_named_by_what_they_are(onnx_name, precision, library, name):
+def test_engine_file_name_has_precision_and_library(onnx_name, precision, library, name):
     assert engine_path(Path("out") / onnx_name, precision, library) == Path("out") / name
 
 
@@ -60,19 +60,19 @@ def graph(*ops: str, weights: int) -> onnx.GraphProto:
     return helper.make_graph(nodes, "g", [], [], [weight])
 
 
-def test_precision_is_what_the_graph_computes_in():
+def test_graph_precision_follows_weights_and_quantisation_nodes():
     assert graph_precision(graph("Conv", weights=TensorProto.FLOAT)) == "fp32"
     assert graph_precision(graph("Cast", "Conv", weights=TensorProto.FLOAT16)) == "fp16"
     assert graph_precision(graph("QuantizeLinear", "Conv", weights=TensorProto.FLOAT)) == "int8"
     assert graph_precision(graph("QuantizeLinear", "Conv", weights=TensorProto.FLOAT16)) == "int8"
 
 
-def test_without_cuda_there_is_no_gpu(monkeypatch):
+def test_there_is_no_current_gpu_without_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert Gpu.current() is None
 
 
-def test_the_gpu_that_torch_sees(monkeypatch):
+def test_current_gpu_is_the_one_that_torch_reports(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA L4")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 9))
@@ -81,7 +81,7 @@ def test_the_gpu_that_torch_sees(monkeypatch):
 
 @pytest.fixture
 def engine(tmp_path) -> Path:
-    """An engine with its sidecar."""
+    """Write an engine file with its sidecar."""
     path = tmp_path / "model.fp16.engine"
     path.write_bytes(b"a plan")
     info = EngineInfo(
@@ -105,7 +105,7 @@ def engine(tmp_path) -> Path:
     return path
 
 
-def test_a_sidecar_comes_back_as_it_was_written(engine):
+def test_sidecar_round_trip(engine):
     info = read_sidecar(engine)
     assert info.profile.batches == (1, 8, 64)
     assert info.gpu == Gpu(name="NVIDIA L4", compute_capability="8.9")
@@ -114,21 +114,21 @@ def test_a_sidecar_comes_back_as_it_was_written(engine):
 
 
 @pytest.mark.parametrize("missing", ["model.fp16.engine", "model.fp16.engine.json"])
-def test_engine_and_sidecar_belong_together(engine, missing):
+def test_missing_engine_or_sidecar_raises(engine, missing):
     engine.with_name(missing).unlink()
     with pytest.raises(PivlError, match=rf"There is no '.*{missing}'"):
         read_sidecar(engine)
 
 
 @pytest.mark.parametrize("damage", [b"", b"a pla", b"a plam", b"a plan."])
-def test_another_engine_under_the_name_is_refused(engine, damage):
+def test_engine_that_differs_from_its_sidecar_is_rejected(engine, damage):
     engine.write_bytes(damage)
     with pytest.raises(PivlError, match="not the engine that its"):
         read_sidecar(engine)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"format": 2}'])
-def test_a_foreign_sidecar_is_refused(engine, text):
+def test_invalid_sidecar_is_rejected(engine, text):
     engine.with_name("model.fp16.engine.json").write_text(text)
     with pytest.raises(PivlError, match="describes no engine of this version"):
         read_sidecar(engine)
@@ -141,7 +141,7 @@ def test_a_foreign_sidecar_is_refused(engine, text):
         *((other, False) for other in ("7.0", "8.7", "9.0", "10.0")),
     ],
 )
-def test_tensorrt_rtx_takes_its_cards_and_tensorrt_all(capability, rtx):
+def test_tensorrt_rtx_supports_some_gpus_and_tensorrt_all(capability, rtx):
     gpu = Gpu(name="a GPU", compute_capability=capability)
     assert gpu.supports("tensorrt-rtx") == rtx
     assert gpu.supports("tensorrt")

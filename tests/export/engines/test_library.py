@@ -1,4 +1,4 @@
-"""TensorRT's modules: without them a clear way out, with them one log."""
+"""Loading TensorRT's modules: the errors if they are missing, and the shared log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pivl_distill.errors import PivlError
     ("name", "install", "other"),
     [("tensorrt", "pivl-distill[trt]", "--rtx"), ("tensorrt-rtx", "pivl-distill[rtx]", "--trt")],
 )
-def test_a_missing_library_is_named_with_the_way_to_it(monkeypatch, name, install, other):
+def test_missing_library_error_says_how_to_install_it(monkeypatch, name, install, other):
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     with pytest.raises(PivlError, match="is not installed") as error:
         load_tensorrt(name)
@@ -25,7 +25,7 @@ def test_a_missing_library_is_named_with_the_way_to_it(monkeypatch, name, instal
     assert other in str(error.value)
 
 
-def test_a_library_that_does_not_load_says_why(monkeypatch, tmp_path):
+def test_library_that_does_not_load_reports_the_reason(monkeypatch, tmp_path):
     (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.11: not found')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
@@ -34,7 +34,7 @@ def test_a_library_that_does_not_load_says_why(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("package", [None, "empty"])
-def test_bindings_without_their_libraries_say_which(monkeypatch, tmp_path, package):
+def test_bindings_without_shared_library_name_the_package(monkeypatch, tmp_path, package):
     folder = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     specs = {
         "tensorrt_rtx_bindings": SimpleNamespace(),
@@ -45,7 +45,7 @@ def test_bindings_without_their_libraries_say_which(monkeypatch, tmp_path, packa
         load_tensorrt("tensorrt-rtx")
 
 
-def test_the_log_keeps_errors_once_without_the_echo_of_a_missing_driver(fake_tensorrt):
+def test_log_drops_warnings_duplicates_and_echoes_of_a_missing_driver(fake_tensorrt):
     log = shared_logger(fake_tensorrt)
     assert shared_logger(fake_tensorrt) is log
     log.log(2, "a warning")
@@ -56,7 +56,7 @@ def test_the_log_keeps_errors_once_without_the_echo_of_a_missing_driver(fake_ten
     assert log.drain() == ""
 
 
-def test_the_real_library(rtx):
+def test_real_library_loads_and_logs_errors(rtx):
     assert rtx.__name__ == library._RTX_BINDINGS
     assert rtx.__version__.startswith("1.")
     log = shared_logger(rtx)
@@ -65,7 +65,7 @@ def test_the_real_library(rtx):
     assert "magicTag" in log.drain()
 
 
-def test_the_fake_has_only_what_the_real_library_has(rtx, fake_tensorrt):
+def test_fake_has_only_names_of_the_real_library(rtx, fake_tensorrt):
     for fake in fake_tensorrt.classes:
         names = {*vars(fake), *vars(fake).get("__annotations__", ())}
         real = dir(getattr(rtx, fake.__name__))

@@ -1,4 +1,4 @@
-"""Running an engine: refused where it cannot run, in parts above its largest batch."""
+"""Running an engine: errors if it cannot run here, and chunks above its maximum batch size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ L4 = Gpu(name="NVIDIA L4", compute_capability="8.9")
 
 
 class Stream:
-    """A CUDA stream that records whom it waited for."""
+    """A CUDA stream that records the streams it waited for."""
 
     cuda_stream = 7
 
@@ -33,7 +33,7 @@ class Stream:
 
 @pytest.fixture
 def torch_stream(monkeypatch) -> Stream:
-    """A machine with a GPU whose memory is the CPU's."""
+    """Simulate a GPU whose memory is the CPU's; return torch's current stream."""
     stream = Stream()
     monkeypatch.setattr(Gpu, "current", lambda: L4)
     monkeypatch.setattr(runner, "DEVICE", torch.device("cpu"))
@@ -43,7 +43,7 @@ def torch_stream(monkeypatch) -> Stream:
 
 
 def write_graph(folder: Path, *, cameras: bool = False) -> Path:
-    """A file with the inputs and the output of an export, and nothing in between."""
+    """Write an ONNX file with the inputs and the output of an export but no nodes."""
     images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 8, 4])
     camera = helper.make_tensor_value_info("cameras", TensorProto.INT64, ["batch"])
     features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3])
@@ -64,41 +64,41 @@ def images(batch: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("batch", "parts"), [(1, [1]), (8, [8]), (9, [5, 4]), (17, [6, 6, 5]), (64, [8] * 8)]
+    ("batch", "chunks"), [(1, [1]), (8, [8]), (9, [5, 4]), (17, [6, 6, 5]), (64, [8] * 8)]
 )
-def test_a_batch_goes_through_in_parts_that_fit(engine, fake_tensorrt, batch, parts):
-    given = images(batch)
-    features = EngineRunner(engine)(given)
-    torch.testing.assert_close(features, given.sum(dim=(2, 3)))
-    assert fake_tensorrt.batches == parts
+def test_large_batch_is_split_into_even_chunks(engine, fake_tensorrt, batch, chunks):
+    batch_images = images(batch)
+    features = EngineRunner(engine)(batch_images)
+    torch.testing.assert_close(features, batch_images.sum(dim=(2, 3)))
+    assert fake_tensorrt.batches == chunks
 
 
-def test_images_that_are_not_contiguous(engine):
-    given = images(3).permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
-    assert not given.is_contiguous()
-    torch.testing.assert_close(EngineRunner(engine)(given), given.sum(dim=(2, 3)))
+def test_non_contiguous_images_are_accepted(engine):
+    batch_images = images(3).permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
+    assert not batch_images.is_contiguous()
+    torch.testing.assert_close(EngineRunner(engine)(batch_images), batch_images.sum(dim=(2, 3)))
 
 
-def test_the_engines_stream_waits_for_torch_and_torch_for_it(engine, torch_stream):
+def test_engine_stream_and_torch_stream_wait_for_each_other(engine, torch_stream):
     run = EngineRunner(engine)
     run(images(2))
     assert run._stream.waited_for == [torch_stream]
     assert torch_stream.waited_for == [run._stream]
 
 
-def test_cameras_go_in_beside_the_images(fake_tensorrt, torch_stream, tmp_path):
+def test_cameras_are_passed_with_the_images(fake_tensorrt, torch_stream, tmp_path):
     path, _ = build_engine(
         write_graph(tmp_path, cameras=True), "tensorrt", BatchProfile.parse("1,4,8")
     )
-    run, given = EngineRunner(path), images(9)
-    features = run(given, torch.arange(9))
-    torch.testing.assert_close(features, given.sum(dim=(2, 3)))
+    run, batch_images = EngineRunner(path), images(9)
+    features = run(batch_images, torch.arange(9))
+    torch.testing.assert_close(features, batch_images.sum(dim=(2, 3)))
     with pytest.raises(PivlError, match=r"'cameras' are torch\.int64 \[batch\], not torch\.int32"):
-        run(given, torch.arange(9, dtype=torch.int32))
+        run(batch_images, torch.arange(9, dtype=torch.int32))
 
 
 @pytest.mark.parametrize(
-    "given",
+    "batch_images",
     [
         torch.zeros(2, 3, 4, 8),
         torch.zeros(3, 8, 4),
@@ -106,23 +106,23 @@ def test_cameras_go_in_beside_the_images(fake_tensorrt, torch_stream, tmp_path):
         torch.zeros(0, 3, 8, 4),
     ],
 )
-def test_images_that_the_engine_does_not_take(engine, given):
+def test_images_of_wrong_shape_or_dtype_are_rejected(engine, batch_images):
     with pytest.raises(PivlError, match=r"'images' are torch\.float32 \[batch, 3, 8, 4\], not"):
-        EngineRunner(engine)(given)
+        EngineRunner(engine)(batch_images)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4])
-def test_a_batch_below_the_profile_is_filled_up(fake_tensorrt, torch_stream, tmp_path, batch):
+def test_batch_below_the_profile_minimum_is_padded(fake_tensorrt, torch_stream, tmp_path, batch):
     path, _ = build_engine(
         write_graph(tmp_path, cameras=True), "tensorrt", BatchProfile.parse("4,4,8")
     )
-    given = images(batch)
-    features = EngineRunner(path)(given, torch.arange(batch))
-    torch.testing.assert_close(features, given.sum(dim=(2, 3)))
+    batch_images = images(batch)
+    features = EngineRunner(path)(batch_images, torch.arange(batch))
+    torch.testing.assert_close(features, batch_images.sum(dim=(2, 3)))
     assert fake_tensorrt.batches == [4]
 
 
-def test_a_run_that_fails_says_so(engine, fake_tensorrt, monkeypatch):
+def test_failed_run_raises_with_the_librarys_error(engine, fake_tensorrt, monkeypatch):
     run = EngineRunner(engine)
 
     def fail(stream):
@@ -137,21 +137,21 @@ def test_a_run_that_fails_says_so(engine, fake_tensorrt, monkeypatch):
         run(images(1))
 
 
-def test_a_batch_beyond_the_profile_names_the_option(engine):
-    """The sidecar promises more than the plan takes."""
+def test_batch_above_the_plans_maximum_names_the_option(engine):
+    """The sidecar has a larger maximum batch size than the engine."""
     info = read_sidecar(engine)
     write_sidecar(engine, info.model_copy(update={"profile": BatchProfile.parse("1,4,16")}))
     with pytest.raises(PivlError, match=r"takes batches 1 to 8, not 16: .* --batch 1,16,16\."):
         EngineRunner(engine)(images(16))
 
 
-def test_an_engine_without_memory_for_its_context_says_so(engine, fake_tensorrt):
+def test_lack_of_memory_for_the_context_raises(engine, fake_tensorrt):
     fake_tensorrt.has_context_memory = False
     with pytest.raises(PivlError, match=r"cannot be prepared for running: out of memory\. Free"):
         EngineRunner(engine)
 
 
-def test_an_engine_of_another_version_is_refused(engine, fake_tensorrt):
+def test_engine_of_another_version_is_rejected(engine, fake_tensorrt):
     fake_tensorrt.__version__ = "11.5.0"
     with pytest.raises(PivlError, match=r"TensorRT 11\.4\.0, but 11\.5\.0 .* again from model\.on"):
         EngineRunner(engine)
@@ -159,13 +159,13 @@ def test_an_engine_of_another_version_is_refused(engine, fake_tensorrt):
         check_engine_loads(engine)
 
 
-def test_without_a_gpu_the_onnx_file_is_the_way_out(engine, monkeypatch):
+def test_missing_gpu_error_suggests_the_onnx_file(engine, monkeypatch):
     monkeypatch.setattr(Gpu, "current", lambda: None)
     with pytest.raises(PivlError, match=r"torch finds none here.*run the ONNX file"):
         EngineRunner(engine)
 
 
-def test_an_engine_for_another_gpu_is_refused(engine, monkeypatch):
+def test_engine_for_another_compute_capability_is_rejected(engine, monkeypatch):
     orin = Gpu(name="Orin", compute_capability="8.7")
     monkeypatch.setattr(Gpu, "current", lambda: orin)
     with pytest.raises(
@@ -174,19 +174,19 @@ def test_an_engine_for_another_gpu_is_refused(engine, monkeypatch):
         EngineRunner(engine)
 
 
-def test_another_gpu_of_the_same_kind_is_noted(engine, monkeypatch, caplog):
+def test_another_gpu_of_the_same_capability_logs_a_warning(engine, monkeypatch, caplog):
     monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="RTX 4090", compute_capability="8.9"))
     assert EngineRunner(engine)(images(1)).shape == (1, 3)
     assert "was built on NVIDIA L4; on RTX 4090" in caplog.text
 
 
-def test_an_rtx_engine_meets_any_gpu(engine, monkeypatch):
+def test_rtx_engine_is_not_bound_to_a_gpu(engine, monkeypatch):
     info = read_sidecar(engine)
     write_sidecar(engine, info.model_copy(update={"library": "tensorrt-rtx", "gpu": None}))
     assert EngineRunner(engine)(images(1)).shape == (1, 3)
 
 
-def test_an_rtx_engine_is_refused_by_a_gpu_that_its_library_does_not_take(engine, monkeypatch):
+def test_rtx_engine_is_rejected_on_an_unsupported_gpu(engine, monkeypatch):
     info = read_sidecar(engine)
     write_sidecar(engine, info.model_copy(update={"library": "tensorrt-rtx", "gpu": None}))
     monkeypatch.setattr(Gpu, "current", lambda: Gpu(name="H100", compute_capability="9.0"))
@@ -195,20 +195,20 @@ def test_an_rtx_engine_is_refused_by_a_gpu_that_its_library_does_not_take(engine
 
 
 def change_plan(path: Path, plan: bytes) -> None:
-    """Another plan, with a sidecar that vouches for it."""
+    """Replace the engine by other bytes, and the hash in the sidecar."""
     info = read_sidecar(path)
     path.write_bytes(plan)
     write_sidecar(path, info.model_copy(update={"engine_sha256": sha256(path)}))
 
 
-def test_a_plan_that_does_not_load_is_refused_in_the_librarys_words(engine):
+def test_plan_that_does_not_load_reports_the_librarys_error(engine):
     change_plan(engine, b"no plan")
-    for refuse in (EngineRunner, check_engine_loads):
+    for load in (EngineRunner, check_engine_loads):
         with pytest.raises(PivlError, match=r"cannot be loaded: magicTag\. Build it again"):
-            refuse(engine)
+            load(engine)
 
 
-def test_reading_back_compares_the_profile(engine):
+def test_load_check_compares_the_profile_with_the_sidecar(engine):
     assert check_engine_loads(engine)
     info = read_sidecar(engine)
     write_sidecar(engine, info.model_copy(update={"profile": BatchProfile.parse("1,4,16")}))
@@ -216,7 +216,7 @@ def test_reading_back_compares_the_profile(engine):
         check_engine_loads(engine)
 
 
-def test_reading_back_without_a_driver_goes_as_far_as_it_can(engine, fake_tensorrt, monkeypatch):
+def test_load_check_without_a_driver_is_partial(engine, fake_tensorrt, monkeypatch):
     fake_tensorrt.has_driver = False
     assert not check_engine_loads(engine)
     change_plan(engine, b"no plan")
@@ -230,7 +230,7 @@ def test_reading_back_without_a_driver_goes_as_far_as_it_can(engine, fake_tensor
     assert not check_engine_loads(engine)
 
 
-# With the real TensorRT-RTX, on the CPU.
+# The tests below use the real TensorRT-RTX on the CPU.
 
 
 @pytest.fixture
@@ -240,19 +240,19 @@ def real_engine(rtx, mobilenet, tmp_path) -> Path:
     return build_engine(onnx_path, "tensorrt-rtx", BatchProfile.parse("1,8,64"))[0]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here the engine loads wholly")
-def test_a_real_engine_is_read_up_to_the_missing_driver(real_engine):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the engine loads completely")
+def test_real_engine_loads_only_partly_without_a_driver(real_engine):
     assert not check_engine_loads(real_engine)
 
 
 @pytest.mark.parametrize("damage", [lambda plan: plan[:-1], lambda plan: b"x" + plan[1:]])
-def test_a_damaged_real_engine_is_refused_by_the_library(real_engine, damage):
+def test_damaged_real_engine_is_rejected_by_the_library(real_engine, damage):
     change_plan(real_engine, damage(real_engine.read_bytes()))
     with pytest.raises(PivlError, match=r"cannot be loaded: .*Serialization assertion"):
         check_engine_loads(real_engine)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here the engine runs")
-def test_a_real_engine_asks_for_a_gpu(real_engine):
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU the engine runs")
+def test_real_engine_needs_a_gpu_to_run(real_engine):
     with pytest.raises(PivlError, match="runs on an NVIDIA GPU"):
         EngineRunner(real_engine)
