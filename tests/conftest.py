@@ -73,7 +73,7 @@ def make_once(session_folder: Path) -> Callable[[str, Callable[[], None]], Path]
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(session_folder: Path) -> Iterator[Path]:
-    """A cache folder of the test session, apart from the user's; workers share it."""
+    """A cache folder of the test session, separate from the user's; all workers share it."""
     folder = session_folder / "cache"
     folder.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:

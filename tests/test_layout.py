@@ -50,13 +50,13 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 def test_the_wheel_contains_code_presets_and_weights(wheel_names: set[str]) -> None:
     packages = (*PACKAGES, "configs")
-    wanted = {
+    expected = {
         path.relative_to(ROOT).as_posix()
         for package in packages
         for pattern in ("*.py", "*.yaml", "*.safetensors", "*.onnx", "py.typed")
         for path in (ROOT / package).rglob(pattern)
     }
-    assert wanted - wheel_names == set()
+    assert expected - wheel_names == set()
 
 
 def test_the_wheel_contains_nothing_else(wheel_names: set[str]) -> None:

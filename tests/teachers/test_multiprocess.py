@@ -114,21 +114,25 @@ def test_prompts_equal_those_of_one_process(launch, size, tmp_path, monkeypatch)
     processes = launch(size, __file__, tmp_path)
     assert [process.code for process in processes] == [0] * size, processes
     assert all(process.output == "" for process in processes[1:])
-    together = load_file(tmp_path / "results.safetensors")
+    several_processes = load_file(tmp_path / "results.safetensors")
     monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "one"))
-    alone = results(tmp_path)
-    assert together.keys() == alone.keys()
-    for name, value in alone.items():
+    single_process = results(tmp_path)
+    assert several_processes.keys() == single_process.keys()
+    for name, value in single_process.items():
         tolerance = {torch.float64: 1e-9, torch.float16: 2e-3}.get(value.dtype, 1e-4)
         torch.testing.assert_close(
-            together[name], value, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+            several_processes[name],
+            value,
+            rtol=tolerance,
+            atol=tolerance,
+            msg=lambda m, n=name: f"{n}: {m}",
         )
     for folder in ("several", "one"):
         assert len(list((tmp_path / folder / "features").iterdir())) == 1
     metrics = [tmp_path / f"run of {n}" / "metrics.jsonl" for n in (1, size)]
     assert [len(path.read_text().splitlines()) for path in metrics] == [2, 2]
-    assert alone["some parts of 6: gradient"].abs().max() > 1e-6
-    assert not together["no parts of 1: part"]
+    assert single_process["some parts of 6: gradient"].abs().max() > 1e-6
+    assert not several_processes["no parts of 1: part"]
 
 
 def main(folder: Path) -> None:

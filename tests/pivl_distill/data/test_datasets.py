@@ -156,15 +156,15 @@ def test_maps_in_the_dataset_folder_are_used_by_default(tree: Path) -> None:
 
 
 def test_maps_in_a_manifest_precede_the_default_folder(tmp_path: Path, plant) -> None:
-    plant(tmp_path, ["a.jpg", "own/a.png", "parsing/a.png", "asked/a.png"])
+    plant(tmp_path, ["a.jpg", "own/a.png", "parsing/a.png", "explicit/a.png"])
     rows = [f"a.jpg,1,{split},own/a.png\n" for split in ("train", "query", "gallery")]
     (tmp_path / "m.csv").write_text("path,pid,split,parsing\n" + "".join(rows))
-    for folder in ("own", "parsing", "asked"):
+    for folder in ("own", "parsing", "explicit"):
         (tmp_path / folder / "parsing.json").write_text('{"vocabulary": "lip20"}')
     spec = f"manifest:{tmp_path / 'm.csv'}"
     assert load_dataset(spec).train[0].parsing == tmp_path / "own/a.png"
-    asked = load_dataset(spec, parsing=tmp_path / "asked")
-    assert asked.train[0].parsing == tmp_path / "asked/a.png"
+    explicit = load_dataset(spec, parsing=tmp_path / "explicit")
+    assert explicit.train[0].parsing == tmp_path / "explicit/a.png"
 
 
 def test_map_folder_errors(tree: Path, tmp_path: Path) -> None:
@@ -180,10 +180,10 @@ def test_map_folder_errors(tree: Path, tmp_path: Path) -> None:
 
 
 def test_synthetic_takes_tier_and_seed(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    calls = []
 
     def cached_dataset(tier: str, seed: int) -> Path:
-        asked.append((tier, seed))
+        calls.append((tier, seed))
         return tree
 
     cache = ModuleType("pivl_distill.data.synthetic.cache")
@@ -191,6 +191,6 @@ def test_synthetic_takes_tier_and_seed(tree: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "pivl_distill.data.synthetic.cache", cache)
     assert load_dataset("synthetic:default").name == "synthetic:default"
     assert load_dataset("synthetic:hard:7").name == "synthetic:hard:7"
-    assert asked == [("default", 0), ("hard", 7)]
+    assert calls == [("default", 0), ("hard", 7)]
     with pytest.raises(PivlError, match="'x'"):
         load_dataset("synthetic:default:x")

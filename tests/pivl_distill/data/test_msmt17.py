@@ -47,12 +47,12 @@ def test_test_pids_are_offset_from_training_pids(tmp_path: Path, plant) -> None:
 
 def test_validation_list_is_optional(tmp_path: Path, plant) -> None:
     root = plant_msmt17(tmp_path, plant)
-    both, alone = load_msmt17(root), load_msmt17(root, val=False)
-    assert (both.name, len(both.train)) == ("msmt17", 3)
-    assert (alone.name, len(alone.train)) == ("msmt17-no-val", 2)
-    assert (both.query, both.gallery) == (alone.query, alone.gallery)
+    with_val, without_val = load_msmt17(root), load_msmt17(root, val=False)
+    assert (with_val.name, len(with_val.train)) == ("msmt17", 3)
+    assert (without_val.name, len(without_val.train)) == ("msmt17-no-val", 2)
+    assert (with_val.query, with_val.gallery) == (without_val.query, without_val.gallery)
     (root / "list_val.txt").unlink()
-    assert load_msmt17(root, val=False) == alone
+    assert load_msmt17(root, val=False) == without_val
     with pytest.raises(PivlError, match=r"list_val\.txt"):
         load_msmt17(root)
 

@@ -138,7 +138,7 @@ def compute_results() -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module", params=SIZES)
-def together(request, launch, tmp_path_factory) -> dict[str, Tensor]:
+def several_processes(request, launch, tmp_path_factory) -> dict[str, Tensor]:
     """Return the results of `request.param` processes."""
     out = tmp_path_factory.mktemp("results") / "results.safetensors"
     processes = launch(request.param, __file__, out)
@@ -147,24 +147,30 @@ def together(request, launch, tmp_path_factory) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[str, Tensor]:
+def single_process() -> dict[str, Tensor]:
     return compute_results()
 
 
-def test_results_equal_those_of_one_process(together, alone):
-    assert together.keys() == alone.keys()
-    for name, value in alone.items():
+def test_results_equal_those_of_one_process(several_processes, single_process):
+    assert several_processes.keys() == single_process.keys()
+    for name, value in single_process.items():
         tolerance = 1e-6 if value.dtype == torch.float32 else 1e-9
         torch.testing.assert_close(
-            together[name], value, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+            several_processes[name],
+            value,
+            rtol=tolerance,
+            atol=tolerance,
+            msg=lambda m, n=name: f"{n}: {m}",
         )
 
 
-def test_reference_losses_and_gradients_are_not_zero(alone):
+def test_reference_losses_and_gradients_are_not_zero(single_process):
     for part in ("identity", "triplet", "image_to_text", "align", "embedding"):
-        assert all(alone[f"{kind}: {part} of step 0"] > 0 for kind in ("cosine", "contrastive"))
+        assert all(
+            single_process[f"{kind}: {part} of step 0"] > 0 for kind in ("cosine", "contrastive")
+        )
     for name in ("encoder.0.weight", "encoder.1.weight", "neck.norm.weight", "to_teacher.weight"):
-        assert alone[f"cosine: gradient of {name}"].abs().max() > 1e-6
+        assert single_process[f"cosine: gradient of {name}"].abs().max() > 1e-6
 
 
 def test_collectives_return_their_input_in_a_single_process():

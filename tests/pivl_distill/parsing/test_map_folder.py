@@ -61,8 +61,8 @@ def test_damaged_maps_and_wrong_sizes_do_not_count(tmp_path: Path) -> None:
     folder.write(NAME, PartMap(np.zeros((4, 2), np.uint8)))
     assert folder.has_map(NAME, (4, 2))
     assert not folder.has_map(NAME, (2, 4))
-    whole = folder.map_path(NAME).read_bytes()
-    folder.map_path(NAME).write_bytes(whole[: len(whole) // 2])
+    map_bytes = folder.map_path(NAME).read_bytes()
+    folder.map_path(NAME).write_bytes(map_bytes[: len(map_bytes) // 2])
     assert not folder.has_map(NAME, (4, 2))
     folder.write(NAME, PartMap(np.full((4, 2), 6, np.uint8)))  # coarse6 ends at 5
     assert not folder.has_map(NAME, (4, 2))

@@ -83,7 +83,7 @@ def test_qa_sheet_shows_crops_and_maps(colour_data, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop_after", [0, 2, 4])
 def test_resumed_run_is_byte_identical(colour_data, tmp_path: Path, stop_after: int) -> None:
-    write_maps(colour_data, Brightness(), NO_POSTPROCESSING, tmp_path / "whole")
+    write_maps(colour_data, Brightness(), NO_POSTPROCESSING, tmp_path / "uninterrupted")
     out = tmp_path / "maps"
     with pytest.raises(KeyboardInterrupt):
         write_maps(colour_data, Brightness(stop_after), NO_POSTPROCESSING, out)
@@ -91,7 +91,7 @@ def test_resumed_run_is_byte_identical(colour_data, tmp_path: Path, stop_after: 
     report = write_maps(colour_data, again, NO_POSTPROCESSING, out)
     assert (report.written, report.kept) == (6 - stop_after, stop_after)
     assert len(again.parsed) == 6 - stop_after
-    assert bytes_of(out) == bytes_of(tmp_path / "whole")
+    assert bytes_of(out) == bytes_of(tmp_path / "uninterrupted")
     idle = Brightness()
     assert write_maps(colour_data, idle, NO_POSTPROCESSING, out).kept == 6
     assert idle.parsed == []
@@ -102,13 +102,13 @@ def test_damaged_maps_and_maps_of_replaced_images_are_rewritten(
 ) -> None:
     out = tmp_path / "maps"
     write_maps(colour_data, Brightness(), NO_POSTPROCESSING, out)
-    whole = bytes_of(out)
+    before = bytes_of(out)
     (out / "train/0/0.png").write_bytes(b"half")
-    (out / "train/1/3.png").write_bytes(whole[Path("train/0/0.png")])  # a map of another size
+    (out / "train/1/3.png").write_bytes(before[Path("train/0/0.png")])  # a map of another size
     parser = Brightness()
     assert write_maps(colour_data, parser, NO_POSTPROCESSING, out).written == 2
     assert parser.parsed == [Path("train/0/0.png"), Path("train/1/3.png")]
-    assert bytes_of(out) == whole
+    assert bytes_of(out) == before
 
 
 def test_maps_of_another_parser_are_not_mixed(colour_data, tmp_path: Path) -> None:
@@ -169,11 +169,11 @@ def test_unreadable_image_stops_the_run_and_keeps_written_maps(colour_data, tmp_
     with pytest.raises(PivlError, match=r"Cannot read the image .*5\.png"):
         write_maps(colour_data, Brightness(), NO_POSTPROCESSING, tmp_path / "maps")
     data = dataclasses.replace(colour_data, train=colour_data.train[:5])
-    whole = data.train[4].path.read_bytes()
-    data.train[4].path.write_bytes(whole[:-40])  # its size can be read, its pixels cannot
+    image_bytes = data.train[4].path.read_bytes()
+    data.train[4].path.write_bytes(image_bytes[:-40])  # its size can be read, its pixels cannot
     with pytest.raises(PivlError, match=r"Cannot read the image .*4\.png"):
         write_maps(data, Brightness(), NO_POSTPROCESSING, tmp_path / "maps")
-    data.train[4].path.write_bytes(whole)
+    data.train[4].path.write_bytes(image_bytes)
     assert write_maps(data, Brightness(), NO_POSTPROCESSING, tmp_path / "maps").kept == 4
 
 

@@ -52,12 +52,12 @@ def test_facing_away_swaps_left_and_right() -> None:
     assert not torch.allclose(towards, away)
 
 
-def test_the_side_is_that_of_the_middle_of_the_left() -> None:
+def test_facing_is_inferred_from_the_positions_of_left_and_right_labels() -> None:
     left, right = LIP20.index("Left-shoe"), LIP20.index("Right-arm")
     labels = torch.zeros(3, 4, 8, dtype=torch.long)
     labels[0, 0, 6], labels[0, 2, 1] = left, right  # faces the camera
     labels[1, 0, 1], labels[1, 2, 6] = left, right  # faces away
-    labels[2, 0, 6] = left  # shows one side only: not asked
+    labels[2, 0, 6] = left  # one side only: not part of the loss
     logits = torch.tensor([2.0, -1.0, -30.0])
     expected = (F.softplus(torch.tensor(-2.0)) + F.softplus(torch.tensor(-1.0))) / 2
     torch.testing.assert_close(facing_loss(logits, labels), expected)
@@ -85,10 +85,10 @@ def test_the_shipped_parser_finds_parts_of_unseen_people() -> None:
 
     crops = render_crops(pretrain.UNSEEN_SEED, 60, pretrain.UNSEEN_CAMERAS)
     parser = OnnxParser("embedded", load_parser_settings("embedded"))
-    found = parser.parse([ParserInput(Path(), image) for image in crops.images])
+    predictions = parser.parse([ParserInput(Path(), image) for image in crops.images])
     agreement = ConfusionMatrix(len(LIP20))
-    for labels, mine in zip(crops.labels, found, strict=True):
-        agreement.add(labels, mine.labels)
+    for labels, prediction in zip(crops.labels, predictions, strict=True):
+        agreement.add(labels, prediction.labels)
     recorded = metadata(pretrain.WEIGHTS)["unseen_people_iou"]
     assert agreement.mean_iou > np.mean(list(recorded.values())) - 0.06
 

@@ -61,12 +61,12 @@ def test_ranks_match_a_stable_sort(seed: int) -> None:
 @pytest.mark.parametrize("memory_bytes", [1, 5000, 2**30])
 def test_ranks_do_not_depend_on_memory_or_query_order(memory_bytes: int) -> None:
     query, gallery, labels = task(3)
-    whole = ranked(query, gallery, labels)
-    assert ranked(query, gallery, labels, memory_bytes) == whole
+    expected = ranked(query, gallery, labels)
+    assert ranked(query, gallery, labels, memory_bytes) == expected
     order = np.random.default_rng(0).permutation(len(query))
     shuffled = [labels[0][order], labels[1], labels[2][order], labels[3]]
     found = ranked(query[order], gallery, shuffled, memory_bytes)
-    assert {int(order[number]): ranks for number, ranks in found.items()} == whole
+    assert {int(order[number]): ranks for number, ranks in found.items()} == expected
 
 
 def test_float64_decides_float32_ties() -> None:
