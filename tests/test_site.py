@@ -108,6 +108,17 @@ def test_every_data_snippet_parses(page: str, text: str) -> None:
         assert json.dumps(document, default=str)
 
 
+def test_every_path_on_a_page_exists() -> None:
+    roots = ("", "docs", "tests", "pivl_distill", "pivl_distill/models", "pivl_distill/training")
+    missing = [
+        (name, text)
+        for name, page in PAGES.items()
+        for text in re.findall(r"`([\w/.-]+\.(?:py|sbatch|svg))`", page.read_text())
+        if not any((ROOT / root / text).exists() for root in roots)
+    ]
+    assert missing == []
+
+
 def test_every_page_is_in_the_navigation() -> None:
     navigation = (ROOT / "mkdocs.yml").read_text()
     pages = {name for name in PAGES if name != "README.md"}
