@@ -66,6 +66,19 @@ def make_clip(
     output_stride: int,
     options: ViTOptions,
 ) -> Clip:
+    """Split an open_clip model into its encoders, with the pixel statistics of CLIP-ReID.
+
+    Args:
+        name: name of the CLIP in messages and metadata.
+        clip: the open_clip model with its weights.
+        tokenizer: tokenizer of its text encoder.
+        size_hw: height and width of crops, in pixels.
+        output_stride: stride of the last feature map of a ResNet, in pixels.
+        options: patch stride and camera embeddings of a ViT.
+
+    Raises:
+        PivlError: if the text or image encoder is of an unsupported kind.
+    """
     _require_clip_text_encoder(name, clip)
     image = make_image_encoder(name, clip.visual, size_hw, output_stride, options)
     mean, std = (
@@ -99,6 +112,18 @@ def make_image_encoder(
     output_stride: int,
     options: ViTOptions,
 ) -> ImageEncoder:
+    """Wrap the image encoder of an open_clip model for crops of `size_hw` pixels.
+
+    Args:
+        name: name of the CLIP in messages.
+        visual: open_clip's ModifiedResNet or VisionTransformer.
+        size_hw: height and width of crops, in pixels.
+        output_stride: stride of the last feature map of a ResNet, in pixels.
+        options: patch stride and camera embeddings of a ViT.
+
+    Raises:
+        PivlError: if the encoder is of another kind, or the options do not apply to it.
+    """
     if isinstance(visual, ModifiedResNet):
         if options != ViTOptions():
             raise PivlError(

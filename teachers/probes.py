@@ -133,7 +133,15 @@ def probe_bank(
     pids: Tensor,
     people: Mapping[int, Mapping[str, str | None]] | None,
 ) -> BankProbe:
-    """Measure a bank against the features [N, D] of crops with identities `pids` [N]."""
+    """Measure what the texts of a bank say about crops.
+
+    Args:
+        bank: the bank to measure.
+        text: the text encoder that the colour words are encoded with.
+        projected: features of N crops in the joint space, [N, D].
+        pids: identity of each crop, int64 [N].
+        people: attributes of each identity; None if unknown, then colours are not measured.
+    """
     similarity = F.normalize(projected.cpu(), dim=-1) @ F.normalize(bank.identity, dim=-1).T
     correct = torch.tensor(bank.pids)[similarity.argmax(1)] == pids
     words = F.normalize(bank.label, dim=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
@@ -29,6 +30,20 @@ def test_no_function_is_too_long() -> None:
         if isinstance(node, ast.FunctionDef)
     }
     assert {name: n for name, n in lengths.items() if n > MAX_FUNCTION_LINES} == {}
+
+
+def test_functions_with_many_parameters_document_them() -> None:
+    undocumented = []
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+                continue
+            names = {arg.arg for arg in (*node.args.args, *node.args.kwonlyargs)} - {"self", "cls"}
+            text = ast.get_docstring(node) or ""
+            is_command = "commands" in path.parts  # options have help texts instead
+            if len(names) > 4 and not is_command and not re.search(r"Args:| are those of `", text):
+                undocumented.append(f"{path.name}: {node.name}")
+    assert undocumented == []
 
 
 def test_every_shared_module_is_under_the_import_rule() -> None:

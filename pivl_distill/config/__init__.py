@@ -7,7 +7,7 @@ the ambiguous places of the paper, each with the setting that chooses a reading.
 
 from pivl_distill.config.base import DeviceChoice, Settings, TrainingPrecision, setting
 from pivl_distill.config.data import DataSettings
-from pivl_distill.config.head import HeadSettings
+from pivl_distill.config.fusion_head import HeadSettings
 from pivl_distill.config.inheritance import describe_data_settings, inherit_data_settings
 from pivl_distill.config.loading import (
     CACHE_LIMITS,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from pivl_distill.config.base import Settings, TrainingPrecision, setting
-from pivl_distill.config.head import HeadSettings
+from pivl_distill.config.fusion_head import HeadSettings
 
 
 class LossSettings(Settings):
