@@ -23,18 +23,18 @@ from harness import Row, bound, on_device, on_gpu, report
 ROUNDS, GPU_ROUNDS, AT_MOST_S = 5, 2, 8
 UNTIL_A_STEP = """
 import os, sys
-from pivl_distill.training.stage2 import Totals
-def first(totals, losses):
-    print(sum(losses.values()).item())  # waits for the device
+from pivl_distill.training.metrics import MetricAverages
+def first(averages, losses):
+    print(sum(losses.values()).item())  # synchronises with the device
     os._exit(0)
-Totals.add = first
+MetricAverages.add = first
 from pivl_distill.cli import main
 main(sys.argv[1:])
 """
 UNTIL_STAGE_2 = """
 import os, sys
-from pivl_distill.training.stage2 import Stage2
-Stage2.step = lambda *arguments: os._exit(0)
+from pivl_distill.training.stage2 import Stage2Trainer
+Stage2Trainer.step = lambda *arguments: os._exit(0)
 from pivl_distill.cli import main
 main(sys.argv[1:])
 """
@@ -44,10 +44,10 @@ ONE_EPOCH_EACH = ("--set", "tuning.identity_epochs=1", "--set", "tuning.part_epo
 def run(*command: str) -> float:
     """Seconds from start to end of a Python process."""
     start = time.perf_counter()
-    ended = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    process = subprocess.run([sys.executable, *command], capture_output=True, text=True)
     seconds = time.perf_counter() - start
-    if ended.returncode:
-        raise click.ClickException(ended.stderr)
+    if process.returncode:
+        raise click.ClickException(process.stderr)
     return seconds
 
 
