@@ -33,10 +33,10 @@ from pivl_distill.training.pretraining import (
     LossTerms,
     Recipe,
     make_optimizer,
+    pass_batches,
     pretrain,
     pretraining_options,
     render_training_crops,
-    shuffled_batches,
 )
 from students.backbones import create_backbone
 from students.distill import WEIGHTS_DIR
@@ -104,7 +104,7 @@ def train(arch: str, recipe: Recipe) -> tuple[nn.Module, dict[str, float]]:
         logits = model(augment_batch(crops, batch, rng))
         return {"loss": attribute_loss(logits, labels[batch], sizes)}
 
-    batches, optimizer = shuffled_batches(recipe, rng), make_optimizer(model, recipe)
+    batches, optimizer = pass_batches(recipe, rng), make_optimizer(model, recipe)
     pretrain(f"Pretraining {arch}", loss_terms, batches, optimizer, recipe, log_every=200)
     return network, measure(model.eval(), classes)
 

@@ -36,10 +36,10 @@ from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.training.pretraining import (
     LossTerms,
     Recipe,
+    pass_batches,
     pretrain,
     pretraining_options,
     render_training_crops,
-    shuffled_batches,
 )
 from teachers.clip import Clip
 from teachers.probes import MIN_PIXELS, probe_clip
@@ -244,7 +244,7 @@ def train(name: str, recipe: Recipe) -> tuple[Clip, list[int]]:
     pretrain(
         f"Pretraining {name}",
         lambda rows: losses.terms(crops, rows),
-        shuffled_batches(recipe, rng, drop_last=False),
+        pass_batches(recipe, rng, drop_last=False),
         _make_optimizer(parameters, recipe),
         recipe,
         clipped=parameters,

@@ -77,8 +77,9 @@ def export_checkpoint(
     from export.exporter import export_model
     from export.manifest_schema import TestData
 
+    compute_device = pick_device(device)  # both checks before the work, not after it
     if out is not None:
-        check_empty(out)  # before the work, not after it
+        check_empty(out)
     path = find_checkpoint(source)
     data = UNSEEN if spec is None and is_foreign(path) else data_settings(path.parent, spec)
     model, dataset = load_checkpoint(path, cameras), load_dataset(data.spec)
@@ -86,7 +87,6 @@ def export_checkpoint(
     if data is UNSEEN and model.cameras:
         test = test.clamp_camera_ids(model.cameras)
     calibration = _calibration_crops(dataset, model.size_hw, options.precisions)
-    compute_device = pick_device(device)
     # All inputs have been read: bad input leaves no folder behind.
     run = Run.create("export", _config_yaml(path, data), out)
     report = export_model(

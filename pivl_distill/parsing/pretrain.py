@@ -33,10 +33,10 @@ from pivl_distill.training.pretraining import (
     LossTerms,
     Recipe,
     make_optimizer,
+    pass_batches,
     pretrain,
     pretraining_options,
     render_training_crops,
-    shuffled_batches,
 )
 
 WEIGHTS = Path(__file__).parent / "weights" / "synthetic.onnx"
@@ -71,7 +71,7 @@ def train(recipe: Recipe) -> PartUNet:
         pixels = F.cross_entropy(logits, target, weights, ignore_index=IGNORE)
         return {"pixels": pixels, "facing": facing_loss(facing, labels)}
 
-    batches, optimizer = shuffled_batches(recipe, rng), make_optimizer(network, recipe)
+    batches, optimizer = pass_batches(recipe, rng), make_optimizer(network, recipe)
     pretrain("Training the parser", loss_terms, batches, optimizer, recipe)
     return network.eval()
 

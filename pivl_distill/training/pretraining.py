@@ -71,9 +71,7 @@ def render_training_crops(
     return render_crops(recipe.seed, recipe.crops, recipe.cameras, size_hw), rng
 
 
-def shuffled_batches(
-    recipe: Recipe, rng: np.random.Generator, *, drop_last: bool = True
-) -> np.ndarray:
+def pass_batches(recipe: Recipe, rng: np.random.Generator, *, drop_last: bool = True) -> np.ndarray:
     """Return crop indices [steps, batch size], reshuffled in each pass.
 
     With `drop_last`, each of the whole passes ends with its last full batch. Without, batches

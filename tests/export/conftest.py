@@ -144,17 +144,6 @@ def lenient_budgets() -> dict[str, AccuracyBudget]:
 
 
 @pytest.fixture
-def quick_latency(monkeypatch) -> None:
-    """Time three runs instead of five seconds."""
-    real = export.exporter.measure_latency
-    monkeypatch.setattr(
-        export.exporter,
-        "measure_latency",
-        lambda sessions, batch: real(sessions, batch, max_repeats=3),
-    )
-
-
-@pytest.fixture
 def export_small(
     small, small_onnx, test_split, training, lenient_budgets, tmp_path, monkeypatch, quick_latency
 ):

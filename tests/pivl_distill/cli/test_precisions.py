@@ -26,6 +26,9 @@ FEW_QUERIES = tuple(
 FILES = ["model.onnx", "model.fp16.onnx", "model.int8.onnx", "model.int8.trt.onnx"]
 
 
+pytestmark = pytest.mark.usefixtures("quick_latency")
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a student and two teachers."""
@@ -37,17 +40,6 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
         succeed("teach", *QUICK, *vit, "-o", "tiny_vit")
         succeed("student", *QUICK, "--bank", "tiny_rn", "-o", "student")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three timed runs instead of five seconds of them."""
-    real = export.exporter.measure_latency
-    monkeypatch.setattr(
-        export.exporter,
-        "measure_latency",
-        lambda sessions, batch: real(sessions, batch, max_repeats=3),
-    )
 
 
 @pytest.fixture

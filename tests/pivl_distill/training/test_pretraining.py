@@ -17,9 +17,9 @@ from pivl_distill.training.pretraining import (
     Recipe,
     learning_rate_at,
     make_optimizer,
+    pass_batches,
     pretrain,
     pretraining_options,
-    shuffled_batches,
 )
 
 RECIPE = Recipe(
@@ -40,7 +40,7 @@ def test_learning_rate_warms_up_and_decays_to_a_hundredth() -> None:
 
 
 def test_each_pass_drops_its_last_incomplete_batch() -> None:
-    batches = shuffled_batches(RECIPE, np.random.default_rng(0))
+    batches = pass_batches(RECIPE, np.random.default_rng(0))
     assert batches.shape == (4, 4)
     for one_pass in (batches[:2], batches[2:]):
         assert len(np.unique(one_pass)) == 8
@@ -48,7 +48,7 @@ def test_each_pass_drops_its_last_incomplete_batch() -> None:
 
 def test_batches_continue_into_the_next_pass_and_passes_may_be_fractional() -> None:
     recipe = replace(RECIPE, passes=1.5)
-    batches = shuffled_batches(recipe, np.random.default_rng(0), drop_last=False)
+    batches = pass_batches(recipe, np.random.default_rng(0), drop_last=False)
     assert batches.shape == (3, 4)
     assert len(np.unique(batches.ravel()[:10])) == 10
 
@@ -56,7 +56,7 @@ def test_batches_continue_into_the_next_pass_and_passes_may_be_fractional() -> N
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_zero_passes_give_no_batches(drop_last: bool) -> None:
     recipe = replace(RECIPE, passes=0)
-    batches = shuffled_batches(recipe, np.random.default_rng(0), drop_last=drop_last)
+    batches = pass_batches(recipe, np.random.default_rng(0), drop_last=drop_last)
     assert batches.shape == (0, 4)
 
 
