@@ -1,6 +1,10 @@
-"""Choice of the device to compute on."""
+"""Choice of the device to compute on, and the name of the processor."""
 
 from __future__ import annotations
+
+import platform
+import re
+from pathlib import Path
 
 import torch
 
@@ -29,3 +33,10 @@ def pick_device(setting: DeviceChoice) -> torch.device:
             f" torchrun --nproc-per-node={devices}, or set device to 'cpu'."
         )
     return torch.device("cuda")
+
+
+def processor_name() -> str:
+    """Return the model of this machine's processor, as Linux names it, or as Python does."""
+    cpuinfo = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    return model[1] if model else platform.processor()

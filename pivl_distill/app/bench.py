@@ -11,8 +11,6 @@ import itertools
 import json
 import logging
 import os
-import platform
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +30,7 @@ from export.peak_memory import peak_memory
 from pivl_distill.app.eager import eager, run_eager_once
 from pivl_distill.app.targets import Cameras, load_checkpoint
 from pivl_distill.console import track
+from pivl_distill.device import processor_name
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime.manifest_reader import check_file
 from pivl_distill.runtime.onnx_session import CPU, PROVIDERS, ExecutionDevice, open_session
@@ -229,15 +228,8 @@ def _file_costs(
 
 def _machine() -> dict[str, object]:
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "versions": installed_versions(),
     }
-
-
-def _processor() -> str:
-    """Name of the processor."""
-    cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return model[1] if model else platform.processor()
