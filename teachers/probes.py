@@ -54,7 +54,10 @@ class ClipProbe:
 
 @dataclass(frozen=True)
 class BankProbe:
-    """Accuracies (0 to 1) of a prompt bank."""
+    """Accuracies (0 to 1) of a prompt bank, and how far its texts differ between identities.
+
+    Banks of earlier versions lack the cosines, which are then None.
+    """
 
     own_identity: float
     """Crops whose nearest identity text is that of their identity."""
@@ -63,6 +66,15 @@ class BankProbe:
     colour: dict[str, float] | None
     """Attribute → accuracy of the nearest colour to the part text; None if colours are unknown
     or the parts are not LIP's."""
+    identity_cosine: float | None = None
+    """Mean cosine between the identity texts of two identities; see `text_cosines`."""
+    identity_cosine_centred: float | None = None
+    """Root mean square of these cosines after the mean text is subtracted."""
+    part_cosine: dict[str, float] | None = None
+    """Part → mean cosine between its texts of two identities. Near 1 a part text is mostly what
+    all identities share, and says little about the person."""
+    part_cosine_centred: dict[str, float] | None = None
+    """Part → root mean square of these cosines after the part's mean text is subtracted."""
 
 
 def classify_colours(features: Tensor, text: TextEncoder, wording: str) -> Tensor:
@@ -125,6 +137,30 @@ def colour_accuracy(
     return accuracy
 
 
+def text_cosines(texts: Tensor) -> tuple[float, float]:
+    """Return how similar n ≥ 2 texts [n, D] of one kind are: their cosines, raw and centred.
+
+    The first value is the mean cosine over all pairs of different texts. For the second the mean
+    of the normalised texts is subtracted from each; it is the root mean square of the cosines of
+    these differences, because their mean is close to −1/(n − 1) whatever the texts say. It is
+    1/√k if the differences are spread evenly over k dimensions, and 1 if they lie on one line.
+    """
+    texts = F.normalize(texts.double(), dim=-1)
+    centred = F.normalize(texts - texts.mean(0), dim=-1)
+    pairs = ~torch.eye(len(texts), dtype=torch.bool)
+    raw, differences = (vectors @ vectors.T for vectors in (texts, centred))
+    return raw[pairs].mean().item(), differences[pairs].square().mean().sqrt().item()
+
+
+def part_text_cosines(bank: PromptBank) -> dict[str, tuple[float, float]]:
+    """Return `text_cosines` by part, for the parts that at least two identities have."""
+    return {
+        label: text_cosines(bank.part[bank.present[:, part], part])
+        for part, label in enumerate(bank.vocabulary.labels)
+        if bank.present[:, part].sum() > 1
+    }
+
+
 @torch.inference_mode()
 def probe_bank(
     bank: PromptBank,
@@ -150,8 +186,14 @@ def probe_bank(
     truth = None
     if people is not None and bank.vocabulary == LIP20:
         truth = {row: people[pid] for row, pid in enumerate(bank.pids)}
+    raw, centred = text_cosines(bank.identity) if len(bank.pids) > 1 else (None, None)
+    parts = part_text_cosines(bank)
     return BankProbe(
         own_identity=correct.float().mean().item(),
         nearest_label=right.float().mean().item() if len(right) else None,
         colour=None if truth is None else colour_accuracy(bank.part, bank.present, truth, text),
+        identity_cosine=raw,
+        identity_cosine_centred=centred,
+        part_cosine={label: cosines[0] for label, cosines in parts.items()},
+        part_cosine_centred={label: cosines[1] for label, cosines in parts.items()},
     )

@@ -6,6 +6,8 @@ The stages are imported for their types only: reporting a student must not load 
 from __future__ import annotations
 
 import logging
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,9 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-
 NO_CAMERA_RULE = "unknown: crops of the query's own camera count as hits (not the usual protocol)"
-
 
 EMPTY_SHARE = 0.02
 """Share of maps without a person above which the parser or its preprocessing may be wrong."""
@@ -87,10 +87,21 @@ def print_teach(report: TeachReport) -> None:
         rows["part text → true colour"] = ", ".join(
             f"{name} {percent(value)}" for name, value in readout.colour.items()
         )
+    cosines = {
+        "cosine of two identities": (readout.identity_cosine, readout.part_cosine),
+        "the same, centred (RMS)": (readout.identity_cosine_centred, readout.part_cosine_centred),
+    }
+    rows |= {name: _text_cosines(*both) for name, both in cosines.items() if both[0] is not None}
     rows |= {"teacher": report.teacher, **retrieval_rows(report.retrieval)}
     rows["time"] = ", ".join(f"{name} {value:.0f} s" for name, value in report.seconds.items())
     summary(f"Taught in {report.run}", rows)
     _warn_missing_maps(report.missing_maps)
+
+
+def _text_cosines(identity: float | None, parts: Mapping[str, float] | None) -> str:
+    """Cosines of identity texts and of part texts, the latter as a mean over parts."""
+    part_texts = f", part texts {statistics.mean(parts.values()):.3f}" if parts else ""
+    return f"identity texts {identity:.3f}{part_texts}"
 
 
 def print_clip_reid_bank(report: ClipReIDBankReport) -> None:

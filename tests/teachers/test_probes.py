@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -10,7 +11,15 @@ import torch
 from pivl_distill.bank import PromptBank
 from pivl_distill.data.synthetic.people import COLOURS
 from pivl_distill.data.vocabulary import LIP20
-from teachers.probes import COLOUR_PROMPTS, classify_colours, colour_accuracy, probe_bank
+from teachers.probes import (
+    COLOUR_PROMPTS,
+    BankProbe,
+    classify_colours,
+    colour_accuracy,
+    part_text_cosines,
+    probe_bank,
+    text_cosines,
+)
 
 NOTHING = dict.fromkeys(COLOUR_PROMPTS)
 
@@ -89,6 +98,69 @@ def test_bank_probe_measures_colours_of_synthetic_people(bank, text):
     result = probe_bank(bank, text, bank.identity, torch.tensor([7, 9]), people)
     assert result.own_identity == 1.0
     assert result.colour == {"coat": 0.5}
+
+
+def naive_cosines(texts: torch.Tensor) -> tuple[float, float]:
+    """Mean cosine over pairs; root mean square of the cosines after centring; plain loops."""
+    unit = [(t / t.norm()).double() for t in texts.double()]
+    mean = sum(unit, torch.zeros_like(unit[0])) / len(unit)
+    raw, squares = [], []
+    for i, first in enumerate(unit):
+        for second in unit[i + 1 :]:
+            a, b = first - mean, second - mean
+            raw.append(float(first @ second))
+            squares.append(float(a @ b / (a.norm() * b.norm())) ** 2)
+    return sum(raw) / len(raw), math.sqrt(sum(squares) / len(squares))
+
+
+@pytest.mark.parametrize("count", [2, 3, 9])
+def test_text_cosines_equal_loops_over_pairs(count):
+    texts = torch.randn(count, 12, generator=torch.Generator().manual_seed(count)) + 2
+    assert text_cosines(texts) == pytest.approx(naive_cosines(texts), abs=1e-12)
+
+
+def test_text_cosines_separate_what_is_shared_from_what_differs():
+    eye = torch.eye(4)
+    assert text_cosines(eye) == pytest.approx((0, 1 / 3))
+    shared = torch.cat([torch.full((4, 1), 7.0), eye], 1)
+    raw, centred = text_cosines(shared)
+    assert raw == pytest.approx(49 / 50)
+    assert centred == pytest.approx(1 / 3)
+    assert text_cosines(torch.ones(3, 5)) == pytest.approx((1, 0), abs=1e-9)
+
+
+def test_part_text_cosines_use_present_texts_of_one_part_only(bank):
+    part = torch.randn(bank.part.shape, generator=torch.Generator().manual_seed(0))
+    part, present = torch.cat([part, part + 1]), torch.cat([bank.present, bank.present])
+    present[0, LIP20.index("Face")] = False
+    present[1:, LIP20.index("Pants")] = False  # one identity alone
+    identity, pids = torch.cat([bank.identity, bank.identity]), (7, 9, 11, 13)
+    larger = PromptBank(identity, part, bank.label, present, pids, bank.vocabulary, {})
+    cosines = part_text_cosines(larger)
+    assert cosines == {"Face": pytest.approx(naive_cosines(part[1:, LIP20.index("Face")]))}
+
+
+def test_bank_probe_measures_cosines_between_identities(bank, text):
+    result = probe_bank(bank, text, bank.identity, torch.tensor([7, 9]), people=None)
+    assert (result.identity_cosine, result.identity_cosine_centred) == pytest.approx((0, 1))
+    assert result.part_cosine is not None
+    assert result.part_cosine_centred is not None
+    assert result.part_cosine.keys() == result.part_cosine_centred.keys() == {"Face", "Pants"}
+    assert result.part_cosine["Pants"] == pytest.approx(1)
+    assert result.part_cosine["Face"] < 0.99
+
+
+def test_bank_with_one_identity_has_no_cosines(bank, text):
+    alone = dataclasses.replace(
+        bank, identity=bank.identity[:1], part=bank.part[:1], present=bank.present[:1], pids=(7,)
+    )
+    result = probe_bank(alone, text, bank.identity[:1], torch.tensor([7]), people=None)
+    assert (result.identity_cosine, result.part_cosine) == (None, {})
+
+
+def test_readouts_of_earlier_versions_still_load():
+    old = {"own_identity": 0.5, "nearest_label": None, "colour": None}
+    assert BankProbe(**old).identity_cosine is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
