@@ -118,6 +118,46 @@ def test_extra_tensor_in_the_published_file_is_rejected(classifier, tmp_path):
         load(tmp_path / "more.pth")
 
 
+def efficientnet_pytorch_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename tensors as in EfficientNet-PyTorch: _conv_stem, _blocks.N._expand_conv, _fc."""
+    top = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
+    expanded = {
+        "conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1",
+        "conv_pwl": "_project_conv", "bn3": "_bn2",
+    }  # fmt: skip
+    first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
+    squeeze = {"se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
+    blocks = list(dict.fromkeys(tuple(k.split(".")[1:3]) for k in state if k.startswith("blocks")))
+    renamed = {}
+    for key, value in state.items():
+        module, _, field = key.rpartition(".")
+        if module.startswith("blocks."):
+            _, stage, block, layer = module.split(".", 3)
+            names = squeeze | (first if stage == "0" else expanded)
+            new = f"_blocks.{blocks.index((stage, block))}.{names[layer]}"
+        else:
+            new = (top | {"classifier": "_fc"})[module]
+        renamed[f"{new}.{field}"] = value
+    return renamed
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "efficientnet_b0"])
+def test_efficientnet_pytorch_file_loads_under_its_names(name, tmp_path):
+    network = timm.create_model(name).eval()
+    state = efficientnet_pytorch_names(network.state_dict())
+    for number, tensor in enumerate(t for t in state.values() if t.ndim == 1):
+        tensor += number / 1000  # layers of equal shape differ
+    save_file(dict(sorted(state.items())), tmp_path / "published.safetensors")
+    assert_same_features(load(tmp_path / "published.safetensors", name), network)
+
+
+def test_unknown_layer_in_an_efficientnet_file_is_rejected(tmp_path):
+    state = efficientnet_pytorch_names(timm.create_model("tf_efficientnet_lite0").state_dict())
+    torch.save(state | {"_blocks.3._extra.weight": torch.zeros(3)}, tmp_path / "more.pth")
+    with pytest.raises(PivlError, match="does not fit the architecture"):
+        load(tmp_path / "more.pth", "tf_efficientnet_lite0")
+
+
 def test_position_embeddings_are_interpolated(tmp_path):
     network = timm.create_model("vit_tiny_patch16_224", img_size=64)
     path = tmp_path / "vit.safetensors"
