@@ -21,6 +21,7 @@ from pivl_distill.config import (
     CACHE_LIMITS,
     ClipSettings,
     DataSettings,
+    Preprocessing,
     PromptSettings,
     Settings,
     Stage2Settings,
@@ -204,6 +205,7 @@ def evaluate(
     data: str | None = None,
     camera: int | str | None = None,
     sie_coefficient: float = 1.0,
+    preprocessing: str | Path | Values | Preprocessing | None = None,
     device: Device = "auto",
     cache: bool = True,
 ) -> Evaluation:
@@ -212,10 +214,12 @@ def evaluate(
     The report's `result` has mAP, CMC and mINP; its `rerank()` scores after re-ranking.
 
     Args:
-        target: run folder, checkpoint, ONNX file or engine; default: the latest student run.
+        target: run folder, checkpoint, ONNX file, engine or a network of others (ONNX file or
+            OpenVINO IR); default: the latest student run.
         data: data set; default: that of the run.
         camera: how camera embeddings (SIE) are used: "input", "mean" or a camera id from 0.
         sie_coefficient: coefficient of the camera embeddings in training.
+        preprocessing: of a network of others: a preset, a YAML file or settings.
         device: where to compute; "auto": a GPU if there is one, the CPU for ONNX files.
         cache: whether to read and write the cache of decoded crops.
     """
@@ -223,7 +227,8 @@ def evaluate(
 
     path = _path(target) or _latest_student()
     cameras = _cameras(camera, sie_coefficient)
-    return evaluate_target(path, data, cameras, cached=cache, device=device)
+    declared = None if preprocessing is None else _preprocessing(preprocessing)
+    return evaluate_target(path, data, cameras, declared, cached=cache, device=device)
 
 
 def _overrides(
@@ -267,3 +272,13 @@ def _cameras(camera: int | str | None, sie_coefficient: float) -> Cameras:
     from pivl_distill.app.targets import Cameras
 
     return Cameras(None if camera is None else str(camera), sie_coefficient)
+
+
+def _preprocessing(value: str | Path | Values | Preprocessing) -> Preprocessing:
+    from pivl_distill.foreign import load_preprocessing
+
+    if isinstance(value, Preprocessing):
+        return value
+    if isinstance(value, str | Path):
+        return load_preprocessing(str(value))
+    return load_preprocessing(overrides=value)

@@ -1,4 +1,4 @@
-"""What `evaluate` scores and `export` reads: runs, checkpoints, exported files and engines.
+"""What `evaluate` scores and `export` reads: runs, checkpoints, files, networks of others.
 
 Stages are imported inside the functions: a student must not load CLIP, nor a teacher ONNX.
 """
@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from pivl_distill.config import DataSettings, DeviceChoice
+from pivl_distill.config import DataSettings, DeviceChoice, Preprocessing
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
+from pivl_distill.foreign import (
+    check_network_file,
+    is_foreign_network,
+    load_foreign,
+    load_preprocessing,
+)
 from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.retrieval.evaluation import (
@@ -28,6 +35,9 @@ from pivl_distill.runs.run import Run, read_data_settings
 from pivl_distill.storage.filenames import CHECKPOINT_FILES, FP32_FILE
 from pivl_distill.storage.tensors import is_foreign, load_tensors
 from pivl_distill.training.host_memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from pivl_distill.runtime.onnx_session import ExecutionDevice
 
 EXPORTED = (".onnx", ".engine")
 
@@ -66,37 +76,50 @@ class Evaluation:
         return evaluate_reranked(self.features, self.test, self.device)
 
 
+class _Loaded(NamedTuple):
+    """A network, ready to embed."""
+
+    path: Path
+    model: EmbeddingModel
+    forward: ForwardFunction | None
+    """None: that of `model`."""
+    device: torch.device
+    """Where the scores are computed; a file itself may run elsewhere."""
+
+
 def evaluate_target(
     target: Path,
     spec: str | None,
     cameras: Cameras = CAMERAS_AS_INPUT,
+    preprocessing: Preprocessing | None = None,
     *,
     cached: bool = True,
     device: DeviceChoice = "auto",
 ) -> Evaluation:
-    """Score a run, a checkpoint, an exported file or an engine on a test split.
+    """Score a run, a checkpoint, an exported file, an engine or a network of others.
 
     Args:
         target: run folder or file.
         spec: data set; default: the run's own.
         cameras: how camera embeddings (SIE) of a checkpoint are used.
+        preprocessing: of an ONNX file or OpenVINO IR without manifest; required there.
         cached: whether decoded crops may be read from and written to the cache folder.
         device: where to compute; "auto": a GPU if there is one, the CPU for ONNX files.
 
     Raises: PivlError if there is nothing to score at `target`.
     """
-    exported = target.suffix in EXPORTED or (target / FP32_FILE).is_file()
-    if exported:
-        path = target if target.suffix in EXPORTED else target / FP32_FILE
-        compute_device = CPU  # of the scores; the file itself runs on `device`
-        model, forward = _load_exported(path, device)
+    if is_foreign_network(target):
+        loaded = _load_foreign(target, spec, preprocessing, device)
+    elif preprocessing is not None:
+        raise PivlError(
+            f"The preprocessing of {target} is known. Declare it only for an ONNX file or an"
+            " OpenVINO IR of others, without a manifest beside it."
+        )
+    elif target.suffix in EXPORTED or (target / FP32_FILE).is_file():
+        loaded = _load_exported(target, device)
     else:
-        path = find_checkpoint(target)
-        if is_foreign(path) and spec is None:
-            raise PivlError(f"Name the data set to score {path} on with --data.")
-        compute_device = pick_device(device)
-        model, forward = load_checkpoint(path, cameras), None
-        model.network.to(compute_device)
+        loaded = _load_checkpoint(target, spec, cameras, device)
+    path, model, forward, compute_device = loaded
     keep_freed_memory(compute_device)
     data = data_settings(path.parent, spec)
     cache_gib = data.crop_cache_gib if cached else 0
@@ -106,14 +129,46 @@ def evaluate_target(
     return Evaluation(path, data.spec, result, features, test, compute_device)
 
 
-def _load_exported(path: Path, device: DeviceChoice) -> tuple[EmbeddingModel, ForwardFunction]:
+def _load_foreign(
+    path: Path, spec: str | None, preprocessing: Preprocessing | None, device: DeviceChoice
+) -> _Loaded:
+    check_network_file(path)
+    _require_data(path, spec)
+    declared = preprocessing or load_preprocessing()
+    network = load_foreign(path, declared, _file_device(device))
+    return _Loaded(path, network.model, network.forward, CPU)
+
+
+def _load_exported(target: Path, device: DeviceChoice) -> _Loaded:
     from export.loading import load_exported
 
+    path = target if target.suffix in EXPORTED else target / FP32_FILE
     if not path.is_file():
         raise PivlError(f"No ONNX file or engine at {path}.")
     if path.suffix == ".engine" and device == "cpu":
         raise PivlError(f"{path} is an engine, which runs on a GPU; remove --device cpu.")
-    return load_exported(path, "cuda" if device == "cuda" else "cpu")
+    return _Loaded(path, *load_exported(path, _file_device(device)), CPU)
+
+
+def _load_checkpoint(
+    target: Path, spec: str | None, cameras: Cameras, device: DeviceChoice
+) -> _Loaded:
+    path = find_checkpoint(target)
+    if is_foreign(path):
+        _require_data(path, spec)
+    compute_device = pick_device(device)
+    model = load_checkpoint(path, cameras)
+    model.network.to(compute_device)
+    return _Loaded(path, model, None, compute_device)
+
+
+def _file_device(device: DeviceChoice) -> ExecutionDevice:
+    return "cuda" if device == "cuda" else "cpu"
+
+
+def _require_data(path: Path, spec: str | None) -> None:
+    if spec is None:
+        raise PivlError(f"Name the data set to score {path} on with --data.")
 
 
 def load_checkpoint(path: Path, cameras: Cameras = CAMERAS_AS_INPUT) -> EmbeddingModel:

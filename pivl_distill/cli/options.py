@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pivl_distill.errors import PivlError
+
 if TYPE_CHECKING:
     from export.engines.library import EngineLibrary
 
@@ -130,6 +132,49 @@ def camera_options(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, cameras=Cameras(camera, sie_coefficient), **kwargs)
 
     return wrapped
+
+
+def preprocessing_options(command: Callable[..., None]) -> Callable[..., None]:
+    """How the input of a network of others is made, as `preprocessing`; None if not given."""
+
+    @click.option("--preset", metavar="NAME|FILE", help="Preprocessing of another's network.")
+    @click.option("--size", metavar="HxW", help="Its input in pixels; default: as in the file.")
+    @click.option("--mean", metavar="R,G,B", help="In units of --range and order of --colour.")
+    @click.option("--std", metavar="R,G,B", help="As --mean; default of both: none.")
+    @click.option("--colour", type=click.Choice(["rgb", "bgr"]), help="Order of its channels.")
+    @click.option("--range", type=click.Choice(["1", "255"]), help="Pixel value of white.")
+    @click.option("--output", metavar="NAME", help="Its embeddings, if it has several outputs.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, preset: str | None, size: str | None, **kwargs: Any) -> None:
+        from pivl_distill.foreign.presets import load_preprocessing
+
+        given: dict[str, Any] = {
+            "size_hw": _numbers("--size", size, "x", 2),
+            "mean": _numbers("--mean", kwargs.pop("mean"), ",", 3),
+            "std": _numbers("--std", kwargs.pop("std"), ",", 3),
+            "range": None if (white := kwargs.pop("range")) is None else int(white),
+            "colour": kwargs.pop("colour"),
+            "output": kwargs.pop("output"),
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        declared = load_preprocessing(preset, given) if preset or given else None
+        command(*args, preprocessing=declared, **kwargs)
+
+    return wrapped
+
+
+def _numbers(option: str, text: str | None, separator: str, count: int) -> list[float] | None:
+    """Split the value of an option into `count` numbers; raise PivlError if it has others."""
+    if text is None:
+        return None
+    try:
+        values = [float(part) for part in text.split(separator)]
+    except ValueError:
+        values = []
+    if len(values) != count:
+        example = "256x128" if separator == "x" else "0.485,0.456,0.406"
+        raise PivlError(f"{option} takes {count} numbers, such as {example}; got '{text}'.")
+    return values
 
 
 def engine_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -13,12 +13,15 @@ from pivl_distill.config.loading import (
     CACHE_LIMITS,
     CONFIGS_DIR,
     dump_config,
+    find_preset,
     flatten_settings,
     given_settings,
     load_config,
     parse_override,
+    read_yaml,
     validate_settings,
 )
+from pivl_distill.config.preprocessing import Preprocessing
 from pivl_distill.config.stage2 import (
     AugmentSettings,
     LossSettings,
@@ -36,6 +39,7 @@ __all__ = [
     "DeviceChoice",
     "HeadSettings",
     "LossSettings",
+    "Preprocessing",
     "PromptSettings",
     "Settings",
     "Stage2Settings",
@@ -45,11 +49,13 @@ __all__ = [
     "TuningSettings",
     "describe_data_settings",
     "dump_config",
+    "find_preset",
     "flatten_settings",
     "given_settings",
     "inherit_data_settings",
     "load_config",
     "parse_override",
+    "read_yaml",
     "setting",
     "validate_settings",
 ]

@@ -114,11 +114,32 @@ def parse_override(text: str) -> tuple[str, Any]:
     return key, parsed
 
 
-def _find_config(source: str) -> Path:
-    for path in (Path(source), CONFIGS_DIR / f"{source}.yaml"):
+def find_preset(kind: str, name: str, folder: Path) -> Path:
+    """Return the YAML file `name`, or `folder`/`name`.yaml; raises PivlError if there is neither.
+
+    `kind` is what the file describes, for the message.
+    """
+    for path in (Path(name), folder / f"{name}.yaml"):
         if path.is_file():
             return path
-    raise unknown_name("configuration", source, (p.stem for p in CONFIGS_DIR.glob("*.yaml")))
+    if Path(name).suffix in (".yaml", ".yml"):
+        raise PivlError(f"The {kind} file {name} does not exist.")
+    raise unknown_name(kind, name, (path.stem for path in folder.glob("*.yaml")))
+
+
+def read_yaml(path: Path, content: str) -> dict[str, Any]:
+    """Read a YAML mapping; raises PivlError if `path` is not one. It must contain `content`."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise PivlError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise PivlError(f"{path} must contain {content}.")
+    return values
+
+
+def _find_config(source: str) -> Path:
+    return find_preset("configuration", source, CONFIGS_DIR)
 
 
 def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -129,7 +150,7 @@ def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, An
     if path in extending:
         chain = " → ".join(str(p) for p in (*extending, path))
         raise PivlError(f"Configurations extend each other in a circle: {chain}.")
-    content = _read_yaml(path)
+    content = _read_sections(path)
     base = content.pop(EXTENDS, None)
     sections = {name: section or {} for name, section in content.items()}
     if base is None:
@@ -139,13 +160,8 @@ def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, An
     return _merge(_read_extended(base_path, (*extending, path)), sections)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PivlError(f"{path} is not readable YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise PivlError(f"{path} must contain the sections {' and '.join(sorted(SECTIONS))}.")
+def _read_sections(path: Path) -> dict[str, Any]:
+    content = read_yaml(path, f"the sections {' and '.join(sorted(SECTIONS))}")
     for key, section in content.items():
         if key == EXTENDS:
             continue

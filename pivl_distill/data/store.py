@@ -122,6 +122,17 @@ class CropStore:
         )
 
 
+def iterate_crops(
+    records: Sequence[Record], size_hw: tuple[int, int], what: str = "crops"
+) -> Iterator[np.ndarray]:
+    """Yield the crops of `CropStore.load`, uint8 RGB [≤ `CHUNK_FILES`, H, W, 3], in order.
+
+    Nothing is kept; arguments and errors are those of `CropStore.load`.
+    """
+    for batch in _crop_decoder(records, size_hw, what).batches():
+        yield batch["pixels"]
+
+
 def load_training_crops(
     records: Sequence[Record],
     settings: DataSettings,

@@ -11,10 +11,15 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from pivl_distill.config import DeviceChoice, Settings, validate_settings
+from pivl_distill.config import (
+    DeviceChoice,
+    Settings,
+    find_preset,
+    read_yaml,
+    validate_settings,
+)
 from pivl_distill.data.remap import remap_table
 from pivl_distill.data.vocabulary import get_vocabulary
 from pivl_distill.errors import PivlError, unknown_name
@@ -149,8 +154,8 @@ def load_parser_settings(
 
     Raises PivlError, which lists all mistakes.
     """
-    path = _find(parser)
-    values = _read(path)
+    path = find_preset("parser", parser, PRESETS_DIR)
+    values = read_yaml(path, "settings of a parser: kind, vocabulary and so on")
     kind = values.get("kind")
     if kind not in SETTINGS_BY_KIND:
         raise unknown_name(f"kind of parser in {path}:", str(kind), SETTINGS_BY_KIND)
@@ -173,25 +178,6 @@ _SOURCE_OF_KIND = {
     "segformer": "a hub id or a folder",
     "maps": "the folder of the maps",
 }
-
-
-def _find(parser: str) -> Path:
-    for path in (Path(parser), PRESETS_DIR / f"{parser}.yaml"):
-        if path.is_file():
-            return path
-    if Path(parser).suffix in (".yaml", ".yml"):
-        raise PivlError(f"The parser file {parser} does not exist.")
-    raise unknown_name("parser", parser, parser_presets())
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise PivlError(f"{path} is not readable YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise PivlError(f"{path} must contain settings of a parser: kind, vocabulary and so on.")
-    return values
 
 
 def _as_value_error(check: Any, *arguments: Any) -> None:

@@ -74,7 +74,11 @@ def test_every_argument_is_documented(name):
         ("train_student", {"bank": "nowhere"}, "No prompt bank at nowhere"),
         ("export", {"source": "nowhere"}, "No run folder at nowhere"),
         ("export", {"precision": "int4"}, "Unknown precision 'int4'"),
-        ("evaluate", {"target": "nowhere.onnx"}, "No ONNX file or engine at nowhere.onnx"),
+        (
+            "evaluate",
+            {"target": "nowhere.onnx"},
+            "There is no ONNX file or OpenVINO IR at nowhere.onnx",
+        ),
     ],
 )
 def test_wrong_arguments_are_pivl_errors(name, arguments, message, tmp_path, monkeypatch):

@@ -20,13 +20,14 @@ from pivl_distill.cli.options import (
     engine_options,
     no_cache_option,
     out_option,
+    preprocessing_options,
 )
 from pivl_distill.distributed import process_group
 
 if TYPE_CHECKING:
     from pivl_distill.app.export_run import Engines
     from pivl_distill.app.targets import Cameras
-    from pivl_distill.config import DeviceChoice
+    from pivl_distill.config import DeviceChoice, Preprocessing
     from pivl_distill.runtime.onnx_session import ExecutionDevice
 
 
@@ -106,12 +107,14 @@ Examples:
   pivl-distill evaluate runs/export-1/model.onnx --sheet ranking.png
   pivl-distill evaluate runs/teach-1 --data market1501:/data/market --rerank
   pivl-distill evaluate Market_ViT-B-16_60.pth --data market1501:/data/market
+  pivl-distill evaluate osnet_x0_25.onnx --preset osnet --data market1501:/data/market
 """,
 )
 @click.argument("target", required=False, type=RUN_OR_FILE)
 @data_option
 @no_cache_option
 @camera_options
+@preprocessing_options
 @click.option("--rerank", is_flag=True, help="Also score after k-reciprocal re-ranking.")
 @device_option(text="Where to compute; auto: a GPU if there is one, the CPU for ONNX files.")
 @click.option("--sheet", type=FILE, help="Also draw the top matches of some queries, as PNG.")
@@ -120,6 +123,7 @@ def evaluate(
     spec: str | None,
     no_cache: bool,
     cameras: Cameras,
+    preprocessing: Preprocessing | None,
     device: DeviceChoice,
     rerank: bool,
     sheet: Path | None,
@@ -127,7 +131,9 @@ def evaluate(
     """Score a run, a checkpoint, an exported ONNX file or an engine by the Market-1501 protocol.
 
     TARGET is a run folder or a file, also a checkpoint published by CLIP-ReID; default: the
-    latest student run.
+    latest student run. Any other ReID network can be an ONNX file or an OpenVINO IR (.xml); how
+    its input is made is declared by a preset (osnet, intel-retail, fastreid, clip-reid), a YAML
+    file or options.
     """
     from pivl_distill.app.ranking_sheet import ranking_sheet
     from pivl_distill.app.report import print_reranked, print_retrieval
@@ -135,7 +141,9 @@ def evaluate(
     from pivl_distill.runs.run import Run
 
     target = target or Run.latest("student").path
-    evaluation = evaluate_target(target, spec, cameras, cached=not no_cache, device=device)
+    evaluation = evaluate_target(
+        target, spec, cameras, preprocessing, cached=not no_cache, device=device
+    )
     print_retrieval(evaluation)
     if rerank:
         print_reranked(evaluation.rerank())

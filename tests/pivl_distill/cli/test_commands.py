@@ -190,7 +190,7 @@ def test_unknown_settings_are_listed_with_the_nearest_name() -> None:
         (("export", "--budget", "int8=1"), "Known: cosine, mAP, rank1"),
         (("export", "--budget", "fp16.mAP=none"), "looks like int8.mAP=2"),
         (("evaluate", "runs/teach-1/prompt_bank.safetensors"), "is not a student or teacher"),
-        (("evaluate", "nowhere.onnx"), "No ONNX file or engine at nowhere.onnx"),
+        (("evaluate", "nowhere.onnx"), "There is no ONNX file or OpenVINO IR at nowhere.onnx"),
         (("synth", "--tier", "easy"), "Unknown synthetic tier 'easy'"),
     ],
 )
