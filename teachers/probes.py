@@ -22,10 +22,8 @@ from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.training.pretraining import UNSEEN_CAMERAS, UNSEEN_PEOPLE, UNSEEN_SEED
 from teachers.clip import Clip
+from teachers.pretraining_loss import MIN_PIXELS
 from teachers.text_encoder import TextEncoder
-
-MIN_PIXELS = 6
-"""Pixels from which a part is visible."""
 
 COLOUR_PROMPTS = {
     "hat": ("Hat", "{} hat"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import runpy
 from pathlib import Path
 
@@ -14,3 +15,8 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 def test_every_benchmark_can_be_imported(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     assert runpy.run_path(str(path), run_name=path.stem)["__doc__"]
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (BENCHMARKS / "market1501").glob("*.py")))
+def test_every_module_of_a_benchmark_package_can_be_imported(name: str) -> None:
+    assert importlib.import_module(f"benchmarks.market1501.{name}").__doc__

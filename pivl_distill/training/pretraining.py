@@ -112,6 +112,7 @@ def pretrain(
     *,
     clipped: Sequence[Tensor] = (),
     log_every: int = 100,
+    only: range | None = None,
 ) -> None:
     """Run the training loop: one optimizer step for each batch.
 
@@ -123,12 +124,13 @@ def pretrain(
         recipe: peak learning rate and warm-up.
         clipped: parameters whose gradients are clipped together to the norm `MAX_GRAD_NORM`.
         log_every: steps between two logged losses.
+        only: steps to run of all `batches`, for training in several parts; None runs all.
     """
     steps = len(batches)
-    for step, batch in enumerate(track(batches, description)):
+    for step in track(range(steps) if only is None else only, description):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(recipe, step, steps)
-        losses = loss_terms(batch)
+        losses = loss_terms(batches[step])
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         if clipped:

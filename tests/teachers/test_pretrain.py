@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 
-from pivl_distill.data.synthetic.people import person, phrases
+from pivl_distill.data.synthetic.crops import render_crops
+from pivl_distill.data.synthetic.people import garments
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.storage.tensors import load_tensors
 from teachers.clip import Clip
 from teachers.clip_loading import load_clip
-from teachers.pretrain import RECIPE, main, train, visible_phrases
+from teachers.pretrain import RECIPE, described, main, train
 from teachers.probes import probe_clip
 from teachers.tiny_clip import TINY_KIND, WEIGHTS_DIR
 
@@ -44,14 +44,12 @@ def test_script_writes_a_loadable_file_with_recipe_and_accuracies(tmp_path: Path
     load_clip("tiny_rn", str(out), (128, 64))
 
 
-def test_visible_phrases_need_enough_pixels() -> None:
-    synthetic_person = person(0, 0, 1)
-    labels = np.zeros((1, 8, 8), np.uint8)
-    face, shoe = LIP20.index("Face"), LIP20.index("Left-shoe")
-    labels[0, 0, :6] = face
-    labels[0, 1, :5] = shoe  # one pixel too few
-    (phrase,) = visible_phrases([synthetic_person], labels)
-    assert (phrase.crop, phrase.part, phrase.text) == (0, face, phrases(synthetic_person)[face])
+def test_captions_leave_out_skin() -> None:
+    crops = render_crops(0, 3, 2)
+    ours = described(crops)
+    for of_crop, who in zip(ours.phrases, crops.people, strict=True):
+        captioned = [text for part, text in of_crop.items() if part not in ours.uncaptioned]
+        assert list(dict.fromkeys(captioned)) == garments(who, range(len(LIP20)))
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,25 @@ def test_each_batch_is_one_step_on_the_sum_of_the_terms_at_the_scheduled_rate() 
     assert network.weight.item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_training_in_two_parts_equals_one_run() -> None:
+    weights = []
+    for parts in ([None], [range(1), range(1, 3)]):
+        network = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(network.weight)
+        optimizer = make_optimizer(network, RECIPE)
+        for part in parts:
+            pretrain(
+                "Training",
+                lambda batch, network=network: {"loss": batch.sum() * network.weight.sum()},
+                np.arange(12).reshape(3, 4),
+                optimizer,
+                RECIPE,
+                only=part,
+            )
+        weights.append(network.weight.item())
+    assert weights[0] == weights[1] != 0
+
+
 def test_gradients_of_the_named_parameters_are_clipped_together() -> None:
     network = nn.Linear(2, 2, bias=False)
     optimizer = make_optimizer(network, RECIPE)
