@@ -6,9 +6,10 @@ synthetic people are known, so the nearest colour text shows what a part text en
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +19,7 @@ from pivl_distill.console import track
 from pivl_distill.data.part_maps import part_shares
 from pivl_distill.data.synthetic.crops import render_crops
 from pivl_distill.data.synthetic.people import COLOURS, attributes, full_caption
-from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.training.pretraining import UNSEEN_CAMERAS, UNSEEN_PEOPLE, UNSEEN_SEED
 from teachers.clip import Clip
@@ -75,9 +76,54 @@ class BankProbe:
     """Part → root mean square of these cosines after the part's mean text is subtracted."""
 
 
-def classify_colours(features: Tensor, text: TextEncoder, wording: str) -> Tensor:
-    """Return the index into `COLOURS` of the colour text nearest to each of `features` [N, D]."""
-    texts = text.encode([f"a photo of a person {wording.format(c)}" for c in COLOURS])
+@dataclass(frozen=True)
+class PartFeatures:
+    """Features of N crops in the joint space."""
+
+    projected: Tensor
+    """[N, D], unit length."""
+    parts: Tensor
+    """[N, P, D]: mask-pooled grid cells, unit length."""
+    visible: Tensor
+    """bool [N, P]: parts with at least `MIN_PIXELS`."""
+
+
+@torch.inference_mode()
+def encode_parts(
+    clip: Clip, images: np.ndarray, maps: np.ndarray, vocabulary: Vocabulary
+) -> PartFeatures:
+    """Encode crops uint8 [N, H, W, 3] and pool them over part maps uint8 [N, H, W]."""
+    projected, pooled, visible = [], [], []
+    for start in track(range(0, len(images), 100), "Measuring on unseen people", unit="batches"):
+        crops = torch.from_numpy(images[start : start + 100])
+        labels = torch.from_numpy(maps[start : start + 100])
+        tokens = clip.image.joint_tokens(normalize_crops(crops, clip.mean, clip.std))
+        shares = part_shares(labels, clip.image.grid_hw, len(vocabulary)).flatten(2)
+        projected.append(tokens[:, 0])
+        pooled.append(shares @ tokens[:, 1:])
+        classes = torch.arange(len(vocabulary))[:, None, None]
+        visible.append((labels[:, None] == classes).sum((2, 3)) >= MIN_PIXELS)
+    return PartFeatures(
+        F.normalize(torch.cat(projected), dim=-1),
+        F.normalize(torch.cat(pooled), dim=-1),
+        torch.cat(visible),
+    )
+
+
+@torch.inference_mode()
+def part_naming(features: PartFeatures, text: TextEncoder, vocabulary: Vocabulary) -> float:
+    """Return the share of visible parts whose nearest part word is their own."""
+    words = text.encode([f"a photo of a person {word}" for word in vocabulary.words])
+    nearest = (features.parts @ F.normalize(words, dim=-1).T).argmax(-1)
+    right = nearest == torch.arange(len(vocabulary))
+    return right[features.visible].float().mean().item()
+
+
+def classify_colours(
+    features: Tensor, text: TextEncoder, wording: str, colours: Sequence[str] = COLOURS
+) -> Tensor:
+    """Return the index into `colours` of the colour text nearest to each of `features` [N, D]."""
+    texts = text.encode([f"a photo of a person {wording.format(c)}" for c in colours])
     texts = F.normalize(texts, dim=-1).to(features.device)
     return (F.normalize(features, dim=-1) @ texts.T).argmax(1)
 
@@ -86,30 +132,20 @@ def classify_colours(features: Tensor, text: TextEncoder, wording: str) -> Tenso
 def probe_clip(clip: Clip, people: int = UNSEEN_PEOPLE, cameras: int = UNSEEN_CAMERAS) -> ClipProbe:
     """Measure a frozen CLIP."""
     crops = render_crops(UNSEEN_SEED, people, cameras)
-    projected, pooled, seen = [], [], []
-    for start in track(range(0, people, 100), "Measuring on unseen people", unit="batches"):
-        images = torch.from_numpy(crops.images[start : start + 100])
-        tokens = clip.image.joint_tokens(normalize_crops(images, clip.mean, clip.std))
-        labels = torch.from_numpy(crops.labels[start : start + 100])
-        shares = part_shares(labels, clip.image.grid_hw, len(LIP20)).flatten(2)
-        projected.append(F.normalize(tokens[:, 0], dim=-1))
-        pooled.append(shares @ tokens[:, 1:])
-        seen.append(F.one_hot(labels.long(), len(LIP20)).sum((1, 2)) >= MIN_PIXELS)
-    parts, visible = F.normalize(torch.cat(pooled), dim=-1), torch.cat(seen)
-    words = F.normalize(clip.text.encode([f"a photo of a person {w}" for w in LIP20.words]), dim=-1)
-    naming = (parts @ words.T).argmax(-1) == torch.arange(len(LIP20))
+    features = encode_parts(clip, crops.images, crops.labels, LIP20)
+    visible = features.visible
     captions = clip.text.encode(
         [
             full_caption(who, shown.nonzero().flatten().tolist())
             for who, shown in zip(crops.people, visible, strict=True)
         ]
     )
-    similarity = torch.cat(projected) @ F.normalize(captions, dim=-1).T
+    similarity = features.projected @ F.normalize(captions, dim=-1).T
     truth = dict(enumerate(map(attributes, crops.people)))
     return ClipProbe(
         people=people,
-        colour=colour_accuracy(parts, visible, truth, clip.text),
-        part_naming=naming[visible].float().mean().item(),
+        colour=colour_accuracy(features.parts, visible, truth, clip.text),
+        part_naming=part_naming(features, clip.text, LIP20),
         caption_rank1=(similarity.argmax(1) == torch.arange(people)).float().mean().item(),
     )
 
