@@ -21,7 +21,7 @@ from pivl_distill.data.datasets import load_dataset
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.runtime.onnx_session import open_session
 from students.backbones import create_backbone
-from students.distill import WEIGHTS_DIR
+from students.start import WEIGHTS_DIR
 from students.student import IMAGENET_MEAN, IMAGENET_STD
 
 ARCH, SIZE_HW, THREADS = "mobilenetv2_025", (256, 128), 2

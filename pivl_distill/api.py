@@ -21,6 +21,8 @@ from pivl_distill.config import (
     CACHE_LIMITS,
     ClipSettings,
     DataSettings,
+    DistillationSettings,
+    PartClassificationSettings,
     Preprocessing,
     PromptSettings,
     Settings,
@@ -69,7 +71,7 @@ def teach(
     supervision: str | None = None,
     stage2: Values | Stage2Settings | None = None,
     bank_precision: str | None = None,
-    save_teacher_embeddings: bool | None = None,
+    embedding_views: int | None = None,
     device: Device | None = None,
     seed: int | None = None,
     config: str | Path | None = None,
@@ -87,7 +89,7 @@ def teach(
         supervision: text features of stage 2: "identity", "label" or "part".
         stage2: stage 2, the training of the teacher.
         bank_precision: "float32" or "float16", of the bank file.
-        save_teacher_embeddings: whether to write the teacher's embeddings of the training crops.
+        embedding_views: views of each training crop whose teacher embeddings are written; 0: none.
         device: where to compute; default: a GPU if there is one.
         seed: of tokens, data order and augmentation.
         config: YAML file, or the name of one in `configs/`; arguments above take precedence.
@@ -112,7 +114,9 @@ def train_student(
     pretrained: str | Path | None = None,
     last_stride: Literal["auto", 1, 2] | None = None,
     supervision: str | None = None,
-    teacher_embeddings: str | Path | None = None,
+    teacher: str | Path | None = None,
+    distill: Values | DistillationSettings | None = None,
+    part_classification: Values | PartClassificationSettings | None = None,
     stage2: Values | Stage2Settings | None = None,
     trust_pids: bool | None = None,
     device: Device | None = None,
@@ -131,7 +135,9 @@ def train_student(
         pretrained: "auto", "embedded", "timm", "none" or a file.
         last_stride: stride of the last CNN stage.
         supervision: "part", "identity", "label", "permuted" or "none".
-        teacher_embeddings: the teacher's embeddings of the training crops.
+        teacher: embeddings to distil: "auto", "none" or a file.
+        distill: terms that compare embeddings with the teacher's.
+        part_classification: part texts as classifiers of the final map.
         stage2: the training loop: epochs, batch, losses, augmentation.
         trust_pids: whether to accept a bank made from other images of these identities.
         device: where to compute; default: a GPU if there is one.

@@ -128,11 +128,3 @@ def image_to_text_loss(
     """
     logits = image_features @ text_features.T
     return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-
-
-def embedding_loss(features: Tensor, teacher_embeddings: Tensor) -> Tensor:
-    """2 − 2·cos of features [B, F] and teacher embeddings [B, F] of the same crops, averaged.
-
-    It is plain distillation, which the paper does not use: a baseline for its texts (readings 26).
-    """
-    return (2 - 2 * F.cosine_similarity(features, teacher_embeddings, dim=1)).mean()

@@ -84,10 +84,14 @@ def mobilenetv2_025(pretrained: bool = False, **kwargs: Any) -> EfficientNet:
 
 @dataclass(frozen=True)
 class BackboneOutput:
-    """The network's output `feature` [B, F] and the maps `pyramid` [B, C, h, w], finest first."""
+    """The network's output `feature` [B, F] and the maps `pyramid` [B, C, h, w], finest first.
+
+    `final_map` [B, C', h', w'] is the last one, which is pooled to the feature.
+    """
 
     feature: Tensor
     pyramid: tuple[Tensor, ...]
+    final_map: Tensor
 
 
 class Backbone(nn.Module):
@@ -105,13 +109,22 @@ class Backbone(nn.Module):
         channels = [stage["num_chs"] for stage in _feature_stages(network)]
         self.pyramid_channels: tuple[int, ...] = tuple(channels[i] for i in self._stages)
         self.feature_dim: int = network.head_hidden_size or network.num_features
+        self.map_dim: int = network.num_features
 
     def forward(self, images: Tensor) -> BackboneOutput:
         """Return the feature and the pyramid of normalised images [B, 3, H, W]."""
         stages = sorted(set(self._stages))
         last, maps = self.network.forward_intermediates(images, indices=stages, output_fmt="NCHW")
         feature = self.network.forward_head(last, pre_logits=True)
-        return BackboneOutput(feature, tuple(maps[stages.index(stage)] for stage in self._stages))
+        pyramid = tuple(maps[stages.index(stage)] for stage in self._stages)
+        return BackboneOutput(feature, pyramid, self._as_map(last, pyramid[-1]))
+
+    def _as_map(self, last: Tensor, like: Tensor) -> Tensor:
+        """Return the last features as a map [B, C, h, w]: a ViT's are tokens of the grid `like`."""
+        if self.kind == "cnn":
+            return last
+        grid = last[:, self.network.num_prefix_tokens :].mT
+        return grid.unflatten(2, (like.shape[2], like.shape[3]))
 
 
 def create_backbone(

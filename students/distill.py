@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import timm
 from torch import nn
 
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig
-from pivl_distill.data.records import ReIDDataset
-from pivl_distill.errors import PivlError
+from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.store import CropStore
+from pivl_distill.data.unlabeled import list_unlabeled
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs.provenance import array_sha256, file_provenance, weights_provenance
-from pivl_distill.storage.filenames import STUDENT_FILE, TEACHER_EMBEDDINGS_FILE
-from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.runs.run import Run
+from pivl_distill.storage.filenames import STUDENT_FILE
+from pivl_distill.training.stage2 import train
 from pivl_distill.training.stage2_run import Stage2Run
-from pivl_distill.training.teacher_embeddings import load_embeddings
-from students.backbones import create_backbone
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.teacher_embeddings import TeacherEmbeddings
+from students.start import build_network
 from students.student import Student, save_student
-
-logger = logging.getLogger(__name__)
-
-WEIGHTS_DIR = Path(__file__).parent / "weights"
+from students.supervision import (
+    classifies_parts,
+    load_bank,
+    load_teacher,
+    make_supervision,
+    uses_part_texts,
+)
 
 
 @dataclass(frozen=True)
@@ -55,24 +57,28 @@ def train_student(
     stage2 = Stage2Run.prepare("student", config)
     dataset, device = stage2.dataset, stage2.device
     bank = None if bank_file is None else load_bank(config, bank_file, dataset)
-    teacher_embeddings = load_teacher_embeddings(config, bank_file, dataset)
+    unlabeled = list_extra_crops(config)
+    teacher = load_teacher(config, bank_file, dataset, [*dataset.train, *unlabeled])
     network, start = build_network(config, dataset)
-    student = make_student(config, network, dataset, bank, teacher_embeddings).to(device)
+    student = make_student(config, network, dataset, bank, teacher).to(device)
     inputs = {
         "bank": file_provenance(bank_file),
-        "teacher_embeddings": array_sha256(teacher_embeddings),
+        "teacher_embeddings": array_sha256(None if teacher is None else teacher.embeddings.numpy()),
         "start": weights_provenance(start),
     }
     with stage2.session(out, resume, **inputs) as run:
         vocabulary = bank.vocabulary if bank and uses_part_texts(config) else None
-        store = stage2.load_crops(run, vocabulary, teacher_embeddings)
-        text_features = make_text_features(config, bank).to(device) if bank else None
+        store = stage2.load_crops(run, vocabulary)
         run.progress.start_stage("training")
+        if teacher is not None:
+            distill_start(config, student, store, unlabeled, teacher, bank, run)
+            teacher = teacher.rows(slice(len(store)))
+        supervision = make_supervision(config, bank, teacher, store.pids, device)
 
         def save(model: EmbeddingModel) -> None:
             save_student(model, run.path / STUDENT_FILE, config.last_stride)
 
-        retrieval = stage2.train_and_evaluate(run, student, store, text_features, save)
+        retrieval = stage2.train_and_evaluate(run, student, store, supervision, save)
         report = StudentReport(
             run=run.path,
             student=run.path / STUDENT_FILE,
@@ -92,9 +98,53 @@ def train_student(
     return report
 
 
-def uses_part_texts(config: StudentConfig) -> bool:
-    """Return whether the student is trained with part texts (Eq. 11)."""
-    return config.supervision in ("part", "label", "permuted")
+def list_extra_crops(config: StudentConfig) -> list[Record]:
+    """Return the unlabelled crops that the start by distillation uses."""
+    folder = config.data.unlabeled
+    if folder is None or not (config.distill.active and config.distill.start_epochs):
+        return []
+    return list_unlabeled(folder)
+
+
+def distill_start(
+    config: StudentConfig,
+    student: Student,
+    store: CropStore,
+    unlabeled: list[Record],
+    teacher: TeacherEmbeddings,
+    bank: PromptBank | None,
+    run: Run,
+) -> None:
+    """Train the student by the distillation terms alone for `distill.start_epochs` epochs.
+
+    Args:
+        config: of `student`.
+        student: trained in place, on its device.
+        store: the labelled training crops.
+        unlabeled: further crops.
+        teacher: embeddings of both, in this order.
+        bank: its identity texts are anchors; None without.
+        run: run folder; an interrupted run continues after its last saved step.
+    """
+    epochs = config.distill.start_epochs
+    if not epochs or run.progress.has_reached("reid"):
+        return
+    if unlabeled:
+        size_hw, cache_gib = config.data.size_hw, config.data.crop_cache_gib
+        extra = CropStore.load(unlabeled, size_hw, what="unlabelled crops", cache_gib=cache_gib)
+        store = store.concatenated(extra)
+    device = next(student.parameters()).device
+    targets = make_supervision(config, bank, teacher, store.pids, device).teacher
+    train(
+        student,
+        replace(store, maps=None),
+        Supervision(teacher=targets, labels=False),
+        config.stage2.model_copy(update={"epochs": epochs}),
+        config.seed,
+        run,
+        "Distilling the start",
+        stage="start",
+    )
 
 
 def make_student(
@@ -102,7 +152,7 @@ def make_student(
     network: nn.Module,
     dataset: ReIDDataset,
     bank: PromptBank | None,
-    teacher_embeddings: np.ndarray | None,
+    teacher: TeacherEmbeddings | None,
 ) -> Student:
     """Return the network with the training heads that its supervision needs.
 
@@ -111,7 +161,7 @@ def make_student(
         network: backbone without heads.
         dataset: its training identities are the classes.
         bank: determines the dimension of projected features; None without texts.
-        teacher_embeddings: [N, F], determines the dimension of distilled embeddings, or None.
+        teacher: determines the dimension of distilled embeddings; None without a teacher.
     """
     return Student(
         config.arch,
@@ -121,118 +171,6 @@ def make_student(
         dim=bank.dim if bank else None,
         align=uses_part_texts(config),
         head=config.stage2.head,
-        teacher_dim=None if teacher_embeddings is None else teacher_embeddings.shape[1],
+        teacher_dim=None if teacher is None else teacher.dim,
+        classify_parts=classifies_parts(config),
     )
-
-
-def make_text_features(config: StudentConfig, bank: PromptBank) -> TextFeatures:
-    """Return the text features of a bank for stage 2 of the student."""
-    return TextFeatures.from_bank(bank, config.stage2.loss, config.stage2.head)
-
-
-def load_teacher_embeddings(
-    config: StudentConfig, bank_file: Path | None, dataset: ReIDDataset
-) -> np.ndarray | None:
-    """Return the teacher's embeddings [N, F] of the training crops, or None if no loss uses them.
-
-    The file is `config.teacher_embeddings`, or the one next to the bank.
-    """
-    if not config.stage2.loss.embedding:
-        return None
-    path = config.teacher_embeddings or (
-        bank_file.parent / TEACHER_EMBEDDINGS_FILE if bank_file else None
-    )
-    if path is None or not path.is_file():
-        raise PivlError(
-            f"stage2.loss.embedding needs teacher embeddings, but there are none at {path}; teach"
-            " with --set save_teacher_embeddings=true, or name the file with"
-            " --set teacher_embeddings=FILE."
-        )
-    return load_embeddings(path, dataset)
-
-
-def load_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> PromptBank:
-    """Load a bank and select what the supervision uses.
-
-    Raises PivlError if the bank was made from other images, or lacks part texts that are needed.
-    """
-    bank = select_bank(config, PromptBank.load(bank_file), dataset)
-    if not config.trust_pids:
-        bank.check_images(dataset.train)
-    if uses_part_texts(config):
-        check_parts(bank, dataset)
-    return bank
-
-
-def select_bank(config: StudentConfig, bank: PromptBank, dataset: ReIDDataset) -> PromptBank:
-    """Return the bank's rows of the training identities, as `config.supervision` uses them."""
-    bank = bank.select(dataset.train_pids)
-    if config.supervision == "label":
-        return bank.label_only()
-    if config.supervision == "permuted":
-        return bank.permuted(config.seed)
-    return bank
-
-
-def check_parts(bank: PromptBank, dataset: ReIDDataset) -> None:
-    """Raise PivlError unless bank and data set have parts, in the same vocabulary."""
-    if not bank.present.any():
-        raise PivlError(
-            "The bank holds no part texts; train on its identity texts alone with"
-            " --set supervision=identity, or make it again with --base."
-        )
-    if dataset.vocabulary is None:
-        raise PivlError(
-            f"{dataset.name} has no parsing maps for part alignment; name their folder with"
-            " --parsing, or train on identity texts alone with --set supervision=identity."
-        )
-    if dataset.vocabulary != bank.vocabulary:
-        raise PivlError(
-            f"The bank has {bank.vocabulary.name} parts but the maps have"
-            f" {dataset.vocabulary.name} parts; teach with these maps, or use the bank's maps."
-        )
-
-
-def build_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Module, str]:
-    """Return the network to train, without heads, and the weights it starts from.
-
-    If published weights cannot be downloaded, "auto" falls back to random weights with a message;
-    weights requested by name raise PivlError.
-    """
-    start = resolve_pretrained(config.arch, config.pretrained, dataset)
-    build = partial(
-        create_backbone,
-        config.arch,
-        image_size_hw=config.data.size_hw,
-        last_stride=config.last_stride,
-    )
-    try:
-        return build(pretrained=start), start
-    except PivlError as error:
-        if start != "timm" or config.pretrained != "auto":
-            raise
-        logger.warning(f"{error} Training starts from random weights.")
-        return build(pretrained="none"), "none"
-
-
-def resolve_pretrained(arch: str, pretrained: str, dataset: ReIDDataset) -> str:
-    """Resolve the setting `pretrained` to "timm", "none" or a file.
-
-    "auto" takes the embedded weights on synthetic people if the architecture has them, timm's
-    published weights on photographs if there are any, and otherwise random weights with a message.
-    """
-    embedded = WEIGHTS_DIR / f"{arch}.safetensors"
-    if pretrained == "embedded" and not embedded.is_file():
-        raise PivlError(
-            f"There are no embedded weights for {arch}; set pretrained to timm or none."
-        )
-    if pretrained not in ("auto", "embedded"):
-        return pretrained
-    if embedded.is_file() and (pretrained == "embedded" or dataset.synthetic):
-        return str(embedded)
-    if not dataset.synthetic and timm.is_model(arch) and timm.is_model_pretrained(arch):
-        return "timm"
-    logger.warning(
-        f"{arch} starts from random weights; name a file with --pretrained for a better start."
-    )
-    return "none"

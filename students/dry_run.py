@@ -18,14 +18,13 @@ from pivl_distill.training.dry_run import (
     random_bank,
 )
 from pivl_distill.training.stage2_run import Stage2Run
-from students.distill import (
-    build_network,
+from students.distill import make_student
+from students.start import build_network, resolve_pretrained
+from students.supervision import (
     check_parts,
     load_bank,
-    load_teacher_embeddings,
-    make_student,
-    make_text_features,
-    resolve_pretrained,
+    load_teacher,
+    make_supervision,
     select_bank,
     uses_part_texts,
 )
@@ -46,18 +45,19 @@ def dry_run_student(
     dataset, device = stage2.dataset, stage2.device
     config = without_download(config, dataset)
     bank = _load_or_make_bank(config, bank_file, random_bank_dim, dataset)
-    teacher_embeddings = load_teacher_embeddings(config, bank_file, dataset)
+    teacher = load_teacher(config, bank_file, dataset, list(dataset.train))
     with building_on(device, random_weights=config.pretrained == "none"):
         network, start = build_network(config, dataset)
-    student = make_student(config, network, dataset, bank, teacher_embeddings).to(device)
-    text_features = make_text_features(config, bank) if bank else None
+    student = make_student(config, network, dataset, bank, teacher).to(device)
     vocabulary = bank.vocabulary if bank and uses_part_texts(config) else None
     rows = describe_data(dataset, config.data, maps=vocabulary is not None)
     source = bank_file or "random texts"
     rows["prompt bank"] = "none" if bank is None else f"{source}, {bank.dim} dimensions"
     rows["started from"] = start
-    store = stage2.load_first_batch(vocabulary, teacher_embeddings)
-    rows |= describe_stage2_run(stage2, student, store, text_features)
+    store, batch = stage2.load_first_batch(vocabulary)
+    first = None if teacher is None else teacher.rows(batch.tolist())
+    supervision = make_supervision(config, bank, first, store.pids, device)
+    rows |= describe_stage2_run(stage2, student, store, supervision)
     return DryRunReport(f"Would train {config.arch}", rows)
 
 

@@ -39,7 +39,7 @@ from pivl_distill.training.pretraining import (
     render_training_crops,
 )
 from students.backbones import create_backbone
-from students.distill import WEIGHTS_DIR
+from students.start import WEIGHTS_DIR
 from students.student import IMAGENET_MEAN, IMAGENET_STD
 
 KIND = "student start"

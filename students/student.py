@@ -1,8 +1,9 @@
 """The student network: a timm backbone with a BNNeck, supervised by text features.
 
 For training with a prompt bank, a linear layer projects the retrieval feature into the joint space
-(Eq. 3) and the fusion head projects the backbone's maps into it (Eq. 11). Neither is saved or
-exported. Without a bank neither exists: the student is the plain baseline.
+(Eq. 3) and the fusion head projects the backbone's maps into it (Eq. 11). Further linear layers
+project the last map for part classification and the neck's output into the space of the teacher's
+embeddings. None of them is saved or exported; only those exist that the losses need.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Student(ReIDNetwork):
         align: whether to build the fusion head for Eq. 11; needs `dim`.
         head: settings of the fusion head.
         teacher_dim: dimension of the teacher embeddings; None to train without them.
+        classify_parts: whether to keep the last map for part classification; needs `dim`.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -50,13 +52,19 @@ class Student(ReIDNetwork):
         align: bool,
         head: HeadSettings,
         teacher_dim: int | None = None,
+        classify_parts: bool = False,
     ) -> None:
         super().__init__()
         self.arch, self.size_hw = arch, size_hw
         self.backbone = Backbone(network)
         self.neck = BNNeck(self.backbone.feature_dim, identities)
         self.project = nn.Linear(self.backbone.feature_dim, dim) if dim else None
-        self.to_teacher = nn.Linear(self.backbone.feature_dim, teacher_dim) if teacher_dim else None
+        self.to_teacher: nn.Linear | None = None
+        if teacher_dim:
+            self.to_teacher = nn.Linear(self.backbone.feature_dim, teacher_dim, bias=False)
+            nn.init.orthogonal_(self.to_teacher.weight)
+        if dim and classify_parts:
+            self.part_project = nn.Linear(self.backbone.map_dim, dim, bias=False)
         self.fusion: FusionHead | None = None
         if dim and align:
             channels = self.backbone.pyramid_channels
@@ -64,18 +72,19 @@ class Student(ReIDNetwork):
 
     def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
         out = self.backbone(images)
-        return EncoderOutput(
-            (out.feature,), encode_cells(self.fusion, out.pyramid) if self.fusion else None
-        )
+        cells = encode_cells(self.fusion, out.pyramid) if self.fusion else None
+        return EncoderOutput((out.feature,), cells, out.final_map if self.part_project else None)
 
     def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         (feature,), cells = encoded.features, encoded.cells
+        normed = self.neck.norm(feature)
         return ReIDOutput(
             features=(feature,),
-            logits=(self.neck(feature),),
+            logits=(self.neck.classifier(normed),),
             projected=self.project(feature) if self.project else None,
             aligned=None if self.fusion is None or cells is None else fuse(self.fusion, cells),
-            distilled_embedding=self.to_teacher(feature) if self.to_teacher else None,
+            distilled_embedding=self.to_teacher(normed) if self.to_teacher else None,
+            final_map=encoded.final_map,
         )
 
     @property

@@ -23,6 +23,7 @@ from pivl_distill.training.dry_run import (
     random_bank,
 )
 from pivl_distill.training.stage2_run import Stage2Run
+from pivl_distill.training.supervision import Supervision
 from teachers.clip import Clip
 from teachers.image_features import STORED_DTYPE, encode_crops, encoding_dtype
 from teachers.open_clip_models import architecture_name, is_pretrained_tag
@@ -52,13 +53,13 @@ def dry_run_teach(config: TeachConfig) -> DryRunReport:
     prompts = _make_prompts(config, clip, dataset, bank_vocabulary)
     rows = describe_data(dataset, config.data, maps=vocabulary is not None)
     rows |= describe_stage1(config, clip, prompts, stage2.pids, len(bank_vocabulary))
-    store = stage2.load_first_batch(vocabulary)
+    store, _ = stage2.load_first_batch(vocabulary)
     if device.type != "meta":
         rows |= describe_stage1_step(config, clip, prompts, store, bank_vocabulary)
     bank = random_bank(dataset.train_pids, clip.image.dim, bank_vocabulary)
-    text_features = make_text_features(bank, config)
+    supervision = Supervision(texts=make_text_features(bank, config).to(device))
     teacher = Teacher(clip, len(dataset.train_pids), fusion_head_settings(config)).to(device)
-    rows |= describe_stage2_run(stage2, teacher, store, text_features)
+    rows |= describe_stage2_run(stage2, teacher, store, supervision)
     return DryRunReport(f"Would teach {clip.name}", rows)
 
 

@@ -14,6 +14,7 @@ from pivl_distill.bank import PromptBank
 from pivl_distill.config import ClipSettings, HeadSettings, TeachConfig
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
+from pivl_distill.data.unlabeled import list_unlabeled
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
@@ -26,7 +27,8 @@ from pivl_distill.storage.files import sha256
 from pivl_distill.storage.tensors import is_foreign
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2_run import Stage2Run
-from pivl_distill.training.teacher_embeddings import save_embeddings
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.teacher_embeddings import Classifier, embed_views, save_embeddings
 from teachers.clip import Clip, with_weights_hash
 from teachers.clip_loading import load_clip
 from teachers.clip_reid_checkpoint import (
@@ -79,14 +81,14 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         run.progress.start_stage("teacher")
         torch.manual_seed(config.seed)
         teacher = Teacher(clip, len(bank.pids), fusion_head_settings(config)).to(device)
-        text_features = make_text_features(bank, config).to(device)
+        supervision = Supervision(texts=make_text_features(bank, config).to(device))
 
         def save(model: EmbeddingModel) -> None:
             save_teacher(model, run.path / TEACHER_FILE)
-            if config.save_teacher_embeddings:
-                save_embeddings(run.path / TEACHER_EMBEDDINGS_FILE, model, store, dataset)
+            if config.embedding_views:
+                save_embedding_file(config, model, teacher, store, stage2, run)
 
-        retrieval = stage2.train_and_evaluate(run, teacher, store, text_features, save)
+        retrieval = stage2.train_and_evaluate(run, teacher, store, supervision, save)
         report = TeachReport(
             run=run.path,
             bank=run.path / BANK_FILE,
@@ -104,6 +106,40 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
             seconds=report.seconds,
         )
     return report
+
+
+def save_embedding_file(
+    config: TeachConfig,
+    model: EmbeddingModel,
+    teacher: Teacher,
+    store: CropStore,
+    stage2: Stage2Run,
+    run: Run,
+) -> None:
+    """Write the teacher's embeddings of the training and the unlabelled crops to the run folder.
+
+    Args:
+        config: number of views, padding, unlabelled crops.
+        model: the trained teacher without heads.
+        teacher: its classifiers become part of the file.
+        store: the training crops.
+        stage2: the records of the training crops.
+        run: run folder.
+    """
+    records = list(stage2.dataset.train)
+    if config.data.unlabeled is not None:
+        extra = list_unlabeled(config.data.unlabeled)
+        records += extra
+        store = store.concatenated(CropStore.load(extra, config.data.size_hw, what="unlabelled"))
+    pad_px = config.stage2.augment.pad_px
+    embeddings = embed_views(model, store, config.embedding_views, pad_px)
+    weight, bias = teacher.classifier()
+    embeddings = dataclasses.replace(
+        embeddings,
+        projected_dim=teacher.image_encoder.dim,
+        classifier=Classifier(weight.cpu(), bias.cpu(), stage2.dataset.train_pids),
+    )
+    save_embeddings(run.path / TEACHER_EMBEDDINGS_FILE, embeddings, records, model.name)
 
 
 def learn_bank(

@@ -77,6 +77,12 @@ class Teacher(ReIDNetwork):
             aligned=None if self.fusion is None or cells is None else fuse(self.fusion, cells),
         )
 
+    def classifier(self) -> tuple[Tensor, Tensor]:
+        """Return weight [C, F + D] and bias [C] of the mean logits, as a map of the embedding."""
+        necks = [neck.as_linear() for neck in (self.neck, self.projected_neck)]
+        weights, biases = zip(*necks, strict=True)
+        return torch.cat(weights, dim=1) / 2, torch.stack(biases).mean(0)
+
     @property
     def body(self) -> nn.Module:
         return self.image_encoder

@@ -7,6 +7,10 @@ the ambiguous places of the paper, each with the setting that chooses a reading.
 
 from pivl_distill.config.base import DeviceChoice, Settings, TrainingPrecision, setting
 from pivl_distill.config.data import DataSettings
+from pivl_distill.config.distillation import (
+    DistillationSettings,
+    PartClassificationSettings,
+)
 from pivl_distill.config.fusion_head import HeadSettings
 from pivl_distill.config.inheritance import describe_data_settings, inherit_data_settings
 from pivl_distill.config.loading import (
@@ -21,12 +25,9 @@ from pivl_distill.config.loading import (
     read_yaml,
     validate_settings,
 )
+from pivl_distill.config.losses import LossSettings
 from pivl_distill.config.preprocessing import Preprocessing
-from pivl_distill.config.stage2 import (
-    AugmentSettings,
-    LossSettings,
-    Stage2Settings,
-)
+from pivl_distill.config.stage2 import AugmentSettings, Stage2Settings
 from pivl_distill.config.student import StudentConfig
 from pivl_distill.config.teach import ClipSettings, PromptSettings, TeachConfig, TuningSettings
 
@@ -37,8 +38,10 @@ __all__ = [
     "ClipSettings",
     "DataSettings",
     "DeviceChoice",
+    "DistillationSettings",
     "HeadSettings",
     "LossSettings",
+    "PartClassificationSettings",
     "Preprocessing",
     "PromptSettings",
     "Settings",

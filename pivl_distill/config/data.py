@@ -24,6 +24,19 @@ class DataSettings(Settings):
         unit="pixels",
         source="§4.2: 256×128; the default suits the embedded data",
     )
+    validation_identities: int = setting(
+        0,
+        "training identities that are held out and evaluated on instead of trained on, to choose"
+        " settings without looking at the test identities",
+        unit="identities",
+        advanced=True,
+        ge=0,
+    )
+    unlabeled: Path | None = setting(
+        None,
+        "folder of crops without labels, for distillation (distill.start_epochs)",
+        advanced=True,
+    )
     crop_cache_gib: float = setting(
         20.0,
         "disk space for decoded crops and maps, which later runs reuse; 0 disables the cache",

@@ -1,4 +1,4 @@
-"""Settings of stage 2, shared by teacher and student: losses, augmentation, training loop."""
+"""Settings of stage 2, shared by teacher and student: augmentation and training loop."""
 
 from __future__ import annotations
 
@@ -8,100 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 
 from pivl_distill.config.base import Settings, TrainingPrecision, setting
 from pivl_distill.config.fusion_head import HeadSettings
-
-
-class LossSettings(Settings):
-    """Loss terms of Eq. 12 and their weights."""
-
-    identity: float = setting(
-        1.0,
-        "weight of L_id, label-smoothed cross-entropy over identities",
-        source="Eq. 12: 1; CLIP-ReID with a ViT: 0.25",
-        advanced=True,
-        ge=0,
-    )
-    triplet: float = setting(
-        1.0, "weight of L_tri, the batch-hard triplet loss", source="Eq. 12: 1", advanced=True, ge=0
-    )
-    image_to_text: float = setting(
-        1.0,
-        "weight of L_i2tce, cross-entropy between an image and the identity texts",
-        source="Eq. 3 and 12: 1",
-        advanced=True,
-        ge=0,
-    )
-    align: float = setting(
-        5.0,
-        "weight of L_align, which aligns feature-map cells with part texts",
-        source="Eq. 11 and 12: 1; a student's default is our own measurement",
-        ge=0,
-    )
-    embedding: float = setting(
-        0.0,
-        "weight of plain distillation, 2 − 2·cos to the teacher's embeddings",
-        source="not in the paper",
-        advanced=True,
-        ge=0,
-    )
-    label_smoothing: float = setting(
-        0.1, "ε of L_id and L_i2tce", source="CLIP-ReID: 0.1", advanced=True, ge=0, lt=1
-    )
-    triplet_margin: float = setting(0.3, "margin of L_tri", source="§4.2: 0.3", advanced=True, ge=0)
-    triplet_normalize: bool = setting(
-        True,
-        "whether L_tri normalises features to unit length; without it, weakly initialised networks"
-        " collapse",
-        source="CLIP-ReID: false; the default is our own measurement",
-        advanced=True,
-    )
-    text_scale: Annotated[float, Field(gt=0)] | Literal["clip"] = setting(
-        10.0,
-        "norm of the identity texts in Eq. 3; clip: CLIP's own norms. With logits much larger than"
-        " CLIP's, label smoothing pulls features towards zero",
-        source="CLIP-ReID: clip; the default is our own measurement",
-        advanced=True,
-    )
-    align_background: Literal["include", "ignore", "identity_free"] = setting(
-        "ignore",
-        "background cells in Eq. 11: a part like any other, left out, or aligned with one text"
-        " shared by all identities",
-        source="Eq. 11: include",
-        advanced=True,
-    )
-    align_labels: Literal["majority", "nearest", "soft"] = setting(
-        "majority",
-        "part of a cell in Eq. 11: the most frequent among its pixels, the one at its centre, or"
-        " soft: the mean text of all its pixels",
-        source="Eq. 11: not specified",
-        advanced=True,
-    )
-    align_distance: Literal["cosine", "mse", "smooth_l1", "contrastive"] = setting(
-        "cosine",
-        "distance of Eq. 11: 2 − 2·cos, mean squared error, smooth L1, or the contrast of Eq. 7",
-        source="Eq. 11: mse",
-        advanced=True,
-    )
-    align_confidence: bool = setting(
-        False,
-        "whether Eq. 11 weights cells by the parser's confidence, if the maps store it",
-        source="a later version of the paper",
-        advanced=True,
-    )
-    align_temperature: float = setting(
-        0.07,
-        "temperature τ of the contrastive distance; ignored by the others",
-        source="MoCo: 0.07",
-        advanced=True,
-        gt=0,
-    )
-
-    @model_validator(mode="after")
-    def _check_contrast(self) -> LossSettings:
-        if self.align_distance == "contrastive" and self.align_labels == "soft":
-            raise ValueError("a contrast needs one text for each cell: soft labels have several")
-        if self.align_distance == "contrastive" and self.align_confidence:
-            raise ValueError("a contrast does not weigh cells: leave align_confidence out")
-        return self
+from pivl_distill.config.losses import LossSettings
 
 
 class AugmentSettings(Settings):
@@ -161,12 +68,16 @@ class Stage2Settings(Settings):
         source="CLIP-ReID: 4",
         advanced=True,
     )
-    learning_rate: float = setting(
-        3e-3, "peak learning rate of Adam", source="§4.2: 3.5e-4 (CNN)", gt=0
+    optimizer: Literal["adam", "adamw"] = setting(
+        "adam",
+        "adam: weight decay is added to the gradient; adamw: it is decoupled (Loshchilov 2019)",
+        source="CLIP-ReID: adam",
+        advanced=True,
     )
+    learning_rate: float = setting(3e-3, "peak learning rate", source="§4.2: 3.5e-4 (CNN)", gt=0)
     weight_decay: float = setting(
         5e-4,
-        "weight decay of Adam",
+        "weight decay",
         source="CLIP-ReID: 5e-4 (CNN), 1e-4 (ViT)",
         advanced=True,
         ge=0,
@@ -228,6 +139,35 @@ class Stage2Settings(Settings):
         source="CLIP-ReID: 2",
         advanced=True,
         gt=0,
+    )
+    max_gradient_norm: Annotated[float, Field(gt=0)] | None = setting(
+        None,
+        "the gradient of all parameters is scaled down to this norm; null: never",
+        source="CLIP-ReID: null",
+        advanced=True,
+    )
+    average_decay: float = setting(
+        0.0,
+        "decay d of the exponential moving average of the weights, which is evaluated and saved in"
+        " their place; step t uses min(d, (1 + t) / (10 + t)). 0: no average",
+        source="CLIP-ReID: 0",
+        advanced=True,
+        ge=0,
+        lt=1,
+    )
+    evaluate_every: int = setting(
+        0,
+        "epochs between evaluations on the identities of data.validation_identities; 0: only after"
+        " the last epoch",
+        unit="epochs",
+        advanced=True,
+        ge=0,
+    )
+    keep_best: bool = setting(
+        False,
+        "whether to save the network of the evaluation with the highest validation mAP instead of"
+        " the last; needs data.validation_identities",
+        advanced=True,
     )
     precision: TrainingPrecision = setting(
         "auto",

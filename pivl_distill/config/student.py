@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pivl_distill.config.base import DeviceChoice, Settings, setting
 from pivl_distill.config.data import DataSettings
+from pivl_distill.config.distillation import (
+    DistillationSettings,
+    PartClassificationSettings,
+)
 from pivl_distill.config.stage2 import Stage2Settings
 
 
@@ -30,12 +33,13 @@ class StudentConfig(Settings):
         " texts of other identities (a control experiment)",
         source="Table 5: none, identity and part",
     )
-    teacher_embeddings: Path | None = setting(
-        None,
-        "file with the teacher's embeddings for stage2.loss.embedding; null: the one in the"
-        " bank's folder",
-        advanced=True,
+    teacher: str = setting(
+        "auto",
+        "embeddings that the distill terms compare with: a file that `teach` wrote, or none; auto:"
+        " the file in the bank's folder, if there is one",
     )
+    distill: DistillationSettings = DistillationSettings()
+    part_classification: PartClassificationSettings = PartClassificationSettings()
     stage2: Stage2Settings = Stage2Settings()
     trust_pids: bool = setting(
         False,

@@ -9,7 +9,8 @@ from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
 from pivl_distill.config.base import DeviceChoice, Settings, TrainingPrecision, setting
 from pivl_distill.config.data import DataSettings
-from pivl_distill.config.stage2 import LossSettings, Stage2Settings
+from pivl_distill.config.losses import LossSettings
+from pivl_distill.config.stage2 import Stage2Settings
 
 
 class ClipSettings(Settings):
@@ -260,11 +261,13 @@ class TeachConfig(Settings):
         "data type of the texts in the bank file; float16 halves its size",
         advanced=True,
     )
-    save_teacher_embeddings: bool = setting(
-        False,
-        "whether to write the teacher's embeddings of the training crops too, for a student's"
-        " stage2.loss.embedding",
+    embedding_views: int = setting(
+        1,
+        "views of each training crop whose teacher embeddings are written too, for the distill"
+        " terms of a student; 0 writes no file",
         advanced=True,
+        ge=0,
+        le=64,
     )
     device: DeviceChoice = setting(
         "auto",

@@ -77,6 +77,12 @@ def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
 
 
+def derived_rng(rng: np.random.Generator) -> np.random.Generator:
+    """Return a generator that the state of `rng` determines, and leave `rng` unchanged."""
+    state: int = rng.bit_generator.state["state"]["state"]
+    return np.random.default_rng(state)
+
+
 def pk_batches(pids: np.ndarray, p: int, k: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Return one epoch of batches, each int64 [p · k]: indices into `pids`, grouped by identity.
 

@@ -67,13 +67,20 @@ class CropStore:
     """Number of images without a map; every pixel of their map is IGNORE."""
     confidence: np.ndarray | None = None
     """The parser's confidence uint8 [N, H, W]."""
-    teacher_embeddings: np.ndarray | None = None
-    """A teacher's embeddings of the crops, [N, F]."""
     contents: Mapping[str, str | None] = field(default_factory=dict)
     """SHA-256 (hex) of the bytes of all "images" and all "maps", if requested."""
 
     def __len__(self) -> int:
         return len(self.pids)
+
+    def concatenated(self, other: CropStore) -> CropStore:
+        """Return the crops of both stores, without maps; camera ids only if both have them."""
+        return CropStore(
+            crops=np.concatenate([self.crops, other.crops]),
+            maps=None,
+            pids=np.concatenate([self.pids, other.pids]),
+            camids=_concatenate(self.camids, other.camids),
+        )
 
     @classmethod
     def load(
@@ -131,6 +138,10 @@ def iterate_crops(
     """
     for batch in _crop_decoder(records, size_hw, what).batches():
         yield batch["pixels"]
+
+
+def _concatenate(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    return None if first is None or second is None else np.concatenate([first, second])
 
 
 def load_training_crops(

@@ -50,6 +50,16 @@ class _Draws:
 
 
 @dataclass(frozen=True)
+class Geometry:
+    """Flips and offsets of a batch that are given instead of drawn."""
+
+    flip: np.ndarray
+    """bool [B]."""
+    offset: np.ndarray
+    """int [B, 2], downwards and to the right, in pixels."""
+
+
+@dataclass(frozen=True)
 class Noise:
     """Noise for the erased boxes of a batch."""
 
@@ -81,6 +91,7 @@ def augment(
     fill_rgb: tuple[int, int, int],
     rng: np.random.Generator,
     confidence: Tensor | None = None,
+    geometry: Geometry | None = None,
 ) -> Augmented:
     """Return an augmented copy of a batch.
 
@@ -94,11 +105,14 @@ def augment(
         fill_rgb: colour of padding and erased boxes; their confidence is 0.
         rng: source of the random choices.
         confidence: the parser's confidence uint8 [B, H, W], or None.
+        geometry: replaces the drawn flips and shifts; what else is drawn stays the same.
     """
     if maps is not None and mirror is None:
         raise ValueError("maps cannot be flipped without their vocabulary's mirror table")
     device, pad_px = crops.device, augmentation.pad_px
     draws = _draw(len(crops), (crops.shape[1], crops.shape[2]), augmentation, rng)
+    if geometry is not None:
+        draws, pad_px = _with_geometry(draws.box, geometry)
     places = _source_pixels(draws, (crops.shape[1], crops.shape[2]), pad_px, device)
     noise = _noise(draws.box, rng, device) if augmentation.noise else None
     colour = to_device(np.array(fill_rgb, np.uint8), device)
@@ -116,6 +130,19 @@ def augment(
     confidence_out = _move(confidence[..., None], places, pad_px, zero)
     _erase(confidence_out, draws.box, [zero.repeat(maps.shape[2])] * len(maps))
     return Augmented(crops_out, maps_out[..., 0], confidence_out[..., 0], noise)
+
+
+def move_crops(crops: Tensor, geometry: Geometry, fill_rgb: tuple[int, ...]) -> Tensor:
+    """Return flipped and shifted crops uint8 [B, H, W, 3]; new pixels have colour `fill_rgb`."""
+    draws, pad_px = _with_geometry(np.zeros((len(crops), 4), int), geometry)
+    places = _source_pixels(draws, (crops.shape[1], crops.shape[2]), pad_px, crops.device)
+    return _move(crops, places, pad_px, to_device(np.array(fill_rgb, np.uint8), crops.device))
+
+
+def _with_geometry(box: np.ndarray, geometry: Geometry) -> tuple[_Draws, int]:
+    """Return choices with the given flips and offsets, and the padding in pixels they need."""
+    pad_px = int(np.abs(geometry.offset).max(initial=0))
+    return _Draws(geometry.flip, pad_px - geometry.offset, box), pad_px
 
 
 def _draw(

@@ -31,15 +31,20 @@ class EncoderOutput:
     """[B, F_i], compared by the triplet loss and read by the heads."""
     cells: Tensor | None = None
     """[B, C, h, w], output of `factorised_fusion.encode_cells`; None without a fusion head."""
+    final_map: Tensor | None = None
+    """[B, C', h', w'], the last map before pooling; None without part classification."""
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors; their first dimension is the batch."""
-        return [*self.features] if self.cells is None else [*self.features, self.cells]
+        maps = (self.cells, self.final_map)
+        return [*self.features, *(tensor for tensor in maps if tensor is not None)]
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> EncoderOutput:
         """Return an output of the same structure with `tensors`, in the order of `tensors()`."""
-        features, cells = tensors[: len(self.features)], tensors[len(self.features) :]
-        return EncoderOutput(tuple(features), cells[0] if cells else None)
+        remaining = iter(tensors)
+        features = tuple(next(remaining) for _ in self.features)
+        cells = None if self.cells is None else next(remaining)
+        return EncoderOutput(features, cells, None if self.final_map is None else next(remaining))
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,13 @@ class ReIDOutput:
     """[B, D, h, w] fused features (Eq. 10); None without a fusion head."""
     distilled_embedding: Tensor | None = None
     """[B, F] features in the space of the teacher embeddings; None without them."""
+    final_map: Tensor | None = None
+    """[B, C', h', w'], the last map before pooling; None without part classification."""
 
     def all_gathered(self, batch_size: int) -> ReIDOutput:
         """Gather the rows of all processes into the `batch_size` rows of the whole batch.
 
-        `aligned` stays this process's share, because maps are too large to exchange.
+        `aligned` and `final_map` stay this process's share: maps are too large to exchange.
         """
         if world_size() == 1:
             return self
@@ -74,6 +81,7 @@ class ReIDOutput:
             projected=gather(self.projected),
             aligned=self.aligned,
             distilled_embedding=gather(self.distilled_embedding),
+            final_map=self.final_map,
         )
 
 
@@ -89,6 +97,11 @@ class ReIDNetwork(nn.Module, ABC):
     """Number of cameras with an embedding (SIE); 0 for a network that ignores cameras."""
     half_precision: torch.dtype | None = None
     """The dtype of `encode` under autocast; None for float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part_project: nn.Linear | None = None
+        """Projects features of the final map into the joint space, for part classification."""
 
     def forward(self, images: Tensor, cameras: Tensor | None = None) -> ReIDOutput:
         """Normalised images [B, 3, H, W] and, if `self.cameras`, camera ids int64 [B] → outputs."""
@@ -144,3 +157,13 @@ class BNNeck(nn.Module):
         """[B, F] → logits [B, C]."""
         logits: Tensor = self.classifier(self.norm(features))
         return logits
+
+    def as_linear(self) -> tuple[Tensor, Tensor]:
+        """Return weight [C, F] and bias [C] of the same map in evaluation mode."""
+        norm = self.norm
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        weight = self.classifier.weight * scale
+        bias = self.classifier.weight @ norm.bias - weight @ norm.running_mean
+        return weight.detach(), bias.detach()

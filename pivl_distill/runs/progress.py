@@ -106,6 +106,10 @@ class Progress:
         self._count_time()
         self._stage = stage
 
+    def has_reached(self, stage: str) -> bool:
+        """Return whether the saved progress is that of `stage`, so that earlier ones are done."""
+        return self._last is not None and self._last[0].stage == stage
+
     def remaining_steps(self, stage: str, steps: PKSampler, **parts: Stateful) -> RemainingSteps:
         """Return the steps of `stage` that are not completed; restore `parts` as saved before them.
 

@@ -28,12 +28,16 @@ from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.network import ReIDNetwork, ReIDOutput
-from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.precision import configure_precision
-from pivl_distill.training.stage2 import Stage2Trainer, make_sampler
+from pivl_distill.training.stage2 import make_sampler
 from pivl_distill.training.stage2_run import Stage2Run
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.trainer import Stage2Trainer
 
 logger = logging.getLogger(__name__)
+
+MIDDLE = 0.5
+"""Share of training at which every scheduled term has its full weight."""
 
 BYTES_PER_PARAMETER = 16
 """Bytes per trained parameter: weight, gradient and Adam's two moments, float32 each."""
@@ -74,7 +78,7 @@ def _storage(tensor: Tensor) -> int:
 
 
 def run_forward(
-    network: ReIDNetwork, text_features: TextFeatures | None, settings: Stage2Settings
+    network: ReIDNetwork, supervision: Supervision, settings: Stage2Settings
 ) -> tuple[ReIDOutput, int]:
     """Run one micro-batch of black crops; return the output and the bytes saved for its gradient.
 
@@ -89,9 +93,9 @@ def run_forward(
     memory = SavedTensorBytes(network)
     with memory.recording():
         output = network.train()(*inputs)
-    if text_features is not None:
-        _check_dim("projected crops", output.projected, "identity texts", text_features.identity)
-        _check_dim("fused features", output.aligned, "part texts", text_features.part)
+    if (texts := supervision.texts) is not None:
+        _check_dim("projected crops", output.projected, "identity texts", texts.identity)
+        _check_dim("fused features", output.aligned, "part texts", texts.part)
     return output, memory.bytes
 
 
@@ -106,21 +110,20 @@ def _check_dim(
 
 
 def describe_stage2_run(
-    run: Stage2Run, network: ReIDNetwork, store: CropStore, text_features: TextFeatures | None
+    run: Stage2Run, network: ReIDNetwork, store: CropStore, supervision: Supervision
 ) -> dict[str, object]:
     """Describe stage 2 of a network; time one step on the first batch `store` if not on meta."""
     settings = run.config.stage2
-    rows = describe_stage2(network, run.pids, text_features, settings, run.config.seed)
+    rows = describe_stage2(network, run.pids, supervision, settings, run.config.seed)
     if run.device.type != "meta":
-        text_features = text_features.to(run.device) if text_features else None
-        rows |= describe_step(network, store, text_features, settings)
+        rows |= describe_step(network, store, supervision, settings)
     return rows
 
 
 def describe_stage2(
     network: ReIDNetwork,
     pids: np.ndarray,
-    text_features: TextFeatures | None,
+    supervision: Supervision,
     settings: Stage2Settings,
     seed: int,
 ) -> dict[str, object]:
@@ -129,14 +132,14 @@ def describe_stage2(
     Args:
         network: built at full size, on its device.
         pids: int64 [N], the identity of each training crop.
-        text_features: of the bank that the network would learn from, or None.
+        supervision: targets of the losses.
         settings: of stage 2.
         seed: determines the batches.
 
     Raises:
         PivlError: output and text features have different dimensions.
     """
-    output, saved_bytes = run_forward(network, text_features, settings)
+    output, saved_bytes = run_forward(network, supervision, settings)
     trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
     exported = sum(p.numel() for p in network.embedding_model().network.parameters())
     per_epoch = make_sampler(pids, settings, seed).per_epoch()
@@ -178,7 +181,7 @@ def describe_precision(network: ReIDNetwork, settings: Stage2Settings) -> str:
 def describe_step(
     network: ReIDNetwork,
     store: CropStore,
-    text_features: TextFeatures | None,
+    supervision: Supervision,
     settings: Stage2Settings,
 ) -> dict[str, object]:
     """Run two training steps on the crops of `store`; return the second's seconds and peak memory.
@@ -186,10 +189,11 @@ def describe_step(
     The crops are labelled as the first identities, whatever their pids. Changes the network.
     """
     device = next(network.parameters()).device
-    trainer = Stage2Trainer(network.train(), store, text_features, settings)
+    trainer = Stage2Trainer(network, store, supervision, settings)
     batch = np.arange(len(store))
-    trainer.step(batch, epoch_rng(0, 0))
-    seconds = measure_seconds(lambda: trainer.step(batch, epoch_rng(0, 0)), device)
+    network.train()
+    trainer.step(batch, epoch_rng(0, 0), MIDDLE)
+    seconds = measure_seconds(lambda: trainer.step(batch, epoch_rng(0, 0), MIDDLE), device)
     rows: dict[str, object] = {"stage 2: time": f"{seconds:.3g} s a step on this {device.type}"}
     if device.type == "cuda":
         rows["stage 2: peak"] = (

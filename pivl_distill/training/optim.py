@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from pivl_distill.config import Stage2Settings
 from pivl_distill.models.network import ReIDNetwork
@@ -13,7 +14,7 @@ WARMUP_START = 0.02
 
 
 def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.optim.Optimizer:
-    """Return Adam over the trainable parameters in three groups: weights, norms and biases.
+    """Return Adam or AdamW over the trainable parameters: weights, norms and biases.
 
     Norms and biases have weight decay only with `weight_decay_on` "all". `set_learning_rate`
     multiplies the learning rate by each group's `lr_factor`.
@@ -28,7 +29,16 @@ def make_optimizer(network: ReIDNetwork, settings: Stage2Settings) -> torch.opti
         {"params": norms, "weight_decay": rest, "lr_factor": 1.0},
         {"params": biases, "weight_decay": rest, "lr_factor": settings.bias_lr_factor},
     ]
-    return torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return optimizer(groups, lr=settings.learning_rate, fused=True)
+
+
+def clip_gradients(network: ReIDNetwork, limit: float | None) -> torch.Tensor:
+    """Scale the gradient of all parameters down to the norm `limit`; return its norm before."""
+    parameters = [p for p in network.parameters() if p.grad is not None]
+    if limit is None:
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return nn.utils.clip_grad_norm_(parameters, limit)
 
 
 def set_learning_rate(

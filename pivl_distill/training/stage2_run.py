@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,17 +22,20 @@ from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
 from pivl_distill.data.store import CropStore, load_training_crops
+from pivl_distill.data.validation import hold_out
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.device import pick_device
+from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import ReIDNetwork
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
 from pivl_distill.runs.provenance import run_provenance
 from pivl_distill.runs.run import Run
-from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.host_memory import keep_freed_memory
 from pivl_distill.training.stage2 import train
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.validation import Validation
 
 NETWORK_NAMES = {"teach": "teacher", "student": "student"}
 
@@ -44,6 +47,9 @@ class Stage2Run:
     kind: Literal["teach", "student"]
     config: TeachConfig | StudentConfig
     dataset: ReIDDataset
+    """Without the held-out identities."""
+    validation: ReIDDataset | None
+    """The held-out identities as query and gallery, if there are any."""
     device: torch.device
 
     @classmethod
@@ -58,12 +64,18 @@ class Stage2Run:
 
         Only a dry run may use the device "meta". Memory freed on the CPU is kept for the next step.
         """
+        if config.stage2.keep_best and not config.data.validation_identities:
+            raise PivlError(
+                "stage2.keep_best needs identities to validate on; set"
+                " data.validation_identities, or stage2.keep_best to false."
+            )
         dataset = load_dataset(config.data.spec, config.data.parsing)
+        dataset, validation = hold_out(dataset, config.data.validation_identities)
         meta = dry_run and config.device == "meta"
         device = torch.device("meta") if meta else pick_device(config.device)
         keep_freed_memory(device)
         torch.manual_seed(config.seed)
-        return cls(kind, config, dataset, device)
+        return cls(kind, config, dataset, validation, device)
 
     @cached_property
     def pids(self) -> np.ndarray:
@@ -85,16 +97,8 @@ class Stage2Run:
         with run.progress.session(self.kind, **provenance, **inputs):
             yield run
 
-    def load_crops(
-        self,
-        run: Run,
-        vocabulary: Vocabulary | None,
-        teacher_embeddings: np.ndarray | None = None,
-    ) -> CropStore:
-        """Load the training crops, with part maps if there is a vocabulary; pin their hashes.
-
-        `teacher_embeddings` [N, F] are those of the crops, or None.
-        """
+    def load_crops(self, run: Run, vocabulary: Vocabulary | None) -> CropStore:
+        """Load the training crops, with part maps if there is a vocabulary; pin their hashes."""
         store = load_training_crops(
             self.dataset.train,
             self.config.data,
@@ -102,12 +106,13 @@ class Stage2Run:
             confidence=self.config.stage2.loss.align_confidence,
         )
         run.progress.contract.pin(contents=store.contents)
-        return replace(store, teacher_embeddings=teacher_embeddings)
+        return store
 
-    def load_first_batch(
-        self, vocabulary: Vocabulary | None, teacher_embeddings: np.ndarray | None = None
-    ) -> CropStore:
-        """Load the crops of the first batch only; nothing is written to the cache folder."""
+    def load_first_batch(self, vocabulary: Vocabulary | None) -> tuple[CropStore, np.ndarray]:
+        """Load the crops of the first batch only, and their indices int64 [B].
+
+        Nothing is written to the cache folder.
+        """
         settings = self.config.stage2
         batch = pk_batches(
             self.pids,
@@ -121,16 +126,14 @@ class Stage2Run:
             vocabulary,
             confidence=settings.loss.align_confidence,
         )
-        if teacher_embeddings is not None:
-            store = replace(store, teacher_embeddings=teacher_embeddings[batch])
-        return store
+        return store, batch
 
     def train_and_evaluate(
         self,
         run: Run,
         network: ReIDNetwork,
         store: CropStore,
-        text_features: TextFeatures | None,
+        supervision: Supervision,
         save: Callable[[EmbeddingModel], None],
     ) -> RetrievalResult:
         """Train the network, save its embedding model and evaluate that on query and gallery.
@@ -139,22 +142,25 @@ class Stage2Run:
             run: folder that metrics and progress are written to.
             network: trained in place.
             store: the N training crops.
-            text_features: what the losses compare crops with; None trains on labels alone.
+            supervision: targets of the losses.
             save: writes the trained model to the run folder.
         """
-        description = f"Training the {NETWORK_NAMES[self.kind]}"
-        train(
+        settings, data = self.config.stage2, self.config.data
+        validation = None
+        if self.validation is not None:
+            held_out = QueryGalleryCrops.load(self.validation, data.size_hw, data.crop_cache_gib)
+            validation = Validation(held_out, settings)
+        model = train(
             network,
             store,
-            text_features,
-            self.config.stage2,
+            supervision,
+            settings,
             self.config.seed,
             run,
-            description,
+            f"Training the {NETWORK_NAMES[self.kind]}",
+            validation,
         )
-        model = network.embedding_model()
         save(model)
         run.progress.start_stage("evaluation")
-        data = self.config.data
         test = QueryGalleryCrops.load(self.dataset, data.size_hw, data.crop_cache_gib)
         return evaluate_model(model, test)

@@ -1,0 +1,133 @@
+"""What supervises a student: the texts of a bank and the embeddings of a teacher, as targets."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pivl_distill.bank import PromptBank
+from pivl_distill.config import StudentConfig
+from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.errors import PivlError
+from pivl_distill.storage.filenames import TEACHER_EMBEDDINGS_FILE
+from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.distillation import TeacherTargets
+from pivl_distill.training.part_classification import PartTexts
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.teacher_embeddings import TeacherEmbeddings, load_embeddings
+
+logger = logging.getLogger(__name__)
+
+
+def uses_part_texts(config: StudentConfig) -> bool:
+    """Return whether the student is trained with part texts (Eq. 11)."""
+    return config.supervision in ("part", "label", "permuted")
+
+
+def make_supervision(
+    config: StudentConfig,
+    bank: PromptBank | None,
+    teacher: TeacherEmbeddings | None,
+    pids: np.ndarray,
+    device: torch.device,
+) -> Supervision:
+    """Return the targets of the losses on the training device.
+
+    Args:
+        config: of `student`.
+        bank: texts in the order of the class labels, or None.
+        teacher: embeddings of the N crops, or None.
+        pids: int64 [N], the identity of each crop; negative for unlabelled crops.
+        device: where to train.
+    """
+    texts = part_texts = targets = None
+    if bank is not None:
+        texts = TextFeatures.from_bank(bank, config.stage2.loss, config.stage2.head).to(device)
+        if classifies_parts(config):
+            part_texts = PartTexts.from_bank(bank, config.part_classification).to(device)
+    if teacher is not None:
+        labels = np.full(len(pids), -1)
+        labels[pids >= 0] = np.unique(pids[pids >= 0], return_inverse=True)[1]
+        targets = TeacherTargets.prepare(
+            teacher.to(device),
+            config.distill,
+            torch.from_numpy(labels).to(device),
+            None if bank is None else bank.identity.to(device),
+        )
+    return Supervision(texts, part_texts, targets)
+
+
+def classifies_parts(config: StudentConfig) -> bool:
+    """Return whether the student is trained with part classification."""
+    return uses_part_texts(config) and config.part_classification.weight > 0
+
+
+def load_teacher(
+    config: StudentConfig, bank_file: Path | None, dataset: ReIDDataset, records: list[Record]
+) -> TeacherEmbeddings | None:
+    """Return the teacher's embeddings of `records`, or None if no term uses them.
+
+    The file is `config.teacher`, or the one next to the bank. Raises PivlError if the named file is
+    missing, or lacks an image.
+    """
+    if not config.distill.active or config.teacher == "none":
+        return None
+    path = Path(config.teacher)
+    if config.teacher == "auto":
+        if bank_file is None:
+            return None
+        path = bank_file.parent / TEACHER_EMBEDDINGS_FILE
+        if not path.is_file():
+            logger.warning(
+                f"There are no teacher embeddings at {path}, so the student learns from the texts"
+                " alone. Run `pivl-distill teach` again, or name a file with --teacher."
+            )
+            return None
+    if not path.is_file():
+        raise PivlError(f"No teacher embeddings at {path}; name a file of `teach`, or 'none'.")
+    return load_embeddings(path, records).select_classes(dataset.train_pids)
+
+
+def load_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> PromptBank:
+    """Load a bank and select what the supervision uses.
+
+    Raises PivlError if the bank was made from other images, or lacks part texts that are needed.
+    """
+    bank = select_bank(config, PromptBank.load(bank_file), dataset)
+    if not config.trust_pids:
+        bank.check_images(dataset.train)
+    if uses_part_texts(config):
+        check_parts(bank, dataset)
+    return bank
+
+
+def select_bank(config: StudentConfig, bank: PromptBank, dataset: ReIDDataset) -> PromptBank:
+    """Return the bank's rows of the training identities, as `config.supervision` uses them."""
+    bank = bank.select(dataset.train_pids)
+    if config.supervision == "label":
+        return bank.label_only()
+    if config.supervision == "permuted":
+        return bank.permuted(config.seed)
+    return bank
+
+
+def check_parts(bank: PromptBank, dataset: ReIDDataset) -> None:
+    """Raise PivlError unless bank and data set have parts, in the same vocabulary."""
+    if not bank.present.any():
+        raise PivlError(
+            "The bank holds no part texts; train on its identity texts alone with"
+            " --set supervision=identity, or make it again with --base."
+        )
+    if dataset.vocabulary is None:
+        raise PivlError(
+            f"{dataset.name} has no parsing maps for part alignment; name their folder with"
+            " --parsing, or train on identity texts alone with --set supervision=identity."
+        )
+    if dataset.vocabulary != bank.vocabulary:
+        raise PivlError(
+            f"The bank has {bank.vocabulary.name} parts but the maps have"
+            f" {dataset.vocabulary.name} parts; teach with these maps, or use the bank's maps."
+        )
