@@ -76,6 +76,8 @@ def load_teacher(
     if not config.distill.active or config.teacher == "none":
         return None
     path = Path(config.teacher)
+    if path.is_dir():
+        path /= TEACHER_EMBEDDINGS_FILE
     if config.teacher == "auto":
         if bank_file is None:
             return None

@@ -26,6 +26,8 @@ SETTINGS = {
     "parsing": "data.parsing",
     "pretrained": "pretrained",
     "spec": "data.spec",
+    "teacher": "teacher",
+    "unlabeled": "data.unlabeled",
 }
 """Options of `teach` and `student` that are shorthand for a setting."""
 
@@ -79,6 +81,9 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option("--data", "spec", metavar="KIND:PATH", help="Data set, e.g. market1501:/data.")
     @parsing_option
+    @click.option(
+        "--unlabeled", type=FOLDER, help="Folder of crops without labels, for distillation."
+    )
     @click.option("--config", metavar="NAME|FILE", help="A YAML file, or one of configs/ by name.")
     @click.option(
         "--set",

@@ -35,8 +35,8 @@ class StudentConfig(Settings):
     )
     teacher: str = setting(
         "auto",
-        "embeddings that the distill terms compare with: a file that `teach` wrote, or none; auto:"
-        " the file in the bank's folder, if there is one",
+        "embeddings that the distill terms compare with: a teach run, its file, or none; auto: the"
+        " file in the bank's folder, if there is one",
     )
     distill: DistillationSettings = DistillationSettings()
     part_classification: PartClassificationSettings = PartClassificationSettings()

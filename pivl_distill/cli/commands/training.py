@@ -62,6 +62,7 @@ Examples:
   pivl-distill student
   pivl-distill student --arch resnet18 --bank runs/teach-1
   pivl-distill student --bank none                     the plain baseline
+  pivl-distill student --bank none --teacher runs/teach-1    embeddings alone
   pivl-distill student --set supervision=identity      identity texts only (CLIP-ReID)
   pivl-distill student --max-ms 2                      the largest that is fast enough here
   pivl-distill student --resume runs/student-2
@@ -69,6 +70,7 @@ Examples:
 )
 @click.option("--arch", help="mobilenetv2_025 (default) or any timm model with feature stages.")
 @click.option("--bank", metavar="RUN|FILE|none", help="Teach run or bank; default: the latest.")
+@click.option("--teacher", metavar="RUN|FILE|none", help="Teacher to distil; default: the bank's.")
 @click.option("--pretrained", metavar="FILE|timm|none", help="Weights to start from.")
 @click.option(
     "--max-ms",
