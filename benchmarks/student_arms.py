@@ -1,0 +1,110 @@
+"""What helps a student, and by how much: one network per arm and seed, results in one file.
+
+    python -m benchmarks.student_arms                           every arm with six seeds
+    python -m benchmarks.student_arms --arms plain,recipe --seeds 3
+    python -m benchmarks.student_arms --validate                on held-out training identities
+
+Arms share initial weights, budget, seeds and data order. Settings were chosen with `--validate`,
+never on the test identities. A row is written when it is measured; an interrupted experiment
+continues from there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from benchmarks.arms import ARMS, BASELINE
+
+from benchmarks.experiment import RESULTS, Experiment, ResultFile, Row
+from benchmarks.harness import THREADS
+from pivl_distill.app.training_plan import find_bank
+from pivl_distill.config import StudentConfig, TeachConfig, load_config
+from pivl_distill.runs.run import RUNS_DIR, read_data_settings
+from pivl_distill.storage.filenames import METRICS_FILE, RUN_FILE
+from students.distill import StudentReport, train_student
+from teachers.teach import teach
+
+HELD_OUT = 32
+"""Training identities that `--validate` holds out."""
+
+
+@click.command()
+@click.option("--arms", "names", help="Arms, separated by commas; default: all.")
+@click.option("--seeds", default=6, show_default=True)
+@click.option("--validate", is_flag=True, help="Score held-out training identities instead.")
+@click.option("--out", type=click.Path(path_type=Path), help="Result file.")
+def main(names: str | None, seeds: int, validate: bool, out: Path | None) -> None:
+    """Train every arm with every seed, and print its difference to the plain student."""
+    torch.set_num_threads(THREADS)
+    name = "student_arms_validation" if validate else "student_arms"
+    bank = teach_once(RUNS_DIR / name, HELD_OUT if validate else 0)
+    file = ResultFile.load_or_create(out or RESULTS / f"{name}.json", header(validate))
+    chosen = list(ARMS) if names is None else names.split(",")
+    for seed, arm in itertools.product(range(seeds), chosen):
+        if not file.done(arm, seed):
+            file.add(train_arm(arm, seed, bank, validate))
+    for arm in chosen:
+        mean_ap = file.experiment.values(arm)
+        click.echo(f"{arm}: {mean_ap}  {file.experiment.compare(arm, BASELINE)}")
+
+
+def header(validate: bool) -> Experiment:
+    """Return the description of the experiment."""
+    settings = StudentConfig().stage2
+    split = f"{HELD_OUT} held-out training identities" if validate else "the test identities"
+    return Experiment(
+        name=f"What helps a student, on {split}",
+        question="Which supervision improves a student of equal budget, and which part of it?",
+        command="python -m benchmarks.student_arms" + " --validate" * validate,
+        data="synthetic:default",
+        budget={
+            "arch": StudentConfig().arch,
+            "epochs": settings.epochs,
+            "batch": settings.identities_per_batch * settings.crops_per_identity,
+            "learning rate": settings.learning_rate,
+        },
+        arms=ARMS,
+        baseline=BASELINE,
+    )
+
+
+def teach_once(run: Path, held_out: int) -> Path:
+    """Return the bank of the teach run in `run`, which is made or resumed if it is unfinished."""
+    settings = {"data.validation_identities": held_out, "embedding_views": 16}
+    config = load_config(TeachConfig, "teach", None, settings)
+    if not (run / RUN_FILE).is_file():
+        teach(config, out=None if run.is_dir() else run, resume=run if run.is_dir() else None)
+    return find_bank(str(run), "part") or run
+
+
+def train_arm(arm: str, seed: int, bank: Path, validate: bool) -> Row:
+    """Train one student and return its row."""
+    settings: dict[str, Any] = {"teacher": str(bank.parent), **ARMS[arm].settings, "seed": seed}
+    config = load_config(StudentConfig, "student", None, settings)
+    config = config.model_copy(update={"data": read_data_settings(bank.parent)})
+    report = train_student(config, None if config.supervision == "none" else bank)
+    return row_from_run(arm, seed, report, validate=validate)
+
+
+def row_from_run(arm: str, seed: int, report: StudentReport, *, validate: bool = False) -> Row:
+    """Return the row of a finished run, with the scores of its test or validation identities."""
+    lines = (report.run / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    last = json.loads(lines[-1])
+    scores = report.retrieval
+    return Row(
+        arm=arm,
+        seed=seed,
+        mAP=last["val_mAP"] if validate else scores.mAP,
+        rank1=last["val_rank1"] if validate else scores.rank(1),
+        train_top1=last["accuracy"],
+        seconds=round(report.seconds, 1),
+    )
+
+
+if __name__ == "__main__":
+    main()
