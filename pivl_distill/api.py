@@ -115,6 +115,7 @@ def train_student(
     last_stride: Literal["auto", 1, 2] | None = None,
     supervision: str | None = None,
     teacher: str | Path | None = None,
+    teacher_preset: str | Path | None = None,
     distill: Values | DistillationSettings | None = None,
     part_classification: Values | PartClassificationSettings | None = None,
     stage2: Values | Stage2Settings | None = None,
@@ -135,7 +136,8 @@ def train_student(
         pretrained: "auto", "embedded", "timm", "none" or a file.
         last_stride: stride of the last CNN stage.
         supervision: "part", "identity", "label", "permuted" or "none".
-        teacher: embeddings to distil: "auto", "none" or a file.
+        teacher: embeddings to distil: "auto", "none", a run, a file or a network.
+        teacher_preset: preprocessing of a teacher network.
         distill: terms that compare embeddings with the teacher's.
         part_classification: part texts as classifiers of the final map.
         stage2: the training loop: epochs, batch, losses, augmentation.

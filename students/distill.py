@@ -16,14 +16,15 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs.provenance import array_sha256, file_provenance, weights_provenance
 from pivl_distill.runs.run import Run
-from pivl_distill.storage.filenames import STUDENT_FILE
+from pivl_distill.storage.filenames import STUDENT_FILE, TEACHER_EMBEDDINGS_FILE
 from pivl_distill.training.stage2 import train
 from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.supervision import Supervision
-from pivl_distill.training.teacher_embeddings import TeacherEmbeddings
+from pivl_distill.training.teacher_embeddings import TeacherEmbeddings, save_embeddings
 from students.start import build_network
 from students.student import Student, save_student
 from students.supervision import (
+    NETWORK_SUFFIXES,
     classifies_parts,
     load_bank,
     load_teacher,
@@ -58,7 +59,8 @@ def train_student(
     dataset, device = stage2.dataset, stage2.device
     bank = None if bank_file is None else load_bank(config, bank_file, dataset)
     unlabeled = list_extra_crops(config)
-    teacher = load_teacher(config, bank_file, dataset, [*dataset.train, *unlabeled])
+    records = [*dataset.train, *unlabeled]
+    teacher = load_teacher(config, bank_file, dataset, records, resume)
     network, start = build_network(config, dataset)
     student = make_student(config, network, dataset, bank, teacher).to(device)
     inputs = {
@@ -71,6 +73,9 @@ def train_student(
         store = stage2.load_crops(run, vocabulary)
         run.progress.start_stage("training")
         if teacher is not None:
+            if Path(config.teacher).suffix in NETWORK_SUFFIXES:
+                path = run.path / TEACHER_EMBEDDINGS_FILE
+                save_embeddings(path, teacher, records, config.teacher)
             distill_start(config, student, store, unlabeled, teacher, bank, run)
             teacher = teacher.rows(slice(len(store)))
         supervision = make_supervision(config, bank, teacher, store.pids, device)

@@ -11,15 +11,23 @@ import torch
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig
 from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError
+from pivl_distill.foreign import load_foreign, load_preprocessing
 from pivl_distill.storage.filenames import TEACHER_EMBEDDINGS_FILE
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.distillation import TeacherTargets
 from pivl_distill.training.part_classification import PartTexts
 from pivl_distill.training.supervision import Supervision
-from pivl_distill.training.teacher_embeddings import TeacherEmbeddings, load_embeddings
+from pivl_distill.training.teacher_embeddings import (
+    TeacherEmbeddings,
+    embed_views,
+    load_embeddings,
+)
 
 logger = logging.getLogger(__name__)
+
+NETWORK_SUFFIXES = (".onnx", ".xml")
 
 
 def uses_part_texts(config: StudentConfig) -> bool:
@@ -66,31 +74,68 @@ def classifies_parts(config: StudentConfig) -> bool:
 
 
 def load_teacher(
-    config: StudentConfig, bank_file: Path | None, dataset: ReIDDataset, records: list[Record]
+    config: StudentConfig,
+    bank_file: Path | None,
+    dataset: ReIDDataset,
+    records: list[Record],
+    resume: Path | None = None,
 ) -> TeacherEmbeddings | None:
     """Return the teacher's embeddings of `records`, or None if no term uses them.
 
-    The file is `config.teacher`, or the one next to the bank. Raises PivlError if the named file is
-    missing, or lacks an image.
+    Args:
+        config: names the file of embeddings, or a network that computes them.
+        bank_file: by default the embeddings are next to it.
+        dataset: its training identities are the classes.
+        records: the training crops, then the unlabelled ones.
+        resume: run folder that has the embeddings of a network already, or None.
+
+    Raises: PivlError if the named file is missing, or lacks an image.
     """
     if not config.distill.active or config.teacher == "none":
         return None
-    path = Path(config.teacher)
-    if path.is_dir():
-        path /= TEACHER_EMBEDDINGS_FILE
-    if config.teacher == "auto":
-        if bank_file is None:
-            return None
-        path = bank_file.parent / TEACHER_EMBEDDINGS_FILE
-        if not path.is_file():
-            logger.warning(
-                f"There are no teacher embeddings at {path}, so the student learns from the texts"
-                " alone. Run `pivl-distill teach` again, or name a file with --teacher."
-            )
-            return None
-    if not path.is_file():
-        raise PivlError(f"No teacher embeddings at {path}; name a file of `teach`, or 'none'.")
+    path = find_teacher(config, bank_file, resume)
+    if path is None:
+        return None
+    if path.suffix in NETWORK_SUFFIXES:
+        return embed_by_network(config, path, records)
     return load_embeddings(path, records).select_classes(dataset.train_pids)
+
+
+def find_teacher(config: StudentConfig, bank_file: Path | None, resume: Path | None) -> Path | None:
+    """Return the file of embeddings or the network; None, with a warning, if there is none.
+
+    Raises PivlError if `config.teacher` names a file that does not exist.
+    """
+    if resume is not None and (resume / TEACHER_EMBEDDINGS_FILE).is_file():
+        return resume / TEACHER_EMBEDDINGS_FILE
+    if config.teacher != "auto":
+        named = Path(config.teacher)
+        path = named / TEACHER_EMBEDDINGS_FILE if named.is_dir() else named
+        if not path.is_file():
+            raise PivlError(
+                f"No teacher at {path}; name a run that has {TEACHER_EMBEDDINGS_FILE}, such a file,"
+                " a network (.onnx, .xml), or none."
+            )
+        return path
+    if bank_file is None:
+        return None
+    path = bank_file.parent / TEACHER_EMBEDDINGS_FILE
+    if path.is_file():
+        return path
+    logger.warning(
+        f"There are no teacher embeddings at {path}, so the student learns from the texts alone."
+        " Run `pivl-distill teach` again, or name a teacher with --teacher."
+    )
+    return None
+
+
+def embed_by_network(config: StudentConfig, path: Path, records: list[Record]) -> TeacherEmbeddings:
+    """Return the embeddings of `records` by a ReID network in a file, in `distill.views` views."""
+    network = load_foreign(path, load_preprocessing(config.teacher_preset))
+    size_hw, data = network.model.size_hw, config.data
+    store = CropStore.load(records, size_hw, what="crops", cache_gib=data.crop_cache_gib)
+    pad_px = round(config.stage2.augment.pad_px * size_hw[0] / data.size_hw[0])
+    return embed_views(network.model, store, config.distill.views, pad_px, network.forward)
 
 
 def load_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> PromptBank:

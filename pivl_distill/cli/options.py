@@ -27,6 +27,7 @@ SETTINGS = {
     "pretrained": "pretrained",
     "spec": "data.spec",
     "teacher": "teacher",
+    "teacher_preset": "teacher_preset",
     "unlabeled": "data.unlabeled",
 }
 """Options of `teach` and `student` that are shorthand for a setting."""

@@ -35,8 +35,14 @@ class StudentConfig(Settings):
     )
     teacher: str = setting(
         "auto",
-        "embeddings that the distill terms compare with: a teach run, its file, or none; auto: the"
-        " file in the bank's folder, if there is one",
+        "embeddings that the distill terms compare with: a run, its file, a ReID network as .onnx"
+        " or OpenVINO .xml, or none; auto: the file in the bank's folder, if there is one",
+    )
+    teacher_preset: str | None = setting(
+        None,
+        "preprocessing of a teacher network: a preset (osnet, intel-retail, fastreid, clip-reid) or"
+        " a YAML file",
+        advanced=True,
     )
     distill: DistillationSettings = DistillationSettings()
     part_classification: PartClassificationSettings = PartClassificationSettings()
