@@ -18,9 +18,9 @@ from typing import Any
 
 import click
 import torch
-from benchmarks.arms import ARMS, BASELINE
 
-from benchmarks.experiment import RESULTS, Experiment, ResultFile, Row
+from benchmarks.arms import ARMS, BASELINE
+from benchmarks.experiment import RESULTS, Experiment, ResultFile, Row, spread
 from benchmarks.harness import THREADS
 from pivl_distill.app.training_plan import find_bank
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
@@ -40,17 +40,10 @@ HELD_OUT = 32
 @click.option("--out", type=click.Path(path_type=Path), help="Result file.")
 def main(names: str | None, seeds: int, validate: bool, out: Path | None) -> None:
     """Train every arm with every seed, and print its difference to the plain student."""
-    torch.set_num_threads(THREADS)
     name = "student_arms_validation" if validate else "student_arms"
     bank = teach_once(RUNS_DIR / name, HELD_OUT if validate else 0)
     file = ResultFile.load_or_create(out or RESULTS / f"{name}.json", header(validate))
-    chosen = list(ARMS) if names is None else names.split(",")
-    for seed, arm in itertools.product(range(seeds), chosen):
-        if not file.done(arm, seed):
-            file.add(train_arm(arm, seed, bank, validate))
-    for arm in chosen:
-        mean_ap = file.experiment.values(arm)
-        click.echo(f"{arm}: {mean_ap}  {file.experiment.compare(arm, BASELINE)}")
+    measure_arms(file, names, seeds, bank, {"teacher": str(bank.parent)}, validate=validate)
 
 
 def header(validate: bool) -> Experiment:
@@ -82,13 +75,39 @@ def teach_once(run: Path, held_out: int) -> Path:
     return find_bank(str(run), "part") or run
 
 
-def train_arm(arm: str, seed: int, bank: Path, validate: bool) -> Row:
-    """Train one student and return its row."""
-    settings: dict[str, Any] = {"teacher": str(bank.parent), **ARMS[arm].settings, "seed": seed}
-    config = load_config(StudentConfig, "student", None, settings)
-    config = config.model_copy(update={"data": read_data_settings(bank.parent)})
-    report = train_student(config, None if config.supervision == "none" else bank)
-    return row_from_run(arm, seed, report, validate=validate)
+def measure_arms(
+    file: ResultFile,
+    names: str | None,
+    seeds: int,
+    bank: Path,
+    settings: dict[str, Any],
+    *,
+    validate: bool = False,
+) -> None:
+    """Train every arm with every seed that the file lacks, and print the differences.
+
+    Args:
+        file: gets a row per arm and seed; its experiment has the arms.
+        names: arms to measure, separated by commas; None for all.
+        seeds: number of seeds.
+        bank: bank file; arms without texts do not use it.
+        settings: settings that all arms share, by dotted name.
+        validate: whether rows have the scores of the validation identities.
+    """
+    torch.set_num_threads(THREADS)
+    arms = file.experiment.arms
+    chosen = list(arms) if names is None else names.split(",")
+    for seed, arm in itertools.product(range(seeds), chosen):
+        if file.done(arm, seed):
+            continue
+        overrides = {**settings, **arms[arm].settings, "seed": seed}
+        config = load_config(StudentConfig, "student", None, overrides)
+        config = config.model_copy(update={"data": read_data_settings(bank.parent)})
+        report = train_student(config, None if config.supervision == "none" else bank)
+        file.add(row_from_run(arm, seed, report, validate=validate))
+    for arm in chosen:
+        difference = file.experiment.compare(arm, file.experiment.baseline)
+        click.echo(f"{arm}: {spread(file.experiment.values(arm))} mAP, {difference}")
 
 
 def row_from_run(arm: str, seed: int, report: StudentReport, *, validate: bool = False) -> Row:

@@ -1,0 +1,54 @@
+"""The arms that experiments on students compare: settings relative to the default recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.experiment import Arm
+
+BASELINE = "plain"
+
+PAPER_FORM: dict[str, Any] = {
+    "part_classification.weight": 0,
+    "stage2.loss.align": 5,
+    "stage2.loss.centre_texts": False,
+    "stage2.loss.text_scale": 10,
+}
+"""Texts as in the paper: Eq. 3 with raw texts, Eq. 11 on early maps."""
+
+
+def arm(label: str, supervision: str, *, teacher: bool = False, **settings: Any) -> Arm:
+    """Return an arm; without `teacher` it learns from labels and texts alone.
+
+    Args:
+        label: name in the table.
+        supervision: texts, as the setting of this name.
+        teacher: whether the distillation terms apply.
+        settings: further settings by dotted name, with `__` for dots.
+    """
+    values = {name.replace("__", "."): value for name, value in settings.items()}
+    source = {} if teacher else {"teacher": "none"}
+    return Arm(label=label, settings={"supervision": supervision, **source, **values})
+
+
+def in_paper_form(label: str, supervision: str) -> Arm:
+    """Return an arm with texts in the paper's form, without a teacher."""
+    return Arm(label=label, settings={**arm(label, supervision).settings, **PAPER_FORM})
+
+
+ARMS = {
+    "plain": arm("labels alone", "none"),
+    "identity": in_paper_form("identity bank, Eq. 3", "identity"),
+    "part_paper": in_paper_form("part bank, paper's form", "part"),
+    "label_paper": in_paper_form("part names without identity, paper's form", "label"),
+    "part": arm("part bank", "part"),
+    "permuted": arm("part bank of other identities", "permuted"),
+    "embeddings": arm("teacher's embeddings", "none", teacher=True),
+    "visual": arm(
+        "teacher's embeddings and identity means", "none", teacher=True, distill__anchors=1
+    ),
+    "recipe": arm("part bank and embeddings (default)", "part", teacher=True),
+    "recipe_permuted": arm(
+        "part bank of other identities and embeddings", "permuted", teacher=True
+    ),
+}
