@@ -7,6 +7,8 @@ from typing import Any
 from benchmarks.experiment import Arm
 
 BASELINE = "plain"
+OURS = "ours"
+"""The teacher of the same run as the bank."""
 
 PAPER_FORM: dict[str, Any] = {
     "part_classification.weight": 0,
@@ -17,18 +19,17 @@ PAPER_FORM: dict[str, Any] = {
 """Texts as in the paper: Eq. 3 with raw texts, Eq. 11 on early maps."""
 
 
-def arm(label: str, supervision: str, *, teacher: bool = False, **settings: Any) -> Arm:
-    """Return an arm; without `teacher` it learns from labels and texts alone.
+def arm(label: str, supervision: str, teacher: str = "none", **settings: Any) -> Arm:
+    """Return an arm.
 
     Args:
         label: name in the table.
         supervision: texts, as the setting of this name.
-        teacher: whether the distillation terms apply.
+        teacher: name of the teacher whose embeddings are distilled, a key of `measure_arms`.
         settings: further settings by dotted name, with `__` for dots.
     """
     values = {name.replace("__", "."): value for name, value in settings.items()}
-    source = {} if teacher else {"teacher": "none"}
-    return Arm(label=label, settings={"supervision": supervision, **source, **values})
+    return Arm(label=label, settings={"supervision": supervision, "teacher": teacher, **values})
 
 
 def in_paper_form(label: str, supervision: str) -> Arm:
@@ -43,12 +44,8 @@ ARMS = {
     "label_paper": in_paper_form("part names without identity, paper's form", "label"),
     "part": arm("part bank", "part"),
     "permuted": arm("part bank of other identities", "permuted"),
-    "embeddings": arm("teacher's embeddings", "none", teacher=True),
-    "visual": arm(
-        "teacher's embeddings and identity means", "none", teacher=True, distill__anchors=1
-    ),
-    "recipe": arm("part bank and embeddings (default)", "part", teacher=True),
-    "recipe_permuted": arm(
-        "part bank of other identities and embeddings", "permuted", teacher=True
-    ),
+    "embeddings": arm("teacher's embeddings", "none", OURS),
+    "visual": arm("teacher's embeddings and identity means", "none", OURS, distill__anchors=1),
+    "recipe": arm("part bank and embeddings (default)", "part", OURS),
+    "recipe_permuted": arm("part bank of other identities and embeddings", "permuted", OURS),
 }

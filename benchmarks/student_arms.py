@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from benchmarks.arms import ARMS, BASELINE
+from benchmarks.arms import ARMS, BASELINE, OURS
 from benchmarks.experiment import RESULTS, Experiment, ResultFile, Row, spread
 from benchmarks.harness import THREADS
-from pivl_distill.app.training_plan import find_bank
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
 from pivl_distill.runs.run import RUNS_DIR, read_data_settings
-from pivl_distill.storage.filenames import METRICS_FILE, RUN_FILE
+from pivl_distill.storage.filenames import BANK_FILE, METRICS_FILE, RUN_FILE
 from students.distill import StudentReport, train_student
 from teachers.teach import teach
 
@@ -41,9 +41,10 @@ HELD_OUT = 32
 def main(names: str | None, seeds: int, validate: bool, out: Path | None) -> None:
     """Train every arm with every seed, and print its difference to the plain student."""
     name = "student_arms_validation" if validate else "student_arms"
-    bank = teach_once(RUNS_DIR / name, HELD_OUT if validate else 0)
+    held_out = HELD_OUT if validate else 0
+    bank = teach_once(RUNS_DIR / name, {"data.validation_identities": held_out})
     file = ResultFile.load_or_create(out or RESULTS / f"{name}.json", header(validate))
-    measure_arms(file, names, seeds, bank, {"teacher": str(bank.parent)}, validate=validate)
+    measure_arms(file, names, seeds, bank, {OURS: bank.parent}, validate=validate)
 
 
 def header(validate: bool) -> Experiment:
@@ -66,13 +67,12 @@ def header(validate: bool) -> Experiment:
     )
 
 
-def teach_once(run: Path, held_out: int) -> Path:
-    """Return the bank of the teach run in `run`, which is made or resumed if it is unfinished."""
-    settings = {"data.validation_identities": held_out, "embedding_views": 16}
-    config = load_config(TeachConfig, "teach", None, settings)
+def teach_once(run: Path, settings: Mapping[str, Any]) -> Path:
+    """Return the bank of the teach run in `run`, which is made, or resumed if it is unfinished."""
     if not (run / RUN_FILE).is_file():
+        config = load_config(TeachConfig, "teach", None, dict(settings))
         teach(config, out=None if run.is_dir() else run, resume=run if run.is_dir() else None)
-    return find_bank(str(run), "part") or run
+    return run / BANK_FILE
 
 
 def measure_arms(
@@ -80,7 +80,8 @@ def measure_arms(
     names: str | None,
     seeds: int,
     bank: Path,
-    settings: dict[str, Any],
+    teachers: Mapping[str, Path],
+    settings: Mapping[str, Any] | None = None,
     *,
     validate: bool = False,
 ) -> None:
@@ -91,6 +92,7 @@ def measure_arms(
         names: arms to measure, separated by commas; None for all.
         seeds: number of seeds.
         bank: bank file; arms without texts do not use it.
+        teachers: run, file or network of each teacher that an arm names.
         settings: settings that all arms share, by dotted name.
         validate: whether rows have the scores of the validation identities.
     """
@@ -100,7 +102,9 @@ def measure_arms(
     for seed, arm in itertools.product(range(seeds), chosen):
         if file.done(arm, seed):
             continue
-        overrides = {**settings, **arms[arm].settings, "seed": seed}
+        overrides = {**(settings or {}), **arms[arm].settings, "seed": seed}
+        if (teacher := teachers.get(overrides["teacher"])) is not None:
+            overrides["teacher"] = str(teacher)
         config = load_config(StudentConfig, "student", None, overrides)
         config = config.model_copy(update={"data": read_data_settings(bank.parent)})
         report = train_student(config, None if config.supervision == "none" else bank)

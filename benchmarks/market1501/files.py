@@ -65,7 +65,9 @@ class Files:
             return self._fetched(f"osnet/osnet_x0_25_{model}.onnx")
         model = f"person-reidentification-retail-{model}"
         folders = (self.root / "intel" / model / precision for precision in ("FP32", "FP16"))
-        found = [folder / f"{model}.xml" for folder in folders if (folder / f"{model}.bin").is_file()]
+        found = [
+            folder / f"{model}.xml" for folder in folders if (folder / f"{model}.bin").is_file()
+        ]
         return found[0] if found else self._fetched(f"intel/{model}/FP32/{model}.xml")
 
     @property

@@ -1,0 +1,93 @@
+"""Table 5 of the paper on photographs: what supervises a student of MobileNetV2: `students`.
+
+The bank is that of the photo CLIP; teachers are the network trained with it, and Intel's 0277.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from benchmarks.arms import ARMS, BASELINE, OURS, arm
+from benchmarks.experiment import RESULTS, Experiment, ResultFile
+from benchmarks.market1501.files import Files, root_option
+from benchmarks.market1501.photo_clip import ARCHITECTURE
+from benchmarks.student_arms import measure_arms, teach_once
+from pivl_distill.config import StudentConfig, load_config
+from pivl_distill.storage.filenames import TEACHER_EMBEDDINGS_FILE
+from pivl_distill.training.teacher_embeddings import save_embeddings
+from students.supervision import embed_by_network
+
+INTEL = "intel_0277"
+PHOTO_ARMS = ARMS | {
+    "intel": arm("embeddings of Intel 0277", "none", INTEL),
+    "intel_recipe": arm("part bank and embeddings of Intel 0277", "part", INTEL),
+}
+WEIGHTS = {"mobilenetv2_025": "selected channels", "mobilenetv2_100": "all channels"}
+"""Network → what it takes of MobileNetV2 ×1.0's ImageNet weights."""
+
+
+@click.command("students")
+@root_option
+@click.option("--arch", type=click.Choice([*WEIGHTS]), default="mobilenetv2_025", show_default=True)
+@click.option("--arms", "names", help="Arms, separated by commas; default: all.")
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--epochs", default=20, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), help="Result file.")
+def main(
+    root: Path, arch: str, names: str | None, seeds: int, epochs: int, out: Path | None
+) -> None:
+    """Train students on Market-1501; print their scores. A row is kept per arm and seed."""
+    files = Files(root)
+    teach = {
+        "data.spec": files.spec,
+        "data.parsing": str(files.part_maps),
+        "clip.name": ARCHITECTURE,
+        "clip.weights": str(files.photo_clip),
+        "embedding_views": 1,
+    }
+    settings = {
+        "arch": arch,
+        "pretrained": str(files.imagenet_start),
+        "stage2.epochs": epochs,
+        "stage2.compile": True,
+    }
+    bank = teach_once(files.teach_run, teach)
+    teachers = {OURS: bank.parent, INTEL: intel_embeddings(files)}
+    default = RESULTS / f"market1501_{arch}.json"
+    file = ResultFile.load_or_create(out or default, header(arch, epochs))
+    measure_arms(file, names, seeds, bank, teachers, settings)
+
+
+def header(arch: str, epochs: int) -> Experiment:
+    """Return the description of the experiment."""
+    stage2 = StudentConfig().stage2
+    return Experiment(
+        name=f"Students on Market-1501, {arch}",
+        question="Do the texts and the embeddings of a teacher improve a student of photographs?",
+        command=f"python -m benchmarks.market1501 students --root ROOT --arch {arch}",
+        data="market1501, 128×64",
+        budget={
+            "arch": arch,
+            "start": f"ImageNet, {WEIGHTS[arch]}",
+            "epochs": epochs,
+            "batch": stage2.identities_per_batch * stage2.crops_per_identity,
+            "learning rate": stage2.learning_rate,
+        },
+        arms=PHOTO_ARMS,
+        baseline=BASELINE,
+    )
+
+
+def intel_embeddings(files: Files) -> Path:
+    """Return the file with Intel 0277's embeddings of the training crops, computed once."""
+    path = files.root / "runs" / INTEL / TEACHER_EMBEDDINGS_FILE
+    if not path.is_file():
+        settings = {"data.spec": files.spec, "teacher_preset": "intel-retail"}
+        config = load_config(StudentConfig, "student", None, settings)
+        records = list(files.load_dataset().train)
+        embeddings = embed_by_network(config, files.rival(INTEL), records)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_embeddings(path, embeddings, records, INTEL)
+    return path
