@@ -24,10 +24,13 @@ from benchmarks.arms import ARMS, BASELINE, OURS
 from benchmarks.experiment import RESULTS, Experiment, ResultFile, Row, spread
 from benchmarks.harness import THREADS
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
-from pivl_distill.runs.run import RUNS_DIR, read_data_settings
+from pivl_distill.runs.run import RUNS_DIR
 from pivl_distill.storage.filenames import BANK_FILE, METRICS_FILE, RUN_FILE
 from students.distill import StudentReport, train_student
 from teachers.teach import teach
+
+EPOCHS = 60
+"""Twice the default, so that students are near their plateau."""
 
 HELD_OUT = 32
 """Training identities that `--validate` holds out."""
@@ -41,10 +44,13 @@ HELD_OUT = 32
 def main(names: str | None, seeds: int, validate: bool, out: Path | None) -> None:
     """Train every arm with every seed, and print its difference to the plain student."""
     name = "student_arms_validation" if validate else "student_arms"
-    held_out = HELD_OUT if validate else 0
-    bank = teach_once(RUNS_DIR / name, {"data.validation_identities": held_out})
+    data = {"data.validation_identities": HELD_OUT} if validate else {}
+    bank = teach_once(RUNS_DIR / name, data)
+    torch.set_num_threads(THREADS)
     file = ResultFile.load_or_create(out or RESULTS / f"{name}.json", header(validate))
-    measure_arms(file, names, seeds, bank, {OURS: bank.parent}, validate=validate)
+    settings = {**data, "stage2.epochs": EPOCHS}
+    teachers = {OURS: bank.parent}
+    measure_arms(file, names, seeds, settings, bank=bank, teachers=teachers, validate=validate)
 
 
 def header(validate: bool) -> Experiment:
@@ -58,7 +64,7 @@ def header(validate: bool) -> Experiment:
         data="synthetic:default",
         budget={
             "arch": StudentConfig().arch,
-            "epochs": settings.epochs,
+            "epochs": EPOCHS,
             "batch": settings.identities_per_batch * settings.crops_per_identity,
             "learning rate": settings.learning_rate,
         },
@@ -79,10 +85,10 @@ def measure_arms(
     file: ResultFile,
     names: str | None,
     seeds: int,
-    bank: Path,
-    teachers: Mapping[str, Path],
-    settings: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any],
     *,
+    bank: Path | None = None,
+    teachers: Mapping[str, Path] | None = None,
     validate: bool = False,
 ) -> None:
     """Train every arm with every seed that the file lacks, and print the differences.
@@ -91,22 +97,20 @@ def measure_arms(
         file: gets a row per arm and seed; its experiment has the arms.
         names: arms to measure, separated by commas; None for all.
         seeds: number of seeds.
+        settings: settings that all arms share, by dotted name.
         bank: bank file; arms without texts do not use it.
         teachers: run, file or network of each teacher that an arm names.
-        settings: settings that all arms share, by dotted name.
         validate: whether rows have the scores of the validation identities.
     """
-    torch.set_num_threads(THREADS)
     arms = file.experiment.arms
     chosen = list(arms) if names is None else names.split(",")
     for seed, arm in itertools.product(range(seeds), chosen):
         if file.done(arm, seed):
             continue
-        overrides = {**(settings or {}), **arms[arm].settings, "seed": seed}
-        if (teacher := teachers.get(overrides["teacher"])) is not None:
+        overrides = {**settings, **arms[arm].settings, "seed": seed}
+        if (teacher := (teachers or {}).get(overrides["teacher"])) is not None:
             overrides["teacher"] = str(teacher)
         config = load_config(StudentConfig, "student", None, overrides)
-        config = config.model_copy(update={"data": read_data_settings(bank.parent)})
         report = train_student(config, None if config.supervision == "none" else bank)
         file.add(row_from_run(arm, seed, report, validate=validate))
     for arm in chosen:

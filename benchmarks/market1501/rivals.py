@@ -42,12 +42,14 @@ EXPERIMENT = Experiment(
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "market1501_rivals.json")
 def main(root: Path, out: Path) -> None:
     """Score networks of Intel and OSNet that are in ROOT."""
-    files, results = Files(root), ResultFile.load_or_create(out, EXPERIMENT)
+    files = Files(root)
+    spec = files.spec
+    results = ResultFile.load_or_create(out, EXPERIMENT)
     for name, (label, preset) in RIVALS.items():
         if not results.done(name, 0):
             start, declared = time.monotonic(), load_preprocessing(preset)
             path = files.rival(name)
-            scores = evaluate_target(path, files.spec, preprocessing=declared).result
+            scores = evaluate_target(path, spec, preprocessing=declared).result
             seconds = round(time.monotonic() - start, 1)
             results.add(Row(arm=name, mAP=scores.mAP, rank1=scores.rank(1), seconds=seconds))
         row = next(row for row in results.experiment.rows if row.arm == name)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import torch
 
 from benchmarks.arms import ARMS, BASELINE, OURS, arm
 from benchmarks.experiment import RESULTS, Experiment, ResultFile
+from benchmarks.harness import THREADS
 from benchmarks.market1501.files import Files, root_option
 from benchmarks.market1501.photo_clip import ARCHITECTURE
 from benchmarks.student_arms import measure_arms, teach_once
@@ -40,24 +42,21 @@ def main(
 ) -> None:
     """Train students on Market-1501; print their scores. A row is kept per arm and seed."""
     files = Files(root)
-    teach = {
-        "data.spec": files.spec,
-        "data.parsing": str(files.part_maps),
-        "clip.name": ARCHITECTURE,
-        "clip.weights": str(files.photo_clip),
-        "embedding_views": 1,
-    }
+    data = {"data.spec": files.spec, "data.parsing": str(files.part_maps)}
+    clip = {"clip.name": ARCHITECTURE, "clip.weights": str(files.photo_clip)}
     settings = {
+        **data,
         "arch": arch,
         "pretrained": str(files.imagenet_start),
         "stage2.epochs": epochs,
         "stage2.compile": True,
     }
-    bank = teach_once(files.teach_run, teach)
+    bank = teach_once(files.teach_run, data | clip)
+    torch.set_num_threads(THREADS)
     teachers = {OURS: bank.parent, INTEL: intel_embeddings(files)}
     default = RESULTS / f"market1501_{arch}.json"
     file = ResultFile.load_or_create(out or default, header(arch, epochs))
-    measure_arms(file, names, seeds, bank, teachers, settings)
+    measure_arms(file, names, seeds, settings, bank=bank, teachers=teachers)
 
 
 def header(arch: str, epochs: int) -> Experiment:
