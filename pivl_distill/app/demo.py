@@ -15,7 +15,7 @@ from export.exporter import ExportError, ExportReport
 from export.int8 import INT8_FILES
 from pivl_distill.app.export_run import ExportOptions, export_checkpoint
 from pivl_distill.app.report import percent, print_student, print_teach
-from pivl_distill.config import DeviceChoice, StudentConfig, TeachConfig
+from pivl_distill.config import DataSettings, DeviceChoice, StudentConfig, TeachConfig
 from pivl_distill.console import summary, table
 from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE
 from students.distill import train_student
@@ -29,7 +29,8 @@ EXPORTED = {
     "exported student, int8": INT8_FILES["cpu"],
 }
 """Table row → file of the export of the student that was trained by the default recipe."""
-TITLE = "Synthetic people, tier default; latency under ONNX Runtime on the CPU"
+DATA = "synthetic:small"
+TITLE = "Synthetic people, tier small; latency under ONNX Runtime on the CPU"
 
 
 def run_demo(device: DeviceChoice = "auto") -> None:
@@ -38,7 +39,7 @@ def run_demo(device: DeviceChoice = "auto") -> None:
     Raises ExportError, after printing, if a file of the last student exceeds its budget.
     """
     start = time.monotonic()
-    settings = TeachConfig(device=device)
+    settings = TeachConfig(data=DataSettings(spec=DATA), device=device)
     taught = teach(settings)
     print_teach(taught)
     students = train_students(StudentConfig(data=settings.data, device=device), taught.bank)

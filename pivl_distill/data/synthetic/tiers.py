@@ -1,7 +1,7 @@
 """Difficulty levels of the synthetic benchmark.
 
 Two parameters set the difficulty: how many people share their large garments, and how much the
-cameras differ. `tiny` is for tests.
+cameras differ. `tiny` is for tests, `small` for the demo.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ TIERS: dict[str, Tier] = {
     "tiny": Tier(
         "tiny", family_size=2, cast=0.25, train_pids=8, test_pids=8, cameras=3, shots=2,
         distractors=6, junk=3,
+    ),
+    "small": Tier(
+        "small", family_size=1, cast=0.25, train_pids=64, test_pids=64, cameras=6, shots=2,
+        distractors=96, junk=24,
     ),
     "default": Tier(
         "default", family_size=1, cast=0.25, train_pids=128, test_pids=128, cameras=6, shots=2,

@@ -28,7 +28,8 @@ def exports(deployed_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
         return ExportReport(deployed_once, read_manifest(deployed_once), verifier=None)
 
     taught = SimpleNamespace(bank=Path("bank"), teacher=Path("teacher"))
-    students = iter([SimpleNamespace(student=Path("plain")), SimpleNamespace(student=Path("own"))])
+    names = ("plain", "bank", "default")
+    students = iter([SimpleNamespace(student=Path(name)) for name in names])
     monkeypatch.setattr(demo, "teach", lambda config: taught)
     monkeypatch.setattr(demo, "train_student", lambda config, bank: next(students))
     monkeypatch.setattr(demo, "print_teach", lambda report: None)
@@ -39,7 +40,7 @@ def exports(deployed_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
 
 def rows(printed: str) -> dict[str, list[str]]:
     """Cells of the table rows, by the name in the first column."""
-    names = ("teacher", "student, no bank", "student, bank", *demo.EXPORTED)
+    names = ("teacher", demo.PLAIN, demo.BANK, demo.DEFAULT, *demo.EXPORTED)
     lines = [line.strip() for line in printed.splitlines() if " MB " in line]
     return {
         name: line.removeprefix(name).split()
@@ -48,9 +49,9 @@ def rows(printed: str) -> dict[str, list[str]]:
     }
 
 
-def test_the_student_with_a_bank_is_listed_in_every_precision(exports, deployed_once, capsys):
+def test_the_student_of_the_default_recipe_is_listed_in_every_precision(exports, deployed_once, capsys):
     demo.run_demo()
-    assert exports == [("teacher", ()), ("plain", ()), ("own", PRECISIONS)]
+    assert exports == [("teacher", ()), ("plain", ()), ("bank", ()), ("default", PRECISIONS)]
     printed = capsys.readouterr().out
     found, manifest = rows(printed), read_manifest(deployed_once)
     for name, file in demo.EXPORTED.items():
@@ -58,7 +59,7 @@ def test_the_student_with_a_bank_is_listed_in_every_precision(exports, deployed_
         assert found[name][0] == f"{100 * artifact.retrieval.exported_mAP:.1f}"
         assert f"{artifact.bytes / 1e6:.2f}" in found[name]
         assert file in printed
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 def test_a_file_over_budget_is_listed_before_the_demo_fails(
