@@ -1,10 +1,14 @@
-"""docs/results.md, generated from the result files in `benchmarks/results/`:
+"""docs/results.md and the tables of README.md, generated from the files in `benchmarks/results/`:
 
 python -m benchmarks.results
+
+In README.md, the lines between `<!-- results: NAME -->` and `<!-- end -->` are the table of the file
+NAME.json.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -13,7 +17,9 @@ from benchmarks.experiment import RESULTS, Experiment, read, spread
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import write_text
 
-PAGE = Path(__file__).parent.parent / "docs" / "results.md"
+ROOT = Path(__file__).parent.parent
+PAGE, README = ROOT / "docs" / "results.md", ROOT / "README.md"
+MARKED_TABLE = re.compile(r"(<!-- results: (\w+) -->\n).*?(?=<!-- end -->)", flags=re.DOTALL)
 
 
 def render_page(folder: Path = RESULTS) -> str:
@@ -37,6 +43,15 @@ def render_page(folder: Path = RESULTS) -> str:
     if len(parts) == 3:
         parts.append("No experiment has been recorded yet.")
     return "\n\n".join(parts) + "\n"
+
+
+def render_readme(text: str, folder: Path = RESULTS) -> str:
+    """Return README.md with the current table of each result file that it names."""
+
+    def marked(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{table(read(folder / f'{match[2]}.json'))}\n\n"
+
+    return MARKED_TABLE.sub(marked, text)
 
 
 def table(experiment: Experiment) -> str:
@@ -79,9 +94,10 @@ def origin_text(experiment: Experiment) -> str:
 
 
 def main() -> None:
-    """Write docs/results.md; an unreadable result file ends with a message and exit code 2."""
+    """Write the page and the tables; an unreadable result file ends with exit code 2."""
     try:
         write_text(PAGE, render_page())
+        write_text(README, render_readme(README.read_text(encoding="utf-8")))
     except PivlError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -8,7 +8,7 @@ import pytest
 
 import benchmarks.results
 from benchmarks.experiment import Arm, Experiment, Origin, ResultFile, Row
-from benchmarks.results import PAGE, render_page
+from benchmarks.results import PAGE, README, render_page, render_readme
 from pivl_distill.errors import PivlError
 
 ORIGIN = Origin(commit="abc1234", versions={"torch": "2.8"}, processor="a processor", threads=2)
@@ -38,6 +38,21 @@ def folder(tmp_path: Path) -> Path:
 
 def test_page_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == render_page(), "run `python -m benchmarks.results`"
+
+
+def test_tables_of_the_readme_are_current() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text == render_readme(text), "run `python -m benchmarks.results`"
+
+
+def test_a_marked_table_is_replaced(folder: Path) -> None:
+    text = "before\n<!-- results: arms -->\nold\n<!-- end -->\nafter\n"
+    rendered = render_readme(text, folder)
+    assert "old" not in rendered
+    assert "| no bank | 71.0 ± 1.4 |" in rendered
+    assert rendered.startswith("before\n<!-- results: arms -->\n\n| arm")
+    assert rendered.endswith("|\n\n<!-- end -->\nafter\n")
+    assert render_readme(rendered, folder) == rendered
 
 
 def test_table_has_a_row_for_every_measured_arm(folder: Path) -> None:
@@ -81,11 +96,16 @@ def test_conclusion_about_an_unknown_arm_is_an_error(folder: Path) -> None:
         render_page(folder)
 
 
-def test_command_writes_the_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = folder / "page.md"
+def test_command_writes_the_page_and_the_tables_of_the_readme(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, readme = folder / "page.md", folder / "README.md"
+    readme.write_text("no table here\n")
     monkeypatch.setattr(benchmarks.results, "PAGE", page)
+    monkeypatch.setattr(benchmarks.results, "README", readme)
     benchmarks.results.main()
     assert page.read_text(encoding="utf-8") == render_page()
+    assert readme.read_text() == "no table here\n"
 
 
 def test_command_ends_with_a_message_for_a_damaged_file(
