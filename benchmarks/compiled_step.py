@@ -29,7 +29,7 @@ def compiled_step(store: CropStore) -> Step:
     stage = student_stage(store, DIM)
     compile_body(stage.network.body, device)
     torch._dynamo.config.suppress_errors = False  # no silent fallback to eager
-    return lambda: stage.step(BATCH, epoch_rng(0, 0))
+    return lambda: stage.step(BATCH, epoch_rng(0, 0), 0.5)
 
 
 @click.command()

@@ -33,7 +33,7 @@ main(sys.argv[1:])
 """
 UNTIL_STAGE_2 = """
 import os, sys
-from pivl_distill.training.stage2 import Stage2Trainer
+from pivl_distill.training.trainer import Stage2Trainer
 Stage2Trainer.step = lambda *arguments: os._exit(0)
 from pivl_distill.cli import main
 main(sys.argv[1:])

@@ -32,7 +32,8 @@ from pivl_distill.training.host_memory import (
     set_malloc_options,
 )
 from pivl_distill.training.precision import half_dtype
-from pivl_distill.training.stage2 import Stage2Trainer
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.trainer import Stage2Trainer
 from students.backbones import create_backbone
 from students.student import IMAGENET_MEAN, IMAGENET_STD, Student
 
@@ -63,7 +64,7 @@ def student_step(
 ) -> Step:
     """A step of stage 2 with all its losses."""
     trainer = student_stage(store, dim, identities, **changes)
-    return lambda: trainer.step(BATCH, epoch_rng(0, 0))
+    return lambda: trainer.step(BATCH, epoch_rng(0, 0), 0.5)
 
 
 def student_stage(
@@ -78,7 +79,7 @@ def student_stage(
     student = Student(ARCH, network, SIZE_HW, identities, dim, True, settings.head).to(device)
     bank = random_bank(tuple(range(identities)), dim, LIP20)
     text_features = TextFeatures.from_bank(bank, settings.loss, settings.head).to(device)
-    return Stage2Trainer(student.train(), store, text_features, settings)
+    return Stage2Trainer(student.train(), store, Supervision(texts=text_features), settings)
 
 
 def bare_step(store: CropStore) -> Step:

@@ -21,7 +21,8 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.dry_run import random_bank
-from pivl_distill.training.stage2 import Stage2Trainer
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.trainer import Stage2Trainer
 from teachers.clip_loading import load_clip
 from teachers.teacher import Teacher
 from teachers.tiny_clip import TINY, TINY_SIZE_HW
@@ -45,8 +46,8 @@ def teacher_step(clip_name: str, store: CropStore, **changes: object) -> Callabl
     teacher = Teacher(clip, IDENTITIES, settings.head).to(device)
     bank = random_bank(tuple(range(IDENTITIES)), clip.image.dim, LIP20)
     text_features = TextFeatures.from_bank(bank, settings.loss, settings.head).to(device)
-    trainer = Stage2Trainer(teacher.train(), store, text_features, settings)
-    return lambda: trainer.step(BATCH, epoch_rng(0, 0))
+    trainer = Stage2Trainer(teacher.train(), store, Supervision(texts=text_features), settings)
+    return lambda: trainer.step(BATCH, epoch_rng(0, 0), 0.5)
 
 
 def rows_of(clip_name: str, store: CropStore) -> Iterator[Row]:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from pivl_distill.errors import PivlError, did_you_mean
 from pivl_distill.models.fusion import block_thirds
+from pivl_distill.models.gradient_cap import fork
 from students.pretrained import convert_to_timm_names, load_network
 
 LastStride = Literal["auto", 1, 2]
@@ -99,7 +100,8 @@ class Backbone(nn.Module):
 
     For a CNN these are the maps of strides 4, 8 and 16; for a ViT the patch tokens after a third,
     two thirds and all of the blocks, before the final norm. `network` holds all parameters and is
-    exported. Raises PivlError if the network has no such maps.
+    exported. If `map_gradient_cap` is set, the gradient of `final_map` is at most that many times the
+    feature's. Raises PivlError if the network has no such maps.
     """
 
     def __init__(self, network: Any) -> None:
@@ -110,14 +112,16 @@ class Backbone(nn.Module):
         self.pyramid_channels: tuple[int, ...] = tuple(channels[i] for i in self._stages)
         self.feature_dim: int = network.head_hidden_size or network.num_features
         self.map_dim: int = network.num_features
+        self.map_gradient_cap: float | None = None
 
     def forward(self, images: Tensor) -> BackboneOutput:
         """Return the feature and the pyramid of normalised images [B, 3, H, W]."""
         stages = sorted(set(self._stages))
         last, maps = self.network.forward_intermediates(images, indices=stages, output_fmt="NCHW")
-        feature = self.network.forward_head(last, pre_logits=True)
         pyramid = tuple(maps[stages.index(stage)] for stage in self._stages)
-        return BackboneOutput(feature, pyramid, self._as_map(last, pyramid[-1]))
+        pooled, final = fork(last, self.map_gradient_cap)
+        feature = self.network.forward_head(pooled, pre_logits=True)
+        return BackboneOutput(feature, pyramid, self._as_map(final, pyramid[-1]))
 
     def _as_map(self, last: Tensor, like: Tensor) -> Tensor:
         """Return the last features as a map [B, C, h, w]: a ViT's are tokens of the grid `like`."""

@@ -25,11 +25,11 @@ from students.start import build_network
 from students.student import Student, save_student
 from students.supervision import (
     NETWORK_SUFFIXES,
-    classifies_parts,
     load_bank,
     load_teacher,
     make_supervision,
     uses_part_texts,
+    warn_of_unused,
 )
 
 
@@ -61,6 +61,7 @@ def train_student(
     unlabeled = list_extra_crops(config)
     records = [*dataset.train, *unlabeled]
     teacher = load_teacher(config, bank_file, dataset, records, resume)
+    warn_of_unused(config, teacher)
     network, start = build_network(config, dataset)
     student = make_student(config, network, dataset, bank, teacher).to(device)
     inputs = {
@@ -144,7 +145,7 @@ def distill_start(
         student,
         replace(store, maps=None),
         Supervision(teacher=targets, labels=False),
-        config.stage2.model_copy(update={"epochs": epochs}),
+        config.stage2.model_copy(update={"epochs": epochs, "average_decay": 0.0}),
         config.seed,
         run,
         "Distilling the start",
@@ -177,5 +178,5 @@ def make_student(
         align=uses_part_texts(config),
         head=config.stage2.head,
         teacher_dim=None if teacher is None else teacher.dim,
-        classify_parts=classifies_parts(config),
+        parts=config.part_classification if config.classifies_parts else None,
     )

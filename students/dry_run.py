@@ -18,7 +18,7 @@ from pivl_distill.training.dry_run import (
     random_bank,
 )
 from pivl_distill.training.stage2_run import Stage2Run
-from students.distill import make_student
+from students.distill import list_extra_crops, make_student
 from students.start import build_network, resolve_pretrained
 from students.supervision import (
     check_parts,
@@ -27,6 +27,7 @@ from students.supervision import (
     make_supervision,
     select_bank,
     uses_part_texts,
+    warn_of_unused,
 )
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,9 @@ def dry_run_student(
     dataset, device = stage2.dataset, stage2.device
     config = without_download(config, dataset)
     bank = _load_or_make_bank(config, bank_file, random_bank_dim, dataset)
-    teacher = load_teacher(config, bank_file, dataset, list(dataset.train))
+    records = [*dataset.train, *list_extra_crops(config)]
+    teacher = load_teacher(config, bank_file, dataset, records)
+    warn_of_unused(config, teacher)
     with building_on(device, random_weights=config.pretrained == "none"):
         network, start = build_network(config, dataset)
     student = make_student(config, network, dataset, bank, teacher).to(device)
@@ -55,7 +58,8 @@ def dry_run_student(
     rows["prompt bank"] = "none" if bank is None else f"{source}, {bank.dim} dimensions"
     rows["started from"] = start
     store, batch = stage2.load_first_batch(vocabulary)
-    first = None if teacher is None else teacher.rows(batch.tolist())
+    runs_step = device.type != "meta"
+    first = teacher.rows(batch.tolist()) if teacher is not None and runs_step else None
     supervision = make_supervision(config, bank, first, store.pids, device)
     rows |= describe_stage2_run(stage2, student, store, supervision)
     return DryRunReport(f"Would train {config.arch}", rows)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from pivl_distill.config import HeadSettings
+from pivl_distill.config import HeadSettings, PartClassificationSettings
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
@@ -37,7 +37,7 @@ class Student(ReIDNetwork):
         align: whether to build the fusion head for Eq. 11; needs `dim`.
         head: settings of the fusion head.
         teacher_dim: dimension of the teacher embeddings; None to train without them.
-        classify_parts: whether to keep the last map for part classification; needs `dim`.
+        parts: settings of part classification, which needs `dim`; None to train without it.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -52,7 +52,7 @@ class Student(ReIDNetwork):
         align: bool,
         head: HeadSettings,
         teacher_dim: int | None = None,
-        classify_parts: bool = False,
+        parts: PartClassificationSettings | None = None,
     ) -> None:
         super().__init__()
         self.arch, self.size_hw = arch, size_hw
@@ -63,7 +63,8 @@ class Student(ReIDNetwork):
         if teacher_dim:
             self.to_teacher = nn.Linear(self.backbone.feature_dim, teacher_dim, bias=False)
             nn.init.orthogonal_(self.to_teacher.weight)
-        if dim and classify_parts:
+        if dim and parts is not None:
+            self.backbone.map_gradient_cap = parts.gradient_cap
             self.part_project = nn.Linear(self.backbone.map_dim, dim, bias=False)
         self.fusion: FusionHead | None = None
         if dim and align:

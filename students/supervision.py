@@ -54,7 +54,7 @@ def make_supervision(
     texts = part_texts = targets = None
     if bank is not None:
         texts = TextFeatures.from_bank(bank, config.stage2.loss, config.stage2.head).to(device)
-        if classifies_parts(config):
+        if config.classifies_parts:
             part_texts = PartTexts.from_bank(bank, config.part_classification).to(device)
     if teacher is not None:
         labels = np.full(len(pids), -1)
@@ -66,11 +66,6 @@ def make_supervision(
             None if bank is None else bank.identity.to(device),
         )
     return Supervision(texts, part_texts, targets)
-
-
-def classifies_parts(config: StudentConfig) -> bool:
-    """Return whether the student is trained with part classification."""
-    return uses_part_texts(config) and config.part_classification.weight > 0
 
 
 def load_teacher(
@@ -136,6 +131,20 @@ def embed_by_network(config: StudentConfig, path: Path, records: list[Record]) -
     store = CropStore.load(records, size_hw, what="crops", cache_gib=data.crop_cache_gib)
     pad_px = round(config.stage2.augment.pad_px * size_hw[0] / data.size_hw[0])
     return embed_views(network.model, store, config.distill.views, pad_px, network.forward)
+
+
+def warn_of_unused(config: StudentConfig, teacher: TeacherEmbeddings | None) -> None:
+    """Log a warning about each given setting of distillation that has no effect."""
+    distill, why = config.distill, "there are no teacher embeddings"
+    if not distill.active:
+        why = "every weight in distill is 0"
+        if config.teacher not in ("auto", "none"):
+            logger.warning(f"The teacher {config.teacher} is not used: {why}.")
+    if teacher is None and distill.start_epochs:
+        logger.warning(f"distill.start_epochs is not used: {why}.")
+    if config.data.unlabeled is not None and (teacher is None or not distill.start_epochs):
+        why = why if teacher is None else "distill.start_epochs is 0"
+        logger.warning(f"The crops in {config.data.unlabeled} are not used: {why}.")
 
 
 def load_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> PromptBank:

@@ -14,7 +14,6 @@ from pivl_distill.bank import PromptBank
 from pivl_distill.config import ClipSettings, HeadSettings, TeachConfig
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
-from pivl_distill.data.unlabeled import list_unlabeled
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
@@ -22,13 +21,12 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs.provenance import bank_provenance
 from pivl_distill.runs.run import Run
-from pivl_distill.storage.filenames import BANK_FILE, TEACHER_EMBEDDINGS_FILE, TEACHER_FILE
+from pivl_distill.storage.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.storage.files import sha256
 from pivl_distill.storage.tensors import is_foreign
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.supervision import Supervision
-from pivl_distill.training.teacher_embeddings import Classifier, embed_views, save_embeddings
 from teachers.clip import Clip, with_weights_hash
 from teachers.clip_loading import load_clip
 from teachers.clip_reid_checkpoint import (
@@ -37,6 +35,7 @@ from teachers.clip_reid_checkpoint import (
     take_token_table,
 )
 from teachers.clip_weights import read_state_dict
+from teachers.embedding_file import list_extra_crops, save_embedding_file
 from teachers.image_encoders import ViTOptions
 from teachers.image_features import encode_crops
 from teachers.open_clip_models import QUICKGELU_SUFFIX
@@ -67,6 +66,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
     stage2 = Stage2Run.prepare("teach", config)  # its seed draws the random weights of a CLIP
     dataset, device = stage2.dataset, stage2.device
     vocabulary = part_vocabulary(config, dataset)
+    unlabeled = list_extra_crops(config)
     clip = build_clip(config.clip, config.data.size_hw, dataset).freeze().to(device)
     with stage2.session(out, resume, clip=clip.weights_sha256) as run:
         store = stage2.load_crops(run, vocabulary)
@@ -86,7 +86,9 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         def save(model: EmbeddingModel) -> None:
             save_teacher(model, run.path / TEACHER_FILE)
             if config.embedding_views:
-                save_embedding_file(config, model, teacher, store, stage2, run)
+                save_embedding_file(
+                    config, model, teacher, store, [*dataset.train, *unlabeled], run
+                )
 
         retrieval = stage2.train_and_evaluate(run, teacher, store, supervision, save)
         report = TeachReport(
@@ -106,40 +108,6 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
             seconds=report.seconds,
         )
     return report
-
-
-def save_embedding_file(
-    config: TeachConfig,
-    model: EmbeddingModel,
-    teacher: Teacher,
-    store: CropStore,
-    stage2: Stage2Run,
-    run: Run,
-) -> None:
-    """Write the teacher's embeddings of the training and the unlabelled crops to the run folder.
-
-    Args:
-        config: number of views, padding, unlabelled crops.
-        model: the trained teacher without heads.
-        teacher: its classifiers become part of the file.
-        store: the training crops.
-        stage2: the records of the training crops.
-        run: run folder.
-    """
-    records = list(stage2.dataset.train)
-    if config.data.unlabeled is not None:
-        extra = list_unlabeled(config.data.unlabeled)
-        records += extra
-        store = store.concatenated(CropStore.load(extra, config.data.size_hw, what="unlabelled"))
-    pad_px = config.stage2.augment.pad_px
-    embeddings = embed_views(model, store, config.embedding_views, pad_px)
-    weight, bias = teacher.classifier()
-    embeddings = dataclasses.replace(
-        embeddings,
-        projected_dim=teacher.image_encoder.dim,
-        classifier=Classifier(weight.cpu(), bias.cpu(), stage2.dataset.train_pids),
-    )
-    save_embeddings(run.path / TEACHER_EMBEDDINGS_FILE, embeddings, records, model.name)
 
 
 def learn_bank(

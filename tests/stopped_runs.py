@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from command_line import run
 from pivl_distill.bank import PromptBank
 from pivl_distill.cli import main
-from pivl_distill.training.stage2 import Stage2Trainer
+from pivl_distill.training.trainer import Stage2Trainer
 
 EPOCHS = ("--set", "stage2.epochs=3")
 """Epochs of the student that the tests interrupt; each has five steps."""

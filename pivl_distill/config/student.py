@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import model_validator
+
 from pivl_distill.config.base import DeviceChoice, Settings, setting
 from pivl_distill.config.data import DataSettings
 from pivl_distill.config.distillation import (
@@ -60,3 +62,20 @@ class StudentConfig(Settings):
     seed: int = setting(
         0, "random seed of new layers, the order of the data and augmentation", ge=0
     )
+
+    @property
+    def classifies_parts(self) -> bool:
+        """Whether the student is trained with part texts on its final map."""
+        texts = self.supervision in ("part", "label", "permuted")
+        return texts and self.part_classification.weight > 0
+
+    @model_validator(mode="after")
+    def _check_gradient_cap(self) -> StudentConfig:
+        capped = self.classifies_parts and self.part_classification.gradient_cap is not None
+        if capped and self.stage2.accumulate > 1:
+            raise ValueError(
+                "part_classification.gradient_cap limits a gradient of the whole batch, which"
+                " stage2.accumulate never computes at once: set it to null, or stage2.accumulate to"
+                " 1"
+            )
+        return self

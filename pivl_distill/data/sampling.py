@@ -50,6 +50,8 @@ class PKSampler:
     seed: int
     shuffled: bool = False
     """Use random permutations of all crops in batches of P·K, instead of P×K sampling."""
+    full_batches: bool = False
+    """Leave out a last shuffled batch of fewer than P·K crops, unless it is the only one."""
 
     def per_epoch(self) -> list[int]:
         """Number of steps of each epoch."""
@@ -68,7 +70,9 @@ class PKSampler:
     def _batches(self, rng: np.random.Generator) -> list[np.ndarray]:
         p, k = self.identities_per_batch, self.crops_per_identity
         if self.shuffled:
-            return shuffled_batches(len(self.pids), p * k, rng)
+            batches = shuffled_batches(len(self.pids), p * k, rng)
+            partial = self.full_batches and len(self.pids) % (p * k) and len(batches) > 1
+            return batches[:-1] if partial else batches
         return pk_batches(self.pids, p, k, rng)
 
 

@@ -28,8 +28,7 @@ give equal bytes."""
 _REMEDIES = {
     "prompt bank": "make it again with `pivl-distill teach`",
     "teacher": "make it again with `pivl-distill teach`",
-    "teacher embeddings": "make it again with `pivl-distill teach --set"
-    " save_teacher_embeddings=true`",
+    "teacher embeddings": "make it again with `pivl-distill teach`",
     "student": "make it again with `pivl-distill student`",
     "training progress": "start a new run, or resume this one with the version that started it",
 }

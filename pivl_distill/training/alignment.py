@@ -44,6 +44,8 @@ class TextFeatures:
     def from_bank(cls, bank: PromptBank, loss: LossSettings, head: HeadSettings) -> TextFeatures:
         """Scale and project the features of a bank; its rows are in the order of the labels."""
         identity, part, present = bank.identity, bank.part, bank.present
+        if loss.centre_texts:
+            identity = centred(identity)
         if loss.text_scale != "clip":
             identity = F.normalize(identity, dim=1) * loss.text_scale
         if loss.align_background == "identity_free":
@@ -62,6 +64,11 @@ class TextFeatures:
             self.present.to(device),
             self.vocabulary,
         )
+
+
+def centred(texts: Tensor) -> Tensor:
+    """Return texts [C, D] minus their mean over identities, at unit length."""
+    return F.normalize(texts - texts.mean(0), dim=1)
 
 
 @dataclass(frozen=True)

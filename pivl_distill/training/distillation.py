@@ -19,6 +19,7 @@ from pivl_distill.data.transforms import Geometry
 from pivl_distill.errors import PivlError
 from pivl_distill.losses import MASKED_LOGIT
 from pivl_distill.models.network import ReIDOutput
+from pivl_distill.training.alignment import centred
 from pivl_distill.training.teacher_embeddings import TeacherEmbeddings
 
 MARGIN = 1.0
@@ -121,8 +122,9 @@ class TeacherTargets:
         embeddings = embeddings.first_views(settings.views)
         if settings.logits and embeddings.classifier is None:
             raise PivlError(
-                "distill.logits needs a teacher with an identity classifier, but these embeddings"
-                " come from a network without one; set distill.logits to 0."
+                "distill.logits needs a teacher that classifies the training identities, but these"
+                " embeddings come without a classifier or with one of other identities; set"
+                " distill.logits to 0."
             )
         mean = embeddings.embeddings.float().mean((0, 1))
         visual = text = None
@@ -143,11 +145,6 @@ def class_means(features: Tensor, labels: Tensor) -> Tensor:
     features, labels = F.normalize(features[labelled], dim=1), labels[labelled]
     sums = features.new_zeros(int(labels.max()) + 1, features.shape[1])
     return F.normalize(sums.index_add(0, labels, features), dim=1)
-
-
-def centred(texts: Tensor) -> Tensor:
-    """Return texts [C, D] minus their mean over identities, at unit length."""
-    return F.normalize(texts - texts.mean(0), dim=1)
 
 
 def distillation_terms(

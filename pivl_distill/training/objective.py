@@ -10,7 +10,6 @@ from pivl_distill.distributed import process_group
 from pivl_distill.distributed.collectives import (
     all_gather,
     all_reduce_mean,
-    all_reduce_sum,
 )
 from pivl_distill.losses import identity_loss, image_to_text_loss, triplet_loss
 from pivl_distill.models.fused_map import FusedMap
@@ -18,7 +17,6 @@ from pivl_distill.models.network import ReIDNetwork, ReIDOutput
 from pivl_distill.training.alignment import TextFeatures, alignment_loss, make_text_map
 from pivl_distill.training.part_classification import (
     PartTexts,
-    capped_scale,
     part_classification_loss,
     pool_parts,
     scheduled_weight,
@@ -107,7 +105,6 @@ def part_term(
     labels: Tensor,
     maps: Tensor,
     texts: PartTexts,
-    others: Tensor,
     progress: float,
 ) -> dict[str, Tensor]:
     """Compute the weighted part classification of a batch; empty while its weight is 0.
@@ -118,7 +115,6 @@ def part_term(
         labels: identities int64 [B] of the whole batch.
         maps: parsing maps uint8 [B, H, W] of the whole batch.
         texts: classifiers of the parts.
-        others: scalar, the sum of the other terms, whose gradient limits that of this one.
         progress: the completed share of training in 0..1.
     """
     final_map, rows = output.final_map, process_group.shard(len(labels))
@@ -127,16 +123,4 @@ def part_term(
         return {}
     pooled, areas = pool_parts(final_map, maps[rows], len(texts.vocabulary))
     loss, total = part_classification_loss(network.part_project(pooled), areas, labels[rows], texts)
-    loss = weight * all_reduce_mean(loss, total)
-    if (cap := texts.settings.gradient_cap) is None:
-        return {"parts": loss}
-    norms = torch.stack([gradient_norm(term, final_map) for term in (loss, others)])
-    if process_group.world_size() > 1:
-        norms = all_reduce_sum(norms.square()).sqrt()
-    return {"parts": loss * capped_scale(norms[0], norms[1], cap)}
-
-
-def gradient_norm(term: Tensor, features: Tensor) -> Tensor:
-    """Return the norm of the gradient of a scalar with respect to `features`; keep the graph."""
-    (gradient,) = torch.autograd.grad(term, features, retain_graph=True)
-    return gradient.norm()
+    return {"parts": weight * all_reduce_mean(loss, total)}

@@ -94,8 +94,3 @@ def scheduled_weight(settings: PartClassificationSettings, progress: float) -> f
     rising = 1.0 if progress >= full else max(0.0, (progress - rise) / max(full - rise, 1e-9))
     falling = 1.0 if progress <= fall else max(0.0, (end - progress) / max(end - fall, 1e-9))
     return settings.weight * min(rising, falling)
-
-
-def capped_scale(term_norm: Tensor, other_norm: Tensor, cap: float) -> Tensor:
-    """Return the factor in 0..1 that limits a term's gradient norm to `cap` times the others'."""
-    return (cap * other_norm / term_norm.clamp(min=MIN_WEIGHT)).clamp(max=1)

@@ -100,7 +100,10 @@ def train(
 def make_sampler(
     pids: np.ndarray, settings: Stage2Settings, seed: int, *, shuffled: bool = False
 ) -> PKSampler:
-    """Return the batches of all epochs, P×K or shuffled; each epoch has a generator of its own."""
+    """Return the batches of all epochs, P×K or shuffled; each epoch has a generator of its own.
+
+    Shuffled batches are full ones: batch norm and comparisons within a batch need several crops.
+    """
     return PKSampler(
         pids,
         settings.identities_per_batch,
@@ -108,6 +111,7 @@ def make_sampler(
         settings.epochs,
         seed,
         shuffled,
+        full_batches=True,
     )
 
 

@@ -64,10 +64,12 @@ class Stage2Run:
 
         Only a dry run may use the device "meta". Memory freed on the CPU is kept for the next step.
         """
-        if config.stage2.keep_best and not config.data.validation_identities:
+        validates = config.stage2.keep_best or config.stage2.evaluate_every
+        if validates and not config.data.validation_identities:
+            name, off = ("keep_best", "false") if config.stage2.keep_best else ("evaluate_every", 0)
             raise PivlError(
-                "stage2.keep_best needs identities to validate on; set"
-                " data.validation_identities, or stage2.keep_best to false."
+                f"stage2.{name} needs identities to validate on; set data.validation_identities, or"
+                f" stage2.{name} to {off}."
             )
         dataset = load_dataset(config.data.spec, config.data.parsing)
         dataset, validation = hold_out(dataset, config.data.validation_identities)

@@ -27,6 +27,8 @@ from pivl_distill.storage.tensors import load_tensors, save_tensors
 KIND = "teacher embeddings"
 _SEED = 5_701
 """Draws the views of a file."""
+MOVED_CROPS = 256
+"""Crops that are shifted at a time."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +150,7 @@ def embed_views(
     for view in range(views):
         crops = store.crops
         if view:
-            geometry = Geometry(flips[:, view], offsets[:, view])
-            crops = move_crops(torch.from_numpy(crops), geometry, fill).numpy()
+            crops = _move_all(crops, Geometry(flips[:, view], offsets[:, view]), fill)
         description = f"Embedding view {view + 1} of {views}"
         vectors = embed(model, crops, store.camids, forward=forward, description=description)
         embeddings.append(torch.from_numpy(vectors).half())
@@ -158,6 +159,16 @@ def embed_views(
         flips,
         (offsets / [height, width]).astype(np.float32),
     )
+
+
+def _move_all(crops: np.ndarray, geometry: Geometry, fill_rgb: tuple[int, ...]) -> np.ndarray:
+    """Return `move_crops` of crops uint8 [N, H, W, 3]; temporary copies are of one chunk only."""
+    moved = np.empty_like(crops)
+    for start in range(0, len(crops), MOVED_CROPS):
+        rows = slice(start, start + MOVED_CROPS)
+        chunk = Geometry(geometry.flip[rows], geometry.offset[rows])
+        moved[rows] = move_crops(torch.from_numpy(crops[rows].copy()), chunk, fill_rgb).numpy()
+    return moved
 
 
 def save_embeddings(
@@ -183,6 +194,7 @@ def load_embeddings(path: Path, records: Sequence[Record]) -> TeacherEmbeddings:
     Raises PivlError if the file is of another kind or lacks an image.
     """
     _, tensors, metadata = load_tensors(path, KIND)
+    projected_dim = metadata["projected_dim"]  # older files lack it, which raises
     row = {image: number for number, image in enumerate(tensors["images"].tolist())}
     if missing := [record.path.name for record in records if record.digest not in row]:
         raise PivlError(
@@ -198,7 +210,7 @@ def load_embeddings(path: Path, records: Sequence[Record]) -> TeacherEmbeddings:
         tensors["embeddings"],
         tensors["flips"].numpy(),
         tensors["shifts"].numpy(),
-        metadata["projected_dim"],
+        projected_dim,
         classifier,
     )
     return every.rows([row[record.digest] for record in records])

@@ -18,6 +18,7 @@ from pivl_distill.models.network import ReIDOutput
 from pivl_distill.storage.tensors import load_tensors
 from pivl_distill.training import stage2
 from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.supervision import Supervision
 from students.backbones import create_backbone
 from students.student import CHECKPOINT_KIND, Student, load_student, save_student
 
@@ -173,7 +174,9 @@ def test_training_step_never_waits_for_the_device(
     text_features = TextFeatures.from_bank(bank, settings.loss, settings.head).to(meta)
     student = make_student(dim=dim).train()
     assert is_factorised(student.fusion) == (dim == 512)
-    stage = stage2.Stage2Trainer(student.to(meta), band_store, text_features, settings)
-    terms = stage.step(np.arange(8), np.random.default_rng(0))
+    stage = stage2.Stage2Trainer(
+        student.to(meta), band_store, Supervision(texts=text_features), settings
+    )
+    terms = stage.step(np.arange(8), np.random.default_rng(0), 0.5)
     assert terms.keys() == {"identity", "triplet", "image_to_text", "align", "accuracy"}
     assert all(value.is_meta for value in terms.values())

@@ -23,7 +23,7 @@ from pivl_distill.runs.run import Run
 from pivl_distill.storage.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from pivl_distill.training import stage2_run
-from pivl_distill.training.stage2 import Stage2Trainer
+from pivl_distill.training.trainer import Stage2Trainer
 from teachers.clip import CLIP_MEAN, CLIP_STD
 from teachers.clip_reid_checkpoint import parse_checkpoint
 from teachers.image_encoders import ViTOptions

@@ -16,6 +16,7 @@ from pivl_distill.runs.run import Run
 from pivl_distill.storage.tensors import load_tensors
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2 import train
+from pivl_distill.training.supervision import Supervision
 from teachers.clip import CLIP_MEAN, CLIP_STD
 from teachers.image_encoders import ViTOptions
 from teachers.teacher import KIND, Teacher, load_teacher, save_teacher
@@ -145,7 +146,7 @@ def test_training_with_a_bank_changes_all_modules(
     before = {name: value.clone() for name, value in teacher.state_dict().items()}
     run = Run.create("teach", "", tmp_path / "run")
     text_features = TextFeatures.from_bank(bank, LossSettings(), HeadSettings())
-    train(teacher, band_store, text_features, settings, 0, run, "Training")
+    train(teacher, band_store, Supervision(texts=text_features), settings, 0, run, "Training")
     changed = {n for n, value in teacher.state_dict().items() if not torch.equal(value, before[n])}
     modules = {"image_encoder", "neck", "projected_neck", "fusion"}
     assert {name.split(".")[0] for name in changed} == modules

@@ -17,7 +17,7 @@ from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops
-from pivl_distill.training.stage2 import Stage2Trainer
+from pivl_distill.training.trainer import Stage2Trainer
 
 
 @pytest.fixture(scope="module")

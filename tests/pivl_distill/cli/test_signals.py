@@ -25,7 +25,8 @@ from pivl_distill.data.store import load_training_crops
 from pivl_distill.retrieval.evaluation import evaluate_model
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.cache_dir import cache_dir
-from pivl_distill.training.stage2 import Stage2Trainer, train
+from pivl_distill.training.stage2 import train
+from pivl_distill.training.trainer import Stage2Trainer
 from stopped_runs import EPOCHS, assert_same_student, assert_same_teach
 from students.distill import train_student
 from students.student import save_student

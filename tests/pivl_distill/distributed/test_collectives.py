@@ -32,7 +32,9 @@ from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
 from pivl_distill.models.embedding import embed
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
 from pivl_distill.training.alignment import TextFeatures
-from pivl_distill.training.stage2 import Stage2Trainer, make_sampler
+from pivl_distill.training.stage2 import make_sampler
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.trainer import Stage2Trainer
 from stubs import AllOutputsStub
 
 PEOPLE, CROPS, DIM, PARTS = 6, 30, 8, len(LIP20)
@@ -76,7 +78,7 @@ def trained(distance: str) -> dict[str, Tensor]:
     text_features = TextFeatures(
         random(PEOPLE, DIM), random(PEOPLE, PARTS, 2 * DIM, seed=1), present, LIP20
     )
-    stage, results = Stage2Trainer(network, store, text_features, settings), {}
+    stage, results = Stage2Trainer(network, store, Supervision(texts=text_features), settings), {}
     for step in make_sampler(store.pids, settings, seed=0):
         terms = stage.step(step.batch, step.rng)
         results |= {f"{name} of step {step.number}": value for name, value in terms.items()}

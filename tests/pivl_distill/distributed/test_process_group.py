@@ -29,7 +29,9 @@ from pivl_distill.log_handler import logs_on_stderr
 from pivl_distill.runs import progress
 from pivl_distill.runs.provenance import machine_provenance
 from pivl_distill.runs.run import Run
-from pivl_distill.training.stage2 import Stage2Trainer, train
+from pivl_distill.training.stage2 import train
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.trainer import Stage2Trainer
 from stubs import MapStub
 
 SETTINGS = Stage2Settings(epochs=2, identities_per_batch=3, crops_per_identity=2)
@@ -62,7 +64,7 @@ def train_run(
         folder.mkdir(exist_ok=True)
         machine = machine_provenance(torch.device("cpu"))
         with run.progress.session("student", machine=machine):
-            train(network, store, None, SETTINGS, 0, run, "Training")
+            train(network, store, Supervision(), SETTINGS, 0, run, "Training")
     return network
 
 

@@ -8,7 +8,9 @@ import pytest
 from torch import Tensor
 
 from pivl_distill.runs.run import Run
-from pivl_distill.training.stage2 import Stage2Trainer, train
+from pivl_distill.training.stage2 import train
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.trainer import Stage2Trainer
 from small_run import SETTINGS, small_network
 from stopped_runs import read_metrics
 from stubs import MapStub
@@ -22,7 +24,7 @@ def train_run(band_store, tmp_path) -> Callable[..., MapStub]:
         run, network = Run(tmp_path / "run"), small_network()
         run.path.mkdir(exist_ok=True)
         with run.progress.session("student", **pinned):
-            train(network, band_store, None, SETTINGS, 0, run, "Training")
+            train(network, band_store, Supervision(), SETTINGS, 0, run, "Training")
         return network
 
     return start_or_resume
@@ -32,7 +34,7 @@ def train_run(band_store, tmp_path) -> Callable[..., MapStub]:
 def uninterrupted(band_store, tmp_path) -> tuple[dict[str, Tensor], list[dict]]:
     """Weights and metrics of an uninterrupted run."""
     run, network = Run.create("student", "", tmp_path / "uninterrupted"), small_network()
-    train(network, band_store, None, SETTINGS, 0, run, "Training")
+    train(network, band_store, Supervision(), SETTINGS, 0, run, "Training")
     return network.state_dict(), read_metrics(run.path)
 
 

@@ -21,6 +21,7 @@ from pivl_distill.training.dry_run import (
     format_bytes,
     run_forward,
 )
+from pivl_distill.training.supervision import Supervision
 from stubs import PixelStub
 
 SETTINGS = Stage2Settings(epochs=3, identities_per_batch=3, crops_per_identity=2)
@@ -44,17 +45,22 @@ def test_each_saved_storage_counts_once_and_parameters_do_not(device):
 
 
 def test_meta_device_counts_the_same_bytes(text_features):
-    kept = [run_forward(PixelStub().to(d), text_features, SETTINGS)[1] for d in ("cpu", "meta")]
+    kept = [
+        run_forward(PixelStub().to(d), Supervision(texts=text_features), SETTINGS)[1]
+        for d in ("cpu", "meta")
+    ]
     assert kept[0] == kept[1] == 6 * 3 * 128 * 64 * 4
 
 
 def test_text_features_of_another_dimension_raise(text_features):
     with pytest.raises(PivlError, match="crops have 15 dimensions, the identity texts 16"):
-        run_forward(PixelStub(15), text_features, SETTINGS)
+        run_forward(PixelStub(15), Supervision(texts=text_features), SETTINGS)
 
 
 def test_steps_and_parameters_are_counted(band_store, text_features):
-    rows = describe_stage2(PixelStub().to("meta"), band_store.pids, text_features, SETTINGS, seed=0)
+    rows = describe_stage2(
+        PixelStub().to("meta"), band_store.pids, Supervision(texts=text_features), SETTINGS, seed=0
+    )
     weights = 3 * 128 * 64 * 16 + 16
     assert rows["stage 2: parameters"] == f"{weights:,} in training, {weights:,} afterwards"
     p, k = SETTINGS.identities_per_batch, SETTINGS.crops_per_identity
@@ -76,7 +82,7 @@ def test_steps_and_parameters_are_counted(band_store, text_features):
 )
 def test_precision_is_reported(band_store, device, precision, expected):
     settings = SETTINGS.model_copy(update={"precision": precision})
-    rows = describe_stage2(PixelStub().to(device), band_store.pids, None, settings, seed=0)
+    rows = describe_stage2(PixelStub().to(device), band_store.pids, Supervision(), settings, seed=0)
     assert rows["stage 2: precision"] == expected
     assert "stage 2: batch" not in rows
 
@@ -84,9 +90,11 @@ def test_precision_is_reported(band_store, device, precision, expected):
 @pytest.mark.parametrize(("parts", "at_a_time"), [(1, 6), (2, 3), (4, 2)])
 def test_micro_batches_take_less_memory(band_store, text_features, parts, at_a_time):
     settings = SETTINGS.model_copy(update={"accumulate": parts})
-    kept = run_forward(PixelStub(), text_features, settings)[1]
+    kept = run_forward(PixelStub(), Supervision(texts=text_features), settings)[1]
     assert kept == at_a_time * 3 * 128 * 64 * 4
-    rows = describe_stage2(PixelStub(), band_store.pids, text_features, settings, seed=0)
+    rows = describe_stage2(
+        PixelStub(), band_store.pids, Supervision(texts=text_features), settings, seed=0
+    )
     assert rows["stage 2: memory"].endswith(f"activations of {at_a_time} crops")
     if parts > 1:
         assert rows["stage 2: batch"] == f"{parts} micro-batches, losses over the full batch"
@@ -97,7 +105,7 @@ def test_a_real_step_is_timed_and_trains(band_store, text_features):
     before = network.encoder[1].weight.clone()
     # The pids of a batch may be large; its labels are row numbers from 0.
     store = dataclasses.replace(band_store, pids=1000 + band_store.pids)
-    rows = describe_step(network, store, text_features, SETTINGS)
+    rows = describe_step(network, store, Supervision(texts=text_features), SETTINGS)
     assert rows.keys() == {"stage 2: time"}
     assert rows["stage 2: time"].endswith(" s a step on this cpu")
     assert not torch.equal(network.encoder[1].weight, before)

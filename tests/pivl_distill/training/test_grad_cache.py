@@ -14,7 +14,8 @@ from pivl_distill.models.network import ReIDOutput
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.grad_cache import GradCache
 from pivl_distill.training.objective import loss_terms
-from pivl_distill.training.stage2 import Stage2Trainer
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.trainer import Stage2Trainer
 from stubs import PyramidStub
 
 IDENTITIES, DIM, CROPS = 6, 16, 8
@@ -129,8 +130,8 @@ def test_accumulation_does_not_change_a_training_step(text_features, band_store)
         single = dataclasses.replace(
             text_features, identity=text_features.identity.float(), part=text_features.part.float()
         )
-        stage = Stage2Trainer(network, band_store, single, settings)
-        terms = stage.step(np.arange(CROPS), np.random.default_rng(0))
+        stage = Stage2Trainer(network, band_store, Supervision(texts=single), settings)
+        terms = stage.step(np.arange(CROPS), np.random.default_rng(0), 0.5)
         weights.append(({n: v.item() for n, v in terms.items()}, network.state_dict()))
     (full_terms, full), (split_terms, split) = weights
     assert split_terms == pytest.approx(full_terms, abs=1e-5)

@@ -13,7 +13,9 @@ from pivl_distill.runs.progress import Progress
 from pivl_distill.runs.run import Run
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.precision import half_dtype, loss_scaler
-from pivl_distill.training.stage2 import Stage2Trainer, train
+from pivl_distill.training.stage2 import train
+from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.trainer import Stage2Trainer
 from stubs import MapStub
 
 CPU, CUDA, META = (torch.device(name) for name in ("cpu", "cuda", "meta"))
@@ -52,8 +54,8 @@ def test_encoder_uses_half_precision_and_heads_float32(band_store, text_features
     network.neck.register_forward_pre_hook(
         lambda _module, inputs: dtypes.update(feature=inputs[0].dtype)
     )
-    stage = Stage2Trainer(network, band_store, text_features, settings)
-    terms = stage.step(np.arange(8), np.random.default_rng(0))
+    stage = Stage2Trainer(network, band_store, Supervision(texts=text_features), settings)
+    terms = stage.step(np.arange(8), np.random.default_rng(0), 0.5)
     assert dtypes.pop("encoder") is getattr(torch, precision)
     assert dtypes == dict.fromkeys(("feature", "neck", "project"), torch.float32)
     assert {value.dtype for value in terms.values()} == {torch.float32}
@@ -65,9 +67,9 @@ def test_half_precision_changes_a_step_only_by_rounding(band_store, text_feature
     for precision in ("auto", "float32", "bfloat16", "float16"):
         settings = SETTINGS.model_copy(update={"precision": precision})
         network = stub().train()
-        stage = Stage2Trainer(network, band_store, text_features, settings)
+        stage = Stage2Trainer(network, band_store, Supervision(texts=text_features), settings)
         stage.scaler = torch.amp.GradScaler("cpu", 256.0, enabled=precision == "float16")
-        stage.step(np.arange(8), np.random.default_rng(0))
+        stage.step(np.arange(8), np.random.default_rng(0), 0.5)
         gradients[precision] = network.encoder.weight.grad  # Adam removes the scale
     assert torch.equal(gradients["auto"], gradients["float32"])
     for precision, share in (("bfloat16", 0.05), ("float16", 0.01)):
@@ -84,15 +86,18 @@ def test_only_float16_scales_the_loss():
 def test_overflowing_step_is_skipped_and_lowers_the_scale(band_store, text_features):
     network = stub().train()
     stage = Stage2Trainer(
-        network, band_store, text_features, SETTINGS.model_copy(update={"precision": "float16"})
+        network,
+        band_store,
+        Supervision(texts=text_features),
+        SETTINGS.model_copy(update={"precision": "float16"}),
     )
     before, scale = network.encoder.weight.clone(), stage.scaler.get_scale()
     handle = network.encoder.weight.register_hook(lambda gradient: gradient * torch.inf)
-    stage.step(np.arange(8), np.random.default_rng(0))
+    stage.step(np.arange(8), np.random.default_rng(0), 0.5)
     assert torch.equal(network.encoder.weight, before)
     assert stage.scaler.get_scale() == scale / 2
     handle.remove()
-    stage.step(np.arange(8), np.random.default_rng(0))
+    stage.step(np.arange(8), np.random.default_rng(0), 0.5)
     assert not torch.equal(network.encoder.weight, before)
 
 
@@ -118,7 +123,7 @@ def test_loss_scale_is_restored_on_resume(band_store, tmp_path, monkeypatch):
         assert isinstance(sitting.progress, Progress)
         try:
             with sitting.progress.session("student"):
-                train(stub(), band_store, None, settings, 0, sitting, "Training")
+                train(stub(), band_store, Supervision(), settings, 0, sitting, "Training")
         except KeyboardInterrupt:
             pass
     assert scales[4] == scales[3] < scales[2]  # the fourth step, started twice

@@ -26,6 +26,7 @@ from pivl_distill.runs.run import Run
 from pivl_distill.training import compile, stage2
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2 import check_batch_size, train
+from pivl_distill.training.supervision import Supervision
 from stubs import MapStub
 
 IDENTITIES, DIM = 6, 16
@@ -57,7 +58,15 @@ def trained(
 ) -> tuple[MapStub, list[dict[str, float]]]:
     """Return a trained stub and the lines of its metrics."""
     network, run = stub(), Run.create("student", "", folder / "run")
-    train(network, store, text_features, SETTINGS.model_copy(update=changes), seed, run, "Training")
+    train(
+        network,
+        store,
+        Supervision(texts=text_features),
+        SETTINGS.model_copy(update=changes),
+        seed,
+        run,
+        "Training",
+    )
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     return network, [json.loads(line) for line in lines]
 
@@ -170,7 +179,7 @@ def test_embedding_loss_falls_during_distillation(band_store, tmp_path):
     network, run = Imitator(), Run.create("student", "", tmp_path / "run")
     loss = LossSettings(identity=0, triplet=0, embedding=0.5)
     settings = SETTINGS.model_copy(update={"epochs": 30, "loss": loss})
-    train(network, store, None, settings, 0, run, "Training")
+    train(network, store, Supervision(), settings, 0, run, "Training")
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     first, last = (json.loads(lines[n])["embedding"] for n in (0, -1))
     assert last < 0.5 * first
