@@ -100,8 +100,8 @@ class Backbone(nn.Module):
 
     For a CNN these are the maps of strides 4, 8 and 16; for a ViT the patch tokens after a third,
     two thirds and all of the blocks, before the final norm. `network` holds all parameters and is
-    exported. If `map_gradient_cap` is set, the gradient of `final_map` is at most that many times the
-    feature's. Raises PivlError if the network has no such maps.
+    exported. `map_gradient_cap` limits the gradient of `final_map`, relative to the feature's.
+    Raises PivlError if the network has no such maps.
     """
 
     def __init__(self, network: Any) -> None:

@@ -15,6 +15,7 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.fusion import LateralFusion, grid_size
+from pivl_distill.models.gradient_cap import fork
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 
 
@@ -152,12 +153,18 @@ class AllOutputsStub(StubNetwork):
         dim: F, and D of `projected`; `aligned` has 2·D dimensions.
         identities: C of the classifier.
         teacher_dim: dimensions of `distilled_embedding`.
+        cap: limit of the final map's gradient, relative to that of the other outputs.
     """
 
     size_hw = (32, 16)
 
     def __init__(
-        self, make_norm: Callable[[int], nn.Module], dim: int, identities: int, teacher_dim: int
+        self,
+        make_norm: Callable[[int], nn.Module],
+        dim: int,
+        identities: int,
+        teacher_dim: int,
+        cap: float | None = None,
     ) -> None:
         super().__init__()
         self.encoder = nn.Sequential(nn.Conv2d(3, dim, 4, 4, bias=False), make_norm(dim))
@@ -165,11 +172,13 @@ class AllOutputsStub(StubNetwork):
         self.project = nn.Linear(dim, dim)
         self.to_teacher = nn.Linear(dim, teacher_dim)
         self.align = nn.Linear(dim, 2 * dim)
+        self.part_project = nn.Linear(dim, dim, bias=False)
+        self.cap = cap
         self.double()
 
     def forward_features(self, images: Tensor, cameras: Tensor | None = None) -> EncoderOutput:
-        maps = self.encoder(images.double())
-        return EncoderOutput((maps.mean((2, 3)), maps.amax((2, 3))), maps)
+        maps, final_map = fork(self.encoder(images.double()), self.cap)
+        return EncoderOutput((maps.mean((2, 3)), maps.amax((2, 3))), maps, final_map)
 
     def forward_heads(self, encoded: EncoderOutput) -> ReIDOutput:
         feature = encoded.features[0]
@@ -180,4 +189,5 @@ class AllOutputsStub(StubNetwork):
             projected=self.project(feature),
             aligned=FusedMap(encoded.cells, self.align.weight, self.align.bias),
             distilled_embedding=self.to_teacher(feature),
+            final_map=encoded.final_map,
         )

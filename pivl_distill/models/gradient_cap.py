@@ -38,7 +38,8 @@ class _Fork(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         main, limited = gradients
-        squares = torch.stack([g.float().square().sum() for g in gradients])
+        at_least_32_bits = torch.promote_types(main.dtype, torch.float32)
+        squares = torch.stack([g.to(at_least_32_bits).square().sum() for g in gradients])
         if world_size() > 1:
             squares = all_reduce_sum(squares)
         scale = (ctx.cap**2 * squares[0] / squares[1].clamp(min=_TINY)).sqrt().clamp(max=1)

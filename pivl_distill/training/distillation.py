@@ -159,7 +159,8 @@ def distillation_terms(
         targets: of all crops.
     """
     settings, stored = targets.settings, targets.embeddings
-    embeddings = stored.embeddings[index, view].float()
+    dtype = output.features[0].dtype
+    embeddings = stored.embeddings[index, view].to(dtype)
     centred_embeddings = embeddings - targets.mean
     distilled, terms = output.distilled_embedding, {}
     if settings.embedding and distilled is not None:
@@ -170,7 +171,7 @@ def distillation_terms(
         loss = anchor_loss(distilled, centred_embeddings, targets.visual_anchors, tau)
         if targets.text_anchors is not None and output.projected is not None:
             assert stored.projected is not None  # checked when the anchors were made
-            projected = stored.projected[index, view].float()
+            projected = stored.projected[index, view].to(dtype)
             loss = loss + anchor_loss(output.projected, projected, targets.text_anchors, tau)
         terms["anchors"] = settings.anchors * loss
     if settings.relation:

@@ -11,7 +11,6 @@ from click.testing import CliRunner
 from pivl_distill.data.synthetic.people import person
 from pivl_distill.storage.tensors import load_tensors
 from students.backbones import create_backbone
-from students.distill import WEIGHTS_DIR
 from students.pretrain import (
     ATTRIBUTES,
     KIND,
@@ -21,6 +20,7 @@ from students.pretrain import (
     attribute_loss,
     main,
 )
+from students.start import WEIGHTS_DIR
 
 SHIPPED = WEIGHTS_DIR / "mobilenetv2_025.safetensors"
 

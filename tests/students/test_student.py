@@ -16,7 +16,7 @@ from pivl_distill.models.embedding import embed
 from pivl_distill.models.factorised_fusion import is_factorised
 from pivl_distill.models.network import ReIDOutput
 from pivl_distill.storage.tensors import load_tensors
-from pivl_distill.training import stage2
+from pivl_distill.training import trainer
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.supervision import Supervision
 from students.backbones import create_backbone
@@ -161,7 +161,7 @@ def test_training_step_never_waits_for_the_device(
 ):
     """On the meta device, reading a value fails. SGD replaces Adam, whose fused form it lacks."""
     monkeypatch.setattr(
-        stage2, "make_optimizer", lambda network, _: torch.optim.SGD(network.parameters(), lr=1)
+        trainer, "make_optimizer", lambda network, _: torch.optim.SGD(network.parameters(), lr=1)
     )
     meta, settings = torch.device("meta"), Stage2Settings(accumulate=accumulate)
     parts = len(LIP20)
@@ -174,9 +174,16 @@ def test_training_step_never_waits_for_the_device(
     text_features = TextFeatures.from_bank(bank, settings.loss, settings.head).to(meta)
     student = make_student(dim=dim).train()
     assert is_factorised(student.fusion) == (dim == 512)
-    stage = stage2.Stage2Trainer(
+    stage = trainer.Stage2Trainer(
         student.to(meta), band_store, Supervision(texts=text_features), settings
     )
     terms = stage.step(np.arange(8), np.random.default_rng(0), 0.5)
-    assert terms.keys() == {"identity", "triplet", "image_to_text", "align", "accuracy"}
+    assert terms.keys() == {
+        "identity",
+        "triplet",
+        "image_to_text",
+        "align",
+        "accuracy",
+        "gradient_norm",
+    }
     assert all(value.is_meta for value in terms.values())

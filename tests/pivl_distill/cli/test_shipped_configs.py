@@ -129,12 +129,12 @@ def test_rows_of_table_3_differ_in_what_is_aligned(row: str) -> None:
 
 @pytest.mark.parametrize("bank", ["none", "runs/teach-1"])
 def test_a_student_imitates_the_teachers_embeddings_with_a_bank_or_without(bank: str) -> None:
-    chosen = (*ONCE, *TAUGHT_ONCE, "clip.name=small-rn", "save_teacher_embeddings=true")
+    chosen = (*ONCE, *TAUGHT_ONCE, "clip.name=small-rn", "embedding_views=2")
     run("teach", "--config", "clipreid_rn50", changes=chosen)
     file = "runs/teach-1/teacher_embeddings.safetensors"
     _, tensors, _ = load_tensors(Path(file), "teacher embeddings")
-    assert tensors["embeddings"].shape == (48, 256 + DIM)
+    assert tensors["embeddings"].shape == (48, 2, 256 + DIM)
     assert tensors["embeddings"].dtype == torch.float16
-    student = (*ONCE, "pretrained=none", "stage2.loss.embedding=1", f"teacher_embeddings={file}")
+    student = (*ONCE, "pretrained=none", "distill.embedding=1", f"teacher={file}")
     run("student", "--config", "clipreid_rn50", "--bank", bank, changes=student)
     assert 0 < last_metrics("runs/student-1")["embedding"] < 4

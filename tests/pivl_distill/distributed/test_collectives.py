@@ -8,16 +8,24 @@ Values are in double precision, so that the order of sums does not matter.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from pivl_distill.config import AugmentSettings, LossSettings, Stage2Settings
+from pivl_distill.config import (
+    AugmentSettings,
+    DistillationSettings,
+    LossSettings,
+    PartClassificationSettings,
+    Stage2Settings,
+)
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.distributed import process_group
@@ -32,13 +40,18 @@ from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
 from pivl_distill.models.embedding import embed
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
 from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.distillation import TeacherTargets
+from pivl_distill.training.part_classification import PartTexts
 from pivl_distill.training.stage2 import make_sampler
 from pivl_distill.training.supervision import Supervision
+from pivl_distill.training.teacher_embeddings import Classifier, TeacherEmbeddings
 from pivl_distill.training.trainer import Stage2Trainer
 from stubs import AllOutputsStub
 
-PEOPLE, CROPS, DIM, PARTS = 6, 30, 8, len(LIP20)
+PEOPLE, CROPS, DIM, PARTS, TEACHER_DIM = 6, 30, 8, len(LIP20), 11
 SIZES = (2, 4)
+TERMS = ("identity", "triplet", "image_to_text", "align", "parts")
+TERMS += ("embedding", "anchors", "relation", "relaxed_contrastive", "logits")
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -55,13 +68,41 @@ def crop_store() -> CropStore:
         maps=maps,
         pids=np.repeat(np.arange(PEOPLE), CROPS // PEOPLE),
         camids=np.arange(CROPS) % 2,
-        teacher_embeddings=rng.standard_normal((CROPS, 5)),
     )
 
 
 def make_network() -> AllOutputsStub:
     """Return a small network with batch norms of torch and timm."""
-    return AllOutputsStub(BatchNormAct2d, DIM, PEOPLE, teacher_dim=5)
+    return AllOutputsStub(BatchNormAct2d, DIM, PEOPLE, teacher_dim=TEACHER_DIM, cap=0.1)
+
+
+def supervision(store: CropStore) -> Supervision:
+    """Return targets of every term: texts, part texts, and a teacher's embeddings in two views."""
+    present = torch.ones(PEOPLE, PARTS, dtype=torch.bool)
+    present[1, 3] = False
+    texts = TextFeatures(
+        random(PEOPLE, DIM), random(PEOPLE, PARTS, 2 * DIM, seed=1), present, LIP20
+    )
+    bank_settings = PartClassificationSettings(weight=2, gradient_cap=None)
+    part = F.normalize(random(PARTS, PEOPLE, DIM, seed=2), dim=2)
+    part_texts = PartTexts(part, present.T, LIP20, bank_settings)
+    rng = np.random.default_rng(1)
+    embeddings = TeacherEmbeddings(
+        random(CROPS, 2, TEACHER_DIM, seed=4),
+        rng.random((CROPS, 2)) < 0.5,
+        rng.uniform(-0.1, 0.1, (CROPS, 2, 2)).astype(np.float32),
+        DIM,
+        Classifier(
+            random(PEOPLE, TEACHER_DIM, seed=5), random(PEOPLE, seed=6), tuple(range(PEOPLE))
+        ),
+    )
+    names = ("embedding", "anchors", "relation", "relaxed_contrastive", "logits")
+    settings = DistillationSettings(**dict.fromkeys(names, 0.5), views=2)
+    labels = torch.from_numpy(store.pids)
+    teacher = TeacherTargets.prepare(embeddings, settings, labels, random(PEOPLE, DIM, seed=7))
+    assert teacher.visual_anchors is not None
+    teacher = replace(teacher, visual_anchors=teacher.visual_anchors.double())
+    return Supervision(texts, part_texts, teacher)
 
 
 def trained(distance: str) -> dict[str, Tensor]:
@@ -71,16 +112,12 @@ def trained(distance: str) -> dict[str, Tensor]:
         identities_per_batch=3,
         crops_per_identity=3,
         augment=AugmentSettings(pad_px=2, fill="noise"),
-        loss=LossSettings(align_distance=distance, embedding=0.5),
+        loss=LossSettings(align_distance=distance),
     )
     store, network = crop_store(), make_network().train()
-    present = torch.ones(PEOPLE, PARTS, dtype=torch.bool)
-    text_features = TextFeatures(
-        random(PEOPLE, DIM), random(PEOPLE, PARTS, 2 * DIM, seed=1), present, LIP20
-    )
-    stage, results = Stage2Trainer(network, store, Supervision(texts=text_features), settings), {}
+    stage, results = Stage2Trainer(network, store, supervision(store), settings), {}
     for step in make_sampler(store.pids, settings, seed=0):
-        terms = stage.step(step.batch, step.rng)
+        terms = stage.step(step.batch, step.rng, 0.5)
         results |= {f"{name} of step {step.number}": value for name, value in terms.items()}
         if step.number == 0:
             results |= {
@@ -167,11 +204,17 @@ def test_results_equal_those_of_one_process(several_processes, single_process):
 
 
 def test_reference_losses_and_gradients_are_not_zero(single_process):
-    for part in ("identity", "triplet", "image_to_text", "align", "embedding"):
+    for part in TERMS:
         assert all(
             single_process[f"{kind}: {part} of step 0"] > 0 for kind in ("cosine", "contrastive")
         )
-    for name in ("encoder.0.weight", "encoder.1.weight", "neck.norm.weight", "to_teacher.weight"):
+    for name in (
+        "encoder.0.weight",
+        "encoder.1.weight",
+        "neck.norm.weight",
+        "to_teacher.weight",
+        "part_project.weight",
+    ):
         assert single_process[f"cosine: gradient of {name}"].abs().max() > 1e-6
 
 

@@ -92,7 +92,7 @@ def test_file_of_another_kind_raises(tmp_path):
     [
         ("prompt bank", "make it again with `pivl-distill teach`"),
         ("teacher", "make it again with `pivl-distill teach`"),
-        ("teacher vectors", "`pivl-distill teach --set save_teacher_embeddings=true`"),
+        ("teacher embeddings", "make it again with `pivl-distill teach`"),
         ("student", "make it again with `pivl-distill student`"),
         ("training progress", "start a new run"),
     ],
@@ -101,9 +101,8 @@ def test_file_of_format_1_names_the_command_that_makes_it_again(tmp_path, kind, 
     path = tmp_path / "old.safetensors"
     metadata = json.dumps({"format": 1, "kind": kind, "facts": {}})
     save_file({"weight": torch.zeros(1)}, path, {"pivl-distill": metadata})
-    expected = kind.replace("vectors", "embeddings")
     with pytest.raises(PivlError) as refused:
-        load_tensors(path, expected)
+        load_tensors(path, kind)
     sentence = f"{path} was written by an earlier version of pivl-distill (format 1, not 2); "
     assert str(refused.value).startswith(sentence)
     assert remedy in str(refused.value)
