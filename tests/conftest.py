@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ import socket
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 from torch import Tensor, nn
 
 from pivl_distill.bank import PromptBank
@@ -357,3 +359,31 @@ def deployed_once(deploy: Callable[..., Path]) -> Path:
 def deployed(deployed_once: Path, tmp_path: Path) -> Path:
     """A copy of that export, for tests that modify it."""
     return Path(shutil.copytree(deployed_once, tmp_path / "export"))
+
+
+def tiny_image(seed: int, suffix: str) -> bytes:
+    """An 8×16 image of its own noise; a text for what is no image."""
+    kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
+    if suffix.lower() not in kinds:
+        return b"no image"
+    noise = np.random.default_rng(seed).integers(0, 256, (16, 8, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, kinds[suffix.lower()])
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def plant() -> Callable[[Path, Iterable[str]], Path]:
+    """`plant(root, names)` writes a different image at each name below the root."""
+    planted = 0
+
+    def write(root: Path, names: Iterable[str]) -> Path:
+        nonlocal planted
+        for name in names:
+            path = root / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(tiny_image(planted, path.suffix))
+            planted += 1
+        return root
+
+    return write

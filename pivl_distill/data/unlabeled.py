@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pivl_distill.data.listing import IMAGE_SUFFIXES
+from pivl_distill.data.listing import IMAGE_SUFFIXES, find_images
 from pivl_distill.data.records import Record
 from pivl_distill.errors import PivlError
 
@@ -16,7 +16,7 @@ def list_unlabeled(folder: Path) -> list[Record]:
     """Return the images in `folder` in the order of their names; raises PivlError without any."""
     if not folder.is_dir():
         raise PivlError(f"No folder of unlabelled crops at {folder}; name one with --unlabeled.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = find_images(folder)
     if not paths:
         raise PivlError(f"{folder} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
     return [Record(path, PID, None) for path in paths]

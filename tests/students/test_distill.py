@@ -1,31 +1,28 @@
-"""The choice of initial weights, bank rows and teacher embeddings before training."""
+"""Training a student: no CLIP, the start by distillation, and what is left without a bank."""
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-import timm
 import torch
 
 from pivl_distill.config import StudentConfig
-from pivl_distill.data.records import Record, ReIDDataset
-from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.records import Record
+from pivl_distill.data.unlabeled import list_unlabeled
 from pivl_distill.errors import PivlError
-from pivl_distill.storage.tensors import save_tensors
-from students import distill
-from students.distill import (
-    build_network,
-    check_parts,
-    load_teacher_embeddings,
-    resolve_pretrained,
-    select_bank,
-)
+from pivl_distill.runs import progress
+from pivl_distill.training.teacher_embeddings import TeacherEmbeddings, save_embeddings
+from stopped_runs import Killed, assert_same_student, call_before_step, kill_process, read_metrics
+from students.backbones import create_backbone
+from students.distill import list_extra_crops, make_student, train_student
+from students.supervision import load_teacher
 
-MOBILENET = "mobilenetv2_025"
 STUDENT_WITHOUT_CLIP = """
 import sys
 sys.modules["open_clip"] = None  # importing it would fail
@@ -39,12 +36,6 @@ print(sorted({name.split(".")[0] for name in sys.modules} & {"teachers", "export
 """
 
 
-def dataset_of(pids: tuple[int, ...] = (3, 7), *, synthetic: bool = False) -> ReIDDataset:
-    records = tuple(Record(Path(f"{pid}.png"), pid, 0) for pid in pids)
-    people = {} if synthetic else None
-    return ReIDDataset("somewhere", Path(), records, records, records, LIP20, people)
-
-
 def test_student_does_not_import_clip():
     command = [sys.executable, "-c", STUDENT_WITHOUT_CLIP]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -52,127 +43,116 @@ def test_student_does_not_import_clip():
     assert process.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("supervision", ["identity", "part"])
-def test_bank_rows_are_selected_for_the_training_identities(prompt_bank, supervision):
-    config = StudentConfig(supervision=supervision)
-    bank = select_bank(config, prompt_bank, dataset_of((12, 3, 3, 21)))
-    assert bank.pids == (3, 12, 21)
-    assert torch.equal(bank.part, prompt_bank.part[[0, 3, 5]])
-    assert torch.equal(bank.identity, prompt_bank.identity[[0, 3, 5]])
+MORE_CROPS = 9
+"""With the 48 of the data set, one more than fills batches of eight."""
 
 
-def test_label_control_has_the_same_part_texts_for_everyone(prompt_bank):
-    bank = select_bank(StudentConfig(supervision="label"), prompt_bank, dataset_of((8, 20)))
-    assert torch.equal(bank.part, prompt_bank.label.expand(2, -1, -1))
-    assert torch.equal(bank.identity, prompt_bank.identity[[2, 4]])
-
-
-def test_permuted_control_permutes_training_identities_only(prompt_bank):
-    config = StudentConfig(supervision="permuted", seed=3)
-    bank = select_bank(config, prompt_bank, dataset_of((8, 20)))
-    assert bank.pids == (8, 20)
-    assert torch.equal(bank.part, prompt_bank.part[[4, 2]])
-    repeated = select_bank(config, prompt_bank, dataset_of((8, 20)))
-    assert torch.equal(bank.identity, repeated.identity)
-
-
-def test_identities_without_a_text_raise(prompt_bank):
-    with pytest.raises(PivlError, match=r"1 of 2 identities \(pid 99\)"):
-        select_bank(StudentConfig(), prompt_bank, dataset_of((7, 99)))
-
-
-def test_bank_and_maps_need_the_same_vocabulary(prompt_bank):
-    check_parts(prompt_bank, dataset_of())
-    with pytest.raises(PivlError, match=r"somewhere has no parsing maps .*supervision=identity"):
-        check_parts(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=None))
-    other = dataclasses.replace(LIP20, name="cihp20")
-    with pytest.raises(PivlError, match="has lip20 parts but the maps have cihp20 parts"):
-        check_parts(prompt_bank, dataclasses.replace(dataset_of(), vocabulary=other))
-
-
-def test_teacher_embeddings_are_found_by_setting_or_next_to_the_bank(tmp_path):
-    bank_file = tmp_path / "run" / "prompt_bank.safetensors"
-    assert load_teacher_embeddings(StudentConfig(), bank_file, dataset_of()) is None
-    config = StudentConfig(stage2={"loss": {"embedding": 1.0}})
-    with pytest.raises(
-        PivlError, match=r"none at .*run.teacher_embeddings\.safetensors; teach with"
-    ):
-        load_teacher_embeddings(config, bank_file, dataset_of())
-    with pytest.raises(
-        PivlError, match="none at None; teach with --set save_teacher_embeddings=true"
-    ):
-        load_teacher_embeddings(config, None, dataset_of())
-    path = tmp_path / "mine.safetensors"
-    metadata = {"model": "m", "dataset": "d", "crops": ["3.png", "7.png"]}
-    save_tensors(path, "teacher embeddings", {"embeddings": torch.eye(2)}, metadata)
-    config = config.model_copy(update={"teacher_embeddings": path})
-    assert load_teacher_embeddings(config, None, dataset_of((7, 3))).tolist() == [[0, 1], [1, 0]]
+def write_teacher(path: Path, records: list[Record]) -> Path:
+    """Write random embeddings of `records` in two views."""
+    rng, count = np.random.default_rng(0), len(records)
+    of_person = rng.standard_normal((100, 6))
+    values = of_person[[record.pid for record in records]][:, None].repeat(2, axis=1)
+    values = torch.from_numpy(values + 0.1 * rng.standard_normal(values.shape)).half()
+    shifts = rng.uniform(-0.05, 0.05, (count, 2, 2)).astype(np.float32)
+    save_embeddings(
+        path, TeacherEmbeddings(values, rng.random((count, 2)) < 0.5, shifts), records, "random"
+    )
+    return path
 
 
 @pytest.fixture
-def embedded(tmp_path, monkeypatch) -> str:
-    """Make a folder of embedded weights with one file, for the small MobileNet; return it."""
-    path = tmp_path / f"{MOBILENET}.safetensors"
-    path.touch()
-    monkeypatch.setattr(distill, "WEIGHTS_DIR", tmp_path)
-    return str(path)
+def unlabeled(plant, tmp_path: Path) -> Path:
+    folder: Path = plant(tmp_path / "more", [f"{number}.jpg" for number in range(MORE_CROPS)])
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("arch", "pretrained", "synthetic", "start"),
-    [
-        (MOBILENET, "auto", True, "embedded"),
-        (MOBILENET, "embedded", True, "embedded"),
-        (MOBILENET, "embedded", False, "embedded"),
-        (MOBILENET, "auto", False, "timm"),
-        (MOBILENET, "timm", True, "timm"),
-        (MOBILENET, "none", True, "none"),
-        (MOBILENET, "my/weights.pth", True, "my/weights.pth"),
-        ("resnet18", "auto", False, "timm"),
-    ],
-)
-def test_pretrained_is_resolved(embedded, caplog, arch, pretrained, synthetic, start):
-    resolved = resolve_pretrained(arch, pretrained, dataset_of(synthetic=synthetic))
-    assert resolved == (embedded if start == "embedded" else start)
-    assert caplog.text == ""
+def config_of(teacher: Path, unlabeled: Path | None = None, **changes: Any) -> StudentConfig:
+    return StudentConfig.model_validate(
+        {
+            "data": {
+                "spec": "synthetic:tiny",
+                "size_hw": (64, 32),
+                "crop_cache_gib": 0,
+                "unlabeled": unlabeled,
+            },
+            "pretrained": "none",
+            "supervision": "none",
+            "teacher": str(teacher),
+            "distill": {"embedding": 1, "relation": 1, "views": 2, "start_epochs": 2},
+            "stage2": {
+                "epochs": 2,
+                "identities_per_batch": 4,
+                "crops_per_identity": 2,
+                "average_decay": 0.9,
+            },
+            "device": "cpu",
+            **changes,
+        }
+    )
 
 
-@pytest.mark.parametrize(
-    ("arch", "synthetic"), [("resnet18", True), ("efficientnet_cc_b0_4e", False)]
-)
-def test_random_weights_by_default_log_a_warning(embedded, caplog, arch, synthetic):
-    assert resolve_pretrained(arch, "auto", dataset_of(synthetic=synthetic)) == "none"
-    assert caplog.messages[0].startswith(f"{arch} starts from random weights")
+@pytest.mark.parametrize("more", [True, False])
+def test_start_by_distillation_precedes_stage_2(tmp_path, unlabeled, more) -> None:
+    records = list(load_dataset("synthetic:tiny").train)
+    records += list_unlabeled(unlabeled)
+    teacher = write_teacher(tmp_path / "teacher.safetensors", records)
+    config = config_of(teacher, unlabeled if more else None)
+    train_student(config, None, tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
+    assert [(line["stage"], line["epoch"]) for line in lines] == [
+        ("start", 1),
+        ("start", 2),
+        ("reid", 1),
+        ("reid", 2),
+    ]
+    distilled = {"embedding", "relation"}
+    for line in lines:
+        losses = line.keys() - {"stage", "epoch", "gradient_norm", "learning_rate", "accuracy"}
+        stage = line["stage"]
+        assert losses == distilled | ({"identity", "triplet"} if stage == "reid" else set())
+        assert ("accuracy" in line) == (stage == "reid")
+    assert lines[1]["embedding"] < lines[0]["embedding"]
 
 
-@pytest.fixture
-def offline(embedded, monkeypatch) -> None:
-    """Downloads of published weights fail."""
-    create_model = timm.create_model
-
-    def unreachable(*args, pretrained: bool = False, **settings):
-        if pretrained:
-            raise OSError("no network")
-        return create_model(*args, **settings)
-
-    monkeypatch.setattr(timm, "create_model", unreachable)
-
-
-def test_auto_falls_back_to_random_weights_offline(offline, caplog):
-    config = StudentConfig(data={"size_hw": (64, 32)})
-    network, start = build_network(config, dataset_of())
-    assert start == "none"
-    assert network(torch.zeros(1, 3, 64, 32)).shape == (1, 1280)
-    assert "no network" in caplog.text
-    assert caplog.messages[-1].endswith("Training starts from random weights.")
+@pytest.mark.parametrize("step", [1, 3, 8, 14, 15, 17, 20])
+def test_resume_inside_start_and_stage_2_is_bit_identical(
+    tmp_path, unlabeled, monkeypatch, step
+) -> None:
+    """The start has two epochs of seven full batches."""
+    monkeypatch.setattr(progress, "SAVE_PERIOD_S", 0.0)
+    records = [*load_dataset("synthetic:tiny").train, *list_unlabeled(unlabeled)]
+    config = config_of(write_teacher(tmp_path / "teacher.safetensors", records), unlabeled)
+    train_student(config, None, tmp_path / "uninterrupted")
+    with call_before_step(step, kill_process), pytest.raises(Killed):
+        train_student(config, None, tmp_path / "run")
+    train_student(config, None, resume=tmp_path / "run")
+    assert_same_student(tmp_path / "run", tmp_path / "uninterrupted")
 
 
-def test_explicit_weights_raise_offline(offline):
-    config = StudentConfig(pretrained="timm", data={"size_hw": (64, 32)})
-    with pytest.raises(PivlError, match=r"No published weights of mobilenetv2_025 .*no network"):
-        build_network(config, dataset_of())
+def test_unlabelled_crops_that_the_teacher_did_not_see_raise(tmp_path, unlabeled) -> None:
+    records = list(load_dataset("synthetic:tiny").train)
+    teacher = write_teacher(tmp_path / "teacher.safetensors", records)
+    with pytest.raises(PivlError, match=rf"no embedding of {MORE_CROPS} of 57 crops"):
+        train_student(config_of(teacher, unlabeled), None, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
-def test_missing_embedded_weights_raise(embedded):
-    with pytest.raises(PivlError, match="no embedded weights for resnet18; set pretrained to"):
-        resolve_pretrained("resnet18", "embedded", dataset_of(synthetic=True))
+def test_unlabelled_crops_are_listed_only_for_the_start(tmp_path, unlabeled) -> None:
+    assert len(list_extra_crops(config_of(tmp_path, unlabeled))) == MORE_CROPS
+    never = {"embedding": 1, "start_epochs": 0}
+    assert list_extra_crops(config_of(tmp_path, unlabeled, distill=never)) == []
+    off = dict.fromkeys(("embedding", "anchors", "relation", "relaxed_contrastive", "logits"), 0)
+    no_term = {**off, "start_epochs": 2}
+    assert list_extra_crops(config_of(tmp_path, unlabeled, distill=no_term)) == []
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PivlError, match="contains no images"):
+        list_extra_crops(config_of(tmp_path, tmp_path / "empty"))
+
+
+def test_by_default_a_student_without_a_bank_has_no_teaching_heads() -> None:
+    config = StudentConfig(supervision="none", data={"spec": "synthetic:tiny", "size_hw": (64, 32)})
+    dataset = load_dataset("synthetic:tiny")
+    teacher = load_teacher(config, None, dataset, list(dataset.train))
+    network = create_backbone(config.arch, image_size_hw=(64, 32))
+    student = make_student(config, network, dataset, None, teacher)
+    assert {name.split(".")[0] for name in student.state_dict()} == {"backbone", "neck"}

@@ -44,6 +44,19 @@ def test_output_has_three_features_two_logits_and_the_aligned_map(teacher):
     assert out.aligned.shape == (3, image_encoder.dim, 16, 8)
 
 
+def test_classifier_is_the_mean_of_the_logits_as_a_map_of_the_embedding(teacher):
+    torch.manual_seed(0)
+    for neck in (teacher.neck, teacher.projected_neck):
+        neck.norm.running_mean.normal_()
+        neck.norm.running_var.uniform_(0.5, 2)
+        nn.init.normal_(neck.classifier.weight)
+    with torch.no_grad():
+        expected = torch.stack(teacher.eval()(images()).logits).mean(0)
+        weight, bias = teacher.classifier()
+        embeddings = teacher.embedding_model().network(images())
+    torch.testing.assert_close(embeddings @ weight.T + bias, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_all_parameters_of_the_teacher_get_gradients(teacher):
     out = teacher.train()(images(4))
     total = sum(m.square().mean() for m in (*out.features, *out.logits, out.aligned.to_dense()))

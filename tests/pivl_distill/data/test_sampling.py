@@ -7,7 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pivl_distill.data.sampling import PKSampler, epoch_rng, pk_batches, shuffled_batches
+from pivl_distill.data.sampling import (
+    PKSampler,
+    derived_rng,
+    epoch_rng,
+    pk_batches,
+    shuffled_batches,
+)
 from pivl_distill.errors import PivlError
 
 PIDS = np.random.default_rng(0).permutation(np.repeat([3, 8, 9, 20, 21, 40], [9, 8, 4, 2, 7, 12]))
@@ -104,3 +110,22 @@ def test_sampler_can_yield_permutations() -> None:
     expected = shuffled_batches(len(PIDS), 12, epoch_rng(5, 1))
     for step, batch in zip(list(schedule)[4:], expected, strict=True):
         np.testing.assert_array_equal(step.batch, batch)
+
+
+@pytest.mark.parametrize(("count", "expected"), [(42, [12, 12, 12]), (36, [12] * 3), (7, [7])])
+def test_partial_shuffled_batches_may_be_left_out(count: int, expected: list[int]) -> None:
+    pids = np.arange(count)
+    full = PKSampler(pids, 3, 4, epochs=2, seed=5, shuffled=True, full_batches=True)
+    every = PKSampler(pids, 3, 4, epochs=2, seed=5, shuffled=True)
+    assert [len(step.batch) for step in full] == expected * 2
+    assert full.per_epoch() == [len(expected)] * 2
+    kept = [step.batch.tolist() for step in every if len(step.batch) == 12 or count < 12]
+    assert [step.batch.tolist() for step in full] == kept
+
+
+def test_a_derived_generator_leaves_its_source_unchanged() -> None:
+    rng, same = epoch_rng(3, 1), epoch_rng(3, 1)
+    first = derived_rng(rng).random(4)
+    assert np.array_equal(derived_rng(same).random(4), first)
+    assert rng.random() == same.random() == epoch_rng(3, 1).random()
+    assert not np.array_equal(derived_rng(rng).random(4), first)

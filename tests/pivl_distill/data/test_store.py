@@ -302,3 +302,21 @@ def test_processes_may_load_concurrently(tmp_path: Path, folder: Path) -> None:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 3
     assert len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_stores_are_concatenated_without_maps(tmp_path: Path, known: bool) -> None:
+    (tmp_path / "more").mkdir()
+    first = CropStore.load(make_records(tmp_path, 3), (16, 8), LIP20)
+    more = [
+        replace(r, camid=r.camid if known else None) for r in make_records(tmp_path / "more", 2)
+    ]
+    second = CropStore.load(more, (16, 8))
+    both = first.concatenated(second)
+    assert len(both) == 5
+    assert both.maps is None
+    assert np.array_equal(both.crops, np.concatenate([first.crops, second.crops]))
+    assert both.pids.tolist() == [*first.pids, *second.pids]
+    assert (both.camids is not None) == known
+    if both.camids is not None:
+        assert both.camids.tolist() == [*first.camids, *second.camids]

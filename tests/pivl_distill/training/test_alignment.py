@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from equation_loops import mean, norm
 from pivl_distill.config import HeadSettings, LossSettings
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
@@ -200,3 +201,21 @@ def test_cells_are_weighted_by_the_confidence_of_the_parser(prompt_bank):
     torch.testing.assert_close(loss(confidence), expected)
     torch.testing.assert_close(loss(torch.full_like(confidence, 77)), loss(None))
     assert loss(torch.zeros_like(confidence)) == 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_identity_texts_may_be_centred(prompt_bank, scale):
+    settings = LossSettings(centre_texts=True, text_scale=scale)
+    identity = TextFeatures.from_bank(prompt_bank, settings, HeadSettings()).identity
+    middle = mean(list(prompt_bank.identity))
+    for row, text in zip(identity, prompt_bank.identity, strict=True):
+        difference = text - middle
+        torch.testing.assert_close(row, scale * difference / norm(difference))
+    plain = TextFeatures.from_bank(prompt_bank, LossSettings(text_scale=scale), HeadSettings())
+    part = TextFeatures.from_bank(prompt_bank, settings, HeadSettings()).part
+    assert torch.equal(part, plain.part)
+
+
+def test_centred_texts_need_a_scale():
+    with pytest.raises(ValueError, match="set text_scale to a number"):
+        LossSettings(centre_texts=True, text_scale="clip")

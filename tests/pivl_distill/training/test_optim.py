@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
 from pivl_distill.config import (
     AugmentSettings,
@@ -13,7 +14,7 @@ from pivl_distill.config import (
     TeachConfig,
     load_config,
 )
-from pivl_distill.training.optim import make_optimizer, set_learning_rate
+from pivl_distill.training.optim import clip_gradients, make_optimizer, set_learning_rate
 from stubs import MapStub
 
 IDENTITIES, DIM = 6, 16
@@ -138,3 +139,37 @@ def test_without_warm_up_the_first_rate_is_the_peak_rate():
     optimizer = make_optimizer(stub(), settings)
     set_learning_rate(optimizer, settings, 0.0)
     assert optimizer.param_groups[0]["lr"] == settings.learning_rate
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_weight_decay_is_decoupled_with_adamw(name, kind):
+    settings = SETTINGS.model_copy(update={"optimizer": name, "weight_decay": 0.5})
+    network = stub()
+    optimizer = make_optimizer(network, settings)
+    assert type(optimizer) is {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    set_learning_rate(optimizer, settings, 2.0)
+    rate, before = optimizer.param_groups[0]["lr"], network.encoder.weight.detach().clone()
+    for parameter in network.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    # Without a gradient, Adam turns the decay into a step of the learning rate.
+    expected = before * (1 - 0.5 * rate) if name == "adamw" else before - rate * before.sign()
+    torch.testing.assert_close(network.encoder.weight.detach(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [None, 0.5, 100.0])
+def test_gradients_are_scaled_down_together(limit):
+    network = stub()
+    for number, parameter in enumerate(network.parameters()):
+        parameter.grad = torch.full_like(parameter, 0.01 * (number + 1))
+    network.project.bias.grad = None
+    gradients = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+    norm = sum(float(g.square().sum()) for g in gradients.values()) ** 0.5
+    assert 0.5 < norm < 100
+    assert float(clip_gradients(network, limit)) == pytest.approx(norm, rel=1e-5)
+    scale = 0.5 / norm if limit == 0.5 else 1.0
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, scale * gradients[name], rtol=1e-4, atol=0)

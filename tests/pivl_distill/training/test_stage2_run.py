@@ -54,3 +54,16 @@ def test_resume_reopens_the_run_with_equal_inputs_only(tmp_path: Path) -> None:
         stage2.session(None, tmp_path / "run", start="timm"),
     ):
         pass
+
+
+@pytest.mark.parametrize(("name", "value"), [("keep_best", True), ("evaluate_every", 2)])
+def test_evaluation_needs_held_out_identities(name: str, value: object) -> None:
+    stage2 = CONFIG.stage2.model_copy(update={name: value})
+    config = CONFIG.model_copy(update={"stage2": stage2})
+    with pytest.raises(PivlError, match=rf"stage2\.{name} needs identities to validate on"):
+        Stage2Run.prepare("student", config)
+    data = CONFIG.data.model_copy(update={"validation_identities": 3})
+    run = Stage2Run.prepare("student", config.model_copy(update={"data": data}))
+    assert run.validation is not None
+    assert len(run.dataset.train_pids) == 5
+    assert {record.pid for record in run.validation.query}.isdisjoint(run.dataset.train_pids)
