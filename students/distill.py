@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -64,12 +65,7 @@ def train_student(
     warn_of_unused(config, teacher)
     network, start = build_network(config, dataset)
     student = make_student(config, network, dataset, bank, teacher).to(device)
-    inputs = {
-        "bank": file_provenance(bank_file),
-        "teacher_embeddings": array_sha256(None if teacher is None else teacher.embeddings.numpy()),
-        "start": weights_provenance(start),
-    }
-    with stage2.session(out, resume, **inputs) as run:
+    with stage2.session(out, resume, **input_provenance(bank_file, teacher, start)) as run:
         vocabulary = bank.vocabulary if bank and uses_part_texts(config) else None
         store = stage2.load_crops(run, vocabulary)
         run.progress.start_stage("training")
@@ -93,15 +89,33 @@ def train_student(
             missing_maps=store.missing_maps,
             seconds=run.progress.seconds["training"],
         )
-        run.finish(
-            "student",
-            retrieval=retrieval.summary(),
-            start=start,
-            bank=None if bank is None else {"file": str(bank_file), **bank.provenance},
-            missing_maps=report.missing_maps,
-            seconds=report.seconds,
-        )
+        used = None if bank is None else {"file": str(bank_file), **bank.provenance}
+        finish_run(run, report, used)
     return report
+
+
+def input_provenance(
+    bank_file: Path | None, teacher: TeacherEmbeddings | None, start: str
+) -> dict[str, Any]:
+    """Return what identifies bank, teacher and initial weights, as JSON values."""
+    embeddings = None if teacher is None else teacher.embeddings.numpy()
+    return {
+        "bank": file_provenance(bank_file),
+        "teacher_embeddings": array_sha256(embeddings),
+        "start": weights_provenance(start),
+    }
+
+
+def finish_run(run: Run, report: StudentReport, bank: dict[str, Any] | None) -> None:
+    """Mark the run complete; `bank` is the file and the provenance of its bank."""
+    run.finish(
+        "student",
+        retrieval=report.retrieval.summary(),
+        start=report.start,
+        bank=bank,
+        missing_maps=report.missing_maps,
+        seconds=report.seconds,
+    )
 
 
 def list_extra_crops(config: StudentConfig) -> list[Record]:

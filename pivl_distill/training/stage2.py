@@ -8,13 +8,12 @@ of a batch; losses and gradients equal those of a single process with the whole 
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 
 from pivl_distill.config import Stage2Settings
 from pivl_distill.console import track
-from pivl_distill.data.sampling import PKSampler
+from pivl_distill.data.sampling import PKSampler, Step
 from pivl_distill.data.store import CropStore
 from pivl_distill.distributed import process_group
 from pivl_distill.distributed.collectives import broadcast_parameters
@@ -57,25 +56,15 @@ def train(
         validation: held-out identities to evaluate on, or None.
         stage: name of the stage in metrics and saved progress.
 
-    Raises:
-        PivlError: a process would have no crops in a batch, or there are fewer than P identities.
+    Raises: PivlError if a process had no crops in a batch, or with fewer than P identities.
     """
     check_batch_size(settings)
-    trainer = Stage2Trainer(network, store, supervision, settings)
-    averages = MetricAverages()
+    trainer, averages = Stage2Trainer(network, store, supervision, settings), MetricAverages()
     if should_compile(settings.compile, estimate_steps(store, settings), trainer.device):
         compile_body(network.body, trainer.device)
     sampler = make_sampler(store.pids, settings, seed, shuffled=not supervision.labels)
-    parts: dict[str, Any] = {"average": trainer.average, "validation": validation}
-    steps = run.progress.remaining_steps(
-        stage,
-        sampler,
-        network=network,
-        optimizer=trainer.optimizer,
-        scaler=trainer.scaler,
-        averages=averages,
-        **{name: part for name, part in parts.items() if part is not None},
-    )
+    parts = trainer.stateful_parts(averages=averages, validation=validation)
+    steps = run.progress.remaining_steps(stage, sampler, **parts)
     broadcast_parameters(network)
     start, crops_seen = time.monotonic(), 0
     network.train()
@@ -84,17 +73,24 @@ def train(
         averages.add(trainer.step(step.batch, step.rng, step.elapsed_epochs / settings.epochs))
         crops_seen += len(step.batch)
         if step.ends_epoch:
-            metrics = averages.mean()
-            metrics["learning_rate"] = learning_rate_at(settings, step.elapsed_epochs)
-            metrics["crops_per_s"] = crops_seen / (time.monotonic() - start)
-            if validation is not None and validation.is_due(step.epoch + 1):
-                metrics |= validation.evaluate(trainer.model(), step.epoch + 1)
-                network.train()
-            run.log_metrics(stage=stage, epoch=step.epoch + 1, **metrics)
+            metrics = epoch_metrics(trainer, averages, validation, step)
+            rate = crops_seen / (time.monotonic() - start)
+            run.log_metrics(stage=stage, epoch=step.epoch + 1, **metrics, crops_per_s=rate)
             averages.clear()
     network.eval()
-    model = trainer.model()
-    return model if validation is None else validation.best_model(model)
+    return trainer.model() if validation is None else validation.best_model(trainer.model())
+
+
+def epoch_metrics(
+    trainer: Stage2Trainer, averages: MetricAverages, validation: Validation | None, step: Step
+) -> dict[str, float]:
+    """Return the means of the epoch that `step` ends, its last learning rate, and scores if due."""
+    metrics, epoch = averages.mean(), step.epoch + 1
+    metrics["learning_rate"] = learning_rate_at(trainer.settings, step.elapsed_epochs)
+    if validation is not None and validation.is_due(epoch):
+        metrics |= validation.evaluate(trainer.model(), epoch)
+        trainer.network.train()
+    return metrics
 
 
 def make_sampler(

@@ -17,6 +17,7 @@ from pivl_distill.distributed.collectives import all_reduce_gradients
 from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
 from pivl_distill.models.embedding import EmbeddingModel, normalize_crops
 from pivl_distill.models.network import ReIDNetwork, ReIDOutput
+from pivl_distill.runs.state import Stateful
 from pivl_distill.training.distillation import distillation_terms
 from pivl_distill.training.grad_cache import GradCache
 from pivl_distill.training.objective import loss_terms, part_term
@@ -67,6 +68,17 @@ class Stage2Trainer:
         self.augmentation = make_augmentation(settings.augment, self.vocabulary)
         red, green, blue = (round(255 * channel) for channel in network.mean)
         self.fill_rgb = (red, green, blue)
+
+    def stateful_parts(self, **more: Stateful | None) -> dict[str, Stateful]:
+        """Return what a resumed run restores, by name, with the parts `more` that are not None."""
+        parts = {
+            "network": self.network,
+            "optimizer": self.optimizer,
+            "scaler": self.scaler,
+            "average": self.average,
+            **more,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def model(self) -> EmbeddingModel:
         """Return the network to evaluate: that of the average weights if they are averaged."""

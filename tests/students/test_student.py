@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from pivl_distill.config import HeadSettings, Stage2Settings
+from pivl_distill.config import HeadSettings, PartClassificationSettings, Stage2Settings
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
@@ -18,6 +18,7 @@ from pivl_distill.models.network import ReIDOutput
 from pivl_distill.storage.tensors import load_tensors
 from pivl_distill.training import trainer
 from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.part_classification import PartTexts
 from pivl_distill.training.supervision import Supervision
 from students.backbones import create_backbone
 from students.student import CHECKPOINT_KIND, Student, load_student, save_student
@@ -31,12 +32,13 @@ def make_student(
     dim: int | None = DIM,
     align: bool = True,
     teacher_dim: int | None = None,
+    parts: PartClassificationSettings | None = None,
 ) -> Student:
     torch.manual_seed(0)
     network = create_backbone(arch, image_size_hw=SIZE_HW)
     for norm in (m for m in network.modules() if isinstance(m, nn.BatchNorm2d)):
         nn.init.normal_(norm.running_mean, std=0.1)
-    return Student(arch, network, SIZE_HW, 6, dim, align, HeadSettings(), teacher_dim)
+    return Student(arch, network, SIZE_HW, 6, dim, align, HeadSettings(), teacher_dim, parts)
 
 
 def images(batch: int = 3) -> torch.Tensor:
@@ -72,6 +74,44 @@ def test_teacher_embeddings_need_no_bank(dim):
     assert "to_teacher" not in str(student.embedding_model().network.state_dict().keys())
 
 
+@pytest.mark.parametrize(
+    ("arch", "final_map"), [(ARCHS[0], (3, 1280, 8, 4)), (ARCHS[1], (3, 192, 8, 4))]
+)
+def test_final_map_is_what_is_pooled(arch, final_map):
+    student = make_student(arch, parts=PartClassificationSettings()).eval()
+    output = student(images())
+    assert output.final_map.shape == final_map
+    assert student.part_project.weight.shape == (DIM, final_map[1])
+    assert student.part_project.bias is None
+    if arch == ARCHS[0]:
+        torch.testing.assert_close(output.final_map.mean((2, 3)), output.features[0])
+    else:
+        tokens = student.backbone.network.forward_features(images())[:, 1:]
+        torch.testing.assert_close(output.final_map.flatten(2).mT, tokens)
+    assert make_student(arch)(images()).final_map is None
+
+
+def test_parts_need_a_bank():
+    student = make_student(dim=None, parts=PartClassificationSettings())
+    assert student.part_project is None
+    assert student(images()).final_map is None
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_parts_train_the_whole_backbone(prompt_bank, band_store, arch, precision):
+    parts = PartClassificationSettings(weight=1.0, gradient_cap=0.1)
+    settings = Stage2Settings(precision=precision)
+    supervision = Supervision(part_texts=PartTexts.from_bank(prompt_bank, parts))
+    student = make_student(arch, align=False, parts=parts).train()
+    stage = trainer.Stage2Trainer(student, band_store, supervision, settings)
+    terms = stage.step(np.arange(8), np.random.default_rng(0), 0.5)
+    assert terms["parts"] > 0
+    assert student.part_project.weight.grad.abs().max() > 0
+    first = next(student.backbone.network.parameters())
+    assert first.grad.abs().max() > 0
+
+
 def test_fusion_head_accepts_three_blocks_of_a_vit():
     network = create_backbone(ARCHS[1], image_size_hw=SIZE_HW)
     head = HeadSettings(vit="blocks", levels=(2, 3, 4), align_dim=20)
@@ -90,9 +130,11 @@ def test_student_without_a_bank_has_no_projection_or_fusion():
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_every_parameter_gets_a_gradient(arch):
-    student = make_student(arch)
+    student = make_student(arch, teacher_dim=7, parts=PartClassificationSettings())
     out = student.train()(images(4))
+    parts = student.part_project(out.final_map.flatten(2).mT)
     terms = (*out.features, *out.logits, out.projected, out.aligned.to_dense())
+    terms += (out.distilled_embedding, parts)
     sum(term.square().mean() for term in terms).backward()
     untrained = {
         name for name, p in student.named_parameters() if p.requires_grad and p.grad is None
@@ -102,7 +144,7 @@ def test_every_parameter_gets_a_gradient(arch):
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_embedding_model_has_no_training_heads(arch):
-    student = make_student(arch)
+    student = make_student(arch, teacher_dim=7, parts=PartClassificationSettings())
     model = student.embedding_model()
     bare = create_backbone(arch, image_size_hw=SIZE_HW)
     assert model.network.state_dict().keys() == bare.state_dict().keys()

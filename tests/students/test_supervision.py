@@ -126,7 +126,7 @@ def test_a_bank_without_teacher_embeddings_logs_a_warning(tmp_path, dataset, cap
 def test_a_named_teacher_that_is_missing_raises(tmp_path, dataset, name):
     (tmp_path / "run").mkdir()
     config = StudentConfig(**RELATION, teacher=str(tmp_path / name))
-    with pytest.raises(PivlError, match=r"No teacher embeddings at .*run.teacher_embeddings"):
+    with pytest.raises(PivlError, match=r"No teacher at .*run.teacher_embeddings"):
         load_teacher(config, None, dataset, list(dataset.train))
 
 

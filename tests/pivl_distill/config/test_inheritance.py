@@ -36,7 +36,8 @@ BANK = DataSettings(
 def test_settings_are_inherited_one_by_one(own, expected):
     given = {f"data.{name}": "command line" for name in own}
     data, origins = inherit_data_settings(DataSettings(**own), given, BANK, "runs/teach-1")
-    assert data.model_dump(exclude={"crop_cache_gib"}) == expected
+    defaults = {"unlabeled": None, "validation_identities": 0}
+    assert data.model_dump(exclude={"crop_cache_gib"}) == defaults | expected
     assert {name for name, origin in origins.items() if origin == "command line"} == set(own)
     assert all(
         origins[name] == "runs/teach-1" or name in own or value is None
