@@ -2,7 +2,7 @@
 
 python -m benchmarks.results
 
-In README.md, the lines between `<!-- results: NAME -->` and `<!-- end -->` are the table of the file
+In README.md, the lines between `<!-- results: NAME -->` and `<!-- end -->` are the table of
 NAME.json.
 """
 

@@ -48,7 +48,15 @@ class StudentConfig(Settings):
     )
     distill: DistillationSettings = DistillationSettings()
     part_classification: PartClassificationSettings = PartClassificationSettings()
-    stage2: Stage2Settings = Stage2Settings()
+    stage2: Stage2Settings = Stage2Settings(
+        epochs=30,
+        identities_per_batch=16,
+        optimizer="adamw",
+        learning_rate=6e-3,
+        max_gradient_norm=1.0,
+        average_decay=0.999,
+        warmup_epochs=3.0,
+    )
     trust_pids: bool = setting(
         False,
         "accept a bank that was trained on other images, if its identity numbers match",
