@@ -73,10 +73,13 @@ def header(validate: bool) -> Experiment:
     )
 
 
-def teach_once(run: Path, settings: Mapping[str, Any]) -> Path:
-    """Return the bank of the teach run in `run`, which is made, or resumed if it is unfinished."""
+def teach_once(run: Path, settings: Mapping[str, Any], preset: str | None = None) -> Path:
+    """Return the bank of the teach run in `run`, which is made, or resumed if it is unfinished.
+
+    `settings` take precedence over those of the preset in `configs/`.
+    """
     if not (run / RUN_FILE).is_file():
-        config = load_config(TeachConfig, "teach", None, dict(settings))
+        config = load_config(TeachConfig, "teach", preset, dict(settings))
         teach(config, out=None if run.is_dir() else run, resume=run if run.is_dir() else None)
     return run / BANK_FILE
 

