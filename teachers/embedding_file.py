@@ -42,7 +42,7 @@ def save_embedding_file(
     Args:
         config: number of views, padding, crop size.
         model: the trained teacher without heads.
-        teacher: its classifiers become part of the file.
+        teacher: its classifiers become part of the file, unless `model` has other weights than it.
         store: the training crops.
         records: of the training crops, then of the unlabelled ones.
         run: run folder.
@@ -52,10 +52,9 @@ def save_embedding_file(
         store = store.concatenated(CropStore.load(extra, config.data.size_hw, what="unlabelled"))
     pad_px = config.stage2.augment.pad_px
     embeddings = embed_views(model, store, config.embedding_views, pad_px)
-    weight, bias = teacher.classifier()
-    embeddings = replace(
-        embeddings,
-        projected_dim=teacher.image_encoder.dim,
-        classifier=Classifier(weight.cpu(), bias.cpu(), pids),
-    )
+    classifier = None
+    if not (config.stage2.average_decay or config.stage2.keep_best):
+        weight, bias = teacher.classifier()
+        classifier = Classifier(weight.cpu(), bias.cpu(), pids)
+    embeddings = replace(embeddings, projected_dim=teacher.image_encoder.dim, classifier=classifier)
     save_embeddings(run.path / TEACHER_EMBEDDINGS_FILE, embeddings, records, model.name)

@@ -13,10 +13,21 @@ PID = -1
 
 
 def list_unlabeled(folder: Path) -> list[Record]:
-    """Return the images in `folder` in the order of their names; raises PivlError without any."""
+    """Return the images in `folder` in the order of their names.
+
+    Raises PivlError without any, or if two cannot be told apart by name and size.
+    """
     if not folder.is_dir():
         raise PivlError(f"No folder of unlabelled crops at {folder}; name one with --unlabeled.")
     paths = find_images(folder)
     if not paths:
         raise PivlError(f"{folder} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
-    return [Record(path, PID, None) for path in paths]
+    records = [Record(path, PID, None) for path in paths]
+    seen: dict[int, Path] = {}
+    for record in records:
+        if (other := seen.setdefault(record.digest, record.path)) != record.path:
+            raise PivlError(
+                f"{other} and {record.path} have the same name and size, by which crops are"
+                " recognised; rename one of them."
+            )
+    return records

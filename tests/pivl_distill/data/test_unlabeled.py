@@ -36,3 +36,11 @@ def test_empty_and_missing_folders_raise(plant, tmp_path: Path) -> None:
         list_unlabeled(tmp_path / "nowhere")
     with pytest.raises(PivlError, match="No folder of unlabelled crops"):
         list_unlabeled(plant(tmp_path, ["1.jpg"]) / "1.jpg")
+
+
+def test_images_of_equal_name_and_size_are_refused(tmp_path: Path) -> None:
+    for camera in ("a", "b"):
+        (tmp_path / camera).mkdir()
+        (tmp_path / camera / "1.png").write_bytes(b"pixels")
+    with pytest.raises(PivlError, match=r"a.1\.png and .*b.1\.png have the same name and size"):
+        list_unlabeled(tmp_path)
