@@ -49,6 +49,7 @@ def test_teach_student_and_export_write_complete_run_folders() -> None:
         "runs/teach-1/prompt_bank.safetensors",
         "runs/teach-1/run.json",
         "runs/teach-1/teacher.safetensors",
+        "runs/teach-1/teacher_embeddings.safetensors",
         "runs/student-1/config.yaml",
         "runs/student-1/metrics.jsonl",
         "runs/student-1/run.json",

@@ -78,10 +78,11 @@ def test_no_cache_of_the_teacher_is_not_inherited() -> None:
     config = yaml.safe_load(Path("teach-none", "config.yaml").read_text())
     assert config["teach"]["data"]["crop_cache_gib"] == 0
     assert config["teach"]["tuning"]["feature_cache_gib"] == 0
-    succeed("student", *("--set", "stage2.epochs=1"), "--bank", "teach-none", "-o", "default")
+    small = ("--set", "stage2.epochs=1", "--set", "stage2.identities_per_batch=4")
+    succeed("student", *small, "--bank", "teach-none", "-o", "default")
     data = yaml.safe_load(Path("default", "config.yaml").read_text())["student"]["data"]
     assert data == {**config["teach"]["data"], "crop_cache_gib": 20.0}
-    again = ("--set", "stage2.epochs=1", "--no-cache", "--bank", "teach-filled")
+    again = (*small, "--no-cache", "--bank", "teach-filled")
     succeed("student", *again, "-o", "again")  # the other data settings are the teacher's
     data = yaml.safe_load(Path("again", "config.yaml").read_text())["student"]["data"]
     assert data == config["teach"]["data"]
