@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from benchmarks.market1501 import captions, part_maps, photo_clip, rivals, students
+from benchmarks.market1501 import captions, deployed, part_maps, photo_clip, rivals, students
 from pivl_distill.cli import Commands
 
 
@@ -13,7 +13,14 @@ def main() -> None:
     """Prepare and measure networks on Market-1501; README.md in this folder explains the files."""
 
 
-for command in (part_maps.main, captions.main, photo_clip.main, rivals.main, students.main):
+for command in (
+    part_maps.main,
+    captions.main,
+    photo_clip.main,
+    rivals.main,
+    students.main,
+    deployed.main,
+):
     main.add_command(command)
 
 if __name__ == "__main__":
