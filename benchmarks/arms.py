@@ -37,6 +37,16 @@ def in_paper_form(label: str, supervision: str) -> Arm:
     return Arm(label=label, settings={**arm(label, supervision).settings, **PAPER_FORM})
 
 
+UNLABELED = "synthetic:crowd:11"
+"""People and cameras that occur nowhere else; their labels are not used."""
+START: dict[str, Any] = {
+    "data.unlabeled": UNLABELED,
+    "distill.start_epochs": 4,
+    "stage2.epochs": 30,
+}
+"""A start by distillation that takes half of the steps of the other arms' 60 epochs."""
+
+
 ARMS = {
     "plain": arm("labels alone", "none"),
     "identity": in_paper_form("identity bank, Eq. 3", "identity"),
@@ -48,4 +58,12 @@ ARMS = {
     "visual": arm("teacher's embeddings and identity means", "none", OURS, distill__anchors=1),
     "recipe": arm("part bank and embeddings (default)", "part", OURS),
     "recipe_permuted": arm("part bank of other identities and embeddings", "permuted", OURS),
+    "unlabeled": Arm(
+        label="teacher's embeddings, start on crops without labels",
+        settings={**arm("", "none", OURS).settings, **START},
+    ),
+    "best": Arm(
+        label="part bank and embeddings, start on crops without labels",
+        settings={**arm("", "part", OURS).settings, **START},
+    ),
 }

@@ -20,7 +20,7 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.arms import ARMS, BASELINE, OURS
+from benchmarks.arms import ARMS, BASELINE, OURS, UNLABELED
 from benchmarks.experiment import RESULTS, Experiment, ResultFile, Row, spread
 from benchmarks.harness import THREADS
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
@@ -45,7 +45,7 @@ def main(names: str | None, seeds: int, validate: bool, out: Path | None) -> Non
     """Train every arm with every seed, and print its difference to the plain student."""
     name = "student_arms_validation" if validate else "student_arms"
     data = {"data.validation_identities": HELD_OUT} if validate else {}
-    bank = teach_once(RUNS_DIR / name, data)
+    bank = teach_once(RUNS_DIR / name, {**data, "data.unlabeled": UNLABELED})
     torch.set_num_threads(THREADS)
     file = ResultFile.load_or_create(out or RESULTS / f"{name}.json", header(validate))
     settings = {**data, "stage2.epochs": EPOCHS}

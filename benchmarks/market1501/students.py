@@ -23,7 +23,9 @@ from pivl_distill.training.teacher_embeddings import save_embeddings
 from students.supervision import embed_by_network
 
 INTEL = "intel_0277"
-PHOTO_ARMS = ARMS | {
+PHOTO_ARMS = {
+    name: ours for name, ours in ARMS.items() if "data.unlabeled" not in ours.settings
+} | {
     "intel": arm("embeddings of Intel 0277", "none", INTEL),
     "intel_recipe": arm("part bank and embeddings of Intel 0277", "part", INTEL),
 }

@@ -83,7 +83,7 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--data", "spec", metavar="KIND:PATH", help="Data set, e.g. market1501:/data.")
     @parsing_option
     @click.option(
-        "--unlabeled", type=FOLDER, help="Folder of crops without labels, for distillation."
+        "--unlabeled", metavar="FOLDER|KIND:PATH", help="Crops without labels, for distillation."
     )
     @click.option("--config", metavar="NAME|FILE", help="A YAML file, or one of configs/ by name.")
     @click.option(

@@ -32,9 +32,10 @@ class DataSettings(Settings):
         advanced=True,
         ge=0,
     )
-    unlabeled: Path | None = setting(
+    unlabeled: str | None = setting(
         None,
-        "folder of crops without labels, for distillation (distill.start_epochs)",
+        "crops whose labels are unknown or ignored, for distillation (distill.start_epochs): a"
+        " folder, or a data set as kind:argument",
         advanced=True,
     )
     crop_cache_gib: float = setting(

@@ -1,9 +1,10 @@
-"""Crops without labels, for distillation: every image in a folder, at any depth."""
+"""Crops without labels, for distillation: of a folder, or of a data set without its labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pivl_distill.data.datasets import KINDS, load_dataset
 from pivl_distill.data.listing import IMAGE_SUFFIXES, find_images
 from pivl_distill.data.records import Record
 from pivl_distill.errors import PivlError
@@ -12,16 +13,15 @@ PID = -1
 """The identity of a crop without a label."""
 
 
-def list_unlabeled(folder: Path) -> list[Record]:
-    """Return the images in `folder` in the order of their names.
+def list_unlabeled(source: str) -> list[Record]:
+    """Return the crops of a folder, at any depth, or of all splits of a data set (kind:argument).
 
-    Raises PivlError without any, or if two cannot be told apart by name and size.
+    They are in the order of their paths. Raises PivlError without any, or if two cannot be told
+    apart by name and size.
     """
-    if not folder.is_dir():
-        raise PivlError(f"No folder of unlabelled crops at {folder}; name one with --unlabeled.")
-    paths = find_images(folder)
+    paths = _paths(source)
     if not paths:
-        raise PivlError(f"{folder} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
+        raise PivlError(f"{source} contains no images ({', '.join(IMAGE_SUFFIXES)}).")
     records = [Record(path, PID, None) for path in paths]
     seen: dict[int, Path] = {}
     for record in records:
@@ -31,3 +31,15 @@ def list_unlabeled(folder: Path) -> list[Record]:
                 " recognised; rename one of them."
             )
     return records
+
+
+def _paths(source: str) -> list[Path]:
+    if source.partition(":")[0] in KINDS:
+        splits = load_dataset(source).splits.values()
+        return sorted({record.path for split in splits for record in split})
+    if not Path(source).is_dir():
+        raise PivlError(
+            f"No folder of unlabelled crops at {source}; name one, or a data set as kind:argument,"
+            " with --unlabeled."
+        )
+    return find_images(Path(source))

@@ -61,12 +61,12 @@ def write_teacher(path: Path, records: list[Record]) -> Path:
 
 
 @pytest.fixture
-def unlabeled(plant, tmp_path: Path) -> Path:
-    folder: Path = plant(tmp_path / "more", [f"{number}.jpg" for number in range(MORE_CROPS)])
-    return folder
+def unlabeled(plant, tmp_path: Path) -> str:
+    folder = plant(tmp_path / "more", [f"{number}.jpg" for number in range(MORE_CROPS)])
+    return str(folder)
 
 
-def config_of(teacher: Path, unlabeled: Path | None = None, **changes: Any) -> StudentConfig:
+def config_of(teacher: Path, unlabeled: str | None = None, **changes: Any) -> StudentConfig:
     return StudentConfig.model_validate(
         {
             "data": {

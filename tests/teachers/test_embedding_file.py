@@ -21,15 +21,15 @@ from teachers.teacher import Teacher
 SIZE_HW = (128, 64)
 
 
-def config_of(folder: Path | None, **changes: object) -> TeachConfig:
+def config_of(folder: str | None, **changes: object) -> TeachConfig:
     data = {"spec": "synthetic:tiny", "size_hw": SIZE_HW, "unlabeled": folder}
     return TeachConfig.model_validate({"data": data, "embedding_views": 2, **changes})
 
 
 @pytest.fixture
-def unlabeled(plant, tmp_path: Path) -> Path:
-    folder: Path = plant(tmp_path / "cameras", ["one/1.jpg", "two/2.jpg", "two/3.jpg"])
-    return folder
+def unlabeled(plant, tmp_path: Path) -> str:
+    folder = plant(tmp_path / "cameras", ["one/1.jpg", "two/2.jpg", "two/3.jpg"])
+    return str(folder)
 
 
 @pytest.mark.parametrize("extra", [True, False])

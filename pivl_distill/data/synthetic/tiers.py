@@ -1,7 +1,8 @@
 """Difficulty levels of the synthetic benchmark.
 
 Two parameters set the difficulty: how many people share their large garments, and how much the
-cameras differ. `tiny` is for tests, `small` for the demo.
+cameras differ. `tiny` is for tests, `small` for the demo, and
+`crowd` for crops without labels.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ TIERS: dict[str, Tier] = {
     "default": Tier(
         "default", family_size=1, cast=0.25, train_pids=128, test_pids=128, cameras=6, shots=2,
         distractors=192, junk=48,
+    ),
+    "crowd": Tier(
+        "crowd", family_size=1, cast=0.25, train_pids=768, test_pids=8, cameras=6, shots=2,
+        distractors=0, junk=0,
     ),
     "medium": Tier(
         "medium", family_size=2, cast=0.5, train_pids=128, test_pids=128, cameras=6, shots=2,

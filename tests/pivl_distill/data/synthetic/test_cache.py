@@ -54,5 +54,5 @@ def test_other_failures_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 def test_unknown_tier() -> None:
-    with pytest.raises(PivlError, match="Known: default, hard, medium, small, tiny"):
+    with pytest.raises(PivlError, match="Known: crowd, default, hard, medium, small, tiny"):
         cached_dataset("gigantic")
