@@ -46,7 +46,7 @@ class StudentConfig(Settings):
         " a YAML file",
         advanced=True,
     )
-    distill: DistillationSettings = DistillationSettings(embedding=4.0, relation=3.0)
+    distill: DistillationSettings = DistillationSettings(embedding=4.0)
     part_classification: PartClassificationSettings = PartClassificationSettings()
     stage2: Stage2Settings = Stage2Settings(
         epochs=30,

@@ -146,7 +146,7 @@ def test_unlabelled_crops_are_listed_only_for_the_start(tmp_path, unlabeled) -> 
     assert list_extra_crops(config_of(tmp_path, unlabeled, distill=no_term)) == []
     (tmp_path / "empty").mkdir()
     with pytest.raises(PivlError, match="contains no images"):
-        list_extra_crops(config_of(tmp_path, tmp_path / "empty"))
+        list_extra_crops(config_of(tmp_path, str(tmp_path / "empty")))
 
 
 def test_by_default_a_student_without_a_bank_has_no_teaching_heads() -> None:
