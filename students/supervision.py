@@ -20,6 +20,7 @@ from pivl_distill.training.distillation import TeacherTargets
 from pivl_distill.training.part_classification import PartTexts
 from pivl_distill.training.supervision import Supervision
 from pivl_distill.training.teacher_embeddings import (
+    MissingEmbeddingsError,
     TeacherEmbeddings,
     embed_views,
     load_embeddings,
@@ -84,7 +85,8 @@ def load_teacher(
         records: the training crops, then the unlabelled ones.
         resume: run folder that has the embeddings of a network already, or None.
 
-    Raises: PivlError if the named file is missing, or lacks an image.
+    Raises: PivlError if the named file is missing, or lacks an image. If the file next to the bank
+        lacks one, a warning is logged instead.
     """
     if not config.distill.active or config.teacher == "none":
         return None
@@ -93,7 +95,13 @@ def load_teacher(
         return None
     if path.suffix in NETWORK_SUFFIXES:
         return embed_by_network(config, path, records)
-    return load_embeddings(path, records).select_classes(dataset.train_pids)
+    try:
+        return load_embeddings(path, records).select_classes(dataset.train_pids)
+    except MissingEmbeddingsError as error:
+        if config.teacher != "auto":
+            raise
+        logger.warning(f"{error} The student learns from the texts alone.")
+        return None
 
 
 def find_teacher(config: StudentConfig, bank_file: Path | None, resume: Path | None) -> Path | None:

@@ -188,16 +188,20 @@ def save_embeddings(
     save_tensors(path, KIND, tensors, metadata)
 
 
+class MissingEmbeddingsError(PivlError):
+    """A file of embeddings lacks images."""
+
+
 def load_embeddings(path: Path, records: Sequence[Record]) -> TeacherEmbeddings:
     """Read the embeddings of `records`, in their order.
 
-    Raises PivlError if the file is of another kind or lacks an image.
+    Raises PivlError if the file is of another kind, MissingEmbeddingsError if it lacks an image.
     """
     _, tensors, metadata = load_tensors(path, KIND)
     projected_dim = metadata["projected_dim"]  # older files lack it, which raises
     row = {image: number for number, image in enumerate(tensors["images"].tolist())}
     if missing := [record.path.name for record in records if record.digest not in row]:
-        raise PivlError(
+        raise MissingEmbeddingsError(
             f"{path} has no embedding of {len(missing)} of {len(records)} crops (first"
             f" {missing[0]}). Its teacher saw other images; run `pivl-distill teach` on these, or"
             " name another file or a network with --teacher."

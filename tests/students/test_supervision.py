@@ -122,6 +122,17 @@ def test_a_bank_without_teacher_embeddings_logs_a_warning(tmp_path, dataset, cap
     assert "--teacher" in caplog.text
 
 
+def test_embeddings_of_other_images_are_used_only_if_named(tmp_path, dataset, caplog):
+    path = write_teacher(tmp_path / "run", dataset.train[:1])
+    config, records = StudentConfig.model_validate(RELATION), list(dataset.train)
+    assert load_teacher(config, path.with_name("bank"), dataset, records) is None
+    assert "no embedding of" in caplog.text
+    assert "learns from the texts alone" in caplog.text
+    named = config.model_copy(update={"teacher": str(path)})
+    with pytest.raises(PivlError, match="no embedding of"):
+        load_teacher(named, None, dataset, records)
+
+
 @pytest.mark.parametrize("name", ["run", "run/teacher_embeddings.safetensors"])
 def test_a_named_teacher_that_is_missing_raises(tmp_path, dataset, name):
     (tmp_path / "run").mkdir()
