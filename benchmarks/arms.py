@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.experiment import Arm
@@ -19,24 +20,6 @@ PAPER_FORM: dict[str, Any] = {
 """Texts as in the paper: Eq. 3 with raw texts, Eq. 11 on early maps."""
 
 
-def arm(label: str, supervision: str, teacher: str = "none", **settings: Any) -> Arm:
-    """Return an arm.
-
-    Args:
-        label: name in the table.
-        supervision: texts, as the setting of this name.
-        teacher: name of the teacher whose embeddings are distilled, a key of `measure_arms`.
-        settings: further settings by dotted name, with `__` for dots.
-    """
-    values = {name.replace("__", "."): value for name, value in settings.items()}
-    return Arm(label=label, settings={"supervision": supervision, "teacher": teacher, **values})
-
-
-def in_paper_form(label: str, supervision: str) -> Arm:
-    """Return an arm with texts in the paper's form, without a teacher."""
-    return Arm(label=label, settings={**arm(label, supervision).settings, **PAPER_FORM})
-
-
 UNLABELED = "synthetic:crowd:11"
 """People and cameras that occur nowhere else; their labels are not used."""
 START: dict[str, Any] = {
@@ -47,23 +30,29 @@ START: dict[str, Any] = {
 """A start by distillation that takes half of the steps of the other arms' 60 epochs."""
 
 
+def arm(
+    label: str, supervision: str, teacher: str = "none", settings: Mapping[str, Any] | None = None
+) -> Arm:
+    """Return an arm.
+
+    `label` is its name in the table, `supervision` the setting of this name, `teacher` a key of the
+    teachers of `measure_arms`, and `settings` are further ones by dotted name.
+    """
+    chosen = {"supervision": supervision, "teacher": teacher, **(settings or {})}
+    return Arm(label=label, settings=chosen)
+
+
 ARMS = {
     "plain": arm("labels alone", "none"),
-    "identity": in_paper_form("identity bank, Eq. 3", "identity"),
-    "part_paper": in_paper_form("part bank, paper's form", "part"),
-    "label_paper": in_paper_form("part names without identity, paper's form", "label"),
+    "identity": arm("identity bank, Eq. 3", "identity", settings=PAPER_FORM),
+    "part_paper": arm("part bank, paper's form", "part", settings=PAPER_FORM),
+    "label_paper": arm("part names without identity, paper's form", "label", settings=PAPER_FORM),
     "part": arm("part bank", "part"),
     "permuted": arm("part bank of other identities", "permuted"),
     "embeddings": arm("teacher's embeddings", "none", OURS),
-    "visual": arm("teacher's embeddings and identity means", "none", OURS, distill__anchors=1),
+    "visual": arm("teacher's embeddings and identity means", "none", OURS, {"distill.anchors": 1}),
     "recipe": arm("part bank and embeddings (default)", "part", OURS),
     "recipe_permuted": arm("part bank of other identities and embeddings", "permuted", OURS),
-    "unlabeled": Arm(
-        label="teacher's embeddings, start on crops without labels",
-        settings={**arm("", "none", OURS).settings, **START},
-    ),
-    "best": Arm(
-        label="part bank and embeddings, start on crops without labels",
-        settings={**arm("", "part", OURS).settings, **START},
-    ),
+    "unlabeled": arm("teacher's embeddings, start on crops without labels", "none", OURS, START),
+    "best": arm("part bank and embeddings, start on crops without labels", "part", OURS, START),
 }

@@ -13,6 +13,7 @@ from pivl_distill.config import StudentConfig
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.store import CropStore
 from pivl_distill.data.unlabeled import list_unlabeled
+from pivl_distill.foreign import NETWORK_SUFFIXES
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs.provenance import array_sha256, file_provenance, weights_provenance
@@ -25,7 +26,6 @@ from pivl_distill.training.teacher_embeddings import TeacherEmbeddings, save_emb
 from students.start import build_network
 from students.student import Student, save_student
 from students.supervision import (
-    NETWORK_SUFFIXES,
     load_bank,
     load_teacher,
     make_supervision,

@@ -13,7 +13,7 @@ from pivl_distill.config import StudentConfig
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError
-from pivl_distill.foreign import load_foreign, load_preprocessing
+from pivl_distill.foreign import NETWORK_SUFFIXES, load_foreign, load_preprocessing
 from pivl_distill.storage.filenames import TEACHER_EMBEDDINGS_FILE
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.distillation import TeacherTargets
@@ -27,8 +27,6 @@ from pivl_distill.training.teacher_embeddings import (
 )
 
 logger = logging.getLogger(__name__)
-
-NETWORK_SUFFIXES = (".onnx", ".xml")
 
 
 def uses_part_texts(config: StudentConfig) -> bool:

@@ -18,7 +18,7 @@ from pivl_distill.errors import PivlError
 if TYPE_CHECKING:
     from pivl_distill.runtime.onnx_session import ExecutionDevice
 
-ONNX_SUFFIX, OPENVINO_SUFFIX = ".onnx", ".xml"
+ONNX_SUFFIX, OPENVINO_SUFFIX = NETWORK_SUFFIXES = (".onnx", ".xml")
 ONNX_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 OPENVINO_TYPES = {"f32": "float32", "f16": "float16", "u8": "uint8"}
 
@@ -110,7 +110,7 @@ class OpenVinoGraph(Graph):
 
 def check_network_file(path: Path) -> None:
     """Raise PivlError unless `path` is a file with the name of an ONNX file or OpenVINO IR."""
-    if path.suffix not in (ONNX_SUFFIX, OPENVINO_SUFFIX):
+    if path.suffix not in NETWORK_SUFFIXES:
         raise PivlError(f"{path} is neither an ONNX file (.onnx) nor an OpenVINO IR (.xml).")
     if not path.is_file():
         raise PivlError(f"There is no ONNX file or OpenVINO IR at {path}.")

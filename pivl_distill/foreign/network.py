@@ -17,7 +17,7 @@ from pivl_distill.data.store import iterate_crops
 from pivl_distill.distributed import process_group
 from pivl_distill.distributed.collectives import all_gather
 from pivl_distill.errors import PivlError
-from pivl_distill.foreign.graphs import ONNX_SUFFIX, OPENVINO_SUFFIX, Graph, Port, open_graph
+from pivl_distill.foreign.graphs import NETWORK_SUFFIXES, Graph, Port, open_graph
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.storage.filenames import MANIFEST_FILE
 
@@ -30,8 +30,7 @@ BATCH_SIZE = 32
 
 def is_foreign_network(path: Path) -> bool:
     """Whether `path` names an ONNX file or OpenVINO IR without the manifest of an export."""
-    suffixes = (ONNX_SUFFIX, OPENVINO_SUFFIX)
-    return path.suffix in suffixes and not (path.parent / MANIFEST_FILE).is_file()
+    return path.suffix in NETWORK_SUFFIXES and not (path.parent / MANIFEST_FILE).is_file()
 
 
 @dataclass(frozen=True)
