@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pivl_distill.data.published_counts import PUBLISHED, Counts, PublishedCounts
 from pivl_distill.data.records import Record, ReIDDataset
-from pivl_distill.data.scan import MAP_FAULTS, ScannedCrop, duplicates, scan_files
+from pivl_distill.data.scan import MAP_FAULTS, TURNED, ScannedCrop, duplicates, scan_files
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,7 @@ def check_files(scanned: Sequence[ScannedCrop]) -> list[Finding]:
         for fault in MAP_FAULTS:
             names = [crop.name for crop in scanned if crop.map_fault == fault]
             findings.append(_finding(fault, names, problem=True))
+        findings.append(_finding(TURNED, (crop.name for crop in scanned if crop.turned)))
     return findings
 
 

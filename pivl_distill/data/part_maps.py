@@ -17,9 +17,10 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from pivl_distill.data.images import read_stored_image
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import VOCABULARY_FILE
@@ -99,17 +100,14 @@ def read_stored_labels(path: Path) -> np.ndarray:
 
 def read_stored_map(path: Path) -> PartMap:
     """Read a map at its stored size; raises PivlError if the file is not a PNG of class ids."""
-    try:
-        with Image.open(path) as image:
-            if image.format != "PNG" or image.mode not in ("P", "L", "LA"):
-                raise PivlError(
-                    f"{path} is a {image.format} of mode {image.mode}, not a part map. Class ids "
-                    "need a single-channel 8-bit PNG (palette or grey): JPEG changes them, and a "
-                    "colour image is only a picture of them. Save the parser's raw output."
-                )
-            values = np.asarray(image)
-    except (OSError, UnidentifiedImageError) as error:
-        raise PivlError(f"Cannot read the part map {path}: {error}.") from error
+    image = read_stored_image(path, "part map")
+    if image.format != "PNG" or image.mode not in ("P", "L", "LA"):
+        raise PivlError(
+            f"{path} is a {image.format} of mode {image.mode}, not a part map. Class ids need a "
+            "single-channel 8-bit PNG (palette or grey): JPEG changes them, and a colour image is "
+            "only a picture of them. Save the parser's raw output."
+        )
+    values = np.asarray(image)
     return PartMap(values) if values.ndim == 2 else PartMap(values[..., 0], values[..., 1])
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -12,9 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from pivl_distill.console import track
+from pivl_distill.data.images import is_turned, read_image
 from pivl_distill.data.part_maps import read_stored_labels, unknown_value
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import Vocabulary
@@ -24,6 +22,7 @@ WRONG_KIND = "maps that are not a readable single-channel 8-bit PNG"
 UNKNOWN_VALUES = "maps with values outside the vocabulary"
 OTHER_SIZE = "maps whose size differs from their image"
 MAP_FAULTS = (WRONG_KIND, UNKNOWN_VALUES, OTHER_SIZE)
+TURNED = "mapped images that EXIF turns or mirrors (the map must show them upright)"
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,8 @@ class ScannedCrop:
     record: Record
     digest: bytes | None
     map_fault: str | None = None
+    turned: bool = False
+    """Whether it has a map, and EXIF turns or mirrors its stored pixels."""
 
 
 def scan_files(dataset: ReIDDataset) -> list[ScannedCrop]:
@@ -67,15 +68,14 @@ def _scan(dataset: ReIDDataset, split: str, record: Record) -> ScannedCrop:
     name = dataset.relative(record.path).as_posix()
     try:
         data = record.path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            size_hw = image.size[::-1]
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # Pillow, on damage
+        size_hw = read_image(record.path, data).size[::-1]
+    except (OSError, MemoryError, PivlError):
         return ScannedCrop(name, split, record, None)
-    fault = None
-    if record.parsing is not None and dataset.vocabulary is not None:
-        fault = _map_fault(record.parsing, size_hw, dataset.vocabulary)
-    return ScannedCrop(name, split, record, hashlib.sha256(data).digest(), fault)
+    digest = hashlib.sha256(data).digest()
+    if record.parsing is None or dataset.vocabulary is None:
+        return ScannedCrop(name, split, record, digest)
+    fault = _map_fault(record.parsing, size_hw, dataset.vocabulary)
+    return ScannedCrop(name, split, record, digest, fault, is_turned(record.path, data))
 
 
 def _map_fault(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> str | None:

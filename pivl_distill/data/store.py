@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Part of every cache key; increment it when the same files and settings decode differently."""
 
 PIXEL = np.dtype(np.uint8)

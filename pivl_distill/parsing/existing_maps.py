@@ -11,14 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from pivl_distill.data.part_maps import (
-    PartMap,
-    find_map,
-    folder_vocabulary,
-    read_confidence,
-)
+from pivl_distill.data.images import read_stored_image
+from pivl_distill.data.part_maps import PartMap, find_map, folder_vocabulary
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.base import ParserInput, parser_metadata
@@ -51,33 +47,29 @@ class ExistingMapsParser:
         path = find_map(self.folder, crop.name, flat=crop.has_unique_stem)
         if path is None:
             return None
-        labels, (height, width) = self._labels(path), crop.pixels.shape[:2]
+        image = read_stored_image(path, "part map")
+        labels, (height, width) = self._labels(path, image), crop.pixels.shape[:2]
         if abs(labels.shape[0] * width / labels.shape[1] - height) > 1:
             raise PivlError(
                 f"{path} is {labels.shape[1]}×{labels.shape[0]} pixels but its image {crop.name} is"
                 f" {width}×{height}: the aspect ratios differ, so it is a map of another crop."
             )
         resized = Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST)
-        return PartMap(np.array(resized), self._confidence(path, (height, width)))
+        if image.mode != "LA":
+            return PartMap(np.array(resized))
+        confidence = image.getchannel("A").resize((width, height), Image.Resampling.BILINEAR)
+        return PartMap(np.array(resized), np.array(confidence))
 
-    def _confidence(self, path: Path, size_hw: tuple[int, int]) -> np.ndarray | None:
-        with Image.open(path) as image:
-            return read_confidence(path, size_hw) if image.mode == "LA" else None
-
-    def _labels(self, path: Path) -> np.ndarray:
-        """Return the class ids of a PNG, in its own size: uint8 [H, W]."""
-        try:
-            with Image.open(path) as image:
-                if image.format != "PNG" or image.mode not in ("P", "L", "LA", "RGB", "RGBA"):
-                    raise PivlError(
-                        f"{path} is a {image.format} of mode {image.mode}; maps must be palette,"
-                        " grey or RGB PNGs of 8 bits (JPEG changes their values)."
-                    )
-                if not self.numbers or image.mode in ("RGB", "RGBA"):
-                    return _look_up(path, "#{:06x}", colour_codes(image), self.colours)
-                return _look_up(path, "{}", np.asarray(image.getchannel(0)), self.numbers)
-        except (OSError, UnidentifiedImageError) as error:
-            raise PivlError(f"Cannot read the map {path}: {error}.") from error
+    def _labels(self, path: Path, image: Image.Image) -> np.ndarray:
+        """Return the class ids of a map, the file `path`, in its own size: uint8 [H, W]."""
+        if image.format != "PNG" or image.mode not in ("P", "L", "LA", "RGB", "RGBA"):
+            raise PivlError(
+                f"{path} is a {image.format} of mode {image.mode}; maps must be palette, grey or"
+                " RGB PNGs of 8 bits (JPEG changes their values)."
+            )
+        if not self.numbers or image.mode in ("RGB", "RGBA"):
+            return _look_up(path, "#{:06x}", colour_codes(image), self.colours)
+        return _look_up(path, "{}", np.asarray(image.getchannel(0)), self.numbers)
 
 
 def check_maps_folder(folder: Path, vocabulary: Vocabulary) -> None:

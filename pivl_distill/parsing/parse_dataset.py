@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from pivl_distill.console import track
-from pivl_distill.data.images import read_pixels
+from pivl_distill.data.images import read_pixels, read_size_hw
 from pivl_distill.data.part_maps import read_map
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.distributed import process_group
@@ -160,7 +159,7 @@ def _write_missing(
     todo = [
         job
         for job in track(share, "Looking for earlier maps", unit="images")
-        if not folder.has_map(job.name, _size_hw(job.record.path))
+        if not folder.has_map(job.name, read_size_hw(job.record.path))
     ]
     steps = _write(todo, parser, postprocessor, folder)
     written = list(track(steps, "Parsing", total=len(todo), unit="images"))
@@ -215,11 +214,3 @@ def _draw(jobs: Sequence[_Job], folder: MapFolder, statistics: MapStatistics) ->
     ]
     write_qa_sheet(pairs, statistics, folder.path / QA_SHEET_FILE)
     return folder.path / QA_SHEET_FILE
-
-
-def _size_hw(path: Path) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            return image.size[1], image.size[0]
-    except (OSError, Image.DecompressionBombError) as error:
-        raise PivlError(f"Cannot read the image {path}: {error}.") from error

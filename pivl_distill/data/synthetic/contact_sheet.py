@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from pivl_distill.data.images import read_pixels
+from pivl_distill.data.part_maps import read_stored_labels
 from pivl_distill.data.synthetic.dataset import TRAIN
 from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
@@ -41,8 +43,8 @@ def contact_sheet(root: Path, out: Path, people: int = 6, zoom: int = 2) -> None
 
 
 def _crop_and_map(root: Path, path: Path) -> np.ndarray:
-    with Image.open(path) as image, Image.open(_map_path(root, path)) as part_map:
-        return np.hstack((np.asarray(image), LIP20.palette[np.asarray(part_map)]))
+    labels = read_stored_labels(_map_path(root, path))
+    return np.hstack((read_pixels(path), LIP20.palette[labels]))
 
 
 def _map_path(root: Path, path: Path) -> Path:

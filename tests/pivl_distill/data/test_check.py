@@ -60,7 +60,7 @@ def test_clean_dataset_passes(tree: Path) -> None:
     assert {finding.verdict for finding in report.findings} == {"ok"}
     assert (report.counts, report.mapped, report.has_cameras) == (COUNTS, 4, True)
     assert report.published is not None
-    assert len(report.findings) == 14
+    assert len(report.findings) == 15
 
 
 def move(tree: Path, old: str, new: str) -> None:

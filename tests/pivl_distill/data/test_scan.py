@@ -76,6 +76,22 @@ def test_each_fault_of_a_map_is_reported(tmp_path: Path, plant) -> None:
     assert [crop.map_fault for crop in scanned[:-2]] == list(faults.values())
 
 
+def test_mapped_images_that_exif_turns_are_reported(tmp_path: Path, plant) -> None:
+    plant(tmp_path, ["test.jpg"])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (16, 8)).save(tmp_path / "phone.jpg", exif=exif)
+    for name, size in (("upright.png", (8, 16)), ("stored.png", (16, 8))):
+        Image.new("L", size).save(tmp_path / name)
+    train = [
+        Record(tmp_path / "phone.jpg", 1, 0, tmp_path / name)
+        for name in ("upright.png", "stored.png")
+    ]
+    scanned = scan_files(dataset_of(tmp_path, *train, Record(tmp_path / "phone.jpg", 1, 0)))
+    assert [crop.turned for crop in scanned] == [True, True, False, False, False]
+    assert [crop.map_fault for crop in scanned[:3]] == [None, OTHER_SIZE, None]
+
+
 def test_duplicates_equal_a_comparison_of_all_pairs() -> None:
     rng = np.random.default_rng(0)
     crops = [

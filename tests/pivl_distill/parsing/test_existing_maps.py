@@ -113,7 +113,7 @@ def test_other_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(PivlError, match=r"a JPEG of mode L; .*JPEG changes their values"):
         maps(tmp_path).parse([crop()])
     path.write_text("no image")
-    with pytest.raises(PivlError, match="Cannot read the map"):
+    with pytest.raises(PivlError, match="Cannot read the part map"):
         maps(tmp_path).parse([crop()])
 
 
