@@ -1,6 +1,6 @@
 """Pretrained weights for a bare backbone: timm's published weights, or a file.
 
-Files are read with `weights_only`, so that no pickled code runs. A classifier in the file is
+Files are read without running their code (`storage.weights_file`). A classifier in the file is
 ignored. Of a wider network of the same family the channels with the largest weights are used
 (`weight_selection`); any other missing, unexpected or misshapen tensor is an error.
 """
@@ -14,12 +14,12 @@ from typing import Any
 
 import timm
 from timm.layers import resample_abs_pos_embed
-from timm.models import load_state_dict
 from timm.models.efficientnet import EfficientNet
 from torch import Tensor
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.state_dict import load_matching_state
+from pivl_distill.storage.weights_file import read_state_dict
 from students.weight_selection import convolution_channels, is_wider, select_channels
 
 logger = logging.getLogger(__name__)
@@ -60,10 +60,7 @@ def _load_file(network: Any, path: Path) -> None:
         raise PivlError(
             f"There are no weights at '{path}'; set pretrained to none, timm or a file."
         )
-    try:
-        published = load_state_dict(str(path), weights_only=True)
-    except Exception as error:  # torch and safetensors raise different types
-        raise PivlError(f"'{path}' is not a readable weights file: {error}") from error
+    published = read_state_dict(path)
     state = convert_to_timm_names(published, network)
     classifier = network.pretrained_cfg["classifier"]
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())

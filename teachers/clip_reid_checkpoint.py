@@ -22,9 +22,9 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import BNNeck
 from pivl_distill.storage.state_dict import require_matching_state
+from pivl_distill.storage.weights_file import read_state_dict
 from teachers.clip import Clip, with_weights_hash
 from teachers.clip_loading import load_clip
-from teachers.clip_weights import read_state_dict
 from teachers.image_encoders import ViTOptions
 from teachers.open_clip_models import QUICKGELU_SUFFIX
 from teachers.teacher import clip_embedding_model

@@ -1,24 +1,20 @@
 """Published CLIP weights as one state dict: a local file or a Hugging Face repository.
 
-Files are OpenAI's TorchScript archives or open_clip's checkpoints. Loading never runs code from a
-file: safetensors files hold tensors only, `torch.load` runs with `weights_only`, and
-`torch.jit.load` neither imports nor calls Python; only the tensors of an archive are kept.
+Files are OpenAI's TorchScript archives or open_clip's checkpoints; `storage.weights_file` reads
+them without running their code.
 """
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import open_clip
-import torch
 from open_clip.transformer import QuickGELU
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.weights_file import read_state_dict
 
 HUB = "hf-hub:"
 _OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
@@ -52,37 +48,3 @@ def read_file(path: Path) -> ClipWeights:
     openai = [key for key in _OPENAI_ONLY if key in state]
     kept = {key: value.float() for key, value in state.items() if key not in openai}
     return ClipWeights(kept, quick_gelu=bool(openai))
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a .safetensors, .pt, .pth or TorchScript file.
-
-    The prefix `module.` (DataParallel) is removed. Raises PivlError for anything else.
-    """
-    if not path.is_file():
-        raise PivlError(f"There are no weights at '{path}'.")
-    try:
-        content: Any = _read_content(path)
-    except Exception as error:  # torch and safetensors each have their own
-        raise PivlError(f"'{path}' is not a readable weights file: {error}") from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
-    tensors = isinstance(content, dict) and all(isinstance(v, Tensor) for v in content.values())
-    if not tensors or not content:
-        raise PivlError(f"'{path}' holds no state dict, which maps names to tensors.")
-    return {key.removeprefix("module."): value for key, value in content.items()}
-
-
-def _read_content(path: Path) -> Any:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    if _is_torchscript(path):
-        return dict(torch.jit.load(path, map_location="cpu").state_dict())
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())

@@ -24,6 +24,7 @@ from pivl_distill.runs.run import Run
 from pivl_distill.storage.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.storage.files import sha256
 from pivl_distill.storage.tensors import is_foreign
+from pivl_distill.storage.weights_file import read_state_dict
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.supervision import Supervision
@@ -34,7 +35,6 @@ from teachers.clip_reid_checkpoint import (
     load_clip_reid_checkpoint,
     take_token_table,
 )
-from teachers.clip_weights import read_state_dict
 from teachers.embedding_file import list_extra_crops, save_embedding_file
 from teachers.image_encoders import ViTOptions
 from teachers.image_features import encode_crops

@@ -7,6 +7,7 @@ holds named tensors, its kind and metadata as JSON, so that it can be used witho
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ from torch import Tensor
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import write_bytes
+from pivl_distill.storage.limits import (
+    GIB,
+    MAX_TENSOR_FILE_BYTES,
+    MAX_TENSOR_HEADER_BYTES,
+    memory_bytes,
+)
+from pivl_distill.storage.readers import check_size, parse_json
 
 FORMAT = 2
 """Format number of the files; a file with another one is refused."""
@@ -24,6 +32,14 @@ FORMAT = 2
 _ENTRY = "pivl-distill"
 """The only metadata entry: safetensors writes several in random order, but equal contents should
 give equal bytes."""
+
+_HEADER_START = struct.Struct("<Q")
+"""A safetensors file begins with the length of its header."""
+
+_READ_ERRORS = (
+    SafetensorError, OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError,
+)  # fmt: skip
+"""What safetensors and torch raise about damaged headers, unknown types and absurd shapes."""
 
 _REMEDIES = {
     "prompt bank": "make it again with `pivl-distill teach`",
@@ -63,14 +79,40 @@ def save_tensors(
     write_bytes(path, to_safetensors(tensors, {_ENTRY: json.dumps(metadata)}))
 
 
+def check_tensor_file(path: Path) -> int:
+    """Return the bytes of a file of tensors; raise PivlError if it is too large to be read here."""
+    size = check_size(path, MAX_TENSOR_FILE_BYTES)
+    if size > (memory := memory_bytes() or size):
+        raise PivlError(
+            f"{path} has {size / GIB:.1f} GiB, more than the memory of this machine,"
+            f" {memory / GIB:.1f} GiB; use a larger machine."
+        )
+    return size
+
+
+def check_tensor_header(path: Path, size: int, expected: str) -> None:
+    """Raise PivlError if the header of a safetensors file of `size` bytes is absurdly long.
+
+    The rest of the header is checked by safetensors: tensors must fill the file exactly. `expected`
+    says what the file should be.
+    """
+    with path.open("rb") as file:
+        start = file.read(_HEADER_START.size)
+    length = _HEADER_START.unpack(start)[0] if len(start) == _HEADER_START.size else 0
+    if not 0 < length <= min(size - _HEADER_START.size, MAX_TENSOR_HEADER_BYTES):
+        raise PivlError(
+            f"{path} is not a {expected}: it declares a header of {length:,} bytes, but has"
+            f" {size:,} bytes in all, and a header has at most {MAX_TENSOR_HEADER_BYTES:,}."
+        )
+
+
 def is_foreign(path: Path) -> bool:
     """Whether the extension or metadata of a file shows that `save_tensors` did not write it."""
     if path.suffix != ".safetensors":
         return True
     try:
-        with safe_open(path, framework="pt") as file:
-            return _ENTRY not in (file.metadata() or {})
-    except (SafetensorError, OSError):
+        return _ENTRY not in _read_metadata(path)
+    except (PivlError, *_READ_ERRORS):
         return False  # `load_tensors` raises a PivlError about it
 
 
@@ -80,17 +122,19 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[
     Raises PivlError if it is missing, damaged, of another kind or of another format.
     """
     expected = " or ".join(kinds)
+    if not path.is_file():
+        found = f"{path} is not a {expected}, but a folder" if path.is_dir() else None
+        raise PivlError(f"{found or f'No {expected} at {path}'}.")
     try:
+        entry = _read_metadata(path, expected).get(_ENTRY)
+        metadata = {} if entry is None else parse_json(entry)
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(_ENTRY, "{}"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise PivlError(f"No {expected} at {path}.") from error
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except _READ_ERRORS as error:
         raise PivlError(f"{path} is not a {expected}: {error}") from error
-    if not metadata:
+    if not metadata or not isinstance(metadata, dict):
         raise PivlError(f"{path} is not a {expected}: it was not written by pivl-distill.")
-    kind, version = metadata.get("kind"), metadata.get("format")
+    kind, version = str(metadata.get("kind")), metadata.get("format")
     if version != FORMAT:
         age = "an earlier" if isinstance(version, int) and version < FORMAT else "another"
         remedy = _REMEDIES.get(kind) or _REMEDIES.get(kinds[0], "make it again")
@@ -100,4 +144,13 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[
         )
     if kind not in kinds:
         raise PivlError(f"{path} is not a {expected}, but a {kind}.")
-    return kind, tensors, Metadata(path, metadata["metadata"])
+    if not isinstance(details := metadata.get("metadata"), dict):
+        raise PivlError(f"{path} is a damaged {kind}: it has no metadata.")
+    return kind, tensors, Metadata(path, details)
+
+
+def _read_metadata(path: Path, expected: str = "tensor file") -> dict[str, str]:
+    """Return the metadata of a safetensors file; raises PivlError or one of `_READ_ERRORS`."""
+    check_tensor_header(path, check_tensor_file(path), expected)
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}

@@ -1,0 +1,125 @@
+"""Weights files of others (.safetensors, .pth, .pt, TorchScript), read without running their code.
+
+safetensors files hold tensors only. `torch.load` runs with `weights_only`. TorchScript archives
+could run code of their own while they are opened, in methods called `__setstate__`: an archive that
+has one is refused, and of the others only the tensors are kept. What a file unpacks to is limited
+before it is unpacked.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pivl_distill.errors import PivlError
+from pivl_distill.storage.limits import MAX_ARCHIVE_EXCESS, MAX_SHARED_TENSORS, MIB
+from pivl_distill.storage.tensors import check_tensor_file, check_tensor_header
+
+WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Entries of a checkpoint that hold its state dict, in order of preference, as in timm."""
+PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
+"""Prefixes of names that torch.compile and DataParallel add, in either order."""
+
+_RUNS_WHEN_OPENED = (b"__setstate__", b"__torch__.torch.classes")
+"""In TorchScript: a method that is called when the archive is opened, and classes in C++."""
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a weights file, without its wrappers and prefixes.
+
+    Raises PivlError if there is none, if reading it could run code, or if it unpacks to much more
+    than its size.
+    """
+    if not path.is_file():
+        raise PivlError(f"There are no weights at '{path}'.")
+    size = check_tensor_file(path)
+    content: Any = _read_content(path, size)
+    if isinstance(content, dict):
+        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        content = content if wrapper is None else content[wrapper]
+    if not content or not isinstance(content, dict) or not _maps_names_to_tensors(content):
+        raise PivlError(f"'{path}' holds no state dict, which maps names to tensors.")
+    _check_tensors(path, size, content)
+    return {_without_prefixes(key): value for key, value in content.items()}
+
+
+def _read_content(path: Path, size: int) -> Any:
+    if path.suffix == ".safetensors":
+        check_tensor_header(path, size, "weights file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if zipfile.is_zipfile(path) and _check_archive(path, size):
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except PivlError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise PivlError(
+            f"'{path}' is not a readable weights file: it holds more than tensors. Save its state"
+            ' dict alone: `torch.save(model.state_dict(), "weights.pth")`.'
+        ) from error
+    except Exception as error:  # torch, safetensors and zipfile each have their own
+        raise PivlError(f"'{path}' is not a readable weights file: {error}") from error
+
+
+def _check_archive(path: Path, size: int) -> bool:
+    """Check what a zip archive unpacks to; return whether it is TorchScript."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        unpacked = sum(entry.file_size for entry in entries)
+        if unpacked > size + MAX_ARCHIVE_EXCESS:
+            raise PivlError(
+                f"'{path}' has {size / MIB:,.1f} MiB but unpacks to {unpacked / MIB:,.1f} MiB;"
+                " torch.save writes no such file."
+            )
+        torchscript = any(entry.filename.endswith("/constants.pkl") for entry in entries)
+        if torchscript:
+            for entry in entries:
+                _check_code(path, archive, entry)
+    return torchscript
+
+
+def _check_code(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Raise PivlError if an entry of a TorchScript archive could run code when it is opened."""
+    if "/data/" in f"/{entry.filename}" and not entry.filename.endswith((".py", ".pkl")):
+        return  # the bytes of a tensor
+    content = archive.read(entry)
+    if any(sign in content for sign in _RUNS_WHEN_OPENED):
+        raise PivlError(
+            f"'{path}' is a TorchScript archive with code that runs when it is opened"
+            f" ({entry.filename}); get the weights as .safetensors, or as a state dict."
+        )
+
+
+def _maps_names_to_tensors(content: Mapping[Any, Any]) -> bool:
+    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
+
+
+def _check_tensors(path: Path, size: int, state: Mapping[str, Tensor]) -> None:
+    """Raise PivlError unless all tensors are plain and together not much larger than the file."""
+    total = 0
+    for name, tensor in state.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise PivlError(
+                f"'{path}': {name} is a sparse, quantised or empty tensor; save plain ones."
+            )
+        total += tensor.numel() * tensor.element_size()
+    if total > MAX_SHARED_TENSORS * size:
+        raise PivlError(
+            f"'{path}' has {size / MIB:,.1f} MiB, but its tensors claim {total / MIB:,.1f} MiB:"
+            " their shapes exceed their contents. Save the tensors again with .contiguous()."
+        )
+
+
+def _without_prefixes(name: str) -> str:
+    for prefix in PREFIXES:
+        name = name.removeprefix(prefix)
+    return name
