@@ -24,7 +24,8 @@ from export.latency import Latency
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.thresholds import OperatingThreshold
 from pivl_distill.storage.filenames import MANIFEST_FILE
-from pivl_distill.storage.files import sha256, write_text
+from pivl_distill.storage.files import require_finite, sha256, write_text
+from pivl_distill.storage.finite import find_nonfinite_numbers
 
 ArtifactKind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
 """File type: an ONNX file, or an engine of one of the two libraries."""
@@ -194,23 +195,30 @@ class Manifest(_Section):
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write `folder`/manifest.json atomically and return its path."""
+    """Write `folder`/manifest.json atomically and return its path.
+
+    Raises PivlError, and writes nothing, if a number is not finite.
+    """
     path = folder / MANIFEST_FILE
+    require_finite(manifest.model_dump(), path)
     write_text(path, manifest.model_dump_json(indent=2) + "\n")
     return path
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read `folder`/manifest.json. Raises PivlError if it is missing or invalid."""
+    """Read `folder`/manifest.json. Raises PivlError if it is missing, invalid or not finite."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise PivlError(f"'{folder}' has no {MANIFEST_FILE}; name a folder written by an export.")
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise PivlError(
             f"'{path}' is not a manifest of this version; export again. {error}"
         ) from error
+    if broken := next(find_nonfinite_numbers(manifest.model_dump()), None):
+        raise PivlError(f"'{path}' is damaged ({broken}); export again.")
+    return manifest
 
 
 def installed_versions() -> dict[str, str]:

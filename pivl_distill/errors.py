@@ -28,6 +28,15 @@ class UnverifiedError(PivlError):
     exit_code = 4
 
 
+class DivergenceError(PivlError):
+    """Training has diverged: what a step computed is not finite."""
+
+    def __init__(self, message: str, setting: str) -> None:
+        """`setting` is the name of the one to change first."""
+        super().__init__(message)
+        self.setting = setting
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> PivlError:
     """Return the error for a name that is not in `known`: it lists the names and the nearest one.
 

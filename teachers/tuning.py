@@ -21,6 +21,8 @@ from pivl_distill.distributed.collectives import (
     broadcast_parameters,
 )
 from pivl_distill.runs.run import Run
+from pivl_distill.runs.state import OptimizerState
+from pivl_distill.training.divergence import LossWatch
 from pivl_distill.training.lr_schedules import cosine_per_epoch, smooth_cosine
 from pivl_distill.training.metrics import MetricAverages
 from teachers.clip import Clip
@@ -68,6 +70,9 @@ def tune_prompts(
         settings: epochs, batches, optimizer and losses.
         seed: of the initial tokens and the batches.
         run: stores metrics and progress.
+
+    Raises:
+        DivergenceError: A loss term is not finite.
     """
     settings = resolve_temperature(settings, clip)
     generator = torch.Generator().manual_seed(seed)
@@ -78,8 +83,9 @@ def tune_prompts(
     totals = MetricAverages()
     sampler = make_sampler(rows.numpy(), settings, seed)
     steps = run.progress.remaining_steps(
-        "prompts", sampler, prompts=learned, optimizer=optimizer, totals=totals
+        "prompts", sampler, prompts=learned, optimizer=OptimizerState(optimizer), totals=totals
     )
+    watch = LossWatch("Tuning prompts (stage prompts)", usual_causes(settings))
     broadcast_parameters(learned)
     for step in track(steps, "Tuning prompts"):
         set_learning_rate(optimizer, settings, step.elapsed_epochs)
@@ -90,11 +96,19 @@ def tune_prompts(
         torch.stack(list(losses.values())).sum().backward()
         all_reduce_gradients(learned.parameters())
         optimizer.step()
+        watch.add(losses, step.describe(sampler.epochs))
         totals.add(losses)
         if step.ends_epoch:
+            watch.flush()
             run.log_metrics(stage="prompts", epoch=step.epoch + 1, **totals.mean())
             totals.clear()
     return learned
+
+
+def usual_causes(settings: TuningSettings) -> dict[str, object]:
+    """Return the settings that usually cause divergence, with their values."""
+    names = ("learning_rate", "warmup_epochs", "identity_temperature", "part_temperature")
+    return {f"tuning.{name}": getattr(settings, name) for name in names}
 
 
 def make_optimizer(learned: IdentityPrompts, settings: TuningSettings) -> torch.optim.Optimizer:

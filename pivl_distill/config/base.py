@@ -14,9 +14,9 @@ TrainingPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable; unknown keys are errors."""
+    """Base of all settings: immutable; unknown keys and infinite numbers are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def setting(

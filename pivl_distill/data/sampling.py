@@ -38,6 +38,11 @@ class Step:
         """Whether this is the last step of its epoch."""
         return self.number == self.steps_in_epoch - 1
 
+    def describe(self, epochs: int) -> str:
+        """Return "epoch 2 of 9, step 3 of 40", counted from 1; `epochs` are those of the stage."""
+        epoch, number = self.epoch + 1, self.number + 1
+        return f"epoch {epoch} of {epochs}, step {number} of {self.steps_in_epoch}"
+
 
 @dataclass(frozen=True)
 class PKSampler:

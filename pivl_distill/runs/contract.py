@@ -1,7 +1,8 @@
 """What must be equal when a run is resumed: settings, data, bank and machine, in `contract.json`.
 
 Values are pinned when a run starts and compared when it is resumed. A difference is an error,
-except where it cannot change the result (`CHANGEABLE`) or only its last bits (`MACHINE`).
+except where it cannot change the result (`CHANGEABLE`) or only its last bits (`MACHINE`), and where
+it is a change of optimisation (`OPTIMISATION`), with which a run that has diverged continues.
 """
 
 from __future__ import annotations
@@ -22,8 +23,31 @@ logger = logging.getLogger(__name__)
 MACHINE = "machine"
 """Pinned value whose differences are only reported: they may change the last bits of a result."""
 
-CHANGEABLE = ("bank.file", *(f"config.{key}" for keys in CACHE_LIMITS.values() for key in keys))
+CHANGED_SETTINGS = "changed_settings"
+"""Pinned value: the settings that were changed when the run was resumed, in order."""
+
+CHANGEABLE = (
+    CHANGED_SETTINGS,
+    "bank.file",
+    *(f"config.{key}" for keys in CACHE_LIMITS.values() for key in keys),
+)
 """Pinned values that may change freely: locations of files, and what the cache folder keeps."""
+
+OPTIMISATION = {
+    "tuning": (
+        "learning_rate", "min_learning_rate", "weight_decay", "warmup_epochs", "warmup_rate",
+        "lr_schedule",
+    ),
+    "stage2": (
+        "optimizer", "learning_rate", "weight_decay", "weight_decay_on", "warmup_epochs",
+        "lr_schedule", "min_lr_ratio", "warmup_factor", "milestones", "gamma", "bias_lr_factor",
+        "max_gradient_norm", "precision",
+    ),
+}  # fmt: skip
+"""Settings by section that change only how the losses are minimised."""
+
+Changes = dict[str, tuple[Any, Any]]
+"""Values before and now, by dotted name."""
 
 
 class Contract:
@@ -41,36 +65,65 @@ class Contract:
         values: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
         return values
 
-    def pin(self, **values: Any) -> None:
-        """Add JSON values; raises PivlError that lists each difference from a pinned value."""
-        pinned = self.values
-        changed = {
-            name: line
-            for key, value in values.items()
-            if key in pinned
-            for name, line in differences(pinned[key], value, key).items()
+    def changed_optimisation(self, **values: Any) -> Changes:
+        """Return the changed settings of `OPTIMISATION` among JSON values, by their dotted names.
+
+        Raises PivlError that lists every other difference. Those of `tuning` may change until the
+        bank is written.
+        """
+        changes = self._changes(values)
+        tuned = "bank" in self.values
+        allowed = {
+            f"config.{section}.{name}"
+            for section, names in OPTIMISATION.items()
+            if not (tuned and section == "tuning")
+            for name in names
         }
-        refused = [
-            line for name, line in changed.items() if not name.startswith((MACHINE, *CHANGEABLE))
-        ]
+        refused = {
+            name: change
+            for name, change in changes.items()
+            if name not in allowed and not name.startswith((MACHINE, *CHANGEABLE))
+        }
         if refused:
-            listed = "\n".join(refused)
             raise PivlError(
-                f"{self.run} was started with something else:\n{listed}\n"
+                f"{self.run} was started with something else:\n{_lines(refused)}\n"
                 "Undo the change to continue it, or start a new run."
             )
-        if machine_lines := [line for name, line in changed.items() if name.startswith(MACHINE)]:
-            logger.warning("\n".join(["The result may differ in its last bits:", *machine_lines]))
+        return {
+            name.removeprefix("config."): change
+            for name, change in changes.items()
+            if name in allowed
+        }
+
+    def pin(self, **values: Any) -> None:
+        """Add JSON values; raises PivlError as `changed_optimisation`."""
+        self.changed_optimisation(**values)
+        machine = {n: c for n, c in self._changes(values).items() if n.startswith(MACHINE)}
+        if machine:
+            logger.warning(f"The result may differ in its last bits:\n{_lines(machine)}")
         if not process_group.rank():
-            write_json(self._file, pinned | values)
+            write_json(self._file, self.values | values)
+
+    def _changes(self, values: dict[str, Any]) -> Changes:
+        pinned = self.values
+        return {
+            name: change
+            for key, value in values.items()
+            if key in pinned
+            for name, change in differences(pinned[key], value, key).items()
+        }
 
 
-def differences(before: Any, now: Any, name: str) -> dict[str, str]:
-    """Return a line about each difference between two JSON values, by dotted name below `name`."""
+def differences(before: Any, now: Any, name: str) -> Changes:
+    """Return the differences between two JSON values, by dotted name below `name`."""
     if isinstance(before, dict) and isinstance(now, dict):
         return {
-            inner: line
+            inner: change
             for key in {**before, **now}
-            for inner, line in differences(before.get(key), now.get(key), f"{name}.{key}").items()
+            for inner, change in differences(before.get(key), now.get(key), f"{name}.{key}").items()
         }
-    return {} if before == now else {name: f"  {name} was {before}, now {now}"}
+    return {} if before == now else {name: (before, now)}
+
+
+def _lines(changes: Changes) -> str:
+    return "\n".join(f"  {name} was {before}, now {now}" for name, (before, now) in changes.items())

@@ -29,11 +29,12 @@ from torch import Tensor
 
 from pivl_distill.data.sampling import PKSampler, Step
 from pivl_distill.distributed import process_group
-from pivl_distill.errors import PivlError
-from pivl_distill.runs.contract import Contract
+from pivl_distill.errors import DivergenceError, PivlError
+from pivl_distill.runs.contract import CHANGED_SETTINGS, Contract
 from pivl_distill.runs.signals import DeferredSignals
 from pivl_distill.runs.state import Stateful, TorchRngState, pack_state, unpack_state
 from pivl_distill.storage.filenames import (
+    CONFIG_FILE,
     LOCK_FILE,
     METRICS_FILE,
     PROGRESS_FILE,
@@ -81,16 +82,21 @@ class Progress:
         self._signals = DeferredSignals()
 
     @contextmanager
-    def session(self, command: str, **pinned: Any) -> Iterator[None]:
+    def session(
+        self, command: str, config_yaml: str | None = None, **pinned: Any
+    ) -> Iterator[None]:
         """Start or resume the run inside the block, with the values `pinned` in its contract.
 
         SIGTERM (exit code 143) and Ctrl-C (KeyboardInterrupt) stop the run so that
-        `pivl-distill <command> --resume` continues it; a note names the command. Raises PivlError
-        if another process is running it.
+        `pivl-distill <command> --resume` continues it; a note names the command. A resumed run
+        whose optimisation was changed gets `config_yaml` as its config.yaml. Raises PivlError if
+        another process is running it, and DivergenceError with the command that continues it.
         """
         with _locked(self.run):
+            self._load()
+            self._change_optimisation(config_yaml, pinned)
             self.contract.pin(**pinned)
-            self._restore()
+            self._discard_unsaved()
             try:
                 with self._signals.installed():
                     yield
@@ -98,6 +104,13 @@ class Progress:
                 resume = f"pivl-distill {command} --resume {self.run}"
                 logger.warning(f"{self.run} is unfinished; resume it with `{resume}`.")
                 raise
+            except DivergenceError as error:
+                change = f"`pivl-distill {command} --resume {self.run} --set {error.setting}=VALUE`"
+                raise DivergenceError(
+                    f"{error}\n{self._describe_saved()} Continue from there with other settings:"
+                    f" {change}.",
+                    error.setting,
+                ) from error
         if not process_group.rank() and (self.run / RUN_FILE).is_file():
             shutil.rmtree(self.run / STATE_FOLDER)
 
@@ -148,17 +161,45 @@ class Progress:
                     process_group.barrier()
                     break
 
-    def _restore(self) -> None:
-        """Load the last saved step; discard what was written after it and partial files."""
-        if not process_group.rank():
-            remove_partial(self.run)
-        metrics = ""
+    def _load(self) -> None:
+        """Load the last saved step."""
         if self._progress_file.is_file():
             _, tensors, metadata = load_tensors(self._progress_file, KIND)
             saved = SavedProgress(**metadata)
-            self._last, self.seconds, metrics = (saved, tensors), saved.seconds, saved.metrics
-        if not process_group.rank() and (self.run / METRICS_FILE).is_file():
-            write_text(self.run / METRICS_FILE, metrics)
+            self._last, self.seconds = (saved, tensors), saved.seconds
+
+    def _discard_unsaved(self) -> None:
+        """Discard what was written after the last saved step, and partial files."""
+        if process_group.rank():
+            return
+        remove_partial(self.run)
+        if (self.run / METRICS_FILE).is_file():
+            write_text(self.run / METRICS_FILE, "" if self._last is None else self._last[0].metrics)
+
+    def _change_optimisation(self, config_yaml: str | None, pinned: dict[str, Any]) -> None:
+        """Record changed settings of the optimisation in the contract and in config.yaml."""
+        changes = self.contract.changed_optimisation(**pinned)
+        if not changes:
+            return
+        listed = ", ".join(f"{name} {old} → {new}" for name, (old, new) in changes.items())
+        logger.warning(f"{self.run} continues with changed settings: {listed}.")
+        saved = None if self._last is None else self._last[0]
+        record = {
+            "stage": None if saved is None else saved.stage,
+            "steps": 0 if saved is None else saved.steps,
+            "settings": {n: {"before": old, "after": new} for n, (old, new) in changes.items()},
+        }
+        before = self.contract.values.get(CHANGED_SETTINGS, [])
+        # First config.yaml: with the old contract it is changed again, with the new one it is not.
+        if config_yaml is not None and not process_group.rank():
+            write_text(self.run / CONFIG_FILE, config_yaml)
+        self.contract.pin(**pinned, **{CHANGED_SETTINGS: [*before, record]})
+
+    def _describe_saved(self) -> str:
+        if not self._progress_file.is_file():
+            return "No step had been saved yet, so the stage starts again."
+        saved = SavedProgress(**load_tensors(self._progress_file, KIND)[2])
+        return f"The state after step {saved.steps} of the stage {saved.stage} is kept."
 
     def _save(self, stage: str, completed: int, step: Step, parts: dict[str, Stateful]) -> None:
         self._count_time()

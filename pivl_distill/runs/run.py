@@ -17,6 +17,7 @@ import yaml
 from pivl_distill.config import DataSettings, validate_settings
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
+from pivl_distill.runs.contract import CHANGED_SETTINGS
 from pivl_distill.runs.progress import Progress, is_running
 from pivl_distill.storage.filenames import CONFIG_FILE, METRICS_FILE, RUN_FILE
 from pivl_distill.storage.files import is_empty, remove_partial, write_json, write_text
@@ -122,9 +123,11 @@ class Run:
             os.fsync(file.fileno())
 
     def finish(self, kind: RunKind, **metadata: Any) -> None:
-        """Mark the run complete with its summary."""
+        """Mark the run complete with its summary, and the settings that a resume changed."""
+        pinned = self.progress.contract.values
+        changed = {key: pinned[key] for key in (CHANGED_SETTINGS,) if key in pinned}
         if not process_group.rank():
-            write_json(self.path / RUN_FILE, {"kind": kind, **metadata})
+            write_json(self.path / RUN_FILE, {"kind": kind, **metadata, **changed})
 
 
 def _new_folder(kind: RunKind, config_yaml: str, path: Path | None) -> Path:

@@ -29,6 +29,25 @@ class TorchRngState:
             torch.cuda.set_rng_state_all(state["cuda"])
 
 
+class OptimizerState:
+    """The moments of an optimizer; its hyperparameters are those of the present settings."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        own = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self._optimizer.param_groups
+        ]
+        self._optimizer.load_state_dict(state)
+        for group, hyperparameters in zip(self._optimizer.param_groups, own, strict=True):
+            group.update(hyperparameters)
+
+
 def pack_state(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Return a state as a JSON value; its tensors are added to `tensors` under dotted names."""
     if isinstance(value, Tensor):

@@ -18,6 +18,7 @@ from pivl_distill.errors import PivlError, unknown_name
 from pivl_distill.runtime.onnx_session import ExecutionDevice
 from pivl_distill.storage.filenames import MANIFEST_FILE
 from pivl_distill.storage.files import sha256
+from pivl_distill.storage.finite import find_nonfinite_numbers
 
 MANIFEST_FORMAT = 2
 
@@ -113,7 +114,10 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read manifest.json; raise PivlError if it is missing, of another format or damaged."""
+    """Read manifest.json; raise PivlError if it is missing, of another format or damaged.
+
+    A manifest with a number that is not finite is damaged.
+    """
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise PivlError(f"'{folder}' has no {MANIFEST_FILE}; name an export folder.")
@@ -127,6 +131,8 @@ def read_manifest(folder: Path) -> Manifest:
             f"'{path}' has manifest format {found}, but this version reads format"
             f" {MANIFEST_FORMAT}; export again, or install the version that wrote the export."
         )
+    if broken := next(find_nonfinite_numbers(metadata), None):
+        raise PivlError(f"'{path}' is damaged ({broken}); export again.")
     try:
         return _manifest(folder, metadata)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

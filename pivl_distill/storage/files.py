@@ -14,10 +14,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.finite import find_nonfinite_numbers
 
 _PARTIAL = ".partial"
 LOCK = ".lock"
 """Name of the lock file of a folder that holds other files too."""
+MAX_NAMED = 5
+"""Numbers named in an error message."""
 
 
 @contextmanager
@@ -70,8 +73,22 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` atomically by a JSON value, indented, with a final newline."""
+    """Replace `path` atomically by a JSON value, indented, with a final newline.
+
+    Raises PivlError, and writes nothing, if a number is not finite.
+    """
+    require_finite(value, path)
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def require_finite(value: Any, path: Path) -> None:
+    """Raise PivlError if a number in a JSON value that is to be written to `path` is not finite."""
+    if broken := list(find_nonfinite_numbers(value)):
+        raise PivlError(
+            f"'{path}' was not written, because it would hold numbers that are not finite:"
+            f" {', '.join(broken[:MAX_NAMED])}. The network or the data that they were computed"
+            " from is broken."
+        )
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.storage.files import write_bytes
+from pivl_distill.storage.files import require_finite, write_bytes
 from pivl_distill.storage.limits import (
     GIB,
     MAX_TENSOR_FILE_BYTES,
@@ -51,6 +52,10 @@ _REMEDIES = {
 """What to do about a file of another format, by kind."""
 
 
+_NATIVE_BYTES = (2, 4, 8)
+"""Sizes of the number formats that torch can examine; smaller ones are converted first."""
+
+
 class Metadata(dict[str, Any]):
     """The metadata of a file; accessing a missing key raises PivlError."""
 
@@ -70,11 +75,17 @@ def save_tensors(
 ) -> None:
     """Write `tensors` and JSON `metadata` atomically as a file of this `kind`; only rank 0 writes.
 
-    Equal contents give equal bytes.
+    Equal contents give equal bytes. Raises PivlError, and writes nothing, if a value is not finite.
     """
     if process_group.rank():
         return
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    if broken := find_nonfinite_tensor(tensors):
+        raise PivlError(
+            f"The {kind} was not written to '{path}': {broken}. Training or the network has"
+            " diverged; lower the learning rate, or compute with precision float32."
+        )
+    require_finite(metadata, path)
     metadata = {"format": FORMAT, "kind": kind, "metadata": metadata}
     write_bytes(path, to_safetensors(tensors, {_ENTRY: json.dumps(metadata)}))
 
@@ -106,6 +117,24 @@ def check_tensor_header(path: Path, size: int, expected: str) -> None:
         )
 
 
+def find_nonfinite_tensor(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return a phrase about the first tensor with a NaN or an infinity; None if all are finite.
+
+    >>> import torch
+    >>> find_nonfinite_tensor({"a": torch.zeros(2), "b": torch.tensor([1, float("nan")])})
+    "the tensor 'b' is not finite (1 of 2 values)"
+    """
+    for name, tensor in tensors.items():
+        if not (tensor.is_floating_point() or tensor.is_complex()) or tensor.is_meta:
+            continue
+        native = tensor.is_complex() or tensor.element_size() in _NATIVE_BYTES
+        finite = (tensor if native else tensor.float()).isfinite()
+        if not finite.all():
+            broken = int(finite.logical_not().sum())
+            return f"the tensor '{name}' is not finite ({broken:,} of {tensor.numel():,} values)"
+    return None
+
+
 def is_foreign(path: Path) -> bool:
     """Whether the extension or metadata of a file shows that `save_tensors` did not write it."""
     if path.suffix != ".safetensors":
@@ -119,7 +148,7 @@ def is_foreign(path: Path) -> bool:
 def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
     """Return kind, tensors and metadata of a file of one of `kinds`.
 
-    Raises PivlError if it is missing, damaged, of another kind or of another format.
+    Raises PivlError if it is missing, damaged, of another kind or format, or not finite.
     """
     expected = " or ".join(kinds)
     if not path.is_file():
@@ -135,9 +164,9 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[
     if not metadata or not isinstance(metadata, dict):
         raise PivlError(f"{path} is not a {expected}: it was not written by pivl-distill.")
     kind, version = str(metadata.get("kind")), metadata.get("format")
+    remedy = _REMEDIES.get(kind) or _REMEDIES.get(kinds[0], "make it again")
     if version != FORMAT:
         age = "an earlier" if isinstance(version, int) and version < FORMAT else "another"
-        remedy = _REMEDIES.get(kind) or _REMEDIES.get(kinds[0], "make it again")
         raise PivlError(
             f"{path} was written by {age} version of pivl-distill (format {version}, not {FORMAT});"
             f" {remedy}."
@@ -146,6 +175,8 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[
         raise PivlError(f"{path} is not a {expected}, but a {kind}.")
     if not isinstance(details := metadata.get("metadata"), dict):
         raise PivlError(f"{path} is a damaged {kind}: it has no metadata.")
+    if broken := find_nonfinite_tensor(tensors):
+        raise PivlError(f"{path} is a broken {kind}: {broken}; {remedy}.")
     return kind, tensors, Metadata(path, details)
 
 

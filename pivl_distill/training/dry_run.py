@@ -28,8 +28,9 @@ from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.models.fused_map import FusedMap
 from pivl_distill.models.network import ReIDNetwork, ReIDOutput
+from pivl_distill.training.divergence import LossWatch
 from pivl_distill.training.precision import configure_precision
-from pivl_distill.training.stage2 import make_sampler
+from pivl_distill.training.stage2 import make_sampler, usual_causes
 from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.supervision import Supervision
 from pivl_distill.training.trainer import Stage2Trainer
@@ -186,14 +187,21 @@ def describe_step(
 ) -> dict[str, object]:
     """Run two training steps on the crops of `store`; return the second's seconds and peak memory.
 
-    The crops are labelled as the first identities, whatever their pids. Changes the network.
+    The crops are labelled as the first identities, whatever their pids. Changes the network. Raises
+    DivergenceError if a loss or gradient is not finite.
     """
     device = next(network.parameters()).device
     trainer = Stage2Trainer(network, store, supervision, settings)
     batch = np.arange(len(store))
     network.train()
-    trainer.step(batch, epoch_rng(0, 0), MIDDLE)
-    seconds = measure_seconds(lambda: trainer.step(batch, epoch_rng(0, 0), MIDDLE), device)
+    watch = LossWatch("Stage 2", usual_causes(settings))
+
+    def step() -> None:
+        watch.add(trainer.step(batch, epoch_rng(0, 0), MIDDLE), "the dry run")
+
+    step()
+    seconds = measure_seconds(step, device)
+    watch.flush()
     rows: dict[str, object] = {"stage 2: time": f"{seconds:.3g} s a step on this {device.type}"}
     if device.type == "cuda":
         rows["stage 2: peak"] = (

@@ -1,11 +1,32 @@
-"""Training metrics: averages over one epoch."""
+"""Training metrics: averages over one epoch, and what is measured of a batch besides its loss."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+ACCURACY, GRADIENT_NORM, FEATURE_SPREAD = "accuracy", "gradient_norm", "feature_spread"
+MEASURES = frozenset({ACCURACY, GRADIENT_NORM, FEATURE_SPREAD})
+"""Values that a step reports besides the terms of its loss."""
+
+
+@torch.no_grad()
+def feature_spread(features: Tensor) -> Tensor:
+    """Return how much features [B, F] differ in direction: 0 if all are equal, 1 if unrelated.
+
+    It is the variance of the features after normalisation to unit length, which is 1 minus their
+    mean pairwise cosine, times (B − 1) / B. It is 0 if all features are zero, and 1 for a batch of
+    one crop.
+    """
+    if len(features) < 2:
+        return features.new_ones(())
+    unit = F.normalize(features, dim=1)
+    variance = (unit - unit.mean(0)).square().sum(1).mean()
+    length = unit.square().sum(1).mean()
+    return variance / length.clamp(min=torch.finfo(length.dtype).tiny)
 
 
 class MetricAverages:

@@ -8,6 +8,8 @@ et al., ICLR 2018).
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from pivl_distill.config import Stage2Settings, TrainingPrecision
@@ -30,9 +32,21 @@ def half_dtype(precision: TrainingPrecision, device: torch.device) -> torch.dtyp
     return HALF_DTYPES.get(precision)
 
 
-def loss_scaler(half: torch.dtype | None, device: torch.device) -> torch.amp.GradScaler:
+class LossScaler(torch.amp.GradScaler):
+    """A gradient scaler that starts anew in a run that continues in float16 after another format.
+
+    Such a run has saved an empty state.
+    """
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a saved state, unless it is empty."""
+        if state:
+            super().load_state_dict(state)
+
+
+def loss_scaler(half: torch.dtype | None, device: torch.device) -> LossScaler:
     """Return a gradient scaler that is enabled for float16 only."""
-    return torch.amp.GradScaler(device.type, enabled=half == torch.float16)
+    return LossScaler(device.type, enabled=half == torch.float16)
 
 
 def configure_precision(network: ReIDNetwork, settings: Stage2Settings) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pivl_distill.console import track
 from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
+from pivl_distill.training.divergence import LossWatch
 from pivl_distill.training.lr_schedules import floored_cosine
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,9 @@ MIN_LR_RATIO = 0.01
 """Lowest learning rate of the cosine schedule, relative to the peak."""
 
 MAX_GRAD_NORM = 1.0
+
+LOWER_IN_RECIPE = "set {setting} in the recipe lower"
+"""What to do about divergence."""
 
 LossTerms = Mapping[str, Tensor]
 """Loss terms (scalars) by name; their sum is minimised."""
@@ -125,12 +129,17 @@ def pretrain(
         clipped: parameters whose gradients are clipped together to the norm `MAX_GRAD_NORM`.
         log_every: steps between two logged losses.
         only: steps to run of all `batches`, for training in several parts; None runs all.
+
+    Raises:
+        DivergenceError: A loss term is not finite.
     """
     steps = len(batches)
+    watch = LossWatch(description, {"learning_rate": recipe.learning_rate}, LOWER_IN_RECIPE)
     for step in track(range(steps) if only is None else only, description):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(recipe, step, steps)
         losses = loss_terms(batches[step])
+        watch.add(losses, f"step {step + 1} of {steps}")
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         if clipped:

@@ -22,6 +22,7 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import ReIDNetwork
 from pivl_distill.runs.run import Run
 from pivl_distill.training.compile import compile_body, should_compile
+from pivl_distill.training.divergence import LossWatch
 from pivl_distill.training.metrics import MetricAverages
 from pivl_distill.training.optim import learning_rate_at, set_learning_rate
 from pivl_distill.training.supervision import Supervision
@@ -56,7 +57,8 @@ def train(
         validation: held-out identities to evaluate on, or None.
         stage: name of the stage in metrics and saved progress.
 
-    Raises: PivlError if a process had no crops in a batch, or with fewer than P identities.
+    Raises: PivlError if a process had no crops in a batch, or with fewer than P identities;
+        DivergenceError in the first step with a loss or gradient that is not finite.
     """
     check_batch_size(settings)
     trainer, averages = Stage2Trainer(network, store, supervision, settings), MetricAverages()
@@ -65,14 +67,18 @@ def train(
     sampler = make_sampler(store.pids, settings, seed, shuffled=not supervision.labels)
     parts = trainer.stateful_parts(averages=averages, validation=validation)
     steps = run.progress.remaining_steps(stage, sampler, **parts)
+    watch = LossWatch(f"{description} (stage {stage})", usual_causes(settings))
     broadcast_parameters(network)
     start, crops_seen = time.monotonic(), 0
     network.train()
     for step in track(steps, description):
         set_learning_rate(trainer.optimizer, settings, step.elapsed_epochs)
-        averages.add(trainer.step(step.batch, step.rng, step.elapsed_epochs / settings.epochs))
+        reported = trainer.step(step.batch, step.rng, step.elapsed_epochs / settings.epochs)
+        watch.add(reported, step.describe(settings.epochs))
+        averages.add(reported)
         crops_seen += len(step.batch)
         if step.ends_epoch:
+            watch.end_epoch(averages.mean(), step.epoch + 1)
             metrics = epoch_metrics(trainer, averages, validation, step)
             rate = crops_seen / (time.monotonic() - start)
             run.log_metrics(stage=stage, epoch=step.epoch + 1, **metrics, crops_per_s=rate)
@@ -91,6 +97,12 @@ def epoch_metrics(
         metrics |= validation.evaluate(trainer.model(), epoch)
         trainer.network.train()
     return metrics
+
+
+def usual_causes(settings: Stage2Settings) -> dict[str, object]:
+    """Return the settings that usually cause divergence, with their values."""
+    names = ("learning_rate", "warmup_epochs", "max_gradient_norm", "precision")
+    return {f"stage2.{name}": getattr(settings, name) for name in names}
 
 
 def make_sampler(

@@ -91,12 +91,13 @@ class Stage2Run:
         The folder is `out`, or the next free one in `runs/`. `inputs` are JSON values that identify
         what the run is trained from; a resumed run must have the same ones.
         """
+        config_yaml = dump_config(self.config, self.kind)
         if resume is None:
-            run = Run.create(self.kind, dump_config(self.config, self.kind), out)
+            run = Run.create(self.kind, config_yaml, out)
         else:
             run = Run.open_unfinished(self.kind, resume)
         provenance = run_provenance(self.config, self.dataset, self.device)
-        with run.progress.session(self.kind, **provenance, **inputs):
+        with run.progress.session(self.kind, config_yaml, **provenance, **inputs):
             yield run
 
     def load_crops(self, run: Run, vocabulary: Vocabulary | None) -> CropStore:

@@ -17,9 +17,15 @@ from pivl_distill.distributed.collectives import all_reduce_gradients
 from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
 from pivl_distill.models.embedding import EmbeddingModel, normalize_crops
 from pivl_distill.models.network import ReIDNetwork, ReIDOutput
-from pivl_distill.runs.state import Stateful
+from pivl_distill.runs.state import OptimizerState, Stateful
 from pivl_distill.training.distillation import distillation_terms
 from pivl_distill.training.grad_cache import GradCache
+from pivl_distill.training.metrics import (
+    ACCURACY,
+    FEATURE_SPREAD,
+    GRADIENT_NORM,
+    feature_spread,
+)
 from pivl_distill.training.objective import loss_terms, part_term
 from pivl_distill.training.optim import clip_gradients, make_optimizer
 from pivl_distill.training.precision import configure_precision, loss_scaler
@@ -73,7 +79,7 @@ class Stage2Trainer:
         """Return what a resumed run restores, by name, with the parts `more` that are not None."""
         parts = {
             "network": self.network,
-            "optimizer": self.optimizer,
+            "optimizer": OptimizerState(self.optimizer),
             "scaler": self.scaler,
             "average": self.average,
             **more,
@@ -88,7 +94,7 @@ class Stage2Trainer:
     def step(
         self, batch: np.ndarray, rng: np.random.Generator, progress: float
     ) -> dict[str, Tensor]:
-        """Train on one batch; return the weighted loss terms and other values to report.
+        """Train on one batch; return the weighted loss terms and the `MEASURES` of the batch.
 
         Args:
             batch: int64 [B], indices of crops.
@@ -121,8 +127,10 @@ class Stage2Trainer:
         self.scaler.update()
         if self.average is not None:
             self.average.update()
-        # A step that float16 skips because of an overflow counts as 0.
-        return {**reported, "gradient_norm": norm.nan_to_num(0.0, 0.0, 0.0)}
+        if self.scaler.is_enabled():
+            # A step that float16 skips because of an overflow counts as 0.
+            norm = norm.nan_to_num(0.0, 0.0, 0.0)
+        return {**reported, GRADIENT_NORM: norm}
 
     def _backward(
         self,
@@ -132,7 +140,7 @@ class Stage2Trainer:
         augmented: Augmented,
         progress: float,
     ) -> dict[str, Tensor]:
-        """Backpropagate the loss for the crops `index` [B]; return its terms and the accuracy.
+        """Backpropagate the loss for the crops `index` [B]; return its terms and measures.
 
         `shard_output` is the network's output for this process's shard of the crops.
         """
@@ -160,9 +168,10 @@ class Stage2Trainer:
                 progress,
             )
         self.scaler.scale(torch.stack(list(terms.values())).sum()).backward()
-        if not supervision.labels:
-            return terms
-        return {**terms, "accuracy": (output.logits[0].argmax(1) == labels).float().mean()}
+        measured = {FEATURE_SPREAD: feature_spread(output.features[-1].detach())}
+        if supervision.labels:
+            measured[ACCURACY] = (output.logits[0].argmax(1) == labels).float().mean()
+        return {**terms, **measured}
 
     def _draw_views(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """Return the view int64 [count] that the student sees of each crop; `rng` is unchanged."""

@@ -170,3 +170,15 @@ def test_sha256_of_a_file_longer_than_one_block(tmp_path):
     data = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(data)
     assert sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
+
+
+def test_manifest_with_a_number_that_is_not_finite_is_neither_written_nor_read(tmp_path):
+    broken = make_manifest()
+    spec = broken.input.model_copy(update={"mean": (0.5, float("inf"), 0.5)})
+    with pytest.raises(PivlError, match=r"not finite: input\.mean\.1 is inf"):
+        write_manifest(tmp_path, broken.model_copy(update={"input": spec}))
+    assert list(tmp_path.iterdir()) == []
+    path = write_manifest(tmp_path, make_manifest())
+    path.write_text(path.read_text().replace(f"{MEAN[0]},", "NaN,", 1))
+    with pytest.raises(PivlError, match=r"is damaged \(input\.mean\.0 is nan\)"):
+        read_manifest(tmp_path)

@@ -227,5 +227,6 @@ def test_training_step_never_waits_for_the_device(
         "align",
         "accuracy",
         "gradient_norm",
+        "feature_spread",
     }
     assert all(value.is_meta for value in terms.values())

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pivl_distill.config import PromptSettings, TeachConfig, TuningSettings, load_config
 from pivl_distill.data.batches import DeviceArray
 from pivl_distill.data.vocabulary import IGNORE, LIP20
+from pivl_distill.errors import DivergenceError
 from pivl_distill.runs.run import Run
 from teachers import tuning
 from teachers.image_features import ImageFeatures
@@ -194,3 +195,21 @@ def test_restart_gives_the_part_epochs_a_second_cosine(schedule):
     assert learning_rate_at(settings, 79.0) < 0.02
     without_restart = settings.model_copy(update={"restart": False})
     assert learning_rate_at(without_restart, 60.0) < 0.2
+
+
+def test_tuning_stops_at_the_first_loss_that_is_not_finite(
+    frozen_clip, features, rows, tmp_path, monkeypatch
+):
+    prompt_losses, steps = tuning.prompt_losses, []
+
+    def broken_losses(*args):
+        steps.append(args)
+        losses = prompt_losses(*args)
+        return losses | ({"part": losses["identity"] * torch.nan} if len(steps) == 2 else {})
+
+    monkeypatch.setattr(tuning, "prompt_losses", broken_losses)
+    message = r"Tuning prompts \(stage prompts\) diverged in epoch 1 of 12, step 2 of \d+: the loss"
+    with pytest.raises(DivergenceError, match=message) as error:
+        tuned(frozen_clip, features, rows, tmp_path / "run")
+    assert len(steps) == 2
+    assert "tuning.learning_rate (now 0.02)" in str(error.value)

@@ -158,3 +158,15 @@ def test_student_of_one_process_resumes_with_two(desk: Path) -> None:
     stopped_runs.kill_command(*TWO_EPOCHS, "-o", "two")
     assert "Continuing after step 5 of 10." in torchrun("student", "--resume", "two")
     assert_as_in_one_go("two")
+
+
+def test_all_processes_stop_at_the_loss_that_is_not_finite(desk: Path, launch: Callable) -> None:
+    ended = launch(
+        2, "-m", "pivl_distill", *SLOWLY, "--set", "stage2.learning_rate=1e30", "-o", "run"
+    )
+    assert [process.code for process in ended] == [2, 2], ended
+    output = "".join(process.output for process in ended)
+    assert output.count("diverged in epoch 1 of") == 1
+    assert "--resume run --set stage2.learning_rate=VALUE" in output
+    resumed = alone("student", "--resume", "run", "--set", "stage2.learning_rate=1e-4")
+    assert "continues with changed settings: stage2.learning_rate 1e+30 → 0.0001." in resumed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -154,3 +155,21 @@ def test_bank_serves_a_moved_subset_of_its_data(desk: Path) -> None:
     for path in [path for path in train if path.name[:4] <= "0003"] + train[-2:]:
         path.unlink()
     succeed("student", *QUICK, "--data", "market1501:market")
+
+
+def test_a_diverged_run_continues_with_a_lower_learning_rate(desk: Path) -> None:
+    """The first epoch is a warm-up, in which a rate of 1e30 becomes too high after a few steps."""
+    run = "runs/student-1"
+    output = refuse("student", *QUICK, *EPOCHS, "--set", "stage2.learning_rate=1e30")
+    assert "Training the student (stage reid) diverged in epoch 1 of 3, step " in output
+    assert "stage2.learning_rate (now 1e+30)" in output
+    assert f"`pivl-distill student --resume {run} --set stage2.learning_rate=VALUE`" in output
+    lower = ("--set", "stage2.learning_rate=0.001")
+    output = succeed("student", "--resume", run, *lower)
+    assert "continues with changed settings: stage2.learning_rate 1e+30 → 0.001." in output
+    (change,) = json.loads(Path(run, "run.json").read_text())["changed_settings"]
+    assert change["settings"] == {"stage2.learning_rate": {"before": 1e30, "after": 0.001}}
+    assert "learning_rate: 0.001" in Path(run, "config.yaml").read_text()
+    assert "NaN" not in Path(run, "metrics.jsonl").read_text()
+    succeed("student", *QUICK, *EPOCHS, *lower)
+    assert_same_student(Path(run), Path("runs/student-2"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from pivl_distill.config import Stage2Settings, TuningSettings
 from pivl_distill.errors import PivlError
-from pivl_distill.runs.contract import Contract
+from pivl_distill.runs.contract import OPTIMISATION, Contract
 from small_run import STEPS_PER_EPOCH
 from stopped_runs import Killed, kill_process
 
@@ -75,3 +76,34 @@ def test_later_values_are_added(tmp_path):
     contract.pin(config={"seed": 0})
     contract.pin(bank="12")
     assert Contract(tmp_path).values == {"config": {"seed": 0}, "bank": "12"}
+
+
+OPTIMISED = {"seed": 0, "tuning": {"learning_rate": 0.1}, "stage2": {"learning_rate": 1.0}}
+
+
+def test_the_optimisation_may_change(tmp_path):
+    contract = Contract(tmp_path)
+    contract.pin(config=OPTIMISED)
+    now = OPTIMISED | {"tuning": {"learning_rate": 0.2}, "stage2": {"learning_rate": 0.5}}
+    assert contract.changed_optimisation(config=now) == {
+        "tuning.learning_rate": (0.1, 0.2),
+        "stage2.learning_rate": (1.0, 0.5),
+    }
+    contract.pin(config=now)
+    assert contract.changed_optimisation(config=now) == {}
+    with pytest.raises(PivlError, match=r"config\.seed was 0, now 3\nUndo"):
+        contract.pin(config=OPTIMISED | {"seed": 3})
+
+
+def test_the_tuning_of_a_written_bank_does_not_change(tmp_path):
+    contract = Contract(tmp_path)
+    contract.pin(config=OPTIMISED, bank="12")
+    now = OPTIMISED | {"tuning": {"learning_rate": 0.2}}
+    with pytest.raises(PivlError, match=r"config\.tuning\.learning_rate was 0\.1, now 0\.2"):
+        contract.pin(config=now, bank="12")
+
+
+def test_settings_of_the_optimisation_exist():
+    fields = {"tuning": TuningSettings.model_fields, "stage2": Stage2Settings.model_fields}
+    for section, names in OPTIMISATION.items():
+        assert set(names) <= fields[section].keys()

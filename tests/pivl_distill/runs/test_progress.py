@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from pivl_distill.data.sampling import Step
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import DivergenceError, PivlError
 from pivl_distill.runs import progress
 from pivl_distill.runs.progress import SAVE_PERIOD_S, Progress, is_running
 from pivl_distill.runs.run import Run
 from small_run import STEPS, STEPS_PER_EPOCH, small_network
 from stopped_runs import Killed, assert_same_run, kill_process
+from stubs import MapStub
 
 
 @pytest.mark.parametrize("period_s", [progress.SAVE_PERIOD_S, 0.0])
@@ -177,3 +179,58 @@ def test_long_epoch_is_saved_periodically(clock, tmp_path):
             saved.append(file.is_file())
             clock(0.4 * SAVE_PERIOD_S)
     assert saved == [False, False, False, True, True, True]
+
+
+def test_a_diverged_run_keeps_its_last_state_and_says_how_to_continue(
+    train_run, call_at_step, tmp_path
+):
+    def diverge() -> None:
+        raise DivergenceError("The loss is NaN.", "stage2.learning_rate")
+
+    call_at_step(STEPS_PER_EPOCH + 2, diverge)
+    with pytest.raises(DivergenceError) as error:
+        train_run()
+    run = tmp_path / "run"
+    assert str(error.value) == (
+        f"The loss is NaN.\nThe state after step {STEPS_PER_EPOCH} of the stage reid is kept."
+        " Continue from there with other settings:"
+        f" `pivl-distill student --resume {run} --set stage2.learning_rate=VALUE`."
+    )
+    call_at_step(STEPS, pytest.fail)
+    train_run()
+
+
+def test_a_state_that_is_not_finite_is_not_saved(train_run, call_at_step, tmp_path, monkeypatch):
+    saved = tmp_path / "run" / "state" / "progress.safetensors"
+
+    def break_state(part: MapStub) -> dict[str, Tensor]:
+        return {"weight": torch.tensor([torch.nan])}
+
+    call_at_step(STEPS_PER_EPOCH + 1, kill_process)
+    with pytest.raises(Killed):
+        train_run()
+    before = saved.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(MapStub, "state_dict", break_state)
+        with pytest.raises(PivlError, match=r"not written .* 'network\.weight' is not finite"):
+            train_run()
+    assert saved.read_bytes() == before
+
+
+def test_changed_optimisation_is_recorded_with_the_saved_step(train_run, call_at_step, tmp_path):
+    run = Run(tmp_path / "run")
+    call_at_step(STEPS_PER_EPOCH + 2, kill_process)
+    with pytest.raises(Killed):
+        train_run(config={"stage2": {"learning_rate": 9.0}})
+    (run.path / "config.yaml").write_text("old")
+    now = {"stage2": {"learning_rate": 0.5}}
+    with run.progress.session("student", "new", config=now):
+        run.finish("student")
+    assert (run.path / "config.yaml").read_text() == "new"
+    assert run.metadata["changed_settings"] == [
+        {
+            "stage": "reid",
+            "steps": STEPS_PER_EPOCH,
+            "settings": {"stage2.learning_rate": {"before": 9.0, "after": 0.5}},
+        }
+    ]

@@ -7,7 +7,7 @@ import json
 import torch
 from torch import Tensor
 
-from pivl_distill.runs.state import pack_state, unpack_state
+from pivl_distill.runs.state import OptimizerState, pack_state, unpack_state
 
 
 def test_unpacked_state_has_same_keys_types_and_strides():
@@ -30,3 +30,15 @@ def test_unpacked_state_has_same_keys_types_and_strides():
     assert torch.equal(unpacked["state"][0]["moment"], kernel)
     assert unpacked["state"][0]["moment"].stride() == kernel.stride()
     assert torch.equal(unpacked["flat.name"], state["flat.name"])
+
+
+def test_optimizer_state_keeps_the_present_hyperparameters():
+    weight = torch.nn.Parameter(torch.ones(3))
+    before = torch.optim.Adam([weight], lr=1.0, weight_decay=0.5)
+    weight.grad = torch.ones(3)
+    before.step()
+    after = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.0)
+    OptimizerState(after).load_state_dict(OptimizerState(before).state_dict())
+    (group,) = after.param_groups
+    assert (group["lr"], group["weight_decay"], group["decoupled_weight_decay"]) == (0.1, 0, True)
+    assert torch.equal(after.state[weight]["exp_avg"], before.state[weight]["exp_avg"])

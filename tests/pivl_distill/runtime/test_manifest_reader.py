@@ -130,6 +130,7 @@ def test_other_formats_are_rejected(deployed, version):
             "not a plain file name",
         ),
         (lambda metadata: metadata.update(artifacts=None), "damaged"),
+        (lambda metadata: metadata["input"]["mean"].append(float("nan")), "input.mean.3 is nan"),
     ],
 )
 def test_damaged_field_is_named(deployed, change, reason):

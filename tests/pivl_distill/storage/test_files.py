@@ -143,3 +143,11 @@ def test_folder_with_only_lock_and_partial_files_is_empty(tmp_path):
     assert is_empty(tmp_path)
     (tmp_path / "a.json").touch()
     assert not is_empty(tmp_path)
+
+
+def test_json_with_a_number_that_is_not_finite_keeps_the_old_file(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(PivlError, match=r"was not written, .* not finite: retrieval\.mAP is nan"):
+        write_json(path, {"retrieval": {"mAP": float("nan")}})
+    assert json.loads(path.read_text()) == {"old": 1}

@@ -132,3 +132,31 @@ def test_missing_metadata_key_raises(tmp_path):
     assert metadata.get("mean") is None
     with pytest.raises(PivlError, match=r"metadata of .*old\.safetensors lacks 'mean'"):
         metadata["mean"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_that_are_not_finite_are_not_written(tmp_path, value, dtype):
+    broken = {"fine": torch.zeros(3), "broken": torch.tensor([[1.0, value]], dtype=dtype)}
+    message = r"The student was not written .* 'broken' is not finite \(1 of 2 values\)"
+    with pytest.raises(PivlError, match=message):
+        save_tensors(tmp_path / "file", "student", broken, {})
+    with pytest.raises(PivlError, match=r"not finite: score\.mAP is "):
+        save_tensors(tmp_path / "file", "student", {}, {"score": {"mAP": value}})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_file_with_a_value_that_is_not_finite_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(tensors, "find_nonfinite_tensor", lambda _: None)
+        save_tensors(tmp_path / "file", "teacher", {"w": torch.tensor([torch.nan])}, {})
+    message = r"file is a broken teacher: the tensor 'w' is not finite .*; make it again with"
+    with pytest.raises(PivlError, match=message):
+        load_tensors(tmp_path / "file", "teacher")
+
+
+def test_number_formats_that_torch_cannot_examine_are_converted():
+    eight_bits = torch.tensor([1.0, float("nan")]).to(torch.float8_e5m2)
+    assert tensors.find_nonfinite_tensor({"a": eight_bits[:1]}) is None
+    assert "'b' is not finite" in str(tensors.find_nonfinite_tensor({"b": eight_bits}))
+    assert tensors.find_nonfinite_tensor({"c": torch.zeros(1, device="meta")}) is None

@@ -11,7 +11,7 @@ from torch import nn
 from pivl_distill.config import DataSettings, HeadSettings, LossSettings, Stage2Settings
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import DivergenceError, PivlError
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.dry_run import (
     SavedTensorBytes,
@@ -109,6 +109,13 @@ def test_a_real_step_is_timed_and_trains(band_store, text_features):
     assert rows.keys() == {"stage 2: time"}
     assert rows["stage 2: time"].endswith(" s a step on this cpu")
     assert not torch.equal(network.encoder[1].weight, before)
+
+
+def test_a_real_step_that_diverges_is_an_error(band_store):
+    network = PixelStub()
+    network.encoder[1].bias.data.fill_(torch.nan)
+    with pytest.raises(DivergenceError, match="Stage 2 diverged in the dry run: the loss term"):
+        describe_step(network, band_store, Supervision(), SETTINGS)
 
 
 def test_training_split_is_described(tmp_path):

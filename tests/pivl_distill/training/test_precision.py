@@ -130,3 +130,12 @@ def test_loss_scale_is_restored_on_resume(band_store, tmp_path, monkeypatch):
     assert len(scales) > 5
     assert len((run.path / "metrics.jsonl").read_text().splitlines()) == 2
     assert json.loads((run.path / "metrics.jsonl").read_text().splitlines()[1])["epoch"] == 2
+
+
+def test_float16_scaling_starts_anew_after_another_format():
+    scaler = loss_scaler(torch.float16, CPU)
+    scaler.load_state_dict(loss_scaler(None, CPU).state_dict())
+    assert scaler.get_scale() == loss_scaler(torch.float16, CPU).get_scale()
+    saved = scaler.state_dict() | {"scale": 8.0}
+    scaler.load_state_dict(saved)
+    assert scaler.get_scale() == 8.0

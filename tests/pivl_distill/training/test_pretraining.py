@@ -12,6 +12,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
+from pivl_distill.errors import DivergenceError
 from pivl_distill.training.pretraining import (
     MAX_GRAD_NORM,
     Recipe,
@@ -128,3 +129,16 @@ def test_options_default_to_the_recipe(tmp_path: Path) -> None:
 
 def test_metadata_hold_the_recipe_and_what_was_measured() -> None:
     assert RECIPE.metadata(accuracy=0.5) == {"recipe": asdict(RECIPE), "accuracy": 0.5}
+
+
+def test_pretraining_stops_at_the_first_loss_that_is_not_finite() -> None:
+    network, seen = nn.Linear(1, 1), []
+
+    def loss_terms(batch: np.ndarray) -> dict[str, torch.Tensor]:
+        seen.append(batch)
+        return {"loss": network(torch.ones(1, 1)).sum() * (torch.nan if len(seen) == 2 else 1)}
+
+    batches = pass_batches(RECIPE, np.random.default_rng(0))
+    with pytest.raises(DivergenceError, match="Pretraining it diverged in step 2 of 4: the loss"):
+        pretrain("Pretraining it", loss_terms, batches, make_optimizer(network, RECIPE), RECIPE)
+    assert len(seen) == 2

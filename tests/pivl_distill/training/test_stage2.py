@@ -35,7 +35,7 @@ SETTINGS = Stage2Settings(
     augment=AugmentSettings(erase_probability=0.2),
 )
 TERMS = {"identity", "triplet", "image_to_text", "align"}
-RATES = {"crops_per_s", "learning_rate", "gradient_norm"}
+RATES = {"crops_per_s", "learning_rate", "gradient_norm", "feature_spread"}
 
 
 def stub() -> MapStub:

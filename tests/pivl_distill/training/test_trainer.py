@@ -75,7 +75,7 @@ def test_without_labels_only_the_teachers_terms_train(band_store, recorded):
     trainer = trainer_of(band_store, 2, recorded[0])
     classifier = trainer.network.neck.classifier.weight.clone()
     reported = trainer.step(BATCH, np.random.default_rng(0), 0.5)
-    assert reported.keys() == {"relation", "gradient_norm"}
+    assert reported.keys() == {"relation", "gradient_norm", "feature_spread"}
     assert torch.equal(trainer.network.neck.classifier.weight, classifier)
 
 
@@ -96,3 +96,9 @@ def test_a_skipped_step_reports_no_gradient(band_store):
     trainer = Stage2Trainer(MapStub(8, 6).train(), band_store, Supervision(), settings)
     trainer.network.encoder.weight.register_hook(lambda gradient: gradient * torch.inf)
     assert trainer.step(BATCH, np.random.default_rng(0), 0.5)["gradient_norm"] == 0
+
+
+def test_a_gradient_that_is_not_finite_is_reported_as_such(band_store):
+    trainer = Stage2Trainer(MapStub(8, 6).train(), band_store, Supervision(), Stage2Settings())
+    trainer.network.encoder.weight.register_hook(lambda gradient: gradient * torch.inf)
+    assert not trainer.step(BATCH, np.random.default_rng(0), 0.5)["gradient_norm"].isfinite()
