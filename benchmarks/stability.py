@@ -19,6 +19,7 @@ from benchmarks.harness import THREADS
 from benchmarks.student_arms import EPOCHS, measure_arms
 from pivl_distill.config import StudentConfig
 from pivl_distill.runs.run import RUNS_DIR
+from pivl_distill.storage.output_path import OutputPath
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from students.pretrain import KIND
 from students.start import WEIGHTS_DIR
@@ -30,7 +31,7 @@ CHANGED_SEEDS = 3
 @click.command()
 @click.option("--seeds", default=6, show_default=True)
 @click.option("--epochs", default=EPOCHS, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Result file.")
+@click.option("--out", type=OutputPath(), help="Result file.")
 def main(seeds: int, epochs: int, out: Path | None) -> None:
     """Train the plain student again and again, and print the spread of its scores."""
     path = out or RESULTS / f"stability_{epochs}_epochs.json"

@@ -26,6 +26,7 @@ from benchmarks.harness import THREADS
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
 from pivl_distill.runs.run import RUNS_DIR
 from pivl_distill.storage.filenames import BANK_FILE, METRICS_FILE, RUN_FILE
+from pivl_distill.storage.output_path import OutputPath
 from students.distill import StudentReport, train_student
 from teachers.teach import teach
 
@@ -40,7 +41,7 @@ HELD_OUT = 32
 @click.option("--arms", "names", help="Arms, separated by commas; default: all.")
 @click.option("--seeds", default=6, show_default=True)
 @click.option("--validate", is_flag=True, help="Score held-out training identities instead.")
-@click.option("--out", type=click.Path(path_type=Path), help="Result file.")
+@click.option("--out", type=OutputPath(), help="Result file.")
 def main(names: str | None, seeds: int, validate: bool, out: Path | None) -> None:
     """Train every arm with every seed, and print its difference to the plain student."""
     name = "student_arms_validation" if validate else "student_arms"

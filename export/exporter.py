@@ -42,7 +42,13 @@ from pivl_distill.errors import VerificationError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval.evaluation import CPU, QueryGalleryCrops
 from pivl_distill.runtime.onnx_session import open_session
-from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE, GOLDEN_CROP_FILE, MANIFEST_FILE
+from pivl_distill.storage.filenames import (
+    FP16_FILE,
+    FP32_FILE,
+    GOLDEN_CROP_FILE,
+    MANIFEST_FILE,
+    utf8_name,
+)
 from pivl_distill.storage.files import sha256
 
 LATENCY_BATCHES = (1, 32)
@@ -184,7 +190,7 @@ def _manifest(
         ),
         golden_crop=GoldenCrop(file=GOLDEN_CROP_FILE, sha256=sha256(folder / GOLDEN_CROP_FILE)),
         artifacts=(),
-        source={source.name: sha256(source)} if source else {},
+        source={utf8_name(source.name): sha256(source)} if source else {},
         budgets=verifier.budgets,
         cost=verifier.bare,
         versions=installed_versions(),

@@ -11,18 +11,24 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
+from pivl_distill.distributed.workers import ignore_ctrl_c
+
 
 def peak_memory(run: Callable[..., None], *arguments: object) -> int | None:
     """Return the peak resident memory, in bytes, of a new process that runs `run(*arguments)`.
 
     Includes Python and the libraries that `run` loads. None on systems other than Linux.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=ignore_ctrl_c) as pool:
         return pool.submit(_peak_after, run, arguments).result()
 
 
 def _peak_after(run: Callable[..., None], arguments: Sequence[object]) -> int | None:
     run(*arguments)
     status = Path("/proc/self/status")
-    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    peak = (
+        re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))
+        if status.exists()
+        else None
+    )
     return 1024 * int(peak[1]) if peak else None

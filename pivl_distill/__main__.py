@@ -14,30 +14,22 @@ from pivl_distill.errors import PivlError
 
 PACKAGES = ("click", "rich")
 """Packages that the command line needs in addition to those of the runtime."""
-_OWN_PACKAGES = ("pivl_distill", "teachers", "students", "export", "configs")
 
 
 def main() -> None:
-    """Run the command line; report a missing package without a traceback."""
+    """Run the command line, if its packages are installed."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         _exit_with_error(
             f"The command pivl-distill needs {' and '.join(missing)}: `pip install"
             f" {' '.join(missing)}`. The Python package pivl_distill.runtime works without."
         )
-    from pivl_distill.cli import main as command_line
-
     try:
+        from pivl_distill.cli import main as command_line
+
         command_line()
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if not package or package in _OWN_PACKAGES:
-            raise
-        _exit_with_error(
-            f"This command needs {package}, which is not installed; `pip install pivl-distill`"
-            " installs all dependencies. With the runtime's packages alone, `pivl-distill embed"
-            " CROPS --export FOLDER -o features.npz` works."
-        )
+    except KeyboardInterrupt:  # before the command began
+        sys.exit(130)
 
 
 def _exit_with_error(message: str) -> NoReturn:

@@ -32,7 +32,7 @@ from pivl_distill.config import (
     TuningSettings,
     flatten_settings,
 )
-from pivl_distill.errors import unknown_name
+from pivl_distill.errors import explain_os_error, unknown_name
 
 if TYPE_CHECKING:
     from export.exporter import ExportReport
@@ -47,8 +47,8 @@ Values = Mapping[str, Any]
 Device = Literal["auto", "cpu", "cuda"]
 
 
-def _check_names(function: Callable[P, R]) -> Callable[P, R]:
-    """Raise PivlError that names the nearest argument, instead of TypeError."""
+def _explain_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Raise PivlError instead of TypeError for an argument's name, and of OSError for a file."""
     known = inspect.signature(function).parameters
 
     @functools.wraps(function)
@@ -56,12 +56,17 @@ def _check_names(function: Callable[P, R]) -> Callable[P, R]:
         for name in kwargs:
             if name not in known:
                 raise unknown_name(f"argument of {function.__name__}", name, known)
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except OSError as error:
+            if (explained := explain_os_error(error)) is None:
+                raise
+            raise explained from error
 
     return checked
 
 
-@_check_names
+@_explain_errors
 def teach(
     *,
     data: str | Values | DataSettings | None = None,
@@ -105,7 +110,7 @@ def teach(
     return run_teach(plan.config, plan.location.out, plan.location.resume)
 
 
-@_check_names
+@_explain_errors
 def train_student(
     *,
     bank: str | Path | None = None,
@@ -157,7 +162,7 @@ def train_student(
     return run_student(plan.config, plan.bank_file, plan.location.out, plan.location.resume)
 
 
-@_check_names
+@_explain_errors
 def export(
     source: str | Path | None = None,
     *,
@@ -206,7 +211,7 @@ def export(
     )
 
 
-@_check_names
+@_explain_errors
 def evaluate(
     target: str | Path | None = None,
     *,

@@ -38,5 +38,6 @@ def pick_device(setting: DeviceChoice) -> torch.device:
 def processor_name() -> str:
     """Return the model of this machine's processor, as Linux names it, or as Python does."""
     cpuinfo = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
+    about = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    model = re.search(r"model name\s*: (.+)", about)
     return model[1] if model else platform.processor()

@@ -1,13 +1,16 @@
 """Errors that a user can fix: the message says what is wrong, where, and what to do.
 
 The command line prints them without a traceback and exits with `exit_code`. Programming errors are
-ordinary exceptions and keep their traceback.
+ordinary exceptions; their traceback goes to a crash report.
 """
 
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class PivlError(Exception):
@@ -35,6 +38,46 @@ class DivergenceError(PivlError):
         """`setting` is the name of the one to change first."""
         super().__init__(message)
         self.setting = setting
+
+
+_DISK = "Free disk space, or use another folder."
+_PERMISSION = "Check its permissions, or use another folder."
+_OS_REMEDIES = {
+    errno.ENOSPC: _DISK,
+    errno.EDQUOT: _DISK,
+    errno.EFBIG: "Raise the limit on file sizes (`ulimit -f`), or use another folder.",
+    errno.EACCES: _PERMISSION,
+    errno.EPERM: _PERMISSION,
+    errno.EROFS: _PERMISSION,
+    errno.ENOENT: "It may have been moved or removed while the command was running.",
+    errno.EMFILE: "Raise the limit on open files: `ulimit -n 4096`.",
+    errno.ENOLCK: "Use a folder on a file system with locks.",
+}
+
+
+def explain_os_error(error: OSError) -> PivlError | None:
+    """Return the error for what the system refused, such as a full disk or a file that is gone.
+
+    None for an OSError without a system error number: libraries raise it for other reasons too.
+
+    >>> str(explain_os_error(OSError(errno.ENOSPC, "No space left on device", "a.bin")))
+    "Cannot read or write 'a.bin': No space left on device. Free disk space, or use another folder."
+    """
+    if error.errno is None:
+        return None
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if _is_path(name)]
+    files = " → ".join(f"'{name}'" for name in names)
+    remedy = _OS_REMEDIES.get(error.errno, "")
+    if error.errno == errno.ENOENT and any(Path(name).is_symlink() for name in names):
+        remedy = "It is a link to a file that does not exist."
+    return PivlError(
+        f"Cannot read or write {files or 'a file'}: {error.strerror or error}. {remedy}".rstrip()
+    )
+
+
+def _is_path(name: object) -> bool:
+    """Whether it is no file descriptor, and given."""
+    return isinstance(name, str | bytes | os.PathLike)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> PivlError:

@@ -24,7 +24,7 @@ from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
 from pivl_distill.runs.provenance import bank_provenance
-from pivl_distill.runs.run import Run
+from pivl_distill.runs.run import Run, check_run_folder
 from pivl_distill.storage.filenames import BANK_FILE, TEACHER_FILE
 from teachers.clip_reid_checkpoint import (
     ClipReIDCheckpoint,
@@ -76,8 +76,10 @@ def import_clip_reid_bank(
         sie_coefficient: coefficient of the camera embeddings in training.
         device: where the networks run.
 
-    Raises PivlError if checkpoint, data and base CLIP do not fit each other.
+    Raises PivlError if checkpoint, data and base CLIP do not fit each other, or if `out` cannot be
+    written.
     """
+    check_run_folder(out)
     dataset = load_dataset(data.spec, data.parsing)
     checkpoint = load_clip_reid_checkpoint(source, sie_coefficient)
     checkpoint.clip.to(device)

@@ -32,7 +32,7 @@ from pivl_distill.distributed.collectives import all_gather
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.storage import array_cache
-from pivl_distill.storage.cache_dir import cache_dir
+from pivl_distill.storage.cache_dir import CacheError, cache_dir
 from pivl_distill.training.precision import half_dtype
 from teachers.clip import Clip
 
@@ -119,7 +119,7 @@ def _read_or_write(
         if arrays is None and not process_group.local_rank():
             try:
                 array_cache.write(entry, shapes, STORED_DTYPE, batches)
-            except array_cache.CacheError as error:
+            except CacheError as error:
                 logger.warning(f"The {DESCRIPTION} stay in memory: {error}")
         for _ in batches:  # all ranks encode each batch together
             pass
@@ -132,7 +132,7 @@ def _has_room(entry: Path, shapes: array_cache.Shapes) -> bool:
     """Whether the disk has room for an entry; log a warning if not."""
     try:
         return array_cache.has_room(entry, shapes, STORED_DTYPE, DESCRIPTION)
-    except array_cache.CacheError as error:
+    except CacheError as error:
         logger.warning(f"The {DESCRIPTION} stay in memory: {error}")
         return False
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pivl_distill.config import HeadSettings
+from pivl_distill.data.listing import parse_integer
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.factorised_fusion import encode_cells, fuse
@@ -134,8 +135,8 @@ def with_camera(model: EmbeddingModel, camera: str) -> EmbeddingModel:
         raise PivlError(f"{model.name} has no camera embeddings; omit --camera.")
     if camera == "input":
         return model
-    number = int(camera) if camera.isdecimal() else None
-    if camera != "mean" and (number is None or number >= model.cameras):
+    number = parse_integer(camera)
+    if camera != "mean" and (number is None or not 0 <= number < model.cameras):
         raise PivlError(
             f"--camera takes input, mean, or a number from 0 to {model.cameras - 1}, not '{camera}'"
         )

@@ -20,6 +20,7 @@ from benchmarks.harness import THREADS, interleaved, median
 from benchmarks.market1501.files import Files, root_option
 from benchmarks.market1501.rivals import RIVALS
 from export.manifest_schema import read_manifest
+from pivl_distill.storage.output_path import OutputPath
 
 DEPLOYED = RESULTS / "market1501_deployed.json"
 ROUNDS = 200
@@ -36,9 +37,7 @@ BASELINE = "intel_0288"
     multiple=True,
     help="Folder of `export`; every verified ONNX file in it is a row. Repeat for several.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=RESULTS / "market1501_deployed.json"
-)
+@click.option("--out", type=OutputPath(), default=RESULTS / "market1501_deployed.json")
 def main(root: Path, exports: tuple[Path, ...], out: Path) -> None:
     """Measure size and latency of exported students and of the networks of others."""
     files = Files(root)

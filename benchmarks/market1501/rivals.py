@@ -15,6 +15,7 @@ from benchmarks.experiment import RESULTS, Arm, Experiment, ResultFile, Row
 from benchmarks.market1501.files import Files, root_option
 from pivl_distill.app.targets import evaluate_target
 from pivl_distill.foreign import load_preprocessing
+from pivl_distill.storage.output_path import OutputPath
 
 RIVALS = {
     "intel_0277": ("Intel 0277, 2.1 M parameters", "intel-retail"),
@@ -39,7 +40,7 @@ EXPERIMENT = Experiment(
 
 @click.command("rivals")
 @root_option
-@click.option("--out", type=click.Path(path_type=Path), default=RESULTS / "market1501_rivals.json")
+@click.option("--out", type=OutputPath(), default=RESULTS / "market1501_rivals.json")
 def main(root: Path, out: Path) -> None:
     """Score networks of Intel and OSNet that are in ROOT."""
     files = Files(root)

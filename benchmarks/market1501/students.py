@@ -19,6 +19,7 @@ from benchmarks.market1501.photo_clip import ARCHITECTURE
 from benchmarks.student_arms import measure_arms, teach_once
 from pivl_distill.config import StudentConfig, load_config
 from pivl_distill.storage.filenames import TEACHER_EMBEDDINGS_FILE
+from pivl_distill.storage.output_path import OutputPath
 from pivl_distill.training.teacher_embeddings import save_embeddings
 from students.supervision import embed_by_network
 
@@ -45,7 +46,7 @@ WEIGHTS = {"mobilenetv2_025": "selected channels", "mobilenetv2_100": "all chann
 @click.option("--arms", "names", help="Arms, separated by commas; default: all.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--epochs", default=20, show_default=True)
-@click.option("--out", type=click.Path(path_type=Path), help="Result file.")
+@click.option("--out", type=OutputPath(), help="Result file.")
 def main(
     root: Path,
     arch: str,

@@ -10,7 +10,7 @@ from pivl_distill.app.chart import Point, check_matplotlib, plot_accuracy_agains
 from pivl_distill.app.report import percent
 from pivl_distill.console import summary, table
 from pivl_distill.errors import PivlError
-from pivl_distill.storage.files import check_writable, write_json
+from pivl_distill.storage.files import write_json
 
 LATENCY_COLUMNS = (
     *("", "device", "threads", "batch", "p50 ms", "p90 ms", "p99 ms"),
@@ -27,10 +27,7 @@ class BenchOutputs:
     plot: Path | None = None
 
     def check(self) -> None:
-        """Raise PivlError, before the work, if a file could not be written after it."""
-        for file in (self.json_file, self.plot):
-            if file is not None:
-                check_writable(file)
+        """Raise PivlError, before the work, if the plot could not be drawn after it."""
         if self.plot is not None:
             check_matplotlib()
 

@@ -17,6 +17,7 @@ from pivl_distill.app.export_run import ExportOptions, export_checkpoint
 from pivl_distill.app.report import percent, print_student, print_teach
 from pivl_distill.config import DataSettings, DeviceChoice, StudentConfig, TeachConfig
 from pivl_distill.console import summary, table
+from pivl_distill.runs.run import check_run_folder
 from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE
 from students.distill import train_student
 from teachers.teach import teach
@@ -38,6 +39,7 @@ def run_demo(device: DeviceChoice = "auto") -> None:
 
     Raises ExportError, after printing, if a file of the last student exceeds its budget.
     """
+    check_run_folder(None)
     start = time.monotonic()
     settings = TeachConfig(data=DataSettings(spec=DATA), device=device)
     taught = teach(settings)

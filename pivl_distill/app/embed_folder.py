@@ -24,6 +24,7 @@ from pivl_distill.data.listing import find_images, require_images
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime import Extractor
+from pivl_distill.storage.filenames import utf8_name
 from pivl_distill.storage.files import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ def _parquet(out: Path, dim: int, metadata: Metadata) -> Iterator[Row]:
         vectors.clear()
 
     def add(name: str, vector: np.ndarray) -> None:
-        names.append(name)
+        names.append(utf8_name(name))
         vectors.append(vector)
         if len(names) == ROWS_PER_GROUP:
             flush()

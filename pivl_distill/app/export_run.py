@@ -23,7 +23,8 @@ from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
 from pivl_distill.device import pick_device
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops
-from pivl_distill.runs.run import Run, check_empty
+from pivl_distill.runs.run import Run, check_run_folder
+from pivl_distill.storage.filenames import utf8_name
 from pivl_distill.storage.tensors import is_foreign
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from export.engines.engine_info import BatchProfile
     from export.engines.library import EngineLibrary
     from export.exporter import ExportReport
+    from export.manifest_schema import TestData
 
 UNSEEN = DataSettings(spec="synthetic:tiny")
 """Data on which the export of a published checkpoint is verified if no data set is named."""
@@ -75,11 +77,9 @@ def export_checkpoint(
     Raises: PivlError for bad input, ExportError if a file fails its verification.
     """
     from export.exporter import export_model
-    from export.manifest_schema import TestData
 
     compute_device = pick_device(device)  # both checks before the work, not after it
-    if out is not None:
-        check_empty(out)
+    check_run_folder(out)
     path = find_checkpoint(source)
     data = UNSEEN if spec is None and is_foreign(path) else data_settings(path.parent, spec)
     model, dataset = load_checkpoint(path, cameras), load_dataset(data.spec)
@@ -95,12 +95,18 @@ def export_checkpoint(
         test=test,
         calibration=calibration,
         source=path,
-        data=TestData(spec=data.spec, name=dataset.name, fingerprint=dataset.test_fingerprint),
+        data=_test_data(data.spec, dataset),
         device=compute_device,
         **vars(options),
     )
     run.finish("export", source=str(path.resolve()), **cameras.metadata())
     return report
+
+
+def _test_data(spec: str, dataset: ReIDDataset) -> TestData:
+    from export.manifest_schema import TestData
+
+    return TestData(spec=utf8_name(spec), name=dataset.name, fingerprint=dataset.test_fingerprint)
 
 
 def _calibration_crops(

@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
-from pivl_distill import __version__
+from pivl_distill import __version__, crash_report
 from pivl_distill.cli.commands import data, deployment, training
+from pivl_distill.cli.encoding import make_output_encodable
+from pivl_distill.cli.failures import report_failure
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.log_handler import logs_on_stderr
@@ -17,10 +19,7 @@ MULTI_PROCESS = ("teach", "student", "evaluate", "embed", "parse")
 
 
 class Commands(click.Group):
-    """Lists commands in workflow order and prints user errors without a traceback.
-
-    With several processes, only the first that fails prints its error.
-    """
+    """Lists commands in workflow order; ends every exception in a message and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
@@ -36,6 +35,7 @@ class Commands(click.Group):
         return name, command, rest
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        make_output_encodable()
         try:
             return super().main(*args, **kwargs)
         except SystemExit as end:
@@ -46,26 +46,19 @@ class Commands(click.Group):
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
-        with logs_on_stderr(), process_group.session():
+        crash_report.report_to(None)
+        with logs_on_stderr():
             try:
-                return super().invoke(ctx)
-            except (PivlError, click.ClickException) as error:
-                if process_group.register_failure(error):
-                    _show(error)
-                process_group.wait_for_failing_peers()
-                ctx.exit(error.exit_code)
+                with process_group.session():
+                    return super().invoke(ctx)
+            except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+                raise  # click ends the process
             except KeyboardInterrupt:
                 if not process_group.rank():
                     click.echo("Stopped; finished work is kept.", err=True)
                 ctx.exit(130)
-
-
-def _show(error: PivlError | click.ClickException) -> None:
-    if isinstance(error, click.ClickException):
-        error.show()
-        return
-    click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-    click.echo(str(error), err=True)
+            except Exception as error:
+                ctx.exit(report_failure(error))
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.output_path import OutputPath
 
 if TYPE_CHECKING:
     from export.engines.library import EngineLibrary
 
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(dir_okay=False, path_type=Path)
+OUT_FOLDER, OUT_FILE = OutputPath(folder=True), OutputPath()
 RUN_OR_FILE = click.Path(path_type=Path)
 COUNT = click.IntRange(min=1)
+ID = click.IntRange(0, 2**31 - 1)
 HARDWARE = click.Choice(["cpu", "cuda"])
 
 SETTINGS = {
@@ -42,7 +45,7 @@ parsing_option = click.option(
     "--parsing", type=FOLDER, help="Folder of parsing maps of the training images."
 )
 out_option = click.option(
-    "--out", "-o", type=FOLDER, help="Run folder; default: the next in runs/."
+    "--out", "-o", type=OUT_FOLDER, help="Run folder; default: the next in runs/."
 )
 
 

@@ -12,6 +12,9 @@ DeviceChoice = Literal["auto", "cpu", "cuda", "meta"]
 TrainingPrecision = Literal["auto", "float32", "bfloat16", "float16"]
 """Data type of a network under autocast; weights, heads and losses are always float32."""
 
+MAX_SEED = 2**63 - 1
+"""torch's random generators take no larger seed."""
+
 
 class Settings(BaseModel):
     """Base of all settings: immutable; unknown keys and infinite numbers are errors."""

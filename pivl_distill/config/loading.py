@@ -106,7 +106,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise mistake
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an integer of thousands of digits
         raise mistake from error
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
@@ -131,7 +131,7 @@ def read_yaml(path: Path, content: str) -> dict[str, Any]:
     """Read a YAML mapping; raises PivlError if `path` is not one. It must contain `content`."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise PivlError(f"{path} is not readable YAML: {error}") from error
     if not isinstance(values, dict):
         raise PivlError(f"{path} must contain {content}.")

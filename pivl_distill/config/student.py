@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from pivl_distill.config.base import DeviceChoice, Settings, setting
+from pivl_distill.config.base import MAX_SEED, DeviceChoice, Settings, setting
 from pivl_distill.config.data import DataSettings
 from pivl_distill.config.distillation import (
     DistillationSettings,
@@ -68,7 +68,7 @@ class StudentConfig(Settings):
         " for --dry-run",
     )
     seed: int = setting(
-        0, "random seed of new layers, the order of the data and augmentation", ge=0
+        0, "random seed of new layers, the order of the data and augmentation", ge=0, le=MAX_SEED
     )
 
     @property

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, ValidationInfo, field_validator
 
-from pivl_distill.config.base import DeviceChoice, Settings, TrainingPrecision, setting
+from pivl_distill.config.base import MAX_SEED, DeviceChoice, Settings, TrainingPrecision, setting
 from pivl_distill.config.data import DataSettings
 from pivl_distill.config.losses import LossSettings
 from pivl_distill.config.stage2 import Stage2Settings
@@ -275,5 +275,8 @@ class TeachConfig(Settings):
         " for --dry-run",
     )
     seed: int = setting(
-        0, "random seed of learned tokens, the order of the data and augmentation", ge=0
+        0,
+        "random seed of learned tokens, the order of the data and augmentation",
+        ge=0,
+        le=MAX_SEED,
     )

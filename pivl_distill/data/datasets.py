@@ -14,12 +14,14 @@ from functools import partial
 from pathlib import Path
 
 from pivl_distill.data.generic import load_folders, load_regex
+from pivl_distill.data.listing import parse_integer
 from pivl_distill.data.market import load_market
 from pivl_distill.data.msmt17 import load_msmt17
 from pivl_distill.data.part_maps import find_map, folder_vocabulary
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.table import load_manifest
 from pivl_distill.errors import PivlError, unknown_name
+from pivl_distill.storage.files import expand_user
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def load_dataset(spec: str, parsing: Path | None = None) -> ReIDDataset:
         raise PivlError(f"Dataset '{spec}' has a kind but no path or name: write '{kind.example}'.")
     options = _options(spec, kind, query)
     try:
-        dataset = kind.load(_path(argument) if kind.on_disk else argument, **options)
+        dataset = kind.load(expand_user(argument) if kind.on_disk else argument, **options)
         return _with_chosen_maps(dataset, parsing)
     except OSError as error:
         raise PivlError(f"Cannot read the dataset '{spec}': {error}.") from error
@@ -60,9 +62,12 @@ def load_synthetic(argument: str) -> ReIDDataset:
     from pivl_distill.data.synthetic.cache import cached_dataset
 
     tier, _, seed = argument.partition(":")
-    if seed and not seed.isdecimal():
-        raise PivlError(f"Seed '{seed}' of 'synthetic:{argument}' is not an integer.")
-    dataset = load_market("market1501", cached_dataset(tier, int(seed or 0)))
+    number = parse_integer(seed or "0")
+    if number is None or number < 0:
+        raise PivlError(
+            f"Seed '{seed}' of 'synthetic:{argument}' is not an integer of 1 to 18 digits."
+        )
+    dataset = load_market("market1501", cached_dataset(tier, number))
     return replace(dataset, name=f"synthetic:{argument}")
 
 
@@ -101,13 +106,6 @@ def _options(spec: str, kind: DatasetKind, query: str) -> dict[str, str]:
             raise PivlError(f"Option {name} in '{spec}' has no value: write ?{name}=...")
         options[name] = value.replace("%26", "&")
     return options
-
-
-def _path(argument: str) -> Path:
-    try:
-        return Path(argument).expanduser()
-    except RuntimeError as error:  # ~nobody/data
-        raise PivlError(f"{argument}: {error} Write the path in full.") from error
 
 
 def _with_chosen_maps(dataset: ReIDDataset, parsing: Path | None) -> ReIDDataset:

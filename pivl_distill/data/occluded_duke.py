@@ -15,6 +15,7 @@ from pivl_distill.data.listing import find_dataset_root, read_text, require_file
 from pivl_distill.data.market import MARKET_LAYOUTS, MARKET_SPLITS, load_market
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.files import atomic_folder
 
 LISTS = {
     "bounding_box_train": "train.list",
@@ -34,18 +35,15 @@ def rebuild_occluded_duke(duke: Path, lists: Path, out: Path, *, link: bool = Fa
     tree, _ = find_dataset_root(duke, layout.title, [MARKET_SPLITS], layout.subfolders)
     images = {split: _listed(tree, split, lists / name) for split, name in LISTS.items()}
     files = [(path, split) for split, paths in images.items() for path in paths]
-    staging = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        for split in LISTS:
-            (staging / split).mkdir(parents=True)
-        for path, split in track(files, "Linking" if link else "Copying", unit="images"):
-            (os.link if link else shutil.copy2)(path, staging / split / path.name)
-        staging.rename(out)
+        with atomic_folder(out) as folder:
+            for split in LISTS:
+                (folder / split).mkdir()
+            for path, split in track(files, "Linking" if link else "Copying", unit="images"):
+                (os.link if link else shutil.copy2)(path, folder / split / path.name)
     except OSError as error:
         hint = " Hard links need one file system; omit --link to copy." if link else ""
         raise PivlError(f"Cannot write {out}: {error}.{hint}") from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return load_market("occluded_duke", out)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pivl_distill.data.vocabulary import Vocabulary
 
@@ -31,7 +32,7 @@ class Record:
     def digest(self) -> int:
         """Signed 64-bit hash of the file name, the file size and the pid."""
         text = f"{self.path.name}\t{self.path.stat().st_size}\t{self.pid}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+        return int.from_bytes(_hash(text).digest()[:8], "big", signed=True)
 
 
 @dataclass(frozen=True)
@@ -132,4 +133,9 @@ class ReIDDataset:
 
 def _sha256(lines: Iterable[str]) -> str:
     """SHA-256 (hex) of the lines, independent of their order."""
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    return _hash("".join(sorted(lines))).hexdigest()
+
+
+def _hash(text: str) -> Any:
+    """Hash text with file names; names that are not UTF-8 are hashed as the bytes they are."""
+    return hashlib.sha256(text.encode(errors="surrogateescape"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import VOCABULARY_FILE
 from pivl_distill.storage.files import (
-    LOCK,
     is_empty,
-    locked,
+    locked_folder,
     remove_partial,
     write_bytes,
     write_json,
@@ -44,13 +43,9 @@ def lock_folder(folder: Path) -> Iterator[None]:
     if process_group.rank() or folder.is_file():  # `MapFolder` rejects a file
         yield
         return
-    lock = folder / LOCK
-    with locked(lock, f"Another process is writing maps to {folder}; wait for it or stop it."):
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # some systems cannot remove an open file
-                lock.unlink()
+    refusal = f"Another process is writing maps to {folder}; wait for it or stop it."
+    with locked_folder(folder, refusal):
+        yield
 
 
 class MapFolder:

@@ -24,6 +24,7 @@ from pivl_distill.parsing.postprocessing import MapPostprocessor
 from pivl_distill.parsing.qa_sheet import write_qa_sheet
 from pivl_distill.parsing.settings import EMBEDDED_PARSER, load_parser_settings, parser_presets
 from pivl_distill.storage.filenames import QA_SHEET_FILE
+from pivl_distill.storage.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def parse_dataset(
         all_splits: parse query and gallery too.
 
     Raises:
-        PivlError: no parser is named for a data set of photographs, or as in `write_maps`.
+        PivlError: no parser is named for a data set of photographs, `out` cannot be written, or as
+            in `write_maps`.
     """
     if parser is None and not dataset.synthetic:
         raise PivlError(
@@ -127,6 +129,7 @@ def parse_dataset(
     name = Path(parser or EMBEDDED_PARSER).stem
     splits = tuple(dataset.splits) if all_splits else ("train",)
     out = dataset.root / f"parsing-{name}" if out is None else out
+    check_writable(out, folder=True)
     return write_maps(
         dataset, build_parser(name, settings), MapPostprocessor(settings), out, splits
     )

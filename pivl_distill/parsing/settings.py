@@ -23,6 +23,7 @@ from pivl_distill.config import (
 from pivl_distill.data.remap import remap_table
 from pivl_distill.data.vocabulary import get_vocabulary
 from pivl_distill.errors import PivlError, unknown_name
+from pivl_distill.storage.files import expand_user
 
 PRESETS_DIR = Path(__file__).parent / "presets"
 EMBEDDED_PARSER = "embedded"
@@ -160,7 +161,7 @@ def load_parser_settings(
     if kind not in SETTINGS_BY_KIND:
         raise unknown_name(f"kind of parser in {path}:", str(kind), SETTINGS_BY_KIND)
     if kind != "segformer" and isinstance(values.get("source"), str):
-        values["source"] = path.parent / Path(values["source"]).expanduser()
+        values["source"] = path.parent / expand_user(values["source"])
     values |= overrides or {}
     if source is not None:
         values["source"] = source

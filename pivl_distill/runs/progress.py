@@ -100,7 +100,7 @@ class Progress:
             try:
                 with self._signals.installed():
                     yield
-            except (KeyboardInterrupt, SystemExit, process_group.PeerProcessError):
+            except (KeyboardInterrupt, SystemExit, OSError, process_group.PeerProcessError):
                 resume = f"pivl-distill {command} --resume {self.run}"
                 logger.warning(f"{self.run} is unfinished; resume it with `{resume}`.")
                 raise
@@ -202,6 +202,7 @@ class Progress:
         return f"The state after step {saved.steps} of the stage {saved.stage} is kept."
 
     def _save(self, stage: str, completed: int, step: Step, parts: dict[str, Stateful]) -> None:
+        require_run_folder(self.run)
         self._count_time()
         tensors: dict[str, Tensor] = {}
         metrics = self.run / METRICS_FILE
@@ -240,14 +241,23 @@ class RemainingSteps:
         return self._number
 
 
+def require_run_folder(run: Path) -> None:
+    """Raise PivlError if the folder of a run that is going on was moved or removed."""
+    if not run.is_dir():
+        raise PivlError(
+            f"{run} was moved or removed while the run was going on, so nothing more can be saved"
+            " there; move it back and resume, or start again."
+        )
+
+
 def is_running(run: Path) -> bool:
-    """Whether a process is running this run now."""
+    """Whether a process is running this run now, or this process may not find out."""
     if not (run / STATE_FOLDER).is_dir():
         return False
     try:
         with _locked(run):
             return False
-    except PivlError:
+    except (PivlError, OSError):  # OSError: the run is another user's
         return True
 
 

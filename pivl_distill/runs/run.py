@@ -8,19 +8,28 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
 
+from pivl_distill import crash_report
 from pivl_distill.config import DataSettings, validate_settings
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runs.contract import CHANGED_SETTINGS
-from pivl_distill.runs.progress import Progress, is_running
+from pivl_distill.runs.progress import Progress, is_running, require_run_folder
 from pivl_distill.storage.filenames import CONFIG_FILE, METRICS_FILE, RUN_FILE
-from pivl_distill.storage.files import is_empty, remove_partial, write_json, write_text
+from pivl_distill.storage.files import (
+    check_writable,
+    is_empty,
+    locked_folder,
+    remove_partial,
+    write_json,
+    write_text,
+)
 
 RUNS_DIR = Path("runs")
 RunKind = Literal["teach", "student", "export"]
@@ -44,7 +53,9 @@ class Run:
 
         Several processes share one folder. Raises PivlError if the folder contains files.
         """
-        return cls(process_group.broadcast_object(lambda: _new_folder(kind, config_yaml, path)))
+        folder = process_group.broadcast_object(lambda: _new_folder(kind, config_yaml, path))
+        crash_report.report_to(folder)
+        return cls(folder)
 
     @classmethod
     def open_unfinished(cls, kind: RunKind, path: Path) -> Run:
@@ -55,6 +66,7 @@ class Run:
             raise PivlError(f"{path} is finished; there is nothing to resume.")
         if (actual := _kind_from_config(path)) != kind:
             raise PivlError(f"{path} was started by `pivl-distill {actual}`, not by {kind}.")
+        crash_report.report_to(path)
         return cls(path)
 
     @classmethod
@@ -94,14 +106,20 @@ class Run:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The summary in run.json."""
-        metadata: dict[str, Any] = json.loads((self.path / RUN_FILE).read_text(encoding="utf-8"))
-        return metadata
+        """The summary in run.json; raises PivlError if the file is damaged."""
+        file = self.path / RUN_FILE
+        try:
+            metadata = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise PivlError(
+                f"{file} is damaged ({error}); restore it or remove the run."
+            ) from error
+        return metadata if isinstance(metadata, dict) else {}
 
     @property
     def kind(self) -> str:
-        """teach, student or export."""
-        return str(self.metadata["kind"])
+        """teach, student or export; another value if another program wrote the run.json."""
+        return str(self.metadata.get("kind"))
 
     @property
     def data_settings(self) -> DataSettings:
@@ -117,6 +135,7 @@ class Run:
         """Append one line to metrics.jsonl."""
         if process_group.rank():
             return
+        require_run_folder(self.path)
         with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
             file.write(json.dumps(metrics) + "\n")
             file.flush()
@@ -127,22 +146,48 @@ class Run:
         pinned = self.progress.contract.values
         changed = {key: pinned[key] for key in (CHANGED_SETTINGS,) if key in pinned}
         if not process_group.rank():
+            require_run_folder(self.path)
             write_json(self.path / RUN_FILE, {"kind": kind, **metadata, **changed})
 
 
 def _new_folder(kind: RunKind, config_yaml: str, path: Path | None) -> Path:
-    """Create the folder of a run and write its config.yaml."""
-    if path is None:
-        numbers = [_number(p) for p in RUNS_DIR.glob(f"{kind}-*")]
-        path = RUNS_DIR / f"{kind}-{max(numbers, default=0) + 1}"
-    check_empty(path)
-    path.mkdir(parents=True, exist_ok=True)
-    remove_partial(path)
-    write_text(path / CONFIG_FILE, config_yaml)
+    """Create the folder of a run and write its config.yaml.
+
+    Of several commands that begin at once, each gets a folder of its own, or is refused.
+    """
+    path = _next_folder(kind) if path is None else path
+    refusal = f"Another process is starting a run in {path}; name another folder with --out."
+    with locked_folder(path, refusal):
+        _check_empty(path)
+        remove_partial(path)
+        write_text(path / CONFIG_FILE, config_yaml)
     return path
 
 
-def check_empty(path: Path) -> None:
+def _next_folder(kind: RunKind) -> Path:
+    """Create `runs/<kind>-<number>` with the first number above all existing ones."""
+    RUNS_DIR.mkdir(exist_ok=True)
+    number = max((_number(path) for path in RUNS_DIR.glob(f"{kind}-*")), default=0)
+    while True:
+        number += 1
+        try:
+            (folder := RUNS_DIR / f"{kind}-{number}").mkdir()
+        except FileExistsError:  # of a command that began at the same time
+            continue
+        return folder
+
+
+def check_run_folder(path: Path | None) -> None:
+    """Raise PivlError unless a new run can be written to `path`; None is the next one in `runs/`.
+
+    For commands that do long work before they create the run. Nothing is created.
+    """
+    check_writable(RUNS_DIR if path is None else path, folder=True)
+    if path is not None:
+        _check_empty(path)
+
+
+def _check_empty(path: Path) -> None:
     """Raise PivlError if a folder for a new run contains anything but partial files."""
     if not is_empty(path):
         raise PivlError(
@@ -170,10 +215,14 @@ def read_data_settings(folder: Path) -> DataSettings:
 
 
 def _kind_from_config(path: Path) -> str:
-    """Return the kind of a run: the name of the only section of its config.yaml."""
-    return (path / CONFIG_FILE).read_text(encoding="utf-8").partition(":")[0]
+    """Return the kind of a run: the name of the only section of its config.yaml.
+
+    The file may be that of another program.
+    """
+    return (path / CONFIG_FILE).read_text(encoding="utf-8", errors="replace").partition(":")[0]
 
 
 def _number(path: Path) -> int:
-    suffix = path.name.rsplit("-", 1)[-1]
-    return int(suffix) if suffix.isdigit() else 0
+    """The number at the end of a folder's name, at most nine digits; 0 if there is none."""
+    match = re.search(r"-([0-9]{1,9})$", path.name)
+    return int(match[1]) if match else 0

@@ -14,7 +14,6 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,8 +22,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from pivl_distill.errors import PivlError
-from pivl_distill.storage.files import sha256, write_json
+from pivl_distill.storage.cache_dir import CacheError
+from pivl_distill.storage.files import atomic_folder, sha256, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +35,6 @@ Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of the arrays of an entry, by name."""
 Batch = Mapping[str, np.ndarray]
 """The next rows of each array of an entry, by name."""
-
-
-class CacheError(PivlError):
-    """An entry cannot be written: disk full, quota exceeded or folder read-only."""
 
 
 def load_or_create(
@@ -74,6 +69,8 @@ def load_or_create(
         try:
             with _exclusive(entry, description):
                 arrays = read(entry, shapes, dtype, description)
+                if entry.is_dir() and arrays is None:
+                    raise CacheError(f"{entry} can neither be read nor removed.")
                 if arrays is None and has_room(entry, shapes, dtype, description):
                     write(entry, shapes, dtype, make_batches())
                     arrays = _open(entry, shapes, dtype)
@@ -109,12 +106,12 @@ def read(
 ) -> dict[str, np.ndarray] | None:
     """Return the memory-mapped arrays of an entry, or None if it is missing or damaged.
 
-    A damaged entry is removed, with a warning.
+    A damaged entry is removed, with a warning. An entry of another user may stay.
     """
     arrays = _open(entry, shapes, dtype)
     if arrays is None and entry.is_dir():
         logger.warning(f"The {description} in {entry} are damaged and will be computed again.")
-        shutil.rmtree(entry)
+        shutil.rmtree(entry, ignore_errors=True)
     return arrays
 
 
@@ -124,18 +121,12 @@ def write(entry: Path, shapes: Shapes, dtype: np.dtype, batches: Iterable[Batch]
     Raises CacheError if it cannot be written.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=".", dir=entry.parent) as unfinished:
-            folder = Path(unfinished) / "entry"
-            folder.mkdir()
+        with atomic_folder(entry) as folder:
             _write_arrays(folder, shapes, dtype, batches)
             write_json(folder / HASHES, {name: sha256(_file(folder, name)) for name in shapes})
-            try:
-                folder.rename(entry)
-            except OSError:
-                if not entry.is_dir():
-                    raise
     except OSError as error:
-        raise _cannot_write(entry.parent, error) from error
+        if not entry.is_dir():
+            raise _cannot_write(entry.parent, error) from error
 
 
 def mark_used(entry: Path, limit_bytes: int) -> None:
@@ -177,8 +168,16 @@ def _make_room(folder: Path, missing_bytes: int) -> None:
 
 def _sizes(folder: Path) -> dict[Path, int]:
     """Return the size in bytes of every entry, the most recently used first."""
-    entries = sorted(folder.glob("[!.]*"), key=lambda entry: entry.stat().st_mtime, reverse=True)
-    return {entry: sum(file.stat().st_size for file in entry.iterdir()) for entry in entries}
+    entries = [entry for entry in folder.glob("[!.]*") if entry.is_dir()]
+    entries.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
+    return {entry: _size(entry) for entry in entries}
+
+
+def _size(entry: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in entry.iterdir())
+    except OSError:  # another user's, or just evicted by another process
+        return 0
 
 
 def _open(entry: Path, shapes: Shapes, dtype: np.dtype) -> dict[str, np.ndarray] | None:
@@ -222,7 +221,7 @@ def _exclusive(entry: Path, description: str) -> Iterator[None]:
         except Timeout:
             logger.info(f"Another process is computing the {description}; waiting for it.")
             lock.acquire()
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter without locks, as on some clusters
         raise _cannot_write(entry.parent, error) from error
     try:
         yield
@@ -239,11 +238,8 @@ def _make_folder(folder: Path) -> None:
         raise _cannot_write(folder, error) from error
 
 
-def _cannot_write(folder: Path, error: OSError) -> CacheError:
-    return CacheError(
-        f"Cannot write to the cache folder {folder}: {error}. Set PIVL_DISTILL_CACHE to another"
-        " folder, or use --no-cache."
-    )
+def _cannot_write(folder: Path, error: Exception) -> CacheError:
+    return CacheError.from_os_error(folder, error, ", or use --no-cache")
 
 
 def _file(entry: Path, name: str) -> Path:

@@ -12,6 +12,9 @@ METRICS_FILE = "metrics.jsonl"
 RUN_FILE = "run.json"
 """Summary of a run; written last, so its presence means that the run is complete."""
 
+CRASH_FILE = "crash.log"
+"""Reports of unexpected exceptions."""
+
 STATE_FOLDER = "state"
 """Resume state of an unfinished run; it holds the next three files."""
 
@@ -47,3 +50,12 @@ QA_SHEET_FILE = "parsing.png"
 
 SYNTHETIC_FILE = "synthetic.json"
 """Description of a synthetic data set and its people."""
+
+
+def utf8_name(name: str) -> str:
+    """Return a file name for places that hold nothing but UTF-8: other bytes become escapes.
+
+    >>> utf8_name("caf\\udce9.jpg")  # the bytes b"caf\\xe9.jpg", as Python holds them
+    'caf\\\\udce9.jpg'
+    """
+    return name.encode(errors="backslashreplace").decode()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ LOCK = ".lock"
 """Name of the lock file of a folder that holds other files too."""
 MAX_NAMED = 5
 """Numbers named in an error message."""
+_LOCK_WAIT_S = 0.2
+"""A process that only asks whether a run is going on holds its lock for a moment."""
+_PROBE_BYTES = 4096
+"""Written to find a full disk: an empty file often fits on one."""
 
 
 @contextmanager
@@ -28,7 +34,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield an empty temporary file, which replaces `path` if the block ends without an exception.
 
     Its contents are synced to disk before the rename, so that a power failure leaves no partial
-    file. The folder of `path` is created if missing.
+    file. The folder of `path` is created if missing. An OSError names `path`, also where the system
+    names no file, as for a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(_PARTIAL, prefix=f".{path.name}.", dir=path.parent)
@@ -41,24 +48,61 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         os.replace(temporary, path)  # noqa: PTH105  (same call on all platforms)
         _sync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):  # its folder may be gone; the first error is the one to report
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, name, temporary):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
-def check_writable(path: Path) -> None:
-    """Raise PivlError unless a file can be written at `path`; create its folder if missing.
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder, which becomes `path` if the block ends without an exception.
 
-    For commands that write their result after a long computation.
+    Its name is unique, also where machines share the disk. The folder of `path` is created if
+    missing. Raises OSError if another process created `path` in the meantime.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(".part", prefix=f".{path.name}.", dir=path.parent))
+    try:
+        temporary.chmod(0o755)
+        yield temporary
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_writable(path: Path, *, folder: bool = False) -> None:
+    """Raise PivlError unless a file, or with `folder` a folder of files, can be written at `path`.
+
+    For outputs of a long computation, before it begins. Nothing is left behind; missing folders are
+    not created. A disk that is read-only or full is found by writing to it.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        if not folder and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        with suppress(FileNotFoundError):
+            path.stat()  # below a file, a name that is too long, links in a circle
+        target = path if folder else path.parent
+        exists = next((p for p in (target, *target.parents) if os.path.lexists(p)), Path())
+        if not exists.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{exists} is not a folder")
+        _probe(exists, path.name)
     except OSError as error:
-        raise PivlError(
-            f"Cannot write to '{path}' ({error.strerror}); choose another path."
-        ) from error
+        reason = error.strerror or error
+        raise PivlError(f"Cannot write to '{path}' ({reason}); choose another path.") from error
+
+
+def _probe(folder: Path, name: str) -> None:
+    """Write and remove a file in `folder`, under the name that `atomic_write` would use."""
+    handle, probe = tempfile.mkstemp(_PARTIAL, prefix=f".{name}.", dir=folder)
+    try:
+        os.write(handle, bytes(_PROBE_BYTES))
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+        Path(probe).unlink()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -68,8 +112,12 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` atomically by UTF-8 text."""
-    write_bytes(path, text.encode())
+    """Replace `path` atomically by UTF-8 text.
+
+    A byte of a file name that is not UTF-8, in Python a lone surrogate, is written as its escape
+    sequence, such as `\\udce9`. In JSON, reading it back gives the same name.
+    """
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -95,18 +143,35 @@ def require_finite(value: Any, path: Path) -> None:
 def locked(file: Path, refusal: str) -> Iterator[None]:
     """Hold the lock `file` inside the block; raise PivlError(refusal) if another process holds it.
 
-    The folder of the file is created if missing.
+    The folder of the file is created if missing. Raises OSError if that or the lock is impossible.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_LOCK_WAIT_S, poll_interval=_LOCK_WAIT_S / 10)
     except Timeout as error:
         raise PivlError(refusal) from error
+    except NotImplementedError as error:  # old versions of filelock, for a system without flock
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(file)) from error
     try:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def locked_folder(folder: Path, refusal: str) -> Iterator[None]:
+    """As `locked`, with a lock file in `folder` that is removed at the end.
+
+    A process that opened the file before its removal finds what the first one has written.
+    """
+    file = folder / LOCK
+    with locked(file, refusal):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # some systems cannot remove an open file
+                file.unlink()
 
 
 def is_empty(folder: Path) -> bool:
@@ -121,6 +186,14 @@ def remove_partial(folder: Path) -> None:
     """Remove partial files in `folder` and below; no process may be writing there."""
     for path in folder.rglob(f".*{_PARTIAL}"):
         path.unlink()
+
+
+def expand_user(path: str) -> Path:
+    """Return the path with `~` replaced; raises PivlError if that home folder is unknown."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise PivlError(f"{path}: {error} Write the path in full.") from error
 
 
 def sha256(path: Path) -> str:

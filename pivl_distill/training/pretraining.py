@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pivl_distill.console import track
 from pivl_distill.data.synthetic.crops import RenderedCrops, render_crops
+from pivl_distill.storage.output_path import OutputPath
 from pivl_distill.training.divergence import LossWatch
 from pivl_distill.training.lr_schedules import floored_cosine
 
@@ -170,7 +171,7 @@ def pretraining_options(recipe: Recipe, out: Path) -> Callable[[Any], Any]:
             ),
             click.option(
                 "--out",
-                type=click.Path(path_type=Path),
+                type=OutputPath(),
                 help=f"File to write.  [default: in {out}]",
             ),
         )

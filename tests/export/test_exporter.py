@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,7 @@ DATA = TestData(spec="folders:/people", name="people", fingerprint="3" * 64)
 def test_export_with_everything_in_the_graph(
     small, test_split, training, lenient_budgets, tmp_path
 ):
-    source = tmp_path / "student.safetensors"
+    source = tmp_path / os.fsdecode(b"studi\xe9.safetensors")
     source.write_bytes(b"weights")
     out = tmp_path / "out"
     report = export_model(
@@ -61,7 +62,7 @@ def test_export_with_everything_in_the_graph(
     assert manifest.output.dim == 24
     assert (manifest.input.layout, manifest.input.dtype) == ("NHWC", "uint8")
     assert manifest.input.preprocessing_in_graph
-    assert manifest.source == {"student.safetensors": sha256(source)}
+    assert manifest.source == {"studi\\udce9.safetensors": sha256(source)}
     assert manifest.golden_crop.sha256 == sha256(out / "golden.png")
     assert manifest.budgets == DEFAULT_BUDGETS | lenient_budgets
     assert (manifest.pooling, manifest.data) == ("average over the map", DATA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import inspect
 import logging
 import re
@@ -19,6 +20,9 @@ from pivl_distill.console import show_progress
 
 ROOT = Path(__file__).parent.parent.parent
 STUB = ROOT / "pivl_distill" / "__init__.pyi"
+
+
+UNREAD = {"export": {"source": "unread"}}
 
 
 def test_importing_the_package_imports_nothing_heavy():
@@ -90,6 +94,22 @@ def test_wrong_arguments_are_pivl_errors(name, arguments, message, tmp_path, mon
 def overrides(**given: object) -> dict[str, object]:
     arguments = dict.fromkeys(TeachConfig.model_fields) | {"cache": True} | given
     return api._overrides(TeachConfig, arguments, ("data.crop_cache_gib",))
+
+
+def test_errors_of_the_system_are_pivl_errors(tmp_path, monkeypatch):
+    def full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device", "a.bin")
+
+    monkeypatch.setattr("pivl_distill.app.training_plan.plan_teach", full)
+    with pytest.raises(PivlError, match=r"'a\.bin': No space left on device"):
+        pivl_distill.teach()
+
+
+@pytest.mark.parametrize("name", ["teach", "train_student", "export"])
+def test_unwritable_folder_is_refused_before_the_work(tmp_path, name):
+    (tmp_path / "file").touch()
+    with pytest.raises(PivlError, match=r"Cannot write to '.*file/run'"):
+        getattr(pivl_distill, name)(out=tmp_path / "file" / "run", **UNREAD.get(name, {}))
 
 
 def test_arguments_become_settings():

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import doctest
+import errno
+import os
+from pathlib import Path
+
+import pytest
 
 from pivl_distill import errors
-from pivl_distill.errors import PivlError, VerificationError, unknown_name
+from pivl_distill.errors import PivlError, VerificationError, explain_os_error, unknown_name
 
 
 def test_doctest_examples_pass():
@@ -29,3 +34,30 @@ def test_failed_verification_has_its_own_exit_code():
     assert PivlError.exit_code == 2
     assert VerificationError.exit_code == 3
     assert issubclass(VerificationError, PivlError)
+
+
+def test_broken_link_is_named(tmp_path):
+    link = tmp_path / "0001_c1.jpg"
+    link.symlink_to("/nowhere/0001_c1.jpg")
+    with pytest.raises(OSError, match="No such file") as raised:
+        link.read_bytes()
+    sentence = f"'{link}': No such file or directory. It is a link to a file that does not exist."
+    assert sentence in str(explain_os_error(raised.value))
+
+
+@pytest.mark.parametrize("name", ["a/b", b"a/b", Path("a/b")])
+def test_file_is_named_whatever_its_type(name):
+    assert "'a/b': File too large. Raise" in str(
+        explain_os_error(OSError(errno.EFBIG, "File too large", name))
+    )
+
+
+def test_both_files_are_named_and_descriptors_are_not(tmp_path):
+    moved = OSError(errno.EXDEV, "Invalid cross-device link", "a", None, "b")
+    assert "'a' → 'b': Invalid" in str(explain_os_error(moved))
+    written = OSError(errno.EIO, os.strerror(errno.EIO), 7)
+    assert "write a file: Input/output error." in str(explain_os_error(written))
+
+
+def test_error_of_a_library_is_not_one_of_the_system():
+    assert explain_os_error(OSError("404 Client Error")) is None

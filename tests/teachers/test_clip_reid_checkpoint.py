@@ -137,7 +137,7 @@ def test_fixing_a_camera_does_not_change_the_original_model(camera_file, images_
     assert torch.equal(model.network(*images_and_cameras), before)
 
 
-@pytest.mark.parametrize("choice", ["6", "-1", "all"])
+@pytest.mark.parametrize("choice", ["6", "-1", "all", "²", "9" * 5000])
 def test_invalid_camera_choice_is_refused(camera_file, choice):
     model = load_clip_reid_checkpoint(camera_file).embedding_model()
     with pytest.raises(PivlError, match="--camera takes input, mean, or a number from 0 to 5"):

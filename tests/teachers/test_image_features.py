@@ -18,6 +18,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.storage import array_cache
 from pivl_distill.storage.array_cache import evict_least_recently_used
+from pivl_distill.storage.cache_dir import CacheError
 from teachers import image_features as module
 from teachers.clip import with_weights_hash
 from teachers.image_features import ImageFeatures, encode_crops, encoding_dtype, feature_key
@@ -81,7 +82,7 @@ def test_disk_full_while_writing_loses_only_the_cache_entry(
 ):
     def full(entry, shapes, dtype, batches):
         next(iter(batches))
-        raise array_cache.CacheError("No space left on device.")
+        raise CacheError("No space left on device.")
 
     monkeypatch.setattr(array_cache, "write", full)
     assert_equal(encode_crops(frozen_clip, band_store, LIP20, CACHED), features)

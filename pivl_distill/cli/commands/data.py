@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pivl_distill.cli.options import FILE, FOLDER, HARDWARE, parsing_option
+from pivl_distill.cli.options import FOLDER, HARDWARE, ID, OUT_FILE, OUT_FOLDER, parsing_option
 
 
 @click.command(
@@ -18,9 +18,9 @@ Examples:
 """,
 )
 @click.option("--tier", default="default", show_default=True, help="tiny, default, medium or hard.")
-@click.option("--seed", default=0, show_default=True, help="Seed of people and cameras.")
-@click.option("--out", "-o", type=FOLDER, help="Folder to create; default: the cache.")
-@click.option("--sheet", type=FILE, help="Also write sample images and maps, as PNG.")
+@click.option("--seed", type=ID, default=0, show_default=True, help="Seed of people and cameras.")
+@click.option("--out", "-o", type=OUT_FOLDER, help="Folder to create; default: the cache.")
+@click.option("--sheet", type=OUT_FILE, help="Also write sample images and maps, as PNG.")
 def synth(tier: str, seed: int, out: Path | None, sheet: Path | None) -> None:
     """Render a data set of synthetic people in Market-1501 layout, with exact parsing maps."""
     from pivl_distill.app.report import print_synthetic
@@ -87,7 +87,7 @@ Examples:
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Parser settings.")
 @click.option("--device", type=HARDWARE, help="Where to compute; default: a GPU if there is one.")
 @click.option("--all-splits", is_flag=True, help="Also query and gallery, unused in training.")
-@click.option("--out", "-o", type=FOLDER, help="Default: parsing-<parser> in the data set.")
+@click.option("--out", "-o", type=OUT_FOLDER, help="Default: parsing-<parser> in the data set.")
 def parse(
     spec: str,
     parser: str | None,
@@ -122,7 +122,7 @@ Example:
 )
 @click.argument("duke", type=FOLDER)
 @click.argument("lists", type=FOLDER)
-@click.argument("out", type=FOLDER)
+@click.argument("out", type=OUT_FOLDER)
 @click.option("--link", is_flag=True, help="Hard-link the images instead of copying them.")
 def occluded_duke(duke: Path, lists: Path, out: Path, link: bool) -> None:
     """Build Occluded-Duke from DukeMTMC-reID and the name lists that its authors publish.

@@ -10,9 +10,10 @@ import click
 
 from pivl_distill.cli.options import (
     COUNT,
-    FILE,
     FOLDER,
     HARDWARE,
+    ID,
+    OUT_FILE,
     RUN_OR_FILE,
     camera_options,
     data_option,
@@ -117,7 +118,7 @@ Examples:
 @preprocessing_options
 @click.option("--rerank", is_flag=True, help="Also score after k-reciprocal re-ranking.")
 @device_option(text="Where to compute; auto: a GPU if there is one, the CPU for ONNX files.")
-@click.option("--sheet", type=FILE, help="Also draw the top matches of some queries, as PNG.")
+@click.option("--sheet", type=OUT_FILE, help="Also draw the top matches of some queries, as PNG.")
 def evaluate(
     target: Path | None,
     spec: str | None,
@@ -163,8 +164,8 @@ Examples:
 @click.option("--export", "export_dir", type=FOLDER, help="An export; default: the latest.")
 @click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
 @click.option("--device", type=HARDWARE, help="Where to compute; default: a GPU if there is one.")
-@click.option("--camera", type=int, help="Camera id of all images, for networks that use it.")
-@click.option("--out", "-o", type=FILE, required=True, help="File: .npz or .parquet.")
+@click.option("--camera", type=ID, help="Camera id of all images, for networks that use it.")
+@click.option("--out", "-o", type=OUT_FILE, required=True, help="File: .npz or .parquet.")
 @click.pass_context
 def embed(
     ctx: click.Context,
@@ -183,9 +184,7 @@ def embed(
     from pivl_distill.app.embed_folder import embed_folder, latest_export, print_embedded
     from pivl_distill.errors import VerificationError
     from pivl_distill.runtime import Extractor
-    from pivl_distill.storage.files import check_writable
 
-    check_writable(out)
     export_dir = export_dir or latest_export()
     extractor = Extractor(export_dir, precision=precision, device=device or "auto")
     report = embed_folder(folder, extractor, out, camera)
@@ -210,8 +209,8 @@ Examples:
     "--device", "devices", multiple=True, type=HARDWARE, help="Default: CPU, and a GPU if any."
 )
 @click.option("--seconds", default=20.0, show_default=True, help="Per batch size and threads.")
-@click.option("--json", "json_file", type=FILE, help="Also write all figures as JSON.")
-@click.option("--plot", type=FILE, help="Also plot mAP against latency, as PNG.")
+@click.option("--json", "json_file", type=OUT_FILE, help="Also write all figures as JSON.")
+@click.option("--plot", type=OUT_FILE, help="Also plot mAP against latency, as PNG.")
 def bench(
     export_dir: Path | None,
     batches: tuple[int, ...],

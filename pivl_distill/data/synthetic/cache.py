@@ -7,13 +7,13 @@ from pathlib import Path
 from pivl_distill.data.synthetic.dataset import GENERATOR_VERSION, write_dataset
 from pivl_distill.data.synthetic.tiers import get_tier
 from pivl_distill.distributed import process_group
-from pivl_distill.storage.cache_dir import cache_dir
+from pivl_distill.storage.cache_dir import CacheError, cache_dir
 
 
 def cached_dataset(tier_name: str, seed: int = 0) -> Path:
     """Return the root of a tier's dataset in Market-1501's layout; render it on first use.
 
-    Raises PivlError if there is no such tier.
+    Raises PivlError if there is no such tier, or if the cache folder cannot be written.
     """
     tier = get_tier(tier_name)
     root = cache_dir() / "synthetic" / f"{tier.name}-seed{seed}-v{GENERATOR_VERSION}"
@@ -22,7 +22,7 @@ def cached_dataset(tier_name: str, seed: int = 0) -> Path:
             return root
         try:
             write_dataset(root, tier, seed)
-        except OSError:
+        except OSError as error:
             if not root.exists():  # otherwise another process finished the same dataset first
-                raise
+                raise CacheError.from_os_error(root.parent, error) from error
     return root

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
@@ -30,6 +29,7 @@ from pivl_distill.data.synthetic.people import attributes, person
 from pivl_distill.data.synthetic.render import Rendering, render, render_empty
 from pivl_distill.data.synthetic.tiers import Tier
 from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.distributed.workers import ignore_ctrl_c
 from pivl_distill.errors import PivlError
 from pivl_distill.storage import files
 from pivl_distill.storage.filenames import SYNTHETIC_FILE, VOCABULARY_FILE
@@ -85,12 +85,8 @@ def write_dataset(root: Path, tier: Tier, seed: int, workers: int | None = None)
     """
     if root.exists():
         raise PivlError(f"{root} exists already: remove it or choose another folder.")
-    staging = root.with_name(f".{root.name}.{os.getpid()}.part")
-    try:
-        _write_tree(staging, tier, seed, workers)
-        staging.rename(root)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    with files.atomic_folder(root) as folder:
+        _write_tree(folder, tier, seed, workers)
 
 
 def _write_tree(root: Path, tier: Tier, seed: int, workers: int | None) -> None:
@@ -139,10 +135,14 @@ def _write_crops(
     if workers == 1:
         yield from chain.from_iterable(map(write, groups))
         return
-    with ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
-    ) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=_start_worker) as pool:
         yield from chain.from_iterable(pool.map(write, groups))
+
+
+def _start_worker() -> None:
+    ignore_ctrl_c()
+    cv2.setNumThreads(1)
 
 
 def _write_group(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,22 @@ def test_npz_contains_names_unit_vectors_and_provenance(embed, deployed_once, cr
     assert metadata["artifact"] == "model.int8.onnx"
     assert metadata["unreadable"] == []
     assert len(metadata["artifact_sha256"]) == 64
+
+
+@pytest.mark.parametrize("suffix", ["npz", "parquet"])
+def test_name_that_is_not_utf8_has_a_row(embed, crops, tmp_path, suffix):
+    name = os.fsdecode(b"caf\xe9.png")
+    (crops / "a" / "1ü.png").rename(crops / "a" / name)
+    out = tmp_path / f"features.{suffix}"
+    if suffix == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+    result = embed("-o", out)
+    assert result.exit_code == 0, result.output
+    if suffix == "npz":
+        with np.load(out) as file:
+            assert f"a/{name}" in file["names"].tolist()
+    else:
+        assert "a/caf\\udce9.png" in parquet.read_table(out)["name"].to_pylist()
 
 
 def test_each_process_writes_a_shard(launch, deployed_once, crops, tmp_path):

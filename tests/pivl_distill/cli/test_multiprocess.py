@@ -170,3 +170,31 @@ def test_all_processes_stop_at_the_loss_that_is_not_finite(desk: Path, launch: C
     assert "--resume run --set stage2.learning_rate=VALUE" in output
     resumed = alone("student", "--resume", "run", "--set", "stage2.learning_rate=1e-4")
     assert "continues with changed settings: stage2.learning_rate 1e+30 → 0.0001." in resumed
+
+
+def test_unexpected_error_of_one_process_is_told_once(
+    launch: Callable[..., list], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = """
+import os
+from pivl_distill.cli import main
+from pivl_distill.cli.commands import training
+from pivl_distill.distributed import process_group
+
+def work(**_options):
+    if process_group.rank() == 1:
+        raise TypeError("a bug")
+    process_group.barrier()
+
+training.teach.callback = work
+main(["teach"])
+"""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    first, second = launch(2, "-c", script)
+    (report,) = tmp_path.iterdir()
+    assert (first.code, first.output) == (2, "")
+    assert second.code == 70
+    assert second.output.splitlines() == [
+        "Error: unexpected TypeError: a bug",
+        f"Please report this as a bug and attach {report}.",
+    ]

@@ -6,7 +6,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from command_line import succeed
+from command_line import refuse, succeed
 from pivl_distill.app import training_plan
 from pivl_distill.cli import main
 from pivl_distill.cli.commands import training
@@ -112,3 +112,11 @@ def test_a_student_inherits_each_data_setting_that_is_not_given(
     assert ("(command line)" in message) == bool(overrides)
     assert ("(quick)" in message) == (config == "quick")
     assert f"({bank_run})" in message.replace(str(bank_run.resolve()), str(bank_run))
+
+
+@pytest.mark.parametrize("value", ["-1", str(2**40), "9" * 5000, "x"])
+@pytest.mark.parametrize(
+    "command", [("synth", "--seed"), ("embed", "crops", "-o", "f.npz", "--camera")]
+)
+def test_numbers_that_no_library_takes_are_errors(command: tuple[str, ...], value: str) -> None:
+    assert f"Invalid value for '{command[-1]}'" in refuse(*command, value)

@@ -88,6 +88,17 @@ def test_sigterm_stops_between_steps_with_143(desk: Path) -> None:
     assert_same_teach(Path("runs/teach-2"), Path("in-one-go"))
 
 
+def test_ctrl_c_in_a_terminal_is_told_once_for_all_workers(tmp_path: Path) -> None:
+    """A terminal sends it to the worker processes too."""
+    command = [sys.executable, "-m", "pivl_distill", "synth", "--out", str(tmp_path / "people")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(process, lambda: any(tmp_path.rglob("*.jpg")))
+    os.killpg(process.pid, signal.SIGINT)
+    stderr = process.communicate(timeout=60)[1]
+    assert (process.returncode, stderr) == (130, "Stopped; finished work is kept.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 TEACH = (
     teach,
     load_training_crops,

@@ -80,11 +80,20 @@ def test_override_value_is_parsed_as_yaml(text, key, value):
     assert type(parsed[1]) is type(value)
 
 
-@pytest.mark.parametrize("text", ["seed", "=3", "", "data.size_hw=[256", "seed={"])
+@pytest.mark.parametrize(
+    "text", ["seed", "=3", "", "data.size_hw=[256", "seed={", "seed=" + "9" * 5000]
+)
 def test_malformed_override_is_an_error(text):
     with pytest.raises(PivlError, match="--set takes key=value") as error:
         parse_override(text)
     assert f"'{text}'" in str(error.value)
+
+
+def test_integers_that_no_library_takes_are_errors(tmp_path):
+    with pytest.raises(PivlError, match="seed: Input should be less than or equal to 922337"):
+        student(seed=2**63)
+    with pytest.raises(PivlError, match="is not readable YAML"):
+        student(written(tmp_path, "student: {seed: " + "9" * 5000 + "}"))
 
 
 def test_override_inside_a_value_is_an_error(tmp_path):

@@ -192,5 +192,8 @@ def test_synthetic_takes_tier_and_seed(tree: Path, monkeypatch: pytest.MonkeyPat
     assert load_dataset("synthetic:default").name == "synthetic:default"
     assert load_dataset("synthetic:hard:7").name == "synthetic:hard:7"
     assert calls == [("default", 0), ("hard", 7)]
-    with pytest.raises(PivlError, match="'x'"):
-        load_dataset("synthetic:default:x")
+    for seed in ("x", "-1", "²", "9" * 5000):
+        with pytest.raises(
+            PivlError, match=f"Seed '{seed}' .* is not an integer of 1 to 18 digits"
+        ):
+            load_dataset(f"synthetic:default:{seed}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pivl_distill.data import records
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import LIP20
 
@@ -144,3 +147,23 @@ def test_record_digest_distinguishes_images_independent_of_location(tmp_path: Pa
     assert replace(first, pid=7).digest != first.digest
     first.path.write_bytes(b"another image")
     assert first.digest != digests[0]
+
+
+def test_names_that_are_not_utf8_have_fingerprints(tmp_path: Path) -> None:
+    dataset = make_dataset(tmp_path)
+    first, *others = dataset.train
+
+    def renamed(name: bytes) -> ReIDDataset:
+        path = first.path.with_name(os.fsdecode(name))
+        path.write_bytes(first.path.read_bytes())
+        return replace(dataset, train=(replace(first, path=path), *others))
+
+    latin, other = renamed(b"caf\xe9.jpg"), renamed(b"caf\xe8.jpg")
+    assert latin.fingerprint != other.fingerprint
+    assert latin.train[0].digest != other.train[0].digest
+
+
+def test_fingerprints_of_data_sets_stay() -> None:
+    """Banks and runs of earlier versions hold them."""
+    digest = hashlib.sha256("ü.jpg\t1\t2\n".encode()).hexdigest()
+    assert records._sha256(["ü.jpg\t1\t2\n"]) == digest

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -234,3 +236,34 @@ def test_changed_optimisation_is_recorded_with_the_saved_step(train_run, call_at
             "settings": {"stage2.learning_rate": {"before": 9.0, "after": 0.5}},
         }
     ]
+
+
+def test_removed_run_folder_is_one_sentence_and_stays_removed(tmp_path):
+    run = Run.create("student", "", tmp_path / "run")
+
+    def remove_in_first_step():
+        with run.progress.session("student"):
+            for _ in run.progress.remaining_steps("reid", six_steps()):
+                shutil.rmtree(run.path, ignore_errors=True)
+
+    with pytest.raises(PivlError, match="run was moved or removed while the run was going on"):
+        remove_in_first_step()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_tells_how_to_resume(tmp_path, caplog):
+    full = OSError(errno.ENOSPC, "No space left on device", "state")
+    with pytest.raises(OSError, match="No space"), Progress(tmp_path).session("student"):
+        raise full
+    assert f"`pivl-distill student --resume {tmp_path}`" in caplog.text
+
+
+def test_run_of_another_user_is_taken_for_running(tmp_path, monkeypatch):
+    """Its lock cannot be opened; the present command must not fail for it."""
+    (tmp_path / "state").mkdir()
+
+    def forbidden(*_args, **_options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", forbidden)
+    assert is_running(tmp_path)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from pivl_distill import crash_report
 from pivl_distill.config import DataSettings, StudentConfig, dump_config
 from pivl_distill.errors import PivlError
-from pivl_distill.runs.run import Run, read_data_settings
+from pivl_distill.runs.run import Run, check_run_folder, read_data_settings
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +27,62 @@ def test_runs_are_numbered_per_kind():
     names = ("teach-1", "teach-2", "student-1", "teach-3")
     assert paths == [Path("runs") / name for name in names]
     assert (paths[0] / "config.yaml").read_text() == "a: 1\n"
+
+
+def test_runs_that_begin_at_once_get_folders_of_their_own():
+    """The folder that another command has just created is not listed yet."""
+    Path("runs").mkdir()
+    listed = Path.glob
+
+    def late(self, pattern):
+        found = list(listed(self, pattern))
+        Path("runs/teach-1").mkdir(exist_ok=True)
+        return iter(found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "glob", late)
+        assert Run.create("teach", "").path.name == "teach-2"
+
+
+def test_one_of_several_processes_gets_the_named_folder(tmp_path):
+    context = multiprocessing.get_context("fork")
+    start, results = context.Barrier(4), context.Queue()
+
+    def create(number: int) -> None:
+        start.wait()
+        try:
+            Run.create("teach", f"a: {number}\n", tmp_path / "mine")
+        except PivlError as error:
+            results.put(str(error))
+        else:
+            results.put(number)
+
+    processes = [context.Process(target=create, args=(number,)) for number in range(4)]
+    for process in processes:
+        process.start()
+    outcomes = [results.get(timeout=60) for _ in processes]
+    (winner,) = [outcome for outcome in outcomes if isinstance(outcome, int)]
+    assert (tmp_path / "mine" / "config.yaml").read_text() == f"a: {winner}\n"
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("name", ["teach-²", "teach-" + "9" * 5000, "teach--", "teach-1x"])
+def test_other_names_are_no_numbers(monkeypatch, name):
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([Path("runs") / name]))
+    assert Run.create("teach", "").path.name == "teach-1"
+
+
+def test_run_folder_is_checked_without_creating_it(tmp_path):
+    check_run_folder(None)
+    check_run_folder(tmp_path / "mine")
+    assert list(tmp_path.iterdir()) == []
+    Path("runs").touch()
+    with pytest.raises(PivlError, match="Cannot write to 'runs'"):
+        check_run_folder(None)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(PivlError, match="already contains a run"):
+        check_run_folder(tmp_path / "mine")
 
 
 def test_numbers_compare_numerically_and_other_folders_are_ignored(tmp_path):
@@ -67,6 +126,25 @@ def test_metrics_are_appended_line_by_line():
     ]
 
 
+def test_removed_run_folder_is_one_sentence_and_stays_removed():
+    run = Run.create("teach", "")
+    shutil.rmtree(run.path)
+    for write in (lambda: run.log_metrics(epoch=1), lambda: run.finish("teach")):
+        with pytest.raises(PivlError, match="teach-1 was moved or removed"):
+            write()
+    assert not run.path.exists()
+
+
+def test_crash_reports_go_to_the_run_that_goes_on():
+    run = Run.create("teach", "teach: {}\n")
+    assert crash_report.write_crash_report(ValueError()).parent == run.path
+    other = Run.create("student", "student: {}\n")
+    Run.open_unfinished("teach", run.path)
+    Run(other.path)  # only read
+    assert crash_report.write_crash_report(ValueError()).parent == run.path
+    crash_report.report_to(None)
+
+
 def test_only_finished_runs_can_be_opened(tmp_path):
     with pytest.raises(PivlError, match=r"No run folder at .*none"):
         Run.open(tmp_path / "none")
@@ -92,6 +170,25 @@ def test_latest_is_last_finished_run():
     finish_at(other, "student", 3000)
     assert Run.latest("teach").path == first.path
     assert Run.latest("student").path == other.path
+
+
+def test_runs_of_other_programs_are_passed_over(tmp_path):
+    run = Run.create("teach", "teach:\n")
+    run.finish("teach")
+    for name, text in (("list", b"[1]"), ("other", b'{"step": 3}')):
+        (tmp_path / "runs" / name).mkdir()
+        (tmp_path / "runs" / name / "run.json").write_bytes(text)
+        (tmp_path / "runs" / name / "config.yaml").write_bytes(b"caf\xe9: 1\n")
+    assert Run.latest("teach").path == run.path
+    assert [found.path for found in Run.find_all("teach")] == [run.path]
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"9" * 5000])
+def test_damaged_run_is_named(text):
+    run = Run.create("teach", "")
+    (run.path / "run.json").write_bytes(text)
+    with pytest.raises(PivlError, match=r"run\.json is damaged"):
+        Run.latest("teach")
 
 
 def test_latest_without_finished_run_names_the_command():

@@ -158,6 +158,32 @@ def test_folder_that_cannot_be_created_is_logged(
     assert "Cannot write to the cache folder" in caplog.text
 
 
+def test_entry_of_another_user_is_computed_in_memory(
+    entry: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It can neither be read nor removed; root, who may run the tests, can do both."""
+    load_or_create(entry, SHAPES, BYTES, batches, GIB, WHAT)
+
+    def forbidden(*_args: object, **_options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(array_cache, "sha256", forbidden)
+        patch.setattr(os, "rmdir", forbidden)
+        patch.setattr(os, "unlink", forbidden)
+        assert load_or_create(entry, SHAPES, BYTES, no_batches, GIB, WHAT) is None
+    assert "can neither be read nor removed" in caplog.text
+    assert_content(load_or_create(entry, SHAPES, BYTES, no_batches, GIB, WHAT))
+
+
+def test_other_files_do_not_stop_eviction(tmp_path: Path) -> None:
+    for name, age_s in (("old", 300), ("new", 100)):
+        plant_entry(tmp_path, name, 10, age_s)
+    (tmp_path / "README").touch()
+    evict_least_recently_used(tmp_path, 10)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"new", "README"}
+
+
 def test_crash_leaves_nothing(entry: Path) -> None:
     def crash() -> Iterator[Batch]:
         yield next(batches())

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
+import time
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import (
+    atomic_folder,
     atomic_write,
     check_writable,
     is_empty,
     locked,
+    locked_folder,
     remove_partial,
     sha256,
     write_bytes,
@@ -120,12 +127,124 @@ def test_sha256_of_several_blocks(tmp_path):
     assert sha256(tmp_path / "file") == hashlib.sha256(data).hexdigest()
 
 
-def test_check_writable_detects_an_unusable_path(tmp_path):
-    check_writable(tmp_path / "new" / "file")
-    assert list((tmp_path / "new").iterdir()) == []
+def unwritable(tmp_path: Path) -> dict[str, Path]:
+    """Paths of files that cannot be written, also not by root; the keys say why."""
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(PivlError, match=r"Cannot write to '.*below' \(.+\); "):
-        check_writable(tmp_path / "file" / "below")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere" / "x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    return {
+        "below a file": tmp_path / "file" / "a",
+        "far below a file": tmp_path / "file" / "a" / "b",
+        "a folder": tmp_path / "folder",
+        "below a broken link": tmp_path / "broken" / "a",
+        "below links in a circle": tmp_path / "loop" / "a",
+        "name too long": tmp_path / ("n" * 300),
+        "temporary name too long": tmp_path / ("n" * 250),
+        "no such system folder": Path("/proc/nowhere/a"),
+    }
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        "below a file",
+        "far below a file",
+        "a folder",
+        "below a broken link",
+        "below links in a circle",
+        "name too long",
+        "temporary name too long",
+        "no such system folder",
+    ],
+)
+def test_unwritable_file_is_refused(tmp_path, why):
+    path = unwritable(tmp_path)[why]
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(PivlError, match=r"Cannot write to '.*' \(.+\); choose another path\.$"):
+        check_writable(path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_writable_places_are_left_as_they_are(tmp_path):
+    (tmp_path / "old").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    before = sorted(tmp_path.rglob("*"))
+    for name in ("old", "new", "a/b/new", "link"):
+        check_writable(tmp_path / name)
+    check_writable(tmp_path, folder=True)
+    check_writable(tmp_path / "a" / "b", folder=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "old").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["file", "file/a", "link"])
+def test_unwritable_folder_is_refused(tmp_path, name):
+    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(PivlError, match=r"is not a folder|Not a directory"):
+        check_writable(tmp_path / name, folder=True)
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_full_disk_is_found_before_the_work(tmp_path, monkeypatch, call):
+    """An empty file often fits on a full disk; some file systems report it when they sync."""
+
+    def full(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(f"os.{call}", full)
+    with pytest.raises(PivlError, match="No space left on device"):
+        check_writable(tmp_path / "file")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_error_of_a_full_disk_names_the_file(tmp_path):
+    with (
+        pytest.raises(OSError, match="No space left") as raised,
+        atomic_write(tmp_path / "file"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert raised.value.filename == str(tmp_path / "file")
+
+
+def test_folder_that_is_removed_meanwhile_is_reported(tmp_path):
+    path = tmp_path / "a" / "file"
+    with pytest.raises(FileNotFoundError) as raised, atomic_write(path):
+        shutil.rmtree(path.parent)
+    assert raised.value.filename == str(path)
+
+
+def test_name_that_is_not_utf8_is_escaped(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    write_json(tmp_path / "file.json", {"name": name, name: 1})
+    raw = (tmp_path / "file.json").read_bytes()
+    assert b'"caf\\udce9.jpg"' in raw
+    assert json.loads(raw.decode()) == {"name": name, name: 1}
+
+
+def test_folder_appears_complete_or_not_at_all(tmp_path):
+    with atomic_folder(tmp_path / "a" / "folder") as folder:
+        (folder / "file").touch()
+        assert not (tmp_path / "a" / "folder").exists()
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["folder"]
+    assert (tmp_path / "a" / "folder").stat().st_mode & 0o777 == 0o755
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "b" / "folder"):
+        raise KeyboardInterrupt
+    assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_first_of_two_folders_is_kept(tmp_path):
+
+    def make(name: str, other: str | None = None) -> None:
+        with atomic_folder(tmp_path / "folder") as folder:
+            (folder / name).touch()
+            if other:
+                make(other)
+
+    with pytest.raises(OSError, match="not empty"):
+        make("second", "first")
+    assert [p.name for p in tmp_path.rglob("*")] == ["folder", "first"]
 
 
 def test_lock_has_one_holder(tmp_path):
@@ -133,6 +252,42 @@ def test_lock_has_one_holder(tmp_path):
     with locked(file, "never"), pytest.raises(PivlError, match="taken"), locked(file, "taken"):
         pass
     with locked(file, "never"):
+        pass
+
+
+def test_lock_that_is_held_for_a_moment_is_waited_for(tmp_path):
+    """Of two runs that begin at once, one asks whether the other is going on."""
+    other, tries = FileLock(tmp_path / "lock"), []
+    other.acquire()
+
+    def release(_seconds):
+        tries.append(_seconds)
+        other.release()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "sleep", release)
+        with locked(tmp_path / "lock", "refused"):
+            pass
+    assert len(tries) == 1
+
+
+def test_lock_of_a_folder_leaves_no_file(tmp_path):
+    folder = tmp_path / "folder"
+    with (
+        locked_folder(folder, "never"),
+        pytest.raises(PivlError, match="taken"),
+        locked_folder(folder, "taken"),
+    ):
+        pass
+    assert list(folder.iterdir()) == []
+
+
+def test_system_without_locks_is_an_os_error(tmp_path, monkeypatch):
+    def no_flock(*_args, **_options):
+        raise NotImplementedError("no flock")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", no_flock)
+    with pytest.raises(OSError, match="locks"), locked(tmp_path / "lock", "never"):
         pass
 
 

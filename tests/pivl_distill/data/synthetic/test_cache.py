@@ -42,14 +42,12 @@ def test_dataset_that_another_process_finished_is_used(
     assert cached_dataset("tiny").is_dir()
 
 
-def test_other_failures_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path))
-
-    def fail(root: Path, tier: Tier, seed: int) -> None:
-        raise OSError("disk full")
-
-    monkeypatch.setattr(cache, "write_dataset", fail)
-    with pytest.raises(OSError, match="disk full"):
+def test_cache_that_cannot_be_written_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(PivlError, match=r"cache folder .*file.* Set PIVL_DISTILL_CACHE"):
         cached_dataset("tiny")
 
 

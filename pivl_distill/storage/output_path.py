@@ -1,0 +1,30 @@
+"""The type of command-line options and arguments that name what a command writes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pivl_distill.errors import PivlError
+
+
+class OutputPath(click.Path):
+    """A file or folder to write; refused before the work begins if it cannot be written."""
+
+    def __init__(self, *, folder: bool = False) -> None:
+        super().__init__(file_okay=not folder, dir_okay=folder, readable=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; a usage error names the option if it cannot be written."""
+        from pivl_distill.storage.files import check_writable  # not needed for --help
+
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not (ctx and ctx.resilient_parsing):  # shell completion
+            try:
+                check_writable(path, folder=self.dir_okay)
+            except PivlError as error:
+                self.fail(str(error), param, ctx)
+        return path

@@ -1,0 +1,82 @@
+"""Every output option of every command is refused before the work if it cannot be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import pytest
+
+from command_line import end, refuse
+from pivl_distill.cli import main
+from pivl_distill.storage.output_path import OutputPath
+
+INPUTS = {
+    ("teach", "parsing"),
+    ("student", "parsing"),
+    ("bank", "source"),
+    ("bank", "parsing"),
+    ("export", "source"),
+    ("evaluate", "target"),
+    ("embed", "folder"),
+    ("embed", "export_dir"),
+    ("bench", "export_dir"),
+    ("check", "parsing"),
+    ("occluded-duke", "duke"),
+    ("occluded-duke", "lists"),
+}
+"""Paths that commands only read. A new path is added here, or is an `OutputPath`."""
+
+PATHS = [
+    (name, parameter)
+    for name, command in main.commands.items()
+    for parameter in command.params
+    if isinstance(parameter.type, click.Path)
+]
+OUTPUTS = [(name, path) for name, path in PATHS if isinstance(path.type, OutputPath)]
+
+
+def test_every_path_is_an_input_or_checked() -> None:
+    unchecked = {(name, path.name) for name, path in PATHS} - {(n, p.name) for n, p in OUTPUTS}
+    assert unchecked == INPUTS
+
+
+def arguments(command: click.Command, output: click.Parameter, path: Path) -> list[str]:
+    """Arguments that give all required parameters, and `path` for the output."""
+    given = []
+    for parameter in command.params:
+        if parameter is output or parameter.required:
+            value = path if parameter is output else path.parent.parent / "x.npz"
+            option = isinstance(parameter, click.Option)
+            given += [*([parameter.opts[0]] if option else []), str(value)]
+    return given
+
+
+@pytest.mark.parametrize(("name", "output"), OUTPUTS, ids=lambda part: getattr(part, "name", part))
+def test_unwritable_output_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, output: click.Parameter
+) -> None:
+    (tmp_path / "file").touch()
+    command, begun = main.commands[name], []
+    monkeypatch.setattr(command, "callback", lambda **given: begun.append(given))
+    told = refuse(name, *arguments(command, output, tmp_path / "file" / "below"))
+    assert "file/below' (Not a directory); choose another path." in told
+    assert begun == []
+    end(0, name, *arguments(command, output, tmp_path / "new" / "below"))
+    assert len(begun) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_shell_completion_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = click.Command("c", params=[click.Option(["--out"], type=OutputPath())])
+    monkeypatch.setattr("pivl_distill.storage.files.check_writable", None)
+    command.make_context("c", ["--out", str(tmp_path / "a")], resilient_parsing=True)
+
+
+@pytest.mark.parametrize("command", [["teach"], ["student", "--bank", "none"], ["demo"]])
+def test_default_run_folder_is_checked_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").touch()
+    assert "Cannot write to 'runs'" in refuse(*command)
