@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from pivl_distill.errors import PivlError, did_you_mean
 from pivl_distill.models.fusion import block_thirds
 from pivl_distill.models.gradient_cap import fork
-from students.pretrained import convert_to_timm_names, load_network
+from students.pretrained import load_network
+from students.published_names import convert_to_timm_names
 
 LastStride = Literal["auto", 1, 2]
 PYRAMID_STRIDES = (4, 8, 16)

@@ -1,35 +1,30 @@
 """Pretrained weights for a bare backbone: timm's published weights, or a file.
 
-Files are read without running their code (`storage.weights_file`). A classifier in the file is
-ignored. Of a wider network of the same family the channels with the largest weights are used
-(`weight_selection`); any other missing, unexpected or misshapen tensor is an error.
+A classifier in the file is ignored. Layer names of other libraries (`published_names`) and position
+tables of other sizes are converted. Of a wider network of the same family the channels with the
+largest weights are used (`weight_selection`); any other missing, unexpected or misshapen tensor is
+an error.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import timm
 from timm.layers import resample_abs_pos_embed
-from timm.models.efficientnet import EfficientNet
 from torch import Tensor
 
 from pivl_distill.errors import PivlError
-from pivl_distill.storage.state_dict import load_matching_state
+from pivl_distill.storage.state_dict import load_matching_state, require_matching_state
 from pivl_distill.storage.weights_file import read_state_dict
+from students.published_names import convert_to_timm_names, suggest_arch, warn_of_padding
 from students.weight_selection import convolution_channels, is_wider, select_channels
 
 logger = logging.getLogger(__name__)
-
-_STAGES = ("_conv_stem", "_bn0", "_blocks", "_conv_head", "_bn1", "_fc")
-_BLOCK_LAYERS = (
-    "_expand_conv", "_bn0", "_depthwise_conv", "_bn1", "_se_reduce", "_se_expand",
-    "_project_conv", "_bn2",
-)  # fmt: skip
-"""Layers of EfficientNet-PyTorch, in the order in which they run."""
 
 
 def load_network(name: str, image_size_hw: tuple[int, int], pretrained: str | Path) -> Any:
@@ -61,10 +56,9 @@ def _load_file(network: Any, path: Path) -> None:
             f"There are no weights at '{path}'; set pretrained to none, timm or a file."
         )
     published = read_state_dict(path)
-    state = convert_to_timm_names(published, network)
-    classifier = network.pretrained_cfg["classifier"]
-    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    ignored = tuple(f"{head}." for head in heads)
+    state = resize_tables(convert_to_timm_names(published, network), network)
+    warn_of_padding(published, network, path)
+    ignored = _classifier(network)
     if is_wider(state, network, ignored):
         wide = convolution_channels(state)
         state = select_channels(state, network)
@@ -72,55 +66,72 @@ def _load_file(network: Any, path: Path) -> None:
             f"'{path}' holds a wider network; this one starts from those of its channels that have"
             f" the largest weights: {wide:,} → {convolution_channels(state):,} in all convolutions."
         )
-    load_matching_state(
-        network,
-        state,
-        path,
-        "the architecture",
-        "Set arch to the architecture of the file.",
-        ignored=ignored,
-    )
+    remedy = "" if _fits(state, network) else suggest_arch(published)
+    load_matching_state(network, state, path, "the architecture", remedy, ignored=ignored)
 
 
-def convert_to_timm_names(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
-    """Return published weights under timm's names, with position embeddings of the right size.
+def resize_tables(state: dict[str, Tensor], network: Any) -> dict[str, Tensor]:
+    """Return a state dict whose position tables have the sizes of `network`, resized as by timm.
 
-    MobileNetV2 files of d-li14 and torchvision, and EfficientNet files of EfficientNet-PyTorch
-    (`_conv_stem`, `_blocks`), have the same layers in the same order, so they are renamed by
-    position. Position embeddings of a square patch grid are interpolated to the network's grid, as
-    in timm. Other tensors are returned unchanged.
+    Absolute position embeddings are resized from a square grid of patches, or from one of the
+    network's aspect ratio; others have an unknown grid and stay as they are. timm's own conversion
+    for the network resizes the rest (relative positions, patch kernels). A state dict that fits, or
+    that timm cannot convert, is returned unchanged.
     """
-    orders = {"features.0.0.weight": _layer_order, "_conv_stem.weight": _efficientnet_order}
-    order = next((orders[first] for first in orders if first in state), None)
-    if order is not None and isinstance(network, EfficientNet):
-        published = sorted({key.rpartition(".")[0] for key in state}, key=order)
-        layers = dict.fromkeys(key.rpartition(".")[0] for key in network.state_dict())
-        names = dict(zip(published, (n for n in layers if n != "classifier"), strict=False))
-        names |= {"classifier": "classifier", "_fc": "classifier"}
-        parts = [(key.rpartition("."), value) for key, value in state.items()]
-        return {f"{names.get(m, m)}.{leaf}": value for (m, _, leaf), value in parts}
-    position, target = state.get("pos_embed"), getattr(network, "pos_embed", None)
-    if position is None or target is None or position.shape == target.shape:
+    if _fits(state, network):
         return state
-    grid, prefix = network.patch_embed.grid_size, network.num_prefix_tokens
-    patches = position.shape[1] - prefix
-    if math.isqrt(patches) ** 2 != patches:
-        return state  # the file's grid is unknown
-    resized = resample_abs_pos_embed(position, list(grid), num_prefix_tokens=prefix)
-    return state | {"pos_embed": resized}
+    position, target = state.get("pos_embed"), getattr(network, "pos_embed", None)
+    if position is not None and target is not None and _lengths_differ(position, target):
+        grid, prefix = network.patch_embed.grid_size, network.num_prefix_tokens
+        if (old_grid := _find_grid(position.shape[1] - prefix, grid)) is None:
+            return state
+        resized = resample_abs_pos_embed(
+            position, list(grid), list(old_grid), num_prefix_tokens=prefix
+        )
+        state = state | {"pos_embed": resized}
+    convert = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if convert is None or _fits(state, network):
+        return state
+    try:
+        converted: dict[str, Tensor] = convert(dict(state), network)
+    except Exception:  # written for the files of one publisher; others may raise anything
+        return state
+    return converted
 
 
-def _layer_order(layer: str) -> tuple[int, list[int]]:
-    """Return the sort key of `features.2.conv.0`, `conv.1` or `classifier`."""
-    stage, *numbers = layer.split(".")
-    order = ("features", "conv", "classifier")
-    position = order.index(stage) if stage in order else len(order)
-    return position, [int(number) for number in numbers if number.isdigit()]
+def _lengths_differ(table: Tensor, target: Tensor) -> bool:
+    """Whether the tables are [1, N, width] and differ in N alone."""
+    (_, *own), (_, *other) = table.shape or (0,), target.shape or (0,)
+    return len(own) == len(other) == 2 and own[0] != other[0] and own[1] == other[1]
 
 
-def _efficientnet_order(layer: str) -> tuple[int, list[int]]:
-    """Return the sort key of EfficientNet-PyTorch's `_conv_stem`, `_blocks.2._bn0` or `_fc`."""
-    first, *rest = layer.split(".")
-    number, name = rest if len(rest) == 2 else ("0", "")
-    stage = _STAGES.index(first) if first in _STAGES else len(_STAGES)
-    return stage, [int(number), _BLOCK_LAYERS.index(name) if name in _BLOCK_LAYERS else 0]
+def _find_grid(patches: int, grid_hw: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the grid (h, w) of so many patches: square, or in proportion to `grid_hw`."""
+    height, width = grid_hw
+    if patches <= 0:
+        return None
+    for h, w in ((1, 1), (height, width)):
+        common = math.gcd(h, w)
+        h, w = h // common, w // common
+        scale = math.isqrt(patches // (h * w))
+        if scale**2 * h * w == patches:
+            return h * scale, w * scale
+    return None
+
+
+def _fits(state: dict[str, Tensor], network: Any) -> bool:
+    """Whether a state dict has the names and shapes of a network, apart from its classifier."""
+    try:
+        require_matching_state(
+            network.state_dict(), state, "", "", "", ignored=_classifier(network)
+        )
+    except PivlError:
+        return False
+    return True
+
+
+def _classifier(network: Any) -> tuple[str, ...]:
+    """Return the prefixes of the names of a network's classifier."""
+    classifier = network.pretrained_cfg["classifier"]
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    return tuple(f"{head}." for head in heads)

@@ -26,7 +26,7 @@ from pivl_distill.storage.weights_file import read_state_dict
 from teachers.clip import Clip, with_weights_hash
 from teachers.clip_loading import load_clip
 from teachers.image_encoders import ViTOptions
-from teachers.open_clip_models import QUICKGELU_SUFFIX
+from teachers.quick_gelu import QUICKGELU_SUFFIX
 from teachers.teacher import clip_embedding_model
 
 ARCHITECTURES = ("ViT-B-16", "RN50")

@@ -1,7 +1,6 @@
 """Published CLIP weights as one state dict: a local file or a Hugging Face repository.
 
-Files are OpenAI's TorchScript archives or open_clip's checkpoints; `storage.weights_file` reads
-them without running their code.
+Files are OpenAI's TorchScript archives or checkpoints of open_clip and of OpenAI's code.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ class ClipWeights:
     """float32 tensors by open_clip's names, and whether the model uses QuickGELU."""
 
     state: dict[str, Tensor]
-    quick_gelu: bool
+    quick_gelu: bool | None
+    """None if the file does not say so."""
 
 
 def read_hub(repository: str) -> ClipWeights:
@@ -47,4 +47,4 @@ def read_file(path: Path) -> ClipWeights:
     state = read_state_dict(path)
     openai = [key for key in _OPENAI_ONLY if key in state]
     kept = {key: value.float() for key, value in state.items() if key not in openai}
-    return ClipWeights(kept, quick_gelu=bool(openai))
+    return ClipWeights(kept, quick_gelu=True if openai else None)

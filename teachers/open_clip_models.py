@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import open_clip
 import torch
-from open_clip.model import CLIP
+from open_clip.model import CLIP, resize_pos_embed, resize_text_pos_embed
+from torch import Tensor
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.state_dict import load_matching_state
 from teachers.clip import Clip, make_clip, with_weights_hash
 from teachers.clip_weights import HUB, ClipWeights, read_file, read_hub
 from teachers.image_encoders import ViTOptions
+from teachers.quick_gelu import QUICKGELU_SUFFIX, Activation, needs_quick_gelu
 from teachers.text_encoder import Tokenizer
 
-QUICKGELU_SUFFIX = "-quickgelu"
-"""Suffix of open_clip architectures with QuickGELU, the activation of OpenAI's weights."""
+_VISUAL_POSITIONS, _POSITIONS = "visual.positional_embedding", "positional_embedding"
 
 
 def is_pretrained_tag(name: str, weights: str) -> bool:
@@ -35,8 +37,22 @@ def architecture_name(name: str, weights: str) -> str:
     return name
 
 
-def load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
-    """Return open_clip model `name`; `weights` as in `load_clip`."""
+def load_open_clip(
+    name: str,
+    weights: str,
+    size_hw: tuple[int, int],
+    options: ViTOptions,
+    activation: Activation = "auto",
+) -> Clip:
+    """Return open_clip model `name`.
+
+    Args:
+        name: of the architecture.
+        weights: as in `load_clip`.
+        size_hw: height and width of crops, in pixels.
+        options: patch stride and camera embeddings of a ViT.
+        activation: of weights in a file.
+    """
     if weights == "embedded":
         raise PivlError(
             f"{name} is not embedded; set clip.weights to an open_clip tag such as 'openai',"
@@ -44,11 +60,7 @@ def load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: V
         )
     if weights.startswith(HUB) or Path(weights).is_file():
         published = read_hub(weights) if weights.startswith(HUB) else read_file(Path(weights))
-        name = (
-            f"{name.removesuffix(QUICKGELU_SUFFIX)}{QUICKGELU_SUFFIX}"
-            if published.quick_gelu
-            else name
-        )
+        name = _named_by_activation(name, weights, published, activation)
         clip = _build_open_clip(name, None)
         _load_weights(clip, name, weights, published)
     else:
@@ -62,6 +74,19 @@ def load_open_clip(name: str, weights: str, size_hw: tuple[int, int], options: V
                 " 'none'."
             ) from error
     return with_weights_hash(make_clip(name, clip, Tokenizer(), size_hw, 16, options))
+
+
+def _named_by_activation(
+    name: str, weights: str, published: ClipWeights, activation: Activation
+) -> str:
+    """Return the architecture with the activation that weights in a file, or of a hub, need."""
+    quick = published.quick_gelu
+    if activation != "auto":
+        quick = activation == "quick_gelu"
+        name = name.removesuffix(QUICKGELU_SUFFIX)
+    elif quick is None:
+        quick = needs_quick_gelu(name, Path(weights), published.state)
+    return f"{name.removesuffix(QUICKGELU_SUFFIX)}{QUICKGELU_SUFFIX}" if quick else name
 
 
 def _build_open_clip(name: str, tag: str | None) -> CLIP:
@@ -87,4 +112,21 @@ def _without_open_clip_warnings() -> Iterator[None]:
 
 def _load_weights(clip: CLIP, name: str, weights: str, published: ClipWeights) -> None:
     remedy = "Set clip.name to the model it was made for."
-    load_matching_state(clip, published.state, weights, name, remedy)
+    state = resize_positions(published.state, clip)
+    load_matching_state(clip, state, weights, name, remedy)
+
+
+def resize_positions(state: dict[str, Tensor], clip: CLIP) -> dict[str, Tensor]:
+    """Return a state dict whose position tables have the lengths of `clip`, resized by open_clip.
+
+    Tables of another width, and of images that are not square, stay as they are.
+    """
+    resized, own = dict(state), clip.state_dict()
+    for key, resize in ((_VISUAL_POSITIONS, resize_pos_embed), (_POSITIONS, resize_text_pos_embed)):
+        table, target = state.get(key), own.get(key)
+        if table is None or target is None or table.shape[1:] != target.shape[1:]:
+            continue
+        if key == _VISUAL_POSITIONS and math.isqrt(len(table) - 1) ** 2 != len(table) - 1:
+            continue
+        resize(resized, clip)
+    return resized

@@ -38,9 +38,9 @@ from teachers.clip_reid_checkpoint import (
 from teachers.embedding_file import list_extra_crops, save_embedding_file
 from teachers.image_encoders import ViTOptions
 from teachers.image_features import encode_crops
-from teachers.open_clip_models import QUICKGELU_SUFFIX
 from teachers.probes import BankProbe, probe_bank
 from teachers.prompts import IdentityPrompts
+from teachers.quick_gelu import QUICKGELU_SUFFIX
 from teachers.teacher import Teacher, save_teacher, vit_options
 from teachers.tuning import encode_bank_texts, present_parts, tune_prompts
 
@@ -149,7 +149,7 @@ def build_clip(settings: ClipSettings, size_hw: tuple[int, int], dataset: ReIDDa
     if path.is_file() and is_foreign(path) and is_clip_reid_state(read_state_dict(path)):
         clip = load_clip_reid(settings, size_hw, options)
     else:
-        clip = load_clip(settings.name, settings.weights, size_hw, options)
+        clip = load_clip(settings.name, settings.weights, size_hw, options, settings.activation)
     return clip.with_clip_pixels() if settings.pixels == "clip" else clip
 
 

@@ -24,6 +24,12 @@ class ClipSettings(Settings):
         "embedded, an open_clip tag, hf-hub:ID, a file, or none. A CLIP-ReID .pth replaces the"
         " image encoder of the CLIP that `base` names",
     )
+    activation: Literal["auto", "quick_gelu", "gelu"] = setting(
+        "auto",
+        "activation that weights in a file need. auto: by name, hash or contents of the file;"
+        " quick_gelu: OpenAI's weights; gelu: those of LAION and DataComp",
+        advanced=True,
+    )
     base: str = setting(
         "openai",
         "weights of the token embeddings and logit scale, which a CLIP-ReID file lacks",

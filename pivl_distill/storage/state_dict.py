@@ -76,4 +76,19 @@ def require_matching_state(
     if wrong:
         count = "1 tensor differs" if len(wrong) == 1 else f"{len(wrong)} tensors differ"
         named = "; ".join(sorted(wrong)[:MAX_NAMED])
+        remedy = _prefix(expected, state) + remedy
         raise PivlError(f"'{source}' does not fit {target}, {count}: {named}. {remedy}")
+
+
+def _prefix(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Return a sentence about a common prefix without which most names would be expected."""
+    prefix = next(iter(state), "").partition(".")[0] + "."
+    if not all(name.startswith(prefix) for name in state):
+        return ""
+    fitting = {name.removeprefix(prefix) for name in state} & expected.keys()
+    if 2 * len(fitting) < len(state):
+        return ""
+    return (
+        f"All names begin with '{prefix}' and would fit without it; save the tensors as"
+        f" {{name.removeprefix('{prefix}'): tensor for name, tensor in state.items()}}. "
+    )

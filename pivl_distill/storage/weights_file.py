@@ -20,12 +20,13 @@ from torch import Tensor
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.limits import MAX_ARCHIVE_EXCESS, MAX_SHARED_TENSORS, MIB
-from pivl_distill.storage.tensors import check_tensor_file, check_tensor_header
-
-WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Entries of a checkpoint that hold its state dict, in order of preference, as in timm."""
-PREFIXES = ("_orig_mod.", "module.", "_orig_mod.")
-"""Prefixes of names that torch.compile and DataParallel add, in either order."""
+from pivl_distill.storage.pickled import find_obstacle, saving_command
+from pivl_distill.storage.tensors import (
+    check_tensor_file,
+    check_tensor_header,
+    find_nonfinite_tensor,
+)
+from pivl_distill.storage.wrappers import WRAPPERS, unwrap, without_prefixes
 
 _RUNS_WHEN_OPENED = (b"__setstate__", b"__torch__.torch.classes")
 """In TorchScript: a method that is called when the archive is opened, and classes in C++."""
@@ -34,20 +35,20 @@ _RUNS_WHEN_OPENED = (b"__setstate__", b"__torch__.torch.classes")
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a weights file, without its wrappers and prefixes.
 
-    Raises PivlError if there is none, if reading it could run code, or if it unpacks to much more
-    than its size.
+    Raises PivlError if there is none, if reading it could run code, if it unpacks to much more than
+    its size, or if a weight is not finite.
     """
     if not path.is_file():
         raise PivlError(f"There are no weights at '{path}'.")
     size = check_tensor_file(path)
-    content: Any = _read_content(path, size)
-    if isinstance(content, dict):
-        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        content = content if wrapper is None else content[wrapper]
-    if not content or not isinstance(content, dict) or not _maps_names_to_tensors(content):
-        raise PivlError(f"'{path}' holds no state dict, which maps names to tensors.")
-    _check_tensors(path, size, content)
-    return {_without_prefixes(key): value for key, value in content.items()}
+    state = without_prefixes(unwrap(_read_content(path, size), path))
+    _check_tensors(path, size, state)
+    if broken := find_nonfinite_tensor(state):
+        raise PivlError(
+            f"The weights in '{path}' are broken: {broken}. Use a checkpoint from before that"
+            " training diverged."
+        )
+    return state
 
 
 def _read_content(path: Path, size: int) -> Any:
@@ -62,12 +63,26 @@ def _read_content(path: Path, size: int) -> Any:
     except PivlError:
         raise
     except pickle.UnpicklingError as error:
-        raise PivlError(
-            f"'{path}' is not a readable weights file: it holds more than tensors. Save its state"
-            ' dict alone: `torch.save(model.state_dict(), "weights.pth")`.'
-        ) from error
+        raise _refusal(path, str(error)) from error
     except Exception as error:  # torch, safetensors and zipfile each have their own
-        raise PivlError(f"'{path}' is not a readable weights file: {error}") from error
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise PivlError(f"'{path}' is not a readable weights file: {reason}") from error
+
+
+def _refusal(path: Path, message: str) -> PivlError:
+    """Return the error about a file that torch refuses with `message`."""
+    obstacle = find_obstacle(path, message)
+    if obstacle is None:
+        return PivlError(
+            f"'{path}' is not a readable weights file: it is neither safetensors nor TorchScript,"
+            " nor a state dict as torch.save writes it."
+        )
+    return PivlError(
+        f"'{path}' is not a readable weights file: it holds more than tensors ({obstacle}), and"
+        " loading that could run code. If you trust the file, save its state dict alone:\n"
+        f"  {saving_command(path, obstacle, WRAPPERS)}\n"
+        "and name the new file."
+    )
 
 
 def _check_archive(path: Path, size: int) -> bool:
@@ -99,10 +114,6 @@ def _check_code(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) ->
         )
 
 
-def _maps_names_to_tensors(content: Mapping[Any, Any]) -> bool:
-    return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items())
-
-
 def _check_tensors(path: Path, size: int, state: Mapping[str, Tensor]) -> None:
     """Raise PivlError unless all tensors are plain and together not much larger than the file."""
     total = 0
@@ -117,9 +128,3 @@ def _check_tensors(path: Path, size: int, state: Mapping[str, Tensor]) -> None:
             f"'{path}' has {size / MIB:,.1f} MiB, but its tensors claim {total / MIB:,.1f} MiB:"
             " their shapes exceed their contents. Save the tensors again with .contiguous()."
         )
-
-
-def _without_prefixes(name: str) -> str:
-    for prefix in PREFIXES:
-        name = name.removeprefix(prefix)
-    return name

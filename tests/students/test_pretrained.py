@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import students
 from pivl_distill.errors import PivlError
 from students.backbones import create_backbone
+from students.pretrained import resize_tables
 
 SIZE_HW = (64, 32)
 MOBILENET = "mobilenetv2_025"
@@ -118,46 +119,6 @@ def test_extra_tensor_in_the_published_file_is_rejected(classifier, tmp_path):
         load(tmp_path / "more.pth")
 
 
-def efficientnet_pytorch_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors as in EfficientNet-PyTorch: _conv_stem, _blocks.N._expand_conv, _fc."""
-    top = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1"}
-    expanded = {
-        "conv_pw": "_expand_conv", "bn1": "_bn0", "conv_dw": "_depthwise_conv", "bn2": "_bn1",
-        "conv_pwl": "_project_conv", "bn3": "_bn2",
-    }  # fmt: skip
-    first = {"conv_dw": "_depthwise_conv", "bn1": "_bn1", "conv_pw": "_project_conv", "bn2": "_bn2"}
-    squeeze = {"se.conv_reduce": "_se_reduce", "se.conv_expand": "_se_expand"}
-    blocks = list(dict.fromkeys(tuple(k.split(".")[1:3]) for k in state if k.startswith("blocks")))
-    renamed = {}
-    for key, value in state.items():
-        module, _, field = key.rpartition(".")
-        if module.startswith("blocks."):
-            _, stage, block, layer = module.split(".", 3)
-            names = squeeze | (first if stage == "0" else expanded)
-            new = f"_blocks.{blocks.index((stage, block))}.{names[layer]}"
-        else:
-            new = (top | {"classifier": "_fc"})[module]
-        renamed[f"{new}.{field}"] = value
-    return renamed
-
-
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "efficientnet_b0"])
-def test_efficientnet_pytorch_file_loads_under_its_names(name, tmp_path):
-    network = timm.create_model(name).eval()
-    state = efficientnet_pytorch_names(network.state_dict())
-    for number, tensor in enumerate(t for t in state.values() if t.ndim == 1):
-        tensor += number / 1000  # layers of equal shape differ
-    save_file(dict(sorted(state.items())), tmp_path / "published.safetensors")
-    assert_same_features(load(tmp_path / "published.safetensors", name), network)
-
-
-def test_unknown_layer_in_an_efficientnet_file_is_rejected(tmp_path):
-    state = efficientnet_pytorch_names(timm.create_model("tf_efficientnet_lite0").state_dict())
-    torch.save(state | {"_blocks.3._extra.weight": torch.zeros(3)}, tmp_path / "more.pth")
-    with pytest.raises(PivlError, match="does not fit the architecture"):
-        load(tmp_path / "more.pth", "tf_efficientnet_lite0")
-
-
 def test_position_embeddings_are_interpolated(tmp_path):
     network = timm.create_model("vit_tiny_patch16_224", img_size=64)
     path = tmp_path / "vit.safetensors"
@@ -168,12 +129,44 @@ def test_position_embeddings_are_interpolated(tmp_path):
     assert torch.equal(loaded.blocks[3].attn.qkv.weight, network.blocks[3].attn.qkv.weight)
 
 
-def test_position_embeddings_of_an_unknown_grid_are_rejected(tmp_path):
+def test_position_embeddings_keep_the_aspect_ratio_of_the_network(tmp_path):
+    """8×4 patches of a network that was trained on crops as tall become 4×2."""
     network = timm.create_model("vit_tiny_patch16_224", img_size=(128, 64))
+    tall = torch.linspace(0, 1, 8)[:, None].expand(8, 4).reshape(1, 32, 1)
+    with torch.no_grad():
+        network.pos_embed[:, 1:] = tall
+    save_file(network.state_dict(), tmp_path / "vit.safetensors")
+    resized = load(tmp_path / "vit.safetensors", "vit_tiny_patch16_224").pos_embed[0, 1:, 0]
+    columns = resized.reshape(4, 2)
+    assert torch.allclose(columns[:, 0], columns[:, 1], atol=1e-5)
+    assert (columns[1:, 0] > columns[:-1, 0]).all()
+
+
+def test_position_embeddings_of_an_unknown_grid_are_rejected(tmp_path):
+    network = timm.create_model("vit_tiny_patch16_224", img_size=(96, 32))
     path = tmp_path / "vit.safetensors"
     save_file(network.state_dict(), path)
-    with pytest.raises(PivlError, match=r"pos_embed is \(1, 33, 192\), not \(1, 9, 192\)"):
+    with pytest.raises(PivlError, match=r"pos_embed is \(1, 13, 192\), not \(1, 9, 192\)"):
         load(path, "vit_tiny_patch16_224")
+
+
+def test_relative_positions_and_patch_kernels_are_resized_by_timm():
+    settings = {"img_size": 64, "num_classes": 0, "embed_dim": 8, "depths": (1, 1, 1, 1)}
+    settings["num_heads"] = (1, 1, 1, 1)
+    small, large = (
+        timm.create_model("swin_tiny_patch4_window7_224", **settings, window_size=window)
+        for window in (4, 8)
+    )
+    name = "layers.0.blocks.0.attn.relative_position_bias_table"
+    resized = resize_tables(small.state_dict(), large)
+    assert resized[name].shape == large.state_dict()[name].shape != small.state_dict()[name].shape
+    large.load_state_dict(resized)
+
+
+def test_tables_that_timm_cannot_convert_stay():
+    network = timm.create_model("vit_tiny_patch16_224", img_size=64)
+    state = {"patch_embed.proj.weight": torch.zeros(1), "conv.weight": torch.zeros(1)}
+    assert resize_tables(state, network) == state
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "shape"])
@@ -207,13 +200,28 @@ def test_missing_and_unreadable_files_raise(tmp_path):
         load(tmp_path / "text.pth")
 
 
+@pytest.mark.parametrize("key", ["state_dict", "model", "ema"])
+def test_wrapped_weights_with_prefixes_load(classifier, tmp_path, key):
+    state = {f"module.{name}": value for name, value in classifier.state_dict().items()}
+    torch.save({"epoch": 3, key: state, "optimizer": {"state": {}}}, tmp_path / "file.pth.tar")
+    assert_same_features(load(tmp_path / "file.pth.tar"), classifier)
+
+
+def test_another_prefix_is_refused_and_named(classifier, tmp_path):
+    state = {f"backbone.{name}": value for name, value in classifier.state_dict().items()}
+    torch.save(state, tmp_path / "file.pth")
+    message = r"does not fit the architecture.* All names begin with 'backbone\.' and would fit"
+    with pytest.raises(PivlError, match=message):
+        load(tmp_path / "file.pth")
+
+
 def test_pickled_objects_are_never_run(tmp_path):
     class Harmful:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "harmed",))
 
     torch.save({"state_dict": Harmful()}, tmp_path / "harmful.pth")
-    with pytest.raises(PivlError, match="not a readable weights file"):
+    with pytest.raises(PivlError, match="holds more than tensors"):
         load(tmp_path / "harmful.pth")
     assert not (tmp_path / "harmed").exists()
 

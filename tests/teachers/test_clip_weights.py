@@ -164,6 +164,36 @@ def test_pickled_code_is_not_executed(tmp_path):
             return (Path.touch, (tmp_path / "executed",))
 
     torch.save({"state_dict": Malicious()}, tmp_path / "malicious.pt")
-    with pytest.raises(PivlError, match="is not a readable weights file"):
+    with pytest.raises(PivlError, match="holds more than tensors"):
         load_clip("small-vit", str(tmp_path / "malicious.pt"), SIZE_HW)
     assert not (tmp_path / "executed").exists()
+
+
+def test_position_tables_of_another_size_are_resized_by_open_clip(tmp_path, caplog):
+    original = make("small-vit", quick=False).state_dict()
+    tables = {"visual.positional_embedding": 16, "positional_embedding": 32}
+    state = dict(original)
+    for name, rows in tables.items():
+        extra = name.startswith("visual.")
+        state[name] = torch.randn(rows + extra, 16)
+    torch.save(state, tmp_path / "weights.pt")
+    clip = load_clip("small-vit", str(tmp_path / "weights.pt"), SIZE_HW)
+    assert clip.text.positional_embedding.shape == original["positional_embedding"].shape
+    class_token = clip.image.visual.positional_embedding[0]
+    assert torch.equal(class_token, state["visual.positional_embedding"][0])
+
+
+@pytest.mark.parametrize(("rows", "width"), [(13, 16), (17, 8)])
+def test_position_tables_of_an_unknown_grid_are_refused(tmp_path, rows, width):
+    state = make("small-vit", quick=False).state_dict()
+    torch.save(state | {"visual.positional_embedding": torch.zeros(rows, width)}, tmp_path / "w.pt")
+    with pytest.raises(PivlError, match=r"visual\.positional_embedding is \(\d+, \d+\), not"):
+        load_clip("small-vit", str(tmp_path / "w.pt"), SIZE_HW)
+
+
+def test_the_setting_decides_about_the_activation(tmp_path):
+    torch.save(make("small-vit", quick=True).state_dict(), tmp_path / "weights.pt")
+    path = str(tmp_path / "weights.pt")
+    assert quick_gelu(load_clip("small-vit", path, SIZE_HW, activation="quick_gelu"))
+    gelu = load_clip("small-vit-quickgelu", path, SIZE_HW, activation="gelu")
+    assert (gelu.name, quick_gelu(gelu)) == ("small-vit", False)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import re
+import shlex
 import struct
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -61,7 +65,6 @@ def test_tied_tensors_are_accepted(tmp_path):
         3,
         {"model": 3},
         {"model": [torch.ones(1)]},
-        {"a": torch.ones(1), "b": 3},
         {1: torch.ones(1)},
     ],
 )
@@ -165,3 +168,51 @@ def test_other_contents_are_refused(tmp_path, content, suffix):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(PivlError, match="There are no weights at"):
         read_state_dict(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    ("content", "obstacle"),
+    [
+        ({"rank1": np.float64(0.5), "state_dict": STATE}, "a numpy scalar at 'rank1'"),
+        ({"state_dict": STATE, "mean": np.ones(3)}, "a numpy array at 'mean'"),
+        ({"args": argparse.Namespace(lr=1), "model": STATE}, "argparse.Namespace at 'args'"),
+    ],
+)
+def test_more_than_tensors_is_refused_with_a_command_that_helps(
+    tmp_path, content, obstacle, legacy
+):
+    path = tmp_path / "it's best.pth.tar"
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(PivlError) as error:
+        read_state_dict(path)
+    message = str(error.value)
+    assert re.search(rf"holds more than tensors \(.*{re.escape(obstacle)}\)", message)
+    assert not re.search("weights_only|add_safe_globals", message)
+    (line,) = re.findall(r"^  (python .*)$", message, flags=re.M)
+    *command, code = shlex.split(line)
+    assert command == ["python", "-c"]
+    exec(code)
+    saved = read_state_dict(tmp_path / "it's best.weights.pth")
+    assert saved.keys() == STATE.keys()
+
+
+def test_the_command_for_a_whole_network_takes_its_state_dict(tmp_path):
+    torch.save({"model": nn.Sequential(nn.Linear(2, 2))}, tmp_path / "net.pt")
+    with pytest.raises(PivlError, match=r'torch\.nn\.modules(?s:.*)\["model"\]\.state_dict\(\)'):
+        read_state_dict(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x80\x04", pickle.dumps({"a": {1, 2}})])
+def test_other_files_are_refused_without_advice_that_does_not_help(tmp_path, content):
+    (tmp_path / "file.pth").write_bytes(content)
+    with pytest.raises(PivlError, match="is not a readable weights file") as error:
+        read_state_dict(tmp_path / "file.pth")
+    assert not re.search("weights_only|add_safe_globals", str(error.value))
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    torch.save(STATE | {"bn.running_var": torch.tensor([1, torch.inf])}, tmp_path / "file.pth")
+    message = r"are broken: the tensor 'bn\.running_var' is not finite \(1 of 2 values\)"
+    with pytest.raises(PivlError, match=message):
+        read_state_dict(tmp_path / "file.pth")
