@@ -70,17 +70,13 @@ def tune_prompts(
         settings: epochs, batches, optimizer and losses.
         seed: of the initial tokens and the batches.
         run: stores metrics and progress.
-
-    Raises:
-        DivergenceError: A loss term is not finite.
     """
     settings = resolve_temperature(settings, clip)
     generator = torch.Generator().manual_seed(seed)
     identities = int(rows.max()) + 1
     learned = IdentityPrompts(clip.text, prompts, identities, vocabulary, generator)
     learned.to(features.projected.device)
-    optimizer = make_optimizer(learned, settings)
-    totals = MetricAverages()
+    optimizer, totals = make_optimizer(learned, settings), MetricAverages()
     sampler = make_sampler(rows.numpy(), settings, seed)
     steps = run.progress.remaining_steps(
         "prompts", sampler, prompts=learned, optimizer=OptimizerState(optimizer), totals=totals

@@ -57,20 +57,15 @@ def train(
         validation: held-out identities to evaluate on, or None.
         stage: name of the stage in metrics and saved progress.
 
-    Raises: PivlError if a process had no crops in a batch, or with fewer than P identities;
-        DivergenceError in the first step with a loss or gradient that is not finite.
+    Raises: PivlError if P×K crops cannot be drawn or shared; DivergenceError if training diverges.
     """
-    check_batch_size(settings)
-    trainer, averages = Stage2Trainer(network, store, supervision, settings), MetricAverages()
-    if should_compile(settings.compile, estimate_steps(store, settings), trainer.device):
-        compile_body(network.body, trainer.device)
+    trainer, averages = make_trainer(network, store, supervision, settings), MetricAverages()
     sampler = make_sampler(store.pids, settings, seed, shuffled=not supervision.labels)
     parts = trainer.stateful_parts(averages=averages, validation=validation)
     steps = run.progress.remaining_steps(stage, sampler, **parts)
     watch = LossWatch(f"{description} (stage {stage})", usual_causes(settings))
     broadcast_parameters(network)
     start, crops_seen = time.monotonic(), 0
-    network.train()
     for step in track(steps, description):
         set_learning_rate(trainer.optimizer, settings, step.elapsed_epochs)
         reported = trainer.step(step.batch, step.rng, step.elapsed_epochs / settings.epochs)
@@ -85,6 +80,21 @@ def train(
             averages.clear()
     network.eval()
     return trainer.model() if validation is None else validation.best_model(trainer.model())
+
+
+def make_trainer(
+    network: ReIDNetwork, store: CropStore, supervision: Supervision, settings: Stage2Settings
+) -> Stage2Trainer:
+    """Return the trainer of a network in training mode, compiled if the run is long.
+
+    Raises PivlError if the processes cannot share a batch.
+    """
+    check_batch_size(settings)
+    trainer = Stage2Trainer(network, store, supervision, settings)
+    if should_compile(settings.compile, estimate_steps(store, settings), trainer.device):
+        compile_body(network.body, trainer.device)
+    network.train()
+    return trainer
 
 
 def epoch_metrics(
