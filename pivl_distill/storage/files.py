@@ -98,7 +98,9 @@ def _probe(folder: Path, name: str) -> None:
     """Write and remove a file in `folder`, under the name that `atomic_write` would use."""
     handle, probe = tempfile.mkstemp(_PARTIAL, prefix=f".{name}.", dir=folder)
     try:
-        os.write(handle, bytes(_PROBE_BYTES))
+        rest = bytes(_PROBE_BYTES)
+        while rest:  # a system without room for all of it writes a part first
+            rest = rest[os.write(handle, rest) :]
         os.fsync(handle)
     finally:
         os.close(handle)

@@ -199,6 +199,20 @@ def test_full_disk_is_found_before_the_work(tmp_path, monkeypatch, call):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_limit_on_file_sizes_is_found_before_the_work(tmp_path):
+    """The system writes as much as is allowed first."""
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(PivlError, match="File too large"):
+            check_writable(tmp_path / "file")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_error_of_a_full_disk_names_the_file(tmp_path):
     with (
         pytest.raises(OSError, match="No space left") as raised,
