@@ -51,9 +51,15 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):  # its folder may be gone; the first error is the one to report
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename in (None, name, temporary):
-            error.filename, error.filename2 = str(path), None
+        if isinstance(error, OSError) and error.filename in (None, name, temporary):
+            _name_file(error, path)
         raise
+
+
+def _name_file(error: OSError, path: Path) -> None:
+    """Let the message of a system error name `path`."""
+    if error.errno is not None:
+        error.filename, error.filename2 = str(path), None
 
 
 @contextmanager
@@ -61,7 +67,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield an empty temporary folder, which becomes `path` if the block ends without an exception.
 
     Its name is unique, also where machines share the disk. The folder of `path` is created if
-    missing. Raises OSError if another process created `path` in the meantime.
+    missing. Raises OSError if another process created `path` in the meantime. An error without a
+    file, as for a full disk, names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(".part", prefix=f".{path.name}.", dir=path.parent))
@@ -69,6 +76,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.chmod(0o755)
         yield temporary
         temporary.rename(path)
+    except OSError as error:
+        if error.filename is None:
+            _name_file(error, path)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -213,13 +213,19 @@ def test_limit_on_file_sizes_is_found_before_the_work(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_error_of_a_full_disk_names_the_file(tmp_path):
+def test_error_of_a_full_disk_names_the_file_or_folder(tmp_path):
     with (
         pytest.raises(OSError, match="No space left") as raised,
         atomic_write(tmp_path / "file"),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert raised.value.filename == str(tmp_path / "file")
+    with (
+        pytest.raises(OSError, match="No space left") as raised,
+        atomic_folder(tmp_path / "folder"),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert raised.value.filename == str(tmp_path / "folder")
 
 
 def test_folder_that_is_removed_meanwhile_is_reported(tmp_path):
