@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from pivl_distill.distributed.workers import ignore_ctrl_c
+from pivl_distill.distributed.workers import ctrl_c_ignored
 
 
 def peak_memory(run: Callable[..., None], *arguments: object) -> int | None:
@@ -19,8 +19,10 @@ def peak_memory(run: Callable[..., None], *arguments: object) -> int | None:
 
     Includes Python and the libraries that `run` loads. None on systems other than Linux.
     """
-    with ProcessPoolExecutor(1, get_context("spawn"), initializer=ignore_ctrl_c) as pool:
-        return pool.submit(_peak_after, run, arguments).result()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with ctrl_c_ignored():
+            measured = pool.submit(_peak_after, run, arguments)
+        return measured.result()
 
 
 def _peak_after(run: Callable[..., None], arguments: Sequence[object]) -> int | None:

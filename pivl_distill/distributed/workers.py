@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
-def ignore_ctrl_c() -> None:
-    """Initialise a worker: Ctrl-C reaches it too, and only its parent reacts.
+@contextmanager
+def ctrl_c_ignored() -> Iterator[None]:
+    """Start worker processes inside the block: they inherit that Ctrl-C is ignored.
 
-    Otherwise every worker would print a traceback. The parent ends its workers when it ends.
+    A terminal sends it to the workers too. Only their parent reacts, which ends them when it ends;
+    otherwise every worker would print a traceback. Outside the main thread, nothing changes.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous or signal.SIG_DFL)

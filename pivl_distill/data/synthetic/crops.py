@@ -17,7 +17,7 @@ from pivl_distill.console import track
 from pivl_distill.data.synthetic.cameras import camera
 from pivl_distill.data.synthetic.people import Person, person
 from pivl_distill.data.synthetic.render import render
-from pivl_distill.distributed.workers import ignore_ctrl_c
+from pivl_distill.distributed.workers import ctrl_c_ignored
 
 _CHUNK = 200
 
@@ -39,8 +39,10 @@ def render_crops(
     """Render one crop of each person 0..count−1 of `seed`, with any number of processes."""
     starts = range(0, count, _CHUNK)
     job = partial(_render_chunk, seed, count, cameras, size_hw)
-    with ProcessPoolExecutor(os.cpu_count(), initializer=ignore_ctrl_c) as pool:
-        chunks = list(track(pool.map(job, starts), "Rendering people", total=len(starts)))
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        with ctrl_c_ignored():
+            rendered = pool.map(job, starts)
+        chunks = list(track(rendered, "Rendering people", total=len(starts)))
     images, labels = (np.concatenate(part) for part in zip(*chunks, strict=True))
     return RenderedCrops(images, labels, tuple(person(seed, i, 1) for i in range(count)))
 

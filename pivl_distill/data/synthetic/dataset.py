@@ -29,7 +29,7 @@ from pivl_distill.data.synthetic.people import attributes, person
 from pivl_distill.data.synthetic.render import Rendering, render, render_empty
 from pivl_distill.data.synthetic.tiers import Tier
 from pivl_distill.data.vocabulary import LIP20
-from pivl_distill.distributed.workers import ignore_ctrl_c
+from pivl_distill.distributed.workers import ctrl_c_ignored
 from pivl_distill.errors import PivlError
 from pivl_distill.storage import files
 from pivl_distill.storage.filenames import SYNTHETIC_FILE, VOCABULARY_FILE
@@ -135,14 +135,12 @@ def _write_crops(
     if workers == 1:
         yield from chain.from_iterable(map(write, groups))
         return
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=_start_worker) as pool:
-        yield from chain.from_iterable(pool.map(write, groups))
-
-
-def _start_worker() -> None:
-    ignore_ctrl_c()
-    cv2.setNumThreads(1)
+    with ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=cv2.setNumThreads, initargs=(1,)
+    ) as pool:
+        with ctrl_c_ignored():
+            written = pool.map(write, groups)
+        yield from chain.from_iterable(written)
 
 
 def _write_group(
