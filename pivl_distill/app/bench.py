@@ -8,7 +8,6 @@ measured for engines, which do not run there.
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 from collections.abc import Collection, Sequence
@@ -34,8 +33,8 @@ from pivl_distill.device import processor_name
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime.manifest_reader import check_file
 from pivl_distill.runtime.onnx_session import CPU, PROVIDERS, ExecutionDevice, open_session
-from pivl_distill.storage.filenames import RUN_FILE
-from pivl_distill.storage.files import sha256
+from pivl_distill.storage.filenames import RUN_FILE, utf8_name
+from pivl_distill.storage.files import read_json, sha256
 
 logger = logging.getLogger(__name__)
 
@@ -174,9 +173,9 @@ def _load_engines(folder: Path, manifest: Manifest) -> dict[str, EngineRunner]:
 def _find_checkpoint(folder: Path, manifest: Manifest) -> Checkpoint | None:
     """The checkpoint that was exported, if the file still exists and is unchanged."""
     run = folder / RUN_FILE
-    metadata = json.loads(run.read_bytes()) if run.is_file() else {}
-    source = Path(metadata.get("source", ""))
-    if source.is_file() and manifest.source.get(source.name) == sha256(source):
+    metadata = read_json(run) if run.is_file() else {}
+    source = Path(str(metadata.get("source", "")))
+    if source.is_file() and manifest.source.get(utf8_name(source.name)) == sha256(source):
         return Checkpoint(
             source, Cameras(metadata.get("camera"), metadata.get("sie_coefficient", 1.0))
         )

@@ -7,7 +7,6 @@ it is a change of optimisation (`OPTIMISATION`), with which a run that has diver
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from pivl_distill.config import CACHE_LIMITS
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import CONTRACT_FILE, STATE_FOLDER
-from pivl_distill.storage.files import write_json
+from pivl_distill.storage.files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +59,7 @@ class Contract:
     @property
     def values(self) -> dict[str, Any]:
         """The values pinned so far, by name; empty where there are none."""
-        if not self._file.is_file():
-            return {}
-        values: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
-        return values
+        return read_json(self._file) if self._file.is_file() else {}
 
     def changed_optimisation(self, **values: Any) -> Changes:
         """Return the changed settings of `OPTIMISATION` among JSON values, by their dotted names.

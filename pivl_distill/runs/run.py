@@ -26,6 +26,7 @@ from pivl_distill.storage.files import (
     check_writable,
     is_empty,
     locked_folder,
+    read_json,
     remove_partial,
     write_json,
     write_text,
@@ -107,14 +108,7 @@ class Run:
     @property
     def metadata(self) -> dict[str, Any]:
         """The summary in run.json; raises PivlError if the file is damaged."""
-        file = self.path / RUN_FILE
-        try:
-            metadata = json.loads(file.read_bytes())
-        except ValueError as error:
-            raise PivlError(
-                f"{file} is damaged ({error}); restore it or remove the run."
-            ) from error
-        return metadata if isinstance(metadata, dict) else {}
+        return read_json(self.path / RUN_FILE)
 
     @property
     def kind(self) -> str:

@@ -152,6 +152,18 @@ def require_finite(value: Any, path: Path) -> None:
         )
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; empty if it holds another value, written by no one here.
+
+    Raises PivlError if the file is damaged.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise PivlError(f"{path} is damaged ({error}); restore it or make it again.") from error
+    return value if isinstance(value, dict) else {}
+
+
 @contextmanager
 def locked(file: Path, refusal: str) -> Iterator[None]:
     """Hold the lock `file` inside the block; raise PivlError(refusal) if another process holds it.

@@ -21,6 +21,7 @@ from pivl_distill.storage.files import (
     is_empty,
     locked,
     locked_folder,
+    read_json,
     remove_partial,
     sha256,
     write_bytes,
@@ -105,6 +106,18 @@ def test_json_is_indented_utf8_with_final_newline(tmp_path):
     assert "π".encode() in raw
     assert raw.count(b"\n  ") > 1
     assert json.loads(raw) == {"π": [1, None], "path": "ü"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "\udcff", "9" * 5000, "[" * 100_000])
+def test_damaged_json_is_named(tmp_path, text):
+    (tmp_path / "file.json").write_bytes(os.fsencode(text))
+    with pytest.raises(PivlError, match=r"file\.json is damaged"):
+        read_json(tmp_path / "file.json")
+
+
+def test_json_that_is_no_object_is_empty(tmp_path):
+    write_json(tmp_path / "file.json", [1])
+    assert read_json(tmp_path / "file.json") == {}
 
 
 def test_invalid_json_keeps_the_old_file(tmp_path):
