@@ -364,6 +364,7 @@ def deployed(deployed_once: Path, tmp_path: Path) -> Path:
 def tiny_image(seed: int, suffix: str) -> bytes:
     """An 8×16 image of its own noise; a text for what is no image."""
     kinds = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".bmp": "BMP"}
+    kinds |= {".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
     if suffix.lower() not in kinds:
         return b"no image"
     noise = np.random.default_rng(seed).integers(0, 256, (16, 8, 3), dtype=np.uint8)

@@ -21,6 +21,8 @@ import numpy as np
 from pivl_distill import __version__
 from pivl_distill.console import summary, track
 from pivl_distill.data.listing import find_images, require_images
+from pivl_distill.data.searched import Searched
+from pivl_distill.data.unused import find_unused, log_unused
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime import Extractor
@@ -66,6 +68,7 @@ def embed_folder(
     write, out = _writer(out), shard_file(out)
     every = find_images(folder)
     require_images(len(every), folder)
+    log_unused(find_unused(Searched((folder,)), every), folder)
     paths = every[process_group.shard(len(every))]
     artifact = extractor.artifact
     metadata: Metadata = {

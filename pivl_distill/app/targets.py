@@ -13,6 +13,7 @@ import torch
 
 from pivl_distill.config import DataSettings, DeviceChoice, Preprocessing
 from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.unused import check_unused, log_unused
 from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
 from pivl_distill.foreign import (
@@ -123,7 +124,9 @@ def evaluate_target(
     keep_freed_memory(compute_device)
     data = data_settings(path.parent, spec)
     cache_gib = data.crop_cache_gib if cached else 0
-    test = QueryGalleryCrops.load(load_dataset(data.spec), model.size_hw, cache_gib)
+    dataset = load_dataset(data.spec)
+    log_unused(check_unused(dataset), data.spec)
+    test = QueryGalleryCrops.load(dataset, model.size_hw, cache_gib)
     features = embed_query_gallery(model, test, forward)
     result = evaluate_features(features, test, compute_device)
     return Evaluation(path, data.spec, result, features, test, compute_device)

@@ -1,8 +1,9 @@
-"""Checks of a dataset before training: labels, files, train-test leakage, part maps.
+"""Checks of a dataset before training: unused files, labels, leakage, part maps.
 
 A finding is a problem if it invalidates scores (test people or images in training, counts that
-differ from the published ones) or would abort training (unreadable files). Anything else, such as
-an identity with one image, is a note: published datasets have these too. Images are compared byte
+differ from the published ones), would abort training (unreadable files) or loses data unnoticed
+(images that are not used). Anything else, such as an identity with one image, is a note: published
+datasets have these too. Images are compared byte
 by byte; near-duplicates are left out on purpose.
 """
 
@@ -13,25 +14,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pivl_distill.data.findings import Finding
 from pivl_distill.data.published_counts import PUBLISHED, Counts, PublishedCounts
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.scan import MAP_FAULTS, TURNED, ScannedCrop, duplicates, scan_files
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Result of one check: the images, identities or splits that fail it."""
-
-    subject: str
-    found: tuple[str, ...]
-    problem: bool
-
-    @property
-    def verdict(self) -> str:
-        """ok, note or PROBLEM."""
-        if not self.found:
-            return "ok"
-        return "PROBLEM" if self.problem else "note"
+from pivl_distill.data.unused import check_unused
 
 
 @dataclass(frozen=True)
@@ -57,6 +44,7 @@ def check_dataset(dataset: ReIDDataset) -> CheckReport:
     counts = dataset.summary()
     published = None if dataset.synthetic else PUBLISHED.get(dataset.name)
     findings = [] if published is None else [compare_counts(counts, published.counts)]
+    findings += check_unused(dataset)
     findings += check_labels(dataset)
     findings += check_files(scan_files(dataset))
     return CheckReport(
@@ -73,7 +61,7 @@ def check_dataset(dataset: ReIDDataset) -> CheckReport:
 def compare_counts(counts: Counts, published: Counts) -> Finding:
     """Find splits whose numbers of images, identities or cameras differ from the published ones."""
     wrong = [split for split in counts if counts[split] != published[split]]
-    return _finding("splits with other counts than published", wrong, problem=True)
+    return Finding.of("splits with other counts than published", wrong, problem=True)
 
 
 def check_labels(dataset: ReIDDataset) -> list[Finding]:
@@ -88,9 +76,9 @@ def check_labels(dataset: ReIDDataset) -> list[Finding]:
         if not any(camid is None or camid != record.camid for camid in gallery.get(record.pid, ()))
     ]
     findings = [
-        _finding("identities in both training and test", sorted(shared), problem=True),
-        _finding("training identities with one image", single),
-        _finding(
+        Finding.of("identities in both training and test", sorted(shared), problem=True),
+        Finding.of("training identities with one image", single),
+        Finding.of(
             "queries without a match in the gallery",
             (dataset.relative(record.path) for record in lost),
             problem=len(lost) == len(dataset.query),
@@ -98,10 +86,10 @@ def check_labels(dataset: ReIDDataset) -> list[Finding]:
     ]
     if dataset.has_cameras:
         lonely = [pid for pid, camids in train.items() if len(camids) == 1]
-        findings.append(_finding("training identities under one camera", lonely))
+        findings.append(Finding.of("training identities under one camera", lonely))
     if dataset.vocabulary is not None:
         bare = (dataset.relative(r.path) for r in dataset.train if r.parsing is None)
-        findings.append(_finding("training images without a map", bare))
+        findings.append(Finding.of("training images without a map", bare))
     return findings
 
 
@@ -121,22 +109,20 @@ def check_files(scanned: Sequence[ScannedCrop]) -> list[Finding]:
     ]
     unreadable = [crop.name for crop in scanned if crop.digest is None]
     findings = [
-        _finding("images that cannot be read", unreadable, problem=True),
-        _finding("test images also in training", duplicates(test, train), problem=True),
-        _finding("queries that find themselves", duplicates(query, gallery, _is_hit), problem=True),
-        _finding("images under two identities", renamed, problem=True),
-        _finding("images with a copy in their split", repeated),
+        Finding.of("images that cannot be read", unreadable, problem=True),
+        Finding.of("test images also in training", duplicates(test, train), problem=True),
+        Finding.of(
+            "queries that find themselves", duplicates(query, gallery, _is_hit), problem=True
+        ),
+        Finding.of("images under two identities", renamed, problem=True),
+        Finding.of("images with a copy in their split", repeated),
     ]
     if any(crop.record.parsing for crop in scanned):
         for fault in MAP_FAULTS:
             names = [crop.name for crop in scanned if crop.map_fault == fault]
-            findings.append(_finding(fault, names, problem=True))
-        findings.append(_finding(TURNED, (crop.name for crop in scanned if crop.turned)))
+            findings.append(Finding.of(fault, names, problem=True))
+        findings.append(Finding.of(TURNED, (crop.name for crop in scanned if crop.turned)))
     return findings
-
-
-def _finding(subject: str, found: Iterable[object], *, problem: bool = False) -> Finding:
-    return Finding(subject, tuple(map(str, found)), problem)
 
 
 def _cameras_by_pid(records: Iterable[Record]) -> dict[int, set[int | None]]:

@@ -17,8 +17,9 @@ from pivl_distill.data.generic import load_folders, load_regex
 from pivl_distill.data.listing import parse_integer
 from pivl_distill.data.market import load_market
 from pivl_distill.data.msmt17 import load_msmt17
-from pivl_distill.data.part_maps import find_map, folder_vocabulary
+from pivl_distill.data.part_maps import find_map, folder_vocabulary, no_map_error
 from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.searched import MAX_UNUSED, MISNAMED
 from pivl_distill.data.table import load_manifest
 from pivl_distill.errors import PivlError, unknown_name
 from pivl_distill.storage.files import expand_user
@@ -34,13 +35,17 @@ class DatasetKind:
     on_disk: bool = True
 
 
-def load_dataset(spec: str, parsing: Path | None = None) -> ReIDDataset:
+def load_dataset(
+    spec: str, parsing: Path | None = None, *, allow_misnamed: bool = False
+) -> ReIDDataset:
     """Load the dataset that `spec` names, with the part maps in the folder `parsing`.
 
     `market1501:/path/to/dataset` is a copy on disk; `synthetic:default` (or `synthetic:default:7`
     for another seed) is rendered on first use; `KINDS` lists all kinds. Without `parsing`, maps
-    come from a manifest or from the folder `<root>/parsing`, if either exists. Raises PivlError if
-    the kind is unknown or files are missing or misnamed.
+    come from a manifest or from the folder `<root>/parsing`, if either exists.
+
+    Raises PivlError if the kind is unknown, if files are missing, or if more than `MAX_UNUSED` of
+    the images are misnamed; with `allow_misnamed`, only if all images of a split are.
     """
     name, _, argument = spec.partition(":")
     if name not in KINDS:
@@ -52,6 +57,8 @@ def load_dataset(spec: str, parsing: Path | None = None) -> ReIDDataset:
     options = _options(spec, kind, query)
     try:
         dataset = kind.load(expand_user(argument) if kind.on_disk else argument, **options)
+        if not allow_misnamed:
+            _refuse_misnamed(dataset)
         return _with_chosen_maps(dataset, parsing)
     except OSError as error:
         raise PivlError(f"Cannot read the dataset '{spec}': {error}.") from error
@@ -108,12 +115,24 @@ def _options(spec: str, kind: DatasetKind, query: str) -> dict[str, str]:
     return options
 
 
+def _refuse_misnamed(dataset: ReIDDataset) -> None:
+    misnamed = [image for image in dataset.searched.left_out if image.reason == MISNAMED]
+    used = sum(map(len, dataset.splits.values()))
+    if len(misnamed) > MAX_UNUSED * (used + len(misnamed)):
+        raise PivlError(
+            f"{misnamed[0].remedy} {len(misnamed):,} of {used + len(misnamed):,} images are not"
+            " named as this kind of data set requires; `pivl-distill check` counts them."
+        )
+
+
 def _with_chosen_maps(dataset: ReIDDataset, parsing: Path | None) -> ReIDDataset:
     """Add maps from `parsing`, which must contain some, or from the dataset's folder, if any."""
     if parsing is not None:
         mapped = with_maps(dataset, parsing)
         if all(record.parsing is None for record in mapped.train):
-            raise _no_map(mapped, parsing)
+            first = dataset.train[0].path
+            unique = sum(record.path.stem == first.stem for record in dataset.train) == 1
+            raise no_map_error(parsing, dataset.relative(first), flat=unique)
         return mapped
     default = dataset.root / "parsing"
     return dataset if dataset.vocabulary or not default.is_dir() else with_maps(dataset, default)
@@ -139,12 +158,3 @@ def with_maps(dataset: ReIDDataset, folder: Path) -> ReIDDataset:
         for record in dataset.train
     )
     return replace(dataset, train=train, vocabulary=vocabulary)
-
-
-def _no_map(dataset: ReIDDataset, folder: Path) -> PivlError:
-    first = dataset.relative(dataset.train[0].path)
-    return PivlError(
-        f"No parsing map in {folder} belongs to a training image. A map has the image's name "
-        f"and the suffix .png; looked in {folder / first.parent}, "
-        f"{first.parts[0]}_parsing_pgt and {folder} itself, for example for {first.stem}.png."
-    )

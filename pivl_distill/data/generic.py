@@ -7,19 +7,23 @@ are integers, because prompt banks are indexed by them; −1 is junk and is drop
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pivl_distill.data.listing import (
     JUNK_PID,
     find_dataset_root,
+    is_left_by_system,
     list_images,
     parse_integer,
     require_images,
+    scan_folder,
 )
 from pivl_distill.data.market import MARKET_SPLITS
 from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.searched import BY_PROTOCOL, LeftOut, Searched, first_folder, read_names
 from pivl_distill.errors import PivlError, unknown_name
 
 SPLITS = ("train", "query", "gallery")
@@ -43,8 +47,8 @@ def load_folders(root: Path, pattern: str | None = None) -> ReIDDataset:
     """
     find_dataset_root(root, "folder-per-identity", [SPLITS])
     camera = None if pattern is None else _compile(pattern, "cam")
-    crops = {split: list(_identity_folders(root / split, camera)) for split in SPLITS}
-    return assemble("folders", root, crops)
+    read = partial(_identity_crop, splits=[root / split for split in SPLITS], camera=camera)
+    return _load("folders", root, SPLITS, _identity_images, read, first_folder)
 
 
 def load_regex(root: Path, pattern: str = "") -> ReIDDataset:
@@ -55,25 +59,52 @@ def load_regex(root: Path, pattern: str = "") -> ReIDDataset:
     """
     _, folders = find_dataset_root(root, "folder-per-split", [SPLITS, MARKET_SPLITS])
     compiled = _compile(pattern, "pid", "cam")
-    crops = {
-        split: [_named_crop(path, compiled) for path in list_images(root / folder)]
-        for split, folder in zip(SPLITS, folders, strict=True)
-    }
-    return assemble("regex", root, crops)
+    read = partial(_named_crop, pattern=compiled)
+
+    def person(place: str) -> str | None:
+        match = compiled.search(Path(place).name)
+        return None if match is None else match["pid"]
+
+    return _load("regex", root, folders, list_images, read, person)
+
+
+def _load(
+    name: str,
+    root: Path,
+    folders: Sequence[str],
+    list_split: Callable[[Path], Sequence[Path]],
+    read: Callable[[Path], CropFile],
+    person: Callable[[str], str | None],
+) -> ReIDDataset:
+    """Load three folders of `root`: list the images of each, and read their labels."""
+    crops: dict[str, list[CropFile]] = {}
+    left_out: tuple[LeftOut, ...] = ()
+    for split, folder in zip(SPLITS, folders, strict=True):
+        crops[split], misnamed = read_names(list_split(root / folder), read)
+        left_out += misnamed
+    places = tuple(root / folder for folder in folders)
+    return assemble(name, root, crops, Searched(places, root, left_out=left_out, person=person))
 
 
 def assemble(
-    name: str, root: Path, splits: Mapping[str, Sequence[CropFile]], source: Path | None = None
+    name: str, root: Path, splits: Mapping[str, Sequence[CropFile]], searched: Searched
 ) -> ReIDDataset:
-    """Drop junk and number the cameras; `source` is the file that lists the splits, if any.
+    """Drop junk and number the cameras; `searched` is where the crops were found.
 
     Raises PivlError if a split is empty or if only some crops have a camera.
     """
+    junk = tuple(
+        LeftOut(crop.path, BY_PROTOCOL)
+        for crops in splits.values()
+        for crop in crops
+        if crop.pid == JUNK_PID
+    )
     splits = {
         split: [crop for crop in crops if crop.pid != JUNK_PID] for split, crops in splits.items()
     }
+    source = searched.lists[0] if searched.lists else root
     for split, crops in splits.items():
-        require_images(len(crops), f"The split '{split}' of {source or root}")
+        require_images(len(crops), f"The split '{split}' of {source}")
     camids = _number_cameras([crop for crops in splits.values() for crop in crops])
     records = {
         split: tuple(
@@ -81,7 +112,10 @@ def assemble(
         )
         for split, crops in splits.items()
     }
-    return ReIDDataset(name, root, records["train"], records["query"], records["gallery"])
+    searched = replace(searched, left_out=junk + searched.left_out)
+    return ReIDDataset(
+        name, root, records["train"], records["query"], records["gallery"], searched=searched
+    )
 
 
 def _number_cameras(crops: Sequence[CropFile]) -> dict[str | None, int | None]:
@@ -110,23 +144,32 @@ def camera_name(text: str) -> str | None:
     return (text or None) if number is None else str(number)
 
 
-def _identity_folders(split: Path, camera: re.Pattern[str] | None) -> Iterator[CropFile]:
-    if loose := list_images(split):
+def _identity_images(split: Path) -> list[Path]:
+    """List the images in the folders of `split`, and those that are in none."""
+    images = list_images(split)
+    for entry in scan_folder(split):
+        if entry.is_dir() and not is_left_by_system(entry.name):
+            images += list_images(Path(entry.path))
+    return images
+
+
+def _identity_crop(
+    path: Path, splits: Collection[Path], camera: re.Pattern[str] | None
+) -> CropFile:
+    folder = path.parent
+    if folder in splits:
         raise PivlError(
-            f"{loose[0]} is in no identity's folder: {split} must contain one folder per identity, "
+            f"{path} is in no identity's folder: {folder} must contain one folder per identity, "
             "named by its number."
         )
-    folders = (path for path in split.iterdir() if path.is_dir() and path.name[0] != ".")
-    for folder in sorted(folders, key=lambda path: path.name):
-        pid = parse_integer(folder.name)
-        if pid is None:
-            raise PivlError(
-                f"{folder} is not an identity number: rename the folder, for example to "
-                f"{split / '0001'}."
-            )
-        for path in list_images(folder):
-            found = None if camera is None else _search(path, camera)["cam"]
-            yield CropFile(path, pid, None if found is None else camera_name(found))
+    pid = parse_integer(folder.name)
+    if pid is None:
+        raise PivlError(
+            f"{folder} is not an identity number: rename the folder, for example to "
+            f"{folder.parent / '0001'}."
+        )
+    found = None if camera is None else _search(path, camera)["cam"]
+    return CropFile(path, pid, None if found is None else camera_name(found))
 
 
 def _compile(pattern: str, required: str, *optional: str) -> re.Pattern[str]:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pivl_distill.errors import PivlError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff",
+)  # fmt: skip
+"""Endings of the files that are read as images, in lower case; upper case is read too."""
 JUNK_PID = -1
 """Identity of junk crops, which are dropped, as in other ReID codebases."""
 
+_LEFT_BY_SYSTEMS = frozenset(
+    (
+        "__macosx", "icon\r",  # macOS; all else of it begins with a dot
+        "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information",
+        "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot",  # NAS
+        "lost+found", "__pycache__",
+    )
+)  # fmt: skip
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -48,26 +60,64 @@ def find_dataset_root(
 def list_images(folder: Path) -> list[Path]:
     """List the images directly in `folder`, sorted by name.
 
-    Hidden files (macOS leaves `._0002_c1s1.jpg`) and other types (Market-1501 has Thumbs.db) are
-    ignored.
+    Files left by other systems (macOS leaves `._0002_c1s1.jpg`) and other types (Market-1501 has
+    Thumbs.db) are ignored; `unused` reports them.
     """
-    paths = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    return sorted((path for path in paths if path.name[0] != "."), key=lambda path: path.name)
+    return [Path(entry.path) for entry in scan_folder(folder) if _is_image(entry)]
 
 
 def find_images(folder: Path) -> list[Path]:
-    """List the images in `folder` and all its subfolders, sorted by path, without hidden ones.
+    """List the images in `folder` and all its subfolders, sorted by path.
 
-    Raises PivlError if the folder does not exist.
+    Files and folders left by other systems are ignored. Raises PivlError if the folder does not
+    exist.
     """
     if not folder.is_dir():
         raise PivlError(f"There is no folder {folder}.")
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part[0] == "." for part in path.relative_to(folder).parts)
-    )
+    return sorted(Path(entry.path) for entry in walk_folder(folder) if _is_image(entry))
+
+
+def scan_folder(folder: Path) -> list[os.DirEntry[str]]:
+    """Return everything directly in `folder`, sorted by name; PivlError if it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise PivlError(f"Cannot list the folder {folder}: {error.strerror}.") from error
+
+
+def walk_folder(
+    folder: Path, enter: Callable[[os.DirEntry[str]], bool] = lambda entry: True
+) -> Iterator[os.DirEntry[str]]:
+    """Yield everything below `folder`; a folder before its contents.
+
+    Folders that are links, were left by other systems or that `enter` rejects are not entered.
+    """
+    for entry in scan_folder(folder):
+        yield entry
+        if is_left_by_system(entry.name) or entry.is_symlink():
+            continue
+        if is_folder(entry) and enter(entry):
+            yield from walk_folder(Path(entry.path), enter)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a folder or a link to one; a broken link is not."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def is_left_by_system(name: str) -> bool:
+    """Whether a file or folder of this name is hidden or left by a system, a NAS or a tool."""
+    return name[0] == "." or name.lower() in _LEFT_BY_SYSTEMS
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    name = entry.name
+    ending = os.path.splitext(name)[1].lower()  # noqa: PTH122  (called for every file)
+    return ending in IMAGE_SUFFIXES and not is_left_by_system(name) and not is_folder(entry)
 
 
 def require_images(count: int, place: object) -> None:

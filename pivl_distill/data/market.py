@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pivl_distill.data.listing import JUNK_PID, find_dataset_root, list_images, require_images
 from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.searched import BY_PROTOCOL, LeftOut, Searched, read_names
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import SYNTHETIC_FILE
 
@@ -74,25 +75,36 @@ def load_market(kind: str, root: Path) -> ReIDDataset:
     """
     layout = MARKET_LAYOUTS[kind]
     root, _ = find_dataset_root(root, layout.title, [MARKET_SPLITS], layout.subfolders)
-    train, query, gallery = (_read_folder(root / split) for split in MARKET_SPLITS)
-    return ReIDDataset(kind, root, train, query, gallery, people=_read_people(root))
+    folders = tuple(root / split for split in MARKET_SPLITS)
+    (train, query, gallery), left_out = zip(*map(_read_folder, folders), strict=True)
+    searched = Searched(folders, root, left_out=sum(left_out, ()), person=_person)
+    people = _read_people(root)
+    return ReIDDataset(kind, root, train, query, gallery, people=people, searched=searched)
 
 
-def _read_folder(folder: Path) -> tuple[Record, ...]:
-    records = []
-    for path in list_images(folder):
-        match = MARKET_NAME.match(path.name)
-        if match is None:
-            raise PivlError(
-                f"The name of {path} has no identity and camera: names look like "
-                f"0002_c1s1_000451_03.jpg (pattern {MARKET_NAME.pattern}). Rename or remove it, "
-                "or give your own pattern with regex:FOLDER?pattern=..."
-            )
-        pid, camera = int(match[1]), int(match[2])
-        if pid != JUNK_PID:
-            records.append(Record(path, pid, camera - 1))
+def _read_folder(folder: Path) -> tuple[tuple[Record, ...], tuple[LeftOut, ...]]:
+    """Return the records of one split, and the images that are junk or misnamed."""
+    found, misnamed = read_names(list_images(folder), _record)
+    records = tuple(record for record in found if record.pid != JUNK_PID)
     require_images(len(records), folder)
-    return tuple(records)
+    junk = (LeftOut(record.path, BY_PROTOCOL) for record in found if record.pid == JUNK_PID)
+    return records, (*junk, *misnamed)
+
+
+def _record(path: Path) -> Record:
+    match = MARKET_NAME.match(path.name)
+    if match is None:
+        raise PivlError(
+            f"The name of {path} has no identity and camera: names look like "
+            f"0002_c1s1_000451_03.jpg (pattern {MARKET_NAME.pattern}). Rename or remove it, "
+            "or give your own pattern with regex:FOLDER?pattern=..."
+        )
+    return Record(path, int(match[1]), int(match[2]) - 1)
+
+
+def _person(place: str) -> str | None:
+    match = MARKET_NAME.match(Path(place).name)
+    return None if match is None else match[1]
 
 
 def _read_people(root: Path) -> Mapping[int, Mapping[str, str | None]] | None:

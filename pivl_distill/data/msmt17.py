@@ -9,10 +9,12 @@ blurred faces and other folder names.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from pivl_distill.data.listing import find_dataset_root, parse_integer, read_text, require_files
 from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.searched import BY_PROTOCOL, LeftOut, Searched, first_folder
 from pivl_distill.errors import PivlError
 
 TEST_PID_OFFSET = 10_000
@@ -20,6 +22,7 @@ SUBFOLDERS = (
     ".", "MSMT17", "MSMT17_V1", "MSMT17_V2", "msmt17", "msmt17/MSMT17_V1", "msmt17/MSMT17_V2",
 )  # fmt: skip
 FOLDERS = [("train", "test"), ("mask_train_v2", "mask_test_v2")]
+LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 NAME = re.compile(r"^\d+_\d+_0*([1-9]\d*)_")
 
 
@@ -33,7 +36,24 @@ def load_msmt17(root: Path, *, val: bool = True) -> ReIDDataset:
         _read_list(root, name, test_folder, TEST_PID_OFFSET)
         for name in ("list_query.txt", "list_gallery.txt")
     )
-    return ReIDDataset("msmt17" if val else "msmt17-no-val", root, train, query, gallery)
+    left_out = () if val else tuple(_val_images(root, train_folder))
+    searched = Searched(
+        folders=(root / train_folder, root / test_folder),
+        root=root,
+        lists=tuple(root / name for name in LISTS),
+        left_out=left_out,
+        person=first_folder,
+    )
+    name = "msmt17" if val else "msmt17-no-val"
+    return ReIDDataset(name, root, train, query, gallery, searched=searched)
+
+
+def _val_images(root: Path, folder: str) -> Iterator[LeftOut]:
+    """Yield the validation images, if there is a list of them."""
+    source = root / "list_val.txt"
+    if source.is_file():
+        for record in _read_list(root, source.name, folder):
+            yield LeftOut(record.path, BY_PROTOCOL)
 
 
 def _read_list(root: Path, name: str, folder: str, offset: int = 0) -> tuple[Record, ...]:

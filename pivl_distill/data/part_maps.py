@@ -62,12 +62,31 @@ def find_map(folder: Path, image: Path, *, flat: bool = True) -> Path | None:
     and if `flat` also `<split>_parsing_pgt/<stem>.png` (ISP-reID), `<split>/<stem>.png` and
     `<stem>.png` (SCHP's output). None if there is no map.
     """
+    paths = (
+        folder / subfolder / f"{image.stem}{suffix}"
+        for subfolder in _map_subfolders(image, flat)
+        for suffix in (".png", ".PNG")
+    )
+    return next((path for path in paths if path.is_file()), None)
+
+
+def no_map_error(folder: Path, image: Path, *, flat: bool = True) -> PivlError:
+    """Return the error for a folder without a map of any image, such as `image`, of a data set."""
+    names = ", ".join(
+        (subfolder / f"{image.stem}.png").as_posix() for subfolder in _map_subfolders(image, flat)
+    )
+    maps = (path for path in folder.rglob("*") if path.suffix.lower() == ".png")
+    first = next((f"has {path.relative_to(folder).as_posix()}" for path in maps), "has no PNG file")
+    return PivlError(
+        f"No parsing map in {folder} belongs to a training image. A map has the image's name and"
+        f" the suffix .png: for {image.as_posix()}, looked for {names}; the folder {first}."
+    )
+
+
+def _map_subfolders(image: Path, flat: bool) -> list[Path]:
     split = image.parts[0]
     subfolders = [image.parent, Path(f"{split}_parsing_pgt"), Path(split), Path()]
-    for subfolder in subfolders if flat else subfolders[:1]:
-        if (path := folder / subfolder / f"{image.stem}.png").is_file():
-            return path
-    return None
+    return list(dict.fromkeys(subfolders)) if flat else subfolders[:1]
 
 
 def read_map(path: Path, size_hw: tuple[int, int], vocabulary: Vocabulary) -> np.ndarray:

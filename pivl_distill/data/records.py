@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pivl_distill.data.searched import Searched
 from pivl_distill.data.vocabulary import Vocabulary
 
 
@@ -39,7 +40,8 @@ class Record:
 class ReIDDataset:
     """The three splits under one folder, and the vocabulary of the training images' part maps.
 
-    `people` describes each identity (attribute → value), in synthetic datasets only.
+    `people` describes each identity (attribute → value), in synthetic datasets only. `searched`
+    says where the images were looked for and which of them are left out.
     """
 
     name: str
@@ -49,6 +51,7 @@ class ReIDDataset:
     gallery: tuple[Record, ...]
     vocabulary: Vocabulary | None = None
     people: Mapping[int, Mapping[str, str | None]] | None = None
+    searched: Searched = field(default=Searched(()), compare=False)
 
     @property
     def synthetic(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from pivl_distill.data.generic import SPLITS, CropFile, assemble, camera_name
 from pivl_distill.data.listing import parse_integer, read_text, require_files
 from pivl_distill.data.part_maps import folder_vocabulary
 from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.searched import Searched
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.errors import PivlError, unknown_name
 from pivl_distill.storage.filenames import VOCABULARY_FILE
@@ -43,8 +45,18 @@ def load_manifest(path: Path) -> ReIDDataset:
     all_crops = [crop for split in crops.values() for crop in split]
     maps = [crop.parsing for crop in all_crops if crop.parsing is not None]
     require_files([*(crop.path for crop in all_crops), *maps], path)
-    dataset = assemble("manifest", path.parent, crops, path)
+    searched = Searched(_outermost({crop.path.parent for crop in all_crops}), lists=(path,))
+    dataset = assemble("manifest", path.parent, crops, searched)
     return replace(dataset, vocabulary=_vocabulary(maps)) if maps else dataset
+
+
+def _outermost(folders: Iterable[Path]) -> tuple[Path, ...]:
+    """Return the folders that are in no other one, without `..` and repetitions."""
+    found: list[Path] = []
+    for folder in sorted({Path(os.path.normpath(folder)) for folder in folders}):
+        if not found or not folder.is_relative_to(found[-1]):
+            found.append(folder)
+    return tuple(found)
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from pivl_distill.data.datasets import KINDS, load_dataset
 from pivl_distill.data.listing import IMAGE_SUFFIXES, find_images
 from pivl_distill.data.records import Record
+from pivl_distill.data.searched import Searched
+from pivl_distill.data.unused import check_unused, find_unused, log_unused
 from pivl_distill.errors import PivlError
 
 PID = -1
@@ -35,11 +37,14 @@ def list_unlabeled(source: str) -> list[Record]:
 
 def _paths(source: str) -> list[Path]:
     if source.partition(":")[0] in KINDS:
-        splits = load_dataset(source).splits.values()
-        return sorted({record.path for split in splits for record in split})
+        dataset = load_dataset(source)
+        log_unused(check_unused(dataset), source)
+        return sorted({record.path for split in dataset.splits.values() for record in split})
     if not Path(source).is_dir():
         raise PivlError(
             f"No folder of unlabelled crops at {source}; name one, or a data set as kind:argument,"
             " with --unlabeled."
         )
-    return find_images(Path(source))
+    paths = find_images(Path(source))
+    log_unused(find_unused(Searched((Path(source),)), paths), source)
+    return paths

@@ -7,14 +7,14 @@ value raises an error that shows it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from pivl_distill.data.images import read_stored_image
-from pivl_distill.data.part_maps import PartMap, find_map, folder_vocabulary
+from pivl_distill.data.part_maps import PartMap, find_map, folder_vocabulary, no_map_error
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.base import ParserInput, parser_metadata
@@ -38,6 +38,15 @@ class ExistingMapsParser:
         check_maps_folder(self.folder, self.vocabulary)
         self.numbers, self.colours = lookup_tables(self.vocabulary, settings.values)
         self.metadata = {**parser_metadata(name, settings), "folder": str(self.folder.resolve())}
+
+    def require_maps(self, images: Mapping[Path, bool]) -> None:
+        """Raise PivlError if the folder has no map of any image: name → whether its stem is unique.
+
+        The error names the files that were looked for.
+        """
+        if all(find_map(self.folder, name, flat=flat) is None for name, flat in images.items()):
+            name, flat = next(iter(images.items()))
+            raise no_map_error(self.folder, name, flat=flat)
 
     def parse(self, crops: Sequence[ParserInput]) -> list[PartMap | None]:
         """Return the map of each crop, in the crop's size, or None if the folder has none."""

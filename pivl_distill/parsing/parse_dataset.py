@@ -18,6 +18,7 @@ from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.parsing.base import Parser, ParserInput
 from pivl_distill.parsing.build import build_parser
+from pivl_distill.parsing.existing_maps import ExistingMapsParser
 from pivl_distill.parsing.map_folder import MapFolder, lock_folder
 from pivl_distill.parsing.map_statistics import ConfusionMatrix, MapStatistics
 from pivl_distill.parsing.postprocessing import MapPostprocessor
@@ -117,8 +118,8 @@ def parse_dataset(
         all_splits: parse query and gallery too.
 
     Raises:
-        PivlError: no parser is named for a data set of photographs, `out` cannot be written, or as
-            in `write_maps`.
+        PivlError: no parser is named for a data set of photographs, `out` cannot be written, a
+            folder of existing maps has none of an image, or as in `write_maps`.
     """
     if parser is None and not dataset.synthetic:
         raise PivlError(
@@ -130,9 +131,11 @@ def parse_dataset(
     splits = tuple(dataset.splits) if all_splits else ("train",)
     out = dataset.root / f"parsing-{name}" if out is None else out
     check_writable(out, folder=True)
-    return write_maps(
-        dataset, build_parser(name, settings), MapPostprocessor(settings), out, splits
-    )
+    built = build_parser(name, settings)
+    if isinstance(built, ExistingMapsParser):
+        jobs = plan_jobs(dataset, splits)
+        built.require_maps({job.name: job.has_unique_stem for job in jobs})
+    return write_maps(dataset, built, MapPostprocessor(settings), out, splits)
 
 
 def plan_jobs(dataset: ReIDDataset, splits: Sequence[str]) -> list[_Job]:

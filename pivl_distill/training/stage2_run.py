@@ -22,6 +22,7 @@ from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
 from pivl_distill.data.store import CropStore, load_training_crops
+from pivl_distill.data.unused import check_unused, log_unused
 from pivl_distill.data.validation import hold_out
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.device import pick_device
@@ -72,6 +73,7 @@ class Stage2Run:
                 f" stage2.{name} to {off}."
             )
         dataset = load_dataset(config.data.spec, config.data.parsing)
+        log_unused(check_unused(dataset), config.data.spec)
         dataset, validation = hold_out(dataset, config.data.validation_identities)
         meta = dry_run and config.device == "meta"
         device = torch.device("meta") if meta else pick_device(config.device)

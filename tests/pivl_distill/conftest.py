@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,5 +13,11 @@ import pytest
 @pytest.fixture
 def reversed_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that lists folders in the opposite of their names' order."""
-    listed = Path.iterdir
-    monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(listed(self))[::-1]))
+    scandir = os.scandir
+
+    @contextmanager
+    def backwards(folder: Path) -> Iterator[list[os.DirEntry[str]]]:
+        with scandir(folder) as entries:
+            yield sorted(entries, key=lambda entry: entry.name, reverse=True)
+
+    monkeypatch.setattr(os, "scandir", backwards)

@@ -56,15 +56,16 @@ Examples:
 def check(ctx: click.Context, spec: str, parsing: Path | None) -> None:
     """Look for problems in a data set that spoil training or scores; exit code 3 if there are any.
 
-    Counts that differ from the published ones, damaged and duplicate images, leakage between
-    training and test, queries without a match, parsing maps that do not fit.
+    Counts that differ from the published ones, files that are not used, damaged and duplicate
+    images, leakage between training and test, queries without a match, parsing maps that do not
+    fit.
     """
     from pivl_distill.app.report import print_check
     from pivl_distill.data.check import check_dataset
     from pivl_distill.data.datasets import load_dataset
     from pivl_distill.errors import VerificationError
 
-    report = check_dataset(load_dataset(spec, parsing))
+    report = check_dataset(load_dataset(spec, parsing, allow_misnamed=True))
     print_check(report)
     if report.problems:
         ctx.exit(VerificationError.exit_code)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.generic import load_folders, load_regex
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.errors import PivlError
@@ -49,7 +50,7 @@ def test_folders_without_cameras(tmp_path: Path, plant) -> None:
 
 def test_folder_errors(tmp_path: Path, plant) -> None:
     plant(tmp_path, FOLDERS)
-    with pytest.raises(PivlError, match=r"c10_a\.jpg does not match the pattern"):
+    with pytest.raises(PivlError, match=r"c10_b\.jpg does not match the pattern"):
         load_folders(tmp_path, r"^c(?P<cam>\d)_")
     with pytest.raises(PivlError, match="looked for the folders train, query, gallery"):
         load_folders(tmp_path / "train" / "12")
@@ -61,9 +62,9 @@ def test_folder_errors(tmp_path: Path, plant) -> None:
     (tmp_path / "query" / "anna").rename(tmp_path / "query" / "-1")
     with pytest.raises(PivlError, match=r"'query' of .* contains no images"):
         load_folders(tmp_path)
-    plant(tmp_path, ["query/loose.jpg"])
+    plant(tmp_path, ["query/7/a.jpg", "query/loose.jpg"])
     with pytest.raises(PivlError, match=r"loose\.jpg is in no identity's folder"):
-        load_folders(tmp_path)
+        load_dataset(f"folders:{tmp_path}")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.market import MARKET_LAYOUTS, load_market
 from pivl_distill.errors import PivlError
 
@@ -94,7 +95,7 @@ def test_labels_come_from_the_file_name_only(tmp_path: Path, plant) -> None:
 def test_error_names_an_image_without_a_label(tmp_path: Path, plant, name: str) -> None:
     plant(tmp_path, [*NAMES, f"query/{name}"])
     with pytest.raises(PivlError, match=rf"query/{name}.*pattern.*regex:") as caught:
-        load_market("market1501", tmp_path)
+        load_dataset(f"market1501:{tmp_path}")
     assert caught.value.exit_code == 2
 
 

@@ -51,6 +51,13 @@ def test_schp_output_is_found_in_a_tree_or_flat_folder(tmp_path: Path, place) ->
     np.testing.assert_array_equal(part_map.labels, LABELS)
 
 
+def test_endings_of_images_and_maps_may_be_in_upper_case(tmp_path: Path) -> None:
+    save(palette_picture(LABELS), tmp_path / f"{NAME.stem}.PNG")
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    (part_map,) = maps(tmp_path).parse([ParserInput(NAME.with_suffix(".WEBP"), pixels)])
+    np.testing.assert_array_equal(part_map.labels, LABELS)
+
+
 def test_image_without_a_map_gets_none_and_no_namesake(tmp_path: Path) -> None:
     assert maps(tmp_path).parse([crop()]) == [None]
     save(palette_picture(LABELS), tmp_path / f"{NAME.stem}.png")

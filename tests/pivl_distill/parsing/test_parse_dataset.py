@@ -187,6 +187,20 @@ def test_an_onnx_network_parses_a_data_set(
     assert report.statistics.classes == 4
 
 
+def test_an_import_without_a_map_of_any_image_is_refused_before_anything_is_written(
+    colour_data, tmp_path: Path
+) -> None:
+    maps, out = tmp_path / "schp", tmp_path / "maps"
+    maps.mkdir()
+    arguments = (colour_data, "maps", str(maps), {"vocabulary": "lip20"}, out)
+    with pytest.raises(PivlError, match=r"for train/0/0\.png, looked for train/0/0\.png, .*no PNG"):
+        parse_dataset(*arguments)
+    Image.new("L", (8, 16)).save(maps / "other_0.png")
+    with pytest.raises(PivlError, match=r"No parsing map in .*schp .*the folder has other_0\.png"):
+        parse_dataset(*arguments)
+    assert not out.exists()
+
+
 def test_photographs_require_an_explicit_parser(colour_data, tmp_path) -> None:
     with pytest.raises(PivlError, match=r"rendered people only; choose one .*schp_lip"):
         parse_dataset(colour_data, None)
