@@ -82,7 +82,7 @@ def find_unused(
         if found[reason]
     ]
     seen = _people(searched, [*overlooked, *found[_FOLDERS], *found[LINKED]])
-    present = _people(searched, [*images, *found[BY_PROTOCOL]])
+    present = _people(searched, [*images, *found[BY_PROTOCOL]]) if seen else {}
     lost = (name for person, name in seen.items() if person not in present)
     return [*findings, Finding.of(NO_PERSON_LEFT, lost, problem=True)]
 
@@ -105,7 +105,7 @@ def log_unused(findings: Iterable[Finding], place: object) -> None:
 
 def _look(searched: Searched, known: Collection[str]) -> Iterator[tuple[str, str]]:
     """Yield everything that is not known, with the reason why it is not used."""
-    used_folders = {str(Path(path).parent) for path in known}
+    used_folders = {path.rpartition(os.sep)[0] for path in known}
     for folder in filter(Path.is_dir, searched.folders):
         for entry in walk_folder(folder, enter=lambda entry: not _contains_maps(entry.path)):
             path = os.path.normpath(entry.path)

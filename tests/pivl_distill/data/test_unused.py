@@ -11,6 +11,7 @@ import pytest
 from command_line import end
 from pivl_distill import console
 from pivl_distill.data.datasets import KINDS, load_dataset
+from pivl_distill.data.listing import find_images
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.searched import BY_PROTOCOL, MISNAMED, Searched
 from pivl_distill.data.unused import (
@@ -208,6 +209,16 @@ def test_unused_files_of_a_folder_without_a_layout(
             " (1, first Thumbs.db).",
         ),
     ]
+
+
+def test_images_of_the_working_directory_are_used(
+    tmp_path: Path, plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(plant(tmp_path, ["1.jpg", "a/2.jpg"]))
+    for folder in (Path(), Path("a/..")):
+        images = find_images(folder)
+        assert len(images) == 2
+        assert not any(finding.found for finding in find_unused(Searched((folder,)), images))
 
 
 def test_training_begins_with_what_is_not_used(tmp_path: Path, plant) -> None:
