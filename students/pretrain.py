@@ -1,7 +1,7 @@
 """Pretrain a student's backbone on synthetic people: `python -m students.pretrain`.
 
-The weights take the place of ImageNet weights. The backbone learns to classify the kinds of
-garments that people wear, on people, seeds and cameras that no benchmark uses, without colours,
+The weights take the place of ImageNet weights. The backbone learns to classify the kinds and the
+colours of what people wear, on people, seeds and cameras that no benchmark uses, without
 identities, maps or texts. Every student in a comparison starts from this file.
 """
 
@@ -24,6 +24,7 @@ from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.log_handler import logs_on_stderr
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.storage.tensors import save_tensors
+from pivl_distill.training.compile import compile_body
 from pivl_distill.training.pretraining import (
     UNSEEN_CAMERAS,
     UNSEEN_PEOPLE,
@@ -43,19 +44,25 @@ from students.student import IMAGENET_MEAN, IMAGENET_STD
 KIND = "student start"
 
 ATTRIBUTES: dict[str, Callable[[Person], str | bool | None]] = {
-    "pattern": lambda person: person.pattern,
-    "lower garment": lambda person: person.lower,
-    "sleeves": lambda person: person.covered_arms,
-    "coat": lambda person: person.coat is not None,
-    "hat": lambda person: person.hat is not None,
+    "skin": lambda person: person.skin,
+    "hair": lambda person: person.hair,
     "hair length": lambda person: person.hair_length,
+    "lower garment": lambda person: person.lower,
+    "lower colour": lambda person: person.lower_colour,
+    "shirt": lambda person: person.upper,
+    "pattern": lambda person: person.pattern,
+    "sleeves": lambda person: person.covered_arms,
+    "coat": lambda person: person.coat,
+    "hat": lambda person: person.hat,
     "sunglasses": lambda person: person.sunglasses,
-    "scarf": lambda person: person.scarf is not None,
-    "gloves": lambda person: person.gloves is not None,
-    "socks": lambda person: person.shows_socks,
+    "scarf": lambda person: person.scarf,
+    "gloves": lambda person: person.gloves,
+    "socks": lambda person: person.socks if person.shows_socks else None,
+    "shoes": lambda person: person.shoes,
     "bag": lambda person: person.bag,
+    "bag colour": lambda person: person.bag_colour if person.bag else None,
 }
-"""Attributes that are classified: kinds of garments, no colours."""
+"""Attributes that are classified: kinds and colours of garments; None: not worn."""
 
 Classes = dict[str, list[str | bool | None]]
 """Attribute → its values, in class order."""
@@ -97,6 +104,7 @@ def train(arch: str, recipe: Recipe) -> tuple[nn.Module, dict[str, float]]:
     network = create_backbone(arch, image_size_hw=(128, 64))
     head = nn.Linear(network(torch.zeros(2, 3, 128, 64)).shape[1], sum(sizes))
     model = nn.Sequential(network, head).train().to(memory_format=torch.channels_last)
+    compile_body(network, torch.device("cpu"))
 
     def loss_terms(batch: np.ndarray) -> LossTerms:
         logits = model(augment_batch(crops, batch, rng))

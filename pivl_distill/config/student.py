@@ -53,6 +53,7 @@ class StudentConfig(Settings):
         identities_per_batch=16,
         optimizer="adamw",
         learning_rate=6e-3,
+        min_lr_ratio=1.0,
         max_gradient_norm=1.0,
         average_decay=0.999,
         warmup_epochs=3.0,
