@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from pivl_distill.storage.output_path import OutputPath
 from students.distill import StudentReport, train_student
 from teachers.teach import teach
 
-EPOCHS = 60
-"""Twice the default, so that students are near their plateau."""
+BUDGET = {"stage2.epochs": 30, "stage2.compile": True}
+"""The default, compiled: near the plateau of the plain student."""
 
 HELD_OUT = 32
 """Training identities that `--validate` holds out."""
@@ -49,9 +49,10 @@ def main(names: str | None, seeds: int, validate: bool, out: Path | None) -> Non
     bank = teach_once(RUNS_DIR / name, {**data, "data.unlabeled": UNLABELED})
     torch.set_num_threads(THREADS)
     file = ResultFile.load_or_create(out or RESULTS / f"{name}.json", header(validate))
-    settings = {**data, "stage2.epochs": EPOCHS}
-    teachers = {OURS: bank.parent}
-    measure_arms(file, names, seeds, settings, bank=bank, teachers=teachers, validate=validate)
+    settings, teachers = {**data, **BUDGET}, {OURS: bank.parent}
+    measure_arms(
+        file, names, range(seeds), settings, bank=bank, teachers=teachers, validate=validate
+    )
 
 
 def header(validate: bool) -> Experiment:
@@ -65,7 +66,7 @@ def header(validate: bool) -> Experiment:
         data="synthetic:default",
         budget={
             "arch": StudentConfig().arch,
-            "epochs": EPOCHS,
+            "epochs": BUDGET["stage2.epochs"],
             "batch": settings.identities_per_batch * settings.crops_per_identity,
             "learning rate": settings.learning_rate,
         },
@@ -88,7 +89,7 @@ def teach_once(run: Path, settings: Mapping[str, Any], preset: str | None = None
 def measure_arms(
     file: ResultFile,
     names: str | None,
-    seeds: int,
+    seeds: Sequence[int],
     settings: Mapping[str, Any],
     *,
     bank: Path | None = None,
@@ -100,7 +101,7 @@ def measure_arms(
     Args:
         file: gets a row per arm and seed; its experiment has the arms.
         names: arms to measure, separated by commas; None for all.
-        seeds: number of seeds.
+        seeds: a row each.
         settings: settings that all arms share, by dotted name.
         bank: bank file; arms without texts do not use it.
         teachers: run, file or network of each teacher that an arm names.
@@ -108,7 +109,7 @@ def measure_arms(
     """
     arms = file.experiment.arms
     chosen = list(arms) if names is None else names.split(",")
-    for seed, arm in itertools.product(range(seeds), chosen):
+    for seed, arm in itertools.product(seeds, chosen):
         if file.done(arm, seed):
             continue
         overrides = {**settings, **arms[arm].settings, "seed": seed}

@@ -80,7 +80,7 @@ def main(
     suffix = "" if clip == "photo" else f"_{clip}"
     default = RESULTS / f"market1501_{arch}{suffix}.json"
     file = ResultFile.load_or_create(out or default, header(arch, clip, epochs))
-    measure_arms(file, names, seeds, settings, bank=bank, teachers=teachers)
+    measure_arms(file, names, range(seeds), settings, bank=bank, teachers=teachers)
 
 
 def header(arch: str, clip: str, epochs: int) -> Experiment:

@@ -42,13 +42,13 @@ def test_rows_are_measured_once_with_validation_scores(tmp_path: Path, monkeypat
         name="n", question="q", command="c", data="d", budget={}, arms=arms, baseline="plain"
     )
     file = ResultFile.load_or_create(tmp_path / "results.json", experiment)
-    student_arms.measure_arms(file, None, 1, QUICK, validate=True)
+    student_arms.measure_arms(file, None, [0], QUICK, validate=True)
     first, second = file.experiment.rows
     assert (first.arm, second.arm) == ("plain", "other")
     assert first.mAP == second.mAP  # the same settings, seed and machine
     assert first.train_top1 is not None
     monkeypatch.setattr(student_arms, "train_student", None)  # must not be called again
-    student_arms.measure_arms(file, "plain", 1, QUICK, validate=True)
+    student_arms.measure_arms(file, "plain", [0], QUICK, validate=True)
 
 
 def test_one_bit_of_the_weights_is_flipped(tmp_path: Path) -> None:
