@@ -105,7 +105,7 @@ class Stage2Settings(Settings):
     )
     min_lr_ratio: float = setting(
         0.01,
-        "final learning rate of the cosine, as a fraction of the peak",
+        "final learning rate of the cosine, as a fraction of the peak; 1: a constant rate",
         advanced=True,
         ge=0,
         le=1,
