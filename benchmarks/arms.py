@@ -11,13 +11,13 @@ BASELINE = "plain"
 OURS = "ours"
 """The teacher of the same run as the bank."""
 
-PAPER_FORM: dict[str, Any] = {
-    "part_classification.weight": 0,
-    "stage2.loss.align": 5,
-    "stage2.loss.centre_texts": False,
-    "stage2.loss.text_scale": 10,
+FINAL_MAP: dict[str, Any] = {
+    "part_classification.weight": 1,
+    "stage2.loss.align": 0,
+    "stage2.loss.centre_texts": True,
+    "stage2.loss.text_scale": 16,
 }
-"""Texts as in the paper: Eq. 3 with raw texts, Eq. 11 on early maps."""
+"""Texts on the final map: part classification and centred texts in Eq. 3, in place of Eq. 11."""
 
 
 UNLABELED = "synthetic:crowd:11"
@@ -44,15 +44,18 @@ def arm(
 
 ARMS = {
     "plain": arm("labels alone", "none"),
-    "identity": arm("identity bank, Eq. 3", "identity", settings=PAPER_FORM),
-    "part_paper": arm("part bank, paper's form", "part", settings=PAPER_FORM),
-    "label_paper": arm("part names without identity, paper's form", "label", settings=PAPER_FORM),
-    "part": arm("part bank", "part"),
+    "identity": arm("identity bank, Eq. 3", "identity"),
+    "part": arm("part bank, Eqs. 3 and 11", "part"),
+    "label": arm("part names without identity, Eqs. 3 and 11", "label"),
     "permuted": arm("part bank of other identities", "permuted"),
-    "embeddings": arm("teacher's embeddings", "none", OURS),
-    "visual": arm("teacher's embeddings and identity means", "none", OURS, {"distill.anchors": 1}),
-    "recipe": arm("part bank and embeddings (default)", "part", OURS),
-    "recipe_permuted": arm("part bank of other identities and embeddings", "permuted", OURS),
-    "unlabeled": arm("teacher's embeddings, start on crops without labels", "none", OURS, START),
-    "best": arm("part bank and embeddings, start on crops without labels", "part", OURS, START),
+    "final_map": arm("part bank on the final map", "part", settings=FINAL_MAP),
+    "regression": arm("teacher's embeddings", "none", OURS, {"distill.relation": 0}),
+    "embeddings": arm("teacher's embeddings and relations", "none", OURS),
+    "visual": arm("the same and identity means", "none", OURS, {"distill.anchors": 1}),
+    "recipe": arm("part bank, embeddings and relations (default)", "part", OURS),
+    "recipe_permuted": arm("the same, bank of other identities", "permuted", OURS),
+    "unlabeled": arm(
+        "embeddings and relations, start on crops without labels", "none", OURS, START
+    ),
+    "best": arm("default, start on crops without labels", "part", OURS, START),
 }

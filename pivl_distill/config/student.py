@@ -12,6 +12,7 @@ from pivl_distill.config.distillation import (
     DistillationSettings,
     PartClassificationSettings,
 )
+from pivl_distill.config.losses import LossSettings
 from pivl_distill.config.stage2 import Stage2Settings
 
 
@@ -46,7 +47,7 @@ class StudentConfig(Settings):
         " a YAML file",
         advanced=True,
     )
-    distill: DistillationSettings = DistillationSettings(embedding=4.0)
+    distill: DistillationSettings = DistillationSettings(embedding=4.0, relation=3.0)
     part_classification: PartClassificationSettings = PartClassificationSettings()
     stage2: Stage2Settings = Stage2Settings(
         epochs=30,
@@ -57,6 +58,7 @@ class StudentConfig(Settings):
         max_gradient_norm=1.0,
         average_decay=0.999,
         warmup_epochs=3.0,
+        loss=LossSettings(align=1.0),
     )
     trust_pids: bool = setting(
         False,
