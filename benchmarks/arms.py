@@ -1,4 +1,4 @@
-"""The arms that experiments on students compare: settings relative to the default recipe."""
+"""The arms that experiments on students compare: settings relative to the defaults."""
 
 from __future__ import annotations
 
@@ -52,10 +52,9 @@ ARMS = {
     "regression": arm("teacher's embeddings", "none", OURS, {"distill.relation": 0}),
     "embeddings": arm("teacher's embeddings and relations", "none", OURS),
     "visual": arm("the same and identity means", "none", OURS, {"distill.anchors": 1}),
-    "recipe": arm("part bank, embeddings and relations (default)", "part", OURS),
-    "recipe_permuted": arm("the same, bank of other identities", "permuted", OURS),
+    "part_embeddings": arm("part bank, embeddings and relations", "part", OURS),
+    "permuted_embeddings": arm("the same, bank of other identities", "permuted", OURS),
     "unlabeled": arm(
         "embeddings and relations, start on crops without labels", "none", OURS, START
     ),
-    "best": arm("default, start on crops without labels", "part", OURS, START),
 }

@@ -1,7 +1,7 @@
 """What helps a student, and by how much: one network per arm and seed, results in one file.
 
     python -m benchmarks.student_arms                           every arm with six seeds
-    python -m benchmarks.student_arms --arms plain,recipe --seeds 3
+    python -m benchmarks.student_arms --arms plain,embeddings --seeds 3
     python -m benchmarks.student_arms --validate                on held-out training identities
 
 Arms share initial weights, budget, seeds and data order. Settings were chosen with `--validate`,

@@ -27,8 +27,8 @@ INTEL = "intel_0277"
 PHOTO_ARMS = {
     name: ours for name, ours in ARMS.items() if "data.unlabeled" not in ours.settings
 } | {
-    "intel": arm("embeddings of Intel 0277", "none", INTEL),
-    "intel_recipe": arm("part bank and embeddings of Intel 0277", "part", INTEL),
+    "intel": arm("embeddings and relations of Intel 0277", "none", INTEL),
+    "part_intel": arm("part bank, embeddings and relations of Intel 0277", "part", INTEL),
 }
 CLIPS: dict[str, tuple[tuple[int, int], str | None]] = {
     "photo": ((128, 64), None),
