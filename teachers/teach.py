@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from pivl_distill.storage.files import sha256
 from pivl_distill.storage.tensors import is_foreign
 from pivl_distill.storage.weights_file import read_state_dict
 from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.divergence import COLLAPSED_SPREAD
 from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.supervision import Supervision
 from teachers.clip import Clip, with_weights_hash
@@ -43,6 +45,8 @@ from teachers.prompts import IdentityPrompts
 from teachers.quick_gelu import QUICKGELU_SUFFIX
 from teachers.teacher import Teacher, save_teacher, vit_options
 from teachers.tuning import encode_bank_texts, present_parts, tune_prompts
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,19 @@ def learn_bank(
     crop_pids = torch.from_numpy(store.pids)
     readout = probe_bank(bank, clip.text, features.projected, crop_pids, dataset.people)
     bank.provenance["readout"] = dataclasses.asdict(readout)
+    warn_of_equal_texts(readout)
     return bank
+
+
+def warn_of_equal_texts(readout: BankProbe) -> None:
+    """Log a warning if the identity texts of a bank have collapsed to one."""
+    cosine = readout.identity_cosine
+    if cosine is not None and cosine > 1 - COLLAPSED_SPREAD:
+        logger.warning(
+            f"The texts of all identities in the bank are nearly equal (mean cosine {cosine:.4f}),"
+            " so that they tell nobody apart. Raise tuning.identity_epochs, or change"
+            " tuning.learning_rate; look whether the images differ."
+        )
 
 
 def build_clip(settings: ClipSettings, size_hw: tuple[int, int], dataset: ReIDDataset) -> Clip:

@@ -27,6 +27,7 @@ from pivl_distill.training.trainer import Stage2Trainer
 from teachers.clip import CLIP_MEAN, CLIP_STD
 from teachers.clip_reid_checkpoint import parse_checkpoint
 from teachers.image_encoders import ViTOptions
+from teachers.probes import BankProbe
 from teachers.teach import (
     build_clip,
     fusion_head_settings,
@@ -34,6 +35,7 @@ from teachers.teach import (
     make_vit_options,
     part_vocabulary,
     teach,
+    warn_of_equal_texts,
 )
 
 
@@ -270,3 +272,9 @@ def test_supervision_selects_the_text_features(prompt_bank: PromptBank, supervis
     label_texts = prompt_bank.label.expand_as(prompt_bank.part)
     expected = label_texts if supervision == "label" else prompt_bank.part
     assert torch.equal(text_features.part, expected)
+
+
+@pytest.mark.parametrize(("cosine", "warns"), [(0.9995, True), (0.99, False), (None, False)])
+def test_equal_texts_of_a_bank_are_warned_of(cosine, warns, caplog) -> None:
+    warn_of_equal_texts(BankProbe(1.0, None, None, identity_cosine=cosine))
+    assert ("texts of all identities in the bank are nearly equal" in caplog.text) == warns
