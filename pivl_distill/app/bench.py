@@ -34,7 +34,8 @@ from pivl_distill.errors import PivlError
 from pivl_distill.runtime.manifest_reader import check_file
 from pivl_distill.runtime.onnx_session import CPU, PROVIDERS, ExecutionDevice, open_session
 from pivl_distill.storage.filenames import RUN_FILE, utf8_name
-from pivl_distill.storage.files import read_json, sha256
+from pivl_distill.storage.files import sha256
+from pivl_distill.storage.readers import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +174,7 @@ def _load_engines(folder: Path, manifest: Manifest) -> dict[str, EngineRunner]:
 def _find_checkpoint(folder: Path, manifest: Manifest) -> Checkpoint | None:
     """The checkpoint that was exported, if the file still exists and is unchanged."""
     run = folder / RUN_FILE
-    metadata = read_json(run) if run.is_file() else {}
+    metadata = read_json(run, "the summary of a run") if run.is_file() else {}
     source = Path(str(metadata.get("source", "")))
     if source.is_file() and manifest.source.get(utf8_name(source.name)) == sha256(source):
         return Checkpoint(

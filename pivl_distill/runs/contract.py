@@ -15,7 +15,8 @@ from pivl_distill.config import CACHE_LIMITS
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import CONTRACT_FILE, STATE_FOLDER
-from pivl_distill.storage.files import read_json, write_json
+from pivl_distill.storage.files import write_json
+from pivl_distill.storage.readers import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Contract:
     @property
     def values(self) -> dict[str, Any]:
         """The values pinned so far, by name; empty where there are none."""
-        return read_json(self._file) if self._file.is_file() else {}
+        return read_json(self._file, "the contract of a run") if self._file.is_file() else {}
 
     def changed_optimisation(self, **values: Any) -> Changes:
         """Return the changed settings of `OPTIMISATION` among JSON values, by their dotted names.

@@ -26,11 +26,11 @@ from pivl_distill.storage.files import (
     check_writable,
     is_empty,
     locked_folder,
-    read_json,
     remove_partial,
     write_json,
     write_text,
 )
+from pivl_distill.storage.readers import read_json
 
 RUNS_DIR = Path("runs")
 RunKind = Literal["teach", "student", "export"]
@@ -108,7 +108,7 @@ class Run:
     @property
     def metadata(self) -> dict[str, Any]:
         """The summary in run.json; raises PivlError if the file is damaged."""
-        return read_json(self.path / RUN_FILE)
+        return read_json(self.path / RUN_FILE, "the summary of a run")
 
     @property
     def kind(self) -> str:

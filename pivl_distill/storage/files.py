@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.filenames import utf8_name
 from pivl_distill.storage.finite import find_nonfinite_numbers
 
 _PARTIAL = ".partial"
@@ -88,11 +89,14 @@ def check_writable(path: Path, *, folder: bool = False) -> None:
     """Raise PivlError unless a file, or with `folder` a folder of files, can be written at `path`.
 
     For outputs of a long computation, before it begins. Nothing is left behind; missing folders are
-    not created. A disk that is read-only or full is found by writing to it.
+    not created. A disk that is read-only or full is found by writing to it. Names of folders must
+    be UTF-8: safetensors and ONNX Runtime open no others.
     """
     try:
         if not folder and path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if folder and utf8_name(str(path)) != str(path):
+            raise OSError(errno.EINVAL, "not UTF-8, so that libraries cannot open files there")
         with suppress(FileNotFoundError):
             path.stat()  # below a file, a name that is too long, links in a circle
         target = path if folder else path.parent
@@ -150,18 +154,6 @@ def require_finite(value: Any, path: Path) -> None:
             f" {', '.join(broken[:MAX_NAMED])}. The network or the data that they were computed"
             " from is broken."
         )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; empty if it holds another value, written by no one here.
-
-    Raises PivlError if the file is damaged.
-    """
-    try:
-        value = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise PivlError(f"{path} is damaged ({error}); restore it or make it again.") from error
-    return value if isinstance(value, dict) else {}
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def test_latest_is_last_finished_run():
 def test_runs_of_other_programs_are_passed_over(tmp_path):
     run = Run.create("teach", "teach:\n")
     run.finish("teach")
-    for name, text in (("list", b"[1]"), ("other", b'{"step": 3}')):
+    for name, text in (("one", b"{}"), ("other", b'{"step": 3}')):
         (tmp_path / "runs" / name).mkdir()
         (tmp_path / "runs" / name / "run.json").write_bytes(text)
         (tmp_path / "runs" / name / "config.yaml").write_bytes(b"caf\xe9: 1\n")
@@ -183,11 +183,11 @@ def test_runs_of_other_programs_are_passed_over(tmp_path):
     assert [found.path for found in Run.find_all("teach")] == [run.path]
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"9" * 5000])
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[1]", b"9" * 5000])
 def test_damaged_run_is_named(text):
     run = Run.create("teach", "")
     (run.path / "run.json").write_bytes(text)
-    with pytest.raises(PivlError, match=r"run\.json is damaged"):
+    with pytest.raises(PivlError, match=r"run\.json is not the summary of a run"):
         Run.latest("teach")
 
 

@@ -21,7 +21,6 @@ from pivl_distill.storage.files import (
     is_empty,
     locked,
     locked_folder,
-    read_json,
     remove_partial,
     sha256,
     write_bytes,
@@ -108,18 +107,6 @@ def test_json_is_indented_utf8_with_final_newline(tmp_path):
     assert json.loads(raw) == {"π": [1, None], "path": "ü"}
 
 
-@pytest.mark.parametrize("text", ["", "{", "\udcff", "9" * 5000, "[" * 100_000])
-def test_damaged_json_is_named(tmp_path, text):
-    (tmp_path / "file.json").write_bytes(os.fsencode(text))
-    with pytest.raises(PivlError, match=r"file\.json is damaged"):
-        read_json(tmp_path / "file.json")
-
-
-def test_json_that_is_no_object_is_empty(tmp_path):
-    write_json(tmp_path / "file.json", [1])
-    assert read_json(tmp_path / "file.json") == {}
-
-
 def test_invalid_json_keeps_the_old_file(tmp_path):
     write_json(tmp_path / "file.json", 1)
     with pytest.raises(TypeError):
@@ -197,6 +184,13 @@ def test_unwritable_folder_is_refused(tmp_path, name):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(PivlError, match=r"is not a folder|Not a directory"):
         check_writable(tmp_path / name, folder=True)
+
+
+def test_folder_must_be_utf8_and_files_need_not(tmp_path):
+    name = os.fsdecode(b"caf\xe9")
+    check_writable(tmp_path / name / "features.npz")
+    with pytest.raises(PivlError, match=r"not UTF-8, .*; choose another path"):
+        check_writable(tmp_path / name / "run", folder=True)
 
 
 @pytest.mark.parametrize("call", ["write", "fsync"])
