@@ -8,6 +8,7 @@ import pytest
 
 from pivl_distill.data.listing import (
     find_dataset_root,
+    find_images,
     list_images,
     parse_integer,
     read_text,
@@ -21,6 +22,16 @@ def test_images_are_sorted_and_other_files_ignored(tmp_path: Path, reversed_list
     for name in ("b.jpg", "a.jpeg", "C.PNG", "._b.jpg", "Thumbs.db", ".DS_Store", "b.txt", "d.bmp"):
         (tmp_path / name).touch()
     assert [path.name for path in list_images(tmp_path)] == ["C.PNG", "a.jpeg", "b.jpg", "d.bmp"]
+
+
+def test_folders_named_like_images_and_thumbnails_of_a_nas_are_no_images(
+    tmp_path: Path, plant
+) -> None:
+    plant(tmp_path, ["@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/._a.jpg", "b.jpg/c.webp"])
+    plant(tmp_path, ["a.jpg", "d.TIFF", "e.tif", "f.jfif"])
+    found = [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)]
+    assert found == ["a.jpg", "b.jpg/c.webp", "d.TIFF", "e.tif", "f.jfif"]
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "d.TIFF", "e.tif", "f.jfif"]
 
 
 def test_first_subfolder_with_all_folders_of_a_layout_is_the_root(tmp_path: Path) -> None:
