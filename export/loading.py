@@ -19,6 +19,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction
 from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice, open_session
 from pivl_distill.storage.files import sha256
+from pivl_distill.storage.readers import check_inside
 
 
 class _Preprocessed(EmbeddingModel):
@@ -37,6 +38,7 @@ def load_exported(
     """
     manifest = read_manifest(path.parent)
     digests = {artifact.file: artifact.sha256 for artifact in manifest.artifacts}
+    check_inside(path)
     if digests.get(path.name) != sha256(path):
         raise PivlError(f"{path} is not the file its manifest describes; export it again.")
     return embedding_model_from_spec(manifest.name, manifest.input), load_forward(path, device)

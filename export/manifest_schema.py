@@ -14,9 +14,9 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from export.accuracy import AccuracyBudget, ExportPrecision, FeatureParity, RetrievalComparison
 from export.cost import Cost
@@ -26,11 +26,16 @@ from pivl_distill.retrieval.thresholds import OperatingThreshold
 from pivl_distill.storage.filenames import MANIFEST_FILE
 from pivl_distill.storage.files import require_finite, sha256, write_text
 from pivl_distill.storage.finite import find_nonfinite_numbers
+from pivl_distill.storage.limits import MAX_JSON_BYTES
+from pivl_distill.storage.paths import plain_name
+from pivl_distill.storage.readers import read_bytes
 
 ArtifactKind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
 """File type: an ONNX file, or an engine of one of the two libraries."""
 ExecutionTarget = Literal["any", "cpu", "tensorrt"]
 """Where a file can run: anywhere, on CPUs only, or with TensorRT only."""
+FileName = Annotated[str, AfterValidator(plain_name)]
+"""Name of a file in the export folder; never a path, which could lead out of it."""
 _PACKAGES = (
     "pivl-distill",
     "torch",
@@ -93,7 +98,7 @@ class TestData(_Section):
 class GoldenCrop(_Section):
     """The image whose features every artifact records; see `export.golden_crop`."""
 
-    file: str
+    file: FileName
     sha256: str
 
 
@@ -108,7 +113,7 @@ class Artifact(_Section):
     batches of `min_batch` to `max_batch` (None: no limit).
     """
 
-    file: str
+    file: FileName
     sha256: str
     bytes: int
     kind: ArtifactKind
@@ -211,7 +216,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         raise PivlError(f"'{folder}' has no {MANIFEST_FILE}; name a folder written by an export.")
     try:
-        manifest = Manifest.model_validate_json(path.read_bytes())
+        manifest = Manifest.model_validate_json(read_bytes(path, MAX_JSON_BYTES))
     except ValidationError as error:
         raise PivlError(
             f"'{path}' is not a manifest of this version; export again. {error}"

@@ -18,11 +18,25 @@ from torch import Tensor
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
-from pivl_distill.storage.tensors import load_tensors, save_tensors
+from pivl_distill.storage.tensors import (
+    Form,
+    check_tensors,
+    damage_named,
+    load_tensors,
+    save_tensors,
+)
 
 KIND = "prompt bank"
 _TEXT_FEATURES = ("identity", "part", "label")
 _TENSORS = (*_TEXT_FEATURES, "present")
+_FORMS = {
+    "identity": Form(2, torch.float32, torch.float16),
+    "part": Form(3, torch.float32, torch.float16),
+    "label": Form(2, torch.float32, torch.float16),
+    "present": Form(2, torch.bool),
+    "pids": Form(1, torch.long),
+    "image_digests": Form(1, torch.long),
+}
 
 
 @dataclass(frozen=True)
@@ -136,18 +150,19 @@ class PromptBank:
     def load(cls, path: Path | str) -> PromptBank:
         """Read a bank. Raises PivlError if the file is missing, damaged or of another kind."""
         _, tensors, metadata = load_tensors(Path(path), KIND)
-        if missing := {*_TENSORS, "pids", "image_digests"} - tensors.keys():
-            raise PivlError(
-                f"{path} is a damaged prompt bank: it lacks {sorted(missing)}. Teach again."
+        provenance, vocabulary = metadata["provenance"], get_vocabulary(str(metadata["vocabulary"]))
+        with damage_named(Path(path), KIND):
+            if not isinstance(provenance, dict):
+                raise ValueError("its provenance is no JSON object")
+            check_tensors(tensors, _FORMS)
+            return cls(
+                **{name: tensors[name].float() for name in _TEXT_FEATURES},
+                present=tensors["present"],
+                pids=tuple(tensors["pids"].tolist()),
+                vocabulary=vocabulary,
+                provenance=provenance,
+                image_digests=frozenset(tensors["image_digests"].tolist()),
             )
-        return cls(
-            **{name: tensors[name].float() for name in _TEXT_FEATURES},
-            present=tensors["present"],
-            pids=tuple(tensors["pids"].tolist()),
-            vocabulary=get_vocabulary(metadata["vocabulary"]),
-            provenance=metadata["provenance"],
-            image_digests=frozenset(tensors["image_digests"].tolist()),
-        )
 
 
 def _format_pids(pids: Sequence[int]) -> str:

@@ -12,6 +12,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+MAX_SHOWN = 80
+"""Characters of an unknown name that a message shows; it may come from a hostile file."""
+
 
 class PivlError(Exception):
     """An error that the user can fix; the message says what, where and how."""
@@ -87,6 +90,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> PivlError:
     "Unknown tier 'defualt'; did you mean 'default'? Known: default, hard."
     """
     names = sorted(known)
+    name = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
     return PivlError(
         f"Unknown {kind} '{name}'{did_you_mean(name, names)} Known: {', '.join(names)}."
     )

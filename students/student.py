@@ -18,7 +18,7 @@ from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.state_dict import load_matching_state
-from pivl_distill.storage.tensors import load_tensors, save_tensors
+from pivl_distill.storage.tensors import damage_named, load_tensors, save_tensors
 from students.backbones import Backbone, LastStride, create_backbone, describe_pooling
 
 CHECKPOINT_KIND = "student"
@@ -121,10 +121,9 @@ def load_student(path: Path) -> EmbeddingModel:
     Raises PivlError if the file is not such a checkpoint or its weights do not fit.
     """
     _, state, metadata = load_tensors(path, CHECKPOINT_KIND)
-    size_hw: tuple[int, int] = tuple(metadata["size_hw"])
-    network = create_backbone(
-        metadata["arch"], image_size_hw=size_hw, last_stride=metadata["last_stride"]
-    )
+    arch, size_hw = str(metadata["arch"]), metadata.size_hw
+    with damage_named(path, CHECKPOINT_KIND):
+        network = create_backbone(arch, image_size_hw=size_hw, last_stride=metadata["last_stride"])
     remedy = "Train it again with `pivl-distill student`."
-    load_matching_state(network, state, path, metadata["arch"], remedy)
-    return bare_embedding_model(metadata["arch"], network, size_hw)
+    load_matching_state(network, state, path, arch, remedy)
+    return bare_embedding_model(arch, network, size_hw)

@@ -22,6 +22,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import BNNeck
 from pivl_distill.storage.state_dict import require_matching_state
+from pivl_distill.storage.tensors import damage_named
 from pivl_distill.storage.weights_file import read_state_dict
 from teachers.clip import Clip, with_weights_hash
 from teachers.clip_loading import load_clip
@@ -108,7 +109,8 @@ class ClipReIDCheckpoint:
 
 def load_clip_reid_checkpoint(path: Path, sie_coefficient: float = 1.0) -> ClipReIDCheckpoint:
     """Read a .pth or .safetensors file; PivlError names tensors that are missing or do not fit."""
-    return parse_checkpoint(read_state_dict(path), str(path), sie_coefficient)
+    with damage_named(path, "CLIP-ReID checkpoint"):
+        return parse_checkpoint(read_state_dict(path), str(path), sie_coefficient)
 
 
 def parse_checkpoint(

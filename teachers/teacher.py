@@ -21,8 +21,9 @@ from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
+from pivl_distill.storage.limits import MAX_CAMERAS
 from pivl_distill.storage.state_dict import load_matching_state
-from pivl_distill.storage.tensors import load_tensors, save_tensors
+from pivl_distill.storage.tensors import damage_named, load_tensors, save_tensors
 from teachers.clip import Clip
 from teachers.clip_loading import load_clip
 from teachers.image_encoders import ImageEncoder, ViTImageEncoder, ViTOptions
@@ -161,10 +162,13 @@ def save_teacher(model: EmbeddingModel, path: Path) -> None:
 def load_teacher(path: Path) -> EmbeddingModel:
     """Read the embedding model that `save_teacher` wrote."""
     _, state, metadata = load_tensors(path, KIND)
-    options = ViTOptions(**metadata.get("vit", {}))
-    clip = load_clip(metadata["clip"], "none", tuple(metadata["size_hw"]), options)
-    mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
-    model = clip_embedding_model(dataclasses.replace(clip, mean=mean, std=std))
+    with damage_named(path, KIND):
+        options = ViTOptions(**metadata.get("vit", {}))
+        if not 0 <= options.cameras <= MAX_CAMERAS:
+            raise ValueError(f"it has {options.cameras} cameras")
+        clip = load_clip(str(metadata["clip"]), "none", metadata.size_hw, options)
+        mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
+        model = clip_embedding_model(dataclasses.replace(clip, mean=mean, std=std))
     remedy = "Make it again with `pivl-distill teach`."
     load_matching_state(model.network, state, path, f"a teacher of {model.name}", remedy)
     return model

@@ -13,7 +13,7 @@ from open_clip.model import CLIP
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.state_dict import load_matching_state
-from pivl_distill.storage.tensors import load_tensors, save_tensors
+from pivl_distill.storage.tensors import damage_named, load_tensors, save_tensors
 from teachers.clip import Clip, encoders_of, make_clip, make_image_encoder, with_weights_hash
 from teachers.image_encoders import ViTOptions
 from teachers.text_encoder import Tokenizer, used_token_ids
@@ -32,6 +32,8 @@ TINY_DIM = 96
 
 
 TINY_KIND = "tiny CLIP"
+BPE_TOKENS = 49_408
+"""Tokens of CLIP's vocabulary, the most rows that a token table may have."""
 
 
 _TINY_TEXT = {"context_length": 77, "width": 96, "heads": 4, "layers": 2}
@@ -85,7 +87,10 @@ def load_tiny_clip(name: str, weights: str, size_hw: tuple[int, int], options: V
     _, state, metadata = load_tensors(path, TINY_KIND)
     if metadata["clip"] != name:
         raise PivlError(f"{path} holds {metadata['clip']}, not {name}.")
-    clip = build_tiny_clip(name, metadata["rows"])
+    with damage_named(path, TINY_KIND):
+        if len(rows := metadata["rows"]) > BPE_TOKENS:
+            raise ValueError(f"it has {len(rows):,} token rows")
+        clip = build_tiny_clip(name, rows)
     remedy = f"Make it again with `python -m teachers.pretrain --clip {name}`."
     load_matching_state(encoders_of(clip), state, path, name, remedy)
     if options != ViTOptions():

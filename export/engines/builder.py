@@ -28,6 +28,7 @@ from export.engines.engine_info import (
 from export.engines.library import LIBRARY_TITLES, EngineLibrary, load_tensorrt, shared_logger
 from pivl_distill.console import watch
 from pivl_distill.errors import PivlError
+from pivl_distill.runtime.onnx_file import check_onnx_file
 from pivl_distill.storage.cache_dir import cache_dir
 from pivl_distill.storage.files import sha256, write_bytes
 
@@ -96,10 +97,9 @@ def _build_fields(trt: Any, network: Any, config: Any) -> dict[str, Any]:
 
 
 def _read_onnx(path: Path) -> onnx.ModelProto:
-    if not path.is_file():
-        raise PivlError(f"There is no ONNX file at '{path}'.")
+    check_onnx_file(path)
     try:
-        return onnx.load(path)
+        return onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf's own exceptions have no public base class
         raise PivlError(f"'{path}' is not an ONNX file: {error}.") from error
 

@@ -18,6 +18,8 @@ from export.accuracy import ExportPrecision
 from export.engines.library import EngineLibrary
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import sha256, write_text
+from pivl_distill.storage.limits import MAX_JSON_BYTES
+from pivl_distill.storage.readers import read_bytes
 
 RTX_GPUS = "compute capabilities 7.5, 8.0 to 8.9 but not 8.7, and 12.x"
 """GPUs that TensorRT-RTX supports: GeForce and RTX cards, not the H100 (9.0) or Orin (8.7)."""
@@ -142,7 +144,7 @@ def read_sidecar(path: Path) -> EngineInfo:
         if not file.is_file():
             raise PivlError(f"There is no '{file}'; an engine and its .json belong together.")
     try:
-        info = EngineInfo.model_validate_json(sidecar.read_bytes())
+        info = EngineInfo.model_validate_json(read_bytes(sidecar, MAX_JSON_BYTES))
     except ValidationError as error:
         raise PivlError(f"'{sidecar}' describes no engine of this version: {error}") from error
     if sha256(path) != info.engine_sha256:

@@ -31,8 +31,8 @@ from pivl_distill.app.targets import Cameras, load_checkpoint
 from pivl_distill.console import track
 from pivl_distill.device import processor_name
 from pivl_distill.errors import PivlError
-from pivl_distill.runtime.manifest_reader import check_file
 from pivl_distill.runtime.onnx_session import CPU, PROVIDERS, ExecutionDevice, open_session
+from pivl_distill.runtime.verified_files import check_file
 from pivl_distill.storage.filenames import RUN_FILE, utf8_name
 from pivl_distill.storage.files import sha256
 from pivl_distill.storage.readers import read_json

@@ -22,7 +22,6 @@ from pivl_distill.config.loading import (
     given_settings,
     load_config,
     parse_override,
-    read_yaml,
     validate_settings,
 )
 from pivl_distill.config.losses import LossSettings
@@ -30,6 +29,7 @@ from pivl_distill.config.preprocessing import Preprocessing
 from pivl_distill.config.stage2 import AugmentSettings, Stage2Settings
 from pivl_distill.config.student import StudentConfig
 from pivl_distill.config.teach import ClipSettings, PromptSettings, TeachConfig, TuningSettings
+from pivl_distill.config.yaml_files import read_yaml
 
 __all__ = [
     "CACHE_LIMITS",

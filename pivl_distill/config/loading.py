@@ -16,7 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 import configs
 from pivl_distill.config.base import Settings
+from pivl_distill.config.yaml_files import parse_yaml, read_yaml
 from pivl_distill.errors import PivlError, did_you_mean, unknown_name
+from pivl_distill.storage.paths import shown
 
 CONFIGS_DIR = Path(configs.__file__).parent
 SECTIONS = ("teach", "student")
@@ -105,8 +107,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not separator or not key:
         raise mistake
     try:
-        parsed = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: an integer of thousands of digits
+        parsed = parse_yaml(value)
+    except ValueError as error:
         raise mistake from error
     if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
@@ -125,17 +127,6 @@ def find_preset(kind: str, name: str, folder: Path) -> Path:
     if Path(name).suffix in (".yaml", ".yml"):
         raise PivlError(f"The {kind} file {name} does not exist.")
     raise unknown_name(kind, name, (path.stem for path in folder.glob("*.yaml")))
-
-
-def read_yaml(path: Path, content: str) -> dict[str, Any]:
-    """Read a YAML mapping; raises PivlError if `path` is not one. It must contain `content`."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
-        raise PivlError(f"{path} is not readable YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise PivlError(f"{path} must contain {content}.")
-    return values
 
 
 def _find_config(source: str) -> Path:
@@ -169,7 +160,7 @@ def _read_sections(path: Path) -> dict[str, Any]:
             raise unknown_name(f"section of {path}", str(key), (*SECTIONS, EXTENDS))
         if not isinstance(section, dict | None):
             raise PivlError(
-                f"The section '{key}' of {path} must contain settings, not {section!r}."
+                f"The section '{key}' of {path} must contain settings, not {shown(section)}."
             )
     return content
 
@@ -194,7 +185,7 @@ def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
 def _explain(model: type[BaseModel], problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
-        return f"  {path}: {problem['msg']} (got {problem['input']!r})"
+        return f"  {path}: {problem['msg']} (got {shown(problem['input'])})"
     *parents, unknown = problem["loc"]
     for parent in parents:
         annotation = model.model_fields[str(parent)].annotation

@@ -95,7 +95,7 @@ KINDS = {
     "regex": DatasetKind(
         load_regex, r"regex:/path/to/dataset?pattern=(?P<pid>\d+)_c(?P<cam>\d+)", ("pattern",)
     ),
-    "manifest": DatasetKind(load_manifest, "manifest:/path/to/manifest.csv"),
+    "manifest": DatasetKind(load_manifest, "manifest:/path/to/manifest.csv", ("root",)),
     "synthetic": DatasetKind(load_synthetic, "synthetic:default", on_disk=False),
 }
 

@@ -17,12 +17,19 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.limits import (
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    MAX_IMAGE_SIDE,
+    MAX_JPEG_SCANS,
+)
+from pivl_distill.storage.readers import check_size
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "WEBP", "TIFF")
 """Formats that are decoded, whatever the file's suffix; others start programs (EPS) or are rare."""
 
-MAX_PIXELS = 2**26
-"""Larger images are refused before they are decoded: 67 million pixels, 192 MiB as RGB."""
+_JPEG_SCAN = b"\xff\xda"
+"""Marker of a scan; the bytes of pixels never look like it."""
 
 
 def read_crop(path: Path, size_hw: tuple[int, int]) -> np.ndarray:
@@ -59,6 +66,12 @@ def read_stored_image(path: Path, what: str) -> Image.Image:
         return _decode(path, None)
 
 
+def read_contents(path: Path) -> bytes:
+    """Return the bytes of an image file; raises OSError, or PivlError if it is too large."""
+    _check_file(path)
+    return path.read_bytes()
+
+
 def read_size_hw(path: Path) -> tuple[int, int]:
     """Read height and width of the upright image from its header; raises PivlError as others."""
     with _errors_name(path, "image"), _opened(path, None) as image:
@@ -78,6 +91,8 @@ def _errors_name(path: Path, what: str) -> Iterator[None]:
     """Turn every exception inside into a PivlError: decoders raise any kind on damaged files."""
     try:
         yield
+    except PivlError:
+        raise
     except Exception as error:
         raise PivlError(f"Cannot read the {what} {path}: {_reason(error)}.") from error
 
@@ -97,19 +112,33 @@ class _UnsupportedError(Exception):
 
 
 def _opened(path: Path, data: bytes | None) -> Image.Image:
-    """Open an image and read its header."""
+    """Open an image of a size that may be decoded, and read its header."""
+    if data is None:
+        _check_file(path)
     Image.preinit()  # else Pillow imports all its plugins to find the first formats
     image = Image.open(path if data is None else io.BytesIO(data), formats=FORMATS)
-    if image.width * image.height > MAX_PIXELS:
+    if image.width * image.height > MAX_IMAGE_PIXELS or max(image.size) > MAX_IMAGE_SIDE:
         size = f"{image.width}×{image.height}"
         image.close()
-        raise _UnsupportedError(f"it has {size} pixels, more than {MAX_PIXELS:,}; crop it")
+        raise _UnsupportedError(
+            f"it has {size} pixels, more than {MAX_IMAGE_PIXELS:,} or {MAX_IMAGE_SIDE:,} along a"
+            " side; crop it"
+        )
     return image
+
+
+def _check_file(path: Path) -> None:
+    """Raise PivlError if a file is too large, or a device or pipe, which would block."""
+    if path.exists():
+        check_size(path, MAX_IMAGE_BYTES)
 
 
 def _decode(path: Path, data: bytes | None) -> Image.Image:
     """Decode an image in its stored mode and turn it upright."""
+    data = read_contents(path) if data is None else data
     with _opened(path, data) as image:
+        if image.format in ("JPEG", "MPO") and data.count(_JPEG_SCAN) > MAX_JPEG_SCANS:
+            raise _UnsupportedError(f"it has more than {MAX_JPEG_SCANS} scans; save it again")
         image.load()
         if _orientation(image, loaded=True) == 1:
             return image

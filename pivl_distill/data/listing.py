@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pivl_distill.errors import PivlError
+from pivl_distill.storage import readers
+from pivl_distill.storage.limits import MAX_TABLE_BYTES
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff",
@@ -140,13 +142,8 @@ def require_files(paths: Iterable[Path], source: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """Read UTF-8 text with or without a byte order mark; raises PivlError if that fails."""
-    if not path.is_file():
-        raise PivlError(f"There is no file {path}.")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise PivlError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+    """Read a list of images, UTF-8 text; raises PivlError if that fails or it is too large."""
+    return readers.read_text(path, MAX_TABLE_BYTES)
 
 
 def parse_integer(text: str) -> int | None:

@@ -7,7 +7,6 @@ distractors (pid 0) stay in the gallery, camera ids start at 0.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.searched import BY_PROTOCOL, LeftOut, Searched, read_names
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import SYNTHETIC_FILE
+from pivl_distill.storage.readers import read_json
 
 # Matched against the file name only: a folder called `run1_c3` must not be read as a label.
 # Published camera numbers start at 1.
@@ -112,9 +112,11 @@ def _read_people(root: Path) -> Mapping[int, Mapping[str, str | None]] | None:
     if not path.is_file():
         return None
     try:
-        people = json.loads(path.read_text(encoding="utf-8"))["people"]
+        people = read_json(path, "a description of people")["people"]
+        if not all(isinstance(attributes, dict) for attributes in people.values()):
+            raise ValueError("a person has no attributes")
         return {int(pid): attributes for pid, attributes in people.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (PivlError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise PivlError(
             f"{path} has no valid description of people: remove it or render the dataset again."
         ) from error

@@ -16,6 +16,7 @@ from pivl_distill.data.listing import find_dataset_root, parse_integer, read_tex
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.searched import BY_PROTOCOL, LeftOut, Searched, first_folder
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.paths import check_relative, shown
 
 TEST_PID_OFFSET = 10_000
 SUBFOLDERS = (
@@ -68,9 +69,13 @@ def _read_list(root: Path, name: str, folder: str, offset: int = 0) -> tuple[Rec
         pid = parse_integer(label)
         if match is None or pid is None:
             raise PivlError(
-                f"Line {number} of {source} is '{line}', not an image and its identity such as "
-                "'0000/0000_000_01_0303morning_0015_0.jpg 0'. Use the published list."
+                f"Line {number} of {source} is {shown(line)}, not an image and its identity such "
+                "as '0000/0000_000_01_0303morning_0015_0.jpg 0'. Use the published list."
             )
+        try:
+            check_relative(image)
+        except ValueError as error:
+            raise PivlError(f"Line {number} of {source}: {error}.") from error
         records.append(Record(root / folder / image, pid + offset, int(match[1]) - 1))
     if not records:
         raise PivlError(f"{source} names no images. Use the published list.")

@@ -16,6 +16,7 @@ from pivl_distill.data.market import MARKET_LAYOUTS, MARKET_SPLITS, load_market
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import atomic_folder
+from pivl_distill.storage.paths import plain_name, shown
 
 LISTS = {
     "bounding_box_train": "train.list",
@@ -51,10 +52,13 @@ def _listed(tree: Path, split: str, source: Path) -> list[Path]:
     """Find the images that one list names, in the same split or in another one."""
     names = dict.fromkeys(line.strip() for line in read_text(source).splitlines() if line.strip())
     require_images(len(names), source)
-    if odd := [name for name in names if Path(name).name != name]:
-        raise PivlError(
-            f"{source} contains '{odd[0]}', not a bare file name. Use the published list."
-        )
+    for name in names:
+        try:
+            plain_name(name)
+        except ValueError as error:
+            raise PivlError(
+                f"{source} contains {shown(name)}, not a bare file name. Use the published list."
+            ) from error
     subfolders = [tree / split, *(tree / other for other in MARKET_SPLITS if other != split)]
     paths = [
         next(

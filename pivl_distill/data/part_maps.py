@@ -9,7 +9,6 @@ sampling loses glasses, gloves and socks. `pivl_distill.parsing` creates such ma
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,6 +23,7 @@ from pivl_distill.data.images import read_stored_image
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import VOCABULARY_FILE
+from pivl_distill.storage.readers import read_json
 
 FULL_CONFIDENCE = 255
 """A confidence of 1."""
@@ -49,10 +49,10 @@ def folder_vocabulary(folder: Path) -> Vocabulary:
             f" {remedy}."
         )
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["vocabulary"]
-    except (ValueError, KeyError, TypeError) as error:
+        name = read_json(path, "a description of maps")["vocabulary"]
+    except (PivlError, KeyError) as error:
         raise PivlError(f"{path} names no vocabulary: {remedy}.") from error
-    return get_vocabulary(name)
+    return get_vocabulary(str(name))
 
 
 def find_map(folder: Path, image: Path, *, flat: bool = True) -> Path | None:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from pivl_distill.console import track
-from pivl_distill.data.images import is_turned, read_image
+from pivl_distill.data.images import is_turned, read_contents, read_image
 from pivl_distill.data.part_maps import read_stored_labels, unknown_value
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import Vocabulary
@@ -67,7 +67,7 @@ def duplicates(
 def _scan(dataset: ReIDDataset, split: str, record: Record) -> ScannedCrop:
     name = dataset.relative(record.path).as_posix()
     try:
-        data = record.path.read_bytes()
+        data = read_contents(record.path)
         size_hw = read_image(record.path, data).size[::-1]
     except (OSError, MemoryError, PivlError):
         return ScannedCrop(name, split, record, None)

@@ -30,7 +30,7 @@ from PIL import features
 
 from pivl_distill.config import DataSettings
 from pivl_distill.console import track
-from pivl_distill.data.images import read_crop
+from pivl_distill.data.images import read_contents, read_crop
 from pivl_distill.data.part_maps import FULL_CONFIDENCE, read_confidence, read_map
 from pivl_distill.data.records import Record
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary
@@ -286,6 +286,6 @@ def _file_digest(path: Path | None) -> bytes:
     if path is None:
         return bytes(32)
     try:
-        return hashlib.sha256(path.read_bytes()).digest()
+        return hashlib.sha256(read_contents(path)).digest()
     except OSError as error:
         raise PivlError(f"Cannot read {path}: {error}.") from error

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.limits import MAX_ONNX_BYTES
+from pivl_distill.storage.readers import check_inside, check_size
 
 if TYPE_CHECKING:
     from pivl_distill.runtime.onnx_session import ExecutionDevice
@@ -58,7 +60,10 @@ class OnnxGraph(Graph):
         from pivl_distill.runtime.onnx_session import PROVIDERS, open_session
 
         self._session = open_session(
-            path, threads=torch.get_num_threads(), providers=[PROVIDERS[device]]
+            path,
+            threads=torch.get_num_threads(),
+            providers=[PROVIDERS[device]],
+            external_data=True,
         )
         self.inputs = [self._port(info) for info in self._session.get_inputs()]
         self.outputs = [self._port(info) for info in self._session.get_outputs()]
@@ -78,6 +83,8 @@ class OpenVinoGraph(Graph):
 
     def __init__(self, path: Path) -> None:
         openvino = _import_openvino()
+        check_size(path, MAX_ONNX_BYTES)
+        check_inside(path.with_suffix(".bin"))
         try:
             # On some CPUs the default is bfloat16, which loses accuracy without a word.
             self._compiled = openvino.Core().compile_model(

@@ -20,6 +20,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.foreign.graphs import NETWORK_SUFFIXES, Graph, Port, open_graph
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.storage.filenames import MANIFEST_FILE
+from pivl_distill.storage.limits import MAX_INPUT_PIXELS, MAX_INPUT_VALUES
 
 if TYPE_CHECKING:
     from pivl_distill.runtime.onnx_session import ExecutionDevice
@@ -190,6 +191,13 @@ def _size_hw(
         raise PivlError(
             f"{path} takes {port}, but the size declared is {height}x{width}; correct it with"
             " --size HEIGHTxWIDTH."
+        )
+    batch = BATCH_SIZE if port.shape is None else port.shape[0] or BATCH_SIZE
+    if height * width > MAX_INPUT_PIXELS or 3 * batch * height * width > MAX_INPUT_VALUES:
+        raise PivlError(
+            f"{path} takes {port}: {batch:,} crops of {height:,}x{width:,} pixels at a time do not"
+            f" fit; a crop has at most {MAX_INPUT_PIXELS:,} pixels and a batch"
+            f" {MAX_INPUT_VALUES:,} values."
         )
     return height, width
 

@@ -28,6 +28,8 @@ from pivl_distill.storage.files import (
     write_bytes,
     write_json,
 )
+from pivl_distill.storage.paths import is_inside
+from pivl_distill.storage.readers import read_json
 
 FORMAT = 1
 _PALETTE = voc_palette(256).tobytes()
@@ -95,7 +97,10 @@ class MapFolder:
             picture.putalpha(Image.fromarray(part_map.confidence))
         buffer = io.BytesIO()
         picture.save(buffer, "PNG", optimize=True)
-        write_bytes(self.map_path(image), buffer.getvalue())
+        path = self.map_path(image)
+        if not is_inside(path, self.path):
+            raise PivlError(f"{path} is in a link to outside of {self.path}; remove the link.")
+        write_bytes(path, buffer.getvalue())
 
     def finish(self, maps: int) -> None:
         """Record the number of maps in `parsing.json`, which marks the folder as complete."""
@@ -128,10 +133,9 @@ class MapFolder:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise PivlError(f"{path} is damaged: {error}. Remove the folder and its maps.") from error
-    return manifest if isinstance(manifest, dict) else {}
+        return read_json(path, "a description of maps")
+    except PivlError as error:
+        raise PivlError(f"{path} is damaged: {error} Remove the folder and its maps.") from error
 
 
 def _differences(stored: dict[str, Any], current: dict[str, Any]) -> list[str]:

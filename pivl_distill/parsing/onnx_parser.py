@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,8 @@ from pivl_distill.parsing.resizing import (
 )
 from pivl_distill.parsing.settings import OnnxSettings
 from pivl_distill.runtime.onnx_session import CPU, CUDA, open_session
+from pivl_distill.storage.files import sha256
+from pivl_distill.storage.limits import MAX_INPUT_PIXELS, MAX_INPUT_VALUES
 
 INPUT_TYPES: dict[str, type[np.floating]] = {
     "tensor(float)": np.float32,
@@ -43,13 +44,14 @@ class OnnxParser:
         self.path: Path = settings.source
         self.settings = settings
         self.vocabulary = get_vocabulary(settings.vocabulary)
-        self.session = open_session(self.path, providers=providers(settings.device))
+        self.session = open_session(
+            self.path, providers=providers(settings.device), external_data=True
+        )
         self.input, self.dtype, fixed_batch = self._check_input()
         self.output = self._check_output()
         self.fixed_batch = fixed_batch
         self.batch_size = fixed_batch or settings.batch_size
-        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
-        self.metadata = {**parser_metadata(name, settings), "sha256": digest}
+        self.metadata = {**parser_metadata(name, settings), "sha256": sha256(self.path)}
 
     def parse(self, crops: Sequence[ParserInput]) -> list[PartMap | None]:
         """Return one map per crop; raise PivlError if the output is not as the settings declare."""
@@ -152,6 +154,13 @@ class OnnxParser:
                 f" declare {list(expected)}; correct size_hw with --set or in the YAML file."
             )
         batch = info.shape[0] if isinstance(info.shape[0], int) else None
+        height, width = self.settings.size_hw
+        values = 3 * (batch or 1) * height * width
+        if height * width > MAX_INPUT_PIXELS or values > MAX_INPUT_VALUES:
+            raise PivlError(
+                f"{self.path} takes {batch or 'any number of'} images of {height}×{width} pixels,"
+                f" more than {MAX_INPUT_PIXELS:,} pixels or {MAX_INPUT_VALUES:,} values at a time."
+            )
         return info.name, INPUT_TYPES[info.type], batch
 
     def _check_output(self) -> str:

@@ -73,7 +73,7 @@ def load_segformer(source: str) -> tuple[Any, Any]:
             source, use_safetensors=True, output_loading_info=True
         )
         processor = AutoImageProcessor.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers, safetensors and torch each have their own
         raise PivlError(
             f"Cannot load a segmentation model from '{source}': {error} Name a hub id, or a folder"
             " with config.json, model.safetensors and preprocessor_config.json."

@@ -8,6 +8,7 @@ only ids; names are looked up in the files. See `docs/search.md`, also for vecto
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from pivl_distill.console import track
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.limits import MAX_FEATURE_DIM
 
 if TYPE_CHECKING:
     import faiss
@@ -55,8 +57,9 @@ class FeatureShards:
     def batches(self, rows: int = BATCH_ROWS) -> Iterator[np.ndarray]:
         """Yield unit features, float32 [≤ rows, F], in the order of their ids."""
         for file in self.files:
-            for batch in _parquet_file(file).iter_batches(rows, columns=["feature"]):
-                yield self._unit(batch.column(0), file)
+            with _damage_named(file):
+                for batch in _parquet_file(file).iter_batches(rows, columns=["feature"]):
+                    yield self._unit(batch.column(0), file)
 
     def sample(self, rows: int) -> np.ndarray:
         """Return up to about `rows` unit features [n, F], from evenly spaced row groups."""
@@ -69,8 +72,9 @@ class FeatureShards:
         chosen = np.linspace(0, len(groups) - 1, wanted).astype(int)
         parts = []
         for file, group in (groups[number] for number in chosen):
-            table = _parquet_file(file).read_row_group(group, columns=["feature"])
-            parts += [self._unit(chunk, file) for chunk in table.column(0).chunks]
+            with _damage_named(file):
+                table = _parquet_file(file).read_row_group(group, columns=["feature"])
+                parts += [self._unit(chunk, file) for chunk in table.column(0).chunks]
         return np.concatenate(parts)[:rows]
 
     def names(self, ids: Iterable[int]) -> list[str]:
@@ -87,7 +91,8 @@ class FeatureShards:
             if row < rows:
                 break
             row -= rows
-        return str(file.read_row_group(group, columns=["name"]).column(0)[row].as_py())
+        with _damage_named(self.files[shard]):
+            return str(file.read_row_group(group, columns=["name"]).column(0)[row].as_py())
 
     def _unit(self, column: Any, file: Path) -> np.ndarray:
         features = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim)
@@ -128,7 +133,10 @@ def _dim(file: Path) -> int:
 
     schema = _parquet_file(file).schema_arrow
     for name, kind in zip(schema.names, schema.types, strict=True):
-        if name == "feature" and pyarrow.types.is_fixed_size_list(kind) and "name" in schema.names:
+        is_list = name == "feature" and pyarrow.types.is_fixed_size_list(kind)
+        if not is_list or "name" not in schema.names:
+            continue
+        if pyarrow.types.is_floating(kind.value_type) and 1 <= kind.list_size <= MAX_FEATURE_DIM:
             return int(kind.list_size)
     raise PivlError(
         f"{file} must have columns `name` and `feature`, a fixed-size list of float32, as"
@@ -138,14 +146,27 @@ def _dim(file: Path) -> int:
 
 def _parquet_file(file: Path) -> ParquetFile:
     try:
-        from pyarrow import ArrowInvalid
+        from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise _missing("pyarrow") from error
     try:
         return ParquetFile(file)
-    except ArrowInvalid as error:
+    except (ArrowException, OSError) as error:
         raise PivlError(f"{file} is not a Parquet file, or is truncated.") from error
+
+
+@contextmanager
+def _damage_named(file: Path) -> Iterator[None]:
+    """Turn what pyarrow raises about damaged contents inside the block into a PivlError."""
+    try:
+        from pyarrow import ArrowException
+    except ImportError as error:
+        raise _missing("pyarrow") from error
+    try:
+        yield
+    except (ArrowException, OSError, ValueError) as error:
+        raise PivlError(f"{file} is a damaged Parquet file: {error}") from error
 
 
 def _faiss() -> Any:

@@ -42,7 +42,7 @@ from pivl_distill.storage.filenames import (
     STATE_FOLDER,
 )
 from pivl_distill.storage.files import locked, remove_partial, write_text
-from pivl_distill.storage.tensors import load_tensors, save_tensors
+from pivl_distill.storage.tensors import damage_named, load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +134,9 @@ class Progress:
         if last is None or last[0].stage != stage:
             return RemainingSteps(self._iterate(stage, steps, parts), len(steps))
         saved, tensors = last
-        for name, part in parts.items():
-            part.load_state_dict(unpack_state(saved.parts[name], tensors))
+        with damage_named(self._progress_file, KIND):
+            for name, part in parts.items():
+                part.load_state_dict(unpack_state(saved.parts[name], tensors))
         logger.info(f"Continuing after step {saved.steps} of {len(steps)}.")
         return RemainingSteps(self._iterate(stage, steps, parts, saved), len(steps) - saved.steps)
 
@@ -165,7 +166,8 @@ class Progress:
         """Load the last saved step."""
         if self._progress_file.is_file():
             _, tensors, metadata = load_tensors(self._progress_file, KIND)
-            saved = SavedProgress(**metadata)
+            with damage_named(self._progress_file, KIND):
+                saved = SavedProgress(**metadata)
             self._last, self.seconds = (saved, tensors), saved.seconds
 
     def _discard_unsaved(self) -> None:

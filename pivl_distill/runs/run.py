@@ -13,10 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from pivl_distill import crash_report
-from pivl_distill.config import DataSettings, validate_settings
+from pivl_distill.config import DataSettings, read_yaml, validate_settings
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runs.contract import CHANGED_SETTINGS
@@ -36,6 +34,8 @@ RUNS_DIR = Path("runs")
 RunKind = Literal["teach", "student", "export"]
 _SECTIONS = (*get_args(RunKind), "bank")
 """Sections of config.yaml; `pivl-distill bank` writes the last one."""
+_LONGEST_KIND = 64
+"""Bytes of config.yaml in which its first section is looked for."""
 
 
 class Run:
@@ -199,9 +199,9 @@ def read_data_settings(folder: Path) -> DataSettings:
     if not path.is_file():
         return DataSettings()
     try:
-        ((kind, section),) = yaml.safe_load(path.read_text(encoding="utf-8")).items()
+        ((kind, section),) = read_yaml(path, "settings").items()
         data = section["data"]
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError):
+    except (PivlError, KeyError, TypeError, ValueError):
         return DataSettings()
     if kind not in _SECTIONS:
         return DataSettings()
@@ -213,7 +213,8 @@ def _kind_from_config(path: Path) -> str:
 
     The file may be that of another program.
     """
-    return (path / CONFIG_FILE).read_text(encoding="utf-8", errors="replace").partition(":")[0]
+    with (path / CONFIG_FILE).open("rb") as file:
+        return file.read(_LONGEST_KIND).decode("utf-8", "replace").partition(":")[0]
 
 
 def _number(path: Path) -> int:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pivl_distill.storage.limits import MAX_SHARED_TENSORS
+
 
 class Stateful(Protocol):
     """An object whose state is saved and restored: a network, an optimizer, running totals."""
@@ -70,6 +72,10 @@ def unpack_state(packed: Any, tensors: dict[str, Tensor]) -> Any:
     if "dict" in packed:
         return {key: unpack_state(item, tensors) for key, item in packed["dict"]}
     # Restore the memory layout: fused optimizers need moments with the strides of their parameters.
-    tensor = tensors[packed["tensor"]]
-    strided = torch.empty_strided(tensor.shape, packed["stride"], dtype=tensor.dtype)
+    tensor, stride = tensors[packed["tensor"]], packed["stride"]
+    axes = zip(tensor.shape, stride, strict=True)
+    last = sum((size - 1) * step for size, step in axes)
+    if tensor.numel() and not 0 <= last < MAX_SHARED_TENSORS * tensor.numel():
+        raise ValueError(f"{packed['tensor']} has the strides {stride}")
+    strided = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype)
     return strided.copy_(tensor)

@@ -25,15 +25,16 @@ from pivl_distill.data.images import read_crop, resize_crop
 from pivl_distill.data.listing import find_images
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime.feature_graph import FeatureGraph
-from pivl_distill.runtime.frame_crops import check_image, crop_box
+from pivl_distill.runtime.frame_crops import check_crop, check_image, crop_box
 from pivl_distill.runtime.golden_check import check_golden
 from pivl_distill.runtime.manifest_reader import (
     Artifact,
-    check_file,
     choose_artifact,
     read_manifest,
 )
+from pivl_distill.runtime.onnx_file import OnnxFile
 from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice, has_cuda, open_session
+from pivl_distill.runtime.verified_files import read_verified
 
 CameraIds = Sequence[int] | np.ndarray
 """[N] camera ids, counted from 0, one per crop."""
@@ -115,7 +116,8 @@ class Extractor:
 
         `crops` is an array [N, H, W, 3] or a list of arrays [H, W, 3] of any sizes; none gives
         [0, F]. `cameras` [N] is required by networks with camera embeddings and ignored by others.
-        Raises PivlError, with the crop's number, for anything that is not a uint8 RGB image.
+        Raises PivlError, with the crop's number, for anything that is not a uint8 RGB image of at
+        most 2²⁵ pixels. Besides the crops, one batch of resized ones is in memory.
         """
         ids = self._camera_ids(len(crops), cameras)
         vectors = np.empty((len(crops), self.dim), np.float32)
@@ -245,8 +247,9 @@ class Extractor:
         chosen: ExecutionDevice = "cuda" if device == "cuda" else "cpu"
         artifact = choose_artifact(self.manifest, chosen, precision, allow_unverified)
         path = self.manifest.folder / artifact.file
-        check_file(path, artifact.bytes, artifact.sha256)
-        return chosen, artifact, open_session(path, threads=threads, providers=[PROVIDERS[chosen]])
+        model = OnnxFile(path, read_verified(path, artifact.bytes, artifact.sha256))
+        session = open_session(model, threads=threads, providers=[PROVIDERS[chosen]])
+        return chosen, artifact, session
 
     def _read(self, path: Path) -> np.ndarray | PivlError:
         try:
@@ -255,7 +258,7 @@ class Extractor:
             return error
 
     def _resized(self, crop: np.ndarray, number: int) -> np.ndarray:
-        check_image(crop, f"Crop {number}")
+        check_crop(crop, f"Crop {number}")
         return resize_crop(Image.fromarray(crop), self.size_hw)
 
     def _camera_ids(self, count: int, cameras: CameraIds | None) -> np.ndarray:

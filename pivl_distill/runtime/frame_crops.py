@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.limits import MAX_IMAGE_PIXELS, MAX_IMAGE_SIDE
 
 
 def check_image(image: np.ndarray, name: str) -> None:
@@ -17,6 +18,17 @@ def check_image(image: np.ndarray, name: str) -> None:
         raise PivlError(f"{name} must be a uint8 array of 0..255, not {kind}.")
     if image.ndim != 3 or image.shape[2] != 3 or not image.size:
         raise PivlError(f"{name} must be RGB [H, W, 3], not of shape {list(image.shape)}.")
+
+
+def check_crop(crop: np.ndarray, name: str) -> None:
+    """Raise PivlError unless the crop is an image by `check_image` and not absurdly large."""
+    check_image(crop, name)
+    height, width, _ = crop.shape
+    if height * width > MAX_IMAGE_PIXELS or max(height, width) > MAX_IMAGE_SIDE:
+        raise PivlError(
+            f"{name} has {width}×{height} pixels; a crop has at most {MAX_IMAGE_PIXELS:,} pixels"
+            f" and {MAX_IMAGE_SIDE:,} along a side. Cut it, or scale it down."
+        )
 
 
 def crop_box(frame: np.ndarray, box: Sequence[float] | np.ndarray, number: int) -> np.ndarray:

@@ -7,14 +7,16 @@ computes other values.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
 
-from pivl_distill.data.images import read_crop
+from pivl_distill.data.images import read_image, resize_crop
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime.manifest_reader import Artifact, Manifest, vector_sha256
-from pivl_distill.storage.files import sha256
+from pivl_distill.storage.limits import MAX_IMAGE_BYTES
+from pivl_distill.storage.readers import check_inside, read_bytes
 
 GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "int8": 5e-2}
 """Largest relative error ‖v − golden‖ / ‖golden‖, by precision. Processors differ by 1e-6 in fp32
@@ -44,12 +46,14 @@ def check_golden(
         )
     name, digest = manifest.golden_crop
     path = manifest.folder / name
-    if not path.is_file() or sha256(path) != digest:
+    check_inside(path)
+    content = read_bytes(path, MAX_IMAGE_BYTES) if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != digest:
         raise PivlError(
             f"{path} is missing or not the golden crop that the manifest describes; copy the export"
             " again."
         )
-    crop = read_crop(path, manifest.input.size_hw)
+    crop = resize_crop(read_image(path, content), manifest.input.size_hw)
     (vector,) = run(crop[None], np.zeros(1, np.int64))
     error = float(np.linalg.norm(vector - golden) / np.linalg.norm(golden))
     allowed = GOLDEN_TOLERANCE[artifact.precision]

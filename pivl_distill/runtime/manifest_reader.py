@@ -7,7 +7,8 @@ to verify its file and to interpret its features. All other fields are ignored.
 from __future__ import annotations
 
 import hashlib
-import json
+import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,14 @@ import numpy as np
 from pivl_distill.errors import PivlError, unknown_name
 from pivl_distill.runtime.onnx_session import ExecutionDevice
 from pivl_distill.storage.filenames import MANIFEST_FILE
-from pivl_distill.storage.files import sha256
 from pivl_distill.storage.finite import find_nonfinite_numbers
+from pivl_distill.storage.limits import (
+    MAX_CAMERAS,
+    MAX_FEATURE_DIM,
+    MAX_INPUT_PIXELS,
+)
+from pivl_distill.storage.paths import plain_name, shown
+from pivl_distill.storage.readers import check_inside, read_json
 
 MANIFEST_FORMAT = 2
 
@@ -121,21 +128,20 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise PivlError(f"'{folder}' has no {MANIFEST_FILE}; name an export folder.")
-    try:
-        metadata = json.loads(path.read_bytes())
-        found = metadata["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise PivlError(f"'{path}' is not a manifest of an export: {error!r}.") from error
-    if found != MANIFEST_FORMAT:
+    check_inside(path)
+    metadata = read_json(path, "a manifest of an export")
+    if "format" not in metadata:
+        raise PivlError(f"{path} is not a manifest of an export: it has no 'format'.")
+    if (found := metadata["format"]) != MANIFEST_FORMAT:
         raise PivlError(
-            f"'{path}' has manifest format {found}, but this version reads format"
+            f"'{path}' has manifest format {shown(found)}, but this version reads format"
             f" {MANIFEST_FORMAT}; export again, or install the version that wrote the export."
         )
     if broken := next(find_nonfinite_numbers(metadata), None):
         raise PivlError(f"'{path}' is damaged ({broken}); export again.")
     try:
         return _manifest(folder, metadata)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PivlError(f"'{path}' is damaged ({error!r}); export again.") from error
 
 
@@ -172,16 +178,6 @@ def choose_artifact(
     )
 
 
-def check_file(path: Path, size: int, digest: str) -> None:
-    """Raise PivlError unless the file has the size in bytes and the SHA-256 of the manifest."""
-    if not path.is_file():
-        raise PivlError(f"{path} is missing but in the manifest; copy the whole export.")
-    if (found := path.stat().st_size) < size:
-        raise PivlError(f"{path} is truncated: {found:,} of {size:,} bytes; copy it again.")
-    if sha256(path) != digest:
-        raise PivlError(f"{path} is not the file its manifest describes; copy or export it again.")
-
-
 def vector_sha256(vector: np.ndarray) -> str:
     """Return the SHA-256 (hex) of a vector's little-endian float32 bytes."""
     return hashlib.sha256(vector.astype("<f4").tobytes()).hexdigest()
@@ -206,8 +202,8 @@ def _manifest(folder: Path, metadata: dict[str, Any]) -> Manifest:
         name=str(metadata["name"]),
         input=_input(metadata["input"]),
         output=str(metadata["output"]["name"]),
-        dim=int(metadata["output"]["dim"]),
-        golden_crop=(_file_name(golden["file"]), str(golden["sha256"])),
+        dim=_whole(metadata["output"]["dim"], "output dim", MAX_FEATURE_DIM),
+        golden_crop=(plain_name(golden["file"]), str(golden["sha256"])),
         artifacts=tuple(_artifact(artifact) for artifact in metadata["artifacts"]),
     )
 
@@ -221,24 +217,27 @@ def _input(metadata: dict[str, Any]) -> InputSpec:
         raise ValueError(
             f"input {metadata['layout']} {metadata['dtype']} instead of {' '.join(form)}"
         )
-    height, width = metadata["size_hw"]
+    height, width = (_whole(side, "size_hw", MAX_INPUT_PIXELS) for side in metadata["size_hw"])
+    if height * width > MAX_INPUT_PIXELS:
+        raise ValueError(f"size_hw has {height * width:,} pixels, more than {MAX_INPUT_PIXELS:,}")
+    max_batch = metadata["max_batch"]
     return InputSpec(
         name=str(metadata["name"]),
-        size_hw=(int(height), int(width)),
-        mean=tuple(float(value) for value in metadata["mean"]),
-        std=tuple(float(value) for value in metadata["std"]),
+        size_hw=(height, width),
+        mean=_three_numbers(metadata["mean"], "mean"),
+        std=_three_numbers(metadata["std"], "std"),
         preprocessing_in_graph=in_graph,
-        max_batch=None if metadata["max_batch"] is None else int(metadata["max_batch"]),
-        cameras=int(metadata["cameras"]),
+        max_batch=None if max_batch is None else _whole(max_batch, "max_batch", sys.maxsize),
+        cameras=_whole(metadata["cameras"], "cameras", MAX_CAMERAS, least=0),
     )
 
 
 def _artifact(metadata: dict[str, Any]) -> Artifact:
     vector = metadata["golden_vector"]
     return Artifact(
-        file=_file_name(metadata["file"]),
+        file=plain_name(metadata["file"]),
         sha256=str(metadata["sha256"]),
-        bytes=int(metadata["bytes"]),
+        bytes=_whole(metadata["bytes"], "bytes", sys.maxsize),
         kind=str(metadata["kind"]),
         precision=str(metadata["precision"]),
         runs_on=str(metadata["runs_on"]),
@@ -259,8 +258,16 @@ def _threshold(metadata: dict[str, Any]) -> Threshold:
     )
 
 
-def _file_name(name: str) -> str:
-    """Return a file name; raise ValueError for a path, which could leave the folder."""
-    if Path(name).name != name:
-        raise ValueError(f"{name!r} is not a plain file name")
-    return name
+def _whole(value: object, name: str, most: int, least: int = 1) -> int:
+    """Return a whole number of `least` to `most`; raises ValueError for anything else."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(f"{name} is {shown(value)}, not a whole number of {least} to {most:,}")
+    return value
+
+
+def _three_numbers(values: Any, name: str) -> tuple[float, ...]:
+    """Return a mean or deviation per channel; raises ValueError unless it is three numbers."""
+    numbers = tuple(float(value) for value in values)
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{name} is {shown(values)}, not three finite numbers")
+    return numbers

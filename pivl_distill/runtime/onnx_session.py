@@ -16,6 +16,7 @@ from typing import Any, Literal
 import onnxruntime as ort
 
 from pivl_distill.errors import PivlError
+from pivl_distill.runtime.onnx_file import OnnxFile, check_onnx, check_onnx_file
 
 ExecutionDevice = Literal["cpu", "cuda"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -25,16 +26,29 @@ _OPTIONS: dict[str, dict[str, Any]] = {CUDA: {"use_tf32": 0}}
 
 
 def open_session(
-    path: Path, *, threads: int | None = None, providers: Sequence[str] = (CPU,)
+    model: Path | OnnxFile,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] = (CPU,),
+    external_data: bool = False,
 ) -> ort.InferenceSession:
     """Open an ONNX file on `providers`, in order of preference.
 
-    `threads` is the number of CPU threads per call; None leaves it to ONNX Runtime. Raises
-    PivlError if the file cannot be loaded or any of the providers is not available.
+    Args:
+        model: path of the file, or a file whose contents were read.
+        threads: CPU threads per call; None leaves the number to ONNX Runtime.
+        providers: ONNX Runtime's execution providers.
+        external_data: whether weights may be in other files of the same folder.
+
+    Raises: PivlError if the file cannot be loaded, if it is refused by `check_onnx`, or if any of
+        the providers is not available.
     """
     check_onnxruntime_install()
-    if not path.is_file():
-        raise PivlError(f"There is no ONNX file at '{path}'.")
+    path, source = (model.path, model.content) if isinstance(model, OnnxFile) else (model, None)
+    if source is None:
+        check_onnx_file(path, external_data=external_data)
+    else:
+        check_onnx(path, source)
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only
     if threads is not None:
@@ -46,7 +60,7 @@ def open_session(
         ort.preload_dlls()  # CUDA and cuDNN from the nvidia-* packages, where they are installed
     try:
         session = ort.InferenceSession(
-            str(path), options, providers=[(p, _OPTIONS.get(p, {})) for p in providers]
+            source or str(path), options, providers=[(p, _OPTIONS.get(p, {})) for p in providers]
         )
     except Exception as error:  # onnxruntime's own exceptions share no public base class
         raise PivlError(f"ONNX Runtime cannot load '{path}': {error}") from error

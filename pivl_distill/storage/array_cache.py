@@ -9,7 +9,6 @@ processes of one machine share their pages.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
@@ -22,8 +21,10 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
+from pivl_distill.errors import PivlError
 from pivl_distill.storage.cache_dir import CacheError
 from pivl_distill.storage.files import atomic_folder, sha256, write_json
+from pivl_distill.storage.readers import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -183,12 +184,14 @@ def _size(entry: Path) -> int:
 def _open(entry: Path, shapes: Shapes, dtype: np.dtype) -> dict[str, np.ndarray] | None:
     """Return the arrays, or None unless all files have the right hashes, shapes and type."""
     try:
-        hashes = json.loads((entry / HASHES).read_text(encoding="utf-8"))
+        hashes = read_json(entry / HASHES, "a list of hashes")
         if any(sha256(_file(entry, name)) != hashes[name] for name in shapes):
             return None
         # Copy on write: torch needs writable memory, and the file must not change.
-        arrays = {name: np.load(_file(entry, name), mmap_mode="c") for name in shapes}
-    except (OSError, ValueError, LookupError, TypeError):
+        arrays: dict[str, np.ndarray] = {
+            name: np.lib.format.open_memmap(_file(entry, name), mode="c") for name in shapes
+        }
+    except (PivlError, OSError, ValueError, LookupError):
         return None
     shapes_match = all(arrays[name].shape == shape for name, shape in shapes.items())
     dtypes_match = all(array.dtype == dtype for array in arrays.values())

@@ -53,7 +53,10 @@ MAX_ONNX_BYTES = 2 * GIB
 """ONNX files; protobuf's own limit."""
 
 MAX_ONNX_DEPTH = 32
-"""Messages inside each other in an ONNX file; a subgraph takes three."""
+"""Messages inside each other in an ONNX file, of which a subgraph takes three; axes of a tensor."""
+
+MAX_ONNX_FIELDS = 1_000_000
+"""Fields of the graph of an ONNX file, weights not counted; 2,000 nodes have 30,000."""
 
 MAX_INPUT_PIXELS = 2**22
 """Height times width of a network's input: 2048×2048. Sapiens, the largest parser, has 1024×768."""
@@ -76,6 +79,10 @@ threads at a time."""
 
 MAX_IMAGE_SIDE = 2**15
 """Pixels along one side of an image. Resampling needs 16 bytes per pixel of a side."""
+
+MAX_JPEG_SCANS = 50
+"""Scans of a progressive JPEG, which usually has 10. Each one takes 0.2 s at the largest size and
+as little as 50 bytes in the file."""
 
 
 def memory_bytes() -> int | None:

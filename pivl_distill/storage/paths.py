@@ -11,9 +11,10 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 def plain_name(name: object) -> str:
     """Return the name of a file directly in a folder; raises ValueError for anything else."""
-    if not isinstance(name, str) or ":" in name or len(_parts(name)) != 1:
+    plain = isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {*"/\\:\0"}
+    if not plain:
         raise ValueError(f"{shown(name)} is not a plain file name")
-    return name
+    return str(name)
 
 
 def check_relative(path: str) -> None:

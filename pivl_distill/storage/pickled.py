@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pivl_distill.storage.paths import shown
+
 MAX_PICKLE_BYTES = 64 << 20
 MAX_INSTRUCTIONS = 200_000
 """A pickle is read up to these limits, which state dicts do not reach."""
@@ -40,7 +42,7 @@ class Obstacle:
     strings: frozenset[str]
 
     def __str__(self) -> str:
-        return self.kind if self.key is None else f"{self.kind} at '{self.key}'"
+        return self.kind if self.key is None else f"{self.kind} at {shown(self.key)}"
 
 
 def find_obstacle(path: Path, refusal: str) -> Obstacle | None:
@@ -86,7 +88,7 @@ def _describe(name: str) -> str:
         return "a numpy scalar"
     if name.startswith("numpy.") and name.endswith("._reconstruct"):
         return "a numpy array"
-    return f"an object of {name}"
+    return f"an object of {name[:80]}"
 
 
 Instruction = tuple[pickletools.OpcodeInfo, object]

@@ -6,31 +6,40 @@ Only the standard library is imported, so that the runtime can use this module.
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.limits import MAX_JSON_BYTES, MAX_JSON_DEPTH, MIB
+from pivl_distill.storage.paths import is_inside
 
 
 def check_size(path: Path, limit: int) -> int:
     """Return the size of a regular file in bytes.
 
-    Raises PivlError if there is no such file (folders, devices and pipes are none) or it exceeds
+    Raises PivlError if there is no such file, if it is a folder, device or pipe, or if it exceeds
     `limit` bytes.
     """
     try:
-        is_file, size = path.is_file(), path.stat().st_size
-    except (OSError, ValueError):  # no such file, a loop of links, a zero byte in the name
-        is_file, size = False, 0
-    if not is_file:
-        raise PivlError(f"There is no file {path}.")
+        status = path.stat()
+    except (OSError, ValueError) as error:  # no such file, a loop of links, a zero byte in the name
+        raise PivlError(f"There is no file {path}.") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise PivlError(f"{path} is a folder, device or pipe, not a file.")
+    size = status.st_size
     if size > limit:
         raise PivlError(
             f"{path} has {size / MIB:,.1f} MiB, but such a file has at most {limit / MIB:,g} MiB;"
             " it is damaged, or not what its name says."
         )
     return size
+
+
+def check_inside(path: Path) -> None:
+    """Raise PivlError if a file is a symbolic link to outside of its folder."""
+    if not is_inside(path, path.parent):
+        raise PivlError(f"{path} is a link to outside of its folder; copy the file itself there.")
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

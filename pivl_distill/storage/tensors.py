@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
@@ -21,10 +23,13 @@ from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import require_finite, write_bytes
 from pivl_distill.storage.limits import (
     GIB,
+    MAX_FEATURE_DIM,
+    MAX_INPUT_PIXELS,
     MAX_TENSOR_FILE_BYTES,
     MAX_TENSOR_HEADER_BYTES,
     memory_bytes,
 )
+from pivl_distill.storage.paths import shown
 from pivl_distill.storage.readers import check_size, parse_json
 
 FORMAT = 2
@@ -68,6 +73,30 @@ class Metadata(dict[str, Any]):
             f"The metadata of {self.path} lacks '{name}': another version of pivl-distill wrote it."
             " Make it again."
         )
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """Height and width of a network's input; raises PivlError if they are absurd."""
+        size = self["size_hw"]
+        plain = isinstance(size, list) and len(size) == 2 and all(type(n) is int for n in size)
+        if not plain or min(size) < 1 or size[0] * size[1] > MAX_INPUT_PIXELS:
+            raise PivlError(
+                f"The metadata of {self.path} has the input size {shown(size)}, not height and"
+                " width of an image. Make it again."
+            )
+        return size[0], size[1]
+
+
+@contextmanager
+def damage_named(path: Path, kind: str) -> Iterator[None]:
+    """Turn what damaged contents of a file raise inside the block into a PivlError about it."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+        remedy = _REMEDIES.get(kind, "make it again")
+        raise PivlError(
+            f"{path}, a file of kind '{kind}', is damaged: {error}; {remedy}."
+        ) from error
 
 
 def save_tensors(
@@ -135,6 +164,29 @@ def find_nonfinite_tensor(tensors: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+def check_shape(path: Path, name: str, tensor: Tensor) -> None:
+    """Raise PivlError if a tensor without values claims a long axis, for which others are made."""
+    if not tensor.numel() and max(tensor.shape, default=0) > MAX_FEATURE_DIM:
+        raise PivlError(f"{path} is damaged: {shown(name)} has the shape {list(tensor.shape)}.")
+
+
+class Form:
+    """Number of axes and possible types of a tensor."""
+
+    def __init__(self, axes: int, *dtypes: torch.dtype) -> None:
+        self.axes, self.dtypes = axes, dtypes
+
+
+def check_tensors(tensors: Mapping[str, Tensor], forms: Mapping[str, Form]) -> None:
+    """Raise ValueError if one of the tensors in `forms` is missing or of another form."""
+    if missing := sorted(forms.keys() - tensors.keys()):
+        raise ValueError(f"it lacks {missing}")
+    for name, form in forms.items():
+        tensor = tensors[name]
+        if tensor.ndim != form.axes or tensor.dtype not in form.dtypes:
+            raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}")
+
+
 def is_foreign(path: Path) -> bool:
     """Whether the extension or metadata of a file shows that `save_tensors` did not write it."""
     if path.suffix != ".safetensors":
@@ -145,7 +197,7 @@ def is_foreign(path: Path) -> bool:
         return False  # `load_tensors` raises a PivlError about it
 
 
-def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], Metadata]:
     """Return kind, tensors and metadata of a file of one of `kinds`.
 
     Raises PivlError if it is missing, damaged, of another kind or format, or not finite.
@@ -161,6 +213,8 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], dict[
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except _READ_ERRORS as error:
         raise PivlError(f"{path} is not a {expected}: {error}") from error
+    for name, tensor in tensors.items():
+        check_shape(path, name, tensor)
     if not metadata or not isinstance(metadata, dict):
         raise PivlError(f"{path} is not a {expected}: it was not written by pivl-distill.")
     kind, version = str(metadata.get("kind")), metadata.get("format")

@@ -22,6 +22,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.storage.limits import MAX_ARCHIVE_EXCESS, MAX_SHARED_TENSORS, MIB
 from pivl_distill.storage.pickled import find_obstacle, saving_command
 from pivl_distill.storage.tensors import (
+    check_shape,
     check_tensor_file,
     check_tensor_header,
     find_nonfinite_tensor,
@@ -65,7 +66,7 @@ def _read_content(path: Path, size: int) -> Any:
     except pickle.UnpicklingError as error:
         raise _refusal(path, str(error)) from error
     except Exception as error:  # torch, safetensors and zipfile each have their own
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = str(error).strip().partition("\n")[0][:300] or type(error).__name__
         raise PivlError(f"'{path}' is not a readable weights file: {reason}") from error
 
 
@@ -104,8 +105,10 @@ def _check_archive(path: Path, size: int) -> bool:
 
 def _check_code(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
     """Raise PivlError if an entry of a TorchScript archive could run code when it is opened."""
-    if "/data/" in f"/{entry.filename}" and not entry.filename.endswith((".py", ".pkl")):
+    if not entry.filename.endswith((".py", ".pkl")):
         return  # the bytes of a tensor
+    if entry.file_size > MAX_ARCHIVE_EXCESS:
+        raise PivlError(f"'{path}' has code of {entry.file_size / MIB:,.1f} MiB; it is damaged.")
     content = archive.read(entry)
     if any(sign in content for sign in _RUNS_WHEN_OPENED):
         raise PivlError(
@@ -122,6 +125,7 @@ def _check_tensors(path: Path, size: int, state: Mapping[str, Tensor]) -> None:
             raise PivlError(
                 f"'{path}': {name} is a sparse, quantised or empty tensor; save plain ones."
             )
+        check_shape(path, name, tensor)
         total += tensor.numel() * tensor.element_size()
     if total > MAX_SHARED_TENSORS * size:
         raise PivlError(

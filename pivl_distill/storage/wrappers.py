@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.paths import shown
 
 logger = logging.getLogger(__name__)
 
@@ -24,17 +25,18 @@ PREFIXES = ("module.", "_orig_mod.")
 """Prefixes of DataParallel, of averaged models, and of compiled networks."""
 _COUNTER = "n_averaged"
 """Tensor of torch's AveragedModel beside those with a prefix."""
+_MAX_PREFIXES = 9
 _MAX_DEPTH = 3
 """Wrappers within wrappers that are looked through."""
 
 
 def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     """Return the state dict in the contents of a file; raises PivlError unless there is one."""
-    keys = _find_state(content)
+    keys = _find_state(content, 0, set())
     if keys is None:
         found = type(content).__name__
         if isinstance(content, Mapping):
-            found = f"a dict of {', '.join(map(repr, list(content)[:8])) or 'nothing'}"
+            found = f"a dict of {', '.join(map(shown, list(content)[:8])) or 'nothing'}"
         raise PivlError(
             f"'{path}' holds no state dict, which maps names to tensors, but {found}. Save the"
             " state dict alone."
@@ -46,16 +48,17 @@ def unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
-def _find_state(content: Any, depth: int = 0) -> list[str] | None:
+def _find_state(content: Any, depth: int, barren: set[tuple[int, int]]) -> list[str] | None:
     """Return the keys that lead to the state dict in nested dicts; None if there is none, or two.
 
     `WRAPPERS` are followed first. A dict with tensors is a state dict itself, unless its keys are
-    numbers, as in the state of an optimizer.
+    numbers, as in the state of an optimizer. `barren` are the dicts without one, by identity and
+    depth: a hostile file can hold one dict a million times.
     """
-    if not isinstance(content, Mapping) or depth > _MAX_DEPTH:
+    if not isinstance(content, Mapping) or depth > _MAX_DEPTH or (id(content), depth) in barren:
         return None
     for key in WRAPPERS:
-        if key in content and (inner := _find_state(content[key], depth + 1)) is not None:
+        if key in content and (inner := _find_state(content[key], depth + 1, barren)) is not None:
             return [key, *inner]
     named = {key: value for key, value in content.items() if isinstance(key, str)}
     if any(isinstance(value, Tensor) for value in named.values()):
@@ -63,15 +66,20 @@ def _find_state(content: Any, depth: int = 0) -> list[str] | None:
     others = [
         [key, *inner]
         for key, value in named.items()
-        if (inner := _find_state(value, depth + 1)) is not None
+        if (inner := _find_state(value, depth + 1, barren)) is not None
     ]
+    if not others:
+        barren.add((id(content), depth))
     return others[0] if len(others) == 1 else None
 
 
 def without_prefixes(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a state dict without the `PREFIXES` that all of its names have."""
-    names = [name for name in state if name != _COUNTER]
-    for prefix in PREFIXES:
-        if names and all(name.startswith(prefix) for name in names):
-            return without_prefixes({name.removeprefix(prefix): state[name] for name in names})
-    return dict(state)
+    state = dict(state)
+    for _ in range(_MAX_PREFIXES):
+        names = [name for name in state if name != _COUNTER]
+        shared = (p for p in PREFIXES if names and all(name.startswith(p) for name in names))
+        if (prefix := next(shared, None)) is None:
+            break
+        state = {name.removeprefix(prefix): state[name] for name in names}
+    return state

@@ -9,7 +9,7 @@ subset of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +22,26 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.data.transforms import Geometry, move_crops
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction, embed
-from pivl_distill.storage.tensors import load_tensors, save_tensors
+from pivl_distill.storage.paths import shown
+from pivl_distill.storage.tensors import (
+    Form,
+    check_tensors,
+    damage_named,
+    load_tensors,
+    save_tensors,
+)
 
 KIND = "teacher embeddings"
+_FORMS = {
+    "embeddings": Form(3, torch.float16, torch.float32),
+    "flips": Form(2, torch.bool),
+    "shifts": Form(3, torch.float32),
+    "images": Form(1, torch.long),
+}
+_CLASSIFIER_FORMS = {
+    "classifier_weight": Form(2, torch.float16, torch.float32),
+    "classifier_bias": Form(1, torch.float16, torch.float32),
+}
 _SEED = 5_701
 """Draws the views of a file."""
 MOVED_CROPS = 256
@@ -199,6 +216,8 @@ def load_embeddings(path: Path, records: Sequence[Record]) -> TeacherEmbeddings:
     """
     _, tensors, metadata = load_tensors(path, KIND)
     projected_dim = metadata["projected_dim"]  # older files lack it, which raises
+    with damage_named(path, KIND):
+        _check_contents(tensors, projected_dim, metadata["pids"])
     row = {image: number for number, image in enumerate(tensors["images"].tolist())}
     if missing := [record.path.name for record in records if record.digest not in row]:
         raise MissingEmbeddingsError(
@@ -218,3 +237,21 @@ def load_embeddings(path: Path, records: Sequence[Record]) -> TeacherEmbeddings:
         classifier,
     )
     return every.rows([row[record.digest] for record in records])
+
+
+def _check_contents(tensors: Mapping[str, Tensor], projected_dim: object, pids: object) -> None:
+    """Raise ValueError if the tensors of a file do not fit together."""
+    check_tensors(tensors, _FORMS)
+    count, views, dim = tensors["embeddings"].shape
+    shapes = {"flips": (count, views), "shifts": (count, views, 2), "images": (count,)}
+    if pids is not None:
+        if not isinstance(pids, list) or not all(isinstance(pid, int) for pid in pids):
+            raise ValueError("its pids are no list of numbers")
+        check_tensors(tensors, _CLASSIFIER_FORMS)
+        classes = len(pids)
+        shapes |= {"classifier_weight": (classes, dim), "classifier_bias": (classes,)}
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != shape:
+            raise ValueError(f"{name} is {list(tensors[name].shape)}, not {list(shape)}")
+    if not isinstance(projected_dim, int) or not 0 <= projected_dim <= dim:
+        raise ValueError(f"its projected dimension is {shown(projected_dim)}")

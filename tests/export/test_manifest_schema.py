@@ -23,6 +23,7 @@ from export.manifest_schema import (
     sha256,
     write_manifest,
 )
+from manifest_edits import change_manifest
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.thresholds import OperatingThreshold
 from pivl_distill.runtime.manifest_reader import vector_sha256
@@ -182,3 +183,13 @@ def test_manifest_with_a_number_that_is_not_finite_is_neither_written_nor_read(t
     path.write_text(path.read_text().replace(f"{MEAN[0]},", "NaN,", 1))
     with pytest.raises(PivlError, match=r"is damaged \(input\.mean\.0 is nan\)"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/model.onnx", "a/b", "a\\b", "", ".."])
+def test_names_are_plain(deployed, name):
+    for edit in (
+        lambda manifest: manifest["artifacts"][0].update(file=name),
+        lambda manifest: manifest["golden_crop"].update(file=name),
+    ):
+        with pytest.raises(PivlError, match="is not a manifest of this version"):
+            read_manifest(change_manifest(deployed, edit))

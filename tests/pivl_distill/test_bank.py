@@ -197,3 +197,40 @@ def test_an_unknown_vocabulary_is_named(prompt_bank, tmp_path):
     save_tensors(path, KIND, tensors, metadata | {"vocabulary": "lip21"})
     with pytest.raises(PivlError, match="Unknown part vocabulary 'lip21'; did you mean 'lip20'"):
         PromptBank.load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"identity": torch.zeros(3)},
+        {"identity": torch.zeros(2, 2)},
+        {"part": torch.zeros(6, 20, 0)},
+        {"present": torch.zeros(6, 20)},
+        {"pids": torch.tensor(3)},
+        {"pids": torch.zeros(6)},
+        {"pids": torch.zeros(6, dtype=torch.long)},
+        {"label": None},
+        {"image_digests": torch.zeros(2, 2, dtype=torch.long)},
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(prompt_bank, tmp_path, change):
+    path = tmp_path / "bank.safetensors"
+    prompt_bank.save(path)
+    _, tensors, metadata = load_tensors(path, KIND)
+    tensors = {name: t for name, t in (tensors | change).items() if t is not None}
+    save_tensors(path, KIND, tensors, metadata)
+    with pytest.raises(PivlError, match=r"is damaged: .*make it again with"):
+        PromptBank.load(path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"vocabulary": ["lip20"]}, {"vocabulary": "x" * 10**6}, {"provenance": "me"}]
+)
+def test_metadata_of_other_types_is_refused_briefly(prompt_bank, tmp_path, change):
+    path = tmp_path / "bank.safetensors"
+    prompt_bank.save(path)
+    _, tensors, metadata = load_tensors(path, KIND)
+    save_tensors(path, KIND, tensors, metadata | change)
+    with pytest.raises(PivlError, match=r"Unknown part vocabulary|its provenance") as raised:
+        PromptBank.load(path)
+    assert len(str(raised.value)) < 500

@@ -15,7 +15,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
 from pivl_distill.models.factorised_fusion import is_factorised
 from pivl_distill.models.network import ReIDOutput
-from pivl_distill.storage.tensors import load_tensors
+from pivl_distill.storage.tensors import load_tensors, save_tensors
 from pivl_distill.training import trainer
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.part_classification import PartTexts
@@ -230,3 +230,19 @@ def test_training_step_never_waits_for_the_device(
         "feature_spread",
     }
     assert all(value.is_meta for value in terms.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"arch": "hf-hub:someone/network"}, "Unknown architecture 'hf-hub:someone/network'"),
+        ({"arch": ["resnet18"]}, "Unknown architecture"),
+        ({"size_hw": [10**6, 10**6]}, "has the input size"),
+    ],
+)
+def test_hostile_metadata_is_refused(tmp_path, change, message):
+    path = tmp_path / "student.safetensors"
+    metadata = {"arch": ARCHS[0], "size_hw": SIZE_HW, "last_stride": "auto"}
+    save_tensors(path, CHECKPOINT_KIND, {"weight": torch.zeros(1)}, metadata | change)
+    with pytest.raises(PivlError, match=message):
+        load_student(path)

@@ -13,7 +13,7 @@ from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
 from pivl_distill.runs.run import Run
-from pivl_distill.storage.tensors import load_tensors
+from pivl_distill.storage.tensors import load_tensors, save_tensors
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.stage2 import train
 from pivl_distill.training.supervision import Supervision
@@ -165,3 +165,23 @@ def test_training_with_a_bank_changes_all_modules(
     assert {name.split(".")[0] for name in changed} == modules
     assert not {name for name in changed if name.endswith("neck.norm.bias")}
     assert ("image_encoder.camera" in changed) == bool(cameras)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clip": "hf-hub:someone/network"}, "Unknown CLIP"),
+        ({"size_hw": [10**6, 10**6]}, "has the input size"),
+        ({"vit": {"cameras": 10**12}}, "is damaged: it has 1000000000000 cameras"),
+        ({"vit": {"layers": 3}}, "is damaged: .*layers"),
+        ({"mean": 3}, "is damaged"),
+    ],
+)
+def test_hostile_metadata_is_refused(tmp_path, change, message):
+    path = tmp_path / "teacher.safetensors"
+    metadata = {
+        "clip": "tiny_rn", "size_hw": [128, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "vit": {},
+    }  # fmt: skip
+    save_tensors(path, "teacher", {"weight": torch.zeros(1)}, metadata | change)
+    with pytest.raises(PivlError, match=message):
+        load_teacher(path)

@@ -146,7 +146,7 @@ def test_crops_without_cameras_are_scored_without_the_camera_rule(tmp_path: Path
     ]
     manifest = tmp_path / "crops.csv"
     manifest.write_text("\n".join(["path,pid,split", *rows]))
-    data = ("--data", f"manifest:{manifest}")
+    data = ("--data", f"manifest:{manifest}?root={cached_dataset('tiny')}")
     baseline = ("--bank", "none", "--pretrained", "none")
     output = succeed("student", *QUICK, *data, *baseline, "-o", tmp_path / "student")
     assert "not the usual protocol" in output

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -124,6 +125,32 @@ def test_huge_images_are_refused_before_they_are_decoded(tmp_path: Path) -> None
     for read in (read_pixels, read_size_hw):
         with pytest.raises(PivlError, match=r"bomb\.png: it has 8200×8200 pixels, more than"):
             read(path)
+    Image.new("1", (2**15 + 1, 1)).save(path)
+    with pytest.raises(PivlError, match=r"bomb\.png: it has 32769×1 pixels, more than"):
+        read_pixels(path)
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    for read in (read_pixels, read_size_hw):
+        with pytest.raises(PivlError, match=r"bomb\.png has 1,048,576\.0 MiB, but"):
+            read(path)
+
+
+def test_jpegs_of_many_scans_are_refused_before_they_are_decoded(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64), 128).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    assert read_image(tmp_path / "crop.jpg", data).size == (64, 64)
+    scan = data[data.rindex(b"\xff\xda") : -2]
+    with pytest.raises(PivlError, match=r"crop\.jpg: it has more than 50 scans; save it again"):
+        read_image(tmp_path / "crop.jpg", data[:-2] + 100 * scan + data[-2:])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+def test_pipes_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for read in (read_pixels, read_size_hw):
+        with pytest.raises(PivlError, match=r"pipe\.jpg is a folder, device or pipe"):
+            read(tmp_path / "pipe.jpg")
 
 
 GREY = np.arange(256, dtype=np.uint16).reshape(16, 16)

@@ -126,3 +126,11 @@ def test_error_for_a_wrong_folder(tmp_path: Path, plant) -> None:
         load_msmt17(root / "test")
     with pytest.raises(PivlError, match="train, test or mask_train_v2, mask_test_v2"):
         load_msmt17(root / "train" / "0000")
+
+
+@pytest.mark.parametrize("image", ["../../0001_000_02_x.jpg", "/0001_000_02_x.jpg"])
+def test_lists_lead_into_the_folder_only(tmp_path: Path, plant, image: str) -> None:
+    root = plant_msmt17(tmp_path, plant)
+    (root / "list_val.txt").write_text(f"{image} 0\n")
+    with pytest.raises(PivlError, match=r"Line 1 of .*list_val\.txt: .* leads out of its folder"):
+        load_msmt17(root)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.table import load_manifest
 from pivl_distill.errors import PivlError
@@ -61,13 +62,57 @@ def test_manifests_without_cameras(tmp_path: Path, plant, name: str, cam: str | 
     assert not load_manifest(write_manifest(tmp_path / name, rows)).has_cameras
 
 
-def test_absolute_paths(tmp_path: Path, plant) -> None:
+def test_images_elsewhere_need_a_root(tmp_path: Path, plant) -> None:
     images = plant(tmp_path / "images", (str(row["path"]) for row in ROWS))
-    rows = [{**row, "path": images / str(row["path"])} for row in ROWS]
     (tmp_path / "lists").mkdir()
-    dataset = load_manifest(write_manifest(tmp_path / "lists" / "crops.csv", rows))
-    assert dataset.train[0].path == images / "a" / "1.jpg"
-    assert len(dataset.fingerprint) == 64
+    for folder in (str(images), "../images"):
+        rows = [{**row, "path": f"{folder}/{row['path']}"} for row in ROWS]
+        manifest = write_manifest(tmp_path / "lists" / "crops.csv", rows)
+        dataset = load_dataset(f"manifest:{manifest}?root={images}")
+        assert dataset.train[0].path.resolve() == images / "a" / "1.jpg"
+        assert len(dataset.fingerprint) == 64
+        with pytest.raises(PivlError, match=r"Line 2 of .* leads out of its folder.*\?root=FOLDER"):
+            load_manifest(manifest)
+        with pytest.raises(PivlError, match=r"Line 2 of .*1\.jpg' is not in .*lists"):
+            load_manifest(manifest, str(tmp_path / "lists"))
+
+
+@pytest.mark.parametrize("column", ["path", "parsing"])
+@pytest.mark.parametrize(
+    "name",
+    ["../secret.png", "/secret.png", "C:secret.png", "a\\1.jpg", "a/\0", "link", "out/x", "."],
+)
+@pytest.mark.parametrize("root", [None, "."])
+def test_rows_lead_into_the_folder_only(tmp_path: Path, plant, column, name, root) -> None:
+    folder = plant(tmp_path / "data", (str(row["path"]) for row in ROWS))
+    (tmp_path / "secret.png").touch()
+    (folder / "link").symlink_to("../secret.png")
+    (folder / "out").symlink_to("..")
+    rows = [{**ROWS[0], column: name}, *ROWS[1:]]
+    manifest = write_manifest(folder / "crops.jsonl", rows)
+    with pytest.raises(PivlError, match=r"crops\.jsonl"):
+        load_manifest(manifest, None if root is None else str(folder))
+
+
+def test_links_within_the_folder_are_followed(tmp_path: Path, plant) -> None:
+    folder = plant(tmp_path / "data", (str(row["path"]) for row in ROWS))
+    (folder / "b").symlink_to("a")
+    (folder / "one.jpg").symlink_to("a/1.jpg")
+    (tmp_path / "way").symlink_to("data")
+    rows = [{**row, "path": str(row["path"]).replace("a/", "b/")} for row in ROWS]
+    rows[0] = {**rows[0], "path": "one.jpg"}
+    manifest = write_manifest(folder / "crops.csv", rows)
+    assert len(load_manifest(manifest).train) == 2
+    assert len(load_manifest(tmp_path / "way" / "crops.csv").train) == 2
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"pid": ' + "9" * 9_999 + "}", '{"x' * 99_999])
+def test_hostile_lines_are_refused_briefly(tmp_path: Path, line: str) -> None:
+    for name in ("crops.jsonl", "crops.csv"):
+        (tmp_path / name).write_text(line)
+        with pytest.raises(PivlError, match="crops") as raised:
+            load_manifest(tmp_path / name)
+        assert len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize("place", [".", "maps"])

@@ -43,3 +43,13 @@ def test_openvino_runs_on_the_cpu_only(tmp_path: Path) -> None:
     (tmp_path / "net.xml").touch()
     with pytest.raises(PivlError, match="remove --device cuda"):
         open_graph(tmp_path / "net.xml", "cuda")
+
+
+def test_weights_elsewhere_are_refused(tmp_path: Path, mean_net, as_openvino) -> None:
+    path = as_openvino(mean_net())
+    (tmp_path / "inner").mkdir()
+    inner = tmp_path / "inner" / "net.xml"
+    path.rename(inner)
+    inner.with_suffix(".bin").symlink_to(path.with_suffix(".bin"))
+    with pytest.raises(PivlError, match=r"net\.bin is a link to outside of its folder"):
+        open_graph(inner)

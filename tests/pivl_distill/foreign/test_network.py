@@ -169,3 +169,9 @@ def test_a_network_has_one_input(tmp_path: Path) -> None:
     onnx.save(model, str(tmp_path / "two.onnx"))
     with pytest.raises(PivlError, match=r"has 2 inputs \('a' float32 .*; a ReID network has one"):
         load_foreign(tmp_path / "two.onnx", PLAIN)
+
+
+@pytest.mark.parametrize("form", [{"batch": 10**6}, {"size_hw": (10**5, 10**5)}])
+def test_absurd_inputs_are_refused(mean_net, form) -> None:
+    with pytest.raises(PivlError, match="do not fit; a crop has at most"):
+        load_foreign(mean_net(**form), Preprocessing(colour="rgb", range=255))

@@ -134,3 +134,14 @@ def test_folders_with_other_files_are_rejected_unchanged(tmp_path: Path) -> None
     (tmp_path / "parsing.json").write_text("{")
     with pytest.raises(PivlError, match="is damaged"):
         MapFolder(tmp_path, COARSE6, PARSER)
+
+
+def test_maps_are_not_written_through_links(tmp_path: Path) -> None:
+    folder = MapFolder(tmp_path / "maps", LIP20, {"name": "me"})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "maps" / "train").symlink_to("../elsewhere")
+    labels = PartMap(np.zeros((4, 4), np.uint8))
+    for image in ("train/a.jpg", "../elsewhere/a.jpg"):
+        with pytest.raises(PivlError, match="is in a link to outside of"):
+            folder.write(Path(image), labels)
+    assert list((tmp_path / "elsewhere").iterdir()) == []

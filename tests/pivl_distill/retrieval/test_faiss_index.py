@@ -127,3 +127,16 @@ def test_missing_library_raises_with_install_command(folder, module, monkeypatch
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(PivlError, match=rf"needs {module}: `pip install 'pivl-distill\[search\]'`"):
         build_index(shards)
+
+
+def test_hostile_shards_raise(folder: Path) -> None:
+    names = pa.FixedSizeListArray.from_arrays(pa.array(["a"] * DIM), DIM)
+    parquet.write_table(pa.table({"name": ["a"], "feature": names}), folder / "text.parquet")
+    with pytest.raises(PivlError, match="must have columns `name` and `feature`"):
+        FeatureShards.open(folder / "text.parquet")
+    shards = FeatureShards.open(folder / "a.parquet")
+    damaged = bytearray((folder / "a.parquet").read_bytes())
+    damaged[200:-3000] = bytes(len(damaged) - 3200)
+    (folder / "a.parquet").write_bytes(damaged)
+    with pytest.raises(PivlError, match=r"a\.parquet (is a damaged|contains features)"):
+        list(shards.batches())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -42,3 +43,9 @@ def test_optimizer_state_keeps_the_present_hyperparameters():
     (group,) = after.param_groups
     assert (group["lr"], group["weight_decay"], group["decoupled_weight_decay"]) == (0.1, 0, True)
     assert torch.equal(after.state[weight]["exp_avg"], before.state[weight]["exp_avg"])
+
+
+@pytest.mark.parametrize("stride", [[2**40], [-1], [1, 1]])
+def test_absurd_strides_are_refused(stride):
+    with pytest.raises(ValueError, match=r"strides|zip"):
+        unpack_state({"tensor": "a", "stride": stride}, {"a": torch.ones(3)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -293,3 +294,72 @@ assert extractor.embed_boxes(frame, [(1, 1, 20, 40)]).shape == (1, extractor.dim
 assert not set({FORBIDDEN!r}) & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_several_threads_load_and_use_exports_at_once(deployed_once, extractor, crops):
+    expected = extractor.embed(crops[:5])
+
+    def load_and_embed(precision: str) -> bool:
+        other = Extractor(deployed_once, precision=precision, threads=1)
+        cosines = (other.embed(crops[:5]) * expected).sum(axis=1)
+        return bool(cosines.min() > 0.99 and extractor.same_person(expected, expected, 1e-2).all())
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(load_and_embed, ["fp32", "fp16", "int8", "fp32"] * 4))
+
+
+def test_a_file_that_changes_after_its_check_is_not_used(deployed, crops, monkeypatch):
+    """The bytes that run are those whose hash was checked."""
+    expected = Extractor(deployed, threads=1).embed(crops[:2])
+    verified = extractors.read_verified
+
+    def then_replaced(path, size, digest):
+        content = verified(path, size, digest)
+        path.write_bytes(b"another network")
+        return content
+
+    monkeypatch.setattr(extractors, "read_verified", then_replaced)
+    np.testing.assert_array_equal(Extractor(deployed, threads=1).embed(crops[:2]), expected)
+
+
+def test_only_the_folder_is_opened(deployed_once):
+    """In a subprocess, Python reports every file that it opens; ONNX Runtime gets bytes."""
+    script = f"""
+import sys
+from pathlib import Path
+import numpy
+import pivl_distill
+from PIL import Image
+from pivl_distill.runtime import Extractor
+Image.init()
+opened = []
+
+def record(event, arguments):
+    if event in ("open", "subprocess.Popen", "socket.connect"):
+        opened.append((event, str(arguments[0])))
+
+sys.addaudithook(record)
+extractor = Extractor({str(deployed_once)!r}, device="cpu", threads=1)
+extractor.embed([numpy.zeros((9, 9, 3), numpy.uint8)])
+folder = Path({str(deployed_once)!r})
+installed = (sys.prefix, sys.base_prefix, str(Path(pivl_distill.__file__).parent))
+used = [(event, name) for event, name in opened if not name.startswith(installed)]
+assert {{Path(name).name for event, name in used if Path(name).parent == folder}} == {{
+    "manifest.json", "model.onnx", "golden.png"
+}}
+elsewhere = [entry for entry in used if Path(entry[1]).parent != folder]
+assert elsewhere == [], elsewhere
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_memory_is_bounded_by_the_batch(deployed_once):
+    """Crops of 12 MB each: only one resized batch is in memory besides them."""
+    extractor = Extractor(deployed_once, threads=1, batch_size=4)
+    huge = np.broadcast_to(np.zeros(3, np.uint8), (2000, 2000, 3))
+    tracemalloc.start()
+    try:
+        extractor.embed([huge] * 40)
+        assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
+    finally:
+        tracemalloc.stop()

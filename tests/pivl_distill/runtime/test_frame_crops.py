@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pivl_distill.errors import PivlError
+from pivl_distill.runtime.frame_crops import check_crop, check_image
 
 
 def test_boxes_are_cropped_and_clipped(extractor):
@@ -53,3 +54,11 @@ def test_single_box_outside_a_list_is_rejected(extractor):
 def test_invalid_crops_are_named(extractor, crop, sentence):
     with pytest.raises(PivlError, match=sentence):
         extractor.embed([np.zeros((8, 4, 3), np.uint8), crop])
+
+
+@pytest.mark.parametrize("size_hw", [(1, 2**15 + 1), (2**13, 2**13)])
+def test_huge_crops_are_rejected(size_hw):
+    huge = np.broadcast_to(np.zeros(3, np.uint8), (*size_hw, 3))
+    with pytest.raises(PivlError, match=r"Crop 3 has \d+×\d+ pixels; a crop has at most"):
+        check_crop(huge, "Crop 3")
+    check_image(huge, "The frame")

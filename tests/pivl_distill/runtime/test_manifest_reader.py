@@ -131,6 +131,19 @@ def test_other_formats_are_rejected(deployed, version):
         ),
         (lambda metadata: metadata.update(artifacts=None), "damaged"),
         (lambda metadata: metadata["input"]["mean"].append(float("nan")), "input.mean.3 is nan"),
+        (lambda metadata: metadata["output"].update(dim=float("inf")), "dim is inf"),
+        (lambda metadata: metadata["output"].update(dim=10**9), "whole number of 1 to 65,536"),
+        (lambda metadata: metadata["input"].update(size_hw=[0, 32]), "size_hw is 0"),
+        (lambda metadata: metadata["input"].update(size_hw=[10**4, 10**4]), "100,000,000 pixels"),
+        (lambda metadata: metadata["input"].update(max_batch=0), "max_batch is 0"),
+        (lambda metadata: metadata["input"].update(cameras=-1), "cameras is -1"),
+        (lambda metadata: metadata["input"].update(std=[1, 1, float("nan")]), "std.2 is nan"),
+        (lambda metadata: metadata["input"].update(std=[1, 1]), "std is .*not three finite"),
+        (lambda metadata: metadata["artifacts"][0].update(bytes="1"), "bytes is '1', not a whole"),
+        (lambda metadata: metadata["artifacts"][0].update(golden_vector=[10**400]), "damaged"),
+        (lambda metadata: metadata["artifacts"][0].update(file="a\\b"), "not a plain file name"),
+        (lambda metadata: metadata["artifacts"][0].update(file=["a"]), "not a plain file name"),
+        (lambda metadata: metadata["golden_crop"].update(file=".."), "not a plain file name"),
     ],
 )
 def test_damaged_field_is_named(deployed, change, reason):
@@ -159,3 +172,18 @@ def test_truncated_or_changed_file_is_rejected(deployed):
     file.unlink()
     with pytest.raises(PivlError, match="is missing but in the manifest"):
         Extractor(deployed)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "golden.png", "model.onnx"])
+def test_links_to_outside_of_the_folder_are_refused(deployed, name):
+    (deployed / name).rename(deployed.parent / name)
+    (deployed / name).symlink_to(deployed.parent / name)
+    with pytest.raises(PivlError, match=rf"{name} is a link to outside of its folder; copy"):
+        Extractor(deployed)
+
+
+def test_a_manifest_of_many_levels_or_megabytes_is_refused(deployed):
+    for text in ('{"format": 2, "name": ' + "[" * 10**5, " " * (2**24 + 1)):
+        (deployed / "manifest.json").write_text(text)
+        with pytest.raises(PivlError, match=r"nested deeper than 64 levels|has at most 16 MiB"):
+            read_manifest(deployed)

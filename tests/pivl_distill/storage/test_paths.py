@@ -16,7 +16,7 @@ def test_plain_names(name):
 
 @pytest.mark.parametrize("name", [*ESCAPES, "", ".", "a/b", "a:b", None, 3, ["a"]])
 def test_other_names_are_refused(name):
-    with pytest.raises(ValueError, match=r"is not a plain file name|leads out|contains"):
+    with pytest.raises(ValueError, match="is not a plain file name"):
         plain_name(name)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage import tensors
-from pivl_distill.storage.tensors import load_tensors, save_tensors
+from pivl_distill.storage.tensors import is_foreign, load_tensors, save_tensors
 
 
 def test_tensors_and_metadata_round_trip(tmp_path):
@@ -160,3 +161,74 @@ def test_number_formats_that_torch_cannot_examine_are_converted():
     assert tensors.find_nonfinite_tensor({"a": eight_bits[:1]}) is None
     assert "'b' is not finite" in str(tensors.find_nonfinite_tensor({"b": eight_bits}))
     assert tensors.find_nonfinite_tensor({"c": torch.zeros(1, device="meta")}) is None
+
+
+def write_raw(path, header: str | bytes, data: bytes = b"") -> None:
+    """Write a safetensors file with any header."""
+    header = header.encode() if isinstance(header, str) else header
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+
+
+def tensor_header(shape: list[int], dtype: str = "F32", end: int = 0) -> str:
+    entry = json.dumps({"format": 2, "kind": "student", "metadata": {}})
+    tensor = {"dtype": dtype, "shape": shape, "data_offsets": [0, end]}
+    return json.dumps({"__metadata__": {"pivl-distill": entry}, "weight": tensor})
+
+
+@pytest.mark.parametrize(
+    ("header", "data"),
+    [
+        (tensor_header([2**40]), b""),
+        (tensor_header([2**62, 4, 4]), b""),
+        (tensor_header([-1]), b""),
+        (tensor_header([1], "F31", 4), bytes(4)),
+        (tensor_header([1], end=4), bytes(3)),
+        (tensor_header([1], end=4), bytes(5)),
+        ("[" * 10_000, b""),
+        ('{"__metadata__": {"pivl-distill": "' + "[" * 10_000 + '"}}', b""),
+        ('{"__metadata__": {"pivl-distill": "[]"}}', b""),
+        ('{"__metadata__": {"pivl-distill": "7"}}', b""),
+    ],
+)
+def test_absurd_headers_are_refused(tmp_path, header, data):
+    write_raw(tmp_path / "file.safetensors", header, data)
+    with pytest.raises(PivlError, match="is not a student"):
+        load_tensors(tmp_path / "file.safetensors", "student")
+    assert is_foreign(tmp_path / "file.safetensors") in (True, False)
+
+
+@pytest.mark.parametrize("length", [0, 1, 10**9, 2**63, 2**64 - 1])
+def test_length_of_the_header_is_checked(tmp_path, length):
+    (tmp_path / "file").write_bytes(struct.pack("<Q", length) + b"{")
+    with pytest.raises(PivlError, match="is not a student: "):
+        load_tensors(tmp_path / "file", "student")
+
+
+def test_files_larger_than_the_memory_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "file.safetensors"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(
+        PivlError, match=r"has 1,048,576\.0 MiB, but such a file has at most 32,768"
+    ):
+        load_tensors(path, "student")
+    save_tensors(path, "student", {"weight": torch.zeros(100)}, {})
+    monkeypatch.setattr(tensors, "memory_bytes", lambda: 300)
+    with pytest.raises(PivlError, match="more than the memory of this machine"):
+        load_tensors(path, "student")
+
+
+@pytest.mark.parametrize("size", [None, 3, [64], [64, 32, 1], [0, 32], [64.0, 32], [10**6, 10**6]])
+def test_absurd_input_sizes_are_refused(tmp_path, size):
+    save_tensors(tmp_path / "file", "student", {}, {"size_hw": size})
+    metadata = load_tensors(tmp_path / "file", "student")[2]
+    with pytest.raises(PivlError, match=r"has the input size .* Make it again"):
+        _ = metadata.size_hw
+    save_tensors(tmp_path / "file", "student", {}, {"size_hw": [64, 32]})
+    assert load_tensors(tmp_path / "file", "student")[2].size_hw == (64, 32)
+
+
+def test_axes_without_values_must_be_short(tmp_path):
+    save_tensors(tmp_path / "file", "student", {"weight": torch.zeros(2**40, 0)}, {})
+    with pytest.raises(PivlError, match=r"is damaged: 'weight' has the shape \[1099511627776, 0\]"):
+        load_tensors(tmp_path / "file", "student")

@@ -60,3 +60,16 @@ def test_a_prefix_of_some_names_stays():
 def test_contents_without_one_state_dict_are_refused(content, found):
     with pytest.raises(PivlError, match=f"'file.pth' holds no state dict, .*{found}"):
         unwrap(content, Path("file.pth"))
+
+
+def test_a_dict_that_is_held_a_million_times_costs_nothing():
+    inner: dict[str, object] = {"a": 3}
+    for _ in range(3):
+        inner = {str(number): inner for number in range(1_000)}
+    with pytest.raises(PivlError, match="holds no state dict") as raised:
+        unwrap({"x" * 10**6: inner}, Path("file.pth"))
+    assert len(str(raised.value)) < 500
+
+
+def test_thousands_of_prefixes_are_not_stripped():
+    assert len(next(iter(without_prefixes({"module." * 5_000: torch.ones(1)})))) > 30_000

@@ -14,7 +14,7 @@ from pivl_distill.data.records import Record
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel, embed
-from pivl_distill.storage.tensors import save_tensors
+from pivl_distill.storage.tensors import load_tensors, save_tensors
 from pivl_distill.training import teacher_embeddings
 from pivl_distill.training.teacher_embeddings import (
     Classifier,
@@ -186,3 +186,28 @@ def test_classes_are_selected_by_pid(three_views):
 def test_projected_embeddings_are_the_last_values(three_views):
     assert three_views.projected is None
     assert torch.equal(with_classifier(three_views).projected, three_views.embeddings[..., -2:])
+
+
+@pytest.mark.parametrize(
+    ("change", "metadata_change"),
+    [
+        ({"embeddings": torch.zeros(4, 3)}, {}),
+        ({"flips": None}, {}),
+        ({"shifts": torch.zeros(1, 3, 2)}, {}),
+        ({"images": torch.zeros(24)}, {}),
+        ({}, {"projected_dim": 10**9}),
+        ({}, {"projected_dim": "x"}),
+        ({}, {"pids": [3, 7]}),
+        ({}, {"pids": "ab"}),
+    ],
+)
+def test_contents_that_do_not_fit_are_refused(
+    three_views, records, tmp_path, change, metadata_change
+):
+    path = tmp_path / "teacher_embeddings.safetensors"
+    save_embeddings(path, three_views, records, "linear")
+    _, tensors, metadata = load_tensors(path, teacher_embeddings.KIND)
+    tensors = {name: t for name, t in (tensors | change).items() if t is not None}
+    save_tensors(path, teacher_embeddings.KIND, tensors, metadata | metadata_change)
+    with pytest.raises(PivlError, match=r"is damaged: .*pivl-distill teach"):
+        load_embeddings(path, records)
