@@ -6,11 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all lint docs bench engines runtime-check clean
+.PHONY: install demo test test-all lint audit docs bench engines runtime-check clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install | demo | test | test-all | lint | docs | bench | engines | runtime-check | clean"
+	@echo "make install | demo | test | test-all | lint | audit | docs | bench | engines | runtime-check | clean"
 
 install: $(INSTALLED)
 
@@ -32,6 +32,12 @@ lint: $(INSTALLED)
 
 # Parallel workers of one thread each: more threads per worker only compete for the cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
+
+# The pinned packages against the advisory database of PyPI; without a connection it fails.
+audit:
+	test -x build/audit/bin/pip-audit || { $(PYTHON) -m venv build/audit && \
+	build/audit/bin/python -m pip install --quiet pip-audit; }
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 test: lint
 	$(PYTEST) -m "not slow"
