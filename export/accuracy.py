@@ -120,31 +120,38 @@ def parse_precision(name: str) -> ExportPrecision:
 
 @dataclass(frozen=True)
 class Reference:
-    """Features and retrieval result of the checkpoint; exported files are compared with them."""
+    """Features and retrieval result of the checkpoint; exported files are compared with them.
+
+    `result` is None if retrieval cannot be measured on the crops.
+    """
 
     test: QueryGalleryCrops
     features: QueryGalleryFeatures
-    result: RetrievalResult
+    result: RetrievalResult | None
 
 
 def measure_reference(
     model: EmbeddingModel, test: QueryGalleryCrops, *, normalize: bool
 ) -> Reference:
-    """Embed and evaluate query and gallery with PyTorch; `normalize` as for `write_onnx`."""
+    """Embed the crops with PyTorch, and evaluate them if they are scored.
+
+    `normalize` is as for `write_onnx`.
+    """
     features = embed_query_gallery(model, test)
     if normalize:
         features = QueryGalleryFeatures(
             *(_unit(split) for split in (features.query, features.gallery))
         )
-    return Reference(test, features, evaluate_features(features, test))
+    return Reference(test, features, evaluate_features(features, test) if test.scored else None)
 
 
 def compare_with_reference(
     reference: Reference, features: QueryGalleryFeatures
-) -> tuple[FeatureParity, RetrievalComparison]:
+) -> tuple[FeatureParity, RetrievalComparison | None]:
     """Compare the query and gallery features of an exported file with the checkpoint's.
 
-    Raises VerificationError if features are not finite.
+    Without a retrieval result of the checkpoint, only the features are compared. Raises
+    VerificationError if features are not finite.
     """
     expected, exported = (
         np.concatenate([side.query, side.gallery]) for side in (reference.features, features)
@@ -158,7 +165,9 @@ def compare_with_reference(
     parity = FeatureParity(
         float(cosine.min()), float(cosine.mean()), float(abs(expected - exported).max())
     )
-    before, after = reference.result, evaluate_features(features, reference.test)
+    if (before := reference.result) is None:
+        return parity, None
+    after = evaluate_features(features, reference.test)
     return parity, RetrievalComparison(
         before.mAP,
         after.mAP,
@@ -170,12 +179,24 @@ def compare_with_reference(
 
 
 def check_budget(
-    parity: FeatureParity, retrieval: RetrievalComparison, budget: AccuracyBudget
+    parity: FeatureParity, retrieval: RetrievalComparison | None, budget: AccuracyBudget
 ) -> None:
-    """Raise VerificationError, with measured values and limits, if the budget is exceeded."""
+    """Raise VerificationError, with measured values and limits, if the budget is exceeded.
+
+    Without a comparison of retrieval, the cosine alone decides.
+    """
     over = []
     if parity.min_cosine < budget.min_cosine:
         over.append(f"minimum cosine {parity.min_cosine:.6f}, budget {budget.min_cosine:g}")
+    if retrieval is not None:
+        over += _losses_over_budget(retrieval, budget)
+    if over:
+        raise VerificationError(f"Over budget: {'; '.join(over)}.")
+
+
+def _losses_over_budget(retrieval: RetrievalComparison, budget: AccuracyBudget) -> list[str]:
+    """Return the losses of mAP and Rank-1 that exceed the budget."""
+    over = []
     if retrieval.mAP_loss_points > budget.max_mAP_loss_points:
         over.append(
             f"mAP fell from {retrieval.checkpoint_mAP:.2%} to {retrieval.exported_mAP:.2%}, "
@@ -187,8 +208,7 @@ def check_budget(
             f"Rank-1 fell from {retrieval.checkpoint_rank1:.2%} to {retrieval.exported_rank1:.2%}, "
             f"budget {budget.max_rank1_loss_points:g} points"
         )
-    if over:
-        raise VerificationError(f"Over budget: {'; '.join(over)}.")
+    return over
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

@@ -38,9 +38,14 @@ def calibration_crops(records: Sequence[Record], size_hw: tuple[int, int]) -> Cr
     """
     if not records:
         raise PivlError("INT8 is calibrated on the training split, but this data set has none.")
+    return CropStore.load(sample_records(records, MAX_CROPS, 0), size_hw, what="calibration crops")
+
+
+def sample_records(records: Sequence[Record], count: int, seed: int) -> list[Record]:
+    """Return up to `count` records, drawn at random with equal shares per identity."""
     pids = np.array([record.pid for record in records])
-    chosen = balanced_sample(pids, MAX_CROPS, np.random.default_rng(0))
-    return CropStore.load([records[number] for number in chosen], size_hw, what="calibration crops")
+    chosen = balanced_sample(pids, count, np.random.default_rng(seed))
+    return [records[number] for number in chosen]
 
 
 def balanced_sample(pids: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -108,7 +108,7 @@ def export_model(
     Args:
         model: the bare network and its preprocessing.
         folder: where the files are written.
-        test: query and gallery crops.
+        test: query and gallery crops, or unscored crops: then only features are compared.
         calibration: crops of the training split; required for INT8.
         precisions: precisions to write in addition to float32.
         normalize: L2-normalise the features inside the graph.
@@ -182,6 +182,7 @@ def _manifest(
         pooling=model.pooling,
         opset=OPSET,
         data=data,
+        not_measured=_not_measured(verifier.reference.test),
         input=verifier.spec,
         output=OutputSpec(
             name=OUTPUT,
@@ -194,6 +195,16 @@ def _manifest(
         budgets=verifier.budgets,
         cost=verifier.bare,
         versions=installed_versions(),
+    )
+
+
+def _not_measured(test: QueryGalleryCrops) -> str | None:
+    """Return why there are no scores, or None if there are."""
+    if test.scored:
+        return None
+    return (
+        "not measured: the network was trained with --no-evaluation; features were compared on"
+        f" {len(test.query) + len(test.gallery)} crops of the training split"
     )
 
 

@@ -129,7 +129,7 @@ def write_int8_within_budget(
     """
     path = onnx_path.with_name(INT8_FILES[target])
     artifact = verify(write_int8(onnx_path, path, target, ranges))
-    if artifact.status == "verified" or artifact.retrieval is None:
+    if artifact.status == "verified" or artifact.parity is None:
         return artifact
     logger.info(f"{path.name}: {artifact.failure} Ranking layers by their sensitivity to INT8.")
     ranked = rank_by_sensitivity(onnx_path, target, ranges, inputs)

@@ -87,7 +87,8 @@ class TestData(_Section):
     """The data set that mAP, Rank-1 and thresholds were measured on.
 
     `spec` is the value of `--data`. `fingerprint` is the SHA-256 over file names, file sizes,
-    identities and camera ids of query and gallery.
+    identities and camera ids of query and gallery; of the training split if retrieval was not
+    measured (`Manifest.not_measured`).
     """
 
     spec: str
@@ -169,7 +170,8 @@ class Manifest(_Section):
 
     `source` maps the checkpoint's file name to its SHA-256. `cost` is that of the bare network and
     equals that of every ONNX file. `pooling` names how the last feature map becomes a vector.
-    `pooling`, `opset` and `data` are None if unknown.
+    `pooling`, `opset` and `data` are None if unknown. `not_measured` says why the artifacts have no
+    retrieval scores and thresholds, and what was verified instead; None if they have.
     """
 
     format: Literal[2] = 2
@@ -177,6 +179,7 @@ class Manifest(_Section):
     pooling: str | None = None
     opset: int | None = None
     data: TestData | None = None
+    not_measured: str | None = None
     input: InputSpec
     output: OutputSpec
     golden_crop: GoldenCrop

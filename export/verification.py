@@ -98,6 +98,8 @@ class Verifier:
         return {"golden_vector": vector.tolist(), "golden_vector_sha256": vector_sha256(vector)}
 
     def _thresholds(self, features: QueryGalleryFeatures) -> tuple[OperatingThreshold, ...]:
+        if not self.reference.test.scored:
+            return ()
         query, gallery = self.reference.test.query, self.reference.test.gallery
         return operating_thresholds(
             features.query,

@@ -60,14 +60,36 @@ class _RateColumn(ProgressColumn):
 
 
 def track(
-    items: Iterable[T], description: str, *, total: int | None = None, unit: str = "steps"
+    items: Iterable[T],
+    description: str,
+    *,
+    total: int | None = None,
+    unit: str = "steps",
+    quiet_s: float = 0.0,
 ) -> Iterator[T]:
-    """Yield `items`; show how many are done, the rate in `unit`s per second and the time left."""
+    """Yield `items`; show how many are done, the rate in `unit`s per second and the time left.
+
+    Args:
+        items: what is worked on.
+        description: label of the progress.
+        total: number of items; default: their length, if they have one.
+        unit: what an item is, in the plural.
+        quiet_s: nothing is shown in the first `quiet_s` seconds, and then only the items left.
+    """
     if not _progress_shown:
         yield from items
         return
     if total is None and isinstance(items, Sized):
         total = len(items)
+    if quiet_s:
+        items, start = iter(items), time.monotonic()
+        for item in items:
+            yield item
+            total = None if total is None else total - 1
+            if time.monotonic() - start > quiet_s:
+                break
+        else:
+            return
     yield from (_bar if err.is_terminal else _lines)(items, description, total, unit)
 
 
@@ -160,3 +182,16 @@ def summary(title: str, rows: Mapping[str, object]) -> None:
     for name, value in rows.items():
         grid.add_row(name, Text(str(value)))
     out.print(grid)
+
+
+def format_bytes(count: float) -> str:
+    """Format a number of bytes with a binary unit.
+
+    >>> format_bytes(1536 * 1024)
+    '1.5 MiB'
+    """
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} GiB"

@@ -9,8 +9,12 @@ from __future__ import annotations
 import difflib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 MAX_SHOWN = 80
 """Characters of an unknown name that a message shows; it may come from a hostile file."""
@@ -20,6 +24,8 @@ class PivlError(Exception):
     """An error that the user can fix; the message says what, where and how."""
 
     exit_code = 2
+    collectable = True
+    """Whether `Problems` may go on with other checks; False if this process cannot go on."""
 
 
 class VerificationError(PivlError):
@@ -81,6 +87,50 @@ def explain_os_error(error: OSError) -> PivlError | None:
 def _is_path(name: object) -> bool:
     """Whether it is no file descriptor, and given."""
     return isinstance(name, str | bytes | os.PathLike)
+
+
+class ProblemsError(PivlError):
+    """All problems of some inputs in one message."""
+
+    def __init__(self, found: Iterable[str]) -> None:
+        self.found = tuple(found)
+        text = "\n".join(f"  {number}. {line}" for number, line in enumerate(self.found, start=1))
+        count = len(self.found)
+        super().__init__(
+            self.found[0] if count == 1 else f"{count} problems; nothing was started:\n{text}"
+        )
+
+
+class Problems:
+    """What is wrong with the inputs of long work, collected so that one error lists all of it."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def attempt(self, check: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Return `check(*args, **kwargs)`; a PivlError becomes a problem, and None is returned."""
+        try:
+            return check(*args, **kwargs)
+        except ProblemsError as error:
+            self.add(*error.found)
+        except PivlError as error:
+            if not error.collectable:
+                raise
+            self.add(str(error))
+        return None
+
+    def add(self, *problems: str) -> None:
+        """Add problems, each a sentence; one that was found before is not listed twice."""
+        self.found += [problem for problem in problems if problem not in self.found]
+
+    def error(self) -> ProblemsError:
+        """Return the error that lists the problems."""
+        return ProblemsError(self.found)
+
+    def refuse(self) -> None:
+        """Raise PivlError if there are any problems."""
+        if self.found:
+            raise self.error()
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> PivlError:

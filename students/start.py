@@ -41,6 +41,12 @@ def build_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Modul
         return build(pretrained="none"), "none"
 
 
+def without_download(config: StudentConfig, dataset: ReIDDataset) -> StudentConfig:
+    """Return settings with `pretrained` resolved, random weights in place of a download."""
+    start = resolve_pretrained(config.arch, config.pretrained, dataset)
+    return config.model_copy(update={"pretrained": "none" if start == "timm" else start})
+
+
 def resolve_pretrained(arch: str, pretrained: str, dataset: ReIDDataset) -> str:
     """Resolve the setting `pretrained` to "timm", "none" or a file.
 

@@ -12,11 +12,13 @@ from pivl_distill.bank import PromptBank
 from pivl_distill.config import StudentConfig
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.store import CropStore
-from pivl_distill.errors import PivlError
+from pivl_distill.data.vocabulary import LIP20
+from pivl_distill.errors import PivlError, Problems
 from pivl_distill.foreign import NETWORK_SUFFIXES, load_foreign, load_preprocessing
 from pivl_distill.storage.filenames import TEACHER_EMBEDDINGS_FILE
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.distillation import TeacherTargets
+from pivl_distill.training.dry_run import random_bank
 from pivl_distill.training.part_classification import PartTexts
 from pivl_distill.training.supervision import Supervision
 from pivl_distill.training.teacher_embeddings import (
@@ -27,11 +29,6 @@ from pivl_distill.training.teacher_embeddings import (
 )
 
 logger = logging.getLogger(__name__)
-
-
-def uses_part_texts(config: StudentConfig) -> bool:
-    """Return whether the student is trained with part texts (Eq. 11)."""
-    return config.supervision in ("part", "label", "permuted")
 
 
 def make_supervision(
@@ -73,6 +70,8 @@ def load_teacher(
     dataset: ReIDDataset,
     records: list[Record],
     resume: Path | None = None,
+    *,
+    embed: bool = True,
 ) -> TeacherEmbeddings | None:
     """Return the teacher's embeddings of `records`, or None if no term uses them.
 
@@ -82,6 +81,7 @@ def load_teacher(
         dataset: its training identities are the classes.
         records: the training crops, then the unlabelled ones.
         resume: run folder that has the embeddings of a network already, or None.
+        embed: whether a network computes embeddings; False only opens it, and returns None.
 
     Raises: PivlError if the named file is missing, or lacks an image. If the file next to the bank
         lacks one, a warning is logged instead.
@@ -92,7 +92,10 @@ def load_teacher(
     if path is None:
         return None
     if path.suffix in NETWORK_SUFFIXES:
-        return embed_by_network(config, path, records)
+        if embed:
+            return embed_by_network(config, path, records)
+        load_foreign(path, load_preprocessing(config.teacher_preset))
+        return None
     try:
         return load_embeddings(path, records).select_classes(dataset.train_pids)
     except MissingEmbeddingsError as error:
@@ -156,12 +159,34 @@ def warn_of_unused(config: StudentConfig, teacher: TeacherEmbeddings | None) -> 
 def load_bank(config: StudentConfig, bank_file: Path, dataset: ReIDDataset) -> PromptBank:
     """Load a bank and select what the supervision uses.
 
-    Raises PivlError if the bank was made from other images, or lacks part texts that are needed.
+    Raises PivlError that lists what does not fit: identities, images, part texts, vocabulary.
     """
-    bank = select_bank(config, PromptBank.load(bank_file), dataset)
-    if not config.trust_pids:
-        bank.check_images(dataset.train)
-    if uses_part_texts(config):
+    whole, problems = PromptBank.load(bank_file), Problems()
+    bank = problems.attempt(select_bank, config, whole, dataset)
+    if bank is not None and not config.trust_pids:
+        problems.attempt(bank.check_images, dataset.train)
+    if config.uses_maps:
+        problems.attempt(check_parts, bank or whole, dataset)
+    if bank is None or problems.found:
+        raise problems.error()
+    return bank
+
+
+def load_or_make_bank(
+    config: StudentConfig, bank_file: Path | None, random_bank_dim: int | None, dataset: ReIDDataset
+) -> PromptBank | None:
+    """Return the bank in the file, or one of random texts, or None without either."""
+    if bank_file is not None:
+        return load_bank(config, bank_file, dataset)
+    if random_bank_dim is None:
+        return None
+    logger.info(
+        f"There is no prompt bank; random texts of {random_bank_dim} dimensions replace it."
+    )
+    vocabulary = dataset.vocabulary or LIP20
+    bank = random_bank(dataset.train_pids, random_bank_dim, vocabulary)
+    bank = select_bank(config, bank, dataset)
+    if config.uses_maps:
         check_parts(bank, dataset)
     return bank
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pivl_distill.config import ClipSettings, TeachConfig
-from pivl_distill.data.records import ReIDDataset
+from pivl_distill.config import TeachConfig
+from pivl_distill.console import format_bytes
 from pivl_distill.data.store import CropStore
-from pivl_distill.data.vocabulary import LIP20, Vocabulary
+from pivl_distill.data.vocabulary import Vocabulary
+from pivl_distill.training.disk_room import FLOAT_BYTES
 from pivl_distill.training.dry_run import (
     BYTES_PER_PARAMETER,
     DryRunReport,
     SavedTensorBytes,
-    building_on,
     describe_data,
     describe_stage2_run,
-    format_bytes,
     measure_seconds,
     note_random_weights,
     random_bank,
@@ -26,31 +27,29 @@ from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.supervision import Supervision
 from teachers.clip import Clip
 from teachers.image_features import STORED_DTYPE, encode_crops, encoding_dtype
-from teachers.open_clip_models import architecture_name, is_pretrained_tag
+from teachers.inputs import fusion_head_settings, prepare_inputs, without_download
 from teachers.prompts import IdentityPrompts
 from teachers.stage1_losses import prompt_losses, resolve_temperature
-from teachers.teach import build_clip, fusion_head_settings, make_text_features, part_vocabulary
+from teachers.teach import make_text_features
 from teachers.teacher import Teacher
 from teachers.tuning import make_sampler
 
-FLOAT_BYTES = 4
 
-
-def dry_run_teach(config: TeachConfig) -> DryRunReport:
+def dry_run_teach(config: TeachConfig, out: Path | None = None) -> DryRunReport:
     """Build CLIP, prompts and teacher; report their sizes and whether they fit together.
 
-    Reads one batch of crops and maps and downloads nothing: weights that are not on this machine
+    `out` is where the run would be written. Reads one batch of crops and maps and downloads
+    nothing: weights that are not on this machine
     are replaced by random ones. Runs one step of each stage, except on the meta device.
     """
-    config = config.model_copy(update={"clip": without_download(config.clip)})
-    stage2 = Stage2Run.prepare("teach", config, dry_run=True)
-    dataset, device = stage2.dataset, stage2.device
-    vocabulary = part_vocabulary(config, dataset)
-    with building_on(device, random_weights=config.clip.weights == "none"):
-        clip = build_clip(config.clip, config.data.size_hw, dataset)
-    clip = clip.freeze().to(device)
-    bank_vocabulary = vocabulary or LIP20
-    prompts = _make_prompts(config, clip, dataset, bank_vocabulary)
+    clip_settings = without_download(config.clip)
+    if clip_settings != config.clip:
+        note_random_weights(f"'{config.clip.weights}'")
+    config = config.model_copy(update={"clip": clip_settings})
+    stage2 = Stage2Run.prepare("teach", config, out, dry_run=True)
+    dataset, device, inputs = stage2.dataset, stage2.device, prepare_inputs(config, stage2)
+    clip, prompts, vocabulary = inputs.clip, inputs.prompts, inputs.vocabulary
+    bank_vocabulary = inputs.bank_vocabulary
     rows = describe_data(dataset, config.data, maps=vocabulary is not None)
     rows |= describe_stage1(config, clip, prompts, stage2.pids, len(bank_vocabulary))
     store, _ = stage2.load_first_batch(vocabulary)
@@ -61,15 +60,6 @@ def dry_run_teach(config: TeachConfig) -> DryRunReport:
     teacher = Teacher(clip, len(dataset.train_pids), fusion_head_settings(config)).to(device)
     rows |= describe_stage2_run(stage2, teacher, store, supervision)
     return DryRunReport(f"Would teach {clip.name}", rows)
-
-
-def without_download(settings: ClipSettings) -> ClipSettings:
-    """Return settings of the same architecture, with random weights in place of a download."""
-    if not is_pretrained_tag(settings.name, settings.weights):
-        return settings
-    note_random_weights(f"'{settings.weights}'")
-    name = architecture_name(settings.name, settings.weights)
-    return settings.model_copy(update={"name": name, "weights": "none"})
 
 
 def describe_stage1(
@@ -156,11 +146,3 @@ def describe_stage1_step(
         "stage 1: encoding": f"{len(store) / encoding_s:,.3g} crops/s on this {device.type}",
         "stage 1: time": f"{seconds:.3g} s a step on this {device.type}",
     }
-
-
-def _make_prompts(
-    config: TeachConfig, clip: Clip, dataset: ReIDDataset, vocabulary: Vocabulary
-) -> IdentityPrompts:
-    identities, generator = len(dataset.train_pids), torch.Generator().manual_seed(config.seed)
-    prompts = IdentityPrompts(clip.text, config.prompts, identities, vocabulary, generator)
-    return prompts.to(clip.text.positional_embedding.device)

@@ -43,13 +43,11 @@ def save_embedding_file(
         config: number of views, padding, crop size.
         model: the trained teacher without heads.
         teacher: its classifiers become part of the file, unless `model` has other weights than it.
-        store: the training crops.
-        records: of the training crops, then of the unlabelled ones.
+        store: the training crops, then the unlabelled ones.
+        records: of these crops.
         run: run folder.
     """
     pids = tuple(sorted({record.pid for record in records} - {PID}))
-    if extra := records[len(store) :]:
-        store = store.concatenated(CropStore.load(extra, config.data.size_hw, what="unlabelled"))
     pad_px = config.stage2.augment.pad_px
     embeddings = embed_views(model, store, config.embedding_views, pad_px)
     classifier = None

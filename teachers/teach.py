@@ -12,38 +12,28 @@ import torch
 from torch import Tensor
 
 from pivl_distill.bank import PromptBank
-from pivl_distill.config import ClipSettings, HeadSettings, TeachConfig
+from pivl_distill.config import TeachConfig
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
-from pivl_distill.data.vocabulary import LIP20, Vocabulary
+from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.distributed import process_group
-from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.runs.provenance import bank_provenance
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.storage.files import sha256
-from pivl_distill.storage.tensors import is_foreign
-from pivl_distill.storage.weights_file import read_state_dict
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.divergence import COLLAPSED_SPREAD
 from pivl_distill.training.stage2_run import Stage2Run
 from pivl_distill.training.supervision import Supervision
-from teachers.clip import Clip, with_weights_hash
-from teachers.clip_loading import load_clip
-from teachers.clip_reid_checkpoint import (
-    is_clip_reid_state,
-    load_clip_reid_checkpoint,
-    take_token_table,
-)
-from teachers.embedding_file import list_extra_crops, save_embedding_file
-from teachers.image_encoders import ViTOptions
+from teachers.clip import Clip
+from teachers.embedding_file import save_embedding_file
 from teachers.image_features import encode_crops
+from teachers.inputs import fusion_head_settings, prepare_inputs
 from teachers.probes import BankProbe, probe_bank
 from teachers.prompts import IdentityPrompts
-from teachers.quick_gelu import QUICKGELU_SUFFIX
-from teachers.teacher import Teacher, save_teacher, vit_options
+from teachers.teacher import Teacher, save_teacher
 from teachers.tuning import encode_bank_texts, present_parts, tune_prompts
 
 logger = logging.getLogger(__name__)
@@ -57,7 +47,8 @@ class TeachReport:
     bank: Path
     readout: BankProbe
     teacher: Path
-    retrieval: RetrievalResult
+    retrieval: RetrievalResult | None
+    """None without evaluation."""
     missing_maps: int
     seconds: dict[str, float]
 
@@ -67,16 +58,15 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
 
     The folder is `out`, or the next free one in `runs/`; `resume` continues an unfinished run.
     """
-    stage2 = Stage2Run.prepare("teach", config)  # its seed draws the random weights of a CLIP
-    dataset, device = stage2.dataset, stage2.device
-    vocabulary = part_vocabulary(config, dataset)
-    unlabeled = list_extra_crops(config)
-    clip = build_clip(config.clip, config.data.size_hw, dataset).freeze().to(device)
-    with stage2.session(out, resume, clip=clip.weights_sha256) as run:
-        store = stage2.load_crops(run, vocabulary)
+    stage2 = Stage2Run.prepare("teach", config, out, resume)  # its seed draws weights of a CLIP
+    dataset, inputs = stage2.dataset, prepare_inputs(config, stage2)
+    clip, vocabulary, provenance = inputs.clip, inputs.vocabulary, inputs.provenance
+    stage2.refuse_changes(**provenance)
+    store, unlabeled = stage2.load_crops(vocabulary), stage2.load_unlabeled(inputs.unlabeled)
+    with stage2.session(store, **provenance) as run:
         run.progress.start_stage("prompts")
         if "bank" not in run.progress.contract.values:
-            bank = learn_bank(config, clip, store, dataset, vocabulary or LIP20, run)
+            bank = learn_bank(config, clip, store, dataset, inputs.bank_vocabulary, run)
             bank.save(run.path / BANK_FILE, config.bank_precision)
             process_group.barrier()
         bank = PromptBank.load(run.path / BANK_FILE)
@@ -84,15 +74,15 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
 
         run.progress.start_stage("teacher")
         torch.manual_seed(config.seed)
-        teacher = Teacher(clip, len(bank.pids), fusion_head_settings(config)).to(device)
-        supervision = Supervision(texts=make_text_features(bank, config).to(device))
+        teacher = Teacher(clip, len(bank.pids), fusion_head_settings(config)).to(stage2.device)
+        supervision = Supervision(texts=make_text_features(bank, config).to(stage2.device))
 
         def save(model: EmbeddingModel) -> None:
             save_teacher(model, run.path / TEACHER_FILE)
             if config.embedding_views:
-                save_embedding_file(
-                    config, model, teacher, store, [*dataset.train, *unlabeled], run
-                )
+                every = store if unlabeled is None else store.concatenated(unlabeled)
+                records = [*dataset.train, *inputs.unlabeled]
+                save_embedding_file(config, model, teacher, every, records, run)
 
         retrieval = stage2.train_and_evaluate(run, teacher, store, supervision, save)
         report = TeachReport(
@@ -107,7 +97,7 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
         run.finish(
             "teach",
             readout=dataclasses.asdict(report.readout),
-            retrieval=retrieval.summary(),
+            retrieval=None if retrieval is None else retrieval.summary(),
             missing_maps=report.missing_maps,
             seconds=report.seconds,
         )
@@ -158,80 +148,10 @@ def warn_of_equal_texts(readout: BankProbe) -> None:
         )
 
 
-def build_clip(settings: ClipSettings, size_hw: tuple[int, int], dataset: ReIDDataset) -> Clip:
-    """Load the CLIP of the settings, or the encoders of a CLIP-ReID checkpoint."""
-    options = make_vit_options(settings, dataset)
-    path = Path(settings.weights)
-    if path.is_file() and is_foreign(path) and is_clip_reid_state(read_state_dict(path)):
-        clip = load_clip_reid(settings, size_hw, options)
-    else:
-        clip = load_clip(settings.name, settings.weights, size_hw, options, settings.activation)
-    return clip.with_clip_pixels() if settings.pixels == "clip" else clip
-
-
-def load_clip_reid(settings: ClipSettings, size_hw: tuple[int, int], options: ViTOptions) -> Clip:
-    """Load the encoders of a CLIP-ReID checkpoint, with the token table of the CLIP `base`.
-
-    Raises PivlError if the settings name another architecture, crop size, stride or number of
-    cameras than the checkpoint has.
-    """
-    checkpoint = load_clip_reid_checkpoint(Path(settings.weights), options.sie_coefficient)
-    clip = checkpoint.clip
-    found = (clip.name.removesuffix(QUICKGELU_SUFFIX), clip.size_hw, vit_options(clip.image))
-    expected = (settings.name.removesuffix(QUICKGELU_SUFFIX), size_hw, options)
-    if found != expected:
-        raise PivlError(
-            f"'{settings.weights}' holds {_describe(*found)}, not {_describe(*expected)}; set"
-            " clip.name, data.size_hw, clip.stride_px and clip.sie_coefficient accordingly."
-        )
-    take_token_table(checkpoint, settings.base)
-    return with_weights_hash(clip)
-
-
-def _describe(name: str, size_hw: tuple[int, int], options: ViTOptions) -> str:
-    cameras = f"{options.cameras} camera embeddings" if options.cameras else "no camera embeddings"
-    stride = f"stride {options.stride}" if options.stride else "patches side by side"
-    return f"{name} for crops of {size_hw[0]}×{size_hw[1]} with {stride} and {cameras}"
-
-
-def fusion_head_settings(config: TeachConfig) -> HeadSettings | None:
-    """Return the settings of the fusion head; None if only identity texts are used."""
-    return None if config.supervision == "identity" else config.stage2.head
-
-
 def make_text_features(bank: PromptBank, config: TeachConfig) -> TextFeatures:
     """Return the text features for stage 2 of the teacher: one row of Table 3."""
     bank = bank.label_only() if config.supervision == "label" else bank
     return TextFeatures.from_bank(bank, config.stage2.loss, config.stage2.head)
-
-
-def make_vit_options(settings: ClipSettings, dataset: ReIDDataset) -> ViTOptions:
-    """Return stride and camera embeddings of the image encoder, from settings and data set."""
-    if not settings.sie_coefficient:
-        return ViTOptions(settings.stride_px)
-    if not dataset.has_cameras:
-        raise PivlError(
-            f"{dataset.name} does not say which camera took a crop, so camera embeddings cannot be"
-            " trained; set clip.sie_coefficient to 0."
-        )
-    return ViTOptions(settings.stride_px, dataset.cameras, settings.sie_coefficient)
-
-
-def part_vocabulary(config: TeachConfig, dataset: ReIDDataset) -> Vocabulary | None:
-    """Return the vocabulary of the data set's part maps, or None if part prompts are not learned.
-
-    Raises PivlError if part prompts are learned but the data set has no part maps.
-    """
-    if config.supervision == "identity" and not config.tuning.part_epochs:
-        return None
-    if dataset.vocabulary is None:
-        raise PivlError(
-            f"{dataset.name} has no parsing maps, which part prompts are learned from. Create them"
-            f" with `pivl-distill parse`, put them in {dataset.root / 'parsing'} or name their"
-            " folder with --parsing; or train on identities alone with --set supervision=identity"
-            " --set tuning.part_epochs=0."
-        )
-    return dataset.vocabulary
 
 
 def make_bank(
@@ -270,7 +190,7 @@ def make_bank(
             clip.weights_sha256,
             config.prompts,
             dataset,
-            data=config.data.model_dump(mode="json", exclude={"crop_cache_gib"}),
+            data=config.data.model_dump(mode="json", exclude={"crop_cache_gib", "evaluation"}),
             seed=config.seed,
         ),
         image_digests=frozenset(record.digest for record in dataset.train),

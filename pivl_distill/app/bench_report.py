@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from export.manifest_schema import read_manifest
 from pivl_distill.app.bench import EAGER, BenchReport, FileCost
 from pivl_distill.app.chart import Point, check_matplotlib, plot_accuracy_against_latency
-from pivl_distill.app.report import percent
+from pivl_distill.app.report import NOT_MEASURED, percent
 from pivl_distill.console import summary, table
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import write_json
@@ -17,6 +18,7 @@ LATENCY_COLUMNS = (
     *("crops/s", "against eager", "runs"),
 )
 COST_COLUMNS = ("", "precision", "file", "peak memory", "mAP")
+NO_SCORES = "The manifest holds no mAP to plot; export again with --data."
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,15 @@ class BenchOutputs:
     json_file: Path | None = None
     plot: Path | None = None
 
-    def check(self) -> None:
-        """Raise PivlError, before the work, if the plot could not be drawn after it."""
+    def check(self, folder: Path) -> None:
+        """Raise PivlError, before the work, if the plot could not be drawn after it.
+
+        `folder` is the export, whose manifest has the scores.
+        """
         if self.plot is not None:
             check_matplotlib()
+            if not any(artifact.retrieval for artifact in read_manifest(folder).artifacts):
+                raise PivlError(NO_SCORES)
 
     def write(self, report: BenchReport) -> None:
         """Print the report and write the files."""
@@ -67,7 +74,7 @@ def plot_bench(report: BenchReport, out: Path) -> None:
         and (score := scores[t.name]) is not None
     ]
     if not points:
-        raise PivlError("The manifest holds no mAP to plot; export again with --data.")
+        raise PivlError(NO_SCORES)
     title = f"{report.network}: batch {first.batch}, {first.threads} threads"
     plot_accuracy_against_latency(points, title, out)
 
@@ -78,5 +85,5 @@ def _cells(cost: FileCost) -> tuple[str, ...]:
         cost.precision,
         f"{cost.file_bytes / 1e6:.2f} MB",
         "" if cost.peak_bytes is None else f"{cost.peak_bytes / 1e6:,.0f} MB",
-        "" if cost.mAP is None else percent(cost.mAP),
+        NOT_MEASURED if cost.mAP is None else percent(cost.mAP),
     )

@@ -12,6 +12,7 @@ import yaml
 
 from pivl_distill.app.targets import (
     CAMERAS_AS_INPUT,
+    OTHER_DATA,
     Cameras,
     data_settings,
     find_checkpoint,
@@ -20,6 +21,7 @@ from pivl_distill.app.targets import (
 from pivl_distill.config import DataSettings, DeviceChoice
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.scorable import check_scorable
 from pivl_distill.data.store import CropStore
 from pivl_distill.device import pick_device
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from export.engines.library import EngineLibrary
     from export.exporter import ExportReport
     from export.manifest_schema import TestData
+
+UNSCORED_CROPS, UNSCORED_SEED = 1024, 1
+"""Training crops on which the export of a run without evaluation is verified, and their seed,
+which is not that of the calibration crops."""
 
 UNSEEN = DataSettings(spec="synthetic:tiny")
 """Data on which the export of a published checkpoint is verified if no data set is named."""
@@ -83,7 +89,7 @@ def export_checkpoint(
     path = find_checkpoint(source)
     data = UNSEEN if spec is None and is_foreign(path) else data_settings(path.parent, spec)
     model, dataset = load_checkpoint(path, cameras), load_dataset(data.spec)
-    test = QueryGalleryCrops.load(dataset, model.size_hw, data.crop_cache_gib if cached else 0)
+    test = _test_crops(dataset, model.size_hw, data, cached=cached)
     if data is UNSEEN and model.cameras:
         test = test.clamp_camera_ids(model.cameras)
     calibration = _calibration_crops(dataset, model.size_hw, options.precisions)
@@ -95,7 +101,7 @@ def export_checkpoint(
         test=test,
         calibration=calibration,
         source=path,
-        data=_test_data(data.spec, dataset),
+        data=_test_data(data, dataset),
         device=compute_device,
         **vars(options),
     )
@@ -103,10 +109,25 @@ def export_checkpoint(
     return report
 
 
-def _test_data(spec: str, dataset: ReIDDataset) -> TestData:
+def _test_crops(
+    dataset: ReIDDataset, size_hw: tuple[int, int], data: DataSettings, *, cached: bool
+) -> QueryGalleryCrops:
+    """Query and gallery; a sample of the training split for a run without evaluation."""
+    if data.evaluation:
+        check_scorable(dataset, OTHER_DATA)
+        return QueryGalleryCrops.load(dataset, size_hw, data.crop_cache_gib if cached else 0)
+    from export.calibration import sample_records
+
+    sample = sample_records(dataset.train, UNSCORED_CROPS, UNSCORED_SEED)
+    return QueryGalleryCrops.load_unscored(sample, size_hw)
+
+
+def _test_data(data: DataSettings, dataset: ReIDDataset) -> TestData:
+    """Return the description of the crops of `_test_crops` for the manifest."""
     from export.manifest_schema import TestData
 
-    return TestData(spec=utf8_name(spec), name=dataset.name, fingerprint=dataset.test_fingerprint)
+    fingerprint = dataset.test_fingerprint if data.evaluation else dataset.fingerprint
+    return TestData(spec=utf8_name(data.spec), name=dataset.name, fingerprint=fingerprint)
 
 
 def _calibration_crops(

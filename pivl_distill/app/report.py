@@ -18,9 +18,6 @@ from pivl_distill.data.records import ReIDDataset
 from pivl_distill.retrieval import RetrievalResult
 
 if TYPE_CHECKING:
-    from export.engine_exporter import EngineReport
-    from export.exporter import ExportReport
-    from export.manifest_schema import Artifact
     from pivl_distill.app.targets import Evaluation
     from pivl_distill.parsing.parse_dataset import ParseReport
     from pivl_distill.training.dry_run import DryRunReport
@@ -32,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 NO_CAMERA_RULE = "unknown: crops of the query's own camera count as hits (not the usual protocol)"
 
+NOT_MEASURED = "not measured"
+"""In place of a score of a run without evaluation."""
+
 EMPTY_SHARE = 0.02
 """Share of maps without a person above which the parser or its preprocessing may be wrong."""
 
@@ -41,8 +41,13 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def retrieval_rows(result: RetrievalResult) -> dict[str, object]:
-    """Name → value of mAP, Rank-k, mINP, and the queries that have no match."""
+def retrieval_rows(result: RetrievalResult | None) -> dict[str, object]:
+    """Name → value of mAP, Rank-k, mINP, and the queries that have no match.
+
+    None stands for a run without evaluation.
+    """
+    if result is None:
+        return {"mAP, Rank-1": f"{NOT_MEASURED} (--no-evaluation)"}
     rows: dict[str, object] = {
         "mAP": percent(result.mAP),
         "Rank-1 / 5 / 10": " / ".join(percent(result.rank(k)) for k in (1, 5, 10)),
@@ -141,74 +146,6 @@ def print_retrieval(evaluation: Evaluation) -> None:
 def print_reranked(result: RetrievalResult) -> None:
     """Print the scores after re-ranking."""
     summary("After k-reciprocal re-ranking", retrieval_rows(result))
-
-
-_EXPORT_COLUMNS = (
-    "file", "precision", "status", "cosine min", "mean", "mAP before", "after", "Rank-1 before",
-    "after", "size", "batch 1", "batch 32",
-)  # fmt: skip
-
-
-def print_export(report: ExportReport) -> None:
-    """Print the measurements of every exported file; latency is that of ONNX Runtime on the CPU."""
-    manifest = report.manifest
-    rows = [_artifact_row(artifact) for artifact in manifest.artifacts]
-    table(f"Exported to {report.folder}", _EXPORT_COLUMNS, rows)
-    details: dict[str, object] = {
-        "parameters": f"{manifest.cost.parameters:,}",
-        "multiply-adds": f"{manifest.cost.macs:,}",
-    }
-    for artifact in manifest.artifacts:
-        if artifact.float32_nodes:
-            details[f"float32 in {artifact.file}"] = ", ".join(artifact.float32_nodes)
-    reference = manifest.artifacts[0].retrieval
-    if reference is not None and not reference.camera_rule:
-        details["cameras"] = NO_CAMERA_RULE
-    details["manifest"] = report.manifest_path
-    statuses = {artifact.status for artifact in manifest.artifacts}
-    summary("Not verified" if "failed" in statuses else "Verified", details)
-
-
-def _artifact_row(artifact: Artifact) -> list[str]:
-    """One row of the table; a dash marks a value that was not measured."""
-    parity, retrieval = artifact.parity, artifact.retrieval
-    cells = [artifact.file, artifact.precision, artifact.status]
-    cells += [f"{parity.min_cosine:.6f}", f"{parity.mean_cosine:.6f}"] if parity else ["–"] * 2
-    if retrieval is None:
-        cells += ["–"] * 4
-    else:
-        shares = (
-            retrieval.checkpoint_mAP,
-            retrieval.exported_mAP,
-            retrieval.checkpoint_rank1,
-            retrieval.exported_rank1,
-        )
-        cells += [f"{100 * share:.2f} %" for share in shares]
-    cells.append(f"{artifact.bytes / 1e6:.2f} MB")
-    latency = [f"{timed.median_ms:.2f} ms" for timed in artifact.latency]
-    return cells + (latency or ["–"] * 2)
-
-
-def print_engine(report: EngineReport) -> None:
-    """Print how an engine was built, and its verification if it runs here."""
-    info, artifact = report.info, report.artifact
-    where = f"on {info.gpu.name}" if info.gpu else "without a GPU"
-    rows: dict[str, object] = {
-        "library": f"{info.library} {info.library_version}",
-        "precision": info.precision,
-        "batches": "min {}, opt {}, max {}".format(*info.profile.batches),
-        "built": f"in {info.build_seconds:.1f} s {where}",
-        "file": f"{info.engine_bytes / 1e6:.2f} MB",
-        "status": artifact.status,
-    }
-    if artifact.parity is not None:
-        rows["cosine, least and mean"] = (
-            f"{artifact.parity.min_cosine:.6f}, {artifact.parity.mean_cosine:.6f}"
-        )
-    if artifact.retrieval is not None:
-        before, after = artifact.retrieval.checkpoint_mAP, artifact.retrieval.exported_mAP
-        rows["mAP, before and after"] = f"{100 * before:.2f} %, {100 * after:.2f} %"
-    summary(f"Engine {report.path}", rows)
 
 
 def print_check(report: CheckReport) -> None:

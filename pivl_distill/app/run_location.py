@@ -8,9 +8,8 @@ from pathlib import Path
 
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
-from pivl_distill.runs.run import RUNS_DIR, Run, RunKind, check_run_folder
+from pivl_distill.runs.run import RUNS_DIR, Run, RunKind
 from pivl_distill.storage.filenames import CONFIG_FILE
-from pivl_distill.storage.files import check_writable
 
 logger = logging.getLogger(__name__)
 
@@ -41,18 +40,9 @@ def locate_run(kind: RunKind, out: Path | None, resume: str | None) -> RunLocati
 
     With both options the run in `out` is resumed if there is one and started otherwise, so that
     one command serves a job that may be restarted. Rank 0 decides for all processes. Raises
-    PivlError if there is no run to resume, or if the folder cannot be written.
+    PivlError if there is no run to resume.
     """
-    return process_group.broadcast_object(lambda: _writable_location(kind, out, resume))
-
-
-def _writable_location(kind: RunKind, out: Path | None, resume: str | None) -> RunLocation:
-    location = _locate_run(kind, out, resume)
-    if location.resume is None:
-        check_run_folder(location.out)
-    else:
-        check_writable(location.resume, folder=True)
-    return location
+    return process_group.broadcast_object(lambda: _locate_run(kind, out, resume))
 
 
 def _locate_run(kind: RunKind, out: Path | None, resume: str | None) -> RunLocation:

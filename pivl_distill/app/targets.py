@@ -13,6 +13,7 @@ import torch
 
 from pivl_distill.config import DataSettings, DeviceChoice, Preprocessing
 from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.scorable import check_scorable
 from pivl_distill.data.unused import check_unused, log_unused
 from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from pivl_distill.runtime.onnx_session import ExecutionDevice
 
 EXPORTED = (".onnx", ".engine")
+OTHER_DATA = "Name another data set with --data."
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def evaluate_target(
     data = data_settings(path.parent, spec)
     cache_gib = data.crop_cache_gib if cached else 0
     dataset = load_dataset(data.spec)
+    check_scorable(dataset, OTHER_DATA)
     log_unused(check_unused(dataset), data.spec)
     test = QueryGalleryCrops.load(dataset, model.size_hw, cache_gib)
     features = embed_query_gallery(model, test, forward)
@@ -210,5 +213,9 @@ def find_checkpoint(source: Path) -> Path:
 
 
 def data_settings(folder: Path, spec: str | None) -> DataSettings:
-    """Settings of the data set `spec`; default: those of the run in `folder`."""
-    return read_data_settings(folder) if spec is None else DataSettings(spec=spec)
+    """Settings of the data set `spec`; default: those of the run in `folder`.
+
+    They are those of the run too if `spec` names its data set.
+    """
+    own = read_data_settings(folder)
+    return own if spec in (None, own.spec) else DataSettings(spec=spec)

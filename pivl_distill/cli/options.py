@@ -26,6 +26,7 @@ HARDWARE = click.Choice(["cpu", "cuda"])
 SETTINGS = {
     "arch": "arch",
     "device": "device",
+    "evaluation": "data.evaluation",
     "parsing": "data.parsing",
     "pretrained": "pretrained",
     "spec": "data.spec",
@@ -37,6 +38,13 @@ SETTINGS = {
 
 no_cache_option = click.option(
     "--no-cache", is_flag=True, help="Neither read nor write the cache of decoded crops."
+)
+no_evaluation_option = click.option(
+    "--no-evaluation",
+    "evaluation",
+    flag_value="false",
+    default=None,
+    help="Do not score the trained network; query and gallery are not read.",
 )
 data_option = click.option(
     "--data", "spec", metavar="KIND:PATH", help="Data set; default: that of the run."
@@ -111,6 +119,7 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @help_settings_option
     @click.option("--dry-run", is_flag=True, help="Check everything, print the cost, and stop.")
+    @no_evaluation_option
     @no_cache_option
     @functools.wraps(command)
     def wrapped(*args: Any, assignments: tuple[str, ...], no_cache: bool, **kwargs: Any) -> None:

@@ -32,6 +32,12 @@ class DataSettings(Settings):
         advanced=True,
         ge=0,
     )
+    evaluation: bool = setting(
+        True,
+        "whether the trained network is scored on query and gallery; false (--no-evaluation) for"
+        " data on which nothing can be measured: query and gallery are then never read",
+        advanced=True,
+    )
     unlabeled: str | None = setting(
         None,
         "crops whose labels are unknown or ignored, for distillation (distill.start_epochs): a"

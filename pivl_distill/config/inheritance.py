@@ -1,9 +1,9 @@
 """Data settings of a student: those the user gave, the others inherited from its bank's run.
 
 A student that trains on other crops than those of its bank learns nothing from the bank, so each
-data setting that is not given is inherited separately. Two exceptions: the cache limit, which does
-not affect results, and a folder of parsing maps if the user gives another data set, because maps
-belong to the images of one data set.
+data setting that is not given is inherited separately. Three exceptions: the cache limit, which
+does not affect results; whether to evaluate, which the user decides for every run; and a folder of
+parsing maps if the user gives another data set, because maps belong to the images of one data set.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from pivl_distill.config.data import DataSettings
 
-NOT_INHERITED = ("crop_cache_gib",)
+NOT_INHERITED = ("crop_cache_gib", "evaluation")
 
 
 def inherit_data_settings(

@@ -75,10 +75,14 @@ class StudentConfig(Settings):
     )
 
     @property
+    def uses_maps(self) -> bool:
+        """Whether the student is trained with part texts (Eq. 11), and so with parsing maps."""
+        return self.supervision in ("part", "label", "permuted")
+
+    @property
     def classifies_parts(self) -> bool:
         """Whether the student is trained with part texts on its final map."""
-        texts = self.supervision in ("part", "label", "permuted")
-        return texts and self.part_classification.weight > 0
+        return self.uses_maps and self.part_classification.weight > 0
 
     @model_validator(mode="after")
     def _check_gradient_cap(self) -> StudentConfig:

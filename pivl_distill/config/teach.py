@@ -286,3 +286,8 @@ class TeachConfig(Settings):
         ge=0,
         le=MAX_SEED,
     )
+
+    @property
+    def uses_maps(self) -> bool:
+        """Whether part prompts are learned, and so parsing maps are needed."""
+        return self.supervision != "identity" or self.tuning.part_epochs > 0

@@ -9,15 +9,16 @@ by byte; near-duplicates are left out on purpose.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pivl_distill.data.findings import Finding
 from pivl_distill.data.published_counts import PUBLISHED, Counts, PublishedCounts
-from pivl_distill.data.records import Record, ReIDDataset
+from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.scan import MAP_FAULTS, TURNED, ScannedCrop, duplicates, scan_files
+from pivl_distill.data.scorable import cameras_by_pid, empty_test_splits, unmatched_queries
 from pivl_distill.data.unused import check_unused
 
 
@@ -66,16 +67,13 @@ def compare_counts(counts: Counts, published: Counts) -> Finding:
 
 def check_labels(dataset: ReIDDataset) -> list[Finding]:
     """Check identities, cameras and names of maps, without opening a file."""
-    train, gallery = _cameras_by_pid(dataset.train), _cameras_by_pid(dataset.gallery)
-    shared = train.keys() & {*gallery, *(record.pid for record in dataset.query)}
+    train = cameras_by_pid(dataset.train)
+    shared = train.keys() & {record.pid for record in (*dataset.query, *dataset.gallery)}
     images = Counter(record.pid for record in dataset.train)
     single = [pid for pid in train if images[pid] == 1]
-    lost = [
-        record
-        for record in dataset.query
-        if not any(camid is None or camid != record.camid for camid in gallery.get(record.pid, ()))
-    ]
+    lost = unmatched_queries(dataset)
     findings = [
+        Finding.of("splits without images", empty_test_splits(dataset), problem=True),
         Finding.of("identities in both training and test", sorted(shared), problem=True),
         Finding.of("training identities with one image", single),
         Finding.of(
@@ -107,9 +105,8 @@ def check_files(scanned: Sequence[ScannedCrop]) -> list[Finding]:
     repeated = [
         name for split in (train, query, gallery) for name in duplicates(split, split, _same_person)
     ]
-    unreadable = [crop.name for crop in scanned if crop.digest is None]
-    findings = [
-        Finding.of("images that cannot be read", unreadable, problem=True),
+    return [
+        *check_readable(scanned),
         Finding.of("test images also in training", duplicates(test, train), problem=True),
         Finding.of(
             "queries that find themselves", duplicates(query, gallery, _is_hit), problem=True
@@ -117,19 +114,18 @@ def check_files(scanned: Sequence[ScannedCrop]) -> list[Finding]:
         Finding.of("images under two identities", renamed, problem=True),
         Finding.of("images with a copy in their split", repeated),
     ]
+
+
+def check_readable(scanned: Sequence[ScannedCrop]) -> list[Finding]:
+    """Check that images are readable and that maps fit them, as far as the files were read."""
+    unreadable = [crop.name for crop in scanned if crop.digest is None]
+    findings = [Finding.of("images that cannot be read", unreadable, problem=True)]
     if any(crop.record.parsing for crop in scanned):
         for fault in MAP_FAULTS:
             names = [crop.name for crop in scanned if crop.map_fault == fault]
             findings.append(Finding.of(fault, names, problem=True))
         findings.append(Finding.of(TURNED, (crop.name for crop in scanned if crop.turned)))
     return findings
-
-
-def _cameras_by_pid(records: Iterable[Record]) -> dict[int, set[int | None]]:
-    cameras = defaultdict(set)
-    for record in records:
-        cameras[record.pid].add(record.camid)
-    return dict(cameras)
 
 
 def _same_person(crop: ScannedCrop, other: ScannedCrop) -> bool:

@@ -18,6 +18,7 @@ from pivl_distill.data.listing import (
     is_left_by_system,
     list_images,
     parse_integer,
+    parse_label,
     require_images,
     scan_folder,
 )
@@ -91,7 +92,7 @@ def assemble(
 ) -> ReIDDataset:
     """Drop junk and number the cameras; `searched` is where the crops were found.
 
-    Raises PivlError if a split is empty or if only some crops have a camera.
+    Raises PivlError if the training split is empty or if only some crops have a camera.
     """
     junk = tuple(
         LeftOut(crop.path, BY_PROTOCOL)
@@ -103,8 +104,7 @@ def assemble(
         split: [crop for crop in crops if crop.pid != JUNK_PID] for split, crops in splits.items()
     }
     source = searched.lists[0] if searched.lists else root
-    for split, crops in splits.items():
-        require_images(len(crops), f"The split '{split}' of {source}")
+    require_images(len(splits["train"]), f"The split 'train' of {source}")
     camids = _number_cameras([crop for crops in splits.values() for crop in crops])
     records = {
         split: tuple(
@@ -146,6 +146,8 @@ def camera_name(text: str) -> str | None:
 
 def _identity_images(split: Path) -> list[Path]:
     """List the images in the folders of `split`, and those that are in none."""
+    if not split.is_dir():
+        return []
     images = list_images(split)
     for entry in scan_folder(split):
         if entry.is_dir() and not is_left_by_system(entry.name):
@@ -162,12 +164,7 @@ def _identity_crop(
             f"{path} is in no identity's folder: {folder} must contain one folder per identity, "
             "named by its number."
         )
-    pid = parse_integer(folder.name)
-    if pid is None:
-        raise PivlError(
-            f"{folder} is not an identity number: rename the folder, for example to "
-            f"{folder.parent / '0001'}."
-        )
+    pid = parse_label(folder.name, "identity", folder)
     found = None if camera is None else _search(path, camera)["cam"]
     return CropFile(path, pid, None if found is None else camera_name(found))
 
@@ -202,10 +199,5 @@ def _search(path: Path, pattern: re.Pattern[str]) -> dict[str, str]:
 
 def _named_crop(path: Path, pattern: re.Pattern[str]) -> CropFile:
     found = _search(path, pattern)
-    pid = parse_integer(found["pid"])
-    if pid is None:
-        raise PivlError(
-            f"The pattern '{pattern.pattern}' captures the identity '{found['pid']}' in {path}; "
-            "identities must be integers."
-        )
+    pid = parse_label(found["pid"], "identity", f"By the pattern '{pattern.pattern}', {path}")
     return CropFile(path, pid, camera_name(found.get("cam", "")))

@@ -12,6 +12,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -74,10 +75,24 @@ def read_contents(path: Path) -> bytes:
 
 def read_size_hw(path: Path) -> tuple[int, int]:
     """Read height and width of the upright image from its header; raises PivlError as others."""
-    with _errors_name(path, "image"), _opened(path, None) as image:
+    return read_header(path).size_hw
+
+
+class ImageHeader(NamedTuple):
+    """What the header of an image says: height and width when upright, format and stored mode."""
+
+    size_hw: tuple[int, int]
+    format: str | None
+    mode: str
+
+
+def read_header(path: Path, what: str = "image") -> ImageHeader:
+    """Read the header of an image; raises PivlError "Cannot read the `what` ..." as others."""
+    with _errors_name(path, what), _opened(path, None) as image:
         width, height = image.size  # Pillow turns TIFF files itself
         turned = image.format != "TIFF" and _orientation(image) in (5, 6, 7, 8)
-        return (width, height) if turned else (height, width)
+        size_hw = (width, height) if turned else (height, width)
+        return ImageHeader(size_hw, image.format, image.mode)
 
 
 def is_turned(path: Path, data: bytes) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from pivl_distill.errors import PivlError
 from pivl_distill.storage import readers
 from pivl_distill.storage.limits import MAX_TABLE_BYTES
+from pivl_distill.storage.paths import shown
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff",
@@ -18,6 +19,7 @@ IMAGE_SUFFIXES = (
 """Endings of the files that are read as images, in lower case; upper case is read too."""
 JUNK_PID = -1
 """Identity of junk crops, which are dropped, as in other ReID codebases."""
+_PLURALS = {"identity": "identities", "camera": "cameras"}
 
 _LEFT_BY_SYSTEMS = frozenset(
     (
@@ -27,7 +29,13 @@ _LEFT_BY_SYSTEMS = frozenset(
         "lost+found", "__pycache__",
     )
 )  # fmt: skip
-_NUMBER = re.compile(r"-?[0-9]{1,18}")
+MAX_DIGITS = 18
+"""Digits of an identity or camera number; any number of 18 digits fits into 64 bits."""
+_NUMBER = re.compile(rf"-?[0-9]{{1,{MAX_DIGITS}}}")
+
+
+class LongNumberError(PivlError):
+    """The number of an identity or camera is longer than 64 bits hold: no typing error."""
 
 
 def find_dataset_root(
@@ -38,16 +46,19 @@ def find_dataset_root(
     Args:
         root: folder that the user named.
         title: name of the dataset in error messages.
-        layouts: accepted sets of split folders.
+        layouts: accepted sets of split folders, the training split first.
         subfolders: folders below `root` to search, in this order.
 
-    Returns: the first subfolder that contains all folders of a layout, and that layout.
+    Returns: the first subfolder that contains all folders of a layout, and that layout; if there is
+        none, the first that contains the training split of one.
 
-    Raises: PivlError if there is none.
+    Raises: PivlError if there is neither.
     """
-    for subfolder, folders in itertools.product(subfolders, layouts):
-        if all((root / subfolder / folder).is_dir() for folder in folders):
-            return root / subfolder, folders
+    places = list(itertools.product(subfolders, layouts))
+    for required in (slice(None), slice(1)):
+        for subfolder, folders in places:
+            if all((root / subfolder / folder).is_dir() for folder in folders[required]):
+                return root / subfolder, folders
     if not root.is_dir():
         raise PivlError(f"No {title} dataset at {root}: there is no such folder.")
     if any(root.name in folders for folders in layouts):
@@ -63,8 +74,11 @@ def list_images(folder: Path) -> list[Path]:
     """List the images directly in `folder`, sorted by name.
 
     Files left by other systems (macOS leaves `._0002_c1s1.jpg`) and other types (Market-1501 has
-    Thumbs.db) are ignored; `unused` reports them.
+    Thumbs.db) are ignored; `unused` reports them. A folder that does not exist has none: a test
+    split may be missing.
     """
+    if not folder.is_dir():
+        return []
     return [Path(entry.path) for entry in scan_folder(folder) if _is_image(entry)]
 
 
@@ -147,5 +161,27 @@ def read_text(path: Path) -> str:
 
 
 def parse_integer(text: str) -> int | None:
-    """Parse plain decimal digits with an optional minus sign; None for anything else."""
+    """Parse up to `MAX_DIGITS` decimal digits with an optional minus sign; None for others."""
     return int(text) if _NUMBER.fullmatch(text) else None
+
+
+def parse_label(text: str, what: str, where: object) -> int:
+    """Parse the number of an identity or a camera, as `parse_integer` does.
+
+    Args:
+        text: the number as written.
+        what: "identity" or "camera".
+        where: the file, folder or line that has it, for the message.
+
+    Raises: PivlError if it is no integer or has more digits than 64 bits hold.
+    """
+    number = parse_integer(text)
+    if number is None:
+        digits = text.removeprefix("-")
+        kind = LongNumberError if digits.isdecimal() and len(digits) > MAX_DIGITS else PivlError
+        raise kind(
+            f"{where} has the {what} {shown(text, 40)}, which is not an integer of at most"
+            f" {MAX_DIGITS} digits; rename it, for example by numbering the {_PLURALS[what]} from"
+            " 1."
+        )
+    return number

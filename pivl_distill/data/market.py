@@ -12,7 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pivl_distill.data.listing import JUNK_PID, find_dataset_root, list_images, require_images
+from pivl_distill.data.listing import (
+    JUNK_PID,
+    find_dataset_root,
+    list_images,
+    parse_label,
+    require_images,
+)
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.searched import BY_PROTOCOL, LeftOut, Searched, read_names
 from pivl_distill.errors import PivlError
@@ -77,6 +83,7 @@ def load_market(kind: str, root: Path) -> ReIDDataset:
     root, _ = find_dataset_root(root, layout.title, [MARKET_SPLITS], layout.subfolders)
     folders = tuple(root / split for split in MARKET_SPLITS)
     (train, query, gallery), left_out = zip(*map(_read_folder, folders), strict=True)
+    require_images(len(train), folders[0])
     searched = Searched(folders, root, left_out=sum(left_out, ()), person=_person)
     people = _read_people(root)
     return ReIDDataset(kind, root, train, query, gallery, people=people, searched=searched)
@@ -86,7 +93,6 @@ def _read_folder(folder: Path) -> tuple[tuple[Record, ...], tuple[LeftOut, ...]]
     """Return the records of one split, and the images that are junk or misnamed."""
     found, misnamed = read_names(list_images(folder), _record)
     records = tuple(record for record in found if record.pid != JUNK_PID)
-    require_images(len(records), folder)
     junk = (LeftOut(record.path, BY_PROTOCOL) for record in found if record.pid == JUNK_PID)
     return records, (*junk, *misnamed)
 
@@ -99,7 +105,8 @@ def _record(path: Path) -> Record:
             f"0002_c1s1_000451_03.jpg (pattern {MARKET_NAME.pattern}). Rename or remove it, "
             "or give your own pattern with regex:FOLDER?pattern=..."
         )
-    return Record(path, int(match[1]), int(match[2]) - 1)
+    camera = parse_label(match[2], "camera", path)
+    return Record(path, parse_label(match[1], "identity", path), camera - 1)
 
 
 def _person(place: str) -> str | None:

@@ -12,7 +12,13 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from pivl_distill.data.listing import find_dataset_root, parse_integer, read_text, require_files
+from pivl_distill.data.listing import (
+    find_dataset_root,
+    parse_integer,
+    parse_label,
+    read_text,
+    require_files,
+)
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.searched import BY_PROTOCOL, LeftOut, Searched, first_folder
 from pivl_distill.errors import PivlError
@@ -72,11 +78,12 @@ def _read_list(root: Path, name: str, folder: str, offset: int = 0) -> tuple[Rec
                 f"Line {number} of {source} is {shown(line)}, not an image and its identity such "
                 "as '0000/0000_000_01_0303morning_0015_0.jpg 0'. Use the published list."
             )
+        camera = parse_label(match[1], "camera", f"Line {number} of {source}")
         try:
             check_relative(image)
         except ValueError as error:
             raise PivlError(f"Line {number} of {source}: {error}.") from error
-        records.append(Record(root / folder / image, pid + offset, int(match[1]) - 1))
+        records.append(Record(root / folder / image, pid + offset, camera - 1))
     if not records:
         raise PivlError(f"{source} names no images. Use the published list.")
     require_files((record.path for record in records), source)

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pivl_distill.data.images import read_stored_image
+from pivl_distill.data.images import read_header, read_stored_image
 from pivl_distill.data.vocabulary import IGNORE, Vocabulary, get_vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import VOCABULARY_FILE
@@ -120,14 +120,25 @@ def read_stored_labels(path: Path) -> np.ndarray:
 def read_stored_map(path: Path) -> PartMap:
     """Read a map at its stored size; raises PivlError if the file is not a PNG of class ids."""
     image = read_stored_image(path, "part map")
-    if image.format != "PNG" or image.mode not in ("P", "L", "LA"):
+    _check_kind(path, image.format, image.mode)
+    values = np.asarray(image)
+    return PartMap(values) if values.ndim == 2 else PartMap(values[..., 0], values[..., 1])
+
+
+def read_map_size(path: Path) -> tuple[int, int]:
+    """Read height and width of a map, from its header; raises PivlError like `read_stored_map`."""
+    header = read_header(path, "part map")
+    _check_kind(path, header.format, header.mode)
+    return header.size_hw
+
+
+def _check_kind(path: Path, image_format: str | None, mode: str) -> None:
+    if image_format != "PNG" or mode not in ("P", "L", "LA"):
         raise PivlError(
-            f"{path} is a {image.format} of mode {image.mode}, not a part map. Class ids need a "
+            f"{path} is a {image_format} of mode {mode}, not a part map. Class ids need a "
             "single-channel 8-bit PNG (palette or grey): JPEG changes them, and a colour image is "
             "only a picture of them. Save the parser's raw output."
         )
-    values = np.asarray(image)
-    return PartMap(values) if values.ndim == 2 else PartMap(values[..., 0], values[..., 1])
 
 
 def unknown_value(values: np.ndarray, vocabulary: Vocabulary) -> int | None:

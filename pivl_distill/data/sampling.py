@@ -98,12 +98,8 @@ def pk_batches(pids: np.ndarray, p: int, k: int, rng: np.random.Generator) -> li
     Crops that do not fill a group of K, and groups left when fewer than P identities remain, are
     skipped in this epoch. Raises PivlError if there are fewer than `p` identities.
     """
+    check_identities(pids, p)
     identities = np.unique(pids)
-    if len(identities) < p:
-        raise PivlError(
-            f"A batch takes {p} identities, but the training split has {len(identities)}. "
-            "Lower identities_per_batch or add identities."
-        )
     groups = [_groups(np.flatnonzero(pids == pid), k, rng) for pid in identities]
     remaining = np.array([len(identity_groups) for identity_groups in groups])
     batches = []
@@ -112,6 +108,15 @@ def pk_batches(pids: np.ndarray, p: int, k: int, rng: np.random.Generator) -> li
         remaining[chosen] -= 1
         batches.append(np.concatenate([groups[index][remaining[index]] for index in chosen]))
     return batches
+
+
+def check_identities(pids: np.ndarray, p: int, setting: str = "identities_per_batch") -> None:
+    """Raise PivlError, which names the `setting`, if `pids` are of fewer than `p` identities."""
+    if (identities := len(np.unique(pids))) < p:
+        raise PivlError(
+            f"{setting} is {p}, but the training split has {identities} identities; lower it to"
+            f" {identities} or less, or add identities."
+        )
 
 
 def _groups(crops: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:

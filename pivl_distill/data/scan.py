@@ -1,19 +1,23 @@
-"""Read all files of a dataset to find damaged images, duplicates and invalid maps."""
+"""Read the files of a dataset to find damaged images, duplicates and invalid maps.
+
+`scan_files` reads every file, for `pivl-distill check`. `scan_headers` reads the headers only, in
+seconds, so that every training run can afford it before its first step.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from pivl_distill.console import track
-from pivl_distill.data.images import is_turned, read_contents, read_image
-from pivl_distill.data.part_maps import read_stored_labels, unknown_value
+from pivl_distill.data.images import is_turned, read_contents, read_image, read_size_hw
+from pivl_distill.data.part_maps import read_map_size, read_stored_labels, unknown_value
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.errors import PivlError
@@ -23,11 +27,18 @@ UNKNOWN_VALUES = "maps with values outside the vocabulary"
 OTHER_SIZE = "maps whose size differs from their image"
 MAP_FAULTS = (WRONG_KIND, UNKNOWN_VALUES, OTHER_SIZE)
 TURNED = "mapped images that EXIF turns or mirrors (the map must show them upright)"
+HEADER_ONLY = b""
+"""In place of the digest of an image of which only the header was read."""
+QUIET_S = 2.0
+"""Seconds before the progress of reading headers is shown."""
 
 
 @dataclass(frozen=True)
 class ScannedCrop:
-    """One image file: SHA-256 of its bytes, None if undecodable; the fault of its map, if any."""
+    """One image file: SHA-256 of its bytes, None if unreadable; the fault of its map, if any.
+
+    The digest is `HEADER_ONLY` if only the header was read.
+    """
 
     name: str
     split: str
@@ -46,6 +57,20 @@ def scan_files(dataset: ReIDDataset) -> list[ScannedCrop]:
         return list(track(scanned, "Checking files", total=len(crops), unit="images"))
 
 
+def scan_headers(splits: Mapping[str, Iterable[Record]], root: Path) -> list[ScannedCrop]:
+    """Read the headers of images and their maps; names are relative to `root` where possible.
+
+    Progress is shown if it takes longer than `QUIET_S`.
+    """
+    crops = [(split, record) for split, records in splits.items() for record in records]
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        scanned = pool.map(lambda crop: _scan_header(root, *crop), crops)
+        progress = track(
+            scanned, "Checking headers", total=len(crops), unit="images", quiet_s=QUIET_S
+        )
+        return list(progress)
+
+
 def duplicates(
     crops: Iterable[ScannedCrop],
     others: Iterable[ScannedCrop],
@@ -62,6 +87,22 @@ def duplicates(
         if crop.digest in by_digest
     )
     return [f"{crop.name} = {other.name}" for crop, other in pairs if other is not None]
+
+
+def _scan_header(root: Path, split: str, record: Record) -> ScannedCrop:
+    path = record.path
+    name = (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+    try:
+        size_hw = read_size_hw(path)
+    except PivlError:
+        return ScannedCrop(name, split, record, None)
+    fault = None
+    if record.parsing is not None:
+        try:
+            fault = None if read_map_size(record.parsing) == size_hw else OTHER_SIZE
+        except PivlError:
+            fault = WRONG_KIND
+    return ScannedCrop(name, split, record, HEADER_ONLY, fault)
 
 
 def _scan(dataset: ReIDDataset, split: str, record: Record) -> ScannedCrop:

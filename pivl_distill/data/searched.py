@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from pivl_distill.data.listing import LongNumberError
 from pivl_distill.errors import PivlError
 
 T = TypeVar("T")
@@ -59,13 +60,16 @@ def read_names(
 ) -> tuple[list[T], tuple[LeftOut, ...]]:
     """Apply `read` to every path; images for which it raises PivlError are left out as misnamed.
 
-    Raises the first PivlError if there is no other image.
+    Raises the first PivlError if there is no other image, and every LongNumberError: numbers that
+    are too long come from a system that numbers people so, and are not left out.
     """
     items: list[T] = []
     errors: dict[Path, PivlError] = {}
     for path in paths:
         try:
             items.append(read(path))
+        except LongNumberError:
+            raise
         except PivlError as error:
             errors[path] = error
     if errors and not items:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pivl_distill.data.generic import SPLITS, CropFile, assemble, camera_name
-from pivl_distill.data.listing import parse_integer, read_text, require_files
+from pivl_distill.data.listing import parse_label, read_text, require_files
 from pivl_distill.data.part_maps import folder_vocabulary
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.searched import Searched
@@ -136,11 +136,10 @@ class _Places:
 
 
 def _manifest_crop(row: Mapping[str, Any], places: _Places, where: str) -> CropFile:
-    image, pid = _cell(row, "path", where), parse_integer(_cell(row, "pid", where))
+    image = _cell(row, "path", where)
     if not image:
         raise PivlError(f"{where} has no image in its column path.")
-    if pid is None:
-        raise PivlError(f"{where} has the pid {shown(row['pid'])}; identities must be integers.")
+    pid = parse_label(_cell(row, "pid", where), "identity", where)
     parsing = _cell(row, "parsing", where)
     camera = camera_name(_cell(row, "cam", where))
     part_map = places.file(parsing, where) if parsing else None

@@ -40,6 +40,8 @@ REPORT_TIMEOUT = timedelta(seconds=5)
 class PeerProcessError(PivlError):
     """Another process of the group ended or timed out."""
 
+    collectable = False
+
 
 @dataclass(frozen=True)
 class ProcessGroup:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.store import CropStore
 from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction, embed
 from pivl_distill.retrieval import RetrievalResult, evaluate, evaluate_distances, rerank_rows
@@ -22,6 +23,8 @@ class QueryGalleryCrops:
 
     query: CropStore
     gallery: CropStore
+    scored: bool = True
+    """False for crops whose features are compared but on which retrieval cannot be measured."""
 
     @classmethod
     def load(
@@ -37,19 +40,27 @@ class QueryGalleryCrops:
         )
         return cls(query, gallery)
 
+    @classmethod
+    def load_unscored(
+        cls, records: Sequence[Record], size_hw: tuple[int, int]
+    ) -> QueryGalleryCrops:
+        """Read crops that are no retrieval task, in two halves; see `load` for `size_hw`."""
+        half = (len(records) + 1) // 2
+        first = CropStore.load(records[:half], size_hw)
+        return cls(first, CropStore.load(records[half:] or records, size_hw), scored=False)
+
     def clamp_camera_ids(self, cameras: int) -> QueryGalleryCrops:
         """Return the same crops with camera ids (int64, from 0) clamped to `cameras` − 1.
 
         For a network that was trained with fewer cameras; the scores are not meaningful.
         """
-        return QueryGalleryCrops(
-            *(
-                store
-                if store.camids is None
-                else replace(store, camids=store.camids.clip(max=cameras - 1))
-                for store in (self.query, self.gallery)
-            )
-        )
+
+        def clamp(store: CropStore) -> CropStore:
+            if store.camids is None:
+                return store
+            return replace(store, camids=store.camids.clip(max=cameras - 1))
+
+        return replace(self, query=clamp(self.query), gallery=clamp(self.gallery))
 
 
 @dataclass(frozen=True)

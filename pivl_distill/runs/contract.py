@@ -29,9 +29,11 @@ CHANGED_SETTINGS = "changed_settings"
 CHANGEABLE = (
     CHANGED_SETTINGS,
     "bank.file",
+    "config.data.evaluation",
     *(f"config.{key}" for keys in CACHE_LIMITS.values() for key in keys),
 )
-"""Pinned values that may change freely: locations of files, and what the cache folder keeps."""
+"""Pinned values that may change freely, because the trained weights do not depend on them:
+locations of files, what the cache folder keeps, and whether the weights are evaluated."""
 
 OPTIMISATION = {
     "tuning": (

@@ -89,8 +89,9 @@ class Progress:
 
         SIGTERM (exit code 143) and Ctrl-C (KeyboardInterrupt) stop the run so that
         `pivl-distill <command> --resume` continues it; a note names the command. A resumed run
-        whose optimisation was changed gets `config_yaml` as its config.yaml. Raises PivlError if
-        another process is running it, and DivergenceError with the command that continues it.
+        with other settings, of those that may change, gets `config_yaml` as its config.yaml. Raises
+        PivlError if another process is running it, and DivergenceError with the command that
+        continues it.
         """
         with _locked(self.run):
             self._load()
@@ -179,8 +180,11 @@ class Progress:
             write_text(self.run / METRICS_FILE, "" if self._last is None else self._last[0].metrics)
 
     def _change_optimisation(self, config_yaml: str | None, pinned: dict[str, Any]) -> None:
-        """Record changed settings of the optimisation in the contract and in config.yaml."""
+        """Record changed settings in config.yaml, and those of the optimisation in the contract."""
         changes = self.contract.changed_optimisation(**pinned)
+        # First config.yaml: with the old contract it is changed again, with the new one it is not.
+        if config_yaml is not None and not process_group.rank():
+            _replace_text(self.run / CONFIG_FILE, config_yaml)
         if not changes:
             return
         listed = ", ".join(f"{name} {old} → {new}" for name, (old, new) in changes.items())
@@ -192,9 +196,6 @@ class Progress:
             "settings": {n: {"before": old, "after": new} for n, (old, new) in changes.items()},
         }
         before = self.contract.values.get(CHANGED_SETTINGS, [])
-        # First config.yaml: with the old contract it is changed again, with the new one it is not.
-        if config_yaml is not None and not process_group.rank():
-            write_text(self.run / CONFIG_FILE, config_yaml)
         self.contract.pin(**pinned, **{CHANGED_SETTINGS: [*before, record]})
 
     def _describe_saved(self) -> str:
@@ -250,6 +251,12 @@ def require_run_folder(run: Path) -> None:
             f"{run} was moved or removed while the run was going on, so nothing more can be saved"
             " there; move it back and resume, or start again."
         )
+
+
+def _replace_text(path: Path, text: str) -> None:
+    """Write a file unless it has this text: its date tells when the run was started."""
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
 
 
 def is_running(run: Path) -> bool:

@@ -29,6 +29,8 @@ from pivl_distill.storage.readers import read_json
 logger = logging.getLogger(__name__)
 
 HASHES = "sha256.json"
+MAX_HEADER_BYTES = 4096
+"""Upper bound of the header of an .npy file."""
 ABANDONED_S = 24 * 3600
 """Age in seconds above which an unfinished entry is taken for the remains of a crash."""
 
@@ -100,6 +102,15 @@ def has_room(entry: Path, shapes: Shapes, dtype: np.dtype, description: str) -> 
             f" {free / 2**30:.1f} GiB left. Set PIVL_DISTILL_CACHE to another folder."
         )
     return needed <= free
+
+
+def has_array_of_size(folder: Path, size: int) -> bool:
+    """Whether an entry in `folder` holds an array of `size` bytes, most likely the one in question.
+
+    It takes no reading of files, unlike the key of an entry.
+    """
+    sizes = (file.stat().st_size for file in folder.glob("[!.]*/*.npy"))
+    return any(0 < found - size <= MAX_HEADER_BYTES for found in sizes)
 
 
 def read(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from pivl_distill.bank import PromptBank
 from pivl_distill.config import DataSettings, Stage2Settings
+from pivl_distill.console import format_bytes
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.sampling import epoch_rng
 from pivl_distill.data.store import CropStore
@@ -93,7 +94,10 @@ def run_forward(
         inputs.append(torch.zeros(batch, dtype=torch.long, device=device))
     memory = SavedTensorBytes(network)
     with memory.recording():
-        output = network.train()(*inputs)
+        encoded = network.train().encode(*inputs)
+        if batch == 1:  # the heads see the whole batch, and their batch norm needs two crops
+            encoded = encoded.with_tensors([torch.cat([x, x]) for x in encoded.tensors()])
+        output = network.forward_heads(encoded)
     if (texts := supervision.texts) is not None:
         _check_dim("projected crops", output.projected, "identity texts", texts.identity)
         _check_dim("fused features", output.aligned, "part texts", texts.part)
@@ -238,13 +242,17 @@ def note_random_weights(weights: str) -> None:
 
 def describe_data(dataset: ReIDDataset, settings: DataSettings, *, maps: bool) -> dict[str, object]:
     """Return rows about the training split and the memory of its decoded crops and maps."""
-    images, identities, cameras = dataset.summary()["train"]
+    counts = dataset.summary()
+    images, identities, cameras = counts["train"]
     mapped = sum(record.parsing is not None for record in dataset.train)
     height, width = settings.size_hw
     return {
         "data": f"{dataset.name}: {images:,} crops of {identities:,} identities, {cameras} cameras",
         "parsing maps": f"{mapped:,} of {images:,}" if maps else "not needed",
         "decoded crops": format_bytes(images * height * width * (4 if maps else 3)),
+        "evaluation": f"{counts['query'][0]:,} queries in a gallery of {counts['gallery'][0]:,}"
+        if settings.evaluation
+        else "not measured (--no-evaluation)",
     }
 
 
@@ -260,16 +268,3 @@ def random_bank(pids: tuple[int, ...], dim: int, vocabulary: Vocabulary) -> Prom
         vocabulary=vocabulary,
         provenance={},
     )
-
-
-def format_bytes(count: float) -> str:
-    """Format a number of bytes with a binary unit.
-
-    >>> format_bytes(1536 * 1024)
-    '1.5 MiB'
-    """
-    for unit in ("bytes", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.4g} {unit}"
-        count /= 1024
-    return f"{count:.4g} GiB"

@@ -15,9 +15,7 @@ from pivl_distill.config import Stage2Settings
 from pivl_distill.console import track
 from pivl_distill.data.sampling import PKSampler, Step
 from pivl_distill.data.store import CropStore
-from pivl_distill.distributed import process_group
 from pivl_distill.distributed.collectives import broadcast_parameters
-from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import ReIDNetwork
 from pivl_distill.runs.run import Run
@@ -57,7 +55,7 @@ def train(
         validation: held-out identities to evaluate on, or None.
         stage: name of the stage in metrics and saved progress.
 
-    Raises: PivlError if P×K crops cannot be drawn or shared; DivergenceError if training diverges.
+    Raises: PivlError with fewer than P identities; DivergenceError if training diverges.
     """
     trainer, averages = make_trainer(network, store, supervision, settings), MetricAverages()
     sampler = make_sampler(store.pids, settings, seed, shuffled=not supervision.labels)
@@ -85,11 +83,7 @@ def train(
 def make_trainer(
     network: ReIDNetwork, store: CropStore, supervision: Supervision, settings: Stage2Settings
 ) -> Stage2Trainer:
-    """Return the trainer of a network in training mode, compiled if the run is long.
-
-    Raises PivlError if the processes cannot share a batch.
-    """
-    check_batch_size(settings)
+    """Return the trainer of a network in training mode, compiled if the run is long."""
     trainer = Stage2Trainer(network, store, supervision, settings)
     if should_compile(settings.compile, estimate_steps(store, settings), trainer.device):
         compile_body(network.body, trainer.device)
@@ -140,13 +134,3 @@ def estimate_steps(store: CropStore, settings: Stage2Settings) -> int:
         * len(store)
         // (settings.identities_per_batch * settings.crops_per_identity)
     )
-
-
-def check_batch_size(settings: Stage2Settings) -> None:
-    """Raise PivlError unless each process has a crop for each micro-batch (`accumulate`)."""
-    crops = settings.identities_per_batch * settings.crops_per_identity
-    if crops < process_group.world_size() * settings.accumulate:
-        raise PivlError(
-            f"{process_group.world_size()} processes cannot share a batch of {crops} crops in"
-            f" {settings.accumulate} parts each; start fewer, or raise stage2.identities_per_batch."
-        )

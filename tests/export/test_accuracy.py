@@ -151,3 +151,17 @@ def test_budgets_are_overridden_value_by_value():
 def test_invalid_budget_assignments_raise(assignment, message):
     with pytest.raises(PivlError, match=message):
         parse_budgets([assignment])
+
+
+def test_unscored_crops_are_compared_by_their_features_only(small, test_split):
+    unscored = replace(test_split, scored=False)
+    reference = measure_reference(small, unscored, normalize=False)
+    assert reference.result is None
+    scored = compare_with_reference(
+        measure_reference(small, test_split, normalize=False), reference.features
+    )
+    parity, retrieval = compare_with_reference(reference, reference.features)
+    assert (parity, retrieval) == (scored[0], None)
+    check_budget(parity, None, BUDGET)
+    with pytest.raises(VerificationError, match="minimum cosine"):
+        check_budget(replace(parity, min_cosine=0.98), None, BUDGET)

@@ -193,3 +193,14 @@ def test_graph_that_is_not_the_bare_network_fails(small, test_split, tmp_path):
         export_model(other, tmp_path, test=test_split)
     (artifact,) = read_manifest(tmp_path).artifacts
     assert artifact.parity is None
+
+
+@pytest.mark.usefixtures("quick_latency")
+def test_export_without_scores_says_so_in_the_manifest(small, test_split, tmp_path):
+    unscored = replace(test_split, scored=False)
+    report = export_model(small, tmp_path, test=unscored, threads=1)
+    count = len(test_split.query) + len(test_split.gallery)
+    assert report.manifest.not_measured is not None
+    assert f"compared on {count} crops of the training split" in report.manifest.not_measured
+    (artifact,) = read_manifest(tmp_path).artifacts
+    assert (artifact.status, artifact.retrieval, artifact.thresholds) == ("verified", None, ())

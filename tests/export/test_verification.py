@@ -180,3 +180,16 @@ def test_programming_errors_are_not_failures_of_the_file(verifier, small_onnx, m
     monkeypatch.setattr(f"export.verification.{name}", fail)
     with pytest.raises(RuntimeError, match="size of tensor a"):
         verifier.verify(small_onnx, "fp32", "any")
+
+
+def test_unscored_crops_give_neither_scores_nor_thresholds(verifier, small, small_onnx, tmp_path):
+    unscored = replace(verifier.reference.test, scored=False)
+    reference = measure_reference(small, unscored, normalize=False)
+    without = replace(verifier, reference=reference)
+    artifact = without.verify(small_onnx, "fp32", "any")
+    assert (artifact.status, artifact.retrieval, artifact.thresholds) == ("verified", None, ())
+    assert artifact.parity == verifier.verify(small_onnx, "fp32", "any").parity
+    noise = write_edited(tmp_path / "noise.onnx", small_onnx, lambda w: np.flip(w).copy())
+    failed = without.verify(noise, "fp32", "any")
+    assert failed.status == "failed"
+    assert "minimum cosine" in failed.failure

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from pivl_distill import console
-from pivl_distill.console import summary, table, track, watch
+from pivl_distill.console import format_bytes, summary, table, track, watch
 
 
 def test_items_are_yielded_lazily(capsys):
@@ -129,3 +129,26 @@ def test_hidden_progress_prints_nothing(clock, capsys, monkeypatch):
     console.show_progress(True)
     assert list(track(range(2), "Reading", unit="crops")) == [0, 1]
     assert "Reading: 2 crops in" in capsys.readouterr().err
+
+
+def test_short_work_shows_no_progress_if_asked(clock, capsys):
+    quiet = track(range(4), "Checking", unit="files", quiet_s=2.0)
+    assert list(quiet) == [0, 1, 2, 3]
+    assert capsys.readouterr().err == ""
+
+
+def test_long_work_shows_progress_after_the_quiet_seconds(clock, capsys):
+    seen = []
+    for number in track(range(6), "Checking", unit="files", quiet_s=2.0):
+        seen.append(number)
+        clock[0] += 1.5
+    assert seen == [0, 1, 2, 3, 4, 5]
+    assert capsys.readouterr().err == "Checking: 4 files in 6.0 s\n"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 bytes"), (2048, "2 KiB"), (5 * 2**30, "5 GiB"), (2**50, "1.049e+06 GiB")],
+)
+def test_bytes_are_formatted_with_a_binary_unit(count, text):
+    assert format_bytes(count) == text

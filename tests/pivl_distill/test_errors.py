@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from pivl_distill import errors
-from pivl_distill.errors import PivlError, VerificationError, explain_os_error, unknown_name
+from pivl_distill.distributed.process_group import PeerProcessError
+from pivl_distill.errors import (
+    PivlError,
+    Problems,
+    VerificationError,
+    explain_os_error,
+    unknown_name,
+)
 
 
 def test_doctest_examples_pass():
@@ -61,3 +68,44 @@ def test_both_files_are_named_and_descriptors_are_not(tmp_path):
 
 def test_error_of_a_library_is_not_one_of_the_system():
     assert explain_os_error(OSError("404 Client Error")) is None
+
+
+def fail(message: str) -> None:
+    raise PivlError(message)
+
+
+def test_one_error_lists_all_problems_once():
+    problems = Problems()
+    problems.refuse()
+    assert problems.attempt(lambda value: value + 1, value=1) == 2
+    assert problems.attempt(fail, "No camera.") is None
+    with pytest.raises(PivlError, match=r"^No camera\.$"):
+        problems.refuse()
+    for message in ("No room.", "No camera."):
+        problems.attempt(fail, message)
+    with pytest.raises(PivlError) as refused:
+        problems.refuse()
+    expected = "2 problems; nothing was started:\n  1. No camera.\n  2. No room."
+    assert str(refused.value) == expected
+    assert refused.value.exit_code == 2
+
+
+def test_lists_of_problems_are_joined():
+    inner, outer = Problems(), Problems()
+    inner.add("One.", "Two.")
+    outer.add("Zero.", "One.")
+    outer.attempt(inner.refuse)
+    assert outer.found == ["Zero.", "One.", "Two."]
+
+
+def test_other_errors_are_not_collected():
+    problems = Problems()
+    with pytest.raises(ZeroDivisionError):
+        problems.attempt(lambda: 1 / 0)
+
+    def lose_a_peer() -> None:
+        raise PeerProcessError("gone")
+
+    with pytest.raises(PeerProcessError):
+        problems.attempt(lose_a_peer)
+    assert problems.found == []

@@ -21,7 +21,8 @@ from pivl_distill.training.metrics import MEASURES
 from pivl_distill.training.teacher_embeddings import TeacherEmbeddings, save_embeddings
 from stopped_runs import Killed, assert_same_student, call_before_step, kill_process, read_metrics
 from students.backbones import create_backbone
-from students.distill import list_extra_crops, make_student, train_student
+from students.distill import train_student
+from students.inputs import list_extra_crops, make_student
 from students.supervision import load_teacher
 
 STUDENT_WITHOUT_CLIP = """

@@ -38,8 +38,8 @@ def test_file_has_every_crop_and_the_classifier(make_clip, unlabeled, tmp_path, 
     config = config_of(unlabeled if extra else None)
     clip = make_clip("tiny_rn")
     teacher = Teacher(clip, len(dataset.train_pids), HeadSettings()).eval()
-    store = CropStore.load(dataset.train, SIZE_HW)
     records = [*dataset.train, *list_extra_crops(config)]
+    store = CropStore.load(records, SIZE_HW)
     assert len(records) == 48 + 3 * extra
     run = Run.create("teach", "", tmp_path / "run")
     model = teacher.embedding_model()

@@ -15,8 +15,6 @@ import teachers.stage1_losses
 import teachers.teach
 from pivl_distill.bank import KIND, PromptBank
 from pivl_distill.config import ClipSettings, LossSettings, TeachConfig, load_config
-from pivl_distill.data.records import Record, ReIDDataset
-from pivl_distill.data.vocabulary import LIP20
 from pivl_distill.errors import PivlError
 from pivl_distill.runs import progress
 from pivl_distill.runs.run import Run
@@ -24,40 +22,9 @@ from pivl_distill.storage.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.storage.tensors import load_tensors, save_tensors
 from pivl_distill.training import stage2_run
 from pivl_distill.training.trainer import Stage2Trainer
-from teachers.clip import CLIP_MEAN, CLIP_STD
-from teachers.clip_reid_checkpoint import parse_checkpoint
-from teachers.image_encoders import ViTOptions
+from teachers.inputs import fusion_head_settings
 from teachers.probes import BankProbe
-from teachers.teach import (
-    build_clip,
-    fusion_head_settings,
-    make_text_features,
-    make_vit_options,
-    part_vocabulary,
-    teach,
-    warn_of_equal_texts,
-)
-
-
-def dataset_with_cameras(*camids: int | None) -> ReIDDataset:
-    records = tuple(Record(Path(f"{n}.jpg"), n, camid) for n, camid in enumerate(camids))
-    return ReIDDataset("planted", Path(), records, records, records)
-
-
-def test_without_sie_coefficient_there_are_no_camera_embeddings() -> None:
-    options = make_vit_options(ClipSettings(stride_px=12), dataset_with_cameras(0, 1))
-    assert options == ViTOptions(12)
-
-
-def test_with_sie_coefficient_every_camera_has_an_embedding() -> None:
-    settings = ClipSettings(stride_px=16, sie_coefficient=0.5)
-    assert make_vit_options(settings, dataset_with_cameras(0, 4)) == ViTOptions(16, 5, 0.5)
-
-
-def test_camera_embeddings_need_known_cameras() -> None:
-    with pytest.raises(PivlError, match="which camera"):
-        make_vit_options(ClipSettings(sie_coefficient=1.0), dataset_with_cameras(None, None))
-
+from teachers.teach import make_text_features, teach, warn_of_equal_texts
 
 QUICK = load_config(TeachConfig, "teach", "quick", {"stage2.epochs": 2})
 
@@ -191,75 +158,6 @@ def test_random_weights_depend_only_on_the_seed(tmp_path: Path) -> None:
     other = config.model_copy(update={"seed": 1})
     with pytest.raises(PivlError, match="clip was"):
         teach(other, resume=tmp_path / "run")
-
-
-@pytest.mark.parametrize("cameras", [0, 6])
-def test_clip_reid_checkpoint_provides_the_encoders(checkpoint_and_base, tmp_path, cameras) -> None:
-    state, words = checkpoint_and_base(cameras)
-    torch.save(state, tmp_path / "reid.pth")
-    settings = ClipSettings(
-        name="small-reid",
-        weights=str(tmp_path / "reid.pth"),
-        base=str(words),
-        stride_px=12 if cameras else None,
-        sie_coefficient=0.5 if cameras else 0.0,
-    )
-    dataset = dataset_with_cameras(*range(6))
-    clip = build_clip(settings, (256, 128), dataset)
-    checkpoint = parse_checkpoint(state, "reid.pth", 0.5).clip
-    images = torch.randn(2, 3, 256, 128, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        for camera_arguments in ([torch.tensor([0, 3])], []) if cameras else ([],):
-            ours, theirs = (c.image.eval()(images, *camera_arguments) for c in (clip, checkpoint))
-            torch.testing.assert_close(ours.projected, theirs.projected)
-        assert clip.text.encode(["a photo of a person"]).shape == (1, 24)
-    assert clip.weights_sha256 != checkpoint.weights_sha256  # the token table is hashed too
-    with pytest.raises(PivlError, match=r"differ\. Name the CLIP it was fine-tuned from"):
-        build_clip(settings.model_copy(update={"base": "none"}), (256, 128), dataset)
-
-
-@pytest.mark.parametrize(
-    ("changes", "size_hw", "difference"),
-    [
-        ({"name": "RN50"}, (256, 128), "not RN50 for crops of 256×128"),
-        ({}, (128, 64), "not small-reid for crops of 128×64"),
-        ({"stride_px": 12}, (256, 128), "not small-reid .* with stride 12 and no camera"),
-        ({"sie_coefficient": 1.0}, (256, 128), "not small-reid .* and 6 camera embeddings"),
-    ],
-)
-def test_settings_that_contradict_a_checkpoint_raise(
-    checkpoint_and_base, tmp_path, changes, size_hw, difference
-) -> None:
-    state, words = checkpoint_and_base()
-    torch.save(state, tmp_path / "reid.pth")
-    settings = ClipSettings(name="small-reid", weights=str(tmp_path / "reid.pth"), base=str(words))
-    settings = settings.model_copy(update=changes)
-    message = f"holds small-reid for crops of 256×128 with patches side by side.*{difference}"
-    with pytest.raises(PivlError, match=message):
-        build_clip(settings, size_hw, dataset_with_cameras(*range(6)))
-
-
-@pytest.mark.parametrize("pixels", ["reid", "clip"])
-def test_pixel_normalisation_follows_the_setting(pixels) -> None:
-    settings = ClipSettings(name="tiny_rn", weights="none", pixels=pixels)
-    clip = build_clip(settings, (128, 64), dataset_with_cameras(0))
-    assert ((clip.mean, clip.std) == (CLIP_MEAN, CLIP_STD)) == (pixels == "clip")
-
-
-def test_part_maps_are_required_if_part_prompts_are_learned() -> None:
-    without = dataset_with_cameras(0, 1)
-    some = ReIDDataset("mapped", Path(), without.train, without.query, without.gallery, LIP20)
-    assert part_vocabulary(TeachConfig(), some) is LIP20
-    identity = TeachConfig(supervision="identity", tuning={"part_epochs": 0})
-    assert part_vocabulary(identity, some) is None
-    assert part_vocabulary(identity, without) is None
-    for config in (
-        TeachConfig(),
-        TeachConfig(supervision="identity"),
-        TeachConfig(supervision="label", tuning={"part_epochs": 0}),
-    ):
-        with pytest.raises(PivlError, match=r"planted has no parsing maps.*supervision=identity"):
-            part_vocabulary(config, without)
 
 
 @pytest.mark.parametrize("supervision", ["identity", "label", "part"])

@@ -77,8 +77,8 @@ def export(
     from export.accuracy import parse_budgets, parse_precision
     from export.engine_exporter import check_engines
     from export.exporter import ExportError
+    from pivl_distill.app.export_report import print_engine, print_export
     from pivl_distill.app.export_run import ExportOptions, export_checkpoint
-    from pivl_distill.app.report import print_engine, print_export
     from pivl_distill.runs.run import Run
 
     precisions = [parse_precision(name) for names in precision for name in names.split(",")]
@@ -226,8 +226,9 @@ def bench(
     from pivl_distill.app.embed_folder import latest_export
     from pivl_distill.runtime.onnx_session import has_cuda
 
+    folder = export_dir or latest_export()
     outputs = BenchOutputs(json_file, plot)
-    outputs.check()
+    outputs.check(folder)
     settings = BenchSettings(
         batches,
         threads or (os.cpu_count() or 1,),
@@ -235,7 +236,7 @@ def bench(
         seconds,
         engines=not devices or "cuda" in devices,
     )
-    outputs.write(run_bench(export_dir or latest_export(), settings))
+    outputs.write(run_bench(folder, settings))
 
 
 @click.command(

@@ -48,7 +48,7 @@ def teach(
     if dry_run:
         from teachers.dry_run import dry_run_teach
 
-        print_dry_run(dry_run_teach(plan.config))
+        print_dry_run(dry_run_teach(plan.config, plan.location.out))
     else:
         from teachers.teach import teach as run_teach
 
@@ -66,6 +66,7 @@ Examples:
   pivl-distill student --set supervision=identity      identity texts only (CLIP-ReID)
   pivl-distill student --max-ms 2                      the largest that is fast enough here
   pivl-distill student --resume runs/student-2
+  pivl-distill student --data folders:/data/crops --no-evaluation
 """,
 )
 @click.option("--arch", help="mobilenetv2_025 (default) or any timm model with feature stages.")
@@ -111,14 +112,16 @@ def student(
         latency_device=latency_device,
         dry_run=dry_run,
     )
+    location = plan.location
     if dry_run:
         from students.dry_run import dry_run_student
 
-        print_dry_run(dry_run_student(plan.config, plan.bank_file, plan.random_bank_dim))
+        print_dry_run(
+            dry_run_student(plan.config, plan.bank_file, plan.random_bank_dim, location.out)
+        )
     else:
         from students.distill import train_student
 
-        location = plan.location
         print_student(train_student(plan.config, plan.bank_file, location.out, location.resume))
 
 

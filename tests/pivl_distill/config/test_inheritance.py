@@ -36,7 +36,7 @@ BANK = DataSettings(
 def test_settings_are_inherited_one_by_one(own, expected):
     given = {f"data.{name}": "command line" for name in own}
     data, origins = inherit_data_settings(DataSettings(**own), given, BANK, "runs/teach-1")
-    defaults = {"unlabeled": None, "validation_identities": 0}
+    defaults = {"unlabeled": None, "validation_identities": 0, "evaluation": True}
     assert data.model_dump(exclude={"crop_cache_gib"}) == defaults | expected
     assert {name for name, origin in origins.items() if origin == "command line"} == set(own)
     assert all(
@@ -45,10 +45,12 @@ def test_settings_are_inherited_one_by_one(own, expected):
     )
 
 
-def test_the_cache_limit_is_not_inherited():
-    data, origins = inherit_data_settings(DataSettings(), {}, BANK, "runs/teach-1")
+def test_the_cache_limit_and_the_evaluation_are_not_inherited():
+    unscored = BANK.model_copy(update={"evaluation": False})
+    data, origins = inherit_data_settings(DataSettings(), {}, unscored, "runs/teach-1")
     assert data.crop_cache_gib == DataSettings().crop_cache_gib
-    assert origins["crop_cache_gib"] == "default"
+    assert data.evaluation
+    assert origins["crop_cache_gib"] == origins["evaluation"] == "default"
 
 
 def test_the_description_names_values_and_origins():

@@ -63,7 +63,7 @@ def test_clean_dataset_passes(tree: Path) -> None:
     assert junk.found == ("bounding_box_test/-1_c1_a.jpg",)
     assert (report.counts, report.mapped, report.has_cameras) == (COUNTS, 4, True)
     assert report.published is not None
-    assert len(report.findings) == 17
+    assert len(report.findings) == 18
 
 
 def move(tree: Path, old: str, new: str) -> None:
@@ -214,3 +214,12 @@ def test_published_counts_add_up() -> None:
     assert totals["dukemtmc"] == 36_411
     assert totals["occluded_duke"] == 35_489
     assert totals["msmt17"] - totals["msmt17-no-val"] == 2_373
+
+
+def test_missing_test_split_is_a_problem(tree: Path) -> None:
+    shutil.rmtree(tree / "query")
+    report = check_dataset(load_dataset(f"market1501:{tree}"))
+    assert nonempty_findings(report) == {
+        **MOVED_COUNTS,
+        "splits without images": (1, "PROBLEM"),
+    }

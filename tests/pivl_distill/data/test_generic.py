@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,14 +58,25 @@ def test_folder_errors(tmp_path: Path, plant) -> None:
     with pytest.raises(PivlError, match="name its parent folder"):
         load_folders(tmp_path / "train")
     (tmp_path / "query" / "7").rename(tmp_path / "query" / "anna")
-    with pytest.raises(PivlError, match="anna is not an identity number"):
+    with pytest.raises(PivlError, match="anna has the identity 'anna', which is not an integer"):
         load_folders(tmp_path)
     (tmp_path / "query" / "anna").rename(tmp_path / "query" / "-1")
-    with pytest.raises(PivlError, match=r"'query' of .* contains no images"):
-        load_folders(tmp_path)
+    assert load_folders(tmp_path).query == ()
     plant(tmp_path, ["query/7/a.jpg", "query/loose.jpg"])
     with pytest.raises(PivlError, match=r"loose\.jpg is in no identity's folder"):
         load_dataset(f"folders:{tmp_path}")
+    shutil.move(tmp_path / "train", tmp_path / "elsewhere")
+    plant(tmp_path, ["train/-1/junk.jpg"])
+    with pytest.raises(PivlError, match=r"'train' of .* contains no images"):
+        load_folders(tmp_path)
+
+
+def test_identities_longer_than_64_bits_are_refused_among_others(tmp_path: Path, plant) -> None:
+    plant(tmp_path, [*FOLDERS, f"gallery/{10**18}/a.jpg"])
+    with pytest.raises(
+        PivlError, match=r"has the identity '10+', which is not an integer of at most"
+    ):
+        load_folders(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +101,7 @@ def test_file_names_that_match_a_pattern(tmp_path: Path, plant, folders: tuple[s
         (r"(?P<cam>\d+)", r"must contain the named group \(\?P<pid>"),
         (r"(?P<pid>\d+)_(?P<camera>\d+)", "did you mean 'cam'"),
         (r"(?P<pid>\d+", "is not a regular expression"),
-        (r"(?P<pid>\w+)_", "identities must be integers"),
+        (r"(?P<pid>\w+)_", "which is not an integer of at most 18 digits"),
         (r"(?P<pid>p\d+)", "does not match the pattern"),
         (r"_(?P<pid>\d)|(?P<cam>a)", "does not match the pattern"),
     ],

@@ -11,6 +11,7 @@ from pivl_distill.data.listing import (
     find_images,
     list_images,
     parse_integer,
+    parse_label,
     read_text,
     require_files,
     require_images,
@@ -39,10 +40,13 @@ def test_first_subfolder_with_all_folders_of_a_layout_is_the_root(tmp_path: Path
     (tmp_path / "train").mkdir()
     for folder in forms[1]:
         (tmp_path / "inner" / folder).mkdir(parents=True)
+    (tmp_path / "inner" / "empty").mkdir()
     root_and_form = find_dataset_root(tmp_path, "Some", forms, (".", "inner"))
     assert root_and_form == (tmp_path / "inner", forms[1])
+    # The test split may lack; a place that has both comes first.
+    assert find_dataset_root(tmp_path, "Some", forms) == (tmp_path, forms[0])
     with pytest.raises(PivlError, match="looked for the folders train, test or learn, prove there"):
-        find_dataset_root(tmp_path, "Some", forms)
+        find_dataset_root(tmp_path / "inner" / "empty", "Some", forms)
     with pytest.raises(PivlError, match="there is no such folder"):
         find_dataset_root(tmp_path / "nowhere", "Some", forms)
     with pytest.raises(PivlError, match="one split of a Some dataset; name its parent folder"):
@@ -85,3 +89,15 @@ def test_text_may_have_a_byte_order_mark_but_must_be_utf8(tmp_path: Path) -> Non
 )
 def test_parse_integer(text: str, number: int | None) -> None:
     assert parse_integer(text) == number
+
+
+@pytest.mark.parametrize("text", ["anna", "", "1.5", "9" * 19, "9" * 5000, "-" + "9" * 19, "٣"])
+def test_labels_are_integers_of_at_most_64_bits(text: str) -> None:
+    assert parse_label("-1", "identity", "here") == -1
+    assert parse_label("9" * 18, "camera", "here") < 2**63
+    with pytest.raises(PivlError, match=r"^here has the identity '.*, which is not an integer"):
+        parse_label(text, "identity", "here")
+
+
+def test_missing_folder_has_no_images(tmp_path: Path) -> None:
+    assert list_images(tmp_path / "query") == []

@@ -105,14 +105,34 @@ def test_errors_for_missing_folders_and_images(tmp_path: Path, plant) -> None:
     plant(tmp_path, NAMES)
     with pytest.raises(PivlError, match="name its parent folder"):
         load_market("market1501", tmp_path / "bounding_box_train")
-    (tmp_path / NAMES[5]).unlink()
-    with pytest.raises(PivlError, match="query contains no images"):
+    for name in NAMES:
+        if name.startswith("bounding_box_train"):
+            (tmp_path / name).unlink()
+    with pytest.raises(PivlError, match="bounding_box_train contains no images"):
         load_market("market1501", tmp_path)
 
 
-def test_split_with_only_junk_is_an_error(tmp_path: Path, plant) -> None:
-    plant(tmp_path, ["query/-1_c1.jpg", *(name for name in NAMES if "query" not in name)])
+def test_training_split_with_only_junk_is_an_error(tmp_path: Path, plant) -> None:
+    junk = "bounding_box_train/-1_c1.jpg"
+    plant(tmp_path, [junk, *(name for name in NAMES if "train" not in name)])
     with pytest.raises(PivlError, match="pid -1 is not counted"):
+        load_market("market1501", tmp_path)
+
+
+def test_test_splits_may_be_empty_or_missing(tmp_path: Path, plant) -> None:
+    plant(tmp_path, [name for name in NAMES if "query" not in name])
+    for _ in range(2):
+        dataset = load_market("market1501", tmp_path)
+        assert (len(dataset.query), bool(dataset.train), bool(dataset.gallery)) == (0, True, True)
+        (tmp_path / "query").mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [(f"{10**18}_c1s1.jpg", "identity"), (f"0002_c{10**18}s1.jpg", "camera")]
+)
+def test_numbers_longer_than_64_bits_are_refused(tmp_path: Path, plant, name, what) -> None:
+    plant(tmp_path, [*NAMES, f"query/{name}"])
+    with pytest.raises(PivlError, match=f"{name} has the {what} '10+', which is not an integer"):
         load_market("market1501", tmp_path)
 
 

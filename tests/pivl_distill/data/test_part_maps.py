@@ -9,7 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pivl_distill.data.part_maps import folder_vocabulary, majority_labels, part_shares, read_map
+from pivl_distill.data.part_maps import (
+    folder_vocabulary,
+    majority_labels,
+    part_shares,
+    read_map,
+    read_map_size,
+)
 from pivl_distill.data.vocabulary import IGNORE, LIP20
 from pivl_distill.errors import PivlError
 
@@ -120,3 +126,17 @@ def test_majority_keeps_small_parts() -> None:
 def test_grid_finer_than_the_map_is_an_error() -> None:
     with pytest.raises(ValueError, match="smaller than the grid"):
         majority_labels(random_maps(4, 4), (8, 4), PARTS)
+
+
+def test_size_of_a_map_is_read_from_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "map.png"
+    labels = np.random.default_rng(0).integers(0, 20, (64, 32), dtype=np.uint8)
+    Image.fromarray(labels).save(path)
+    path.write_bytes(path.read_bytes()[:-500])
+    assert read_map_size(path) == (64, 32)
+    Image.new("RGB", (8, 16)).save(path)
+    with pytest.raises(PivlError, match="mode RGB, not a part map"):
+        read_map_size(path)
+    path.write_bytes(b"no map")
+    with pytest.raises(PivlError, match=r"Cannot read the part map .*map\.png"):
+        read_map_size(path)

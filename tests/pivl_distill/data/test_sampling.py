@@ -70,7 +70,7 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 
 
 def test_too_few_identities_is_an_error() -> None:
-    with pytest.raises(PivlError, match="takes 7 identities, but the training split has 6"):
+    with pytest.raises(PivlError, match="identities_per_batch is 7, but the training split has 6"):
         pk_batches(PIDS, 7, 4, epoch_rng(0, 0))
 
 

@@ -11,12 +11,14 @@ from PIL import Image
 
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.scan import (
+    HEADER_ONLY,
     OTHER_SIZE,
     UNKNOWN_VALUES,
     WRONG_KIND,
     ScannedCrop,
     duplicates,
     scan_files,
+    scan_headers,
 )
 from pivl_distill.data.vocabulary import LIP20
 
@@ -118,3 +120,32 @@ def test_duplicates_equal_a_comparison_of_all_pairs() -> None:
     assert duplicates(crops, crops, same_person) == expected
     known = [crop for crop in crops[:12] if crop.digest in {other.digest for other in crops[12:]}]
     assert len(duplicates(crops[:12], crops[12:])) == sum(crop.digest is not None for crop in known)
+
+
+def test_headers_tell_damage_at_the_start_and_wrong_maps(tmp_path: Path, plant, capsys) -> None:
+    plant(tmp_path, ["good.jpg", "broken.jpg", "colour.png"])
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "late.jpg")
+    (tmp_path / "late.jpg").write_bytes((tmp_path / "late.jpg").read_bytes()[:-500])
+    Image.fromarray(np.full((16, 8), 77, np.uint8)).save(tmp_path / "map.png")
+    Image.fromarray(np.zeros((8, 16), np.uint8)).save(tmp_path / "turned.png")
+    names = {
+        ("good.jpg", "map.png"): (HEADER_ONLY, None),
+        ("good.jpg", "turned.png"): (HEADER_ONLY, OTHER_SIZE),
+        ("good.jpg", "colour.png"): (HEADER_ONLY, WRONG_KIND),
+        ("good.jpg", "gone.png"): (HEADER_ONLY, WRONG_KIND),
+        ("late.jpg", None): (HEADER_ONLY, None),
+        ("broken.jpg", None): (None, None),
+        ("gone.jpg", None): (None, None),
+    }
+    records = [
+        Record(tmp_path / image, 1, 0, tmp_path / label if label else None)
+        for image, label in names
+    ]
+    elsewhere = Record(Path("/nowhere/9.jpg"), 9, 0)
+    scanned = scan_headers({"train": records, "query": [elsewhere]}, tmp_path)
+    assert [(crop.digest, crop.map_fault) for crop in scanned[:-1]] == list(names.values())
+    assert [crop.name for crop in scanned[:-1]] == [image for image, _ in names]
+    assert (scanned[-1].name, scanned[-1].split) == ("/nowhere/9.jpg", "query")
+    assert capsys.readouterr().err == ""

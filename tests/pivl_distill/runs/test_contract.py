@@ -107,3 +107,11 @@ def test_settings_of_the_optimisation_exist():
     fields = {"tuning": TuningSettings.model_fields, "stage2": Stage2Settings.model_fields}
     for section, names in OPTIMISATION.items():
         assert set(names) <= fields[section].keys()
+
+
+def test_evaluation_may_change(tmp_path):
+    """The trained weights do not depend on it."""
+    contract = Contract(tmp_path)
+    contract.pin(config={"data": {"evaluation": True}})
+    contract.pin(config={"data": {"evaluation": False}})
+    assert contract.values == {"config": {"data": {"evaluation": False}}}

@@ -310,3 +310,12 @@ def test_remains_of_a_crash_are_removed_after_a_day(tmp_path: Path) -> None:
     os.utime(lock, (1.0, 1.0))
     evict_least_recently_used(tmp_path, 100)
     assert {entry.name for entry in tmp_path.iterdir()} == {".begun", "kept"}
+
+
+def test_an_array_is_found_by_its_size(tmp_path: Path) -> None:
+    folder = tmp_path / "kind"
+    assert not array_cache.has_array_of_size(folder, 120)
+    folder.mkdir()
+    write(folder / "key", SHAPES, BYTES, batches())
+    for size, found in ((120, True), (40, True), (119 + 8192, False), (10_000, False)):
+        assert array_cache.has_array_of_size(folder, size) == found

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pivl_distill.config import DataSettings, HeadSettings, LossSettings, Stage2Settings
+from pivl_distill.console import format_bytes
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
 from pivl_distill.errors import DivergenceError, PivlError
@@ -18,11 +19,10 @@ from pivl_distill.training.dry_run import (
     describe_data,
     describe_stage2,
     describe_step,
-    format_bytes,
     run_forward,
 )
 from pivl_distill.training.supervision import Supervision
-from stubs import PixelStub
+from stubs import MapStub, PixelStub
 
 SETTINGS = Stage2Settings(epochs=3, identities_per_batch=3, crops_per_identity=2)
 
@@ -127,9 +127,9 @@ def test_training_split_is_described(tmp_path):
     assert describe_data(dataset, DataSettings(), maps=False)["parsing maps"] == "not needed"
 
 
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 bytes"), (2048, "2 KiB"), (5 * 2**30, "5 GiB"), (2**50, "1.049e+06 GiB")],
-)
-def test_bytes_are_formatted_with_a_binary_unit(count, text):
-    assert format_bytes(count) == text
+def test_batch_norm_of_the_heads_takes_micro_batches_of_one_crop():
+    settings = SETTINGS.model_copy(
+        update={"accumulate": SETTINGS.identities_per_batch * SETTINGS.crops_per_identity}
+    )
+    output, _ = run_forward(MapStub(8, 6), Supervision(), settings)
+    assert output.logits[0].shape == (2, 6)
