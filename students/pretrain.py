@@ -24,7 +24,6 @@ from pivl_distill.data.transforms import Augmentation, augment
 from pivl_distill.log_handler import logs_on_stderr
 from pivl_distill.models.embedding import normalize_crops
 from pivl_distill.storage.tensors import save_tensors
-from pivl_distill.training.compile import compile_body
 from pivl_distill.training.pretraining import (
     UNSEEN_CAMERAS,
     UNSEEN_PEOPLE,
@@ -90,9 +89,11 @@ def attribute_classes(people: tuple[Person, ...]) -> Classes:
 
 
 def attribute_labels(people: tuple[Person, ...], classes: Classes) -> Tensor:
-    """Return class ids [N, attributes]."""
-    rows = [[classes[name].index(value(p)) for name, value in ATTRIBUTES.items()] for p in people]
-    return torch.tensor(rows)
+    """Return class ids [N, attributes]; −1 for a value that `classes` lacks."""
+    ids = {name: {value: i for i, value in enumerate(values)} for name, values in classes.items()}
+    return torch.tensor(
+        [[ids[name].get(value(who), -1) for name, value in ATTRIBUTES.items()] for who in people]
+    )
 
 
 def train(arch: str, recipe: Recipe) -> tuple[nn.Module, dict[str, float]]:
@@ -104,7 +105,6 @@ def train(arch: str, recipe: Recipe) -> tuple[nn.Module, dict[str, float]]:
     network = create_backbone(arch, image_size_hw=(128, 64))
     head = nn.Linear(network(torch.zeros(2, 3, 128, 64)).shape[1], sum(sizes))
     model = nn.Sequential(network, head).train().to(memory_format=torch.channels_last)
-    compile_body(network, torch.device("cpu"))
 
     def loss_terms(batch: np.ndarray) -> LossTerms:
         logits = model(augment_batch(crops, batch, rng))
