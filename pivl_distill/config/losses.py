@@ -30,9 +30,9 @@ class LossSettings(Settings):
         ge=0,
     )
     align: float = setting(
-        5.0,
+        1.0,
         "weight of L_align, which aligns feature-map cells with part texts",
-        source="Eq. 11 and 12: 1; a student's default is our own measurement",
+        source="Eq. 11 and 12: 1",
         ge=0,
     )
     label_smoothing: float = setting(

@@ -12,7 +12,6 @@ from pivl_distill.config.distillation import (
     DistillationSettings,
     PartClassificationSettings,
 )
-from pivl_distill.config.losses import LossSettings
 from pivl_distill.config.stage2 import Stage2Settings
 
 
@@ -58,7 +57,6 @@ class StudentConfig(Settings):
         max_gradient_norm=1.0,
         average_decay=0.999,
         warmup_epochs=3.0,
-        loss=LossSettings(align=1.0),
     )
     trust_pids: bool = setting(
         False,

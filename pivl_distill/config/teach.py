@@ -260,7 +260,7 @@ class TeachConfig(Settings):
         source="Table 3: B, B+H, and B+P or B+P+F",
     )
     stage2: Stage2Settings = Stage2Settings(
-        epochs=6, learning_rate=5e-4, loss=LossSettings(align=1.0, text_scale=2.0)
+        epochs=6, learning_rate=5e-4, loss=LossSettings(text_scale=2.0)
     )
     bank_precision: Literal["float32", "float16"] = setting(
         "float32",

@@ -18,9 +18,8 @@ def test_defaults_follow_our_experiments():
     assert (teach.tuning.part_weighting, teach.tuning.background) == ("class_balanced", "ignore")
     assert teach.prompts.learned_tokens == 4
     assert (student.stage2.head.lateral, student.stage2.head.levels) == ("pointwise", (2, 3, 4))
-    for loss, weight in ((teach.stage2.loss, 5.0), (student.stage2.loss, 1.0)):
-        assert loss.align == weight
-        assert (loss.align_distance, loss.align_background) == ("cosine", "ignore")
+    for loss in (teach.stage2.loss, student.stage2.loss):
+        assert (loss.align, loss.align_distance, loss.align_background) == (1.0, "cosine", "ignore")
     assert student.supervision == "part"
     assert (student.distill.embedding, student.distill.relation) == (4.0, 3.0)
     assert student.stage2.min_lr_ratio == 1.0
