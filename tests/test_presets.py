@@ -154,7 +154,7 @@ def test_incompatible_settings_are_an_error(market: Path) -> None:
 
     output = refuse("--set", "prompts.learned_tokens=80")
     assert "has 87 tokens but this CLIP reads at most 77" in output
-    assert "identities_per_batch is 99, but the training split has 8 identities" in refuse(
+    assert "identities_per_batch is 99, but the training split has 17 identities" in refuse(
         "--set", "stage2.identities_per_batch=99"
     )
     assert "align_dim 512 is less than the 1024" in refuse("--set", "stage2.head.align_dim=512")
