@@ -242,7 +242,7 @@ class FakeVerifier:
             file=path.name,
             status="verified" if passed else "failed",
             failure=None if passed else "Over budget.",
-            retrieval=SimpleNamespace() if self.runs else None,
+            parity=SimpleNamespace() if self.runs else None,
             float32_nodes=tuple(float32_nodes),
         )
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 STUB = ROOT / "pivl_distill" / "__init__.pyi"
 
 
-UNREAD = {"export": {"source": "unread"}}
+UNREAD = {"export": {"source": "unread"}, "train_student": {"bank": "none"}}
 
 
 def test_importing_the_package_imports_nothing_heavy():
