@@ -20,7 +20,7 @@ from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.part_maps import majority_labels
 from pivl_distill.data.records import ReIDDataset
 from pivl_distill.data.store import CropStore
-from pivl_distill.data.unused import check_unused, log_unused
+from pivl_distill.data.unused import report_unused
 from pivl_distill.data.vocabulary import LIP20, Vocabulary
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
@@ -82,7 +82,7 @@ def import_clip_reid_bank(
     """
     check_run_folder(out)
     dataset = load_dataset(data.spec, data.parsing)
-    log_unused(check_unused(dataset), data.spec)
+    report_unused(dataset, data.spec)
     checkpoint = load_clip_reid_checkpoint(source, sie_coefficient)
     checkpoint.clip.to(device)
     pids = order_pids(dataset, checkpoint.identities, source)

@@ -39,8 +39,8 @@ def dry_run_teach(config: TeachConfig, out: Path | None = None) -> DryRunReport:
     """Build CLIP, prompts and teacher; report their sizes and whether they fit together.
 
     `out` is where the run would be written. Reads one batch of crops and maps and downloads
-    nothing: weights that are not on this machine
-    are replaced by random ones. Runs one step of each stage, except on the meta device.
+    nothing: weights that are not on this machine are replaced by random ones. Runs one step of each
+    stage, except on the meta device.
     """
     clip_settings = without_download(config.clip)
     if clip_settings != config.clip:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from pivl_distill.cli import main
@@ -33,3 +35,11 @@ def succeed(*arguments: str | Path) -> str:
 def refuse(*arguments: str | Path) -> str:
     """`end` with exit code 2, of bad input."""
     return end(2, *arguments)
+
+
+def work_in_copy(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make a copy of `folder` in `tmp_path` the working folder, and return it."""
+    desk = tmp_path / "desk"
+    shutil.copytree(folder, desk)
+    monkeypatch.chdir(desk)
+    return desk

@@ -14,7 +14,7 @@ import torch
 from pivl_distill.config import DataSettings, DeviceChoice, Preprocessing
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.scorable import check_scorable
-from pivl_distill.data.unused import check_unused, log_unused
+from pivl_distill.data.unused import report_unused
 from pivl_distill.device import pick_device
 from pivl_distill.errors import PivlError
 from pivl_distill.foreign import (
@@ -128,7 +128,7 @@ def evaluate_target(
     cache_gib = data.crop_cache_gib if cached else 0
     dataset = load_dataset(data.spec)
     check_scorable(dataset, OTHER_DATA)
-    log_unused(check_unused(dataset), data.spec)
+    report_unused(dataset, data.spec)
     test = QueryGalleryCrops.load(dataset, model.size_hw, cache_gib)
     features = embed_query_gallery(model, test, forward)
     result = evaluate_features(features, test, compute_device)

@@ -8,7 +8,7 @@ from pivl_distill.data.datasets import KINDS, load_dataset
 from pivl_distill.data.listing import IMAGE_SUFFIXES, find_images
 from pivl_distill.data.records import Record
 from pivl_distill.data.searched import Searched
-from pivl_distill.data.unused import check_unused, find_unused, log_unused
+from pivl_distill.data.unused import find_unused, log_unused, report_unused
 from pivl_distill.errors import PivlError
 
 PID = -1
@@ -38,7 +38,7 @@ def list_unlabeled(source: str) -> list[Record]:
 def _paths(source: str) -> list[Path]:
     if source.partition(":")[0] in KINDS:
         dataset = load_dataset(source)
-        log_unused(check_unused(dataset), source)
+        report_unused(dataset, source)
         return sorted({record.path for split in dataset.splits.values() for record in split})
     if not Path(source).is_dir():
         raise PivlError(

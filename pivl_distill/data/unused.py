@@ -87,6 +87,11 @@ def find_unused(
     return [*findings, Finding.of(NO_PERSON_LEFT, lost, problem=True)]
 
 
+def report_unused(dataset: ReIDDataset, spec: str) -> None:
+    """Log what lies in the folders of the data set `spec` and is not used."""
+    log_unused(check_unused(dataset), spec)
+
+
 def log_unused(findings: Iterable[Finding], place: object) -> None:
     """Log what is not used at `place`, on process 0; problems as warnings.
 

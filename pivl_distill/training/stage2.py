@@ -71,8 +71,8 @@ def train(
         averages.add(reported)
         crops_seen += len(step.batch)
         if step.ends_epoch:
-            watch.end_epoch(averages.mean(), step.epoch + 1)
-            metrics = epoch_metrics(trainer, averages, validation, step)
+            watch.end_epoch(means := averages.mean(), step.epoch + 1)
+            metrics = epoch_metrics(trainer, means, validation, step)
             rate = crops_seen / (time.monotonic() - start)
             run.log_metrics(stage=stage, epoch=step.epoch + 1, **metrics, crops_per_s=rate)
             averages.clear()
@@ -92,11 +92,11 @@ def make_trainer(
 
 
 def epoch_metrics(
-    trainer: Stage2Trainer, averages: MetricAverages, validation: Validation | None, step: Step
+    trainer: Stage2Trainer, means: dict[str, float], validation: Validation | None, step: Step
 ) -> dict[str, float]:
-    """Return the means of the epoch that `step` ends, its last learning rate, and scores if due."""
-    metrics, epoch = averages.mean(), step.epoch + 1
-    metrics["learning_rate"] = learning_rate_at(trainer.settings, step.elapsed_epochs)
+    """Return `means` of the epoch that `step` ends, its last learning rate, and scores if due."""
+    rate, epoch = learning_rate_at(trainer.settings, step.elapsed_epochs), step.epoch + 1
+    metrics = {**means, "learning_rate": rate}
     if validation is not None and validation.is_due(epoch):
         metrics |= validation.evaluate(trainer.model(), epoch)
         trainer.network.train()

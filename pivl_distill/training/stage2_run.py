@@ -23,7 +23,7 @@ from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.sampling import epoch_rng, pk_batches
 from pivl_distill.data.store import CropStore, load_training_crops
-from pivl_distill.data.unused import check_unused, log_unused
+from pivl_distill.data.unused import report_unused
 from pivl_distill.data.validation import hold_out
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.device import pick_device
@@ -95,7 +95,7 @@ class Stage2Run:
         dataset = problems.attempt(load_dataset, config.data.spec, config.data.parsing)
         if dataset is None or device is None:
             raise problems.error()
-        log_unused(check_unused(dataset), config.data.spec)
+        report_unused(dataset, config.data.spec)
         held_out = problems.attempt(hold_out, dataset, config.data.validation_identities)
         dataset, validation = held_out or (dataset, None)
         keep_freed_memory(device)

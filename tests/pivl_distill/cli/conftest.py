@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from command_line import QUICK, succeed
+from command_line import QUICK, succeed, work_in_copy
 from stopped_runs import EPOCHS
 
 
@@ -26,6 +25,4 @@ def workplace(make_once: Callable[[str, Callable[[], None]], Path]) -> Path:
 @pytest.fixture
 def desk(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder of one's own with that teach run."""
-    shutil.copytree(workplace, tmp_path / "desk")
-    monkeypatch.chdir(tmp_path / "desk")
-    return tmp_path / "desk"
+    return work_in_copy(workplace, tmp_path, monkeypatch)

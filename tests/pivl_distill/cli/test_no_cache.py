@@ -11,7 +11,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
-from command_line import QUICK, succeed
+from command_line import QUICK, succeed, work_in_copy
 from pivl_distill.bank import PromptBank
 from pivl_distill.cli import main
 from pivl_distill.data.synthetic.cache import cached_dataset
@@ -40,9 +40,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def in_workplace(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of these runs and their cache, as working directory."""
-    shutil.copytree(workplace, tmp_path / "desk")
-    monkeypatch.chdir(tmp_path / "desk")
-    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(tmp_path / "desk" / "cache"))
+    desk = work_in_copy(workplace, tmp_path, monkeypatch)
+    monkeypatch.setenv("PIVL_DISTILL_CACHE", str(desk / "cache"))
 
 
 def entries() -> set[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from command_line import QUICK, end, refuse, succeed
+from command_line import QUICK, end, refuse, succeed, work_in_copy
 from pivl_distill.data.synthetic.cache import cached_dataset
 from pivl_distill.training import stage2_run
 
@@ -48,9 +48,7 @@ def trained(make_once: Callable[[str, Callable[[], None]], Path]) -> Path:
 @pytest.fixture
 def desk(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy as working folder."""
-    shutil.copytree(trained, tmp_path / "desk")
-    monkeypatch.chdir(tmp_path / "desk")
-    return tmp_path / "desk"
+    return work_in_copy(trained, tmp_path, monkeypatch)
 
 
 def test_without_the_flag_the_refusal_names_it(desk: Path) -> None:
