@@ -29,7 +29,8 @@ from pivl_distill.console import table
 from pivl_distill.storage.files import write_json
 
 RESULTS, GPU_RESULTS = (Path(__file__).with_name(name) for name in ("latest.json", "gpu.json"))
-THREADS = 2
+THREADS = min(2, len(os.sched_getaffinity(0)))
+"""Of every benchmark and experiment: two, or the one core that `taskset -c 0` leaves."""
 LOAD_AT_START = os.getloadavg()[0]
 """Load average of the last minute, which includes the previous benchmark."""
 

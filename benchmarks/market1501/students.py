@@ -45,7 +45,7 @@ WEIGHTS = {"mobilenetv2_025": "selected channels", "mobilenetv2_100": "all chann
 @click.option("--clip", type=click.Choice([*CLIPS]), default="photo", show_default=True)
 @click.option("--arms", "names", help="Arms, separated by commas; default: all.")
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--epochs", default=20, show_default=True)
+@click.option("--epochs", default=12, show_default=True)
 @click.option("--out", type=OutputPath(), help="Result file.")
 def main(
     root: Path,
