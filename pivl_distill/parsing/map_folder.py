@@ -23,11 +23,11 @@ from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import VOCABULARY_FILE
 from pivl_distill.storage.files import (
     is_empty,
-    locked_folder,
     remove_partial,
     write_bytes,
     write_json,
 )
+from pivl_distill.storage.locks import locked_folder
 from pivl_distill.storage.paths import is_inside
 from pivl_distill.storage.readers import read_json
 

@@ -41,7 +41,8 @@ from pivl_distill.storage.filenames import (
     RUN_FILE,
     STATE_FOLDER,
 )
-from pivl_distill.storage.files import locked, remove_partial, write_text
+from pivl_distill.storage.files import remove_partial, write_text
+from pivl_distill.storage.locks import locked
 from pivl_distill.storage.tensors import damage_named, load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)

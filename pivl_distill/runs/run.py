@@ -23,11 +23,11 @@ from pivl_distill.storage.filenames import CONFIG_FILE, METRICS_FILE, RUN_FILE
 from pivl_distill.storage.files import (
     check_writable,
     is_empty,
-    locked_folder,
     remove_partial,
     write_json,
     write_text,
 )
+from pivl_distill.storage.locks import locked_folder
 from pivl_distill.storage.readers import read_json
 
 RUNS_DIR = Path("runs")

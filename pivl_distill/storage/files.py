@@ -1,4 +1,7 @@
-"""Atomic file writes: a crash leaves the old file or the new one, never a partial one."""
+"""Atomic file writes: a crash leaves the old file or the new one, never a partial one.
+
+Only the standard library is imported, so that the runtime can use this module.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import utf8_name
 from pivl_distill.storage.finite import find_nonfinite_numbers
@@ -24,8 +25,6 @@ LOCK = ".lock"
 """Name of the lock file of a folder that holds other files too."""
 MAX_NAMED = 5
 """Numbers named in an error message."""
-_LOCK_WAIT_S = 0.2
-"""A process that only asks whether a run is going on holds its lock for a moment."""
 _PROBE_BYTES = 4096
 """Written to find a full disk: an empty file often fits on one."""
 
@@ -154,41 +153,6 @@ def require_finite(value: Any, path: Path) -> None:
             f" {', '.join(broken[:MAX_NAMED])}. The network or the data that they were computed"
             " from is broken."
         )
-
-
-@contextmanager
-def locked(file: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock `file` inside the block; raise PivlError(refusal) if another process holds it.
-
-    The folder of the file is created if missing. Raises OSError if that or the lock is impossible.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file)
-    try:
-        lock.acquire(timeout=_LOCK_WAIT_S, poll_interval=_LOCK_WAIT_S / 10)
-    except Timeout as error:
-        raise PivlError(refusal) from error
-    except NotImplementedError as error:  # old versions of filelock, for a system without flock
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK), str(file)) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def locked_folder(folder: Path, refusal: str) -> Iterator[None]:
-    """As `locked`, with a lock file in `folder` that is removed at the end.
-
-    A process that opened the file before its removal finds what the first one has written.
-    """
-    file = folder / LOCK
-    with locked(file, refusal):
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # some systems cannot remove an open file
-                file.unlink()
 
 
 def is_empty(folder: Path) -> bool:

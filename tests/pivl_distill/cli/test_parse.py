@@ -11,7 +11,7 @@ import pytest
 from command_line import QUICK, refuse, succeed
 from pivl_distill import console
 from pivl_distill.data.synthetic.cache import cached_dataset
-from pivl_distill.storage.files import locked
+from pivl_distill.storage.locks import locked
 
 
 @pytest.fixture(autouse=True)
