@@ -24,7 +24,7 @@ from export.fp16 import write_fp16
 from export.golden_crop import write_golden_crop
 from export.int8 import INT8_FILES, write_int8_within_budget
 from export.latency import measure_latency
-from export.loading import embedding_model_from_spec
+from export.loading import embedding_model_from_spec, load_forward
 from export.manifest_schema import (
     Artifact,
     GoldenCrop,
@@ -41,6 +41,7 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.errors import VerificationError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval.evaluation import CPU, QueryGalleryCrops
+from pivl_distill.retrieval.robustness import CorruptedSplit, check_scored, measure_robustness
 from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.storage.filenames import (
     FP16_FILE,
@@ -102,6 +103,7 @@ def export_model(
     data: TestData | None = None,
     device: torch.device = CPU,
     threads: int | None = None,
+    corrupted: CorruptedSplit | None = None,
 ) -> ExportReport:
     """Export `model` to `folder` in float32 and `precisions`, and verify each file on `test`.
 
@@ -118,6 +120,7 @@ def export_model(
         data: describes the data set of `test` in the manifest.
         device: where torch computes the reference features; files run where they are made for.
         threads: CPU threads while latency is measured; None for all.
+        corrupted: what is corrupted to measure the robustness of each file; None: not measured.
 
     Raises:
         ExportError: a file is not the bare network, cannot run, or exceeds its budget. All files
@@ -125,12 +128,14 @@ def export_model(
     """
     if "int8" in precisions and calibration is None:
         raise ValueError("INT8 needs calibration crops.")
+    if corrupted is not None:
+        check_scored(test)
     options = {"normalize": normalize, "bake_preprocessing": bake_preprocessing}
     onnx_path = write_onnx(model, folder / FP32_FILE, **options)
     verifier = _verifier(model, folder, test, budgets or {}, device, **options)
     manifest = _manifest(model, folder, verifier, normalize, source, data)
     artifacts = _export_precisions(verifier, onnx_path, precisions, calibration)
-    return _complete(folder, manifest, verifier, artifacts, threads)
+    return _complete(folder, manifest, verifier, artifacts, threads, corrupted)
 
 
 def input_spec(model: EmbeddingModel, bake_preprocessing: bool = False) -> InputSpec:
@@ -243,8 +248,9 @@ def _complete(
     verifier: Verifier,
     artifacts: Iterator[Artifact],
     threads: int | None,
+    corrupted: CorruptedSplit | None,
 ) -> ExportReport:
-    """Write all artifacts, measure their latency and raise ExportError if one failed."""
+    """Write all artifacts and measure their latency and robustness; ExportError if one failed."""
     written: list[Artifact] = []
     for artifact in artifacts:
         written.append(artifact)
@@ -252,6 +258,11 @@ def _complete(
         write_manifest(folder, manifest.with_artifacts(written))
     manifest = manifest.with_artifacts(_measure_latency(folder, written, threads))
     write_manifest(folder, manifest)
+    if corrupted is not None:
+        manifest = manifest.with_artifacts(
+            _measure_robustness(folder, manifest, verifier, corrupted)
+        )
+        write_manifest(folder, manifest)
     report = ExportReport(folder, manifest, verifier)
     if any(artifact.status == "failed" for artifact in written):
         raise ExportError(report)
@@ -262,8 +273,26 @@ def _measure_latency(
     folder: Path, artifacts: Sequence[Artifact], threads: int | None
 ) -> list[Artifact]:
     """Return the artifacts, with latencies for the verified ones that ONNX Runtime runs here."""
-    chosen = [a for a in artifacts if a.status == "verified" and a.runs_on != "tensorrt"]
+    chosen = [artifact for artifact in artifacts if _runs_here(artifact)]
     sessions = [open_session(folder / artifact.file, threads=threads) for artifact in chosen]
     batches = [measure_latency(sessions, batch) for batch in LATENCY_BATCHES]
     timed = {a.file: latency for a, *latency in zip(chosen, *batches, strict=True)}
     return [a.model_copy(update={"latency": tuple(timed.get(a.file, ()))}) for a in artifacts]
+
+
+def _measure_robustness(
+    folder: Path, manifest: Manifest, verifier: Verifier, corrupted: CorruptedSplit
+) -> Iterator[Artifact]:
+    """Yield the artifacts, with a robustness card for those that ONNX Runtime runs here."""
+    model = embedding_model_from_spec(manifest.name, manifest.input)
+    for artifact in manifest.artifacts:
+        if _runs_here(artifact):
+            forward = load_forward(folder / artifact.file)
+            card = measure_robustness(model, verifier.reference.test, forward, split=corrupted)
+            artifact = artifact.model_copy(update={"robustness": card})
+        yield artifact
+
+
+def _runs_here(artifact: Artifact) -> bool:
+    """Whether a file is verified and made for ONNX Runtime on the CPU."""
+    return artifact.status == "verified" and artifact.runs_on != "tensorrt"

@@ -22,6 +22,7 @@ from export.accuracy import AccuracyBudget, ExportPrecision, FeatureParity, Retr
 from export.cost import Cost
 from export.latency import Latency
 from pivl_distill.errors import PivlError
+from pivl_distill.retrieval.robustness import RobustnessCard
 from pivl_distill.retrieval.thresholds import OperatingThreshold
 from pivl_distill.storage.filenames import MANIFEST_FILE
 from pivl_distill.storage.files import require_finite, sha256, write_text
@@ -110,7 +111,8 @@ class Artifact(_Section):
     not run; `failure` has the reason. `unverified`: this machine cannot run it. `golden_vector` is
     the file's own output for the golden crop (camera id 0), before any normalisation outside the
     graph; its SHA-256 is over the float32 little-endian bytes. `float32_nodes` are the nodes of an
-    INT8 file left in float32, because quantising them lost too much accuracy. The file accepts
+    INT8 file left in float32, because quantising them lost too much accuracy. `robustness` is
+    None unless it was asked for. The file accepts
     batches of `min_batch` to `max_batch` (None: no limit).
     """
 
@@ -130,6 +132,7 @@ class Artifact(_Section):
     retrieval: RetrievalComparison | None = None
     thresholds: tuple[OperatingThreshold, ...] = ()
     latency: tuple[Latency, ...] = ()
+    robustness: RobustnessCard | None = None
     float32_nodes: tuple[str, ...] = ()
 
     @classmethod

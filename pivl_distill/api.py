@@ -173,6 +173,7 @@ def export(
     bake_preprocessing: bool = False,
     camera: int | str | None = None,
     sie_coefficient: float = 1.0,
+    corrupted: Literal["query", "gallery", "both"] | None = None,
     device: Device = "cpu",
     out: str | Path | None = None,
     cache: bool = True,
@@ -188,6 +189,7 @@ def export(
         bake_preprocessing: whether the graph takes uint8 RGB crops [N, H, W, 3].
         camera: how camera embeddings (SIE) are used: "input", "mean" or a camera id from 0.
         sie_coefficient: coefficient of the camera embeddings in training.
+        corrupted: what is corrupted to measure the robustness of each file; None: not measured.
         device: where the checkpoint runs, as the reference; ONNX files run on the CPU.
         out: run folder; default: the next in `runs/`.
         cache: whether to read and write the cache of decoded crops.
@@ -203,6 +205,7 @@ def export(
         parse_budgets(f"{key}={value}" for key, value in (budget or {}).items()),
         normalize,
         bake_preprocessing,
+        corrupted,
     )
     checkpoint = _path(source) or _latest_student()
     cameras = _cameras(camera, sie_coefficient)
@@ -224,7 +227,7 @@ def evaluate(
 ) -> Evaluation:
     """Score a network on query and gallery: `pivl-distill evaluate`.
 
-    The report's `result` has mAP, CMC and mINP; its `rerank()` scores after re-ranking.
+    The report has a `result` (mAP, CMC, mINP), and computes more: `rerank()`, `robustness()`.
 
     Args:
         target: run folder, checkpoint, ONNX file, engine or a network of others (ONNX file or

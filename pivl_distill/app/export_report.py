@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pivl_distill.app.report import NO_CAMERA_RULE, NOT_MEASURED
+from pivl_distill.app.report import NO_CAMERA_RULE, NOT_MEASURED, percent
 from pivl_distill.console import summary, table
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ def print_export(report: ExportReport) -> None:
     for artifact in manifest.artifacts:
         if artifact.float32_nodes:
             details[f"float32 in {artifact.file}"] = ", ".join(artifact.float32_nodes)
+        if artifact.robustness is not None:
+            clean, mean = artifact.robustness.clean.mAP, artifact.robustness.mean().mAP
+            details[f"mAP under corruptions, {artifact.file}"] = (
+                f"{percent(mean)}, {percent(clean)} without"
+            )
     if manifest.not_measured is not None:
         details["mAP, Rank-1"] = manifest.not_measured
     reference = manifest.artifacts[0].retrieval

@@ -25,6 +25,7 @@ from pivl_distill.data.scorable import check_scorable
 from pivl_distill.data.store import CropStore
 from pivl_distill.device import pick_device
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops
+from pivl_distill.retrieval.robustness import CorruptedSplit, check_scored
 from pivl_distill.runs.run import Run, check_run_folder
 from pivl_distill.storage.filenames import utf8_name
 from pivl_distill.storage.tensors import is_foreign
@@ -50,13 +51,15 @@ class ExportOptions:
     """What to write: precisions in addition to fp32, allowed losses, and form of the graph.
 
     `budgets` replace the default ones; `normalize` adds L2 normalisation to the graph,
-    `bake_preprocessing` all preprocessing but resizing.
+    `bake_preprocessing` all preprocessing but resizing. `corrupted` is what is corrupted to measure
+    the robustness of each file; None leaves it out.
     """
 
     precisions: Collection[ExportPrecision] = ()
     budgets: dict[ExportPrecision, AccuracyBudget] | None = None
     normalize: bool = False
     bake_preprocessing: bool = False
+    corrupted: CorruptedSplit | None = None
 
 
 def export_checkpoint(
@@ -93,6 +96,8 @@ def export_checkpoint(
     if data is UNSEEN and model.cameras:
         test = test.clamp_camera_ids(model.cameras)
     calibration = _calibration_crops(dataset, model.size_hw, options.precisions)
+    if options.corrupted is not None:
+        check_scored(test)
     # All inputs have been read: bad input leaves no folder behind.
     run = Run.create("export", _config_yaml(path, data), out)
     report = export_model(

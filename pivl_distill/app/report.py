@@ -18,7 +18,6 @@ from pivl_distill.data.records import ReIDDataset
 from pivl_distill.retrieval import RetrievalResult
 
 if TYPE_CHECKING:
-    from pivl_distill.app.targets import Evaluation
     from pivl_distill.parsing.parse_dataset import ParseReport
     from pivl_distill.training.dry_run import DryRunReport
     from students.distill import StudentReport
@@ -136,16 +135,6 @@ def print_student(report: StudentReport) -> None:
     }
     summary(f"Student in {report.run}", rows)
     _warn_missing_maps(report.missing_maps)
-
-
-def print_retrieval(evaluation: Evaluation) -> None:
-    """Print the scores of an evaluation."""
-    summary(f"{evaluation.path} on {evaluation.spec}", retrieval_rows(evaluation.result))
-
-
-def print_reranked(result: RetrievalResult) -> None:
-    """Print the scores after re-ranking."""
-    summary("After k-reciprocal re-ranking", retrieval_rows(result))
 
 
 def print_check(report: CheckReport) -> None:

@@ -5,6 +5,7 @@ Stages are imported inside the functions: a student must not load CLIP, nor a te
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from pivl_distill.config import DataSettings, DeviceChoice, Preprocessing
+from pivl_distill.data.corruptions import CORRUPTIONS
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.scorable import check_scorable
 from pivl_distill.data.unused import report_unused
@@ -32,6 +34,11 @@ from pivl_distill.retrieval.evaluation import (
     embed_query_gallery,
     evaluate_features,
     evaluate_reranked,
+)
+from pivl_distill.retrieval.robustness import (
+    CorruptedSplit,
+    RobustnessCard,
+    measure_robustness,
 )
 from pivl_distill.runs.run import Run, read_data_settings
 from pivl_distill.storage.filenames import CHECKPOINT_FILES, FP32_FILE
@@ -72,11 +79,24 @@ class Evaluation:
     result: RetrievalResult
     features: QueryGalleryFeatures
     test: QueryGalleryCrops
+    model: EmbeddingModel
+    forward: ForwardFunction | None = None
+    """None: that of `model`."""
     device: torch.device = CPU
 
     def rerank(self) -> RetrievalResult:
         """Scores after k-reciprocal re-ranking with the parameters of its paper."""
         return evaluate_reranked(self.features, self.test, self.device)
+
+    def robustness(
+        self,
+        corruptions: Sequence[str] = tuple(CORRUPTIONS),
+        split: CorruptedSplit = "query",
+    ) -> RobustnessCard:
+        """Scores with the `split` under the named corruptions, at five strengths each."""
+        return measure_robustness(
+            self.model, self.test, self.forward, self.features, corruptions, split
+        )
 
 
 class _Loaded(NamedTuple):
@@ -132,7 +152,7 @@ def evaluate_target(
     test = QueryGalleryCrops.load(dataset, model.size_hw, cache_gib)
     features = embed_query_gallery(model, test, forward)
     result = evaluate_features(features, test, compute_device)
-    return Evaluation(path, data.spec, result, features, test, compute_device)
+    return Evaluation(path, data.spec, result, features, test, model, forward, compute_device)
 
 
 def _load_foreign(

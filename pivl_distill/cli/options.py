@@ -152,6 +152,24 @@ def camera_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def corruption_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--corruptions and --corrupted, as `corrupted`; None without --corruptions."""
+
+    @click.option("--corruptions", is_flag=True, help="Also score under blur, noise, low light, …")
+    @click.option(
+        "--corrupted",
+        type=click.Choice(["query", "gallery", "both"]),
+        default="query",
+        show_default=True,
+        help="What --corruptions corrupts.",
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, corruptions: bool, corrupted: str, **kwargs: Any) -> None:
+        command(*args, corrupted=corrupted if corruptions else None, **kwargs)
+
+    return wrapped
+
+
 def preprocessing_options(command: Callable[..., None]) -> Callable[..., None]:
     """How the input of a network of others is made, as `preprocessing`; None if not given."""
 

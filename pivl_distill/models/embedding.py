@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +25,14 @@ ForwardFunction = Callable[..., Tensor]
 
 CROPS_PER_CHUNK = 8
 """Crops that a CPU normalises at a time, few enough to stay in its cache between operations."""
+
+
+class SlicedCrops(Protocol):
+    """Crops uint8 RGB [N, H, W, 3] that are made when a slice of them is read."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -75,12 +84,12 @@ def normalize_crops(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ..
 
 def embed(
     model: EmbeddingModel,
-    crops: np.ndarray,
+    crops: np.ndarray | SlicedCrops,
     camids: np.ndarray | None = None,
     *,
     forward: ForwardFunction | None = None,
     batch_size: int = 128,
-    description: str = "Embedding crops",
+    description: str | None = "Embedding crops",
 ) -> np.ndarray:
     """Return the features float32 [N, F] of N crops, in order.
 
@@ -92,7 +101,7 @@ def embed(
         camids: camera ids int64 [N] from 0; required by models with cameras, ignored by others.
         forward: replaces the network, to run an exported file with the same preprocessing.
         batch_size: crops per forward pass.
-        description: label of the progress bar.
+        description: label of the progress bar; None shows none.
 
     Raises:
         PivlError: `camids` are missing or out of range.
@@ -103,7 +112,8 @@ def embed(
     batches = []
     model.network.eval()
     with torch.inference_mode():
-        for start in track(starts, description, unit="batches"):
+        shown = starts if description is None else track(starts, description, unit="batches")
+        for start in shown:
             stop = min(start + batch_size, shard.stop)
             inputs = [model.preprocess(crops[start:stop]).to(model.device)]
             if cameras is not None:

@@ -6,6 +6,7 @@ matches            hits and junk of each query, from labels
 hit_ranks          exact ranks of the hits, without sorting the gallery
 similarity_counts  comparisons of similarities with bounds, on the CPU and on a GPU
 similarity         cosine similarity: float32 matrices and float64 pairs
+robustness         mAP and Rank-1 under corruptions; camera_pairs between two cameras
 thresholds         operating thresholds at false-accept rates
 reranking          k-reciprocal re-ranking; k_reciprocal holds neighbours and encodings
 faiss_index        a FAISS index of features in Parquet files

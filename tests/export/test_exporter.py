@@ -18,6 +18,7 @@ from export.loading import load_exported
 from export.manifest_schema import Artifact, TestData, read_manifest
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel, embed
+from pivl_distill.retrieval.robustness import measure_robustness
 from pivl_distill.storage.files import sha256
 
 ALL = ("fp32", "fp16", "int8")
@@ -204,3 +205,21 @@ def test_export_without_scores_says_so_in_the_manifest(small, test_split, tmp_pa
     assert f"compared on {count} crops of the training split" in report.manifest.not_measured
     (artifact,) = read_manifest(tmp_path).artifacts
     assert (artifact.status, artifact.retrieval, artifact.thresholds) == ("verified", None, ())
+
+
+def test_robustness_is_that_of_each_file_for_onnx_runtime(export_small, test_split, tmp_path):
+    export_small(precisions=["int8"], corrupted="gallery")
+    cards = {
+        artifact.file: artifact.robustness for artifact in read_manifest(tmp_path / "out").artifacts
+    }
+    assert cards["model.int8.trt.onnx"] is None
+    for file in ("model.onnx", "model.int8.onnx"):
+        model, forward = load_exported(tmp_path / "out" / file)
+        assert cards[file] == measure_robustness(model, test_split, forward, split="gallery")
+
+
+def test_robustness_without_scores_is_refused_before_the_work(small, test_split, tmp_path):
+    unscored = replace(test_split, scored=False)
+    with pytest.raises(PivlError, match="remove --corruptions"):
+        export_model(small, tmp_path / "out", test=unscored, corrupted="query")
+    assert not (tmp_path / "out").exists()

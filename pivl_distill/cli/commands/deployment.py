@@ -16,6 +16,7 @@ from pivl_distill.cli.options import (
     OUT_FILE,
     RUN_OR_FILE,
     camera_options,
+    corruption_options,
     data_option,
     device_option,
     engine_options,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pivl_distill.app.export_run import Engines
     from pivl_distill.app.targets import Cameras
     from pivl_distill.config import DeviceChoice, Preprocessing
+    from pivl_distill.retrieval.robustness import CorruptedSplit
     from pivl_distill.runtime.onnx_session import ExecutionDevice
 
 
@@ -49,6 +51,7 @@ Examples:
 @click.option("--budget", multiple=True, metavar="KEY=VALUE", help="Allowed loss: int8.mAP=2, …")
 @click.option("--normalize", is_flag=True, help="Put L2 normalisation into the graph.")
 @click.option("--bake-preprocessing", is_flag=True, help="Take uint8 RGB crops [N, H, W, 3].")
+@corruption_options
 @data_option
 @no_cache_option
 @camera_options
@@ -59,6 +62,7 @@ def export(
     precision: tuple[str, ...],
     engines: Engines,
     budget: tuple[str, ...],
+    corrupted: CorruptedSplit | None,
     spec: str | None,
     no_cache: bool,
     cameras: Cameras,
@@ -82,7 +86,7 @@ def export(
     from pivl_distill.runs.run import Run
 
     precisions = [parse_precision(name) for names in precision for name in names.split(",")]
-    options = ExportOptions(precisions, parse_budgets(budget), **graph)
+    options = ExportOptions(precisions, parse_budgets(budget), corrupted=corrupted, **graph)
     engines.profile()  # raise before the work, not after it
     source = source or Run.latest("student").path
     try:
@@ -106,6 +110,7 @@ def export(
 Examples:
   pivl-distill evaluate
   pivl-distill evaluate runs/export-1/model.onnx --sheet ranking.png
+  pivl-distill evaluate runs/export-1 --corruptions --json scores.json
   pivl-distill evaluate runs/teach-1 --data market1501:/data/market --rerank
   pivl-distill evaluate Market_ViT-B-16_60.pth --data market1501:/data/market
   pivl-distill evaluate osnet_x0_25.onnx --preset osnet --data market1501:/data/market
@@ -117,7 +122,9 @@ Examples:
 @camera_options
 @preprocessing_options
 @click.option("--rerank", is_flag=True, help="Also score after k-reciprocal re-ranking.")
+@corruption_options
 @device_option(text="Where to compute; auto: a GPU if there is one, the CPU for ONNX files.")
+@click.option("--json", "json_file", type=OUT_FILE, help="Also write all scores as JSON.")
 @click.option("--sheet", type=OUT_FILE, help="Also draw the top matches of some queries, as PNG.")
 def evaluate(
     target: Path | None,
@@ -127,6 +134,8 @@ def evaluate(
     preprocessing: Preprocessing | None,
     device: DeviceChoice,
     rerank: bool,
+    corrupted: CorruptedSplit | None,
+    json_file: Path | None,
     sheet: Path | None,
 ) -> None:
     """Score a run, a checkpoint, an exported ONNX file or an engine by the Market-1501 protocol.
@@ -136,8 +145,8 @@ def evaluate(
     its input is made is declared by a preset (osnet, intel-retail, fastreid, clip-reid), a YAML
     file or options.
     """
+    from pivl_distill.app.evaluation_report import Scored
     from pivl_distill.app.ranking_sheet import ranking_sheet
-    from pivl_distill.app.report import print_reranked, print_retrieval
     from pivl_distill.app.targets import evaluate_target
     from pivl_distill.runs.run import Run
 
@@ -145,9 +154,14 @@ def evaluate(
     evaluation = evaluate_target(
         target, spec, cameras, preprocessing, cached=not no_cache, device=device
     )
-    print_retrieval(evaluation)
+    scored = Scored(evaluation)
+    scored.print()
     if rerank:
-        print_reranked(evaluation.rerank())
+        scored.add_reranked()
+    if corrupted is not None:
+        scored.add_robustness(corrupted)
+    if json_file is not None:
+        scored.write(json_file)
     if sheet is not None and not process_group.rank():
         ranking_sheet(evaluation.features, evaluation.test, sheet)
 
