@@ -39,7 +39,7 @@ from export.onnx_export import INPUT, OPSET, OUTPUT, write_onnx
 from export.verification import Verifier
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import VerificationError
-from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.embedding import EmbeddingModel, vector_space
 from pivl_distill.retrieval.evaluation import CPU, QueryGalleryCrops
 from pivl_distill.retrieval.robustness import CorruptedSplit, check_scored, measure_robustness
 from pivl_distill.runtime.onnx_session import open_session
@@ -194,6 +194,7 @@ def _manifest(
             dim=verifier.reference.features.query.shape[1],
             l2_normalised=normalize,
         ),
+        **vector_space(model).metadata(),
         golden_crop=GoldenCrop(file=GOLDEN_CROP_FILE, sha256=sha256(folder / GOLDEN_CROP_FILE)),
         artifacts=(),
         source={utf8_name(source.name): sha256(source)} if source else {},

@@ -175,6 +175,9 @@ class Manifest(_Section):
     equals that of every ONNX file. `pooling` names how the last feature map becomes a vector.
     `pooling`, `opset` and `data` are None if unknown. `not_measured` says why the artifacts have no
     retrieval scores and thresholds, and what was verified instead; None if they have.
+    `vector_space` is the id of the space that the vectors of every file are in, whatever its
+    precision, and `compatible_with` lists spaces whose galleries the network was trained for; None
+    and empty in manifests of earlier versions.
     """
 
     format: Literal[2] = 2
@@ -185,6 +188,8 @@ class Manifest(_Section):
     not_measured: str | None = None
     input: InputSpec
     output: OutputSpec
+    vector_space: str | None = None
+    compatible_with: tuple[str, ...] = ()
     golden_crop: GoldenCrop
     artifacts: tuple[Artifact, ...]
     source: dict[str, str]

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import pivl_distill
-from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.embedding import EmbeddingModel, vector_space
 from pivl_distill.storage.files import write_bytes
 
 INPUT, CAMERAS, OUTPUT = "images", "cameras", "features"
@@ -142,5 +142,6 @@ def _metadata(model: EmbeddingModel, normalize: bool, bake_preprocessing: bool) 
         "preprocessing_in_graph": bake_preprocessing,
         "cameras": model.cameras,
         "version": pivl_distill.__version__,
+        **vector_space(model).metadata(),
     }
     return {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()}

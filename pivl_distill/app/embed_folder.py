@@ -7,16 +7,9 @@ write one Parquet file each, which are searched together.
 
 from __future__ import annotations
 
-import json
 import logging
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from pivl_distill import __version__
 from pivl_distill.console import summary, track
@@ -26,14 +19,10 @@ from pivl_distill.data.unused import find_unused, log_unused
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime import Extractor
-from pivl_distill.storage.filenames import utf8_name
-from pivl_distill.storage.files import atomic_write
+from pivl_distill.vectors.files import Metadata, vector_writer
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_GROUP = 4096
-Row = Callable[[str, np.ndarray], None]
-Metadata = dict[str, Any]
 _SHOWN = 10
 
 
@@ -65,7 +54,7 @@ def embed_folder(
     embeds a shard of the images into a file such as `out-2-of-4.parquet`. Raises PivlError, with
     nothing written, for another suffix or a folder without readable images.
     """
-    write, out = _writer(out), shard_file(out)
+    write, out = vector_writer(out), shard_file(out)
     every = find_images(folder)
     require_images(len(every), folder)
     log_unused(find_unused(Searched((folder,)), every), folder)
@@ -75,6 +64,7 @@ def embed_folder(
         "network": extractor.name,
         "artifact": artifact.file,
         "artifact_sha256": artifact.sha256,
+        **(extractor.space.metadata() if extractor.space else {}),
         "version": __version__,
         "unreadable": [],
     }
@@ -144,70 +134,3 @@ def print_embedded(report: EmbedReport) -> None:
     if report.unreadable:
         metadata["unreadable images"] = f"{len(report.unreadable):,}, left out"
     summary("Embedded", metadata)
-
-
-def _writer(out: Path) -> Callable[[Path, int, Metadata], AbstractContextManager[Row]]:
-    if out.suffix == ".npz":
-        return _npz
-    if out.suffix != ".parquet":
-        raise PivlError(f"{out} must end in .npz (numpy) or .parquet.")
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise PivlError(
-            "Parquet files need pyarrow: `pip install 'pivl-distill[search]'`, or name a file"
-            " with the suffix .npz."
-        ) from error
-    return _parquet
-
-
-@contextmanager
-def _npz(out: Path, dim: int, metadata: Metadata) -> Iterator[Row]:
-    """Write `names` [N], `features` float32 [N, dim], and `metadata` as JSON.
-
-    An array in a .npz file begins with its number of rows, so rows are collected in an unnamed
-    temporary file first.
-    """
-    names: list[str] = []
-    with atomic_write(out) as file, tempfile.TemporaryFile(dir=file.parent) as rows:
-
-        def add(name: str, vector: np.ndarray) -> None:
-            names.append(name)
-            rows.write(vector.astype("<f4").tobytes())
-
-        yield add
-        rows.flush()
-        features = np.memmap(rows, "<f4", "r", shape=(len(names), dim))
-        with file.open("wb") as archive:
-            np.savez(archive, names=names, features=features, metadata=json.dumps(metadata))
-
-
-@contextmanager
-def _parquet(out: Path, dim: int, metadata: Metadata) -> Iterator[Row]:
-    """Write columns `name` and `feature` (`dim` float32), and `metadata` as file metadata."""
-    import pyarrow
-    import pyarrow.parquet
-
-    kind = pyarrow.list_(pyarrow.float32(), dim)
-    schema = pyarrow.schema([("name", pyarrow.string()), ("feature", kind)])
-    names: list[str] = []
-    vectors: list[np.ndarray] = []
-
-    def flush() -> None:
-        flat = pyarrow.array(np.concatenate(vectors), pyarrow.float32())
-        columns = [names, pyarrow.FixedSizeListArray.from_arrays(flat, dim)]
-        writer.write_table(pyarrow.table(columns, schema=schema))
-        names.clear()
-        vectors.clear()
-
-    def add(name: str, vector: np.ndarray) -> None:
-        names.append(utf8_name(name))
-        vectors.append(vector)
-        if len(names) == ROWS_PER_GROUP:
-            flush()
-
-    with atomic_write(out) as file, pyarrow.parquet.ParquetWriter(file, schema) as writer:
-        yield add
-        if names:
-            flush()
-        writer.add_key_value_metadata({"pivl_distill": json.dumps(metadata)})

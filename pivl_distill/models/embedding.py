@@ -19,6 +19,7 @@ from pivl_distill.console import track
 from pivl_distill.distributed import process_group
 from pivl_distill.distributed.collectives import all_gather
 from pivl_distill.errors import PivlError
+from pivl_distill.vectors.space import VectorSpace, array_digest, space_id
 
 ForwardFunction = Callable[..., Tensor]
 """Normalised images [B, 3, H, W] and, for some models, camera ids int64 [B] → features [B, F]."""
@@ -51,6 +52,8 @@ class EmbeddingModel:
     """Number of cameras; if not 0, `network` also takes camera ids int64 [B] in 0..cameras−1."""
     pooling: str | None = None
     """A phrase that describes how the last map becomes one vector."""
+    compatible_with: tuple[str, ...] = ()
+    """Ids of the vector spaces whose galleries it was trained for."""
 
     @property
     def device(self) -> torch.device:
@@ -61,6 +64,35 @@ class EmbeddingModel:
     def preprocess(self, crops: np.ndarray) -> Tensor:
         """Normalise crops: uint8 RGB [B, H, W, 3] → float32 [B, 3, H, W]."""
         return normalize_crops(torch.from_numpy(crops), self.mean, self.std)
+
+
+def vector_space(model: EmbeddingModel) -> VectorSpace:
+    """Return the space of a network's embeddings; runs the network once, on a blank crop.
+
+    Names of weights and their order do not count, so that another version of the library that
+    defines the network gives the same id.
+    """
+    state = model.network.state_dict().values()
+    weights = [tensor.float().cpu().numpy() for tensor in state if tensor.is_floating_point()]
+    inputs = [model.preprocess(np.zeros((1, *model.size_hw, 3), np.uint8)).to(model.device)]
+    if model.cameras:
+        inputs.append(torch.zeros(1, dtype=torch.long, device=model.device))
+    with torch.inference_mode():
+        dim = model.network.eval()(*inputs).shape[1]
+    return VectorSpace(
+        space_id(map(array_digest, weights), preprocessing_facts(model), dim), model.compatible_with
+    )
+
+
+def preprocessing_facts(model: EmbeddingModel) -> dict[str, object]:
+    """Return how a network's input is made from a crop, as JSON values."""
+    return {
+        "size_hw": model.size_hw,
+        "mean": model.mean,
+        "std": model.std,
+        "cameras": model.cameras,
+        "resizing": "bilinear with antialiasing",
+    }
 
 
 def normalize_crops(crops: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -8,7 +8,6 @@ only ids; names are looked up in the files. See `docs/search.md`, also for vecto
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,11 @@ import numpy as np
 
 from pivl_distill.console import track
 from pivl_distill.errors import PivlError
-from pivl_distill.storage.limits import MAX_FEATURE_DIM
+from pivl_distill.vectors.files import VectorFile, damage_named, parquet_file
+from pivl_distill.vectors.space import VectorSpace, check_comparable
 
 if TYPE_CHECKING:
     import faiss
-    from pyarrow.parquet import ParquetFile
 
 BATCH_ROWS = 16384
 """Rows per read: 84 MB for F = 1,280."""
@@ -37,19 +36,30 @@ class FeatureShards:
     files: tuple[Path, ...]
     starts: np.ndarray  # int64 [files + 1], first id of each file
     dim: int
+    spaces: tuple[VectorSpace | None, ...] = (None,)
+    """Of the networks that made them: one, or several that are compatible. None: an older file."""
 
     @classmethod
     def open(cls, path: Path) -> FeatureShards:
-        """Open one file, or a folder of `*.parquet`. Reads only the metadata."""
+        """Open one file, or a folder of `*.parquet`. Reads only the metadata.
+
+        Raises PivlError if the features are of networks whose vectors must not be compared.
+        """
         files = tuple(sorted(path.glob("*.parquet"))) if path.is_dir() else (path,)
         if not files or not all(file.is_file() for file in files):
             raise PivlError(f"No Parquet file at {path}; `pivl-distill embed` writes them.")
-        dims = {_dim(file): file for file in files}
+        opened = [VectorFile.open(file) for file in files]
+        dims = {file.dim: file.path for file in opened}
         if len(dims) > 1:
             sizes = ", ".join(f"{dim} in {file}" for dim, file in sorted(dims.items()))
             raise PivlError(f"The features have different sizes, of several networks: {sizes}.")
-        rows = [_parquet_file(file).metadata.num_rows for file in files]
-        return cls(files, np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]), *dims)
+        starts = np.concatenate([[0], np.cumsum([f.count for f in opened], dtype=np.int64)])
+        return cls(files, starts, next(iter(dims)), _spaces(opened))
+
+    def check_queries(self, space: VectorSpace | None) -> None:
+        """Raise PivlError if queries of the space of an Extractor must not be searched here."""
+        for stored in self.spaces:
+            check_comparable(stored, f"the gallery of {self.files[0]}", space, "the queries")
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -57,8 +67,8 @@ class FeatureShards:
     def batches(self, rows: int = BATCH_ROWS) -> Iterator[np.ndarray]:
         """Yield unit features, float32 [≤ rows, F], in the order of their ids."""
         for file in self.files:
-            with _damage_named(file):
-                for batch in _parquet_file(file).iter_batches(rows, columns=["feature"]):
+            with damage_named(file):
+                for batch in parquet_file(file).iter_batches(rows, columns=["feature"]):
                     yield self._unit(batch.column(0), file)
 
     def sample(self, rows: int) -> np.ndarray:
@@ -66,14 +76,14 @@ class FeatureShards:
         groups = [
             (file, group)
             for file in self.files
-            for group in range(_parquet_file(file).metadata.num_row_groups)
+            for group in range(parquet_file(file).metadata.num_row_groups)
         ]
         wanted = min(len(groups), -(-rows * len(groups) // max(len(self), 1)))
         chosen = np.linspace(0, len(groups) - 1, wanted).astype(int)
         parts = []
         for file, group in (groups[number] for number in chosen):
-            with _damage_named(file):
-                table = _parquet_file(file).read_row_group(group, columns=["feature"])
+            with damage_named(file):
+                table = parquet_file(file).read_row_group(group, columns=["feature"])
                 parts += [self._unit(chunk, file) for chunk in table.column(0).chunks]
         return np.concatenate(parts)[:rows]
 
@@ -85,13 +95,13 @@ class FeatureShards:
         if not 0 <= number < len(self):
             raise PivlError(f"No crop has id {number}; there are {len(self)} crops.")
         shard = int(np.searchsorted(self.starts, number, side="right")) - 1
-        file, row = _parquet_file(self.files[shard]), number - int(self.starts[shard])
+        file, row = parquet_file(self.files[shard]), number - int(self.starts[shard])
         for group in range(file.metadata.num_row_groups):
             rows = file.metadata.row_group(group).num_rows
             if row < rows:
                 break
             row -= rows
-        with _damage_named(self.files[shard]):
+        with damage_named(self.files[shard]):
             return str(file.read_row_group(group, columns=["name"]).column(0)[row].as_py())
 
     def _unit(self, column: Any, file: Path) -> np.ndarray:
@@ -100,6 +110,16 @@ class FeatureShards:
         if not np.isfinite(lengths).all():
             raise PivlError(f"{file} contains features that are not finite.")
         return features / np.where(lengths > 0, lengths, 1)
+
+
+def _spaces(files: list[VectorFile]) -> tuple[VectorSpace | None, ...]:
+    """Return the distinct spaces; raises PivlError if one is not comparable with the first."""
+    first_of = {file.space: str(file.path) for file in reversed(files)}
+    first = files[0].space
+    for space, path in first_of.items():
+        if space != first:
+            check_comparable(first, first_of[first], space, path)
+    return tuple(first_of)
 
 
 def build_index(
@@ -128,54 +148,9 @@ def build_index(
     return index
 
 
-def _dim(file: Path) -> int:
-    import pyarrow
-
-    schema = _parquet_file(file).schema_arrow
-    for name, kind in zip(schema.names, schema.types, strict=True):
-        is_list = name == "feature" and pyarrow.types.is_fixed_size_list(kind)
-        if not is_list or "name" not in schema.names:
-            continue
-        if pyarrow.types.is_floating(kind.value_type) and 1 <= kind.list_size <= MAX_FEATURE_DIM:
-            return int(kind.list_size)
-    raise PivlError(
-        f"{file} must have columns `name` and `feature`, a fixed-size list of float32, as"
-        " `pivl-distill embed` writes them."
-    )
-
-
-def _parquet_file(file: Path) -> ParquetFile:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise _missing("pyarrow") from error
-    try:
-        return ParquetFile(file)
-    except (ArrowException, OSError) as error:
-        raise PivlError(f"{file} is not a Parquet file, or is truncated.") from error
-
-
-@contextmanager
-def _damage_named(file: Path) -> Iterator[None]:
-    """Turn what pyarrow raises about damaged contents inside the block into a PivlError."""
-    try:
-        from pyarrow import ArrowException
-    except ImportError as error:
-        raise _missing("pyarrow") from error
-    try:
-        yield
-    except (ArrowException, OSError, ValueError) as error:
-        raise PivlError(f"{file} is a damaged Parquet file: {error}") from error
-
-
 def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise _missing("faiss") from error
+        raise PivlError("Search needs faiss: `pip install 'pivl-distill[search]'`.") from error
     return faiss
-
-
-def _missing(module: str) -> PivlError:
-    return PivlError(f"Search needs {module}: `pip install 'pivl-distill[search]'`.")

@@ -27,14 +27,11 @@ from pivl_distill.errors import PivlError
 from pivl_distill.runtime.feature_graph import FeatureGraph
 from pivl_distill.runtime.frame_crops import check_crop, check_image, crop_box
 from pivl_distill.runtime.golden_check import check_golden
-from pivl_distill.runtime.manifest_reader import (
-    Artifact,
-    choose_artifact,
-    read_manifest,
-)
+from pivl_distill.runtime.manifest_reader import Artifact, choose_artifact, read_manifest
 from pivl_distill.runtime.onnx_file import OnnxFile
 from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice, has_cuda, open_session
 from pivl_distill.runtime.verified_files import read_verified
+from pivl_distill.vectors.files import load_comparable
 
 CameraIds = Sequence[int] | np.ndarray
 """[N] camera ids, counted from 0, one per crop."""
@@ -63,6 +60,7 @@ class Extractor:
         name: name of the network.
         dim: length F of a feature.
         size_hw: input height and width in pixels, to which crops are resized.
+        space: the vector space of the features; None for exports of earlier versions.
         manifest: what `manifest.json` declares.
         artifact: the file that runs, with its precision and thresholds.
         device: "cpu" or "cuda", where it runs.
@@ -102,6 +100,7 @@ class Extractor:
         self.manifest = read_manifest(Path(folder))
         spec = self.manifest.input
         self.name, self.dim, self.size_hw = self.manifest.name, self.manifest.dim, spec.size_hw
+        self.space = self.manifest.space
         self._batch = min(batch_size, spec.max_batch or batch_size)
         self.device, self.artifact, session = self._open(
             device, precision, threads, allow_unverified
@@ -187,6 +186,14 @@ class Extractor:
                     for number, vector in zip(read, vectors, strict=True):
                         results[number] = vector
                 yield from zip(batch, results, strict=True)
+
+    def load_vectors(self, path: str | Path) -> tuple[list[str], np.ndarray]:
+        """Return names and features, float32 [N, F], of a file that `pivl-distill embed` wrote.
+
+        Arrays do not tell which network they are of; a file does. Raises PivlError if its vectors
+        are of another network, unless this one was trained for that gallery.
+        """
+        return load_comparable(Path(path), self.space, self.dim, self.name)
 
     def threshold(self, far: float = 1e-3) -> float:
         """Return the cosine from which a pair counts as one person, at a false-accept rate.

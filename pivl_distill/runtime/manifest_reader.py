@@ -26,6 +26,7 @@ from pivl_distill.storage.limits import (
 )
 from pivl_distill.storage.paths import plain_name, shown
 from pivl_distill.storage.readers import check_inside, read_json
+from pivl_distill.vectors.space import VectorSpace, space_from_metadata
 
 MANIFEST_FORMAT = 2
 
@@ -115,6 +116,8 @@ class Manifest:
     """Name of the graph's output."""
     dim: int
     """Length F of a feature."""
+    space: VectorSpace | None
+    """Of the features, whatever the precision; None in exports of earlier versions."""
     golden_crop: tuple[str, str]
     """File name and SHA-256 of the golden crop."""
     artifacts: tuple[Artifact, ...]
@@ -203,6 +206,7 @@ def _manifest(folder: Path, metadata: dict[str, Any]) -> Manifest:
         input=_input(metadata["input"]),
         output=str(metadata["output"]["name"]),
         dim=_whole(metadata["output"]["dim"], "output dim", MAX_FEATURE_DIM),
+        space=space_from_metadata(metadata),
         golden_crop=(plain_name(golden["file"]), str(golden["sha256"])),
         artifacts=tuple(_artifact(artifact) for artifact in metadata["artifacts"]),
     )

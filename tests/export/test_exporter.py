@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,9 @@ from export.accuracy import DEFAULT_BUDGETS, AccuracyBudget
 from export.exporter import ExportError, export_model
 from export.loading import load_exported
 from export.manifest_schema import Artifact, TestData, read_manifest
+from export.onnx_export import write_onnx
 from pivl_distill.errors import PivlError
-from pivl_distill.models.embedding import EmbeddingModel, embed
+from pivl_distill.models.embedding import EmbeddingModel, embed, vector_space
 from pivl_distill.retrieval.robustness import measure_robustness
 from pivl_distill.storage.files import sha256
 
@@ -223,3 +225,21 @@ def test_robustness_without_scores_is_refused_before_the_work(small, test_split,
     with pytest.raises(PivlError, match="remove --corruptions"):
         export_model(small, tmp_path / "out", test=unscored, corrupted="query")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("quick_latency")
+def test_every_precision_is_in_the_space_of_the_checkpoint(export_small, small):
+    report = export_small(precisions=ALL)
+    manifest = read_manifest(report.folder)
+    space = vector_space(small)
+    assert (manifest.vector_space, manifest.compatible_with) == (space.id, ())
+    for file in FILES:
+        properties = onnx.load(report.folder / file).metadata_props
+        assert {p.key: p.value for p in properties}["vector_space"] == space.id
+
+
+def test_the_graph_names_the_spaces_that_it_is_compatible_with(small, tmp_path):
+    model = replace(small, compatible_with=("a" * 32,))
+    graph = onnx.load(write_onnx(model, tmp_path / "model.onnx"))
+    properties = {p.key: p.value for p in graph.metadata_props}
+    assert json.loads(properties["compatible_with"]) == ["a" * 32]

@@ -18,6 +18,7 @@ from pivl_distill.cli import main
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.faiss_index import FeatureShards, build_index
 from pivl_distill.runtime import Extractor
+from pivl_distill.vectors import files
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_parquet_row_groups_contain_the_same_vectors(
     embed, deployed_once, crops, tmp_path, monkeypatch, group
 ):
     parquet = pytest.importorskip("pyarrow.parquet")
-    monkeypatch.setattr(embed_folder, "ROWS_PER_GROUP", group)
+    monkeypatch.setattr(files, "ROWS_PER_GROUP", group)
     out = tmp_path / "features.parquet"
     assert embed("-o", out).exit_code == 0
     names, vectors = expected(deployed_once, crops)
@@ -150,7 +151,7 @@ def test_a_folder_of_parquet_files_can_be_searched(
     """`search` reads what `embed` writes: rows, row groups, shards and names."""
     pytest.importorskip("pyarrow")
     pytest.importorskip("faiss")
-    monkeypatch.setattr(embed_folder, "ROWS_PER_GROUP", 3)
+    monkeypatch.setattr(files, "ROWS_PER_GROUP", 3)
     gallery = tmp_path / "gallery"
     for shard in ("1.parquet", "2.parquet"):
         assert embed("-o", gallery / shard).exit_code == 0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from pivl_distill.models.embedding import EmbeddingModel, embed, normalize_crops
+from pivl_distill.models.embedding import EmbeddingModel, embed, normalize_crops, vector_space
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -71,3 +75,36 @@ def test_a_replaced_forward_has_the_same_preprocessing(model, crops):
 def test_a_network_without_parameters_is_accepted(crops):
     model = EmbeddingModel("pixels", nn.Flatten(), (8, 4), MEAN, STD)
     assert embed(model, crops).shape == (11, 96)
+
+
+def test_the_space_depends_on_weights_preprocessing_and_nothing_else() -> None:
+    model = small_model()
+    space = vector_space(model)
+    assert space == vector_space(replace(model, name="other", pooling="x"))
+    renamed = nn.Sequential(OrderedDict(other=model.network))
+    assert space == vector_space(replace(model, network=renamed))
+    heavier = copy.deepcopy(model.network)
+    next(heavier.parameters()).data += 1
+    changed = [
+        replace(model, network=heavier),
+        replace(model, mean=(0.5, 0.5, 0.4)),
+        replace(model, size_hw=(8, 16)),
+    ]
+    assert len({space, *map(vector_space, changed)}) == 4
+    compatible = vector_space(replace(model, compatible_with=("a" * 32,)))
+    assert (compatible.id, compatible.compatible_with) == (space.id, ("a" * 32,))
+
+
+def test_the_space_of_a_network_with_cameras() -> None:
+    class Network(nn.Module):
+        def forward(self, images: Tensor, cameras: Tensor) -> Tensor:
+            return images.mean((2, 3)) + cameras[:, None]
+
+    model = EmbeddingModel("c", Network(), (4, 2), (0.5,) * 3, (0.5,) * 3, cameras=2)
+    assert vector_space(model) != vector_space(replace(model, cameras=3))
+
+
+def small_model() -> EmbeddingModel:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return EmbeddingModel("small", network, (8, 8), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.faiss_index import FeatureShards, build_index
+from pivl_distill.vectors.space import VectorSpace
 
 pa = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -140,3 +142,30 @@ def test_hostile_shards_raise(folder: Path) -> None:
     (folder / "a.parquet").write_bytes(damaged)
     with pytest.raises(PivlError, match=r"a\.parquet (is a damaged|contains features)"):
         list(shards.batches())
+
+
+def tag(file: Path, space: str, *compatible: str) -> None:
+    """Write the space of the vectors into a Parquet file."""
+    facts = json.dumps({"vector_space": space, "compatible_with": compatible})
+    table = parquet.read_table(file)
+    parquet.write_table(table.replace_schema_metadata({"pivl_distill": facts}), file)
+
+
+def test_a_gallery_of_two_spaces_raises_unless_they_are_compatible(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new, other = ("0" * 32, "1" * 32, "2" * 32)
+    tag(folder / "a.parquet", old)
+    tag(folder / "b.parquet", new)
+    with pytest.raises(PivlError, match=r"different networks.*migrate"):
+        FeatureShards.open(folder)
+    tag(folder / "b.parquet", new, old)
+    shards = FeatureShards.open(folder)  # c.parquet is of an earlier version
+    assert "c.parquet does not say" in caplog.text
+    assert {space and space.id for space in shards.spaces} == {old, new, None}
+    tag(folder / "c.parquet", old)
+    shards = FeatureShards.open(folder)
+    shards.check_queries(VectorSpace(old))
+    shards.check_queries(VectorSpace(other, (old, new)))
+    with pytest.raises(PivlError, match=r"the queries \(space 2{32}\)"):
+        shards.check_queries(VectorSpace(other, (old,)))

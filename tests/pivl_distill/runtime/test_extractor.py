@@ -363,3 +363,42 @@ def test_memory_is_bounded_by_the_batch(deployed_once):
         assert tracemalloc.get_traced_memory()[1] < 40 * 2**20
     finally:
         tracemalloc.stop()
+
+
+# Stored vectors
+
+
+def store(path, vectors, **facts):
+    names = [f"{number}.png" for number in range(len(vectors))]
+    np.savez(path, names=names, features=vectors, metadata=json.dumps(facts))
+    return path
+
+
+def test_stored_vectors_of_the_same_network_are_loaded(extractor, crops, tmp_path):
+    vectors = extractor.embed(crops)
+    path = store(tmp_path / "v.npz", vectors, **extractor.space.metadata())
+    names, loaded = extractor.load_vectors(path)
+    assert names[:2] == ["0.png", "1.png"]
+    np.testing.assert_array_equal(loaded, vectors)
+    assert extractor.same_person(vectors[0], loaded, far=1e-2)[0]
+
+
+def test_stored_vectors_of_other_networks_are_refused(extractor, crops, tmp_path, caplog):
+    vectors = extractor.embed(crops)
+    path = store(tmp_path / "v.npz", vectors, vector_space="0" * 32)
+    with pytest.raises(PivlError, match=r"different networks.*migrate"):
+        extractor.load_vectors(path)
+    compatible = {"vector_space": "0" * 32, "compatible_with": [extractor.space.id]}
+    assert len(extractor.load_vectors(store(path, vectors, **compatible))[0]) == len(vectors)
+    assert not caplog.records
+    with pytest.raises(PivlError, match="vectors of 3 values"):
+        extractor.load_vectors(store(path, vectors[:, :3]))
+    assert "does not say which network" in caplog.text
+
+
+def test_an_export_of_an_earlier_version_has_no_space(deployed):
+    change_manifest(deployed, lambda manifest: manifest.pop("vector_space"))
+    assert Extractor(deployed).space is None
+    change_manifest(deployed, lambda manifest: manifest.update(vector_space="x"))
+    with pytest.raises(PivlError, match="damaged"):
+        Extractor(deployed)
