@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from pivl_distill.errors import PivlError, VerificationError, unknown_name
-from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.retrieval.evaluation import (
     QueryGalleryCrops,
@@ -131,13 +131,17 @@ class Reference:
 
 
 def measure_reference(
-    model: EmbeddingModel, test: QueryGalleryCrops, *, normalize: bool
+    model: EmbeddingModel,
+    test: QueryGalleryCrops,
+    *,
+    normalize: bool,
+    forward: ForwardFunction | None = None,
 ) -> Reference:
-    """Embed the crops with PyTorch, and evaluate them if they are scored.
+    """Embed the crops, and evaluate them if they are scored.
 
-    `normalize` is as for `write_onnx`.
+    `normalize` is as for `write_onnx`; `forward` replaces the network, which PyTorch runs.
     """
-    features = embed_query_gallery(model, test)
+    features = embed_query_gallery(model, test, forward)
     if normalize:
         features = QueryGalleryFeatures(
             *(_unit(split) for split in (features.query, features.gallery))
@@ -153,17 +157,8 @@ def compare_with_reference(
     Without a retrieval result of the checkpoint, only the features are compared. Raises
     VerificationError if features are not finite.
     """
-    expected, exported = (
-        np.concatenate([side.query, side.gallery]) for side in (reference.features, features)
-    )
-    if broken := np.count_nonzero(~np.isfinite(exported).all(axis=1)):
-        raise VerificationError(
-            f"{broken} of {len(exported)} features are not finite: the network overflows in this "
-            "precision."
-        )
-    cosine = (_unit(expected) * _unit(exported)).sum(axis=1)
-    parity = FeatureParity(
-        float(cosine.min()), float(cosine.mean()), float(abs(expected - exported).max())
+    parity = compare_features(
+        *(np.concatenate([side.query, side.gallery]) for side in (reference.features, features))
     )
     if (before := reference.result) is None:
         return parity, None
@@ -175,6 +170,19 @@ def compare_with_reference(
         after.rank(1),
         before.valid_queries,
         before.camera_rule,
+    )
+
+
+def compare_features(expected: np.ndarray, exported: np.ndarray) -> FeatureParity:
+    """Compare features [N, F] row by row; raises VerificationError if `exported` is not finite."""
+    if broken := np.count_nonzero(~np.isfinite(exported).all(axis=1)):
+        raise VerificationError(
+            f"{broken} of {len(exported)} features are not finite: the network overflows in this "
+            "precision."
+        )
+    cosine = (_unit(expected) * _unit(exported)).sum(axis=1)
+    return FeatureParity(
+        float(cosine.min()), float(cosine.mean()), float(abs(expected - exported).max())
     )
 
 

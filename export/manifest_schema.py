@@ -14,11 +14,12 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from export.accuracy import AccuracyBudget, ExportPrecision, FeatureParity, RetrievalComparison
+from export.consumer_schema import ConsumerFolder, FileName, Section, Status
 from export.cost import Cost
 from export.latency import Latency
 from pivl_distill.errors import PivlError
@@ -28,15 +29,12 @@ from pivl_distill.storage.filenames import MANIFEST_FILE
 from pivl_distill.storage.files import require_finite, sha256, write_text
 from pivl_distill.storage.finite import find_nonfinite_numbers
 from pivl_distill.storage.limits import MAX_JSON_BYTES
-from pivl_distill.storage.paths import plain_name
 from pivl_distill.storage.readers import read_bytes
 
 ArtifactKind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
 """File type: an ONNX file, or an engine of one of the two libraries."""
 ExecutionTarget = Literal["any", "cpu", "tensorrt"]
 """Where a file can run: anywhere, on CPUs only, or with TensorRT only."""
-FileName = Annotated[str, AfterValidator(plain_name)]
-"""Name of a file in the export folder; never a path, which could lead out of it."""
 _PACKAGES = (
     "pivl-distill",
     "torch",
@@ -48,11 +46,7 @@ _PACKAGES = (
 )
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class InputSpec(_Section):
+class InputSpec(Section):
     """RGB crops of `size_hw` pixels, resized by the caller as described in `resizing`.
 
     With preprocessing in the graph the input is uint8 [batch, H, W, 3]. Without, the caller divides
@@ -76,7 +70,7 @@ class InputSpec(_Section):
     cameras: int = 0
 
 
-class OutputSpec(_Section):
+class OutputSpec(Section):
     """Features [batch, `dim`], L2-normalised or not."""
 
     name: str
@@ -84,7 +78,7 @@ class OutputSpec(_Section):
     l2_normalised: bool
 
 
-class TestData(_Section):
+class TestData(Section):
     """The data set that mAP, Rank-1 and thresholds were measured on.
 
     `spec` is the value of `--data`. `fingerprint` is the SHA-256 over file names, file sizes,
@@ -97,14 +91,14 @@ class TestData(_Section):
     fingerprint: str
 
 
-class GoldenCrop(_Section):
+class GoldenCrop(Section):
     """The image whose features every artifact records; see `export.golden_crop`."""
 
     file: FileName
     sha256: str
 
 
-class Artifact(_Section):
+class Artifact(Section):
     """One exported file: where it runs, and its measurements.
 
     Status `verified`: it ran here and is within budget. `failed`: it exceeded its budget or could
@@ -124,7 +118,7 @@ class Artifact(_Section):
     runs_on: ExecutionTarget
     min_batch: int = 1
     max_batch: int | None = None
-    status: Literal["verified", "unverified", "failed"] = "unverified"
+    status: Status = "unverified"
     failure: str | None = None
     golden_vector: tuple[float, ...] | None = None
     golden_vector_sha256: str | None = None
@@ -168,7 +162,7 @@ class Artifact(_Section):
         )
 
 
-class Manifest(_Section):
+class Manifest(Section):
     """One export folder.
 
     `source` maps the checkpoint's file name to its SHA-256. `cost` is that of the bare network and
@@ -177,7 +171,7 @@ class Manifest(_Section):
     retrieval scores and thresholds, and what was verified instead; None if they have.
     `vector_space` is the id of the space that the vectors of every file are in, whatever its
     precision, and `compatible_with` lists spaces whose galleries the network was trained for; None
-    and empty in manifests of earlier versions.
+    and empty in manifests of earlier versions. `consumers` are folders for other programs.
     """
 
     format: Literal[2] = 2
@@ -196,6 +190,7 @@ class Manifest(_Section):
     budgets: dict[ExportPrecision, AccuracyBudget]
     cost: Cost
     versions: dict[str, str]
+    consumers: tuple[ConsumerFolder, ...] = ()
 
     def artifact(self, file: str) -> Artifact:
         """Return the artifact of this file name. Raises KeyError if there is none."""
@@ -204,6 +199,11 @@ class Manifest(_Section):
     def with_artifacts(self, artifacts: Iterable[Artifact]) -> Manifest:
         """Return a copy with these artifacts in place of the present ones."""
         return self.model_copy(update={"artifacts": tuple(artifacts)})
+
+    def with_consumer(self, entry: ConsumerFolder) -> Manifest:
+        """Return a copy with the folder of a consumer, in place of an earlier one."""
+        others = [consumer for consumer in self.consumers if consumer.name != entry.name]
+        return self.model_copy(update={"consumers": (*others, entry)})
 
     def without(self, file: str) -> Manifest:
         """Return a copy without the artifact of this file name, if there is one."""

@@ -28,7 +28,11 @@ from export.loading import embedding_model_from_spec, load_forward
 from export.manifest_schema import Artifact, ArtifactKind, ExecutionTarget, InputSpec
 from pivl_distill.errors import PivlError, VerificationError
 from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction
-from pivl_distill.retrieval.evaluation import QueryGalleryFeatures, embed_query_gallery
+from pivl_distill.retrieval.evaluation import (
+    QueryGalleryCrops,
+    QueryGalleryFeatures,
+    embed_query_gallery,
+)
 from pivl_distill.retrieval.thresholds import OperatingThreshold, operating_thresholds
 from pivl_distill.runtime.manifest_reader import vector_sha256
 
@@ -80,7 +84,7 @@ class Verifier:
             metadata["parity"], metadata["retrieval"] = compare_with_reference(
                 self.reference, features
             )
-            metadata["thresholds"] = self._thresholds(features)
+            metadata["thresholds"] = measure_thresholds(self.reference.test, features)
             check_budget(metadata["parity"], metadata["retrieval"], self.budgets[precision])
         except PivlError as error:
             metadata |= {"status": "failed", "failure": str(error)}
@@ -97,18 +101,22 @@ class Verifier:
             raise VerificationError(f"{model.name} returns no finite vector for the golden crop.")
         return {"golden_vector": vector.tolist(), "golden_vector_sha256": vector_sha256(vector)}
 
-    def _thresholds(self, features: QueryGalleryFeatures) -> tuple[OperatingThreshold, ...]:
-        if not self.reference.test.scored:
-            return ()
-        query, gallery = self.reference.test.query, self.reference.test.gallery
-        return operating_thresholds(
-            features.query,
-            features.gallery,
-            query.pids,
-            gallery.pids,
-            query.camids,
-            gallery.camids,
-        )
+
+def measure_thresholds(
+    test: QueryGalleryCrops, features: QueryGalleryFeatures
+) -> tuple[OperatingThreshold, ...]:
+    """Return the operating thresholds of features; none on crops that are not scored."""
+    if not test.scored:
+        return ()
+    query, gallery = test.query, test.gallery
+    return operating_thresholds(
+        features.query,
+        features.gallery,
+        query.pids,
+        gallery.pids,
+        query.camids,
+        gallery.camids,
+    )
 
 
 def _guarded_forward(path: Path) -> ForwardFunction:

@@ -40,6 +40,21 @@ class UnverifiedError(PivlError):
     exit_code = 4
 
 
+def raise_worst(*checks: Callable[[], None]) -> None:
+    """Make all checks, then raise the PivlError of the worst: what failed before what is unknown.
+
+    Its message is that of all of them.
+    """
+    errors = []
+    for check in checks:
+        try:
+            check()
+        except PivlError as error:
+            errors.append(error)
+    if errors:
+        raise type(min(errors, key=lambda error: error.exit_code))(" ".join(map(str, errors)))
+
+
 class DivergenceError(PivlError):
     """Training has diverged: what a step computed is not finite."""
 

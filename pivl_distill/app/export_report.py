@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pivl_distill.app.report import NO_CAMERA_RULE, NOT_MEASURED, percent
 from pivl_distill.console import summary, table
 
 if TYPE_CHECKING:
+    from export.accuracy import RetrievalComparison
+    from export.consumer_schema import ConsumerFolder, ConsumerRun
     from export.engine_exporter import EngineReport
     from export.exporter import ExportReport
     from export.manifest_schema import Artifact
@@ -51,16 +55,7 @@ def _artifact_row(artifact: Artifact, missing_score: str) -> list[str]:
     parity, retrieval = artifact.parity, artifact.retrieval
     cells = [artifact.file, artifact.precision, artifact.status]
     cells += [f"{parity.min_cosine:.6f}", f"{parity.mean_cosine:.6f}"] if parity else ["–"] * 2
-    if retrieval is None:
-        cells += [missing_score, "–"] * 2
-    else:
-        shares = (
-            retrieval.checkpoint_mAP,
-            retrieval.exported_mAP,
-            retrieval.checkpoint_rank1,
-            retrieval.exported_rank1,
-        )
-        cells += [f"{100 * share:.2f} %" for share in shares]
+    cells += _score_cells(retrieval, missing_score)
     cells.append(f"{artifact.bytes / 1e6:.2f} MB")
     latency = [f"{timed.median_ms:.2f} ms" for timed in artifact.latency]
     return cells + (latency or ["–"] * 2)
@@ -88,3 +83,42 @@ def print_engine(report: EngineReport) -> None:
     elif artifact.parity is not None:
         rows["mAP, before and after"] = NOT_MEASURED
     summary(f"Engine {report.path}", rows)
+
+
+_CONSUMER_COLUMNS = (
+    "consumer", "file", "status", "run by", "cosine min", "as used: mean", "mAP before", "after",
+    "Rank-1 before", "after",
+)  # fmt: skip
+
+
+def print_consumers(folder: Path, entries: Sequence[ConsumerFolder]) -> None:
+    """Print the networks of consumers' folders in the export `folder`, and what is not verified.
+
+    The first cosine is that of crops of the input size; what follows is measured through the
+    consumer's own crop and resize.
+    """
+    rows = [_consumer_row(entry, run) for entry in entries for run in entry.runs]
+    table(f"For other programs, in {folder}", _CONSUMER_COLUMNS, rows)
+    reasons = {entry.name: entry.reason for entry in entries if entry.reason is not None}
+    if reasons:
+        summary("Not verified", reasons)
+
+
+def _consumer_row(entry: ConsumerFolder, run: ConsumerRun) -> list[str]:
+    cells = [entry.name, run.file, run.status, run.by or "not run"]
+    cells.append(f"{run.exact.min_cosine:.6f}" if run.exact else "–")
+    cells.append(f"{run.as_used.mean_cosine:.4f}" if run.as_used else "–")
+    return cells + _score_cells(run.retrieval, "–")
+
+
+def _score_cells(retrieval: RetrievalComparison | None, missing: str) -> list[str]:
+    """mAP before and after, and Rank-1 before and after; `missing` if they are not known."""
+    if retrieval is None:
+        return [missing, "–"] * 2
+    shares = (
+        retrieval.checkpoint_mAP,
+        retrieval.exported_mAP,
+        retrieval.checkpoint_rank1,
+        retrieval.exported_rank1,
+    )
+    return [f"{100 * share:.2f} %" for share in shares]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from pivl_distill.app.targets import (
 )
 from pivl_distill.config import DataSettings, DeviceChoice
 from pivl_distill.data.datasets import load_dataset
-from pivl_distill.data.records import ReIDDataset
+from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.scorable import check_scorable
 from pivl_distill.data.store import CropStore
 from pivl_distill.device import pick_device
@@ -92,7 +92,7 @@ def export_checkpoint(
     path = find_checkpoint(source)
     data = UNSEEN if spec is None and is_foreign(path) else data_settings(path.parent, spec)
     model, dataset = load_checkpoint(path, cameras), load_dataset(data.spec)
-    test = _test_crops(dataset, model.size_hw, data, cached=cached)
+    test = load_test_crops(dataset, model.size_hw, data, cached=cached)
     if data is UNSEEN and model.cameras:
         test = test.clamp_camera_ids(model.cameras)
     calibration = _calibration_crops(dataset, model.size_hw, options.precisions)
@@ -114,21 +114,27 @@ def export_checkpoint(
     return report
 
 
-def _test_crops(
+def load_test_crops(
     dataset: ReIDDataset, size_hw: tuple[int, int], data: DataSettings, *, cached: bool
 ) -> QueryGalleryCrops:
     """Query and gallery; a sample of the training split for a run without evaluation."""
     if data.evaluation:
         check_scorable(dataset, OTHER_DATA)
         return QueryGalleryCrops.load(dataset, size_hw, data.crop_cache_gib if cached else 0)
+    return QueryGalleryCrops.load_unscored(*unscored_records(dataset), size_hw)
+
+
+def unscored_records(dataset: ReIDDataset) -> tuple[Sequence[Record], Sequence[Record]]:
+    """The sample of the training split, in two halves; the same records if there is only one."""
     from export.calibration import sample_records
 
     sample = sample_records(dataset.train, UNSCORED_CROPS, UNSCORED_SEED)
-    return QueryGalleryCrops.load_unscored(sample, size_hw)
+    half = (len(sample) + 1) // 2
+    return sample[:half], sample[half:] or sample
 
 
 def _test_data(data: DataSettings, dataset: ReIDDataset) -> TestData:
-    """Return the description of the crops of `_test_crops` for the manifest."""
+    """Return the description of the crops of `load_test_crops` for the manifest."""
     from export.manifest_schema import TestData
 
     fingerprint = dataset.test_fingerprint if data.evaluation else dataset.fingerprint

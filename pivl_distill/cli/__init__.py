@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pivl_distill import __version__, crash_report
-from pivl_distill.cli.commands import data, deployment, training
+from pivl_distill.cli.commands import data, deployment, exporting, training
 from pivl_distill.cli.encoding import make_output_encodable
 from pivl_distill.cli.failures import report_failure
 from pivl_distill.distributed import process_group
@@ -80,7 +80,7 @@ for command in (
     training.teach,
     training.student,
     training.bank,
-    deployment.export,
+    exporting.export,
     deployment.evaluate,
     deployment.embed,
     deployment.bench,

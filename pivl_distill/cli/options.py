@@ -242,3 +242,27 @@ def engine_options(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, engines=Engines(libraries, batch, workspace), **kwargs)
 
     return wrapped
+
+
+def consumer_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--for and --consumer-python, as `targets`."""
+
+    @click.option(
+        "--for", "names", multiple=True, metavar="NAME", help="Also a folder for boxmot, …"
+    )
+    @click.option(
+        "--consumer-python",
+        "pythons",
+        multiple=True,
+        metavar="NAME=PATH",
+        help="Python in which a consumer is installed.",
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, names: tuple[str, ...], pythons: tuple[str, ...], **kwargs: Any
+    ) -> None:
+        from pivl_distill.app.export_consumers import ConsumerTargets
+
+        command(*args, targets=ConsumerTargets(names, pythons), **kwargs)
+
+    return wrapped

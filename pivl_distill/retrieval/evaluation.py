@@ -42,12 +42,11 @@ class QueryGalleryCrops:
 
     @classmethod
     def load_unscored(
-        cls, records: Sequence[Record], size_hw: tuple[int, int]
+        cls, query: Sequence[Record], gallery: Sequence[Record], size_hw: tuple[int, int]
     ) -> QueryGalleryCrops:
-        """Read crops that are no retrieval task, in two halves; see `load` for `size_hw`."""
-        half = (len(records) + 1) // 2
-        first = CropStore.load(records[:half], size_hw)
-        return cls(first, CropStore.load(records[half:] or records, size_hw), scored=False)
+        """Read crops that are no retrieval task, in two parts; see `load` for `size_hw`."""
+        first, second = (CropStore.load(records, size_hw) for records in (query, gallery))
+        return cls(first, second, scored=False)
 
     def clamp_camera_ids(self, cameras: int) -> QueryGalleryCrops:
         """Return the same crops with camera ids (int64, from 0) clamped to `cameras` − 1.

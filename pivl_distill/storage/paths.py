@@ -26,6 +26,12 @@ def check_relative(path: str) -> None:
         raise ValueError(f"{shown(path)} names no file")
 
 
+def relative_path(path: str) -> str:
+    """Return a path that `check_relative` accepts; raises ValueError for any other."""
+    check_relative(path)
+    return path
+
+
 def is_inside(path: Path, folder: Path) -> bool:
     """Whether `path` is in `folder` or below it once all symbolic links are resolved."""
     try:

@@ -14,8 +14,10 @@ from pivl_distill.distributed.process_group import PeerProcessError
 from pivl_distill.errors import (
     PivlError,
     Problems,
+    UnverifiedError,
     VerificationError,
     explain_os_error,
+    raise_worst,
     unknown_name,
 )
 
@@ -109,3 +111,17 @@ def test_other_errors_are_not_collected():
     with pytest.raises(PeerProcessError):
         problems.attempt(lose_a_peer)
     assert problems.found == []
+
+
+def test_the_worst_of_several_checks_is_raised_with_all_messages():
+    def fail(error):
+        raise error
+
+    raise_worst(lambda: None)
+    checks = [
+        lambda: fail(UnverifiedError("An engine.")),
+        lambda: None,
+        lambda: fail(VerificationError("A folder.")),
+    ]
+    with pytest.raises(VerificationError, match=r"An engine\. A folder\."):
+        raise_worst(*checks)

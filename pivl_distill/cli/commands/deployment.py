@@ -1,4 +1,4 @@
-"""Commands on trained networks: export, scores, embeddings, latency; and the demo."""
+"""Commands on trained and exported networks: scores, embeddings, latency; and the demo."""
 
 from __future__ import annotations
 
@@ -19,89 +19,16 @@ from pivl_distill.cli.options import (
     corruption_options,
     data_option,
     device_option,
-    engine_options,
     no_cache_option,
-    out_option,
     preprocessing_options,
 )
 from pivl_distill.distributed import process_group
 
 if TYPE_CHECKING:
-    from pivl_distill.app.export_run import Engines
     from pivl_distill.app.targets import Cameras
     from pivl_distill.config import DeviceChoice, Preprocessing
     from pivl_distill.retrieval.robustness import CorruptedSplit
     from pivl_distill.runtime.onnx_session import ExecutionDevice
-
-
-@click.command(
-    short_help="Write verified ONNX files (and TensorRT engines).",
-    epilog="""\b
-Examples:
-  pivl-distill export
-  pivl-distill export runs/student-2 --normalize --bake-preprocessing
-  pivl-distill export --precision fp16,int8 --budget int8.mAP=2
-  pivl-distill export runs/teach-1 --precision fp16 --trt --batch 1,4,16 -o deploy/
-  pivl-distill export Market_ViT-B-16_60.pth --camera mean -o deploy/
-""",
-)
-@click.argument("source", required=False, type=RUN_OR_FILE)
-@click.option("--precision", multiple=True, metavar="fp32|fp16|int8", help="One, several or a,b.")
-@engine_options
-@click.option("--budget", multiple=True, metavar="KEY=VALUE", help="Allowed loss: int8.mAP=2, …")
-@click.option("--normalize", is_flag=True, help="Put L2 normalisation into the graph.")
-@click.option("--bake-preprocessing", is_flag=True, help="Take uint8 RGB crops [N, H, W, 3].")
-@corruption_options
-@data_option
-@no_cache_option
-@camera_options
-@device_option("cpu", "Where the checkpoint runs, as the reference.")
-@out_option
-def export(
-    source: Path | None,
-    precision: tuple[str, ...],
-    engines: Engines,
-    budget: tuple[str, ...],
-    corrupted: CorruptedSplit | None,
-    spec: str | None,
-    no_cache: bool,
-    cameras: Cameras,
-    device: DeviceChoice,
-    out: Path | None,
-    **graph: bool,
-) -> None:
-    """Write a student or teacher as ONNX, without its training heads, and verify every file.
-
-    SOURCE is a run folder or a checkpoint, also one published by CLIP-ReID; default: the latest
-    student run. It is calibrated and verified on --data. The fp32 file is always written, as the
-    reference; engines are built in every precision. Budgets are PRECISION.cosine, PRECISION.mAP
-    and PRECISION.rank1. Exit code 3: a file does not match the checkpoint; 4: an engine was built
-    but cannot run here.
-    """
-    from export.accuracy import parse_budgets, parse_precision
-    from export.engine_exporter import check_engines
-    from export.exporter import ExportError
-    from pivl_distill.app.export_report import print_engine, print_export
-    from pivl_distill.app.export_run import ExportOptions, export_checkpoint
-    from pivl_distill.runs.run import Run
-
-    precisions = [parse_precision(name) for names in precision for name in names.split(",")]
-    options = ExportOptions(precisions, parse_budgets(budget), corrupted=corrupted, **graph)
-    engines.profile()  # raise before the work, not after it
-    source = source or Run.latest("student").path
-    try:
-        report = export_checkpoint(
-            source, spec, out, cameras, options, cached=not no_cache, device=device
-        )
-    except ExportError as error:
-        print_export(error.report)
-        raise
-    print_export(report)
-    built = []
-    for engine in engines.build(report):
-        print_engine(engine)
-        built.append(engine)
-    check_engines(built)
 
 
 @click.command(

@@ -153,3 +153,29 @@ def test_an_exceeded_budget_is_exit_code_3() -> None:
     (artifact,) = artifacts("strict")
     assert artifact["status"] == "failed"
     assert artifact["parity"]["min_cosine"] > 0.9999
+
+
+@pytest.mark.usefixtures("in_workplace")
+@pytest.mark.skipif(bool(importlib.util.find_spec("boxmot")), reason="here BoxMOT runs")
+def test_folders_for_consumers_are_exit_code_4_where_they_cannot_run() -> None:
+    """With a new export, and into one that exists."""
+    output = end(4, "export", "student", "--for", "boxmot", "-o", "consumers")
+    assert "boxmot: BoxMOT is not installed here" in output
+    assert Path("consumers/boxmot/reid.onnx").is_file()
+    output = end(4, "export", "consumers", "--for", "boxmot")
+    assert "not run" in output
+    (entry,) = json.loads(Path("consumers/manifest.json").read_text())["consumers"]
+    assert entry["name"] == "boxmot"
+    assert [run["status"] for run in entry["runs"]] == ["unverified"]
+    for options, reason in (
+        ((), "is an export already; add folders for other programs with --for"),
+        (("--for", "boxmot", "--normalize"), "is an export already; --normalize would change it"),
+        (("--for", "boxmot", "--data", "synthetic:small"), "is not the data set"),
+        (("--for", "deepsort"), "Unknown consumer 'deepsort'"),
+        (("--for", "boxmot", "--consumer-python", "boxmot"), "takes NAME=PATH"),
+        (("--for", "boxmot", "--consumer-python", "boxmot=gone"), "Cannot run the Python"),
+    ):
+        assert reason in refuse("export", "consumers", *options)
+    output = refuse("export", "student", "--for", "boxmot", "--bake-preprocessing", "-o", "no")
+    assert "remove --bake-preprocessing" in output
+    assert not Path("no").exists()
