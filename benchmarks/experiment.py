@@ -20,10 +20,7 @@ from __future__ import annotations
 import datetime
 import platform
 import re
-import statistics
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,14 +28,13 @@ from typing import Annotated, Any, Literal
 import torch
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy.stats import ttest_ind
 
 from pivl_distill.device import processor_name
 from pivl_distill.errors import PivlError, unknown_name
+from pivl_distill.runs.seed_differences import Difference, spread, welch_difference
 from pivl_distill.storage.files import write_text
 
 RESULTS = Path(__file__).with_name("results")
-CONFIDENCE = 0.95
 PACKAGES = ("torch", "timm", "numpy")
 """Packages whose versions are recorded, with Python's."""
 
@@ -102,21 +98,6 @@ class Row(_Model):
     """Index into the experiment's `origins`; set by `ResultFile.add`."""
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Difference of two means with its Welch interval; mAP and Rank-1 in points."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    """Limits of the 95 % interval; None if an arm has fewer than two seeds."""
-
-    def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"{self.mean:+.1f}"
-        return f"{self.mean:+.1f} [{self.low:+.1f}, {self.high:+.1f}]"
-
-
 class Experiment(_Model):
     """A result file: what was asked, how it was measured, the rows, and the conclusion."""
 
@@ -160,14 +141,7 @@ class Experiment(_Model):
         if not ours or not theirs:
             empty = other if ours else arm
             raise PivlError(f"'{self.name}' has no rows of arm '{empty}'; measure it first.")
-        mean = statistics.mean(ours) - statistics.mean(theirs)
-        if min(len(ours), len(theirs)) < 2:
-            return Difference(mean, None, None)
-        if len({*ours}) == len({*theirs}) == 1:  # no variance, so no degrees of freedom
-            return Difference(mean, mean, mean)
-        test = ttest_ind(ours, theirs, equal_var=False)
-        interval = test.confidence_interval(CONFIDENCE)
-        return Difference(mean, float(interval.low), float(interval.high))
+        return welch_difference(ours, theirs)
 
     def conclusion_text(self) -> str:
         """Return the conclusion with its figures; raises PivlError for an unknown arm."""
@@ -244,14 +218,6 @@ def read(path: Path) -> Experiment:
         raise PivlError(f"'{path}' is not a result file: {error}") from error
     _check(path, experiment)
     return experiment
-
-
-def spread(values: Sequence[float], *, deviation: bool = True) -> str:
-    """Return "mean ± standard deviation", the mean alone for one value, or "" for none."""
-    if not values:
-        return ""
-    mean = f"{statistics.mean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if deviation and len(values) > 1 else mean
 
 
 def _merged(path: Path, found: Experiment, header: Experiment) -> Experiment:

@@ -13,8 +13,9 @@ import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.experiment import RESULTS, Experiment, read, spread
+from benchmarks.experiment import RESULTS, Experiment, read
 from pivl_distill.errors import PivlError
+from pivl_distill.runs.seed_differences import spread
 from pivl_distill.storage.files import write_text
 
 ROOT = Path(__file__).parent.parent

@@ -21,10 +21,11 @@ import click
 import torch
 
 from benchmarks.arms import ARMS, BASELINE, OURS, UNLABELED
-from benchmarks.experiment import RESULTS, Experiment, ResultFile, Row, spread
+from benchmarks.experiment import RESULTS, Experiment, ResultFile, Row
 from benchmarks.harness import THREADS
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
 from pivl_distill.runs.run import RUNS_DIR
+from pivl_distill.runs.seed_differences import spread
 from pivl_distill.storage.filenames import BANK_FILE, METRICS_FILE, RUN_FILE
 from pivl_distill.storage.output_path import OutputPath
 from students.distill import StudentReport, train_student

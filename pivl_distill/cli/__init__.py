@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pivl_distill import __version__, crash_report
-from pivl_distill.cli.commands import data, deployment, exporting, training
+from pivl_distill.cli.commands import data, deployment, exporting, runs, training
 from pivl_distill.cli.encoding import make_output_encodable
 from pivl_distill.cli.failures import report_failure
 from pivl_distill.distributed import process_group
@@ -84,6 +84,7 @@ for command in (
     deployment.evaluate,
     deployment.embed,
     deployment.bench,
+    runs.compare,
     data.check,
     data.parse,
     data.occluded_duke,
