@@ -116,7 +116,7 @@ def read_trained_run(path: Path, ignore: Collection[str] = ()) -> TrainedRun:
     if isinstance(bank, dict):
         origin = {name: bank[name] for name in BANK_SOURCES if name in bank}
         settings |= dict(flatten_settings(origin, "bank."))
-    retrieval = metadata.get("retrieval")
+    retrieval: Any = metadata.get("retrieval")
     try:
         seed, scores = int(settings["seed"]), (retrieval["mAP"], retrieval["rank1"])
         mean_precision, rank1 = (100 * float(score) for score in scores)
