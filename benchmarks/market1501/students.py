@@ -23,6 +23,8 @@ from pivl_distill.storage.output_path import OutputPath
 from pivl_distill.training.teacher_embeddings import save_embeddings
 from students.supervision import embed_by_network
 
+IDENTITIES = 751
+"""Of Market-1501's training split."""
 INTEL = "intel_0277"
 PHOTO_ARMS = {
     name: ours for name, ours in ARMS.items() if "data.unlabeled" not in ours.settings
@@ -45,7 +47,8 @@ WEIGHTS = {"mobilenetv2_025": "selected channels", "mobilenetv2_100": "all chann
 @click.option("--clip", type=click.Choice([*CLIPS]), default="photo", show_default=True)
 @click.option("--arms", "names", help="Arms, separated by commas; default: all.")
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--epochs", default=12, show_default=True)
+@click.option("--epochs", default=30, show_default=True)
+@click.option("--identities", default=300, show_default=True, help="To train on, of 751.")
 @click.option("--out", type=OutputPath(), help="Result file.")
 def main(
     root: Path,
@@ -54,9 +57,13 @@ def main(
     names: str | None,
     seeds: int,
     epochs: int,
+    identities: int,
     out: Path | None,
 ) -> None:
-    """Train students on Market-1501; print their scores. A row is kept per arm and seed."""
+    """Train students on Market-1501; print their scores. A row is kept per arm and seed.
+
+    Bank and teachers are of all 751 training identities, the students of some.
+    """
     files = Files(root)
     size_hw, preset = CLIPS[clip]
     data = {
@@ -67,6 +74,7 @@ def main(
     weights = {"clip.name": ARCHITECTURE, "clip.weights": str(files.photo_clip)}
     settings = {
         **data,
+        "data.validation_identities": IDENTITIES - identities,
         "arch": arch,
         "pretrained": str(files.imagenet_start),
         "stage2.epochs": epochs,
@@ -78,22 +86,24 @@ def main(
     torch.set_num_threads(THREADS)
     teachers = {OURS: bank.parent, INTEL: intel_embeddings(files)}
     suffix = "" if clip == "photo" else f"_{clip}"
-    default = RESULTS / f"market1501_{arch}{suffix}.json"
-    file = ResultFile.load_or_create(out or default, header(arch, clip, epochs))
+    default = RESULTS / f"market1501_{arch}_{identities}{suffix}.json"
+    file = ResultFile.load_or_create(out or default, header(arch, clip, epochs, identities))
     measure_arms(file, names, range(seeds), settings, bank=bank, teachers=teachers)
 
 
-def header(arch: str, clip: str, epochs: int) -> Experiment:
+def header(arch: str, clip: str, epochs: int, identities: int) -> Experiment:
     """Return the description of the experiment."""
     stage2, (size_hw, _) = StudentConfig().stage2, CLIPS[clip]
     return Experiment(
-        name=f"Students on Market-1501, {arch}, bank of the {clip} CLIP",
+        name=f"{arch} on {identities} identities of Market-1501, bank of the {clip} CLIP",
         question="Do the texts and the embeddings of a teacher improve a student of photographs?",
-        command=f"python -m benchmarks.market1501 students --root ROOT --arch {arch} --clip {clip}",
+        command=f"python -m benchmarks.market1501 students --root ROOT --arch {arch} --clip {clip}"
+        f" --identities {identities} --epochs {epochs}",
         data=f"market1501, {size_hw[0]}×{size_hw[1]}",
         budget={
             "arch": arch,
             "start": f"ImageNet, {WEIGHTS[arch]}",
+            "identities": identities,
             "epochs": epochs,
             "batch": stage2.identities_per_batch * stage2.crops_per_identity,
             "learning rate": stage2.learning_rate,
