@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, QueryGalleryFeatures
+from pivl_distill.retrieval.top_matches import NO_MATCH, top_matches
 from pivl_distill.storage.files import write_bytes
 
 RIGHT_RGB, WRONG_RGB, QUERY_RGB = (40, 160, 70), (200, 50, 40), (90, 90, 90)
@@ -24,8 +25,7 @@ def ranking_sheet(
 ) -> None:
     """Write a PNG of `rows` evenly spaced queries and their `matches` nearest gallery crops.
 
-    Matches of the query's identity have a green frame, others a red one. As in scoring, crops of
-    the query's identity from its own camera are left out if cameras are known.
+    Matches of the query's identity have a green frame, others a red one; `top_matches` ranks them.
 
     Args:
         features: features of query and gallery.
@@ -35,17 +35,12 @@ def ranking_sheet(
         matches: number of matches per query.
     """
     chosen = np.linspace(0, len(test.query) - 1, min(rows, len(test.query))).astype(int)
-    gallery = features.gallery / np.linalg.norm(features.gallery, axis=1, keepdims=True)
     pictures = []
-    for query in chosen:
-        same = test.gallery.pids == test.query.pids[query]
-        similarity = gallery @ features.query[query]
-        if test.query.camids is not None and test.gallery.camids is not None:
-            similarity[same & (test.gallery.camids == test.query.camids[query])] = -np.inf
+    for query, found in zip(chosen, top_matches(features, test, chosen, matches), strict=True):
         row = [_framed(test.query.crops[query], QUERY_RGB)]
-        for match in np.argsort(-similarity, kind="stable")[:matches]:
-            colour = RIGHT_RGB if same[match] else WRONG_RGB
-            row.append(_framed(test.gallery.crops[match], colour))
+        for match in found[found != NO_MATCH]:
+            right = test.gallery.pids[match] == test.query.pids[query]
+            row.append(_framed(test.gallery.crops[match], RIGHT_RGB if right else WRONG_RGB))
         pictures.append(np.concatenate(row, axis=1))
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(pictures)).save(buffer, "PNG")

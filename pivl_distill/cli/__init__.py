@@ -85,6 +85,7 @@ for command in (
     deployment.embed,
     deployment.bench,
     runs.compare,
+    runs.report,
     data.check,
     data.parse,
     data.occluded_duke,

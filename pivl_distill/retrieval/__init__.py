@@ -7,6 +7,7 @@ hit_ranks          exact ranks of the hits, without sorting the gallery
 similarity_counts  comparisons of similarities with bounds, on the CPU and on a GPU
 similarity         cosine similarity: float32 matrices and float64 pairs
 robustness         mAP and Rank-1 under corruptions; camera_pairs between two cameras
+top_matches        the gallery crops that a query finds first
 thresholds         operating thresholds at false-accept rates
 reranking          k-reciprocal re-ranking; k_reciprocal holds neighbours and encodings
 faiss_index        a FAISS index of features in Parquet files

@@ -12,7 +12,8 @@ from torch import Tensor
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.store import CropStore
 from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction, embed
-from pivl_distill.retrieval import RetrievalResult, evaluate, evaluate_distances, rerank_rows
+from pivl_distill.retrieval import RetrievalResult, evaluate_distances, rerank_rows
+from pivl_distill.retrieval.reid_metrics import QueryScores, score_queries
 
 CPU = torch.device("cpu")
 
@@ -93,8 +94,15 @@ def evaluate_features(
 
     The result does not depend on `device`.
     """
+    return score_crops(features, crops, device).result()
+
+
+def score_crops(
+    features: QueryGalleryFeatures, crops: QueryGalleryCrops, device: torch.device = CPU
+) -> QueryScores:
+    """Return the scores of each query, whose means are those of `evaluate_features`."""
     query, gallery = _on_device(features, device)
-    return evaluate(query, gallery, *_labels(crops))
+    return score_queries(query, gallery, *_labels(crops))
 
 
 def evaluate_reranked(

@@ -49,6 +49,42 @@ class RetrievalResult:
         return {"mAP": self.mAP, **ranks, "mINP": self.mINP, **counts, **rule}
 
 
+@dataclass(frozen=True)
+class QueryScores:
+    """Scores of each of Q queries; `result` has their means.
+
+    A query without a hit in the gallery is not valid, and its scores are 0.
+    """
+
+    average_precision: np.ndarray
+    """float64 [Q]."""
+    first_hit: np.ndarray
+    """int64 [Q], rank of the first hit from 1."""
+    inverse_penalty: np.ndarray
+    """float64 [Q], hits divided by the rank of the last one; its mean is mINP."""
+    camera_rule: bool
+
+    @property
+    def valid(self) -> np.ndarray:
+        """bool [Q], whether the query has a hit in the gallery."""
+        return self.first_hit > 0
+
+    def result(self, max_rank: int = 50) -> RetrievalResult:
+        """Average over the valid queries; raises PivlError if there are none."""
+        valid = self.valid
+        if not valid.any():
+            raise _no_valid_query(self.camera_rule)
+        ranks = np.arange(1, max_rank + 1)
+        return RetrievalResult(
+            mAP=float(self.average_precision[valid].mean()),
+            cmc=(self.first_hit[valid, None] <= ranks).mean(axis=0),
+            mINP=float(self.inverse_penalty[valid].mean()),
+            valid_queries=int(valid.sum()),
+            skipped_queries=int((~valid).sum()),
+            camera_rule=self.camera_rule,
+        )
+
+
 def evaluate(
     query: Features,
     gallery: Features,
@@ -79,9 +115,23 @@ def evaluate(
     Raises:
         PivlError: features are not finite, or no query has a hit.
     """
+    labels = (query_pids, gallery_pids, query_camids, gallery_camids)
+    return score_queries(query, gallery, *labels, memory_bytes=memory_bytes).result(max_rank)
+
+
+def score_queries(
+    query: Features,
+    gallery: Features,
+    query_pids: np.ndarray,
+    gallery_pids: np.ndarray,
+    query_camids: np.ndarray | None,
+    gallery_camids: np.ndarray | None,
+    *,
+    memory_bytes: int = MEMORY_BYTES,
+) -> QueryScores:
+    """Return the scores of each query; arguments and errors are those of `evaluate`."""
     task = _RetrievalTask.from_labels(query_pids, gallery_pids, query_camids, gallery_camids)
-    ranks = hit_ranks(query, task.select(gallery), task.matches, memory_bytes)
-    return task.result(ranks, max_rank)
+    return task.scores(hit_ranks(query, task.select(gallery), task.matches, memory_bytes))
 
 
 def evaluate_distances(
@@ -107,7 +157,7 @@ def evaluate_distances(
         PivlError: a distance is not finite, or no query has a hit.
     """
     task = _RetrievalTask.from_labels(query_pids, gallery_pids, query_camids, gallery_camids)
-    return task.result(_distance_ranks(distances, task), max_rank)
+    return task.scores(_distance_ranks(distances, task)).result(max_rank)
 
 
 @dataclass(frozen=True)
@@ -142,10 +192,8 @@ class _RetrievalTask:
             return gallery[torch.from_numpy(self.ranked).to(gallery.device)]
         return gallery[self.ranked]
 
-    def result(
-        self, ranks_of_hits: Iterable[tuple[np.ndarray, np.ndarray]], max_rank: int
-    ) -> RetrievalResult:
-        """Average over queries [n] with ascending ranks of hits [n, K], padded with 0."""
+    def scores(self, ranks_of_hits: Iterable[tuple[np.ndarray, np.ndarray]]) -> QueryScores:
+        """Score queries [n] with ascending ranks of hits [n, K], padded with 0."""
         first_hit = np.zeros(self.queries, np.int64)
         average_precision, inverse_penalty = np.zeros(self.queries), np.zeros(self.queries)
         for queries, ranks in ranks_of_hits:
@@ -155,17 +203,7 @@ class _RetrievalTask:
             at_hits = np.divide(number, ranks, out=np.zeros(ranks.shape), where=ranks > 0)
             average_precision[queries] = at_hits.sum(axis=1) / count
             inverse_penalty[queries] = count / ranks.max(axis=1)
-        valid = first_hit > 0
-        if not valid.any():
-            raise _no_valid_query(self.camera_rule)
-        return RetrievalResult(
-            mAP=float(average_precision[valid].mean()),
-            cmc=(first_hit[valid, None] <= np.arange(1, max_rank + 1)).mean(axis=0),
-            mINP=float(inverse_penalty[valid].mean()),
-            valid_queries=int(valid.sum()),
-            skipped_queries=int((~valid).sum()),
-            camera_rule=self.camera_rule,
-        )
+        return QueryScores(average_precision, first_hit, inverse_penalty, self.camera_rule)
 
 
 def _distance_ranks(

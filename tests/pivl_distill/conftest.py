@@ -1,13 +1,16 @@
-"""File systems that list folders in another order."""
+"""File systems that list folders in another order, and a place with short runs."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from command_line import QUICK, succeed
+from stopped_runs import EPOCHS
 
 
 @pytest.fixture
@@ -21,3 +24,14 @@ def reversed_listing(monkeypatch: pytest.MonkeyPatch) -> None:
             yield sorted(entries, key=lambda entry: entry.name, reverse=True)
 
     monkeypatch.setattr(os, "scandir", backwards)
+
+
+@pytest.fixture(scope="session")
+def workplace(make_once: Callable[[str, Callable[[], None]], Path]) -> Path:
+    """A folder with a teach run, and an uninterrupted student run."""
+
+    def make() -> None:
+        succeed("teach", *QUICK)
+        succeed("student", *QUICK, *EPOCHS, "-o", "unstopped")
+
+    return make_once("workplace", make)

@@ -1,4 +1,4 @@
-"""Commands on runs: tables of several."""
+"""Commands on runs: tables of several, and one page about them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pivl_distill.cli.options import FOLDER, OUT_FILE
+from pivl_distill.cli.options import FOLDER, OUT_FILE, device_option, no_cache_option
 
 if TYPE_CHECKING:
     from pivl_distill.app.comparison import Shape
     from pivl_distill.app.comparison_table import TableFormat
+    from pivl_distill.config import DeviceChoice
+    from pivl_distill.report.pictures import Heads
 
 
 @click.command(
@@ -69,3 +71,56 @@ def compare(
         print_comparison(comparison)
     else:
         click.echo(as_text(comparison, chosen), nl=False)
+
+
+@click.command(
+    short_help="Write one HTML page about runs.",
+    epilog="""\b
+Examples:
+  pivl-distill report
+  pivl-distill report runs/teach-1 runs/student-1 runs/student-3 runs/export-4 -o report.html
+  pivl-distill report --no-crops -o figures.html
+""",
+)
+@click.argument("runs", metavar="[RUN]...", nargs=-1, type=FOLDER)
+@click.option(
+    "--out",
+    "-o",
+    type=OUT_FILE,
+    default=Path("report.html"),
+    show_default=True,
+    help="The page; an existing one is replaced.",
+)
+@click.option(
+    "--data", "spec", metavar="KIND:PATH", help="Data set to score on; default: the last run's."
+)
+@click.option("--no-crops", is_flag=True, help="Put no photographs on the page.")
+@click.option(
+    "--heads",
+    type=click.Choice(["auto", "pixelated", "shown"]),
+    default="auto",
+    show_default=True,
+    help="Heads on photographs; auto: pixelated unless people are synthetic.",
+)
+@device_option(text="Where checkpoints run; auto: a GPU if there is one, the CPU for ONNX files.")
+@no_cache_option
+def report(
+    runs: tuple[Path, ...],
+    out: Path,
+    spec: str | None,
+    no_crops: bool,
+    heads: Heads,
+    device: DeviceChoice,
+    no_cache: bool,
+) -> None:
+    """Write one self-contained HTML page about any mix of teach, student and export runs.
+
+    RUN is a run folder; default: the latest teach, student and export run. The networks are
+    scored on query and gallery again, for what their files do not record. A section whose input
+    is missing is left out, with the reason.
+    """
+    from pivl_distill.report.context import ReportSettings
+    from pivl_distill.report.write import print_report, write_report
+
+    settings = ReportSettings(spec, not no_crops, heads, device, not no_cache)
+    print_report(write_report(runs, out, settings))

@@ -1,25 +1,12 @@
-"""A place with a taught bank, for tests that stop and continue what comes after it."""
+"""A working folder with a taught bank, for tests that stop and continue what comes after it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from command_line import QUICK, succeed, work_in_copy
-from stopped_runs import EPOCHS
-
-
-@pytest.fixture(scope="session")
-def workplace(make_once: Callable[[str, Callable[[], None]], Path]) -> Path:
-    """A folder with a teach run, and an uninterrupted student run."""
-
-    def make() -> None:
-        succeed("teach", *QUICK)
-        succeed("student", *QUICK, *EPOCHS, "-o", "unstopped")
-
-    return make_once("workplace", make)
+from command_line import work_in_copy
 
 
 @pytest.fixture

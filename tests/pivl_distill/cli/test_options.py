@@ -14,7 +14,18 @@ from pivl_distill.config import DataSettings, StudentConfig, TeachConfig
 from pivl_distill.config.reference import settings_help
 from pivl_distill.runs.run import Run
 
-COMPUTING = ("teach", "student", "bank", "export", "evaluate", "embed", "bench", "parse", "demo")
+COMPUTING = (
+    "teach",
+    "student",
+    "bank",
+    "export",
+    "evaluate",
+    "embed",
+    "bench",
+    "parse",
+    "demo",
+    "report",
+)
 
 
 def test_no_summary_is_cut_in_80_columns() -> None:

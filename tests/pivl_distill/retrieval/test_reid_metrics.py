@@ -10,6 +10,7 @@ import torch
 
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval import RetrievalResult, evaluate, evaluate_distances
+from pivl_distill.retrieval.reid_metrics import score_queries
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "retrieval.npz"
 
@@ -77,6 +78,19 @@ def test_agrees_with_a_naive_implementation(seed: int) -> None:
     assert result.mINP == pytest.approx(penalty, abs=1e-12)
     np.testing.assert_allclose(result.cmc, curve, atol=1e-12)
     assert (result.valid_queries, result.skipped_queries) == (valid, 30 - valid)
+
+
+def test_scores_of_queries_have_the_means_of_the_result() -> None:
+    task = random_task(0)
+    scores, result = score_queries(*task), evaluate(*task)
+    assert scores.result().summary() == result.summary()
+    for query in np.flatnonzero(scores.valid):
+        alone = [task[0][[query]], task[1], task[2][[query]], task[3], task[4][[query]], task[5]]
+        precision, curve, penalty, _ = naive(alone, max_rank=200)
+        assert scores.average_precision[query] == pytest.approx(precision, abs=1e-12)
+        assert scores.first_hit[query] == 1 + int((curve == 0).sum())
+        assert scores.inverse_penalty[query] == pytest.approx(penalty, abs=1e-12)
+    assert (scores.average_precision[~scores.valid] == 0).all()
 
 
 def test_one_query_by_hand() -> None:
