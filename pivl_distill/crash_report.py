@@ -16,6 +16,7 @@ import traceback
 from pathlib import Path
 
 from pivl_distill.storage.filenames import CONFIG_FILE, CRASH_FILE
+from pivl_distill.storage.files import append_bytes
 
 PACKAGES = (
     *("pivl-distill", "torch", "torchvision", "timm", "open_clip_torch", "onnx", "onnxruntime"),
@@ -48,8 +49,7 @@ def write_crash_report(error: BaseException, rank: int = 0) -> Path | None:
         name = Path(CRASH_FILE)
         file = _run_folder / (f"{name.stem}-{rank}{name.suffix}" if rank else name)
         try:
-            with file.open("ab") as report:
-                report.write(text)
+            append_bytes(file, text)
             return file
         except OSError:  # removed, read-only or full
             pass

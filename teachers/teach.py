@@ -23,6 +23,7 @@ from pivl_distill.runs.provenance import bank_provenance
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.filenames import BANK_FILE, TEACHER_FILE
 from pivl_distill.storage.files import sha256
+from pivl_distill.storage.mapped_files import check_unchanged
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.divergence import COLLAPSED_SPREAD
 from pivl_distill.training.stage2_run import Stage2Run
@@ -121,6 +122,8 @@ def learn_bank(
         dataset: data set of the crops.
         vocabulary: labels of the part maps; columns of the bank's part texts.
         run: run folder, for metrics and progress.
+
+    Raises: PivlError if crops or features in the cache changed meanwhile.
     """
     pids, identity_of_crop = np.unique(store.pids, return_inverse=True)
     rows = torch.from_numpy(identity_of_crop)
@@ -133,6 +136,7 @@ def learn_bank(
     crop_pids = torch.from_numpy(store.pids)
     readout = probe_bank(bank, clip.text, features.projected, crop_pids, dataset.people)
     bank.provenance["readout"] = dataclasses.asdict(readout)
+    check_unchanged()
     warn_of_equal_texts(readout)
     return bank
 

@@ -19,6 +19,7 @@ from pivl_distill.data.unused import find_unused, log_unused
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime import Extractor
+from pivl_distill.storage.files import remove_abandoned
 from pivl_distill.vectors.files import Metadata, vector_writer
 
 logger = logging.getLogger(__name__)
@@ -70,6 +71,7 @@ def embed_folder(
     }
     unreadable: list[str] = metadata["unreadable"]
     cameras = None if camera is None else [camera] * len(paths)
+    remove_abandoned(out)
     with write(out, extractor.dim, metadata) as add:
         streamed = extractor.stream_files(paths, cameras)
         for path, vector in track(streamed, "Embedding", total=len(paths), unit="images"):

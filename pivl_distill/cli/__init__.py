@@ -10,6 +10,7 @@ from pivl_distill import __version__, crash_report
 from pivl_distill.cli.commands import data, deployment, exporting, runs, training
 from pivl_distill.cli.encoding import make_output_encodable
 from pivl_distill.cli.failures import report_failure
+from pivl_distill.cli.lossy_messages import make_messages_lossy
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.log_handler import logs_on_stderr
@@ -35,6 +36,7 @@ class Commands(click.Group):
         return name, command, rest
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        make_messages_lossy()
         make_output_encodable()
         try:
             return super().main(*args, **kwargs)

@@ -19,6 +19,7 @@ from pivl_distill.console import track
 from pivl_distill.distributed import process_group
 from pivl_distill.distributed.collectives import all_gather
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.mapped_files import check_unchanged
 from pivl_distill.vectors.space import VectorSpace, array_digest, space_id
 
 ForwardFunction = Callable[..., Tensor]
@@ -136,7 +137,7 @@ def embed(
         description: label of the progress bar; None shows none.
 
     Raises:
-        PivlError: `camids` are missing or out of range.
+        PivlError: `camids` are missing or out of range, or crops in the cache have changed.
     """
     cameras = _cameras_for(model, camids)
     shard = process_group.nonempty_shard(len(crops))
@@ -152,6 +153,7 @@ def embed(
                 inputs.append(cameras[start:stop].to(model.device))
             features = (forward or model.network)(*inputs)
             batches.append(features.float().cpu().numpy())
+    check_unchanged()
     return all_gather(torch.from_numpy(np.concatenate(batches)), len(crops)).numpy()
 
 

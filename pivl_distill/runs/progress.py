@@ -43,11 +43,20 @@ from pivl_distill.storage.filenames import (
 )
 from pivl_distill.storage.files import remove_partial, write_text
 from pivl_distill.storage.locks import locked
+from pivl_distill.storage.mapped_files import ChangedFileError, check_unchanged
 from pivl_distill.storage.tensors import damage_named, load_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
 KIND = "training progress"
+
+_STOPPED_FROM_OUTSIDE = (
+    KeyboardInterrupt,
+    SystemExit,
+    OSError,
+    ChangedFileError,
+    process_group.PeerProcessError,
+)
 
 SAVE_PERIOD_S = 300.0
 """Progress is saved at the end of each epoch, and after this time within a longer one."""
@@ -102,7 +111,7 @@ class Progress:
             try:
                 with self._signals.installed():
                     yield
-            except (KeyboardInterrupt, SystemExit, OSError, process_group.PeerProcessError):
+            except _STOPPED_FROM_OUTSIDE:
                 resume = f"pivl-distill {command} --resume {self.run}"
                 logger.warning(f"{self.run} is unfinished; resume it with `{resume}`.")
                 raise
@@ -113,8 +122,8 @@ class Progress:
                     f" {change}.",
                     error.setting,
                 ) from error
-        if not process_group.rank() and (self.run / RUN_FILE).is_file():
-            shutil.rmtree(self.run / STATE_FOLDER)
+        if (self.run / RUN_FILE).is_file():
+            remove_state(self.run)
 
     def start_stage(self, stage: str) -> None:
         """Count the time from now on for `stage`."""
@@ -207,6 +216,7 @@ class Progress:
 
     def _save(self, stage: str, completed: int, step: Step, parts: dict[str, Stateful]) -> None:
         require_run_folder(self.run)
+        check_unchanged()
         self._count_time()
         tensors: dict[str, Tensor] = {}
         metrics = self.run / METRICS_FILE
@@ -243,6 +253,12 @@ class RemainingSteps:
 
     def __len__(self) -> int:
         return self._number
+
+
+def remove_state(run: Path) -> None:
+    """Remove the resume state of a complete run; rank 0 does, if no other process is using it."""
+    if not process_group.rank() and not is_running(run):
+        shutil.rmtree(run / STATE_FOLDER, ignore_errors=True)
 
 
 def require_run_folder(run: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,9 +19,10 @@ from pivl_distill.config import DataSettings, read_yaml, validate_settings
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
 from pivl_distill.runs.contract import CHANGED_SETTINGS
-from pivl_distill.runs.progress import Progress, is_running, require_run_folder
+from pivl_distill.runs.progress import Progress, is_running, remove_state, require_run_folder
 from pivl_distill.storage.filenames import CONFIG_FILE, METRICS_FILE, RUN_FILE
 from pivl_distill.storage.files import (
+    append_bytes,
     check_writable,
     is_empty,
     remove_partial,
@@ -34,6 +36,8 @@ RUNS_DIR = Path("runs")
 RunKind = Literal["teach", "student", "export"]
 _SECTIONS = (*get_args(RunKind), "bank")
 """Sections of config.yaml; `pivl-distill bank` writes the last one."""
+_SECOND_NS = 10**9
+"""File systems keep dates to the second at least, in nanoseconds."""
 _LONGEST_KIND = 64
 """Bytes of config.yaml in which its first section is looked for."""
 
@@ -64,6 +68,7 @@ class Run:
         if not (path / CONFIG_FILE).is_file():
             raise PivlError(f"{path} contains no run to resume (no {CONFIG_FILE}).")
         if (path / RUN_FILE).is_file():
+            remove_state(path)  # of a run that was killed just after its end
             raise PivlError(f"{path} is finished; there is nothing to resume.")
         if (actual := _kind_from_config(path)) != kind:
             raise PivlError(f"{path} was started by `pivl-distill {actual}`, not by {kind}.")
@@ -130,10 +135,7 @@ class Run:
         if process_group.rank():
             return
         require_run_folder(self.path)
-        with (self.path / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_bytes(self.path / METRICS_FILE, f"{json.dumps(metrics)}\n".encode())
 
     def finish(self, kind: RunKind, **metadata: Any) -> None:
         """Mark the run complete with its summary, and the settings that a resume changed."""
@@ -142,6 +144,7 @@ class Run:
         if not process_group.rank():
             require_run_folder(self.path)
             write_json(self.path / RUN_FILE, {"kind": kind, **metadata, **changed})
+            _date_last(self.path / RUN_FILE)
 
 
 def _new_folder(kind: RunKind, config_yaml: str, path: Path | None) -> Path:
@@ -155,7 +158,21 @@ def _new_folder(kind: RunKind, config_yaml: str, path: Path | None) -> Path:
         _check_empty(path)
         remove_partial(path)
         write_text(path / CONFIG_FILE, config_yaml)
+        _date_last(path / CONFIG_FILE)
     return path
+
+
+def _date_last(written: Path) -> None:
+    """Give a file of a run, just written, a later date than those of this name in `runs/`.
+
+    `find_all` and `latest` compare these dates, and the clock may have been set back meanwhile.
+    """
+    dates = [0]
+    for file in RUNS_DIR.glob(f"*/{written.name}"):
+        with suppress(OSError):  # a run that is removed at this moment
+            dates += [file.stat().st_mtime_ns] * (file.absolute() != written.absolute())
+    if written.stat().st_mtime_ns <= (newest := max(dates)):
+        os.utime(written, ns=(newest + _SECOND_NS, newest + _SECOND_NS))
 
 
 def _next_folder(kind: RunKind) -> Path:

@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.cache_dir import CacheError
 from pivl_distill.storage.files import atomic_folder, sha256, write_json
+from pivl_distill.storage.mapped_files import map_array
 from pivl_distill.storage.readers import read_json
 
 logger = logging.getLogger(__name__)
@@ -145,13 +146,14 @@ def mark_used(entry: Path, limit_bytes: int) -> None:
     """Mark an entry as just used and evict others until their folder is within the limit."""
     with suppress(OSError):  # a shared cache may be read-only
         os.utime(entry)
-        evict_least_recently_used(entry.parent, limit_bytes)
+        evict_least_recently_used(entry.parent, limit_bytes, entry)
 
 
-def evict_least_recently_used(folder: Path, limit_bytes: int) -> None:
+def evict_least_recently_used(folder: Path, limit_bytes: int, kept: Path | None = None) -> None:
     """Evict the least recently used entries until the folder takes at most `limit_bytes`.
 
-    The most recently used entry is always kept. Remains of crashes are removed too.
+    The entry `kept`, by default the most recently used one, stays in any case: where the clock was
+    set back, others seem to be younger. Remains of crashes are removed too.
     """
     now = time.time()
     for unfinished in folder.glob(".*"):
@@ -161,7 +163,7 @@ def evict_least_recently_used(folder: Path, limit_bytes: int) -> None:
             else:
                 unfinished.unlink(missing_ok=True)
     total = 0
-    for number, (entry, size) in enumerate(_sizes(folder).items()):
+    for number, (entry, size) in enumerate(_sizes(folder, kept).items()):
         total += size
         if number and total > limit_bytes:
             shutil.rmtree(entry, ignore_errors=True)
@@ -178,10 +180,10 @@ def _make_room(folder: Path, missing_bytes: int) -> None:
             evict_least_recently_used(folder, sum(sizes) - missing_bytes)
 
 
-def _sizes(folder: Path) -> dict[Path, int]:
-    """Return the size in bytes of every entry, the most recently used first."""
+def _sizes(folder: Path, first: Path | None = None) -> dict[Path, int]:
+    """Return the size in bytes of every entry: `first`, then the most recently used ones."""
     entries = [entry for entry in folder.glob("[!.]*") if entry.is_dir()]
-    entries.sort(key=lambda entry: entry.stat().st_mtime, reverse=True)
+    entries.sort(key=lambda entry: (entry == first, entry.stat().st_mtime), reverse=True)
     return {entry: _size(entry) for entry in entries}
 
 
@@ -196,12 +198,8 @@ def _open(entry: Path, shapes: Shapes, dtype: np.dtype) -> dict[str, np.ndarray]
     """Return the arrays, or None unless all files have the right hashes, shapes and type."""
     try:
         hashes = read_json(entry / HASHES, "a list of hashes")
-        if any(sha256(_file(entry, name)) != hashes[name] for name in shapes):
-            return None
         # Copy on write: torch needs writable memory, and the file must not change.
-        arrays: dict[str, np.ndarray] = {
-            name: np.lib.format.open_memmap(_file(entry, name), mode="c") for name in shapes
-        }
+        arrays = {name: map_array(_file(entry, name), hashes[name]) for name in shapes}
     except (PivlError, OSError, ValueError, LookupError):
         return None
     shapes_match = all(arrays[name].shape == shape for name, shape in shapes.items())

@@ -6,6 +6,7 @@ Only the standard library is imported, so that the runtime can use this module.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -14,13 +15,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import utf8_name
 from pivl_distill.storage.finite import find_nonfinite_numbers
 
-_PARTIAL = ".partial"
+try:
+    import fcntl
+except ImportError:  # systems other than POSIX
+    fcntl = None  # type: ignore[assignment]
+
+_PARTIAL, _PARTIAL_FOLDER = ".partial", ".part"
 LOCK = ".lock"
 """Name of the lock file of a folder that holds other files too."""
 MAX_NAMED = 5
@@ -42,7 +48,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
+        with _claimed(temporary):
+            yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -71,10 +78,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     file, as for a full disk, names `path`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(".part", prefix=f".{path.name}.", dir=path.parent))
+    name = tempfile.mkdtemp(_PARTIAL_FOLDER, prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
     try:
         temporary.chmod(0o755)
-        yield temporary
+        with _claimed(temporary):
+            yield temporary
         temporary.rename(path)
     except OSError as error:
         if error.filename is None:
@@ -82,6 +91,42 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _claimed(temporary: Path) -> Iterator[bool]:
+    """Hold a lock on a temporary file or folder inside the block, which ends with the process.
+
+    Yields False if another process holds it. Without locks, as on some networks, nobody does.
+    """
+    if fcntl is None:
+        yield False
+        return
+    handle = os.open(temporary, os.O_RDONLY if temporary.is_dir() else os.O_RDWR)
+    try:
+        claimed = True
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            claimed = False
+        yield claimed
+    finally:
+        os.close(handle)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left of their writes of `path`, by the functions above.
+
+    What another process is writing at this moment stays.
+    """
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if temporary.suffix not in (_PARTIAL, _PARTIAL_FOLDER):
+            continue
+        with suppress(OSError), _claimed(temporary) as abandoned:
+            if abandoned and temporary.is_dir():
+                shutil.rmtree(temporary)
+            elif abandoned:
+                temporary.unlink()
 
 
 def check_writable(path: Path, *, folder: bool = False) -> None:
@@ -119,6 +164,25 @@ def _probe(folder: Path, name: str) -> None:
     finally:
         os.close(handle)
         Path(probe).unlink()
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Append to a file, created if missing, and sync it to disk.
+
+    After an OSError, which names `path`, the file is as before: part of the data may have fit.
+    """
+    existed = path.exists()
+    with path.open("ab", buffering=0) as file:
+        length, rest = file.tell(), data
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                file.truncate(length) if existed else path.unlink()
+            _name_file(error, path)
+            raise
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -180,9 +244,14 @@ def expand_user(path: str) -> Path:
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
+        return sha256_of(file)
+
+
+def sha256_of(file: BinaryIO) -> str:
+    """Return the SHA-256 of the rest of an open file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 

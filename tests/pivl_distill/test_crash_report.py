@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -114,3 +116,17 @@ def test_version_is_that_of_this_package(monkeypatch: pytest.MonkeyPatch) -> Non
     file = write_crash_report(an_error())
     assert file is not None
     assert f"packages: pivl-distill {pivl_distill.__version__}\n" in file.read_text()
+
+
+def test_report_that_does_not_fit_leaves_no_part_of_it(
+    run_folder: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(crash_report, "append_bytes", full)
+    file = write_crash_report(an_error())
+    assert file is not None
+    assert file.parent == temporary
+    assert "TypeError: not a tensor" in file.read_text()
+    assert not (run_folder / "crash.log").exists()

@@ -85,6 +85,7 @@ def write_dataset(root: Path, tier: Tier, seed: int, workers: int | None = None)
     """
     if root.exists():
         raise PivlError(f"{root} exists already: remove it or choose another folder.")
+    files.remove_abandoned(root)
     with files.atomic_folder(root) as folder:
         _write_tree(folder, tier, seed, workers)
 

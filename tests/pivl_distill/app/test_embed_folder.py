@@ -51,6 +51,15 @@ def expected(
     return Extractor(deployed_once, precision=precision).embed_folder(crops)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs the locks of POSIX")
+def test_what_a_killed_command_left_is_removed(embed, tmp_path):
+    out = tmp_path / "new" / "features.parquet"
+    out.parent.mkdir()
+    (out.parent / ".features.parquet.a1b2c3.partial").write_bytes(b"large")
+    assert embed("-o", out).exit_code == 0
+    assert [path.name for path in out.parent.iterdir()] == ["features.parquet"]
+
+
 def test_npz_contains_names_unit_vectors_and_provenance(embed, deployed_once, crops, tmp_path):
     out = tmp_path / "new" / "features.npz"
     result = embed("-o", out, "--precision", "int8")

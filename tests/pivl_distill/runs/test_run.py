@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,29 @@ def test_resume_without_a_run_or_with_another_command_is_refused(tmp_path):
     student = start("student", "a", 1)
     with pytest.raises(PivlError, match="was started by `pivl-distill student`, not by teach"):
         Run.open_unfinished("teach", student.path)
+
+
+def test_the_latest_run_is_the_latest_when_the_clock_was_set_back():
+    """`student` without --bank takes the latest teach run."""
+    future = time.time() + 3 * 24 * 3600
+    first, second = (Run.create("teach", "teach: {}\n") for _ in range(2))
+    for name in ("config.yaml", "run.json"):
+        first.finish("teach") if name == "run.json" else None
+        os.utime(first.path / name, (future, future))
+    second.finish("teach")
+    assert Run.latest("teach").path == second.path
+    assert [run.path for run in Run.find_all("teach")] == [second.path, first.path]
+    third = Run.create("teach", "teach: {}\n")
+    assert [run.path for run in Run.find_all("teach")] == [second.path, first.path, third.path]
+    (first.path / "run.json").unlink()
+    assert Run.latest("teach").path == second.path
+
+
+def test_resume_state_of_a_run_that_was_killed_after_its_end_is_removed():
+    run = Run.create("student", "student: {}\n")
+    run.finish("student")
+    (run.path / "state").mkdir()
+    (run.path / "state" / "progress.safetensors").write_bytes(b"large")
+    with pytest.raises(PivlError, match="is finished"):
+        Run.open_unfinished("student", run.path)
+    assert not (run.path / "state").exists()

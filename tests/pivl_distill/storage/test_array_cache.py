@@ -168,7 +168,7 @@ def test_entry_of_another_user_is_computed_in_memory(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     with monkeypatch.context() as patch:
-        patch.setattr(array_cache, "sha256", forbidden)
+        patch.setattr(array_cache, "map_array", forbidden)
         patch.setattr(os, "rmdir", forbidden)
         patch.setattr(os, "unlink", forbidden)
         assert load_or_create(entry, SHAPES, BYTES, no_batches, GIB, WHAT) is None
@@ -298,6 +298,13 @@ def test_cache_hit_marks_the_entry_as_used(entry: Path) -> None:
     os.utime(entry, (1.0, 1.0))
     plant_entry(entry.parent, "another", 10, 60)
     load_or_create(entry, SHAPES, BYTES, no_batches, 200, WHAT)
+    assert [path.name for path in entry.parent.iterdir()] == ["key"]
+
+
+def test_the_entry_in_use_is_kept_when_the_clock_was_set_back(entry: Path) -> None:
+    """Entries that were used before seem to be younger than the one that is used now."""
+    plant_entry(entry.parent, "from the future", 150, -3 * 24 * 3600)
+    load_or_create(entry, SHAPES, BYTES, batches, 300, WHAT)
     assert [path.name for path in entry.parent.iterdir()] == ["key"]
 
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.files import (
+    append_bytes,
     atomic_folder,
     atomic_write,
     check_writable,
     is_empty,
+    remove_abandoned,
     remove_partial,
     sha256,
     write_bytes,
@@ -285,3 +291,64 @@ def test_json_with_a_number_that_is_not_finite_keeps_the_old_file(tmp_path):
     with pytest.raises(PivlError, match=r"was not written, .* not finite: retrieval\.mAP is nan"):
         write_json(path, {"retrieval": {"mAP": float("nan")}})
     assert json.loads(path.read_text()) == {"old": 1}
+
+
+@contextmanager
+def limited_file_size(limit: int) -> Iterator[None]:
+    """Files can have this many bytes: what is beyond is refused, after a part has been written."""
+    resource = pytest.importorskip("resource", reason="limits of POSIX")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_lines_are_appended(tmp_path):
+    path = tmp_path / "lines"
+    append_bytes(path, b"one\n")
+    append_bytes(path, b"two\n")
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+@pytest.mark.parametrize("content", [b"complete line\n", b"", None])
+def test_a_line_that_does_not_fit_leaves_no_part_of_it(tmp_path, content):
+    path = tmp_path / "lines"
+    if content is not None:
+        path.write_bytes(content)
+    limit = len(content or b"") + 5
+    with limited_file_size(limit), pytest.raises(OSError, match=r"lines'") as caught:
+        append_bytes(path, b"a longer line\n")
+    assert caught.value.errno == errno.EFBIG
+    assert (path.read_bytes() if path.exists() else None) == content
+
+
+def write_and_die(path, folder):
+    with (atomic_folder if folder else atomic_write)(path) as temporary:
+        (temporary / "part" if folder else temporary).write_text("a part")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_a_killed_process_left_is_removed(tmp_path, folder):
+    path, other = tmp_path / "out[1].npz", tmp_path / ".out[1].npz.mine"
+    other.touch()
+    process = multiprocessing.get_context("fork").Process(target=write_and_die, args=(path, folder))
+    process.start()
+    process.join()
+    (left,) = {*tmp_path.iterdir()} - {other}
+    assert left.suffix == (".part" if folder else ".partial")
+    remove_abandoned(path)
+    assert [*tmp_path.iterdir()] == [other]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs the locks of POSIX")
+@pytest.mark.parametrize("write", [atomic_write, atomic_folder])
+def test_what_is_being_written_is_not_removed(tmp_path, write):
+    path = tmp_path / "out"
+    with write(path) as temporary:
+        remove_abandoned(path)
+        assert temporary.exists()
+    assert path.exists()
