@@ -21,6 +21,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
+# What examples/browser loads, and the tests of --for web; they are skipped where Node is missing.
+BROWSER := examples/browser/node_modules
+$(BROWSER): examples/browser/package-lock.json
+	if command -v npm; then npm ci --silent --ignore-scripts --prefix examples/browser && touch $@; fi
+
 demo: $(INSTALLED)
 	$(BIN)/pivl-distill demo
 
@@ -39,7 +44,7 @@ audit:
 	build/audit/bin/python -m pip install --quiet pip-audit; }
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
-test: lint
+test: lint $(BROWSER)
 	$(PYTEST) -m "not slow"
 
 # Also the slow tests: several processes, killed and resumed runs, real engines, full-size presets.

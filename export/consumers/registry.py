@@ -7,9 +7,10 @@ from pathlib import Path
 
 from export.consumers.base import Consumer
 from export.consumers.boxmot import BoxMot
+from export.consumers.web import Web
 from pivl_distill.errors import PivlError, unknown_name
 
-CONSUMERS: dict[str, Consumer] = {consumer.name: consumer for consumer in (BoxMot(),)}
+CONSUMERS: dict[str, Consumer] = {consumer.name: consumer for consumer in (BoxMot(), Web())}
 
 
 def parse_consumers(names: Iterable[str]) -> list[Consumer]:

@@ -67,22 +67,8 @@ class PackageConsumer(Consumer):
         """Start the script; the process ends with the block."""
         python = options.pythons.get(self.name) or self._our_python()
         command = [python, SCRIPTS / self.script, *self.arguments(folder, file)]
-        with tempfile.TemporaryDirectory() as home, tempfile.TemporaryFile() as errors:
-            environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-            environment |= OFFLINE | {"YOLO_CONFIG_DIR": home}
-            process = subprocess.Popen(  # noqa: S603  (our script, the user's Python)
-                list(map(str, command)),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-            )
-            connection = _Connection(process, errors, self.title)
-            try:
-                yield Runner(connection.embed, connection.receive()["by"])
-            finally:
-                process.kill()
-                process.communicate()
+        with run_worker(command, self.title) as runner:
+            yield runner
 
     def _our_python(self) -> Path:
         """This Python, if it has the package; raises NotRunnableError with what to do if not."""
@@ -94,6 +80,27 @@ class PackageConsumer(Consumer):
                 f" name its Python: --consumer-python {self.name}=PATH."
             ) from None
         return Path(sys.executable)
+
+
+@contextmanager
+def run_worker(command: Sequence[object], title: str) -> Iterator[Runner]:
+    """Start the other end of this module, which runs `title`; the process ends with the block."""
+    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryFile() as errors:
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+        environment |= OFFLINE | {"YOLO_CONFIG_DIR": home}
+        process = subprocess.Popen(  # noqa: S603  (our script, the user's Python)
+            list(map(str, command)),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+        )
+        connection = _Connection(process, errors, title)
+        try:
+            yield Runner(connection.embed, connection.receive()["by"])
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def installed_version(distribution: str, python: Path) -> str:
