@@ -17,6 +17,8 @@ def test_every_benchmark_can_be_imported(path: Path, monkeypatch: pytest.MonkeyP
     assert runpy.run_path(str(path), run_name=path.stem)["__doc__"]
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (BENCHMARKS / "market1501").glob("*.py")))
+@pytest.mark.parametrize(
+    "name", sorted(f"{p.parent.name}.{p.stem}" for p in BENCHMARKS.glob("*/*.py"))
+)
 def test_every_module_of_a_benchmark_package_can_be_imported(name: str) -> None:
-    assert importlib.import_module(f"benchmarks.market1501.{name}").__doc__
+    assert importlib.import_module(f"benchmarks.{name}").__doc__

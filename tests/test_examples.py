@@ -1,4 +1,4 @@
-"""The tracker example: matching on known vectors, and the script as a subprocess."""
+"""The tracker example: files in and out, and errors; the trackers: tests/benchmarks/tracking."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
+from pivl_distill.data.synthetic.mot import write_sequence
+
 SCRIPT = Path(__file__).parent.parent / "examples" / "track_with_export.py"
-FRAME = np.zeros((4, 4, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -26,57 +27,74 @@ def example() -> ModuleType:
     return module
 
 
-class Vectors:
-    """A fake Extractor: a "box" is the angle of its embedding in degrees."""
-
-    dim = 2
-
-    def threshold(self, far: float) -> float:
-        return float(np.cos(np.radians(20)))
-
-    def embed_boxes(self, frame: np.ndarray, boxes: list[float]) -> np.ndarray:
-        angles = np.radians(np.array(boxes, np.float32))
-        return np.stack([np.cos(angles), np.sin(angles)], axis=1).reshape(-1, 2)
+@pytest.fixture(scope="module")
+def sequence(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sequences") / "street"
+    write_sequence(folder, seed=3, frames=6)
+    return folder
 
 
-def test_people_keep_their_tracks_after_leaving_the_frame(example):
-    tracker = example.AppearanceTracker(Vectors())
-    assert tracker.update(FRAME, [0, 90]) == [0, 1]
-    assert tracker.update(FRAME, [95, 5, 180]) == [1, 0, 2]
-    assert tracker.update(FRAME, []) == []
-    assert tracker.update(FRAME, [175]) == [2]
-    assert tracker.update(FRAME, [45]) == [3]
+def detections(sequence: Path) -> np.ndarray:
+    return np.loadtxt(sequence / "det" / "det.txt", delimiter=",")
 
 
-def test_each_track_matches_only_its_most_similar_box(example):
-    tracker = example.AppearanceTracker(Vectors())
-    tracker.update(FRAME, [0, 30])
-    assert tracker.update(FRAME, [15.5, 2]) == [1, 0]
-    assert tracker.update(FRAME, [1, 1.5]) == [0, 2]
+def test_frames_have_the_boxes_of_their_own_detections(example, sequence):
+    rows, seen = detections(sequence), 0
+    for number, image, boxes, scores in example.frames(sequence):
+        here = rows[rows[:, 0] == number]
+        assert image.shape == (360, 640, 3)
+        assert np.allclose(boxes[:, :2], here[:, 2:4] - 1)
+        assert np.allclose(boxes[:, 2:] - boxes[:, :2], here[:, 4:6])
+        assert np.array_equal(scores, here[:, 6])
+        seen += len(here)
+    assert seen == len(rows) > 0
 
 
-def test_tracks_follow_slow_changes(example):
-    tracker = example.AppearanceTracker(Vectors())
-    for angle in range(0, 180, 5):
-        assert tracker.update(FRAME, [angle]) == [0]
+def test_tracks_are_written_as_they_were_detected(example, sequence, tmp_path):
+    """A tracker that gives every box its index as id."""
+
+    def update(frame, boxes, scores):
+        return np.column_stack((np.arange(len(boxes)), boxes))
+
+    example.track(update, sequence, tmp_path / "street.txt")
+    written = np.loadtxt(tmp_path / "street.txt", delimiter=",")
+    rows = detections(sequence)
+    assert np.array_equal(written[:, 0], rows[:, 0])
+    assert np.allclose(written[:, 2:6], rows[:, 2:6], atol=0.011)
+    assert (written[:, 1] <= 20).all()
 
 
-def test_the_script_runs(deployed_once):
-    command = [sys.executable, str(SCRIPT), str(deployed_once)]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    lines = printed.splitlines()
-    assert len(lines) == 13
-    assert lines[0].startswith("frame  0: person 0 → track 0, person 1 → track")
-    assert "person 1" not in lines[5]
-    assert lines[-1].endswith("tracks for 3 people")
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, SCRIPT, *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_an_unmeasured_threshold_is_reported_without_traceback(deployed):
+def test_a_tracker_that_is_not_installed_is_named(deployed_once, sequence, tmp_path):
+    if importlib.util.find_spec("deep_sort_realtime"):
+        pytest.skip("deep-sort-realtime is installed here")
+    options = ("--tracker", "deep-sort", "-o", tmp_path / "tracks")
+    ended = run(deployed_once, sequence, *options)
+    assert ended.returncode == 1
+    assert ended.stderr == "No tracking: No module named 'deep_sort_realtime'\n"
+
+
+def test_an_unmeasured_threshold_is_reported_without_traceback(
+    example, deployed, sequence, tmp_path, monkeypatch
+):
     manifest = deployed / "manifest.json"
     metadata = json.loads(manifest.read_text())
-    metadata["artifacts"][0]["thresholds"][0].update(cosine=None, impostor_pairs=432)
+    for artifact in metadata["artifacts"]:
+        artifact["thresholds"][0].update(cosine=None, impostor_pairs=432)
     manifest.write_text(json.dumps(metadata))
-    ended = subprocess.run([sys.executable, SCRIPT, deployed], capture_output=True, text=True)
+    monkeypatch.setitem(sys.modules, "norfair", SimpleNamespace(Tracker=None))
+    arguments = [str(SCRIPT), str(deployed), str(sequence), "-o", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match="432 impostor pairs are too few"):
+        example.main()
+
+
+def test_a_folder_that_is_no_sequence_is_named(deployed_once, tmp_path):
+    ended = run(deployed_once, tmp_path, "-o", tmp_path / "tracks")
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"No tracking with {deployed}: 432 impostor pairs are too few")
+    assert ended.stderr.startswith("No tracking: ")
     assert "Traceback" not in ended.stderr

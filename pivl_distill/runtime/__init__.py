@@ -8,6 +8,7 @@ feature_graph    one forward pass: normalise, feed, check
 onnx_session     ONNX Runtime sessions that never fall back silently
 golden_check     the recorded feature that the export must reproduce
 frame_crops      input checks, and boxes cut out of frames
+trackers         features in the form that BoxMOT, deep-sort-realtime and norfair take
 
 This package imports only the standard library, numpy, Pillow and onnxruntime, and pivl_distill's
 own modules that need no more.

@@ -8,7 +8,7 @@ import numpy as np
 from pivl_distill.data.synthetic.cameras import Camera
 
 _HAZE_LEVEL = 0.62
-_REFERENCE_HEIGHT = 128
+REFERENCE_HEIGHT = 128
 """Crop height in pixels to which a camera's pixel lengths refer."""
 
 
@@ -23,7 +23,7 @@ def photograph(scene: np.ndarray, camera: Camera, rng: np.random.Generator) -> n
         image = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     if camera.blur_px > 0:
-        image = cv2.GaussianBlur(image, (0, 0), camera.blur_px * height / _REFERENCE_HEIGHT)
+        image = cv2.GaussianBlur(image, (0, 0), camera.blur_px * height / REFERENCE_HEIGHT)
     if camera.noise > 0:
         gray = rng.standard_normal((height, width, 1), np.float32) * camera.noise
         image = np.clip(image + gray, 0, 255).astype(np.uint8)

@@ -56,7 +56,7 @@ def render(
     feet = (bones.left.heel.at + bones.right.heel.at) / 2
     background.draw_shadow(scene, feet, 0.3 * bones.height_px, camera.light)
     layers = canvas.layers()
-    image = _compose(layers, scene, rng)
+    image = compose(layers, scene, rng)
     return Rendering(optics.photograph(image, camera, rng), layers.labels)
 
 
@@ -96,7 +96,7 @@ def _draw_passer_by(canvas: Canvas, camera: Camera, rng: np.random.Generator) ->
     canvas.forget_labels()
 
 
-def _compose(layers: Layers, scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def compose(layers: Layers, scene: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Composite the lit figure, with folds, over the scene: uint8 RGB [H, W, 3]."""
     height, width = scene.shape[:2]
     folds = rng.normal(1, 0.09, background.UNEVENNESS_HW).astype(np.float32)
