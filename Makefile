@@ -6,11 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all lint audit docs bench engines runtime-check clean
+.PHONY: install demo test test-all lint audit docs bench engines faults runtime-check clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install | demo | test | test-all | lint | audit | docs | bench | engines | runtime-check | clean"
+	@echo "make install | demo | test | test-all | lint | audit | docs | bench | engines | faults | runtime-check | clean"
 
 install: $(INSTALLED)
 
@@ -67,6 +67,10 @@ bench: $(INSTALLED)
 # Students and teachers as TensorRT-RTX engines, in fp32, fp16 and int8; no GPU needed.
 engines: $(INSTALLED)
 	$(BIN)/python benchmarks/engine_builds.py
+
+# Kills, full disks, damaged caches and jumping clocks, on every command; continues if it was stopped.
+faults: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults
 
 # The deployment snippet in an environment without torch, on the latest export.
 runtime-check: $(INSTALLED)
