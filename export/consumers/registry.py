@@ -7,10 +7,14 @@ from pathlib import Path
 
 from export.consumers.base import Consumer
 from export.consumers.boxmot import BoxMot
+from export.consumers.deepstream import DeepStream
+from export.consumers.triton import Triton
 from export.consumers.web import Web
 from pivl_distill.errors import PivlError, unknown_name
 
-CONSUMERS: dict[str, Consumer] = {consumer.name: consumer for consumer in (BoxMot(), Web())}
+CONSUMERS: dict[str, Consumer] = {
+    consumer.name: consumer for consumer in (BoxMot(), Web(), Triton(), DeepStream())
+}
 
 
 def parse_consumers(names: Iterable[str]) -> list[Consumer]:
