@@ -45,6 +45,8 @@ class Stages:
     """SIGKILL comes from outside: the number of the stage, and seconds after its start."""
     report: Path | None = None
     """Where calls and seconds of each stage are written when the command has ended."""
+    counted: bool = True
+    """Whether a report has the calls; counting them makes the seconds longer."""
 
     calls: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -66,7 +68,8 @@ class Stages:
         self._stage = stage
         if self.kill_after is not None and stage == self.kill_after[0]:
             now.send(self.kill_after[1])
-        if self.report is not None or (self.kill_at is not None and stage == self.kill_at[0]):
+        reported = self.report is not None and self.counted
+        if reported or (self.kill_at is not None and stage == self.kill_at[0]):
             sys.setprofile(self._count)
 
     def _end(self) -> None:

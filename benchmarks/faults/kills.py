@@ -33,15 +33,15 @@ from benchmarks.faults.workloads import (
 
 ROUNDS = {
     TEACH.name: 4,
-    STUDENT.name: 6,
+    STUDENT.name: 7,
     EXPORT.name: 4,
     PARSE.name: 4,
     EMBED_NPZ.name: 4,
     EMBED_PARQUET.name: 4,
-    EVALUATE.name: 4,
+    EVALUATE.name: 5,
     SYNTH.name: 3,
 }
-"""Rounds of each command; together they plan 218 kills."""
+"""Rounds of each command; together they plan 229 kills."""
 COMPLETE = "is finished; there is nothing to resume"
 LAST_SHARE = 0.9
 """Only this part of a stage: the number of calls varies a little between runs."""
@@ -62,7 +62,7 @@ class Kill:
 
 def kill_in_each_stage(place: Place, workload: Workload, number: int) -> list[Kill]:
     """Run round `number`; return its kills. A moment that came too late is no kill."""
-    reference, counts = place.reference(workload), count_calls(place, workload)
+    reference, counts = place.reference(workload), measure_stages(place, workload)
     folder = place.folder / f"{workload.name}-{number}".replace(" ", "")
     shutil.rmtree(folder, ignore_errors=True)
     kills: list[tuple[str, str]] = []
@@ -84,14 +84,18 @@ def kill_in_each_stage(place: Place, workload: Workload, number: int) -> list[Ki
     return [Kill(workload.name, stage, moment, number, problem) for stage, moment in kills]
 
 
-def count_calls(place: Place, workload: Workload) -> dict[str, list[float]]:
-    """Return the calls and the seconds of each stage of the uninterrupted command."""
-    report = place.folder / f"{workload.name}.calls.json"
+def measure_stages(place: Place, workload: Workload) -> dict[str, list[float]]:
+    """Return the `calls` and the `seconds` of each stage of the uninterrupted command."""
+    report, functions = place.folder / f"{workload.name}.stages.json", (*workload.stages.values(),)
     if not report.is_file():
-        folder = place.folder / "counted"
-        ended = place.run(workload, folder, Stages((*workload.stages.values(),), report=report))
-        assert ended.code == workload.code, ended.output
-        shutil.rmtree(folder)
+        measured: dict[str, list[float]] = {}
+        for name, counted in (("calls", True), ("seconds", False)):
+            folder = place.folder / "measured"
+            ended = place.run(workload, folder, Stages(functions, report=report, counted=counted))
+            assert ended.code == workload.code, ended.output
+            measured[name] = json.loads(report.read_text())[name]
+            shutil.rmtree(folder)
+        report.write_text(json.dumps(measured))
     return json.loads(report.read_text())
 
 

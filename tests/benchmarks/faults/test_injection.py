@@ -61,6 +61,10 @@ def test_calls_are_counted_by_stage_and_a_kill_comes_at_its_call(tmp_path: Path)
     assert run_with(Stages(FUNCTIONS, report=report)) == (0, [])
     counted = json.loads(report.read_text())
     assert len(counted["calls"]) == len(counted["seconds"]) == 3
+    assert run_with(Stages(FUNCTIONS, report=report, counted=False)) == (0, [])
+    timed = json.loads(report.read_text())
+    assert timed["calls"] == [0, 0, 0]
+    assert 0 < timed["seconds"][2] < 60
     last = counted["calls"][2]
     assert last > 100
     report.unlink()
