@@ -6,11 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all lint audit docs bench engines faults runtime-check clean
+.PHONY: install demo test test-all lint audit docs bench engines faults runtime-check consumers clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install | demo | test | test-all | lint | audit | docs | bench | engines | faults | runtime-check | clean"
+	@echo "make install | demo | test | test-all | lint | audit | docs | bench | engines | faults | runtime-check | consumers | clean"
 
 install: $(INSTALLED)
 
@@ -75,6 +75,10 @@ faults: $(INSTALLED)
 # The deployment snippet in an environment without torch, on the latest export.
 runtime-check: $(INSTALLED)
 	$(BIN)/python benchmarks/torch_free.py
+
+# The latest export in every program that it can be made for, in their own code.
+consumers: $(INSTALLED)
+	$(BIN)/python benchmarks/consumers.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from export.latency import random_inputs, time_interleaved
-from pivl_distill.runtime.onnx_session import open_session
+from pivl_distill.runtime.onnx_session import ExecutionDevice
+from pivl_distill.runtime.open_artifact import open_network
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,9 @@ def run_benchmark(
     return [_result(case, times_ms) for case, times_ms in zip(cases, times, strict=True)]
 
 
-def load_and_run_once(onnx_path: Path, provider: str, threads: int, batch: int) -> None:
+def load_and_run_once(path: Path, device: ExecutionDevice, threads: int, batch: int) -> None:
     """Load a file and run one batch: the function that `peak_memory` measures."""
-    session = open_session(onnx_path, threads=threads, providers=[provider])
+    session = open_network(path, device, threads)
     session.run(None, random_inputs(session, batch))
 
 

@@ -30,7 +30,8 @@ class ConsumerRun(Section):
     `file` is relative to that folder. Status as for `Artifact`; `reason` says why it is not
     verified, `by` what ran it. `exact` compares crops of the input size, which need no resizing,
     with the float32 file; `as_used`, `retrieval` and `thresholds` are those of the consumer's own
-    crop and resize. All features are compared at unit length.
+    crop and resize. All features are compared at unit length. `latency` is timed in turns with
+    that of the same network in ONNX Runtime, `onnxruntime_latency`.
     """
 
     file: RelativePath
@@ -43,6 +44,7 @@ class ConsumerRun(Section):
     retrieval: RetrievalComparison | None = None
     thresholds: tuple[OperatingThreshold, ...] = ()
     latency: tuple[Latency, ...] = ()
+    onnxruntime_latency: tuple[Latency, ...] = ()
 
 
 class ConsumerFolder(Section):

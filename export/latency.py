@@ -1,6 +1,6 @@
 """Measure latency on this machine: interleaved runs, reported as median and 90th percentile.
 
-`time_interleaved` times any functions, `measure_latency` ONNX Runtime sessions for the manifest;
+`time_interleaved` times any functions, `measure_latency` open networks for the manifest;
 `export.benchmark` builds on both for `pivl-distill bench`.
 
 On a shared machine single runs differ by tens of per cent, so medians are reported, and the runs
@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import onnxruntime as ort
+
+from pivl_distill.runtime.open_artifact import Session
 
 SLEEP_S = 0.05
 BURST_RUNS, BURST_UNTIMED = 10, 2
@@ -40,7 +41,7 @@ class Latency:
 
 
 def measure_latency(
-    sessions: Sequence[ort.InferenceSession],
+    sessions: Sequence[Session],
     batch: int,
     *,
     max_repeats: int = 100,
@@ -104,7 +105,7 @@ def _burst(run: Callable[[], object]) -> list[float]:
     return times_ms
 
 
-def random_inputs(session: ort.InferenceSession, batch: int) -> dict[str, np.ndarray]:
+def random_inputs(session: Session, batch: int) -> dict[str, np.ndarray]:
     """Return random images of the graph's input type and shape, and camera id 0 if it takes one."""
     images, *others = session.get_inputs()
     shape = (batch, *images.shape[1:])

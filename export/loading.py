@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from export.engines.runner import EngineRunner
-from export.manifest_schema import InputSpec, read_manifest
+from export.manifest_schema import InputSpec, Manifest, read_manifest
 from export.onnx_inference import run_session
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction
-from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice, open_session
+from pivl_distill.runtime.onnx_session import ExecutionDevice
+from pivl_distill.runtime.open_artifact import open_network
 from pivl_distill.storage.files import sha256
 from pivl_distill.storage.readers import check_inside
 
@@ -37,11 +38,21 @@ def load_exported(
     Raises PivlError if the manifest is missing or its hash of the file does not match.
     """
     manifest = read_manifest(path.parent)
-    digests = {artifact.file: artifact.sha256 for artifact in manifest.artifacts}
-    check_inside(path)
-    if digests.get(path.name) != sha256(path):
-        raise PivlError(f"{path} is not the file its manifest describes; export it again.")
+    for file, digest in _digests(manifest, path.name).items():
+        check_inside(path.with_name(file))
+        if not path.with_name(file).is_file() or digest != sha256(path.with_name(file)):
+            raise PivlError(
+                f"{path.with_name(file)} is not the file its manifest describes; export it again."
+            )
     return embedding_model_from_spec(manifest.name, manifest.input), load_forward(path, device)
+
+
+def _digests(manifest: Manifest, file: str) -> dict[str, str | None]:
+    """Return the SHA-256 of an artifact's files by their names; None if there is no such file."""
+    for artifact in manifest.artifacts:
+        if artifact.file == file:
+            return {stored.file: stored.sha256 for stored in artifact.files}
+    return {file: None}
 
 
 def embedding_model_from_spec(name: str, spec: InputSpec) -> EmbeddingModel:
@@ -51,10 +62,10 @@ def embedding_model_from_spec(name: str, spec: InputSpec) -> EmbeddingModel:
 
 
 def load_forward(path: Path, device: ExecutionDevice = "cpu") -> ForwardFunction:
-    """Return the forward pass of an engine on the GPU, or of an ONNX file on `device`.
+    """Return the forward pass of an engine on the GPU, an ONNX file on `device`, or an IR.
 
     Raises PivlError if the file cannot run on this machine.
     """
     if path.suffix == ".engine":
         return EngineRunner(path)
-    return partial(run_session, open_session(path, providers=[PROVIDERS[device]]))
+    return partial(run_session, open_network(path, device))

@@ -31,8 +31,8 @@ from pivl_distill.storage.finite import find_nonfinite_numbers
 from pivl_distill.storage.limits import MAX_JSON_BYTES
 from pivl_distill.storage.readers import read_bytes
 
-ArtifactKind = Literal["onnx", "tensorrt", "tensorrt-rtx"]
-"""File type: an ONNX file, or an engine of one of the two libraries."""
+ArtifactKind = Literal["onnx", "openvino", "tensorrt", "tensorrt-rtx"]
+"""File type: an ONNX file, an OpenVINO IR, or an engine of one of the two libraries."""
 ExecutionTarget = Literal["any", "cpu", "tensorrt"]
 """Where a file can run: anywhere, on CPUs only, or with TensorRT only."""
 _PACKAGES = (
@@ -98,7 +98,15 @@ class GoldenCrop(Section):
     sha256: str
 
 
-class Artifact(Section):
+class StoredFile(Section):
+    """A file in the export folder."""
+
+    file: FileName
+    sha256: str
+    bytes: int
+
+
+class Artifact(StoredFile):
     """One exported file: where it runs, and its measurements.
 
     Status `verified`: it ran here and is within budget. `failed`: it exceeded its budget or could
@@ -107,12 +115,10 @@ class Artifact(Section):
     graph; its SHA-256 is over the float32 little-endian bytes. `float32_nodes` are the nodes of an
     INT8 file left in float32, because quantising them lost too much accuracy. `robustness` is
     None unless it was asked for. The file accepts
-    batches of `min_batch` to `max_batch` (None: no limit).
+    batches of `min_batch` to `max_batch` (None: no limit). `weights` is the second file of an
+    OpenVINO IR.
     """
 
-    file: FileName
-    sha256: str
-    bytes: int
     kind: ArtifactKind
     precision: ExportPrecision
     runs_on: ExecutionTarget
@@ -128,6 +134,12 @@ class Artifact(Section):
     latency: tuple[Latency, ...] = ()
     robustness: RobustnessCard | None = None
     float32_nodes: tuple[str, ...] = ()
+    weights: StoredFile | None = None
+
+    @property
+    def files(self) -> tuple[StoredFile, ...]:
+        """The file, and its weights if they are a file of their own."""
+        return (self,) if self.weights is None else (self, self.weights)
 
     @classmethod
     def from_file(

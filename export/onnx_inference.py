@@ -1,27 +1,27 @@
-"""Run ONNX Runtime sessions on torch tensors, for verification and calibration.
+"""Run ONNX files and OpenVINO IRs on torch tensors, for verification and calibration.
 
-`pivl_distill.runtime.onnx_session` opens the sessions; it does not depend on torch.
+`pivl_distill.runtime.open_artifact` opens them; it does not depend on torch.
 """
 
 from __future__ import annotations
 
-import onnxruntime as ort
 import torch
 from torch import Tensor
 
 from pivl_distill.errors import PivlError
+from pivl_distill.runtime.open_artifact import Session
 
 
-def run_session(session: ort.InferenceSession, *inputs: Tensor) -> Tensor:
+def run_session(session: Session, *inputs: Tensor) -> Tensor:
     """Return features float32 [B, F] of the graph's inputs.
 
     The inputs are images [B, 3, H, W] (uint8 [B, H, W, 3] if preprocessing is in the graph) and,
-    for a network with cameras, camera ids int64 [B]. Raises PivlError if ONNX Runtime fails.
+    for a network with cameras, camera ids int64 [B]. Raises PivlError if it cannot run.
     """
     return run_all_outputs(session, *inputs)[0]
 
 
-def run_all_outputs(session: ort.InferenceSession, *inputs: Tensor) -> list[Tensor]:
+def run_all_outputs(session: Session, *inputs: Tensor) -> list[Tensor]:
     """Return all outputs of the graph; inputs and errors as for `run_session`."""
     feed = {
         info.name: value.cpu().contiguous().numpy()
@@ -29,5 +29,5 @@ def run_all_outputs(session: ort.InferenceSession, *inputs: Tensor) -> list[Tens
     }
     try:
         return [torch.from_numpy(output) for output in session.run(None, feed)]
-    except Exception as error:  # onnxruntime's own exceptions share no public base class
-        raise PivlError(f"ONNX Runtime cannot run the graph: {error}") from error
+    except Exception as error:  # those of the libraries share no public base class
+        raise PivlError(f"The graph cannot be run: {error}") from error

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -55,14 +55,23 @@ class Runner:
     """Program and version that run the network, such as "BoxMOT 25.0.0"."""
     unverified: str | None = None
     """Why the measurements do not verify the file, such as an imitation of the consumer."""
+    our_crops: bool = False
+    """Whether it cuts and resizes exactly as our Extractor: then nothing but the network differs,
+    and the budget of the precision also holds for mAP and Rank-1."""
+    sessions: tuple[Any, Any] | None = None
+    """The network here and in ONNX Runtime, to be timed in turns; see `measure_latency`."""
 
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A network in a consumer's folder: its path relative to the folder, and its precision."""
+    """A network in a consumer's folder: its path relative to the folder, and its precision.
+
+    `program` is set where not the consumer itself but a program built on it is to run it.
+    """
 
     path: str
     precision: ExportPrecision
+    program: str | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,12 @@ class Consumer(ABC):
     @abstractmethod
     def write(self, export: ExportFolder, folder: Path) -> tuple[NetworkFile, ...]:
         """Write networks and configuration to the empty `folder`; return the networks to run."""
+
+    def networks(
+        self, written: tuple[NetworkFile, ...], options: RunOptions
+    ) -> tuple[NetworkFile, ...]:
+        """Return what is to be measured, here each network that was `written`, once."""
+        return written
 
     @abstractmethod
     def open(

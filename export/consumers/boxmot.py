@@ -9,25 +9,33 @@ that architecture. So the files here are called `reid`.
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
+import logging
 from pathlib import Path
 
 import yaml
 
 from export.consumers.base import ExportFolder, NetworkFile
 from export.consumers.graphs import NORMALISED, write_graph
-from export.consumers.worker import PackageConsumer
+from export.consumers.openvino_ir import write_ir
+from export.consumers.worker import Package, PackageConsumer
 from export.manifest_schema import Manifest
 from pivl_distill.storage.files import sha256, write_text
 
 STEM = "reid"
+IR_FOLDER = f"{STEM}_openvino_model"
+"""BoxMOT knows the folder of an IR by the end of its name."""
+
+logger = logging.getLogger(__name__)
 
 
 class BoxMot(PackageConsumer):
-    """Writes `reid.onnx` and one ONNX file per further precision, each with its two files."""
+    """Writes an ONNX file per precision and an IR folder, each with sidecar and component file."""
 
     name, title = "boxmot", "BoxMOT"
-    distribution, script = "boxmot", "run_boxmot.py"
+    package = Package("boxmot", "run_boxmot.py", "BoxMOT")
 
     def write(self, export: ExportFolder, folder: Path) -> tuple[NetworkFile, ...]:
         files = []
@@ -35,13 +43,28 @@ class BoxMot(PackageConsumer):
             stem = STEM if precision == "fp32" else f"{STEM}.{precision}"
             path = write_graph(source, folder / f"{stem}.onnx", export.manifest.input, NORMALISED)
             write_text(path.with_name(f"{path.name}.metadata.json"), _sidecar(export.manifest))
-            component = path.with_suffix(".yaml")
-            write_text(component, _component(export.manifest, path, "onnx"))
+            write_text(path.with_suffix(".yaml"), _component(export.manifest, path, "onnx"))
             files.append(NetworkFile(path.name, precision))
+        if importlib.util.find_spec("openvino"):
+            files.append(_write_ir_folder(export, folder))
+        else:
+            logger.warning(
+                "No OpenVINO IR for BoxMOT: openvino is not installed"
+                " (`pip install 'pivl-distill[openvino]'`)."
+            )
         return tuple(files)
 
     def arguments(self, folder: Path, file: NetworkFile) -> tuple[Path]:
-        return ((folder / file.path).with_suffix(".yaml"),)
+        return (folder / Path(Path(file.path).parts[0]).with_suffix(".yaml"),)
+
+
+def _write_ir_folder(export: ExportFolder, folder: Path) -> NetworkFile:
+    """Write the float32 network as a folder that BoxMOT opens in OpenVINO."""
+    path = write_ir(folder / f"{STEM}.onnx", folder / IR_FOLDER / f"{STEM}.xml")
+    write_text(path.with_name("manifest.json"), _sidecar(export.manifest))
+    component = _component(export.manifest, path.parent, "openvino")
+    write_text(folder / f"{IR_FOLDER}.yaml", component)
+    return NetworkFile(f"{IR_FOLDER}/{path.name}", "fp32")
 
 
 def _sidecar(manifest: Manifest) -> str:
@@ -64,7 +87,7 @@ def _component(manifest: Manifest, path: Path, backend: str) -> str:
     """
     component = {
         "backend": backend,
-        "artifact": {"path": path.name, "sha256": sha256(path)},
+        "artifact": {"path": path.name, "sha256": _digest(path)},
         "device": "cpu",
         "precision": "fp32",
         "preprocessing": "resize",
@@ -75,3 +98,14 @@ def _component(manifest: Manifest, path: Path, backend: str) -> str:
         },
     }
     return yaml.safe_dump(component, sort_keys=False)
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 that BoxMOT computes of a file, or of names and contents of a folder."""
+    if path.is_file():
+        return sha256(path)
+    digest = hashlib.sha256(b"boxmot-artifact-directory-v1\0")
+    for file in sorted(path.iterdir()):
+        name = file.name.encode()
+        digest.update(len(name).to_bytes(8, "big") + name + bytes.fromhex(sha256(file)))
+    return digest.hexdigest()

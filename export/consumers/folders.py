@@ -68,9 +68,8 @@ def _add(
 ) -> ConsumerFolder:
     target = export.path / consumer.name
     with atomic_folder(target) as folder:
-        runs = []
-        for file in consumer.write(export, folder):
-            runs.append(_measure(export, consumer, folder, file, trial, options))
+        networks = consumer.networks(consumer.write(export, folder), options)
+        runs = [_measure(export, consumer, folder, file, trial, options) for file in networks]
         consumer.configure(export, folder, runs)
         hashes = {
             path.relative_to(folder).as_posix(): sha256(path)

@@ -30,6 +30,8 @@ from export.accuracy import (
 )
 from export.consumer_schema import ConsumerRun
 from export.consumers.base import Frame, NetworkFile, Runner
+from export.exporter import LATENCY_BATCHES
+from export.latency import Latency, measure_latency
 from export.loading import load_exported
 from export.manifest_schema import read_manifest
 from export.verification import measure_thresholds
@@ -85,7 +87,13 @@ class Trial:
                 self.reference, features
             )
             measured["thresholds"] = measure_thresholds(self.reference.test, features)
-            _check_as_used(measured)
+            if runner.our_crops:
+                budget = self.budgets[file.precision]
+                check_budget(measured["as_used"], measured["retrieval"], budget)
+            else:
+                _check_as_used(measured)
+            if runner.sessions is not None:
+                measured |= _latencies(runner.sessions)
         except PivlError as error:
             measured |= {"status": "failed", "reason": str(error)}
         return ConsumerRun(file=file.path, precision=file.precision, **measured)
@@ -116,6 +124,13 @@ class Trial:
         ]
         features = np.concatenate(vectors)
         return QueryGalleryFeatures(features[: len(self.query)], features[len(self.query) :])
+
+
+def _latencies(sessions: tuple[Any, Any]) -> dict[str, tuple[Latency, ...]]:
+    """Time the sessions in turns, on batches of each of `LATENCY_BATCHES`."""
+    timed = [measure_latency(sessions, batch) for batch in LATENCY_BATCHES]
+    here, onnxruntime = zip(*timed, strict=True)
+    return {"latency": here, "onnxruntime_latency": onnxruntime}
 
 
 def prepare_trial(

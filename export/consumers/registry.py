@@ -8,13 +8,21 @@ from pathlib import Path
 from export.consumers.base import Consumer
 from export.consumers.boxmot import BoxMot
 from export.consumers.deepstream import DeepStream
+from export.consumers.openvino import OpenVino
 from export.consumers.triton import Triton
+from export.consumers.ultralytics import Ultralytics
 from export.consumers.web import Web
 from pivl_distill.errors import PivlError, unknown_name
 
-CONSUMERS: dict[str, Consumer] = {
-    consumer.name: consumer for consumer in (BoxMot(), Web(), Triton(), DeepStream())
-}
+_ALL: tuple[Consumer, ...] = (
+    BoxMot(),
+    OpenVino(),
+    Ultralytics(),
+    Web(),
+    Triton(),
+    DeepStream(),
+)
+CONSUMERS = {consumer.name: consumer for consumer in _ALL}
 
 
 def parse_consumers(names: Iterable[str]) -> list[Consumer]:

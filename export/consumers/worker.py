@@ -45,41 +45,56 @@ _ERROR_LINES = 3
 _VERSION = "import importlib.metadata, sys; print(importlib.metadata.version(sys.argv[1]))"
 
 
-class PackageConsumer(Consumer):
-    """A consumer that is a Python package, run by a script in the Python that has it."""
+@dataclass(frozen=True)
+class Package:
+    """A Python package that runs networks: its name for pip, its script, and its own name."""
 
-    distribution: ClassVar[str]
-    """Name of the package for pip."""
-    script: ClassVar[str]
+    distribution: str
+    script: str
     """Name of the file in `SCRIPTS`."""
-
-    @abstractmethod
-    def arguments(self, folder: Path, file: NetworkFile) -> Sequence[object]:
-        """Return the arguments of the script for a network in `folder`."""
-
-    def check_python(self, python: Path) -> None:
-        installed_version(self.distribution, python)
+    title: str
 
     @contextmanager
-    def open(
-        self, export: ExportFolder, folder: Path, file: NetworkFile, options: RunOptions
-    ) -> Iterator[Runner]:
-        """Start the script; the process ends with the block."""
-        python = options.pythons.get(self.name) or self._our_python()
-        command = [python, SCRIPTS / self.script, *self.arguments(folder, file)]
-        with run_worker(command, self.title) as runner:
+    def open(self, consumer: str, options: RunOptions, *arguments: object) -> Iterator[Runner]:
+        """Start the script with these arguments; the process ends with the block.
+
+        Raises NotRunnableError if `options` names no Python for `consumer` and ours does not have
+        the package, PivlError if the script cannot open the network.
+        """
+        python = options.pythons.get(consumer) or self._our_python(consumer)
+        with run_worker([python, SCRIPTS / self.script, *arguments], self.title) as runner:
             yield runner
 
-    def _our_python(self) -> Path:
+    def _our_python(self, consumer: str) -> Path:
         """This Python, if it has the package; raises NotRunnableError with what to do if not."""
         try:
             importlib.metadata.version(self.distribution)
         except importlib.metadata.PackageNotFoundError:
             raise NotRunnableError(
                 f"{self.title} is not installed here. Install it in an environment of its own and"
-                f" name its Python: --consumer-python {self.name}=PATH."
+                f" name its Python: --consumer-python {consumer}=PATH."
             ) from None
         return Path(sys.executable)
+
+
+class PackageConsumer(Consumer):
+    """A consumer that is a Python package, run by a script in the Python that has it."""
+
+    package: ClassVar[Package]
+
+    @abstractmethod
+    def arguments(self, folder: Path, file: NetworkFile) -> Sequence[object]:
+        """Return the arguments of the script for a network in `folder`."""
+
+    def check_python(self, python: Path) -> None:
+        installed_version(self.package.distribution, python)
+
+    @contextmanager
+    def open(
+        self, export: ExportFolder, folder: Path, file: NetworkFile, options: RunOptions
+    ) -> Iterator[Runner]:
+        with self.package.open(self.name, options, *self.arguments(folder, file)) as runner:
+            yield runner
 
 
 @contextmanager

@@ -31,7 +31,9 @@ from pivl_distill.app.targets import Cameras, load_checkpoint
 from pivl_distill.console import track
 from pivl_distill.device import processor_name
 from pivl_distill.errors import PivlError
-from pivl_distill.runtime.onnx_session import CPU, PROVIDERS, ExecutionDevice, open_session
+from pivl_distill.runtime.manifest_reader import RUNNABLE_KINDS
+from pivl_distill.runtime.onnx_session import ExecutionDevice
+from pivl_distill.runtime.open_artifact import open_network
 from pivl_distill.runtime.verified_files import check_file
 from pivl_distill.storage.filenames import RUN_FILE, utf8_name
 from pivl_distill.storage.files import sha256
@@ -108,7 +110,7 @@ def run_bench(folder: Path, settings: BenchSettings) -> BenchReport:
     for threads, batch in track(combinations, "Timing", unit="settings"):
         torch.set_num_threads(threads)
         cases = [
-            _onnx_case(folder / artifact.file, device, threads, batch)
+            _network_case(folder / artifact.file, device, threads, batch)
             for device in settings.devices
             for artifact in artifacts
             if _runs_on(artifact, device)
@@ -142,12 +144,13 @@ def _runnable(
     if not artifacts:
         raise PivlError(f"No file in '{folder}' can be timed on {' or '.join(devices)}.")
     for artifact in artifacts:
-        check_file(folder / artifact.file, artifact.bytes, artifact.sha256)
+        for stored in artifact.files:
+            check_file(folder / stored.file, stored.bytes, stored.sha256)
     return artifacts
 
 
 def _runs_on(artifact: Artifact, device: ExecutionDevice) -> bool:
-    runs = artifact.kind == "onnx" and artifact.runs_on in ("any", device)
+    runs = artifact.kind in RUNNABLE_KINDS and artifact.runs_on in ("any", device)
     return runs and artifact.status != "failed"
 
 
@@ -161,7 +164,7 @@ def _load_engines(folder: Path, manifest: Manifest) -> dict[str, EngineRunner]:
     """The engines of an export that run on the GPU here, by file; notes why others do not."""
     gpu, runners = Gpu.current(), {}
     for artifact in manifest.artifacts:
-        if gpu is None or artifact.kind == "onnx" or artifact.status == "failed":
+        if gpu is None or artifact.kind in RUNNABLE_KINDS or artifact.status == "failed":
             continue
         try:
             check_file(folder / artifact.file, artifact.bytes, artifact.sha256)
@@ -184,8 +187,8 @@ def _find_checkpoint(folder: Path, manifest: Manifest) -> Checkpoint | None:
     return None
 
 
-def _onnx_case(path: Path, device: ExecutionDevice, threads: int, batch: int) -> BenchmarkCase:
-    session = open_session(path, threads=threads, providers=[PROVIDERS[device]])
+def _network_case(path: Path, device: ExecutionDevice, threads: int, batch: int) -> BenchmarkCase:
+    session = open_network(path, device, threads)
     run = partial(session.run, None, random_inputs(session, batch))
     return BenchmarkCase(path.name, device, threads, batch, run)
 
@@ -213,8 +216,8 @@ def _file_costs(
     costs = []
     for artifact in artifacts:
         file, peak = folder / artifact.file, None
-        if artifact.kind == "onnx":
-            peak = peak_memory(load_and_run_once, file, CPU, threads, batch)
+        if artifact.kind in RUNNABLE_KINDS:
+            peak = peak_memory(load_and_run_once, file, "cpu", threads, batch)
         retrieval = artifact.retrieval
         score = retrieval.exported_mAP if retrieval else None
         costs.append(FileCost(artifact.file, artifact.precision, artifact.bytes, peak, score))

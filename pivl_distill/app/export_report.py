@@ -90,6 +90,8 @@ _CONSUMER_COLUMNS = (
     "Rank-1 before", "after",
 )  # fmt: skip
 
+_LATENCY_COLUMNS = ("consumer", "file", "batch", "median", "ONNX Runtime")
+
 
 def print_consumers(folder: Path, entries: Sequence[ConsumerFolder]) -> None:
     """Print the networks of consumers' folders in the export `folder`, and what is not verified.
@@ -99,9 +101,20 @@ def print_consumers(folder: Path, entries: Sequence[ConsumerFolder]) -> None:
     """
     rows = [_consumer_row(entry, run) for entry in entries for run in entry.runs]
     table(f"For other programs, in {folder}", _CONSUMER_COLUMNS, rows)
+    timed = [row for entry in entries for run in entry.runs for row in _latency_rows(entry, run)]
+    if timed:
+        table("Latency, timed in turns with ONNX Runtime", _LATENCY_COLUMNS, timed)
     reasons = {entry.name: entry.reason for entry in entries if entry.reason is not None}
     if reasons:
         summary("Not verified", reasons)
+
+
+def _latency_rows(entry: ConsumerFolder, run: ConsumerRun) -> list[list[str]]:
+    """One row per batch size of a network that was timed."""
+    return [
+        [entry.name, run.file, str(own.batch), f"{own.median_ms:.2f} ms", f"{ort.median_ms:.2f} ms"]
+        for own, ort in zip(run.latency, run.onnxruntime_latency, strict=True)
+    ]
 
 
 def _consumer_row(entry: ConsumerFolder, run: ConsumerRun) -> list[str]:

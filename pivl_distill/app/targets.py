@@ -41,14 +41,14 @@ from pivl_distill.retrieval.robustness import (
     measure_robustness,
 )
 from pivl_distill.runs.run import Run, read_data_settings
-from pivl_distill.storage.filenames import CHECKPOINT_FILES, FP32_FILE
+from pivl_distill.storage.filenames import CHECKPOINT_FILES, FP32_FILE, OPENVINO_FILE
 from pivl_distill.storage.tensors import is_foreign, load_tensors
 from pivl_distill.training.host_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from pivl_distill.runtime.onnx_session import ExecutionDevice
 
-EXPORTED = (".onnx", ".engine")
+EXPORTED = (".onnx", ".xml", ".engine")
 OTHER_DATA = "Name another data set with --data."
 
 
@@ -138,8 +138,8 @@ def evaluate_target(
             f"The preprocessing of {target} is known. Declare it only for an ONNX file or an"
             " OpenVINO IR of others, without a manifest beside it."
         )
-    elif target.suffix in EXPORTED or (target / FP32_FILE).is_file():
-        loaded = _load_exported(target, device)
+    elif (exported := _exported_file(target)) is not None:
+        loaded = _load_exported(exported, device)
     else:
         loaded = _load_checkpoint(target, spec, cameras, device)
     path, model, forward, compute_device = loaded
@@ -165,10 +165,17 @@ def _load_foreign(
     return _Loaded(path, network.model, network.forward, CPU)
 
 
-def _load_exported(target: Path, device: DeviceChoice) -> _Loaded:
+def _exported_file(target: Path) -> Path | None:
+    """The exported file at `target`: itself, or the float32 file of an export; or None."""
+    if target.suffix in EXPORTED:
+        return target
+    files = (target / name for name in (FP32_FILE, OPENVINO_FILE))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _load_exported(path: Path, device: DeviceChoice) -> _Loaded:
     from export.loading import load_exported
 
-    path = target if target.suffix in EXPORTED else target / FP32_FILE
     if not path.is_file():
         raise PivlError(f"No ONNX file or engine at {path}.")
     if path.suffix == ".engine" and device == "cpu":

@@ -14,8 +14,6 @@ import numpy as np
 import torch
 
 from pivl_distill.errors import PivlError
-from pivl_distill.storage.limits import MAX_ONNX_BYTES
-from pivl_distill.storage.readers import check_inside, check_size
 
 if TYPE_CHECKING:
     from pivl_distill.runtime.onnx_session import ExecutionDevice
@@ -82,24 +80,9 @@ class OpenVinoGraph(Graph):
     """An OpenVINO IR, .xml beside .bin, on the CPU."""
 
     def __init__(self, path: Path) -> None:
-        openvino = _import_openvino()
-        check_size(path, MAX_ONNX_BYTES)
-        check_inside(path.with_suffix(".bin"))
-        try:
-            # On some CPUs the default is bfloat16, which loses accuracy without a word.
-            self._compiled = openvino.Core().compile_model(
-                path,
-                "CPU",
-                {
-                    "INFERENCE_PRECISION_HINT": "f32",
-                    "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-                },
-            )
-        except RuntimeError as error:  # the base of OpenVINO's exceptions
-            hint = (
-                "" if path.with_suffix(".bin").is_file() else f"; {path.stem}.bin is not beside it"
-            )
-            raise PivlError(f"OpenVINO cannot load {path}{hint}: {error}") from error
+        from pivl_distill.runtime.openvino_session import compile_network
+
+        self._compiled = compile_network(path, torch.get_num_threads())
         self.inputs = [self._port(port) for port in self._compiled.inputs]
         self.outputs = [self._port(port) for port in self._compiled.outputs]
 
@@ -134,13 +117,3 @@ def open_graph(path: Path, device: ExecutionDevice = "cpu") -> Graph:
     if device == "cuda":
         raise PivlError(f"OpenVINO runs {path} on the CPU only; remove --device cuda.")
     return OpenVinoGraph(path)
-
-
-def _import_openvino() -> Any:
-    try:
-        import openvino
-    except ImportError as error:
-        raise PivlError(
-            "OpenVINO IRs (.xml) need openvino: `pip install 'pivl-distill[openvino]'`."
-        ) from error
-    return openvino

@@ -4,7 +4,8 @@ Loading an export verifies it: the file must have the SHA-256 of its manifest, a
 this machine the feature that was recorded for the golden crop. A truncated copy, swapped channels,
 a wrong mean or std, or a runtime that computes other values is found before the first real crop.
 
-Left out on purpose: TensorRT engines. Run them with TensorRT; ONNX Runtime runs the ONNX files.
+ONNX Runtime runs the ONNX files, OpenVINO the IRs of a folder made for it. Left out on purpose:
+TensorRT engines; run them with TensorRT.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnxruntime as ort
 from PIL import Image
 
 from pivl_distill.data.images import read_crop, resize_crop
@@ -28,9 +28,8 @@ from pivl_distill.runtime.feature_graph import FeatureGraph
 from pivl_distill.runtime.frame_crops import check_crop, check_image, crop_box
 from pivl_distill.runtime.golden_check import check_golden
 from pivl_distill.runtime.manifest_reader import Artifact, choose_artifact, read_manifest
-from pivl_distill.runtime.onnx_file import OnnxFile
-from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice, has_cuda, open_session
-from pivl_distill.runtime.verified_files import read_verified
+from pivl_distill.runtime.onnx_session import PROVIDERS, ExecutionDevice, has_cuda
+from pivl_distill.runtime.open_artifact import Session, open_artifact
 from pivl_distill.vectors.files import load_comparable
 
 CameraIds = Sequence[int] | np.ndarray
@@ -242,7 +241,7 @@ class Extractor:
 
     def _open(
         self, device: str, precision: str, threads: int | None, allow_unverified: bool
-    ) -> tuple[ExecutionDevice, Artifact, ort.InferenceSession]:
+    ) -> tuple[ExecutionDevice, Artifact, Session]:
         """Open the chosen artifact; "auto" falls back to the CPU with a warning."""
         if device not in ("auto", *PROVIDERS):
             raise PivlError(f"Unknown device '{device}'; use auto, cpu or cuda.")
@@ -253,10 +252,7 @@ class Extractor:
                 warnings.warn(f"Running on the CPU: {error}", stacklevel=3)
         chosen: ExecutionDevice = "cuda" if device == "cuda" else "cpu"
         artifact = choose_artifact(self.manifest, chosen, precision, allow_unverified)
-        path = self.manifest.folder / artifact.file
-        model = OnnxFile(path, read_verified(path, artifact.bytes, artifact.sha256))
-        session = open_session(model, threads=threads, providers=[PROVIDERS[chosen]])
-        return chosen, artifact, session
+        return chosen, artifact, open_artifact(self.manifest, artifact, chosen, threads)
 
     def _read(self, path: Path) -> np.ndarray | PivlError:
         try:

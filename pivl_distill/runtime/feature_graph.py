@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 
 from pivl_distill.errors import PivlError
 from pivl_distill.runtime.manifest_reader import Artifact, Manifest
+from pivl_distill.runtime.open_artifact import Session
 
 
 @dataclass(frozen=True)
 class FeatureGraph:
-    """An ONNX Runtime session, with the manifest that describes its inputs and output."""
+    """An open network, with the manifest that describes its inputs and output."""
 
-    session: ort.InferenceSession
+    session: Session
     artifact: Artifact
     manifest: Manifest
 
@@ -33,7 +33,7 @@ class FeatureGraph:
             if spec.cameras:
                 feed[self.session.get_inputs()[1].name] = cameras
             (features,) = self.session.run([self.manifest.output], feed)
-        except Exception as error:  # onnxruntime's own exceptions share no public base class
+        except Exception as error:  # those of the libraries share no public base class
             raise PivlError(
                 f"{file} failed on a batch of size {len(crops)}, fed as the manifest describes:"
                 f" {error}. Unless memory ran out, the file and its manifest do not belong"

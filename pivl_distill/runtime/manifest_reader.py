@@ -29,6 +29,8 @@ from pivl_distill.storage.readers import check_inside, read_json
 from pivl_distill.vectors.space import VectorSpace, space_from_metadata
 
 MANIFEST_FORMAT = 2
+RUNNABLE_KINDS = ("onnx", "openvino")
+"""Kinds of file that the Extractor runs."""
 
 PRECISION_PREFERENCE: dict[ExecutionDevice, tuple[str, ...]] = {
     "cpu": ("fp32", "fp16", "int8"),
@@ -72,6 +74,15 @@ class Threshold:
     """Number of pairs of different people that the rate was measured on."""
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """A file in the export folder: name, SHA-256 in hexadecimal, and size."""
+
+    file: str
+    sha256: str
+    bytes: int
+
+
 @dataclass(frozen=True, eq=False)
 class Artifact:
     """One file of an export."""
@@ -83,7 +94,7 @@ class Artifact:
     bytes: int
     """File size."""
     kind: str
-    """"onnx", "tensorrt" or "tensorrt-rtx"."""
+    """"onnx", "openvino", "tensorrt" or "tensorrt-rtx"."""
     precision: str
     """"fp32", "fp16" or "int8"."""
     runs_on: str
@@ -98,6 +109,8 @@ class Artifact:
     """`vector_sha256` of it."""
     thresholds: tuple[Threshold, ...]
     """Measured with this file, one per false-accept rate."""
+    weights: StoredFile | None = None
+    """The second file of an OpenVINO IR."""
 
     def __str__(self) -> str:
         where = "" if self.runs_on == "any" else f" for {self.runs_on}"
@@ -151,7 +164,7 @@ def read_manifest(folder: Path) -> Manifest:
 def choose_artifact(
     manifest: Manifest, device: ExecutionDevice, precision: str, allow_unverified: bool
 ) -> Artifact:
-    """Return the ONNX file to run on `device`, by `PRECISION_PREFERENCE` or a named precision.
+    """Return the file to run on `device`, by `PRECISION_PREFERENCE` or a named precision.
 
     Verified files come before unverified ones, which need `allow_unverified`. Raises PivlError,
     with the reason, if no file of the export can be used.
@@ -163,7 +176,7 @@ def choose_artifact(
     runnable = [
         artifact
         for artifact in manifest.artifacts
-        if artifact.kind == "onnx"
+        if artifact.kind in RUNNABLE_KINDS
         and artifact.runs_on in ("any", device)
         and artifact.precision in order
     ]
@@ -250,6 +263,15 @@ def _artifact(metadata: dict[str, Any]) -> Artifact:
         golden_vector=None if vector is None else np.array(vector, dtype=np.float32),
         golden_vector_sha256=metadata["golden_vector_sha256"],
         thresholds=tuple(_threshold(threshold) for threshold in metadata["thresholds"]),
+        weights=None if (stored := metadata.get("weights")) is None else _stored_file(stored),
+    )
+
+
+def _stored_file(metadata: dict[str, Any]) -> StoredFile:
+    return StoredFile(
+        file=plain_name(metadata["file"]),
+        sha256=str(metadata["sha256"]),
+        bytes=_whole(metadata["bytes"], "bytes", sys.maxsize),
     )
 
 

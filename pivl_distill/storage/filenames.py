@@ -35,6 +35,8 @@ FP32_FILE = "model.onnx"
 FP16_FILE = "model.fp16.onnx"
 INT8_CPU_FILE = "model.int8.onnx"
 INT8_TENSORRT_FILE = "model.int8.trt.onnx"
+OPENVINO_FILE = "model.xml"
+"""The float32 IR of a folder for OpenVINO."""
 
 MANIFEST_FILE = "manifest.json"
 """Contents and verification results of an export folder."""

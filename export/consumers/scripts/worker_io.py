@@ -26,7 +26,8 @@ def serve(by: str, embed: Callable[[np.ndarray, Sequence[int]], np.ndarray]) -> 
                 height, width = frame["size_hw"]
                 data = sys.stdin.buffer.read(3 * height * width)
                 pixels = np.frombuffer(data, np.uint8).reshape(height, width, 3)
-                vectors.append(np.asarray(embed(pixels, frame["box"]), "<f4").reshape(-1))
+                # A copy: some programs return a view that their next call overwrites.
+                vectors.append(np.array(embed(pixels, frame["box"]), "<f4").reshape(-1))
             _send({"shape": [len(vectors), len(vectors[0])]}, np.stack(vectors).tobytes())
         except Exception as error:
             fail(error)

@@ -13,7 +13,7 @@ import pytest
 
 from export.consumers import worker
 from export.consumers.base import Frame, NetworkFile, NotRunnableError, RunOptions
-from export.consumers.worker import PackageConsumer, installed_version
+from export.consumers.worker import Package, PackageConsumer, installed_version
 from pivl_distill.errors import PivlError
 
 SCRIPT = """
@@ -24,10 +24,13 @@ if sys.argv[1] == "crash":
 if sys.argv[1] == "refuse":
     worker_io.fail(ValueError("3 channels"))
 
-def embed(pixels, box):
+def embed(pixels, box, buffer=[None]):
     left, top, right, bottom = box
     assert right > left, "an empty box"
-    return pixels[top:bottom, left:right].mean((0, 1))
+    mean = pixels[top:bottom, left:right].mean((0, 1)).astype("float32")
+    buffer[0] = mean if buffer[0] is None else buffer[0]
+    buffer[0][:] = mean  # a view that the next call overwrites, as of some libraries
+    return buffer[0]
 
 worker_io.serve("Means 1.0", embed)
 """
@@ -38,7 +41,7 @@ class Means(PackageConsumer):
     """Its vectors are mean colours."""
 
     name, title = "means", "Means"
-    distribution, script = "numpy", "run_means.py"
+    package = Package("numpy", "run_means.py", "Means")
     mode = "run"
 
     def write(self, export, folder):
@@ -97,7 +100,7 @@ def test_a_process_that_ends_says_why(start):
 
 
 def test_a_consumer_that_is_not_installed_says_how_to_verify(start, monkeypatch):
-    monkeypatch.setattr(Means, "distribution", "no-such-package")
+    monkeypatch.setattr(Means, "package", Package("no-such-package", "run_means.py", "Means"))
     with pytest.raises(NotRunnableError, match="--consumer-python means=PATH"):
         start()
 
