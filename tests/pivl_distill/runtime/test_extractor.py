@@ -20,7 +20,7 @@ from manifest_edits import change_artifact, change_manifest
 from pivl_distill.data.images import read_crop
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import normalize_crops
-from pivl_distill.runtime import Extractor
+from pivl_distill.runtime import Extractor, open_artifact
 from pivl_distill.runtime import extractor as extractors
 
 SIZE_HW = (64, 32)
@@ -215,14 +215,14 @@ def test_cpu_prefers_fp32_and_explicit_precision_is_used(deployed_once):
 
 def test_unusable_gpu_warns_and_falls_back_to_the_cpu(deployed_once, monkeypatch):
     monkeypatch.setattr(extractors, "has_cuda", lambda: True)
-    real = extractors.open_session
+    real = open_artifact.open_session
 
     def without_cuda(path, *, threads, providers):
         if providers != ["CPUExecutionProvider"]:
             raise PivlError("cuDNN is missing")
         return real(path, threads=threads, providers=providers)
 
-    monkeypatch.setattr(extractors, "open_session", without_cuda)
+    monkeypatch.setattr(open_artifact, "open_session", without_cuda)
     with pytest.warns(UserWarning, match="Running on the CPU: cuDNN is missing"):
         assert Extractor(deployed_once).device == "cpu"
     with pytest.raises(PivlError, match="cuDNN"):
@@ -311,14 +311,14 @@ def test_several_threads_load_and_use_exports_at_once(deployed_once, extractor, 
 def test_a_file_that_changes_after_its_check_is_not_used(deployed, crops, monkeypatch):
     """The bytes that run are those whose hash was checked."""
     expected = Extractor(deployed, threads=1).embed(crops[:2])
-    verified = extractors.read_verified
+    verified = open_artifact.read_verified
 
     def then_replaced(path, size, digest):
         content = verified(path, size, digest)
         path.write_bytes(b"another network")
         return content
 
-    monkeypatch.setattr(extractors, "read_verified", then_replaced)
+    monkeypatch.setattr(open_artifact, "read_verified", then_replaced)
     np.testing.assert_array_equal(Extractor(deployed, threads=1).embed(crops[:2]), expected)
 
 
