@@ -32,6 +32,7 @@ from export.consumers.openvino_ir import model_info, write_bgr_ir, write_ir
 from export.consumers.worker import Package, installed_version
 from export.manifest_schema import Artifact, InputSpec, Manifest, StoredFile, write_manifest
 from pivl_distill.data.images import read_pixels, resize_crop
+from pivl_distill.errors import PivlError
 from pivl_distill.runtime.feature_graph import normalise
 from pivl_distill.runtime.manifest_reader import vector_sha256
 from pivl_distill.runtime.onnx_session import open_session
@@ -109,9 +110,11 @@ class OpenVino(Consumer):
         """Write the manifest of the folder, from which the Extractor runs it."""
         golden = read_pixels(folder / export.manifest.golden_crop.file)
         spec = export.manifest.input
-        # The first run of each file is that of the Extractor.
-        own = {run.file: run for run in reversed(runs) if run.file != BGR_FILE}
-        artifacts = [_artifact(folder, run, spec, golden) for run in reversed(own.values())]
+        own: dict[str, ConsumerRun] = {}
+        for run in runs:  # the first run of each file is that of the Extractor
+            if run.file != BGR_FILE:
+                own.setdefault(run.file, run)
+        artifacts = [_artifact(folder, run, spec, golden) for run in own.values()]
         versions = export.manifest.versions | {"openvino": version("openvino")}
         update = {"artifacts": tuple(artifacts), "consumers": (), "versions": versions}
         write_manifest(folder, export.manifest.model_copy(update=update))
@@ -146,7 +149,10 @@ def _embed_bgr(session: OpenVinoSession) -> Callable[[Sequence[Frame]], np.ndarr
 
 
 def _features(session: OpenVinoSession, images: np.ndarray) -> np.ndarray:
-    (features,) = session.run(None, {session.get_inputs()[0].name: images})
+    try:
+        (features,) = session.run(None, {session.get_inputs()[0].name: images})
+    except RuntimeError as error:  # the base of OpenVINO's exceptions
+        raise PivlError(f"OpenVINO cannot run it: {error}") from error
     return features
 
 

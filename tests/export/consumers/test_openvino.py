@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from export.consumers.base import NetworkFile, RunOptions
+from export.consumers.base import ExportFolder, NetworkFile, RunOptions
 from export.consumers.folders import add_consumers
-from export.consumers.openvino import BGR_FILE, IR_FILES, OpenVino
+from export.consumers.openvino import BGR_FILE, IR_FILES, OpenVino, _features
 from export.consumers.openvino_ir import model_info
 from export.loading import load_exported
 from export.manifest_schema import read_manifest
@@ -21,6 +21,7 @@ from pivl_distill.data.images import read_pixels
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import embed
 from pivl_distill.runtime import Extractor
+from pivl_distill.runtime.openvino_session import OpenVinoSession
 
 pytest.importorskip("openvino", reason="openvino is an extra: pip install 'pivl-distill[openvino]'")
 
@@ -75,6 +76,21 @@ def test_the_manifest_of_the_folder_describes_the_irs(added_once):
     assert "openvino" in own.versions
     vectors = {artifact.golden_vector_sha256 for artifact in own.artifacts}
     assert len(vectors) == 3
+
+
+def test_a_run_in_model_api_is_not_that_of_the_extractor(added_once, openvino_folder):
+    export = ExportFolder(added_once, read_manifest(added_once))
+    (entry,) = export.manifest.consumers
+    other = entry.runs[0].model_copy(update={"by": "Model API 1", "retrieval": None})
+    before = read_manifest(openvino_folder)
+    OpenVino().configure(export, openvino_folder, [*entry.runs, other])
+    assert read_manifest(openvino_folder).artifacts == before.artifacts
+
+
+def test_an_ir_that_cannot_run_on_an_input_is_an_error(added_once):
+    session = OpenVinoSession(added_once / "openvino" / "model.xml")
+    with pytest.raises(PivlError, match="OpenVINO cannot run it"):
+        _features(session, np.zeros((1, 3, 5, 7), np.float32))
 
 
 def test_evaluation_loads_an_ir(added_once, trial):
