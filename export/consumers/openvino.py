@@ -151,7 +151,7 @@ def _embed_bgr(session: OpenVinoSession) -> Callable[[Sequence[Frame]], np.ndarr
 def _features(session: OpenVinoSession, images: np.ndarray) -> np.ndarray:
     try:
         (features,) = session.run(None, {session.get_inputs()[0].name: images})
-    except RuntimeError as error:  # the base of OpenVINO's exceptions
+    except (RuntimeError, ValueError) as error:  # of OpenVINO, and of a shape that does not fit
         raise PivlError(f"OpenVINO cannot run it: {error}") from error
     return features
 

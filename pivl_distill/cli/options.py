@@ -248,7 +248,11 @@ def consumer_options(command: Callable[..., None]) -> Callable[..., None]:
     """--for and --consumer-python, as `targets`."""
 
     @click.option(
-        "--for", "names", multiple=True, metavar="NAME", help="Also a folder for boxmot, openvino, …"
+        "--for",
+        "names",
+        multiple=True,
+        metavar="NAME",
+        help="Also a folder for boxmot, openvino, …",
     )
     @click.option(
         "--consumer-python",

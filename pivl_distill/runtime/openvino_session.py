@@ -44,6 +44,14 @@ class Port:
     type: str
     shape: tuple[int | str, ...]
 
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless a value of this shape fits."""
+        fits = len(shape) == len(self.shape) and all(
+            size > 0 and fixed in ("?", size) for size, fixed in zip(shape, self.shape, strict=True)
+        )
+        if not fits:
+            raise ValueError(f"'{self.name}' takes {list(self.shape)}, not {list(shape)}")
+
 
 class OpenVinoSession:
     """A compiled IR; `run` may be called by several threads at once."""
@@ -54,11 +62,12 @@ class OpenVinoSession:
         Raises PivlError if openvino is not installed, or the IR cannot be loaded.
         """
         self._compiled = compile_network(network, threads)
+        self._inputs = [_port(port) for port in self._compiled.inputs]
         self._requests = threading.local()
 
     def get_inputs(self) -> list[Port]:
         """The inputs, in order."""
-        return [_port(port) for port in self._compiled.inputs]
+        return self._inputs
 
     def get_outputs(self) -> list[Port]:
         """The outputs, in order."""
@@ -66,6 +75,8 @@ class OpenVinoSession:
 
     def run(self, names: Sequence[str] | None, feed: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return the outputs of these names, or all; any exception means that it cannot run."""
+        for port in self._inputs:  # OpenVINO ignores a tensor of another shape without a word
+            port.check(feed[port.name].shape)
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
         results = self._requests.own.infer(dict(feed))

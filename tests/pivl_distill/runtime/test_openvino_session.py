@@ -53,6 +53,13 @@ def test_results_are_not_overwritten_by_the_next_run(ir, images):
     np.testing.assert_array_equal(first, kept)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 5, 7), (1, 4, 64, 32), (1, 3, 64), (0, 3, 64, 32)])
+def test_a_tensor_of_another_shape_is_an_error(ir, shape):
+    """OpenVINO itself would return no rows."""
+    with pytest.raises(ValueError, match=r"'images' takes \['\?', 3, 64, 32\], not"):
+        OpenVinoSession(ir).run(None, {"images": np.zeros(shape, np.float32)})
+
+
 def test_threads_may_share_a_session(ir, images):
     session = OpenVinoSession(ir, threads=1)
     expected = [session.run(None, {"images": row[None]})[0] for row in images]
