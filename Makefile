@@ -77,7 +77,7 @@ runtime-check: $(INSTALLED)
 	$(BIN)/python benchmarks/torch_free.py
 
 # The latest export in every program that it can be made for, in their own code.
-consumers: $(INSTALLED)
+consumers: $(INSTALLED) $(BROWSER)
 	$(BIN)/python benchmarks/consumers.py
 
 clean:

@@ -8,6 +8,7 @@ export keeps the folders; the last table is that of docs/consumers.md.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -24,7 +25,9 @@ from pivl_distill.app.export_consumers import ConsumerTargets
 from pivl_distill.app.export_report import print_consumers
 from pivl_distill.console import table
 
-ENVIRONMENT = Path(__file__).parent.parent / "build" / "consumers"
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = ROOT / "build" / "consumers"
+NODE_MODULES = ROOT / "examples" / "browser" / "node_modules"
 PACKAGES = (
     "boxmot==25.0.0",
     "onnxruntime==1.24.3",  # the version that BoxMOT would install while it runs
@@ -40,6 +43,7 @@ IN_ENVIRONMENT = ("boxmot", "openvino", "ultralytics")
 @click.option("--for", "names", multiple=True, help="Only these consumers.")
 def main(export: Path | None, names: tuple[str, ...]) -> None:
     """Measure every consumer on an export, and print one row for each network."""
+    os.environ.setdefault("NODE_PATH", str(NODE_MODULES))
     chosen = names or tuple(CONSUMERS)
     python = environment()
     pythons = tuple(f"{name}={python}" for name in chosen if name in IN_ENVIRONMENT)
@@ -71,7 +75,7 @@ def print_table(entries: Sequence[ConsumerFolder]) -> None:
             cosine = "–" if run.exact is None else f"{run.exact.min_cosine:.4f}"
             used = "–" if run.as_used is None else f"{run.as_used.mean_cosine:.4f}"
             scores = run.retrieval
-            points = "–" if scores is None else f"{-scores.mAP_loss_points:+.2f}"
+            points = "–" if scores is None else f"{0 - round(scores.mAP_loss_points, 2):+.2f}"
             by = run.by or "not run here"
             rows.append((entry.name, by, run.file, run.status, cosine, used, points))
     columns = ("consumer", "run by", "file", "status", "cosine min", "as used: mean", "mAP points")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from export.accuracy import ExportPrecision
@@ -94,7 +95,9 @@ class OpenVino(Consumer):
             with MODEL_API.open(self.name, options, folder / file.path) as runner:
                 yield runner
             return
-        session, by = OpenVinoSession(folder / file.path), f"OpenVINO {version('openvino')}"
+        threads = torch.get_num_threads()  # the same in both libraries, for their latency
+        session = OpenVinoSession(folder / file.path, threads)
+        by = f"OpenVINO {version('openvino')}"
         if file.path == BGR_FILE:
             yield Runner(_embed_bgr(session), by)
         else:
@@ -103,7 +106,7 @@ class OpenVino(Consumer):
                 _embed_crops(session, export.manifest.input),
                 by,
                 our_crops=True,
-                sessions=(session, open_session(source)),
+                sessions=(session, open_session(source, threads=threads)),
             )
 
     def configure(self, export: ExportFolder, folder: Path, runs: Sequence[ConsumerRun]) -> None:
