@@ -11,6 +11,7 @@ Shapes use one set of letters throughout:
 __version__ = "0.1.0"
 
 _LAZY = {
+    "Callback": "pivl_distill.runs.callbacks",
     "Extractor": "pivl_distill.runtime",
     "PivlError": "pivl_distill.errors",
     "PromptBank": "pivl_distill.bank",

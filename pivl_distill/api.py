@@ -13,10 +13,19 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
+from pivl_distill.app.api_arguments import (
+    as_cameras,
+    as_path,
+    as_preprocessing,
+    as_resume,
+    as_text,
+    latest_student,
+    overrides_of,
+)
 from pivl_distill.config import (
     CACHE_LIMITS,
     ClipSettings,
@@ -25,18 +34,17 @@ from pivl_distill.config import (
     PartClassificationSettings,
     Preprocessing,
     PromptSettings,
-    Settings,
     Stage2Settings,
     StudentConfig,
     TeachConfig,
     TuningSettings,
-    flatten_settings,
 )
 from pivl_distill.errors import explain_os_error, unknown_name
 
 if TYPE_CHECKING:
     from export.exporter import ExportReport
-    from pivl_distill.app.targets import Cameras, Evaluation
+    from pivl_distill.app.targets import Evaluation
+    from pivl_distill.runs.callbacks import Callback
     from students.distill import StudentReport
     from teachers.teach import TeachReport
 
@@ -83,6 +91,7 @@ def teach(
     out: str | Path | None = None,
     resume: str | Path | bool = False,
     cache: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> TeachReport:
     """Tune prompts with CLIP, write the prompt bank, train the teacher: `pivl-distill teach`.
 
@@ -101,13 +110,14 @@ def teach(
         out: run folder; default: the next in `runs/`.
         resume: unfinished run to continue; True: the latest, or `out` if it exists.
         cache: whether to read and write the cache of decoded crops and CLIP features.
+        callbacks: told of the run while it goes on, for trackers.
     """
-    overrides = _overrides(TeachConfig, locals(), CACHE_LIMITS["teach"])
+    overrides = overrides_of(TeachConfig, locals(), CACHE_LIMITS["teach"])
     from pivl_distill.app.training_plan import plan_teach
     from teachers.teach import teach as run_teach
 
-    plan = plan_teach(_text(config), overrides, _path(out), _resume(resume))
-    return run_teach(plan.config, plan.location.out, plan.location.resume)
+    plan = plan_teach(as_text(config), overrides, as_path(out), as_resume(resume))
+    return run_teach(plan.config, plan.location.out, plan.location.resume, callbacks)
 
 
 @_explain_errors
@@ -131,6 +141,7 @@ def train_student(
     out: str | Path | None = None,
     resume: str | Path | bool = False,
     cache: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> StudentReport:
     """Train a light network with the text features of a prompt bank: `pivl-distill student`.
 
@@ -153,13 +164,26 @@ def train_student(
         out: run folder; default: the next in `runs/`.
         resume: unfinished run to continue; True: the latest, or `out` if it exists.
         cache: whether to read and write the cache of decoded crops.
+        callbacks: told of the run while it goes on, for trackers.
     """
-    overrides = _overrides(StudentConfig, locals(), CACHE_LIMITS["student"])
-    from pivl_distill.app.training_plan import plan_student
-    from students.distill import train_student as run_student
+    overrides = overrides_of(StudentConfig, locals(), CACHE_LIMITS["student"])
+    return _run_student(overrides, config, bank, out, resume, callbacks)
 
-    plan = plan_student(_text(config), overrides, _path(out), _resume(resume), bank=_text(bank))
-    return run_student(plan.config, plan.bank_file, plan.location.out, plan.location.resume)
+
+def _run_student(
+    overrides: dict[str, Any],
+    config: str | Path | None,
+    bank: str | Path | None,
+    out: str | Path | None,
+    resume: str | Path | bool,
+    callbacks: Sequence[Callback],
+) -> StudentReport:
+    from pivl_distill.app.training_plan import plan_student
+    from students.distill import train_student as train
+
+    place = as_path(out), as_resume(resume)
+    plan = plan_student(as_text(config), overrides, *place, bank=as_text(bank))
+    return train(plan.config, plan.bank_file, plan.location.out, plan.location.resume, callbacks)
 
 
 @_explain_errors
@@ -207,10 +231,10 @@ def export(
         bake_preprocessing,
         corrupted,
     )
-    checkpoint = _path(source) or _latest_student()
-    cameras = _cameras(camera, sie_coefficient)
+    checkpoint = as_path(source) or latest_student()
+    cameras = as_cameras(camera, sie_coefficient)
     return export_checkpoint(
-        checkpoint, data, _path(out), cameras, options, cached=cache, device=device
+        checkpoint, data, as_path(out), cameras, options, cached=cache, device=device
     )
 
 
@@ -241,60 +265,7 @@ def evaluate(
     """
     from pivl_distill.app.targets import evaluate_target
 
-    path = _path(target) or _latest_student()
-    cameras = _cameras(camera, sie_coefficient)
-    declared = None if preprocessing is None else _preprocessing(preprocessing)
+    path = as_path(target) or latest_student()
+    cameras = as_cameras(camera, sie_coefficient)
+    declared = None if preprocessing is None else as_preprocessing(preprocessing)
     return evaluate_target(path, data, cameras, declared, cached=cache, device=device)
-
-
-def _overrides(
-    model: type[Settings], arguments: Mapping[str, Any], cache_limits: Iterable[str]
-) -> dict[str, Any]:
-    """Values by dotted setting name, as `load_config` takes them, from a function's arguments."""
-    overrides: dict[str, Any] = {} if arguments["cache"] else dict.fromkeys(cache_limits, 0)
-    for name in model.model_fields:
-        value = arguments[name]
-        if name == "data" and isinstance(value, str):
-            overrides["data.spec"] = value
-        elif value is not None:
-            if isinstance(value, Settings):
-                value = value.model_dump(exclude_unset=True)
-            overrides |= dict(flatten_settings({name: value}))
-    return overrides
-
-
-def _text(value: str | Path | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _path(value: str | Path | None) -> Path | None:
-    return None if value is None else Path(value)
-
-
-def _resume(value: str | Path | bool) -> str | None:
-    """As the option --resume: None for a new run, "" for the latest."""
-    if isinstance(value, bool):
-        return "" if value else None
-    return str(value)
-
-
-def _latest_student() -> Path:
-    from pivl_distill.runs.run import Run
-
-    return Run.latest("student").path
-
-
-def _cameras(camera: int | str | None, sie_coefficient: float) -> Cameras:
-    from pivl_distill.app.targets import Cameras
-
-    return Cameras(None if camera is None else str(camera), sie_coefficient)
-
-
-def _preprocessing(value: str | Path | Values | Preprocessing) -> Preprocessing:
-    from pivl_distill.foreign import load_preprocessing
-
-    if isinstance(value, Preprocessing):
-        return value
-    if isinstance(value, str | Path):
-        return load_preprocessing(str(value))
-    return load_preprocessing(overrides=value)

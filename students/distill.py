@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.foreign import NETWORK_SUFFIXES
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
+from pivl_distill.runs.callbacks import Callback
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.filenames import STUDENT_FILE, TEACHER_EMBEDDINGS_FILE
 from pivl_distill.training.stage2 import train
@@ -41,12 +43,18 @@ def train_student(
     bank_file: Path | None,
     out: Path | None = None,
     resume: Path | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> StudentReport:
-    """Train a student; `bank_file` is None if and only if `config.supervision` is "none".
+    """Train a student.
 
-    The folder is `out`, or the next free one in `runs/`; `resume` continues an unfinished run.
+    Args:
+        config: its settings.
+        bank_file: the bank; None if and only if `config.supervision` is "none".
+        out: run folder; default: the next free one in `runs/`.
+        resume: unfinished run to continue.
+        callbacks: told of the run while it goes on.
     """
-    stage2 = Stage2Run.prepare("student", config, out, resume)
+    stage2 = Stage2Run.prepare("student", config, out, resume, callbacks=callbacks)
     inputs = prepare_inputs(config, stage2, bank_file)
     student, teacher, bank = inputs.student, inputs.teacher, inputs.bank
     warn_of_unused(config, teacher)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.distributed import process_group
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
+from pivl_distill.runs.callbacks import Callback
 from pivl_distill.runs.provenance import bank_provenance
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.filenames import BANK_FILE, TEACHER_FILE
@@ -54,12 +56,19 @@ class TeachReport:
     seconds: dict[str, float]
 
 
-def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = None) -> TeachReport:
+def teach(
+    config: TeachConfig,
+    out: Path | None = None,
+    resume: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> TeachReport:
     """Run both stages of π-VL; leave a prompt bank and a teacher in a run folder.
 
     The folder is `out`, or the next free one in `runs/`; `resume` continues an unfinished run.
+    `callbacks` are told of the run while it goes on.
     """
-    stage2 = Stage2Run.prepare("teach", config, out, resume)  # its seed draws weights of a CLIP
+    # Its seed draws the weights of a CLIP.
+    stage2 = Stage2Run.prepare("teach", config, out, resume, callbacks=callbacks)
     dataset, inputs = stage2.dataset, prepare_inputs(config, stage2)
     clip, vocabulary, provenance = inputs.clip, inputs.vocabulary, inputs.provenance
     stage2.refuse_changes(**provenance)
@@ -86,22 +95,29 @@ def teach(config: TeachConfig, out: Path | None = None, resume: Path | None = No
                 save_embedding_file(config, model, teacher, every, records, run)
 
         retrieval = stage2.train_and_evaluate(run, teacher, store, supervision, save)
-        report = TeachReport(
-            run=run.path,
-            bank=run.path / BANK_FILE,
-            readout=BankProbe(**bank.provenance["readout"]),
-            teacher=run.path / TEACHER_FILE,
-            retrieval=retrieval,
-            missing_maps=store.missing_maps,
-            seconds={stage: run.progress.seconds[stage] for stage in ("prompts", "teacher")},
-        )
-        run.finish(
-            "teach",
-            readout=dataclasses.asdict(report.readout),
-            retrieval=None if retrieval is None else retrieval.summary(),
-            missing_maps=report.missing_maps,
-            seconds=report.seconds,
-        )
+        return finish_run(run, bank, retrieval, store.missing_maps)
+
+
+def finish_run(
+    run: Run, bank: PromptBank, retrieval: RetrievalResult | None, missing_maps: int
+) -> TeachReport:
+    """Mark the run complete, and return its report."""
+    report = TeachReport(
+        run=run.path,
+        bank=run.path / BANK_FILE,
+        readout=BankProbe(**bank.provenance["readout"]),
+        teacher=run.path / TEACHER_FILE,
+        retrieval=retrieval,
+        missing_maps=missing_maps,
+        seconds={stage: run.progress.seconds[stage] for stage in ("prompts", "teacher")},
+    )
+    run.finish(
+        "teach",
+        readout=dataclasses.asdict(report.readout),
+        retrieval=None if retrieval is None else retrieval.summary(),
+        missing_maps=report.missing_maps,
+        seconds=report.seconds,
+    )
     return report
 
 

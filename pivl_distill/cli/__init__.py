@@ -88,6 +88,7 @@ for command in (
     deployment.bench,
     runs.compare,
     runs.report,
+    runs.watch,
     data.check,
     data.parse,
     data.occluded_duke,

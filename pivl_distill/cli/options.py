@@ -136,6 +136,19 @@ def settings_options(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def tracker_options(command: Callable[..., None]) -> Callable[..., None]:
+    """--tensorboard, as `callbacks`."""
+
+    @click.option("--tensorboard", is_flag=True, help="Also write curves for TensorBoard.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, tensorboard: bool, **kwargs: Any) -> None:
+        from pivl_distill.runs.tensorboard import TensorBoardCallback
+
+        command(*args, callbacks=[TensorBoardCallback()] if tensorboard else [], **kwargs)
+
+    return wrapped
+
+
 def camera_options(command: Callable[..., None]) -> Callable[..., None]:
     """--camera and --sie-coefficient, for networks with camera embeddings, as `cameras`."""
 

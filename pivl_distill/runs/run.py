@@ -18,6 +18,7 @@ from pivl_distill import crash_report
 from pivl_distill.config import DataSettings, read_yaml, validate_settings
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError
+from pivl_distill.runs.callbacks import Observers
 from pivl_distill.runs.contract import CHANGED_SETTINGS
 from pivl_distill.runs.progress import Progress, is_running, remove_state, require_run_folder
 from pivl_distill.storage.filenames import CONFIG_FILE, METRICS_FILE, RUN_FILE
@@ -51,6 +52,7 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.observers = Observers()
 
     @classmethod
     def create(cls, kind: RunKind, config_yaml: str, path: Path | None = None) -> Run:
@@ -131,11 +133,12 @@ class Run:
         return Progress(self.path)
 
     def log_metrics(self, **metrics: Any) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl, and tell the callbacks."""
         if process_group.rank():
             return
         require_run_folder(self.path)
         append_bytes(self.path / METRICS_FILE, f"{json.dumps(metrics)}\n".encode())
+        self.observers.epoch(metrics)
 
     def finish(self, kind: RunKind, **metadata: Any) -> None:
         """Mark the run complete with its summary, and the settings that a resume changed."""
@@ -143,8 +146,10 @@ class Run:
         changed = {key: pinned[key] for key in (CHANGED_SETTINGS,) if key in pinned}
         if not process_group.rank():
             require_run_folder(self.path)
-            write_json(self.path / RUN_FILE, {"kind": kind, **metadata, **changed})
+            summary = {"kind": kind, **metadata, **changed}
+            write_json(self.path / RUN_FILE, summary)
             _date_last(self.path / RUN_FILE)
+            self.observers.finish(summary)
 
 
 def _new_folder(kind: RunKind, config_yaml: str, path: Path | None) -> Path:

@@ -9,6 +9,9 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.jsonl"
 """One line per epoch."""
 
+TENSORBOARD_FOLDER = "tensorboard"
+"""Event file of a training run with --tensorboard."""
+
 RUN_FILE = "run.json"
 """Summary of a run; written last, so its presence means that the run is complete."""
 

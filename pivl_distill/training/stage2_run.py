@@ -27,11 +27,13 @@ from pivl_distill.data.unused import report_unused
 from pivl_distill.data.validation import hold_out
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.device import pick_device
+from pivl_distill.distributed import process_group
 from pivl_distill.errors import PivlError, Problems
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.network import ReIDNetwork
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, evaluate_model
+from pivl_distill.runs.callbacks import Callback, Observers, RunStart
 from pivl_distill.runs.provenance import run_provenance
 from pivl_distill.runs.run import RUNS_DIR, Run, check_run_folder
 from pivl_distill.storage.files import check_writable
@@ -62,6 +64,7 @@ class Stage2Run:
     """Unfinished run to continue; None starts a new one."""
     problems: Problems
     """Found so far; the stage adds its own, and refuses all of them."""
+    callbacks: Sequence[Callback] = ()
 
     @classmethod
     def prepare(
@@ -72,6 +75,7 @@ class Stage2Run:
         resume: Path | None = None,
         *,
         dry_run: bool = False,
+        callbacks: Sequence[Callback] = (),
     ) -> Stage2Run:
         """Load the data set's file list, seed torch, choose the device; check data and batches.
 
@@ -81,6 +85,7 @@ class Stage2Run:
             out: folder of a new run; default: the next free one in `runs/`.
             resume: unfinished run to continue.
             dry_run: whether the device may be "meta".
+            callbacks: told of the run while it goes on.
 
         Raises: PivlError that lists all problems, if the data set cannot be listed or there is no
             such device. Otherwise they are in `problems`.
@@ -100,7 +105,7 @@ class Stage2Run:
         dataset, validation = held_out or (dataset, None)
         keep_freed_memory(device)
         torch.manual_seed(config.seed)
-        run = cls(kind, config, dataset, validation, device, out, resume, problems)
+        run = cls(kind, config, dataset, validation, device, out, resume, problems, callbacks)
         preflight.check_batches("stage2", config.stage2, run.pids, problems)
         problems.attempt(preflight.check_batch_size, config.stage2)
         preflight.check_data(dataset, validation, config, problems)
@@ -124,8 +129,12 @@ class Stage2Run:
         else:
             run = Run.open_unfinished(self.kind, self.resume)
         pinned = run_provenance(self.config, self.dataset, self.device) | inputs
+        settings = self.config.model_dump(mode="json")
+        start = RunStart(run.path, self.kind, settings, resumed=self.resume is not None)
         with run.progress.session(self.kind, config_yaml, **pinned, contents=store.contents):
-            yield run
+            run.observers = Observers(() if process_group.rank() else self.callbacks)
+            with run.observers.session(start):
+                yield run
 
     def refuse_changes(self, **inputs: Any) -> None:
         """Raise PivlError if the run to resume was started with other settings or inputs.

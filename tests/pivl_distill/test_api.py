@@ -15,6 +15,7 @@ import pytest
 
 import pivl_distill
 from pivl_distill import PivlError, api
+from pivl_distill.app.api_arguments import overrides_of
 from pivl_distill.config import ClipSettings, StudentConfig, TeachConfig
 from pivl_distill.console import show_progress
 
@@ -93,7 +94,7 @@ def test_wrong_arguments_are_pivl_errors(name, arguments, message, tmp_path, mon
 
 def overrides(**given: object) -> dict[str, object]:
     arguments = dict.fromkeys(TeachConfig.model_fields) | {"cache": True} | given
-    return api._overrides(TeachConfig, arguments, ("data.crop_cache_gib",))
+    return overrides_of(TeachConfig, arguments, ("data.crop_cache_gib",))
 
 
 def test_errors_of_the_system_are_pivl_errors(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Commands on runs: tables of several, and one page about them."""
+"""Commands on runs: curves of one, tables of several, and one page about them."""
 
 from __future__ import annotations
 
@@ -124,3 +124,24 @@ def report(
 
     settings = ReportSettings(spec, not no_crops, heads, device, not no_cache)
     print_report(write_report(runs, out, settings))
+
+
+@click.command(
+    short_help="Draw the curves of a run in the terminal.",
+    epilog="""\b
+Examples:
+  pivl-distill watch
+  pivl-distill watch runs/student-2 --once
+""",
+)
+@click.argument("run", required=False, type=FOLDER)
+@click.option("--once", is_flag=True, help="Draw the curves as they are now, and end.")
+def watch(run: Path | None, once: bool) -> None:
+    """Draw the curves of a teach or student run, and again whenever an epoch ends.
+
+    RUN is a run folder, also of a run in another terminal; default: the run that was started last.
+    The command ends with the run; Ctrl-C ends the command alone.
+    """
+    from pivl_distill.app.watch import find_watched, watch_run
+
+    watch_run(find_watched(run), once=once)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,12 @@ from pivl_distill.cli.options import (
     out_option,
     parsing_option,
     settings_options,
+    tracker_options,
 )
 
 if TYPE_CHECKING:
     from pivl_distill.config import DeviceChoice
+    from pivl_distill.runs.callbacks import Callback
     from pivl_distill.runtime.onnx_session import ExecutionDevice
 
 
@@ -33,12 +36,14 @@ Examples:
 """,
 )
 @settings_options
+@tracker_options
 def teach(
     config: str | None,
     overrides: dict[str, Any],
     out: Path | None,
     resume: str | None,
     dry_run: bool,
+    callbacks: Sequence[Callback],
 ) -> None:
     """Tune prompts with CLIP, write the prompt bank, train the teacher."""
     from pivl_distill.app.report import print_dry_run, print_teach
@@ -52,7 +57,8 @@ def teach(
     else:
         from teachers.teach import teach as run_teach
 
-        print_teach(run_teach(plan.config, plan.location.out, plan.location.resume))
+        location = plan.location
+        print_teach(run_teach(plan.config, location.out, location.resume, callbacks))
 
 
 @click.command(
@@ -88,6 +94,7 @@ Examples:
     help="Device on which --max-ms measures.",
 )
 @settings_options
+@tracker_options
 def student(
     bank: str | None,
     max_ms: float | None,
@@ -97,6 +104,7 @@ def student(
     out: Path | None,
     resume: str | None,
     dry_run: bool,
+    callbacks: Sequence[Callback],
 ) -> None:
     """Train a light network with the text features of a prompt bank."""
     from pivl_distill.app.report import print_dry_run, print_student
@@ -122,7 +130,8 @@ def student(
     else:
         from students.distill import train_student
 
-        print_student(train_student(plan.config, plan.bank_file, location.out, location.resume))
+        where = (location.out, location.resume)
+        print_student(train_student(plan.config, plan.bank_file, *where, callbacks))
 
 
 @click.command(

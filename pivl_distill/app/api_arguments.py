@@ -1,0 +1,70 @@
+"""Arguments of the Python API, as the functions behind the commands take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pivl_distill.config import Preprocessing, Settings, flatten_settings
+
+if TYPE_CHECKING:
+    from pivl_distill.app.targets import Cameras
+
+
+def overrides_of(
+    model: type[Settings], arguments: Mapping[str, Any], cache_limits: Iterable[str]
+) -> dict[str, Any]:
+    """Values by dotted setting name, as `load_config` takes them, from a function's arguments."""
+    overrides: dict[str, Any] = {} if arguments["cache"] else dict.fromkeys(cache_limits, 0)
+    for name in model.model_fields:
+        value = arguments[name]
+        if name == "data" and isinstance(value, str):
+            overrides["data.spec"] = value
+        elif value is not None:
+            if isinstance(value, Settings):
+                value = value.model_dump(exclude_unset=True)
+            overrides |= dict(flatten_settings({name: value}))
+    return overrides
+
+
+def as_text(value: str | Path | None) -> str | None:
+    """A name or path as text."""
+    return None if value is None else str(value)
+
+
+def as_path(value: str | Path | None) -> Path | None:
+    """A path, however it is given."""
+    return None if value is None else Path(value)
+
+
+def as_resume(value: str | Path | bool) -> str | None:
+    """As the option --resume: None for a new run, "" for the latest."""
+    if isinstance(value, bool):
+        return "" if value else None
+    return str(value)
+
+
+def latest_student() -> Path:
+    """The student run that finished last; raises PivlError if there is none."""
+    from pivl_distill.runs.run import Run
+
+    return Run.latest("student").path
+
+
+def as_cameras(camera: int | str | None, sie_coefficient: float) -> Cameras:
+    """As the options --camera and --sie-coefficient."""
+    from pivl_distill.app.targets import Cameras
+
+    return Cameras(None if camera is None else str(camera), sie_coefficient)
+
+
+def as_preprocessing(value: str | Path | Mapping[str, Any] | Preprocessing) -> Preprocessing:
+    """A preset by name, a YAML file, or settings."""
+    from pivl_distill.foreign import load_preprocessing
+
+    if isinstance(value, Preprocessing):
+        return value
+    if isinstance(value, str | Path):
+        return load_preprocessing(str(value))
+    return load_preprocessing(overrides=value)
