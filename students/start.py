@@ -22,8 +22,8 @@ WEIGHTS_DIR = Path(__file__).parent / "weights"
 def build_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Module, str]:
     """Return the network to train, without heads, and the weights it starts from.
 
-    If published weights cannot be downloaded, "auto" falls back to random weights with a message;
-    weights requested by name raise PivlError.
+    If published weights cannot be downloaded, "auto" falls back to the embedded weights of the
+    architecture, or to random ones, with a message; weights requested by name raise PivlError.
     """
     start = resolve_pretrained(config.arch, config.pretrained, dataset)
     build = partial(
@@ -37,8 +37,17 @@ def build_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Modul
     except PivlError as error:
         if start != "timm" or config.pretrained != "auto":
             raise
-        logger.warning(f"{error} Training starts from random weights.")
-        return build(pretrained="none"), "none"
+        embedded = embedded_weights(config.arch)
+        instead = "random weights" if embedded is None else "weights made of synthetic people"
+        logger.warning(f"{error} Training starts from {instead}.")
+        start = str(embedded or "none")
+        return build(pretrained=start), start
+
+
+def embedded_weights(arch: str) -> Path | None:
+    """Return the file of the embedded weights of an architecture, or None."""
+    path = WEIGHTS_DIR / f"{arch}.safetensors"
+    return path if path.is_file() else None
 
 
 def without_download(config: StudentConfig, dataset: ReIDDataset) -> StudentConfig:
@@ -53,14 +62,14 @@ def resolve_pretrained(arch: str, pretrained: str, dataset: ReIDDataset) -> str:
     "auto" takes the embedded weights on synthetic people if the architecture has them, timm's
     published weights on photographs if there are any, and otherwise random weights with a message.
     """
-    embedded = WEIGHTS_DIR / f"{arch}.safetensors"
-    if pretrained == "embedded" and not embedded.is_file():
+    embedded = embedded_weights(arch)
+    if pretrained == "embedded" and embedded is None:
         raise PivlError(
             f"There are no embedded weights for {arch}; set pretrained to timm or none."
         )
     if pretrained not in ("auto", "embedded"):
         return pretrained
-    if embedded.is_file() and (pretrained == "embedded" or dataset.synthetic):
+    if embedded is not None and (pretrained == "embedded" or dataset.synthetic):
         return str(embedded)
     if not dataset.synthetic and timm.is_model(arch) and timm.is_model_pretrained(arch):
         return "timm"

@@ -23,7 +23,7 @@ class StudentConfig(Settings):
     pretrained: str = setting(
         "auto",
         "initial weights: embedded, timm, none or a file; auto: embedded weights on synthetic data"
-        " if the architecture has them, else timm's",
+        " if the architecture has them, else timm's; without a connection the embedded ones",
     )
     last_stride: Literal["auto", 1, 2] = setting(
         "auto", "stride of the last stage of a CNN; auto: 1 if the network allows it", advanced=True

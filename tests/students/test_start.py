@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -65,12 +68,24 @@ def offline(embedded, monkeypatch) -> None:
 
 
 def test_auto_falls_back_to_random_weights_offline(offline, caplog):
-    config = StudentConfig(data={"size_hw": (64, 32)})
+    config = StudentConfig(arch="mobilenetv2_050", data={"size_hw": (64, 32)})
     network, start = build_network(config, dataset_of())
     assert start == "none"
     assert network(torch.zeros(1, 3, 64, 32)).shape == (1, 1280)
     assert "no network" in caplog.text
     assert caplog.messages[-1].endswith("Training starts from random weights.")
+
+
+def test_auto_falls_back_to_embedded_weights_offline(offline, embedded, caplog):
+    config = StudentConfig(data={"size_hw": (64, 32)})
+    shutil.copy(
+        Path(start_module.__file__).parent / "weights" / f"{MOBILENET}.safetensors", embedded
+    )
+    network, start = build_network(config, dataset_of())
+    assert start == embedded
+    expected, _ = build_network(config, dataset_of(synthetic=True))
+    assert torch.equal(network.conv_stem.weight, expected.conv_stem.weight)
+    assert caplog.messages[-1].endswith("Training starts from weights made of synthetic people.")
 
 
 def test_explicit_weights_raise_offline(offline):
