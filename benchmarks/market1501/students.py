@@ -25,6 +25,9 @@ from students.supervision import embed_by_network
 
 IDENTITIES = 751
 """Of Market-1501's training split."""
+LEARNING_RATE = 3e-3
+"""On 451 held-out training identities, mAP after ten epochs: 17.6 at 6e-3, the default on synthetic
+people, 31.1 at 3e-3, and 30.1 at 2e-3."""
 INTEL = "intel_0277"
 PHOTO_ARMS = {
     name: ours for name, ours in ARMS.items() if "data.unlabeled" not in ours.settings
@@ -47,8 +50,8 @@ WEIGHTS = {"mobilenetv2_025": "selected channels", "mobilenetv2_100": "all chann
 @click.option("--clip", type=click.Choice([*CLIPS]), default="photo", show_default=True)
 @click.option("--arms", "names", help="Arms, separated by commas; default: all.")
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--epochs", default=30, show_default=True)
-@click.option("--identities", default=300, show_default=True, help="To train on, of 751.")
+@click.option("--epochs", default=12, show_default=True)
+@click.option("--identities", default=IDENTITIES, show_default=True, help="To train on.")
 @click.option("--out", type=OutputPath(), help="Result file.")
 def main(
     root: Path,
@@ -78,6 +81,7 @@ def main(
         "arch": arch,
         "pretrained": str(files.imagenet_start),
         "stage2.epochs": epochs,
+        "stage2.learning_rate": LEARNING_RATE,
         "stage2.compile": True,
     }
     bank = teach_once(
@@ -106,7 +110,7 @@ def header(arch: str, clip: str, epochs: int, identities: int) -> Experiment:
             "identities": identities,
             "epochs": epochs,
             "batch": stage2.identities_per_batch * stage2.crops_per_identity,
-            "learning rate": stage2.learning_rate,
+            "learning rate": LEARNING_RATE,
         },
         arms=PHOTO_ARMS,
         baseline=BASELINE,
