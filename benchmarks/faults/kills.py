@@ -42,7 +42,8 @@ ROUNDS = {
     SYNTH.name: 3,
 }
 """Rounds of each command; together they plan 229 kills."""
-COMPLETE = "is finished; there is nothing to resume"
+COMPLETE = ("is finished; there is nothing to resume", "synthetic exists already")
+"""How a command refuses to do again what it had completed before it was killed."""
 LAST_SHARE = 0.9
 """Only this part of a stage: the number of calls varies a little between runs."""
 
@@ -123,8 +124,9 @@ def draw_moment(
 def wrong_end(workload: Workload, ended: Ended) -> list[str]:
     """Return what is wrong with the end of a command that no kill has hit.
 
-    A command that resumes its run refuses to do so when the run is complete.
+    A command that was killed after its last file refuses to be repeated.
     """
-    if ended.code == workload.code or (ended.code == 2 and COMPLETE in ended.output):
+    complete = ended.code == 2 and any(refusal in ended.output for refusal in COMPLETE)
+    if ended.code == workload.code or complete:
         return []
     return [f"exit code {ended.code}: {ended.output[-500:]}"]
