@@ -32,9 +32,10 @@ PACKAGES = (
     "boxmot==25.0.0",
     "onnxruntime==1.24.3",  # the version that BoxMOT would install while it runs
     "openvino-model-api==0.4.7",
+    "tritonclient==2.73.0",
     "ultralytics==8.4.190",
 )
-IN_ENVIRONMENT = ("boxmot", "openvino", "ultralytics")
+IN_ENVIRONMENT = ("boxmot", "openvino", "triton", "ultralytics")
 """Consumers that run there, or have a part that does."""
 
 
