@@ -72,7 +72,7 @@ engines: $(INSTALLED)
 faults: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults
 
-# The deployment snippet in an environment without torch, on the latest export.
+# Deployment without torch, on the latest export: with the newest and the oldest packages.
 runtime-check: $(INSTALLED)
 	$(BIN)/python benchmarks/torch_free.py
 

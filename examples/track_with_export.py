@@ -150,7 +150,7 @@ def main() -> None:
             track(update, sequence, options.output / f"{sequence.name}.txt")
     except PivlError as error:  # for example too few people to measure the threshold
         sys.exit(f"No tracking with {options.export}: {error}")
-    except (OSError, ImportError) as error:
+    except (OSError, ImportError, ValueError) as error:  # no tracker, or no MOTChallenge sequence
         sys.exit(f"No tracking: {error}")
 
 

@@ -93,8 +93,20 @@ def test_an_unmeasured_threshold_is_reported_without_traceback(
         example.main()
 
 
-def test_a_folder_that_is_no_sequence_is_named(deployed_once, tmp_path):
-    ended = run(deployed_once, tmp_path, "-o", tmp_path / "tracks")
-    assert ended.returncode == 1
-    assert ended.stderr.startswith("No tracking: ")
-    assert "Traceback" not in ended.stderr
+@pytest.mark.parametrize(
+    ("detections", "problem"), [(None, "det.txt not found"), ("a,b", "could not convert string")]
+)
+def test_a_folder_that_is_no_sequence_ends_with_the_reason(
+    example, deployed_once, tmp_path, monkeypatch, detections, problem
+):
+    """The threshold is known, and a tracker is installed."""
+    (tmp_path / "img1").mkdir()
+    (tmp_path / "img1" / "000001.jpg").touch()
+    if detections:
+        (tmp_path / "det").mkdir()
+        (tmp_path / "det" / "det.txt").write_text(detections)
+    monkeypatch.setitem(example.TRACKERS, "norfair", lambda extractor, reid: None)
+    arguments = [str(SCRIPT), str(deployed_once), str(tmp_path), "-o", str(tmp_path / "tracks")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    with pytest.raises(SystemExit, match=f"^No tracking: .*{problem}"):
+        example.main()

@@ -33,7 +33,7 @@ EXAMPLE = ROOT / "examples" / "track_with_export.py"
 
 @click.command()
 @click.argument("export", required=False, type=click.Path(path_type=Path, file_okay=False))
-@click.option("--videos", default=20, show_default=True, type=click.IntRange(2))
+@click.option("--videos", default=12, show_default=True, type=click.IntRange(2))
 @click.option("--frames", default=120, show_default=True, type=click.IntRange(1))
 @click.option("--record", "recorded", is_flag=True, help="Write the result file and the page.")
 def main(export: Path | None, videos: int, frames: int, recorded: bool) -> None:
@@ -54,6 +54,7 @@ def main(export: Path | None, videos: int, frames: int, recorded: bool) -> None:
 def measure(export: Path, videos: int, frames: int) -> Record:
     """Return the figures of every tracker, with and without ReID, on every video."""
     extractor = Extractor(export)
+    data = json.loads((export / "manifest.json").read_text())["data"]
     threshold = max_cosine_distance(extractor)
     python = shared_environment("trackers", PACKAGES)
     with tempfile.TemporaryDirectory() as name:
@@ -70,7 +71,7 @@ def measure(export: Path, videos: int, frames: int) -> Record:
     return Record(
         network=extractor.name,
         precision=extractor.artifact.precision,
-        data=json.loads((export / "manifest.json").read_text())["data"]["spec"],
+        data=data and data["spec"],
         max_cosine_distance=round(threshold, 4),
         frames=frames,
         packages=[*PACKAGES],

@@ -49,8 +49,8 @@ class Record(BaseModel):
     command: str = "python -m benchmarks.tracking"
     network: str
     precision: str
-    data: str
-    """Data set that verified the export, and on which its threshold was measured."""
+    data: str | None
+    """Data set on which the export's threshold was measured, if it has a name."""
     max_cosine_distance: float
     frames: int
     packages: list[str]

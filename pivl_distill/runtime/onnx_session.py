@@ -21,6 +21,8 @@ from pivl_distill.runtime.onnx_file import OnnxFile, check_onnx, check_onnx_file
 ExecutionDevice = Literal["cpu", "cuda"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 PROVIDERS: dict[ExecutionDevice, str] = {"cpu": CPU, "cuda": CUDA}
+OLDEST_ONNXRUNTIME = "1.18"
+"""First version that reads exports, which have IR version 10."""
 _OPTIONS: dict[str, dict[str, Any]] = {CUDA: {"use_tf32": 0}}
 """TensorFloat-32 is off: it would make fp32 files less accurate than they were verified to be."""
 
@@ -63,10 +65,24 @@ def open_session(
             source or str(path), options, providers=[(p, _OPTIONS.get(p, {})) for p in providers]
         )
     except Exception as error:  # onnxruntime's own exceptions share no public base class
-        raise PivlError(f"ONNX Runtime cannot load '{path}': {error}") from error
+        raise PivlError(f"ONNX Runtime cannot load '{path}': {error}{_update_hint()}") from error
     if missing := [p for p in providers if p not in session.get_providers()]:
         raise _provider_missing(missing)
     return session
+
+
+def _update_hint() -> str:
+    """Return what to do if ONNX Runtime is older than exports need, else nothing."""
+    installed, oldest = (
+        tuple(int(number) for number in version.split(".")[:2])
+        for version in (ort.__version__, OLDEST_ONNXRUNTIME)
+    )
+    if installed >= oldest:
+        return ""
+    return (
+        f". This is ONNX Runtime {ort.__version__}, and exports need {OLDEST_ONNXRUNTIME} or newer:"
+        " pip install --upgrade onnxruntime."
+    )
 
 
 def has_cuda() -> bool:

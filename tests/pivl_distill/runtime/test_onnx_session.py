@@ -59,6 +59,26 @@ def test_missing_and_invalid_onnx_files_raise(tmp_path):
         open_session(tmp_path / "text.onnx")
 
 
+@pytest.mark.parametrize(
+    ("installed", "hint"),
+    [
+        ("1.17.3", ". This is ONNX Runtime 1.17.3, and exports need 1.18 or newer: pip install"
+                   " --upgrade onnxruntime."),
+        ("1.18.0", ""),
+        ("1.31.1", ""),
+    ],
+)  # fmt: skip
+def test_an_onnxruntime_older_than_exports_is_named(path, monkeypatch, installed, hint):
+    def refuse(*_, **__):
+        raise RuntimeError("Unsupported model IR version: 10, max supported IR version: 9")
+
+    monkeypatch.setattr(sessions.ort, "InferenceSession", refuse)
+    monkeypatch.setattr(sessions.ort, "__version__", installed)
+    with pytest.raises(PivlError, match="cannot load") as raised:
+        open_session(path)
+    assert str(raised.value).endswith(f"max supported IR version: 9{hint}")
+
+
 @pytest.mark.parametrize(("built", "driver"), [(False, True), (True, False), (True, True)])
 def test_cuda_needs_a_cuda_build_and_a_driver(monkeypatch, built, driver):
     def load(_name):
