@@ -18,13 +18,20 @@ class OutputPath(click.Path):
         super().__init__(file_okay=not folder, dir_okay=folder, readable=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the path; a usage error names the option if it cannot be written."""
-        from pivl_distill.storage.files import check_writable  # not needed for --help
+        """Return the path; a usage error names the option if it cannot be written.
+
+        What a killed command left of writing it is removed.
+        """
+        from pivl_distill.storage.files import (  # not needed for --help
+            check_writable,
+            remove_abandoned,
+        )
 
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if not (ctx and ctx.resilient_parsing):  # shell completion
             try:
                 check_writable(path, folder=self.dir_okay)
+                remove_abandoned(path)
             except PivlError as error:
                 self.fail(str(error), param, ctx)
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -80,3 +81,13 @@ def test_default_run_folder_is_checked_before_the_work(
     monkeypatch.chdir(tmp_path)
     Path("runs").touch()
     assert "Cannot write to 'runs'" in refuse(*command)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs the locks of POSIX")
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_a_killed_command_left_is_removed(tmp_path: Path, folder: bool) -> None:
+    left = tmp_path / (".sheet.a1b2.part" if folder else ".sheet.a1b2.partial")
+    left.mkdir() if folder else left.touch()
+    (tmp_path / ".other.a1b2.partial").touch()
+    OutputPath(folder=folder).convert(str(tmp_path / "sheet"), None, None)
+    assert [path.name for path in tmp_path.iterdir()] == [".other.a1b2.partial"]
