@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-all lint audit docs bench engines faults runtime-check consumers clean
+.PHONY: install demo chromium test test-all lint audit docs bench engines faults runtime-check \
+        consumers clean
 .DEFAULT_GOAL := help
 
 help:
@@ -44,7 +45,13 @@ audit:
 	build/audit/bin/python -m pip install --quiet pip-audit; }
 	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
-test: lint $(BROWSER)
+# Debian's Chromium, which opens pages in tests; they are skipped where it cannot be installed.
+chromium:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && \
+	apt-get update -qq && apt-get install -qq -y chromium >/dev/null; } || \
+	echo "Chromium is missing and only root can install it here: tests of pages are skipped"
+
+test: lint chromium $(BROWSER)
 	$(PYTEST) -m "not slow"
 
 # Also the slow tests: several processes, killed and resumed runs, real engines, full-size presets.

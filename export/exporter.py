@@ -22,7 +22,7 @@ from export.calibration import measure_ranges
 from export.cost import network_cost
 from export.fp16 import write_fp16
 from export.golden_crop import write_golden_crop
-from export.int8 import INT8_FILES, write_int8_within_budget
+from export.int8 import INT8_FILES, sensitivity_inputs, write_int8_within_budget
 from export.latency import measure_latency
 from export.loading import embedding_model_from_spec, load_forward
 from export.manifest_schema import (
@@ -53,8 +53,6 @@ from pivl_distill.storage.filenames import (
 from pivl_distill.storage.files import sha256
 
 LATENCY_BATCHES = (1, 32)
-SENSITIVITY_CROPS = 64
-"""Crops on which the sensitivity of layers to INT8 is measured."""
 
 
 @dataclass(frozen=True)
@@ -234,10 +232,7 @@ def _export_precisions(
 def _export_int8(verifier: Verifier, onnx_path: Path, crops: CropStore) -> Iterator[Artifact]:
     """Yield the INT8 file of each target, with as few float32 nodes as its budget allows."""
     ranges = measure_ranges(onnx_path, verifier.spec, crops)
-    model = embedding_model_from_spec(onnx_path.name, verifier.spec)
-    inputs = [model.preprocess(crops.crops[:SENSITIVITY_CROPS])]
-    if verifier.spec.cameras and crops.camids is not None:
-        inputs.append(torch.from_numpy(crops.camids[:SENSITIVITY_CROPS]))
+    inputs = sensitivity_inputs(verifier.spec, crops)
     for target in INT8_FILES:
         verify = partial(verifier.verify, precision="int8", runs_on=target)
         yield write_int8_within_budget(onnx_path, target, ranges, inputs, verify)

@@ -26,14 +26,16 @@ from typing import Literal
 
 import numpy as np
 import onnx
+import torch
 from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType, TensorsData
 from torch import Tensor
 
 from export.calibration import Ranges
-from export.loading import load_forward
-from export.manifest_schema import Artifact
+from export.loading import embedding_model_from_spec, load_forward
+from export.manifest_schema import Artifact, InputSpec
 from pivl_distill.console import track
+from pivl_distill.data.store import CropStore
 from pivl_distill.storage.filenames import INT8_CPU_FILE, INT8_TENSORRT_FILE
 from pivl_distill.storage.files import write_bytes
 
@@ -44,6 +46,8 @@ Int8Target = Literal["cpu", "tensorrt"]
 INT8_FILES: dict[Int8Target, str] = {"cpu": INT8_CPU_FILE, "tensorrt": INT8_TENSORRT_FILE}
 MAX_FLOAT32_SHARE = 0.5
 """Upper limit on the share of quantisable nodes left in float32 to stay within budget."""
+SENSITIVITY_CROPS = 64
+"""Crops on which the sensitivity of layers to INT8 is measured."""
 MIN_CHANNELS = 16
 """For CPUs, a convolution is quantised if it has at least this many input or output channels."""
 _LAYERS = frozenset(("Conv", "Gemm", "MatMul"))
@@ -148,10 +152,27 @@ def write_int8_within_budget(
     return artifact.model_copy(update={"failure": f"{artifact.failure} Even with {left}."})
 
 
+def sensitivity_inputs(spec: InputSpec, crops: CropStore) -> list[Tensor]:
+    """Return the first crops, and camera ids if the network takes them, as the graph does."""
+    some = crops.crops[:SENSITIVITY_CROPS]
+    inputs = [embedding_model_from_spec("sensitivity", spec).preprocess(some)]
+    if spec.cameras and crops.camids is not None:
+        inputs.append(torch.from_numpy(crops.camids[:SENSITIVITY_CROPS]))
+    return inputs
+
+
 def rank_by_sensitivity(
     onnx_path: Path, target: Int8Target, ranges: Ranges, inputs: Sequence[Tensor]
 ) -> list[str]:
-    """Return the quantisable nodes, most sensitive first.
+    """Return the quantisable nodes, most sensitive first; see `layer_sensitivity`."""
+    sensitivity = layer_sensitivity(onnx_path, target, ranges, inputs)
+    return sorted(sensitivity, key=lambda name: -sensitivity[name])
+
+
+def layer_sensitivity(
+    onnx_path: Path, target: Int8Target, ranges: Ranges, inputs: Sequence[Tensor]
+) -> dict[str, float]:
+    """Return the sensitivity of each quantisable node to INT8, in graph order.
 
     Each node is quantised alone. Its sensitivity is the squared error of the features relative to
     their variance over crops. Cosines are not used: features share a mean that carries no identity
@@ -170,7 +191,7 @@ def rank_by_sensitivity(
             onnx.save(_quantise(copy, target, ranges, [name]), trial)
             noise = load_forward(trial)(*inputs) - features
             sensitivity[name] = float(noise.square().sum() / spread)
-    return sorted(sensitivity, key=lambda name: -sensitivity[name])
+    return sensitivity
 
 
 def _quantisable_layer(

@@ -3,12 +3,13 @@
 One student learns from labels alone, one from the prompt bank, and one by the default recipe, which
 adds the teacher's embeddings. All are exported, so that every row shows cost and latency of the
 deployed file. The last student is also exported in fp16 and INT8, verified against the default
-budgets.
+budgets. At the end, a page about all of them is written (`pivl-distill report`).
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from export.exporter import ExportError, ExportReport
@@ -34,8 +35,12 @@ DATA = "synthetic:small"
 TITLE = "Synthetic people, tier small; latency under ONNX Runtime on the CPU"
 
 
-def run_demo(device: DeviceChoice = "auto") -> None:
-    """Train teacher and students, export all of them, and print the comparison.
+WriteReport = Callable[[Sequence[Path]], Path | None]
+"""Writes a page about run folders and returns its path; None if it cannot be written here."""
+
+
+def run_demo(device: DeviceChoice = "auto", write_report: WriteReport = lambda _: None) -> None:
+    """Train teacher and students, export all of them, print the comparison, and write the report.
 
     Raises ExportError, after printing, if a file of the last student exceeds its budget.
     """
@@ -51,12 +56,15 @@ def run_demo(device: DeviceChoice = "auto") -> None:
     rows = [_row(name, report, FP32_FILE, exported=False) for name, report in exports.items()]
     rows += [_row(name, exports[DEFAULT], file, exported=True) for name, file in EXPORTED.items()]
     table(TITLE, COLUMNS, rows)
+    folders = [taught.run, *(student.parent for student in students.values())]
+    page = write_report([*folders, *(report.folder for report in exports.values())])
     made = {
         "prompt bank": taught.bank,
         "teacher": taught.teacher,
         "students": ", ".join(str(student) for student in students.values()),
         "exported student": ", ".join(str(exports[DEFAULT].folder / f) for f in EXPORTED.values()),
         "manifest": exports[DEFAULT].manifest_path,
+        "report": page or "not written",
         "time": f"{(time.monotonic() - start) / 60:.1f} minutes",
     }
     summary("Made", made)

@@ -73,6 +73,11 @@ class CropStore:
     def __len__(self) -> int:
         return len(self.pids)
 
+    def first(self, count: int) -> CropStore:
+        """Return the first `count` crops, or all, without maps and confidence."""
+        camids = None if self.camids is None else self.camids[:count]
+        return CropStore(self.crops[:count], None, self.pids[:count], camids)
+
     def concatenated(self, other: CropStore) -> CropStore:
         """Return the crops of both stores, without maps; camera ids only if both have them."""
         return CropStore(

@@ -8,5 +8,8 @@ sections   one module per section of the page
 blocks     what a section consists of: texts, tables, charts, pictures
 charts     charts that several sections use
 pictures   thumbnails, and the pixelation of heads
+intervals  bootstrap over queries
+strips, part_visibility, verification, nearest_words, deployed
+           what single sections compute
 page       blocks to HTML; templates, style and script are in `templates/`
 """

@@ -29,6 +29,10 @@ class Cell:
     mark: Mark | None = None
 
 
+Row = Sequence[Cell | str]
+"""Cells of a table; a text alone is a cell without a value."""
+
+
 def number(value: float | None, form: str = "{:,}", mark: Mark | None = None) -> Cell:
     """Return the cell of a number in a format such as "{:.2f} ms"; a dash for None."""
     if value is None:
@@ -39,6 +43,11 @@ def number(value: float | None, form: str = "{:,}", mark: Mark | None = None) ->
 def share(value: float | None, decimals: int = 1) -> Cell:
     """Return the cell of a share of 1, as a percentage."""
     return Cell(NONE_TEXT) if value is None else Cell(f"{100 * value:.{decimals}f} %", value)
+
+
+def megabytes(size: int | None) -> Cell:
+    """Return the cell of a number of bytes, in units of 10⁶."""
+    return Cell(NONE_TEXT) if size is None else Cell(f"{size / 1e6:.2f} MB", size)
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,7 @@ class Table:
 
     caption: str
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell | str]]
+    rows: Sequence[Row]
     folded: bool = False
 
 
@@ -83,6 +92,13 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class ChartGrid:
+    """Charts of equal rank; beside each other where the page is wide enough."""
+
+    charts: Sequence[Chart]
+
+
+@dataclass(frozen=True)
 class Picture:
     """An encoded image as a data URI; `alt` says in words what it shows."""
 
@@ -95,13 +111,20 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class PictureLine:
+    """Pictures side by side, with a few words in front of them."""
+
+    pictures: Sequence[Picture]
+    label: str = ""
+
+
+@dataclass(frozen=True)
 class PictureRow:
-    """Pictures side by side under a heading, with a few values to sort the rows by."""
+    """Lines of pictures under a heading; `values` are what rows are sorted by."""
 
     heading: str
-    pictures: Sequence[Picture]
+    lines: Sequence[PictureLine]
     values: Sequence[float] = ()
-    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +132,6 @@ class PictureRows:
     """Rows of pictures. With `orders`, the reader chooses by which value the rows are sorted.
 
     `orders` names each of the `values` of a row; the rows are given in the first order, ascending.
-    A name that begins with "−" sorts in descending order.
     """
 
     caption: str
@@ -117,7 +139,7 @@ class PictureRows:
     orders: Sequence[str] = ()
 
 
-Block = Text | Heading | Table | Chart | PictureRows
+Block = Text | Heading | Table | Chart | ChartGrid | PictureRows
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Series differ by dash and symbol too, so that colour is never the only differenc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,14 +59,14 @@ def figure(x_title: str, y_title: str, **layout: Any) -> Figure:
 
 
 def curves(
-    series: dict[str, tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]],
+    series: Mapping[str, tuple[Sequence[float] | np.ndarray, Sequence[float] | np.ndarray]],
     x_title: str,
     y_title: str,
     *,
     markers: bool = False,
     hover: str = "%{y:.4g}",
 ) -> Figure:
-    """Return a line chart.
+    """Return a line chart. An empty series is not drawn, and no other one takes its colour.
 
     Args:
         series: name → x and y, of equal length.
@@ -78,7 +78,10 @@ def curves(
     from plotly.graph_objects import Scatter
 
     chart = figure(x_title, y_title, hovermode="x unified")
+    several = sum(len(x) > 0 for x, _ in series.values()) > 1
     for index, (name, (x, y)) in enumerate(series.items()):
+        if not len(x):
+            continue
         kept = thinned(len(x))
         chart.add_trace(
             Scatter(
@@ -87,8 +90,48 @@ def curves(
                 name=name,
                 mode="lines+markers" if markers else "lines",
                 hovertemplate=hover,
-                showlegend=len(series) > 1,
+                showlegend=several,
                 **style(index),
             )
         )
+    return chart
+
+
+def heat_map(
+    values: np.ndarray,
+    columns: Sequence[str],
+    rows: Sequence[str],
+    *,
+    colours: str = "Viridis",
+    span: tuple[float, float] | None = None,
+    titles: tuple[str, str] = ("", ""),
+) -> Figure:
+    """Return a heat map, with the first row on top; not-a-number is left blank.
+
+    Args:
+        values: float [R, C].
+        columns: names of the C columns.
+        rows: names of the R rows.
+        colours: a colour scale of Plotly's.
+        span: values of the first and the last colour; default: those of `values`.
+        titles: of the x axis and of the y axis.
+    """
+    from plotly.graph_objects import Heatmap
+
+    chart = figure(*titles)
+    low, high = span or (None, None)
+    chart.add_trace(
+        Heatmap(
+            z=np.round(values.astype(float), 4),
+            x=list(columns),
+            y=list(rows),
+            zmin=low,
+            zmax=high,
+            colorscale=colours,
+            colorbar={"thickness": 12, "outlinewidth": 0},
+            hovertemplate="%{y}<br>%{x}<br>%{z:.3f}<extra></extra>",
+        )
+    )
+    category = {"type": "category", "showgrid": False}
+    chart.update_layout(xaxis=category, yaxis={**category, "autorange": "reversed"})
     return chart

@@ -17,6 +17,7 @@ import numpy as np
 from pivl_distill.app.targets import evaluate_target
 from pivl_distill.config import DataSettings, DeviceChoice
 from pivl_distill.data.datasets import load_dataset
+from pivl_distill.data.images import read_crop
 from pivl_distill.data.part_maps import find_map, read_map
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.errors import PivlError
@@ -142,3 +143,8 @@ class ReportContext:
         size_hw = (crop.shape[0], crop.shape[1])
         part_map = self.part_map(record, size_hw) if self.pictures.pixelated else None
         return self.pictures.encode(self.pictures.protect(crop, part_map), alt, **options)
+
+    def record_picture(self, record: Record, alt: str, **options: Any) -> Picture:
+        """Return the picture of a record of any split, read from its file; see `crop_picture`."""
+        self.pictures.require()
+        return self.crop_picture(record, read_crop(record.path, self.data.size_hw), alt, **options)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 PACKAGES = ("jinja2", "plotly", "scipy")
+SHOWN_ROWS = 6
+"""Rows of pictures that are visible until the reader asks for all; `page.css` has it too."""
 SIGNS: dict[blocks.Mark, tuple[str, str]] = {
     "right": ("✓", "right"),
     "wrong": ("✗", "wrong"),
@@ -79,7 +81,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"file": _template_file, "signs": SIGNS}
+    environment.globals |= {"file": _template_file, "signs": SIGNS, "shown_rows": SHOWN_ROWS}
     environment.filters |= {
         "cell": _as_cell,
         "figure": _figure_json,

@@ -30,7 +30,7 @@ EMBEDDING_TERMS = ("embedding", "anchors", "relation", "relaxed_contrastive", "l
 """Loss terms that compare a student with the teacher; see `distill`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ReportRun:
     """A finished run, with its files as they were when the page was made."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,11 @@ from pivl_distill.report.context import ReportContext, ReportSettings
 from pivl_distill.report.page import Page, check_packages, render
 from pivl_distill.report.runs import find_runs
 from pivl_distill.report.sections import SECTIONS, SectionBuilder
+from pivl_distill.runs.run import RUNS_DIR
+from pivl_distill.storage.filenames import utf8_name
 from pivl_distill.storage.files import check_writable, write_text
+
+logger = logging.getLogger(__name__)
 
 DEFAULTS = ReportSettings()
 
@@ -39,9 +44,20 @@ def write_report(
     check_writable(out)
     context = ReportContext(find_runs(runs), settings)
     sections = [build_section(builder, context) for builder in SECTIONS]
-    write_text(out, render(Page(context.runs, sections, describe_photographs(context))))
+    page = Page(context.runs, sections, describe_photographs(context))
+    write_text(out, utf8_name(render(page)))
     left_out = {section.title: section.left_out for section in sections if section.left_out}
     return WrittenReport(out, tuple(run.name for run in context.runs), left_out)
+
+
+def write_demo_report(runs: Sequence[Path]) -> Path | None:
+    """Write `runs/report.html`; without the extra `[report]`, warn and return None."""
+    try:
+        check_packages()
+    except PivlError as error:
+        logger.warning(str(error))
+        return None
+    return write_report(runs, RUNS_DIR / "report.html").path
 
 
 def print_report(report: WrittenReport) -> None:

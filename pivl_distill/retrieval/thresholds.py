@@ -47,7 +47,7 @@ class OperatingThreshold:
     genuine_pairs: int
 
 
-class _Pairs(NamedTuple):
+class Pairs(NamedTuple):
     """Pairs of some queries with the whole gallery: their rows, and masks bool [n, G]."""
 
     rows: slice
@@ -100,7 +100,7 @@ def operating_thresholds(
     """
     valid = gallery_pids != -1
     camids = None if gallery_camids is None else gallery_camids[valid]
-    pairs = partial(_pairs, query_pids, gallery_pids[valid], query_camids, camids, chunk)
+    pairs = partial(comparable_pairs, query_pids, gallery_pids[valid], query_camids, camids, chunk)
     features = (
         UnitFeatures.from_raw(query, "query"),
         UnitFeatures.from_raw(gallery[valid], "gallery"),
@@ -109,27 +109,35 @@ def operating_thresholds(
     return tuple(_threshold(far, scores) for far in rates)
 
 
-def _pairs(
+def comparable_pairs(
     query_pids: np.ndarray,
     gallery_pids: np.ndarray,
     query_camids: np.ndarray | None,
     gallery_camids: np.ndarray | None,
     chunk: int,
-) -> Iterator[_Pairs]:
-    """Yield the pairs of `chunk` queries at a time."""
+) -> Iterator[Pairs]:
+    """Yield the pairs of `chunk` queries at a time; labels are those of `operating_thresholds`.
+
+    Args:
+        query_pids: int [Q] identities.
+        gallery_pids: int [G] identities, without pid −1.
+        query_camids: int [Q] camera ids, or None if cameras are unknown.
+        gallery_camids: int [G] camera ids, or None if cameras are unknown.
+        chunk: queries per step.
+    """
     for start in range(0, len(query_pids), chunk):
         rows = slice(start, start + chunk)
         same = query_pids[rows, None] == gallery_pids
         other_camera = np.ones_like(same)
         if query_camids is not None and gallery_camids is not None:
             other_camera = query_camids[rows, None] != gallery_camids
-        yield _Pairs(rows, same & other_camera, ~same & other_camera)
+        yield Pairs(rows, same & other_camera, ~same & other_camera)
 
 
 def _score_pairs(
     query: UnitFeatures,
     gallery: UnitFeatures,
-    pairs: Callable[[], Iterator[_Pairs]],
+    pairs: Callable[[], Iterator[Pairs]],
     query_pids: np.ndarray,
     highest_rate: float,
 ) -> _Scores:

@@ -191,5 +191,6 @@ Example:
 def demo(device: DeviceChoice) -> None:
     """Run every step on synthetic people and compare the networks (about ten minutes on a CPU)."""
     from pivl_distill.app.demo import run_demo
+    from pivl_distill.report.write import write_demo_report
 
-    run_demo(device)
+    run_demo(device, write_demo_report)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pivl_distill.report.blocks import Block
 from pivl_distill.report.context import ReportContext
-from pivl_distill.report.sections import summary
+from pivl_distill.report.sections import bank, deployment, retrieval, summary, training
 
 
 @dataclass(frozen=True)
@@ -22,4 +22,5 @@ class SectionBuilder:
     build: Callable[[ReportContext], Sequence[Block]]
 
 
-SECTIONS = tuple(SectionBuilder(module.TITLE, module.build) for module in (summary,))
+_MODULES = (summary, training, retrieval, bank, deployment)
+SECTIONS = tuple(SectionBuilder(module.TITLE, module.build) for module in _MODULES)

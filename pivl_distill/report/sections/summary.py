@@ -14,8 +14,10 @@ from pivl_distill.report.blocks import (
     Cell,
     Chart,
     Mark,
+    Row,
     Table,
     Text,
+    megabytes,
     number,
     share,
 )
@@ -50,7 +52,7 @@ def build(context: ReportContext) -> list[Block]:
 
 def _trained(networks: Sequence[Network]) -> Table:
     columns = ("Network", "Architecture", "Data", "Learned from", "Epochs", "Training time")
-    rows: list[Sequence[Cell | str]] = []
+    rows: list[Row] = []
     for network in networks:
         run = network.run
         rows.append(
@@ -144,7 +146,7 @@ def _chart(scored: Sequence[ScoredNetwork]) -> Chart:
     from plotly.graph_objects import Scatter
 
     chart = figure("mAP, %", "", yaxis={"autorange": "reversed"}, showlegend=False)
-    rows: list[Sequence[Cell | str]] = []
+    rows: list[Row] = []
     for index, network in enumerate(scored):
         mean = float(network.valid_precision.mean())
         interval = bootstrap_mean(network.valid_precision)
@@ -183,7 +185,7 @@ def _costs(networks: Sequence[Network]) -> Table:
         *("Network", "Parameters", "Multiply-adds", "File"),
         *("Latency, batch 1", "Latency, batch 32", "Checkpoint"),
     )
-    rows: list[Sequence[Cell | str]] = []
+    rows: list[Row] = []
     for network in networks:
         manifest = network.exports[-1].manifest if network.exports else None
         checkpoint = network.run.checkpoint
@@ -207,11 +209,6 @@ def latency(artifact: Artifact, batch: int) -> Cell:
     """Return the cell of the median latency of a file at a batch size."""
     found = next((timed.median_ms for timed in artifact.latency if timed.batch == batch), None)
     return number(found, "{:.2f} ms")
-
-
-def megabytes(size: int | None) -> Cell:
-    """Return the cell of a number of bytes, in units of 10⁶."""
-    return Cell(NONE_TEXT) if size is None else Cell(f"{size / 1e6:.2f} MB", size)
 
 
 def _files(exports: Sequence[ReportRun]) -> Table:

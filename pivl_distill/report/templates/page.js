@@ -101,15 +101,25 @@ for (const button of document.querySelectorAll(".sorter")) {
   button.addEventListener("click", () => sortTable(button.closest("th")));
 }
 
+/* Rows of pictures: the first ones, until the reader asks for all. */
+
+for (const button of document.querySelectorAll("button[data-more]")) {
+  const list = document.getElementById(button.dataset.more);
+  list.classList.add("cut");
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    list.classList.remove("cut");
+    button.hidden = true;
+  });
+}
+
 /* Rows of pictures: sorted by the value that the reader chooses. */
 
 for (const select of document.querySelectorAll("select[data-rows]")) {
   select.addEventListener("change", () => {
     const list = document.getElementById(select.dataset.rows);
-    const option = select.selectedOptions[0], index = Number(option.value);
-    const sign = "descending" in option.dataset ? -1 : 1;
-    const value = (row) => Number(row.dataset.values.split(" ")[index]);
-    list.append(...[...list.children].sort((a, b) => sign * (value(a) - value(b))));
+    const value = (row) => Number(row.dataset.values.split(" ")[Number(select.value)]);
+    list.append(...[...list.children].sort((a, b) => value(a) - value(b)));
   });
 }
 

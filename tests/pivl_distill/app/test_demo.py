@@ -27,8 +27,8 @@ def exports(deployed_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[
         exported.append((path.name, options.precisions))
         return ExportReport(deployed_once, read_manifest(deployed_once), verifier=None)
 
-    taught = SimpleNamespace(bank=Path("bank"), teacher=Path("teacher"))
-    names = ("plain", "bank", "default")
+    taught = SimpleNamespace(bank=Path("bank"), teacher=Path("teacher"), run=Path("runs/teach-1"))
+    names = ("runs/student-1/plain", "runs/student-2/bank", "runs/student-3/default")
     students = iter([SimpleNamespace(student=Path(name)) for name in names])
     monkeypatch.setattr(demo, "teach", lambda config: taught)
     monkeypatch.setattr(demo, "train_student", lambda config, bank: next(students))
@@ -60,6 +60,15 @@ def test_the_last_student_is_listed_in_every_precision(exports, deployed_once, c
         assert f"{artifact.bytes / 1e6:.2f}" in found[name]
         assert file in printed
     assert len(found) == 7
+
+
+def test_the_report_is_about_all_runs_and_is_named(exports, deployed_once, capsys):
+    told = []
+    demo.run_demo(write_report=lambda runs: told.append(list(runs)) or Path("runs/report.html"))
+    runs = [f"runs/{name}" for name in ("teach-1", "student-1", "student-2", "student-3")]
+    assert [str(path) for path in told[0][:4]] == runs
+    assert told[0][4:] == [deployed_once] * 4
+    assert "runs/report.html" in capsys.readouterr().out
 
 
 def test_a_file_over_budget_is_listed_before_the_demo_fails(

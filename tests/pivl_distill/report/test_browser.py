@@ -6,12 +6,14 @@ own (`playwright install chromium`).
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from chromium import find_chromium
+from pivl_distill.report.page import SHOWN_ROWS
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, an extra of dev")
 axe = pytest.importorskip(
@@ -27,7 +29,7 @@ BACKGROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}
 def browser() -> Iterator[Any]:
     """A headless Chromium."""
     with playwright.sync_playwright() as started:
-        installed = shutil.which("chromium") or started.chromium.executable_path
+        installed = find_chromium() or started.chromium.executable_path
         if not Path(installed).is_file():
             pytest.skip("needs Chromium: `apt install chromium` or `playwright install chromium`")
         chromium = started.chromium.launch(executable_path=installed, args=["--no-sandbox"])
@@ -118,6 +120,29 @@ def test_buttons_zoom_and_return_to_the_whole(view) -> None:
     )
     view.get_by_role("button", name="Whole").first.click()
     assert chart.evaluate(read) == pytest.approx(whole)
+
+
+def test_rows_of_pictures_are_sorted_by_the_chosen_value(view) -> None:
+    rows = view.locator("ol[id^=rows] > li")
+    box = view.get_by_label("Order").first
+    options = box.locator("option").all_inner_texts()
+    for number in range(len(options)):
+        box.select_option(str(number))
+        read = "(rows, n) => rows.map(row => Number(row.dataset.values.split(' ')[n]))"
+        list_of = rows.first.locator("xpath=..").locator("> li")
+        values = list_of.evaluate_all(read, number)
+        assert values == sorted(values)
+        assert len(values) > SHOWN_ROWS
+
+
+def test_the_first_rows_of_pictures_are_shown_until_all_are_asked_for(view) -> None:
+    button = view.locator("button[data-more]").first
+    rows = view.locator(f"#{button.get_attribute('data-more')} > li")
+    visible = "rows => rows.filter(row => row.offsetParent).length"
+    assert rows.evaluate_all(visible) == SHOWN_ROWS
+    button.click()
+    assert rows.evaluate_all(visible) == rows.count() > SHOWN_ROWS
+    assert not button.is_visible()
 
 
 def test_on_paper_the_page_is_white_and_has_no_buttons(browser, report_file: Path) -> None:

@@ -32,3 +32,12 @@ def test_values_of_a_curve_are_those_given() -> None:
     chart = json.loads(curves({"a": ([1, 2], [0.25, 0.5])}, "x", "y").to_json())
     assert chart["data"][0]["name"] == "a"
     assert len(chart["data"]) == 1
+
+
+def test_an_empty_series_keeps_the_colours_of_the_others() -> None:
+    x = ([1, 2], [3, 4])
+    with_gap = curves({"a": ([], []), "b": x}, "x", "y")
+    whole = curves({"a": x, "b": x}, "x", "y")
+    (drawn,) = with_gap.data
+    assert drawn.line.color == whole.data[1].line.color
+    assert not drawn.showlegend

@@ -11,8 +11,10 @@ from pivl_distill.errors import PivlError
 from pivl_distill.report import page as module
 from pivl_distill.report.blocks import (
     Chart,
+    ChartGrid,
     Heading,
     Picture,
+    PictureLine,
     PictureRow,
     PictureRows,
     Section,
@@ -56,9 +58,15 @@ def test_numbers_are_exact_beside_their_text() -> None:
 
 def test_every_kind_of_block_is_shown() -> None:
     picture = Picture(PIXEL, "a person", 4, 8, "right", "0.91")
-    rows = PictureRows("Strips", [PictureRow("query 1", [picture], [0.5])], ["AP"])
-    found = render_blocks(Heading("Part"), Text("Words.", note=True), rows)
-    assert {"Part", "Words.", "query 1", "0.91", "AP"} <= set(found.text)
+    rows = [PictureRow("query 1", [PictureLine([picture], "first network")], [0.5])]
+    chart = Chart("Curve", curves({"a": ([1], [2])}, "x", "y"), "One point.")
+    found = render_blocks(
+        *(Heading("Part"), Text("Words.", note=True), ChartGrid([chart])),
+        PictureRows("Strips", rows, ["AP"]),
+    )
+    words = {"Part", "Words.", "Curve", "One point.", "query 1", "first network", "0.91", "AP"}
+    assert words <= set(found.text)
+    assert len(found.charts) == 1
     assert [image["alt"] for image in found.images] == ["a person"]
 
 

@@ -11,7 +11,7 @@ from pivl_distill.report import write as module
 from pivl_distill.report.blocks import LeftOutError, Text
 from pivl_distill.report.context import ReportSettings
 from pivl_distill.report.sections import SECTIONS, SectionBuilder
-from pivl_distill.report.write import print_report, write_report
+from pivl_distill.report.write import print_report, write_demo_report, write_report
 from report_page import ReadPage
 
 
@@ -49,6 +49,27 @@ def test_a_run_whose_data_is_gone_still_has_a_page(desk: Path) -> None:
     page = ReadPage.open(report.path)
     assert any("no photographs" in text for text in page.text)
     assert any("/nowhere" in text for text in page.text)
+
+
+def test_the_demo_writes_its_report_beside_the_runs(desk: Path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(module, "SECTIONS", ())
+    assert write_demo_report([Path("runs/student-2")]) == Path("runs/report.html")
+    assert (desk / "runs" / "report.html").is_file()
+
+    def missing() -> None:
+        raise PivlError("Reports need plotly.")
+
+    monkeypatch.setattr(module, "check_packages", missing)
+    assert write_demo_report([Path("runs/student-2")]) is None
+    assert "Reports need plotly." in caplog.text
+
+
+@pytest.mark.usefixtures("desk")
+def test_names_that_are_not_utf8_are_written_as_escapes(monkeypatch) -> None:
+    builder = SectionBuilder("One", lambda _: [Text("caf\udce9")])
+    monkeypatch.setattr(module, "SECTIONS", (builder,))
+    report = write_report([Path("runs/student-2")], Path("page.html"))
+    assert "caf\\udce9" in ReadPage.open(report.path).text
 
 
 def test_sections_have_distinct_titles() -> None:
