@@ -8,7 +8,9 @@ embeddings. None of them is saved or exported; only those exist that the losses 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from pivl_distill.config import HeadSettings, PartClassificationSettings
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
+from pivl_distill.models.map_layer import MapLayer, SplitNetwork, as_is, grid_of_tokens
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.state_dict import load_matching_state
 from pivl_distill.storage.tensors import damage_named, load_tensors, save_tensors
@@ -127,3 +130,23 @@ def load_student(path: Path) -> EmbeddingModel:
     remedy = "Train it again with `pivl-distill student`."
     load_matching_state(network, state, path, arch, remedy)
     return bare_embedding_model(arch, network, size_hw)
+
+
+def student_map_layer(model: EmbeddingModel) -> MapLayer:
+    """Return the last layer with a map of a bare student.
+
+    Of a CNN that is the map that is pooled; of a ViT the input of the last block, because only the
+    class token of its output may reach the embedding.
+    """
+    network: Any = model.network
+    backbone = Backbone(network)
+    if backbone.kind == "vit":
+        as_map = grid_of_tokens(network.num_prefix_tokens, tuple(network.patch_embed.grid_size))
+        return MapLayer(network, network.blocks[-1].norm1, as_map)
+    split = SplitNetwork(network, network.forward_features, partial(_pool, network))
+    return MapLayer(split, split.map, as_is)
+
+
+def _pool(network: Any, last: Tensor) -> Tensor:
+    feature: Tensor = network.forward_head(last, pre_logits=True)
+    return feature

@@ -90,6 +90,15 @@ class ResNetImageEncoder(nn.Module):
             pyramid=(conv2, conv3, conv4),
         )
 
+    def last_map(self, images: Tensor) -> Tensor:
+        """Return the map [B, F, h, w] that is pooled."""
+        return self._stages(images)[-1]
+
+    def pool(self, last_map: Tensor) -> Tensor:
+        """Return `feature` and `projected` of the last map, [B, F + D]."""
+        pooled = attention_pool(self.visual.attnpool, last_map, every_token=False)
+        return torch.cat([last_map.mean((2, 3)), pooled[:, 0]], dim=1)
+
     def joint_tokens(self, images: Tensor) -> Tensor:
         """Return [B, 1 + h·w, D]: the image, then the grid positions, in the joint space."""
         *_, conv5 = self._stages(images)

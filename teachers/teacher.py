@@ -20,6 +20,7 @@ from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
+from pivl_distill.models.map_layer import MapLayer, SplitNetwork, as_is, grid_of_tokens
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.limits import MAX_CAMERAS
 from pivl_distill.storage.state_dict import load_matching_state
@@ -172,3 +173,18 @@ def load_teacher(path: Path) -> EmbeddingModel:
     remedy = "Make it again with `pivl-distill teach`."
     load_matching_state(model.network, state, path, f"a teacher of {model.name}", remedy)
     return model
+
+
+def teacher_map_layer(model: EmbeddingModel) -> MapLayer:
+    """Return the last layer with a map of a bare teacher.
+
+    Of a ResNet that is its last map, which is pooled twice; of a ViT the input of the last block,
+    because only the class token of its output reaches the embedding.
+    """
+    network = model.network
+    encoder: ImageEncoder = _image_encoder(network)
+    if isinstance(encoder, ViTImageEncoder):
+        block: Any = encoder.visual.transformer.resblocks[-1]
+        return MapLayer(network, block.ln_1, grid_of_tokens(1, encoder.grid_hw))
+    split = SplitNetwork(network, encoder.last_map, encoder.pool)
+    return MapLayer(split, split.map, as_is)

@@ -26,6 +26,7 @@ from pivl_distill.foreign import (
     load_preprocessing,
 )
 from pivl_distill.models.embedding import EmbeddingModel, ForwardFunction
+from pivl_distill.models.map_layer import MapLayer
 from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.retrieval.evaluation import (
     CPU,
@@ -227,6 +228,18 @@ def _bare_network(path: Path, sie_coefficient: float) -> EmbeddingModel:
     from teachers.teacher import load_teacher
 
     return load_teacher(path)
+
+
+def load_map_layer(path: Path) -> tuple[EmbeddingModel, MapLayer]:
+    """Load the bare network of a checkpoint, and its last layer with a map."""
+    model = load_checkpoint(path)
+    if not is_foreign(path) and load_tensors(path, "student", "teacher")[0] == "student":
+        from students.student import student_map_layer
+
+        return model, student_map_layer(model)
+    from teachers.teacher import teacher_map_layer
+
+    return model, teacher_map_layer(model)
 
 
 def find_checkpoint(source: Path) -> Path:

@@ -20,8 +20,14 @@ from pivl_distill.training import trainer
 from pivl_distill.training.alignment import TextFeatures
 from pivl_distill.training.part_classification import PartTexts
 from pivl_distill.training.supervision import Supervision
-from students.backbones import create_backbone
-from students.student import CHECKPOINT_KIND, Student, load_student, save_student
+from students.backbones import Backbone, create_backbone
+from students.student import (
+    CHECKPOINT_KIND,
+    Student,
+    load_student,
+    save_student,
+    student_map_layer,
+)
 
 SIZE_HW, DIM = (128, 64), 16
 ARCHS = ("mobilenetv2_025", "vit_tiny_patch16_224")
@@ -246,3 +252,17 @@ def test_hostile_metadata_is_refused(tmp_path, change, message):
     save_tensors(path, CHECKPOINT_KIND, {"weight": torch.zeros(1)}, metadata | change)
     with pytest.raises(PivlError, match=message):
         load_student(path)
+
+
+@pytest.mark.parametrize("arch", [*ARCHS, "lcnet_050"])
+def test_the_layer_with_a_map_belongs_to_the_exported_network(arch):
+    model = make_student(arch).embedding_model()
+    found = student_map_layer(model)
+    with torch.no_grad():
+        expected = model.network(images())
+        torch.testing.assert_close(found.network.eval()(images()), expected)
+    map_ = found.maps(images())
+    assert map_.shape[2:] == ((8, 4))
+    if arch != ARCHS[1]:
+        pooled = Backbone(model.network)(images()).final_map
+        torch.testing.assert_close(map_, pooled)

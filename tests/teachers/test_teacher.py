@@ -19,7 +19,7 @@ from pivl_distill.training.stage2 import train
 from pivl_distill.training.supervision import Supervision
 from teachers.clip import CLIP_MEAN, CLIP_STD
 from teachers.image_encoders import ViTOptions
-from teachers.teacher import KIND, Teacher, load_teacher, save_teacher
+from teachers.teacher import KIND, Teacher, load_teacher, save_teacher, teacher_map_layer
 from teachers.tiny_clip import build_tiny_clip
 
 NAMES = ("tiny_rn", "tiny_vit")
@@ -185,3 +185,13 @@ def test_hostile_metadata_is_refused(tmp_path, change, message):
     save_tensors(path, "teacher", {"weight": torch.zeros(1)}, metadata | change)
     with pytest.raises(PivlError, match=message):
         load_teacher(path)
+
+
+def test_the_layer_with_a_map_belongs_to_the_exported_network(teacher):
+    model = teacher.embedding_model()
+    found = teacher_map_layer(model)
+    with torch.no_grad():
+        expected = model.network(images())
+        torch.testing.assert_close(found.network.eval()(images()), expected)
+    grid = teacher.image_encoder.grid_hw
+    assert found.maps(images()).shape[2:] == grid
