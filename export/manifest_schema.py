@@ -14,9 +14,9 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from export.accuracy import AccuracyBudget, ExportPrecision, FeatureParity, RetrievalComparison
 from export.consumer_schema import ConsumerFolder, FileName, Section, Status
@@ -30,11 +30,13 @@ from pivl_distill.storage.files import require_finite, sha256, write_text
 from pivl_distill.storage.finite import find_nonfinite_numbers
 from pivl_distill.storage.limits import MAX_JSON_BYTES
 from pivl_distill.storage.readers import read_bytes
+from pivl_distill.vectors.space import ID_PATTERN, MAX_COMPATIBLE, VectorSpace
 
 ArtifactKind = Literal["onnx", "openvino", "tensorrt", "tensorrt-rtx"]
 """File type: an ONNX file, an OpenVINO IR, or an engine of one of the two libraries."""
 ExecutionTarget = Literal["any", "cpu", "tensorrt"]
 """Where a file can run: anywhere, on CPUs only, or with TensorRT only."""
+SpaceId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 _PACKAGES = (
     "pivl-distill",
     "torch",
@@ -194,8 +196,8 @@ class Manifest(Section):
     not_measured: str | None = None
     input: InputSpec
     output: OutputSpec
-    vector_space: str | None = None
-    compatible_with: tuple[str, ...] = ()
+    vector_space: SpaceId | None = None
+    compatible_with: Annotated[tuple[SpaceId, ...], Field(max_length=MAX_COMPATIBLE)] = ()
     golden_crop: GoldenCrop
     artifacts: tuple[Artifact, ...]
     source: dict[str, str]
@@ -203,6 +205,13 @@ class Manifest(Section):
     cost: Cost
     versions: dict[str, str]
     consumers: tuple[ConsumerFolder, ...] = ()
+
+    @property
+    def space(self) -> VectorSpace | None:
+        """The space of every file's vectors; None in manifests of earlier versions."""
+        if self.vector_space is None:
+            return None
+        return VectorSpace(self.vector_space, self.compatible_with)
 
     def artifact(self, file: str) -> Artifact:
         """Return the artifact of this file name. Raises KeyError if there is none."""

@@ -29,6 +29,7 @@ from pivl_distill.app.api_arguments import (
 from pivl_distill.config import (
     CACHE_LIMITS,
     ClipSettings,
+    CompatibilitySettings,
     DataSettings,
     DistillationSettings,
     PartClassificationSettings,
@@ -133,6 +134,7 @@ def train_student(
     teacher_preset: str | Path | None = None,
     distill: Values | DistillationSettings | None = None,
     part_classification: Values | PartClassificationSettings | None = None,
+    compatible: Values | CompatibilitySettings | None = None,
     stage2: Values | Stage2Settings | None = None,
     trust_pids: bool | None = None,
     device: Device | None = None,
@@ -156,6 +158,7 @@ def train_student(
         teacher_preset: preprocessing of a teacher network.
         distill: terms that compare embeddings with the teacher's.
         part_classification: part texts as classifiers of the final map.
+        compatible: the network whose gallery is kept, and the terms that make it work.
         stage2: the training loop: epochs, batch, losses, augmentation.
         trust_pids: whether to accept a bank made from other images of these identities.
         device: where to compute; default: a GPU if there is one.
@@ -183,7 +186,8 @@ def _run_student(
 
     place = as_path(out), as_resume(resume)
     plan = plan_student(as_text(config), overrides, *place, bank=as_text(bank))
-    return train(plan.config, plan.bank_file, plan.location.out, plan.location.resume, callbacks)
+    folders, gallery = plan.location.folders, plan.gallery
+    return train(plan.config, plan.bank_file, *folders, callbacks, gallery)
 
 
 @_explain_errors

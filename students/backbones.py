@@ -111,7 +111,9 @@ class Backbone(nn.Module):
         self.kind, self._stages = _pyramid_stages(network)
         channels = [stage["num_chs"] for stage in _feature_stages(network)]
         self.pyramid_channels: tuple[int, ...] = tuple(channels[i] for i in self._stages)
-        self.feature_dim: int = network.head_hidden_size or network.num_features
+        self.feature_dim: int = (
+            network.num_classes or network.head_hidden_size or network.num_features
+        )
         self.map_dim: int = network.num_features
         self.map_gradient_cap: float | None = None
 
@@ -121,7 +123,7 @@ class Backbone(nn.Module):
         last, maps = self.network.forward_intermediates(images, indices=stages, output_fmt="NCHW")
         pyramid = tuple(maps[stages.index(stage)] for stage in self._stages)
         pooled, final = fork(last, self.map_gradient_cap)
-        feature = self.network.forward_head(pooled, pre_logits=True)
+        feature = self.network.forward_head(pooled, pre_logits=not self.network.num_classes)
         return BackboneOutput(feature, pyramid, self._as_map(final, pyramid[-1]))
 
     def _as_map(self, last: Tensor, like: Tensor) -> Tensor:
@@ -138,6 +140,7 @@ def create_backbone(
     image_size_hw: tuple[int, int] = (256, 128),
     pretrained: str | Path = "none",
     last_stride: LastStride = "auto",
+    embedding_dim: int | None = None,
 ) -> nn.Module:
     """Return the timm network `name` without its classifier.
 
@@ -152,6 +155,8 @@ def create_backbone(
         last_stride: 1 keeps the final stage at stride 16, as is usual in re-identification (Sun et
             al. 2018, PCB); 2 leaves the network unchanged; "auto" is 1 if the network supports it
             and 2 otherwise.
+        embedding_dim: F, where a new linear layer in the place of the classifier ends the network;
+            None: F is that of the architecture.
 
     Raises:
         PivlError: The name is unknown, or the weights, the size or the stride do not fit.
@@ -163,6 +168,8 @@ def create_backbone(
             f" all {len(known)} names."
         )
     network = load_network(name, image_size_hw, pretrained)
+    if embedding_dim is not None:
+        network.reset_classifier(embedding_dim)
     kind, _ = _pyramid_stages(network)
     if not _map_sizes(network, image_size_hw):
         raise PivlError(

@@ -13,6 +13,7 @@ from pivl_distill.data.store import CropStore
 from pivl_distill.foreign import NETWORK_SUFFIXES
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval import RetrievalResult
+from pivl_distill.retrieval.loaded_network import LoadedNetwork
 from pivl_distill.runs.callbacks import Callback
 from pivl_distill.runs.run import Run
 from pivl_distill.storage.filenames import STUDENT_FILE, TEACHER_EMBEDDINGS_FILE
@@ -36,6 +37,8 @@ class StudentReport:
     """None without evaluation."""
     missing_maps: int
     seconds: float
+    gallery: Path | None = None
+    """Network in whose gallery its queries work."""
 
 
 def train_student(
@@ -44,6 +47,7 @@ def train_student(
     out: Path | None = None,
     resume: Path | None = None,
     callbacks: Sequence[Callback] = (),
+    gallery: LoadedNetwork | None = None,
 ) -> StudentReport:
     """Train a student.
 
@@ -53,12 +57,13 @@ def train_student(
         out: run folder; default: the next free one in `runs/`.
         resume: unfinished run to continue.
         callbacks: told of the run while it goes on.
+        gallery: the network `config.compatible.network`, for whose gallery the student is trained.
     """
     stage2 = Stage2Run.prepare("student", config, out, resume, callbacks=callbacks)
-    inputs = prepare_inputs(config, stage2, bank_file)
+    inputs = prepare_inputs(config, stage2, bank_file, gallery=gallery)
     student, teacher, bank = inputs.student, inputs.teacher, inputs.bank
     warn_of_unused(config, teacher)
-    provenance = input_provenance(bank_file, teacher, inputs.start)
+    provenance = input_provenance(bank_file, teacher, inputs.start, gallery)
     stage2.refuse_changes(**provenance)
     store = stage2.load_crops(inputs.vocabulary)
     unlabeled = stage2.load_unlabeled(inputs.unlabeled)
@@ -81,6 +86,7 @@ def train_student(
             retrieval=retrieval,
             missing_maps=store.missing_maps,
             seconds=run.progress.seconds["training"],
+            gallery=None if gallery is None else gallery.path,
         )
         used = None if bank is None else {"file": str(bank_file), **bank.provenance}
         finish_run(run, report, used)

@@ -19,11 +19,14 @@ logger = logging.getLogger(__name__)
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 
-def build_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Module, str]:
+def build_network(
+    config: StudentConfig, dataset: ReIDDataset, embedding_dim: int | None = None
+) -> tuple[nn.Module, str]:
     """Return the network to train, without heads, and the weights it starts from.
 
-    If published weights cannot be downloaded, "auto" falls back to the embedded weights of the
-    architecture, or to random ones, with a message; weights requested by name raise PivlError.
+    With `embedding_dim` a new linear layer of so many outputs ends it. If published weights cannot
+    be downloaded, "auto" falls back to the embedded weights of the architecture, or to random ones,
+    with a message; weights requested by name raise PivlError.
     """
     start = resolve_pretrained(config.arch, config.pretrained, dataset)
     build = partial(
@@ -31,6 +34,7 @@ def build_network(config: StudentConfig, dataset: ReIDDataset) -> tuple[nn.Modul
         config.arch,
         image_size_hw=config.data.size_hw,
         last_stride=config.last_stride,
+        embedding_dim=embedding_dim,
     )
     try:
         return build(pretrained=start), start

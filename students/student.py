@@ -20,11 +20,16 @@ from pivl_distill.models.factorised_fusion import encode_cells, fuse
 from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.map_layer import MapLayer, SplitNetwork, as_is, grid_of_tokens
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
+from pivl_distill.storage.limits import MAX_FEATURE_DIM
+from pivl_distill.storage.paths import shown
 from pivl_distill.storage.state_dict import load_matching_state
 from pivl_distill.storage.tensors import damage_named, load_tensors, save_tensors
+from pivl_distill.vectors.space import COMPATIBLE_KEY, check_ids
 from students.backbones import Backbone, LastStride, create_backbone, describe_pooling
 
 CHECKPOINT_KIND = "student"
+EMBEDDING_DIM = "embedding_dim"
+"""Metadata of a student that ends in a linear layer, for the gallery of another network."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -41,6 +46,7 @@ class Student(ReIDNetwork):
         head: settings of the fusion head.
         teacher_dim: dimension of the teacher embeddings; None to train without them.
         parts: settings of part classification, which needs `dim`; None to train without it.
+        compatible_with: vector spaces of the galleries that it is trained for.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -56,9 +62,10 @@ class Student(ReIDNetwork):
         head: HeadSettings,
         teacher_dim: int | None = None,
         parts: PartClassificationSettings | None = None,
+        compatible_with: tuple[str, ...] = (),
     ) -> None:
         super().__init__()
-        self.arch, self.size_hw = arch, size_hw
+        self.arch, self.size_hw, self.compatible_with = arch, size_hw, compatible_with
         self.backbone = Backbone(network)
         self.neck = BNNeck(self.backbone.feature_dim, identities)
         self.project = nn.Linear(self.backbone.feature_dim, dim) if dim else None
@@ -101,20 +108,39 @@ class Student(ReIDNetwork):
         self.backbone.network.set_grad_checkpointing()
 
     def embedding_model(self) -> EmbeddingModel:
-        return bare_embedding_model(self.arch, self.backbone.network, self.size_hw)
+        network = self.backbone.network
+        return bare_embedding_model(self.arch, network, self.size_hw, self.compatible_with)
 
 
-def bare_embedding_model(arch: str, network: nn.Module, size_hw: tuple[int, int]) -> EmbeddingModel:
-    """Return a bare backbone as an embedding model with ImageNet normalisation, in eval mode."""
+def bare_embedding_model(
+    arch: str, network: nn.Module, size_hw: tuple[int, int], compatible_with: tuple[str, ...] = ()
+) -> EmbeddingModel:
+    """Return a bare backbone as an embedding model with ImageNet normalisation, in eval mode.
+
+    `compatible_with` are the vector spaces of the galleries that it was trained for.
+    """
     pooling = describe_pooling(network)
     return EmbeddingModel(
-        arch, network.eval(), size_hw, IMAGENET_MEAN, IMAGENET_STD, pooling=pooling
+        arch,
+        network.eval(),
+        size_hw,
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        pooling=pooling,
+        compatible_with=compatible_with,
     )
 
 
 def save_student(model: EmbeddingModel, path: Path, last_stride: LastStride) -> None:
     """Write the bare backbone's weights and the settings that `load_student` rebuilds it from."""
-    metadata = {"arch": model.name, "size_hw": model.size_hw, "last_stride": last_stride}
+    metadata: dict[str, object] = {
+        "arch": model.name,
+        "size_hw": model.size_hw,
+        "last_stride": last_stride,
+    }
+    if model.compatible_with:
+        metadata[EMBEDDING_DIM] = getattr(model.network, "num_classes", 0) or None
+        metadata[COMPATIBLE_KEY] = model.compatible_with
     save_tensors(path, CHECKPOINT_KIND, model.network.state_dict(), metadata)
 
 
@@ -126,10 +152,16 @@ def load_student(path: Path) -> EmbeddingModel:
     _, state, metadata = load_tensors(path, CHECKPOINT_KIND)
     arch, size_hw = str(metadata["arch"]), metadata.size_hw
     with damage_named(path, CHECKPOINT_KIND):
-        network = create_backbone(arch, image_size_hw=size_hw, last_stride=metadata["last_stride"])
+        network = create_backbone(
+            arch,
+            image_size_hw=size_hw,
+            last_stride=metadata["last_stride"],
+            embedding_dim=_read_dim(metadata.get(EMBEDDING_DIM)),
+        )
+        compatible = check_ids(metadata.get(COMPATIBLE_KEY, []))
     remedy = "Train it again with `pivl-distill student`."
     load_matching_state(network, state, path, arch, remedy)
-    return bare_embedding_model(arch, network, size_hw)
+    return bare_embedding_model(arch, network, size_hw, compatible)
 
 
 def student_map_layer(model: EmbeddingModel) -> MapLayer:
@@ -148,5 +180,12 @@ def student_map_layer(model: EmbeddingModel) -> MapLayer:
 
 
 def _pool(network: Any, last: Tensor) -> Tensor:
-    feature: Tensor = network.forward_head(last, pre_logits=True)
+    feature: Tensor = network.forward_head(last, pre_logits=not network.num_classes)
     return feature
+
+
+def _read_dim(value: object) -> int | None:
+    """Return the length of the embedding in a file; raises ValueError if it is absurd."""
+    if value is None or (type(value) is int and 1 <= value <= MAX_FEATURE_DIM):
+        return value
+    raise ValueError(f"{EMBEDDING_DIM} is {shown(value)}")

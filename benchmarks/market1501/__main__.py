@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from benchmarks.market1501 import captions, deployed, part_maps, photo_clip, rivals, students
+from benchmarks.market1501 import (
+    captions,
+    deployed,
+    galleries,
+    part_maps,
+    photo_clip,
+    rivals,
+    students,
+)
 from pivl_distill.cli import Commands
 
 
@@ -19,6 +27,7 @@ for command in (
     photo_clip.main,
     rivals.main,
     students.main,
+    galleries.main,
     deployed.main,
 ):
     main.add_command(command)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pivl_distill.config import Preprocessing, Settings, flatten_settings
 
 if TYPE_CHECKING:
-    from pivl_distill.app.targets import Cameras
+    from pivl_distill.app.networks import Cameras
 
 
 def overrides_of(
@@ -54,7 +54,7 @@ def latest_student() -> Path:
 
 def as_cameras(camera: int | str | None, sie_coefficient: float) -> Cameras:
     """As the options --camera and --sie-coefficient."""
-    from pivl_distill.app.targets import Cameras
+    from pivl_distill.app.networks import Cameras
 
     return Cameras(None if camera is None else str(camera), sie_coefficient)
 

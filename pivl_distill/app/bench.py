@@ -27,7 +27,7 @@ from export.loading import embedding_model_from_spec
 from export.manifest_schema import Artifact, Manifest, installed_versions, read_manifest
 from export.peak_memory import peak_memory
 from pivl_distill.app.eager import eager, run_eager_once
-from pivl_distill.app.targets import Cameras, load_checkpoint
+from pivl_distill.app.networks import Cameras, load_checkpoint
 from pivl_distill.console import track
 from pivl_distill.device import processor_name
 from pivl_distill.errors import PivlError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pivl_distill.app.targets import find_checkpoint, load_checkpoint
+from pivl_distill.app.networks import find_checkpoint, load_checkpoint
 from pivl_distill.config import CACHE_LIMITS, flatten_settings, read_yaml
 from pivl_distill.errors import PivlError
 from pivl_distill.runs.metrics import read_metrics

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pivl_distill.app.targets import Cameras, load_checkpoint
+from pivl_distill.app.networks import Cameras, load_checkpoint
 from pivl_distill.models.embedding import EmbeddingModel
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pivl_distill.app.report import percent, retrieval_rows
+from pivl_distill.app.cross_test import cross_test
+from pivl_distill.app.report import NOT_MEASURED, percent, retrieval_rows
 from pivl_distill.app.targets import Evaluation
+from pivl_distill.config import Preprocessing
 from pivl_distill.console import summary, table
 from pivl_distill.data.corruptions import STRENGTHS
 from pivl_distill.distributed import process_group
+from pivl_distill.retrieval import RetrievalResult
 from pivl_distill.retrieval.robustness import CorruptedSplit, RobustnessCard
 from pivl_distill.storage.files import write_json
 
@@ -47,10 +51,34 @@ class Scored:
         self.scores["robustness"] = asdict(card)
         print_robustness(card)
 
+    def add_gallery(self, old: Path, preprocessing: Preprocessing | None) -> None:
+        """Compute and print the scores of the queries in the gallery of `old`."""
+        scores = cross_test(self.evaluation, old, preprocessing)
+        found = {
+            "old → old": scores.old,
+            "new → new": scores.new,
+            "new → old": scores.cross,
+        }
+        self.scores["gallery"] = {"old": str(old)} | {
+            name: result and result.summary() for name, result in found.items()
+        }
+        print_cross_test(self.evaluation.path, old, found)
+
     def write(self, path: Path) -> None:
         """Write all scores as JSON; of several processes, rank 0 does."""
         if not process_group.rank():
             write_json(path, self.scores)
+
+
+def print_cross_test(new: Path, old: Path, scores: Mapping[str, RetrievalResult | None]) -> None:
+    """Print mAP and Rank-1 of queries in galleries."""
+    rows = [
+        [name, NOT_MEASURED, "–"]
+        if result is None
+        else [name, percent(result.mAP), percent(result.rank(1))]
+        for name, result in scores.items()
+    ]
+    table(f"Queries in galleries, new: {new}, old: {old}", ("", "mAP", "Rank-1"), rows)
 
 
 def print_robustness(card: RobustnessCard) -> None:

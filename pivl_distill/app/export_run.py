@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from pivl_distill.app.targets import (
+from pivl_distill.app.networks import (
     CAMERAS_AS_INPUT,
-    OTHER_DATA,
     Cameras,
-    data_settings,
     find_checkpoint,
     load_checkpoint,
 )
+from pivl_distill.app.targets import OTHER_DATA, data_settings
 from pivl_distill.config import DataSettings, DeviceChoice
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import Record, ReIDDataset

@@ -133,6 +133,9 @@ def print_student(report: StudentReport) -> None:
         **retrieval_rows(report.retrieval),
         "training time": f"{report.seconds:.0f} s",
     }
+    if report.gallery is not None:
+        command = f"pivl-distill evaluate {report.run} --gallery {report.gallery}"
+        rows["trained for the gallery of"] = f"{report.gallery}; `{command}` measures it"
     summary(f"Student in {report.run}", rows)
     _warn_missing_maps(report.missing_maps)
 

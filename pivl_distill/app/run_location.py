@@ -22,6 +22,11 @@ class RunLocation:
     resume: Path | None = None
 
     @property
+    def folders(self) -> tuple[Path | None, Path | None]:
+        """`out` and `resume`."""
+        return self.out, self.resume
+
+    @property
     def resumed_config(self) -> str | None:
         """Path of the config.yaml of the run to resume."""
         return None if self.resume is None else str(self.resume / CONFIG_FILE)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pivl_distill.app.networks import load_network
 from pivl_distill.app.run_location import RunLocation, locate_run
 from pivl_distill.config import (
     DataSettings,
@@ -18,6 +19,8 @@ from pivl_distill.config import (
     load_config,
 )
 from pivl_distill.errors import PivlError
+from pivl_distill.foreign import load_preprocessing
+from pivl_distill.retrieval.loaded_network import LoadedNetwork
 from pivl_distill.runs.run import Run, read_data_settings
 from pivl_distill.storage.filenames import BANK_FILE, CONFIG_FILE
 
@@ -40,12 +43,14 @@ class StudentPlan:
     """Settings of a student run, the bank it learns from, and where it writes.
 
     `random_bank_dim` is set in a dry run without a bank: the dimension of random text features.
+    `gallery` is the network for whose gallery the student is trained, if there is one.
     """
 
     config: StudentConfig
     bank_file: Path | None
     location: RunLocation
     random_bank_dim: int | None = None
+    gallery: LoadedNetwork | None = None
 
 
 def plan_teach(
@@ -100,7 +105,17 @@ def plan_student(
         if "arch" in overrides:
             raise PivlError("Both --arch and --max-ms choose the network; remove one of them.")
         settings = choose_arch(settings, max_ms, latency_device)
-    return StudentPlan(settings, bank_file, location, bank_dim(config) if random_bank else None)
+    random_dim = bank_dim(config) if random_bank else None
+    return StudentPlan(settings, bank_file, location, random_dim, find_gallery(settings))
+
+
+def find_gallery(settings: StudentConfig) -> LoadedNetwork | None:
+    """Load the network for whose gallery the student is trained; None without one."""
+    compatible = settings.compatible
+    if compatible.network is None:
+        return None
+    declared = None if compatible.preset is None else load_preprocessing(compatible.preset)
+    return load_network(Path(compatible.network), declared)
 
 
 def _data(own: DataSettings, given: dict[str, str], bank_file: Path | None) -> DataSettings:

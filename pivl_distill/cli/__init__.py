@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from pivl_distill import __version__, crash_report
-from pivl_distill.cli.commands import data, deployment, exporting, runs, training
+from pivl_distill.cli.commands import (
+    data,
+    deployment,
+    exporting,
+    galleries,
+    runs,
+    training,
+)
 from pivl_distill.cli.encoding import make_output_encodable
 from pivl_distill.cli.failures import report_failure
 from pivl_distill.cli.lossy_messages import make_messages_lossy
@@ -89,6 +96,7 @@ for command in (
     runs.compare,
     runs.report,
     runs.watch,
+    galleries.migrate,
     data.check,
     data.parse,
     data.occluded_duke,

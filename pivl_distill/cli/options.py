@@ -25,6 +25,8 @@ HARDWARE = click.Choice(["cpu", "cuda"])
 
 SETTINGS = {
     "arch": "arch",
+    "compatible_preset": "compatible.preset",
+    "compatible_with": "compatible.network",
     "device": "device",
     "evaluation": "data.evaluation",
     "parsing": "data.parsing",
@@ -158,7 +160,7 @@ def camera_options(command: Callable[..., None]) -> Callable[..., None]:
     )
     @functools.wraps(command)
     def wrapped(*args: Any, camera: str | None, sie_coefficient: float, **kwargs: Any) -> None:
-        from pivl_distill.app.targets import Cameras
+        from pivl_distill.app.networks import Cameras
 
         command(*args, cameras=Cameras(camera, sie_coefficient), **kwargs)
 

@@ -8,6 +8,7 @@ the ambiguous places of the paper, each with the setting that chooses a reading.
 from pivl_distill.config.base import DeviceChoice, Settings, TrainingPrecision, setting
 from pivl_distill.config.data import DataSettings
 from pivl_distill.config.distillation import (
+    CompatibilitySettings,
     DistillationSettings,
     PartClassificationSettings,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "CONFIGS_DIR",
     "AugmentSettings",
     "ClipSettings",
+    "CompatibilitySettings",
     "DataSettings",
     "DeviceChoice",
     "DistillationSettings",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from pivl_distill.config.base import Settings, setting
 
@@ -78,6 +78,51 @@ class DistillationSettings(Settings):
         """Whether any term has a weight."""
         weights = (self.embedding, self.anchors, self.relation, self.relaxed_contrastive)
         return any((*weights, self.logits))
+
+
+class CompatibilitySettings(Settings):
+    """Training for the gallery of another network."""
+
+    network: str | None = setting(
+        None,
+        "network in whose gallery the student's queries must work: a run, a checkpoint, an export,"
+        " or a ReID network as .onnx or OpenVINO .xml; null: none",
+        advanced=True,
+    )
+    preset: str | None = setting(
+        None,
+        "preprocessing of such a network of others: a preset (osnet, intel-retail, fastreid,"
+        " clip-reid, tao) or a YAML file",
+        advanced=True,
+    )
+    regression: float = setting(
+        1.0,
+        "weight of 2 − 2·cos between the student's embedding and the other network's vector of the"
+        " same crop, relative to the variance of these vectors",
+        source="not in the paper",
+        advanced=True,
+        ge=0,
+    )
+    classification: float = setting(
+        1.0,
+        "weight of the cross-entropy over identities of the student's embedding, with the other"
+        " network's mean vectors of identities as the classifier",
+        source="after BCT, Shen et al., CVPR 2020; not in the paper",
+        advanced=True,
+        ge=0,
+    )
+    temperature: float = setting(
+        0.1,
+        "temperature τ of the cosines to mean vectors, relative to the variance of the vectors",
+        advanced=True,
+        gt=0,
+    )
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> CompatibilitySettings:
+        if self.network is not None and not (self.regression or self.classification):
+            raise ValueError("regression and classification are both 0; one of them needs a weight")
+        return self
 
 
 class PartClassificationSettings(Settings):

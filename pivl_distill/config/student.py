@@ -9,6 +9,7 @@ from pydantic import model_validator
 from pivl_distill.config.base import MAX_SEED, DeviceChoice, Settings, setting
 from pivl_distill.config.data import DataSettings
 from pivl_distill.config.distillation import (
+    CompatibilitySettings,
     DistillationSettings,
     PartClassificationSettings,
 )
@@ -42,12 +43,13 @@ class StudentConfig(Settings):
     )
     teacher_preset: str | None = setting(
         None,
-        "preprocessing of a teacher network: a preset (osnet, intel-retail, fastreid, clip-reid) or"
-        " a YAML file",
+        "preprocessing of a teacher network: a preset (osnet, intel-retail, fastreid, clip-reid,"
+        " tao) or a YAML file",
         advanced=True,
     )
     distill: DistillationSettings = DistillationSettings(embedding=4.0, relation=3.0)
     part_classification: PartClassificationSettings = PartClassificationSettings()
+    compatible: CompatibilitySettings = CompatibilitySettings()
     stage2: Stage2Settings = Stage2Settings(
         epochs=30,
         identities_per_batch=16,

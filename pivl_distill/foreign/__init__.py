@@ -8,12 +8,11 @@ network   `load_foreign`: crops in, embeddings out
 """
 
 from pivl_distill.foreign.graphs import NETWORK_SUFFIXES, check_network_file
-from pivl_distill.foreign.network import ForeignNetwork, is_foreign_network, load_foreign
+from pivl_distill.foreign.network import is_foreign_network, load_foreign
 from pivl_distill.foreign.presets import load_preprocessing
 
 __all__ = [
     "NETWORK_SUFFIXES",
-    "ForeignNetwork",
     "check_network_file",
     "is_foreign_network",
     "load_foreign",

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.readers import parse_json
+from pivl_distill.vectors.space import COMPATIBLE_KEY, VectorSpace, space_from_metadata
 
 if TYPE_CHECKING:
     from pivl_distill.runtime.onnx_session import ExecutionDevice
@@ -42,6 +44,8 @@ class Graph(ABC):
 
     inputs: list[Port]
     outputs: list[Port]
+    space: VectorSpace | None = None
+    """Of its vectors, if the file names it, as our exports do."""
 
     @abstractmethod
     def run(self, images: np.ndarray, output: int) -> np.ndarray:
@@ -65,6 +69,17 @@ class OnnxGraph(Graph):
         )
         self.inputs = [self._port(info) for info in self._session.get_inputs()]
         self.outputs = [self._port(info) for info in self._session.get_outputs()]
+        self.space = self._find_space(path)
+
+    def _find_space(self, path: Path) -> VectorSpace | None:
+        """Return the space in the metadata of an export that lies without its manifest."""
+        metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        try:
+            if COMPATIBLE_KEY in metadata:
+                metadata[COMPATIBLE_KEY] = parse_json(metadata[COMPATIBLE_KEY])
+            return space_from_metadata(metadata)
+        except ValueError as error:
+            raise PivlError(f"{path} has damaged metadata: {error}; export it again.") from error
 
     @staticmethod
     def _port(info: Any) -> Port:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pivl_distill.config import Preprocessing
-from pivl_distill.data.records import Record
-from pivl_distill.data.store import iterate_crops
-from pivl_distill.distributed import process_group
-from pivl_distill.distributed.collectives import all_gather
 from pivl_distill.errors import PivlError
-from pivl_distill.foreign.graphs import NETWORK_SUFFIXES, Graph, Port, open_graph
+from pivl_distill.foreign.graphs import NETWORK_SUFFIXES, OPENVINO_SUFFIX, Graph, Port, open_graph
 from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.retrieval.loaded_network import LoadedNetwork
 from pivl_distill.storage.filenames import MANIFEST_FILE
+from pivl_distill.storage.files import sha256
 from pivl_distill.storage.limits import MAX_INPUT_PIXELS, MAX_INPUT_VALUES
+from pivl_distill.vectors.space import VectorSpace, space_id
 
 if TYPE_CHECKING:
     from pivl_distill.runtime.onnx_session import ExecutionDevice
@@ -85,31 +83,9 @@ class _Forward:
         return result[:count].reshape(count, -1).astype(np.float32, copy=False)
 
 
-@dataclass(frozen=True)
-class ForeignNetwork:
-    """A network in a file, with its preprocessing, for `embed` and `embed_query_gallery`."""
-
-    model: EmbeddingModel
-    """Preprocessing; its own network does nothing."""
-    forward: _Forward
-
-    def embed_records(self, records: Sequence[Record], what: str = "training crops") -> np.ndarray:
-        """Return the embeddings float32 [N, F], not normalised, of N records in order.
-
-        Every process embeds its shard and receives all. Only a few hundred crops are in memory at
-        a time; `what` names them in progress messages. Raises PivlError if one cannot be read.
-        """
-        shard = process_group.nonempty_shard(len(records))
-        embeddings = [
-            self.forward(self.model.preprocess(crops))
-            for crops in iterate_crops(records[shard], self.model.size_hw, what)
-        ]
-        return all_gather(torch.cat(embeddings), len(records)).numpy()
-
-
 def load_foreign(
     path: Path, preprocessing: Preprocessing, device: ExecutionDevice = "cpu"
-) -> ForeignNetwork:
+) -> LoadedNetwork:
     """Open an ONNX file or an OpenVINO IR as a ReID network, and run it once on noise.
 
     Raises PivlError if the file does not fit `preprocessing` or returns no vectors.
@@ -124,9 +100,18 @@ def load_foreign(
     model = EmbeddingModel(path.name, nn.Identity(), size_hw, mean, std)
     output = _choose_output(path, graph, preprocessing.output)
     forward = _Forward(path, graph, output, preprocessing.colour == "bgr", channels_last)
-    noise = np.random.default_rng(0).integers(0, 256, (2, *size_hw, 3), np.uint8)
-    forward(model.preprocess(noise))
-    return ForeignNetwork(model, forward)
+    network = LoadedNetwork(path, model, forward)
+    declared = preprocessing.model_copy(
+        update={"size_hw": size_hw, "layout": "nhwc" if channels_last else "nchw"}
+    )
+    return replace(network, space=graph.space or _space(path, declared, network.dim))
+
+
+def _space(path: Path, declared: Preprocessing, dim: int) -> VectorSpace:
+    """Return the space of a file that names none: a hash of the file and what is declared."""
+    weights = path.with_suffix(".bin")  # an IR without weights has none
+    files = [path, weights] if path.suffix == OPENVINO_SUFFIX and weights.is_file() else [path]
+    return VectorSpace(space_id(map(sha256, files), declared.model_dump(mode="json"), dim))
 
 
 def _in_rgb(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pivl_distill.app.targets import load_map_layer
+from pivl_distill.app.networks import load_map_layer
 from pivl_distill.errors import PivlError
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.models.map_layer import MapLayer

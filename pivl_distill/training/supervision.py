@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pivl_distill.data.vocabulary import Vocabulary
 from pivl_distill.training.alignment import TextFeatures
+from pivl_distill.training.compatibility import GalleryTargets
 from pivl_distill.training.distillation import TeacherTargets
 from pivl_distill.training.part_classification import PartTexts
 
@@ -20,6 +21,8 @@ class Supervision:
     """Of part classification."""
     teacher: TeacherTargets | None = None
     """Of the distillation terms; its rows are the crops of the store."""
+    gallery: GalleryTargets | None = None
+    """Of the terms that make the student compatible with another network's gallery."""
     labels: bool = True
     """Whether the terms of Eq. 12 apply; without them the distillation terms remain."""
 

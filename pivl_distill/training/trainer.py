@@ -18,6 +18,7 @@ from pivl_distill.distributed.sync_batchnorm import sync_batch_norm
 from pivl_distill.models.embedding import EmbeddingModel, normalize_crops
 from pivl_distill.models.network import ReIDNetwork, ReIDOutput
 from pivl_distill.runs.state import OptimizerState, Stateful
+from pivl_distill.training.compatibility import compatibility_terms
 from pivl_distill.training.distillation import distillation_terms
 from pivl_distill.training.grad_cache import GradCache
 from pivl_distill.training.metrics import (
@@ -158,6 +159,8 @@ class Stage2Trainer:
         if supervision.teacher is not None:
             views = to_device(view, self.device)
             terms |= distillation_terms(output, index, views, supervision.teacher)
+        if supervision.gallery is not None:
+            terms |= compatibility_terms(output, index, labels, supervision.gallery)
         if supervision.part_texts is not None and augmented.maps is not None:
             terms |= part_term(
                 self.network,

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 ID_DIGITS = 32
 """Hexadecimal digits of an id."""
+ID_PATTERN = rf"^[0-9a-f]{{{ID_DIGITS}}}$"
 MAX_COMPATIBLE = 64
 """Spaces that a network may name as compatible."""
 
@@ -93,13 +94,18 @@ def space_from_metadata(metadata: Mapping[str, Any]) -> VectorSpace | None:
     """
     if (found := metadata.get(SPACE_KEY)) is None:
         return None
-    compatible = metadata.get(COMPATIBLE_KEY, [])
-    if not isinstance(compatible, list | tuple) or len(compatible) > MAX_COMPATIBLE:
-        raise ValueError(f"{COMPATIBLE_KEY} is {shown(compatible)}, not a list of spaces")
-    for value in (found, *compatible):
-        if not isinstance(value, str) or not re.fullmatch(rf"[0-9a-f]{{{ID_DIGITS}}}", value):
+    (own,), compatible = check_ids([found]), check_ids(metadata.get(COMPATIBLE_KEY, []))
+    return VectorSpace(own, compatible)
+
+
+def check_ids(values: object) -> tuple[str, ...]:
+    """Return the ids in a list of JSON values; raises ValueError if it is anything else."""
+    if not isinstance(values, list | tuple) or len(values) > MAX_COMPATIBLE:
+        raise ValueError(f"{shown(values)} is not a list of vector spaces")
+    for value in values:
+        if not isinstance(value, str) or not re.fullmatch(ID_PATTERN, value):
             raise ValueError(f"{shown(value)} is not the id of a vector space")
-    return VectorSpace(found, tuple(compatible))
+    return tuple(values)
 
 
 def check_comparable(

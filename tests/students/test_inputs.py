@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,15 @@ from pivl_distill.config import StudentConfig
 from pivl_distill.data.synthetic.cache import cached_dataset
 from pivl_distill.data.vocabulary import get_vocabulary
 from pivl_distill.errors import PivlError
+from pivl_distill.models.embedding import EmbeddingModel
+from pivl_distill.retrieval.loaded_network import LoadedNetwork
 from pivl_distill.training.dry_run import random_bank
 from pivl_distill.training.stage2_run import Stage2Run
+from pivl_distill.vectors.space import VectorSpace
 from students import inputs
 from students.distill import train_student
 from students.dry_run import dry_run_student
-from students.inputs import prepare_inputs
+from students.inputs import find_layer_dim, prepare_inputs
 
 
 def config_of(root: Path | None = None, **changes: object) -> StudentConfig:
@@ -89,7 +93,7 @@ def test_a_missing_teacher_is_a_problem_like_others(tmp_path: Path) -> None:
 def test_weights_are_not_downloaded_while_there_are_problems(monkeypatch) -> None:
     built = []
 
-    def build(config: StudentConfig, dataset: object) -> None:
+    def build(config: StudentConfig, *_: object) -> None:
         built.append(config.pretrained)
         raise PivlError("built")
 
@@ -112,3 +116,35 @@ def test_terms_that_the_teacher_cannot_serve_are_refused_before_the_run(
     with pytest.raises(PivlError, match="no logits"):
         train_student(config_of(supervision="none"), None, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def loaded(dim: int, least: float, tmp_path: Path) -> LoadedNetwork:
+    """Return a network of vectors of `dim` values of at least `least`."""
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        return (images.mean((2, 3)) @ torch.linspace(-1, 1, 3 * dim).view(3, dim)).abs() + least
+
+    model = EmbeddingModel("old", torch.nn.Identity(), (64, 32), (0.5,) * 3, (0.5,) * 3)
+    return LoadedNetwork(tmp_path / "old.onnx", model, forward, VectorSpace("a" * 32))
+
+
+def test_a_layer_is_added_where_the_embedding_cannot_follow(tmp_path: Path) -> None:
+    config = config_of()
+    assert find_layer_dim(config, None) is None
+    assert find_layer_dim(config, loaded(1280, 0, tmp_path)) is None
+    assert find_layer_dim(config, loaded(256, 0, tmp_path)) == 256
+    assert find_layer_dim(config, loaded(1280, -9, tmp_path)) == 1280
+    unknown = replace(loaded(256, 0, tmp_path), space=None)
+    with pytest.raises(PivlError, match="export it again"):
+        find_layer_dim(config, unknown)
+
+
+def test_the_vectors_of_the_gallery_are_targets(tmp_path: Path) -> None:
+    config, gallery = config_of(supervision="none", teacher="none"), loaded(7, 1, tmp_path)
+    stage2 = Stage2Run.prepare("student", config, tmp_path / "run")
+    inputs = prepare_inputs(config, stage2, None, gallery=gallery)
+    targets = inputs.supervision.gallery
+    assert targets is not None
+    assert targets.vectors.shape == (len(stage2.dataset.train), 7)
+    assert targets.means.shape == (len(stage2.dataset.train_pids), 7)
+    assert inputs.student.embedding_model().compatible_with == ("a" * 32,)

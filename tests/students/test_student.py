@@ -266,3 +266,26 @@ def test_the_layer_with_a_map_belongs_to_the_exported_network(arch):
     if arch != ARCHS[1]:
         pooled = Backbone(model.network)(images()).final_map
         torch.testing.assert_close(map_, pooled)
+
+
+def test_a_student_for_another_gallery_is_saved_with_its_layer_and_space(tmp_path):
+    """A linear layer ends it, and is part of the network that is saved and exported."""
+    torch.manual_seed(0)
+    network = create_backbone(ARCHS[0], image_size_hw=SIZE_HW, embedding_dim=12)
+    head, space = HeadSettings(), "a" * 32
+    student = Student(ARCHS[0], network, SIZE_HW, 5, None, False, head, compatible_with=(space,))
+    output = student.train()(images())
+    assert output.features[0].shape == (3, 12)
+    model = student.embedding_model()
+    save_student(model, tmp_path / "s.safetensors", "auto")
+    loaded = load_student(tmp_path / "s.safetensors")
+    assert loaded.compatible_with == (space,)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.network(images()), model.network.eval()(images()))
+
+
+def test_a_student_of_its_own_has_no_metadata_of_a_gallery(tmp_path):
+    model = make_student(dim=None, align=False).embedding_model()
+    save_student(model, tmp_path / "s.safetensors", "auto")
+    _, _, metadata = load_tensors(tmp_path / "s.safetensors", CHECKPOINT_KIND)
+    assert set(metadata) == {"arch", "size_hw", "last_stride"}

@@ -25,7 +25,7 @@ from pivl_distill.cli.options import (
 from pivl_distill.distributed import process_group
 
 if TYPE_CHECKING:
-    from pivl_distill.app.targets import Cameras
+    from pivl_distill.app.networks import Cameras
     from pivl_distill.config import DeviceChoice, Preprocessing
     from pivl_distill.retrieval.robustness import CorruptedSplit
     from pivl_distill.runtime.onnx_session import ExecutionDevice
@@ -39,6 +39,7 @@ Examples:
   pivl-distill evaluate runs/export-1/model.onnx --sheet ranking.png
   pivl-distill evaluate runs/export-1 --corruptions --json scores.json
   pivl-distill evaluate runs/teach-1 --data market1501:/data/market --rerank
+  pivl-distill evaluate runs/student-2 --gallery runs/student-1
   pivl-distill evaluate Market_ViT-B-16_60.pth --data market1501:/data/market
   pivl-distill evaluate osnet_x0_25.onnx --preset osnet --data market1501:/data/market
 """,
@@ -48,6 +49,8 @@ Examples:
 @no_cache_option
 @camera_options
 @preprocessing_options
+@click.option("--gallery", metavar="RUN|FILE", type=RUN_OR_FILE, help="Also search this gallery.")
+@click.option("--gallery-preset", metavar="NAME|FILE", help="Preprocessing of its .onnx or .xml.")
 @click.option("--rerank", is_flag=True, help="Also score after k-reciprocal re-ranking.")
 @corruption_options
 @device_option(text="Where to compute; auto: a GPU if there is one, the CPU for ONNX files.")
@@ -60,6 +63,8 @@ def evaluate(
     cameras: Cameras,
     preprocessing: Preprocessing | None,
     device: DeviceChoice,
+    gallery: Path | None,
+    gallery_preset: str | None,
     rerank: bool,
     corrupted: CorruptedSplit | None,
     json_file: Path | None,
@@ -69,12 +74,14 @@ def evaluate(
 
     TARGET is a run folder or a file, also a checkpoint published by CLIP-ReID; default: the
     latest student run. Any other ReID network can be an ONNX file or an OpenVINO IR (.xml); how
-    its input is made is declared by a preset (osnet, intel-retail, fastreid, clip-reid), a YAML
-    file or options.
+    its input is made is declared by a preset (osnet, intel-retail, fastreid, clip-reid, tao), a
+    YAML file or options. --gallery also searches the gallery of another network, or of stored
+    vectors.
     """
     from pivl_distill.app.evaluation_report import Scored
     from pivl_distill.app.ranking_sheet import ranking_sheet
     from pivl_distill.app.targets import evaluate_target
+    from pivl_distill.foreign import load_preprocessing
     from pivl_distill.runs.run import Run
 
     target = target or Run.latest("student").path
@@ -83,6 +90,9 @@ def evaluate(
     )
     scored = Scored(evaluation)
     scored.print()
+    if gallery is not None:
+        declared = None if gallery_preset is None else load_preprocessing(gallery_preset)
+        scored.add_gallery(gallery, declared)
     if rerank:
         scored.add_reranked()
     if corrupted is not None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from export.engine_exporter import EngineReport
     from pivl_distill.app.export_consumers import ConsumerTargets
     from pivl_distill.app.export_run import Engines
-    from pivl_distill.app.targets import Cameras
+    from pivl_distill.app.networks import Cameras
     from pivl_distill.config import DeviceChoice
     from pivl_distill.retrieval.robustness import CorruptedSplit
 

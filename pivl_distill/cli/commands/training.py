@@ -70,6 +70,7 @@ Examples:
   pivl-distill student --bank none                     the plain baseline
   pivl-distill student --bank none --teacher runs/teach-1    embeddings alone
   pivl-distill student --set supervision=identity      identity texts only (CLIP-ReID)
+  pivl-distill student --compatible-with deploy/       its queries work in that gallery
   pivl-distill student --max-ms 2                      the largest that is fast enough here
   pivl-distill student --resume runs/student-2
   pivl-distill student --data folders:/data/crops --no-evaluation
@@ -79,6 +80,8 @@ Examples:
 @click.option("--bank", metavar="RUN|FILE|none", help="Teach run or bank; default: the latest.")
 @click.option("--teacher", metavar="RUN|FILE|none", help="Teacher to distil; default: the bank's.")
 @click.option("--teacher-preset", metavar="NAME|FILE", help="Preprocessing of a teacher's .onnx.")
+@click.option("--compatible-with", metavar="RUN|FILE", help="Network whose gallery is kept.")
+@click.option("--compatible-preset", metavar="NAME|FILE", help="Preprocessing of its .onnx.")
 @click.option("--pretrained", metavar="FILE|timm|none", help="Weights to start from.")
 @click.option(
     "--max-ms",
@@ -125,13 +128,15 @@ def student(
         from students.dry_run import dry_run_student
 
         print_dry_run(
-            dry_run_student(plan.config, plan.bank_file, plan.random_bank_dim, location.out)
+            dry_run_student(
+                plan.config, plan.bank_file, plan.random_bank_dim, location.out, plan.gallery
+            )
         )
     else:
         from students.distill import train_student
 
-        where = (location.out, location.resume)
-        print_student(train_student(plan.config, plan.bank_file, *where, callbacks))
+        given = (plan.config, plan.bank_file, *location.folders)
+        print_student(train_student(*given, callbacks, plan.gallery))
 
 
 @click.command(

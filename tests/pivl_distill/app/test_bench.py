@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from export.engines.engine_info import Gpu
-from pivl_distill.app.targets import Cameras, load_checkpoint
+from pivl_distill.app.networks import Cameras, load_checkpoint
 from pivl_distill.cli import main
 from pivl_distill.config import HeadSettings
 from pivl_distill.errors import PivlError

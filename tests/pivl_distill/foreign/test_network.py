@@ -113,7 +113,7 @@ def test_one_of_several_outputs_is_chosen_by_name(mean_net, crops, means) -> Non
 @pytest.mark.parametrize(
     ("form", "settings", "message"),
     [
-        ({"outputs": ("map",)}, {}, r"is not an embedding network: for 2 crops, 'map' .*\[2, 3,"),
+        ({"outputs": ("map",)}, {}, r"is not an embedding network: for 8 crops, 'map' .*\[8, 3,"),
         ({"size_hw": ("h", "w")}, {}, "crops of any size: declare it, as in --size 256x128"),
         ({}, {"size_hw": (256, 128)}, r"'crops' float32 \[\?, 3, 16, 8\], but .* is 256x128"),
         ({"layout": "nhwc"}, {"layout": "nchw"}, "is not nchw with three channels"),
@@ -175,3 +175,29 @@ def test_a_network_has_one_input(tmp_path: Path) -> None:
 def test_absurd_inputs_are_refused(mean_net, form) -> None:
     with pytest.raises(PivlError, match="do not fit; a crop has at most"):
         load_foreign(mean_net(**form), Preprocessing(colour="rgb", range=255))
+
+
+def test_the_space_is_that_of_file_and_declared_input(mean_net, as_openvino) -> None:
+    path = mean_net()
+    space = load_foreign(path, PLAIN).space
+    assert space is not None
+    assert space == load_foreign(path, declare(size_hw=SIZE_HW, layout="nchw")).space
+    others = [
+        load_foreign(path, declare(colour="bgr")).space,
+        load_foreign(as_openvino(path), PLAIN).space,
+        load_foreign(mean_net(keep_axes=True), PLAIN).space,
+    ]
+    assert len({space, *others}) == 4
+
+
+def test_an_export_without_its_manifest_names_its_space(deployed: Path, tmp_path: Path) -> None:
+    from export.manifest_schema import read_manifest
+
+    space = read_manifest(deployed).space
+    alone = (deployed / "model.int8.onnx").rename(tmp_path / "model.int8.onnx")
+    assert load_foreign(alone, declare(range=1, size_hw=(64, 32))).space == space
+    model = onnx.load(alone)
+    onnx.helper.set_model_props(model, {"vector_space": "x"})
+    onnx.save(model, alone)
+    with pytest.raises(PivlError, match="damaged metadata"):
+        load_foreign(alone, declare(range=1, size_hw=(64, 32)))

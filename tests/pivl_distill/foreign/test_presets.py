@@ -15,7 +15,7 @@ PRESETS = sorted(path.stem for path in PRESETS_DIR.glob("*.yaml"))
 
 def test_presets() -> None:
     declared = {name: load_preprocessing(name) for name in PRESETS}
-    assert set(declared) == {"clip-reid", "fastreid", "intel-retail", "osnet"}
+    assert set(declared) == {"clip-reid", "fastreid", "intel-retail", "osnet", "tao"}
     assert {settings.size_hw for settings in declared.values()} == {(256, 128)}
     inputs = {name: (s.colour, s.range, s.mean, s.std) for name, s in declared.items()}
     none = (0, 0, 0), (1, 1, 1)
@@ -23,6 +23,9 @@ def test_presets() -> None:
     assert inputs["fastreid"] == ("rgb", 255, *none)
     assert inputs["osnet"] == ("rgb", 1, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert inputs["clip-reid"] == ("rgb", 1, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    # DeepStream's tracker multiplies by netScaleFactor after it subtracts the offsets.
+    assert inputs["tao"][:3] == ("rgb", 255, (123.675, 116.28, 103.53))
+    assert [1 / std for std in inputs["tao"][3]] == pytest.approx([0.01735207] * 3, rel=1e-4)
 
 
 def test_every_preset_is_on_the_page_and_in_the_help() -> None:

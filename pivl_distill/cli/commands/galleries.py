@@ -1,0 +1,69 @@
+"""Commands on stored embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pivl_distill.cli.options import RUN_OR_FILE, device_option
+
+if TYPE_CHECKING:
+    from pivl_distill.config import DeviceChoice
+
+
+@click.command(
+    short_help="Map stored vectors to another network.",
+    epilog="""\b
+Examples:
+  pivl-distill migrate people.npz --from runs/export-1 --to runs/export-2 -o migrated.npz
+  pivl-distill migrate gallery/ --from osnet.onnx --from-preset osnet --to deploy/ -o migrated/
+""",
+)
+@click.argument("vectors", type=RUN_OR_FILE)
+@click.option("--from", "old", type=RUN_OR_FILE, required=True, help="Network that made them.")
+@click.option("--to", "new", type=RUN_OR_FILE, required=True, help="Network of the queries.")
+@click.option("--from-preset", metavar="NAME|FILE", help="Preprocessing of the old .onnx or .xml.")
+@click.option("--to-preset", metavar="NAME|FILE", help="Preprocessing of the new .onnx or .xml.")
+@click.option("--data", "spec", metavar="KIND:PATH", help="Data set; default: that of the new run.")
+@click.option("--force", is_flag=True, help="Also write vectors that do not pay.")
+@device_option(text="Where to compute; auto: a GPU if there is one, the CPU for ONNX files.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="File or folder.")
+def migrate(
+    vectors: Path,
+    old: Path,
+    new: Path,
+    from_preset: str | None,
+    to_preset: str | None,
+    spec: str | None,
+    force: bool,
+    device: DeviceChoice,
+    out: Path,
+) -> None:
+    """Map stored vectors, whose crops are gone, from one network to another.
+
+    VECTORS is a file of `embed`, or a folder of Parquet files. The map is fitted on the training
+    crops of --data, which both networks embed, and measured on its query and gallery. Nothing is
+    written if the new network finds less in the mapped gallery than the old one in its own.
+    """
+    from pivl_distill.app.migrate import (
+        check_pays,
+        fit_migration,
+        migrate_files,
+        open_sources,
+        print_migrated,
+        print_migration,
+    )
+    from pivl_distill.app.networks import load_network
+    from pivl_distill.foreign import load_preprocessing
+
+    maker, searcher = (
+        load_network(path, None if preset is None else load_preprocessing(preset), device=device)
+        for path, preset in ((old, from_preset), (new, to_preset))
+    )
+    sources = open_sources(vectors, out, maker)
+    migration = fit_migration(maker, searcher, spec)
+    print_migration(migration)
+    check_pays(migration, force=force)
+    print_migrated(migration, list(migrate_files(migration, sources)))
