@@ -38,7 +38,7 @@ from pivl_distill.runtime.feature_graph import normalise
 from pivl_distill.runtime.manifest_reader import vector_sha256
 from pivl_distill.runtime.onnx_session import open_session
 from pivl_distill.runtime.openvino_session import OpenVinoSession, import_openvino
-from pivl_distill.storage.filenames import OPENVINO_FILE
+from pivl_distill.storage.filenames import CONFIG_FILE, OPENVINO_FILE
 from pivl_distill.storage.files import sha256
 
 IR_FILES: dict[ExportPrecision, str] = {
@@ -82,8 +82,10 @@ class OpenVino(Consumer):
             write_ir(sources["int8"], folder / IR_FILES["int8"], info)
             files.append(NetworkFile(IR_FILES["int8"], "int8"))
         write_bgr_ir(fp32, folder / BGR_FILE, spec)
-        golden = export.manifest.golden_crop.file
-        shutil.copyfile(export.path / golden, folder / golden)
+        # The golden crop for the Extractor, and the data settings for `evaluate`.
+        for name in (export.manifest.golden_crop.file, CONFIG_FILE):
+            if (export.path / name).is_file():
+                shutil.copyfile(export.path / name, folder / name)
         return (*files, NetworkFile(BGR_FILE, "fp32"))
 
     @contextmanager

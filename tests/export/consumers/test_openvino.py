@@ -149,6 +149,12 @@ def test_without_int8_in_the_export_there_is_no_int8_ir(exported_folder, tmp_pat
     assert not (tmp_path / IR_FILES["int8"]).exists()
 
 
+def test_the_data_settings_go_along_for_evaluate(exported_folder, tmp_path):
+    (exported_folder.path / "config.yaml").write_text("export: {}\n")
+    OpenVino().write(exported_folder, tmp_path)
+    assert (tmp_path / "config.yaml").read_text() == "export: {}\n"
+
+
 def test_model_api_runs_too_where_it_is_named():
     written = (NetworkFile("model.xml", "fp32"),)
     consumer = OpenVino()
