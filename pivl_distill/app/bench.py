@@ -220,7 +220,8 @@ def _file_costs(
             peak = peak_memory(load_and_run_once, file, "cpu", threads, batch)
         retrieval = artifact.retrieval
         score = retrieval.exported_mAP if retrieval else None
-        costs.append(FileCost(artifact.file, artifact.precision, artifact.bytes, peak, score))
+        size = sum(stored.bytes for stored in artifact.files)
+        costs.append(FileCost(artifact.file, artifact.precision, size, peak, score))
     if checkpoint is not None:
         peak = peak_memory(run_eager_once, checkpoint.path, checkpoint.cameras, threads, batch)
         retrieval = artifacts[0].retrieval
