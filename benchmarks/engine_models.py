@@ -14,10 +14,10 @@ import torch
 
 from export.accuracy import ExportPrecision
 from export.calibration import calibration_crops, measure_ranges
-from export.exporter import input_spec
 from export.fp16 import write_fp16
 from export.int8 import INT8_FILES, write_int8
 from export.onnx_export import write_onnx
+from export.source import input_spec
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE

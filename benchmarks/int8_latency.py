@@ -13,10 +13,10 @@ import torch
 from harness import Row, report, speedup
 
 from export.calibration import calibration_crops, measure_ranges
-from export.exporter import input_spec
 from export.int8 import write_int8
 from export.latency import measure_latency
 from export.onnx_export import write_onnx
+from export.source import input_spec
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.runtime.onnx_session import open_session

@@ -82,7 +82,13 @@ def graph_cost(onnx_path: Path) -> Cost:
 
     Raises PivlError if tensor shapes cannot be inferred.
     """
-    model = onnx.load(onnx_path)
+    return model_cost(onnx.load(onnx_path))
+
+
+def model_cost(source: onnx.ModelProto) -> Cost:
+    """Return the cost of a graph, for one image; raises PivlError like `graph_cost`."""
+    model = onnx.ModelProto()
+    model.CopyFrom(source)
     for graph_input in model.graph.input:
         graph_input.type.tensor_type.shape.dim[0].dim_value = 1
     del model.graph.value_info[:]  # they still have the dynamic batch size

@@ -8,8 +8,6 @@ line.
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +17,6 @@ import torch
 
 from export.accuracy import DEFAULT_BUDGETS, AccuracyBudget, ExportPrecision, measure_reference
 from export.calibration import measure_ranges
-from export.cost import network_cost
 from export.fp16 import write_fp16
 from export.golden_crop import write_golden_crop
 from export.int8 import INT8_FILES, sensitivity_inputs, write_int8_within_budget
@@ -28,18 +25,18 @@ from export.loading import embedding_model_from_spec, load_forward
 from export.manifest_schema import (
     Artifact,
     GoldenCrop,
-    InputSpec,
     Manifest,
     OutputSpec,
     TestData,
     installed_versions,
     write_manifest,
 )
-from export.onnx_export import INPUT, OPSET, OUTPUT, write_onnx
+from export.onnx_export import OUTPUT
+from export.source import ExportSource, checkpoint_source, input_spec
 from export.verification import Verifier
 from pivl_distill.data.store import CropStore
 from pivl_distill.errors import VerificationError
-from pivl_distill.models.embedding import EmbeddingModel, vector_space
+from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval.evaluation import CPU, QueryGalleryCrops
 from pivl_distill.retrieval.robustness import CorruptedSplit, check_scored, measure_robustness
 from pivl_distill.runtime.onnx_session import open_session
@@ -88,7 +85,7 @@ class ExportError(VerificationError):
 
 
 def export_model(
-    model: EmbeddingModel,
+    model: EmbeddingModel | ExportSource,
     folder: Path,
     *,
     test: QueryGalleryCrops,
@@ -106,7 +103,7 @@ def export_model(
     """Export `model` to `folder` in float32 and `precisions`, and verify each file on `test`.
 
     Args:
-        model: the bare network and its preprocessing.
+        model: the bare network and its preprocessing, or another source.
         folder: where the files are written.
         test: query and gallery crops, or unscored crops: then only features are compared.
         calibration: crops of the training split; required for INT8.
@@ -129,61 +126,48 @@ def export_model(
     if corrupted is not None:
         check_scored(test)
     options = {"normalize": normalize, "bake_preprocessing": bake_preprocessing}
-    onnx_path = write_onnx(model, folder / FP32_FILE, **options)
-    verifier = _verifier(model, folder, test, budgets or {}, device, **options)
-    manifest = _manifest(model, folder, verifier, normalize, source, data)
+    exported = model if isinstance(model, ExportSource) else checkpoint_source(model, device)
+    onnx_path = exported.write(folder / FP32_FILE, **options)
+    verifier = _verifier(exported, folder, test, budgets or {}, **options)
+    manifest = _manifest(exported, folder, verifier, normalize, source, data)
     artifacts = _export_precisions(verifier, onnx_path, precisions, calibration)
     return _complete(folder, manifest, verifier, artifacts, threads, corrupted)
 
 
-def input_spec(model: EmbeddingModel, bake_preprocessing: bool = False) -> InputSpec:
-    """Return the input specification of the exported file of `model`."""
-    return InputSpec(
-        name=INPUT,
-        size_hw=model.size_hw,
-        mean=model.mean,
-        std=model.std,
-        layout="NHWC" if bake_preprocessing else "NCHW",
-        dtype="uint8" if bake_preprocessing else "float32",
-        preprocessing_in_graph=bake_preprocessing,
-        cameras=model.cameras,
-    )
-
-
 def _verifier(
-    model: EmbeddingModel,
+    source: ExportSource,
     folder: Path,
     test: QueryGalleryCrops,
     budgets: dict[ExportPrecision, AccuracyBudget],
-    device: torch.device,
     *,
     normalize: bool,
     bake_preprocessing: bool,
 ) -> Verifier:
-    """Measure the checkpoint on `test` and write the golden crop to `folder`."""
-    on_device = dataclasses.replace(model, network=copy.deepcopy(model.network).to(device))
+    """Measure the source on `test` and write the golden crop to `folder`."""
     return Verifier(
-        spec=input_spec(model, bake_preprocessing),
-        reference=measure_reference(on_device, test, normalize=normalize),
-        bare=network_cost(model.network, model.size_hw, model.cameras),
-        golden_crop=write_golden_crop(folder, model.size_hw),
+        spec=input_spec(source.model, bake_preprocessing),
+        reference=measure_reference(
+            source.model, test, normalize=normalize, forward=source.forward
+        ),
+        bare=source.cost,
+        golden_crop=write_golden_crop(folder, source.model.size_hw),
         budgets=DEFAULT_BUDGETS | budgets,
     )
 
 
 def _manifest(
-    model: EmbeddingModel,
+    source: ExportSource,
     folder: Path,
     verifier: Verifier,
     normalize: bool,
-    source: Path | None,
+    file: Path | None,
     data: TestData | None,
 ) -> Manifest:
     """Return the manifest without artifacts."""
     return Manifest(
-        name=model.name,
-        pooling=model.pooling,
-        opset=OPSET,
+        name=source.model.name,
+        pooling=source.model.pooling,
+        opset=source.opset,
         data=data,
         not_measured=_not_measured(verifier.reference.test),
         input=verifier.spec,
@@ -192,10 +176,10 @@ def _manifest(
             dim=verifier.reference.features.query.shape[1],
             l2_normalised=normalize,
         ),
-        **vector_space(model).metadata(),
+        **source.space.metadata(),
         golden_crop=GoldenCrop(file=GOLDEN_CROP_FILE, sha256=sha256(folder / GOLDEN_CROP_FILE)),
         artifacts=(),
-        source={utf8_name(source.name): sha256(source)} if source else {},
+        source={utf8_name(file.name): sha256(file)} if file else {},
         budgets=verifier.budgets,
         cost=verifier.bare,
         versions=installed_versions(),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import pivl_distill
 from pivl_distill.models.embedding import EmbeddingModel, vector_space
 from pivl_distill.storage.files import write_bytes
+from pivl_distill.vectors.space import VectorSpace
 
 INPUT, CAMERAS, OUTPUT = "images", "cameras", "features"
 OPSET = 20
@@ -92,7 +93,8 @@ def write_onnx(
         verbose=False,
     )
     assert program is not None
-    program.model.metadata_props.update(_metadata(model, normalize, bake_preprocessing))
+    options = {"normalize": normalize, "bake_preprocessing": bake_preprocessing}
+    program.model.metadata_props.update(file_metadata(model, vector_space(model), **options))
     proto = program.model_proto
     _drop_stack_traces(proto.graph)
     write_bytes(path, proto.SerializeToString())
@@ -132,7 +134,10 @@ def example_inputs(
     return (images, torch.zeros(batch, dtype=torch.long, device=device)) if cameras else (images,)
 
 
-def _metadata(model: EmbeddingModel, normalize: bool, bake_preprocessing: bool) -> dict[str, str]:
+def file_metadata(
+    model: EmbeddingModel, space: VectorSpace, *, normalize: bool, bake_preprocessing: bool
+) -> dict[str, str]:
+    """Return what an exported file says about itself; options as for `write_onnx`."""
     metadata = {
         "name": model.name,
         "size_hw": model.size_hw,
@@ -142,6 +147,6 @@ def _metadata(model: EmbeddingModel, normalize: bool, bake_preprocessing: bool) 
         "preprocessing_in_graph": bake_preprocessing,
         "cameras": model.cameras,
         "version": pivl_distill.__version__,
-        **vector_space(model).metadata(),
+        **space.metadata(),
     }
     return {key: v if isinstance(v, str) else json.dumps(v) for key, v in metadata.items()}

@@ -202,6 +202,7 @@ def export(
     camera: int | str | None = None,
     sie_coefficient: float = 1.0,
     corrupted: Literal["query", "gallery", "both"] | None = None,
+    preprocessing: str | Path | Values | Preprocessing | None = None,
     device: Device = "cpu",
     out: str | Path | None = None,
     cache: bool = True,
@@ -209,7 +210,7 @@ def export(
     """Write a network as verified ONNX files: `pivl-distill export`. The command builds engines.
 
     Args:
-        source: run folder or checkpoint; default: the latest student run.
+        source: run folder, checkpoint or ONNX file of others; default: the latest student run.
         data: data set to calibrate and verify on; default: that of the run.
         precision: "fp16", "int8" or both, in addition to fp32.
         budget: allowed losses, such as {"int8.mAP": 2}, in points of mAP.
@@ -218,6 +219,7 @@ def export(
         camera: how camera embeddings (SIE) are used: "input", "mean" or a camera id from 0.
         sie_coefficient: coefficient of the camera embeddings in training.
         corrupted: what is corrupted to measure the robustness of each file; None: not measured.
+        preprocessing: of an ONNX file of others: a preset, a YAML file or settings.
         device: where the checkpoint runs, as the reference; ONNX files run on the CPU.
         out: run folder; default: the next in `runs/`.
         cache: whether to read and write the cache of decoded crops.
@@ -228,18 +230,14 @@ def export(
     from pivl_distill.app.export_run import ExportOptions, export_checkpoint
 
     names = precision.split(",") if isinstance(precision, str) else precision
-    options = ExportOptions(
-        [parse_precision(name) for name in names],
-        parse_budgets(f"{key}={value}" for key, value in (budget or {}).items()),
-        normalize,
-        bake_preprocessing,
-        corrupted,
-    )
+    precisions = [parse_precision(name) for name in names]
+    budgets = parse_budgets(f"{key}={value}" for key, value in (budget or {}).items())
+    options = ExportOptions(precisions, budgets, normalize, bake_preprocessing, corrupted)
     checkpoint = as_path(source) or latest_student()
     cameras = as_cameras(camera, sie_coefficient)
-    return export_checkpoint(
-        checkpoint, data, as_path(out), cameras, options, cached=cache, device=device
-    )
+    declared = as_preprocessing(preprocessing)
+    run = functools.partial(export_checkpoint, checkpoint, data, as_path(out), cameras, options)
+    return run(preprocessing=declared, cached=cache, device=device)
 
 
 @_explain_errors
@@ -271,5 +269,5 @@ def evaluate(
 
     path = as_path(target) or latest_student()
     cameras = as_cameras(camera, sie_coefficient)
-    declared = None if preprocessing is None else as_preprocessing(preprocessing)
+    declared = as_preprocessing(preprocessing)
     return evaluate_target(path, data, cameras, declared, cached=cache, device=device)

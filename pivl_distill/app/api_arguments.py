@@ -59,11 +59,13 @@ def as_cameras(camera: int | str | None, sie_coefficient: float) -> Cameras:
     return Cameras(None if camera is None else str(camera), sie_coefficient)
 
 
-def as_preprocessing(value: str | Path | Mapping[str, Any] | Preprocessing) -> Preprocessing:
-    """A preset by name, a YAML file, or settings."""
+def as_preprocessing(
+    value: str | Path | Mapping[str, Any] | Preprocessing | None,
+) -> Preprocessing | None:
+    """A preset by name, a YAML file, or settings; None if nothing is declared."""
     from pivl_distill.foreign import load_preprocessing
 
-    if isinstance(value, Preprocessing):
+    if value is None or isinstance(value, Preprocessing):
         return value
     if isinstance(value, str | Path):
         return load_preprocessing(str(value))

@@ -26,11 +26,13 @@ from export.latency import random_inputs
 from export.loading import embedding_model_from_spec
 from export.manifest_schema import Artifact, Manifest, installed_versions, read_manifest
 from export.peak_memory import peak_memory
+from pivl_distill.app.bench_rivals import Rival
 from pivl_distill.app.eager import eager, run_eager_once
 from pivl_distill.app.networks import Cameras, load_checkpoint
 from pivl_distill.console import track
 from pivl_distill.device import processor_name
 from pivl_distill.errors import PivlError
+from pivl_distill.foreign import NETWORK_SUFFIXES
 from pivl_distill.runtime.manifest_reader import RUNNABLE_KINDS
 from pivl_distill.runtime.onnx_session import ExecutionDevice
 from pivl_distill.runtime.open_artifact import open_network
@@ -85,16 +87,18 @@ class BenchReport:
     """All measurements, and the machine; `cost` is the network's, equal in every precision."""
 
     network: str
-    cost: Cost
+    cost: Cost | None
+    """None without an export."""
     machine: dict[str, object]
     files: list[FileCost]
     timings: list[BenchmarkResult]
 
 
-def run_bench(folder: Path, settings: BenchSettings) -> BenchReport:
+def run_bench(folder: Path, settings: BenchSettings, rivals: Sequence[Rival] = ()) -> BenchReport:
     """Time every file of an export that runs on the devices, interleaved with PyTorch eager.
 
-    Raises PivlError if no file can run, or a file is not the one its manifest describes.
+    Networks of others, the `rivals`, are timed in the same rounds. Raises PivlError if no file can
+    run, or a file is not the one its manifest describes.
     """
     manifest = read_manifest(folder)
     runners = _load_engines(folder, manifest) if settings.engines else {}
@@ -121,9 +125,39 @@ def run_bench(folder: Path, settings: BenchSettings) -> BenchReport:
             for device in eager_devices:
                 run = eager(model, device, batch, in_graph=in_graph)
                 cases.append(BenchmarkCase(EAGER, device, threads, batch, run))
+        cases += _rival_cases(rivals, settings, threads, batch)
         timings += run_benchmark(cases, max_seconds=settings.seconds)
-    files = _file_costs(folder, artifacts, checkpoint, settings)
+    files = _file_costs(folder, artifacts, checkpoint, settings) + _rival_costs(rivals)
     return BenchReport(manifest.name, manifest.cost, _machine(), files, timings)
+
+
+def bench_rivals(rivals: Sequence[Rival], settings: BenchSettings) -> BenchReport:
+    """Time networks of others alone, as `run_bench` times them beside an export."""
+    timings: list[BenchmarkResult] = []
+    combinations = list(itertools.product(settings.threads, settings.batches))
+    for threads, batch in track(combinations, "Timing", unit="settings"):
+        torch.set_num_threads(threads)
+        cases = _rival_cases(rivals, settings, threads, batch)
+        timings += run_benchmark(cases, max_seconds=settings.seconds)
+    names = ", ".join(rival.path.name for rival in rivals)
+    return BenchReport(names, None, _machine(), _rival_costs(rivals), timings)
+
+
+def _rival_cases(
+    rivals: Sequence[Rival], settings: BenchSettings, threads: int, batch: int
+) -> list[BenchmarkCase]:
+    """Return the networks of others; OpenVINO IRs run on the CPU only."""
+    return [
+        rival.case(device, threads, batch)
+        for rival in rivals
+        for device in settings.devices
+        if device == "cpu" or rival.path.suffix == ".onnx"
+    ]
+
+
+def _rival_costs(rivals: Sequence[Rival]) -> list[FileCost]:
+    """Return the size of each file; its precision, memory and mAP are not measured."""
+    return [FileCost(r.path.name, "", r.file_bytes, None, None) for r in rivals]
 
 
 def _runnable(
@@ -179,6 +213,9 @@ def _find_checkpoint(folder: Path, manifest: Manifest) -> Checkpoint | None:
     run = folder / RUN_FILE
     metadata = read_json(run, "the summary of a run") if run.is_file() else {}
     source = Path(str(metadata.get("source", "")))
+    if source.suffix in NETWORK_SUFFIXES:
+        logger.info("PyTorch is left out: this export is of an ONNX file of others.")
+        return None
     if source.is_file() and manifest.source.get(utf8_name(source.name)) == sha256(source):
         return Checkpoint(
             source, Cameras(metadata.get("camera"), metadata.get("sie_coefficient", 1.0))

@@ -28,14 +28,16 @@ class BenchOutputs:
     json_file: Path | None = None
     plot: Path | None = None
 
-    def check(self, folder: Path) -> None:
+    def check(self, folder: Path | None) -> None:
         """Raise PivlError, before the work, if the plot could not be drawn after it.
 
-        `folder` is the export, whose manifest has the scores.
+        `folder` is the export, whose manifest has the scores; None if there is none.
         """
         if self.plot is not None:
             check_matplotlib()
-            if not any(artifact.retrieval for artifact in read_manifest(folder).artifacts):
+            if folder is None or not any(
+                artifact.retrieval for artifact in read_manifest(folder).artifacts
+            ):
                 raise PivlError(NO_SCORES)
 
     def write(self, report: BenchReport) -> None:
@@ -59,8 +61,10 @@ def print_bench(report: BenchReport) -> None:
         rate = f"{t.crops_per_second:,.0f}"
         rows.append((t.name, t.device, t.threads, t.batch, *times, rate, speedup, t.runs))
     table(f"{report.network}: latency", LATENCY_COLUMNS, rows)
-    cost = f"{report.cost.parameters:,} parameters, {report.cost.macs:,} multiply-adds"
-    table(f"Cost: {cost}", COST_COLUMNS, [_cells(file) for file in report.files])
+    title = "Cost"
+    if report.cost is not None:
+        title += f": {report.cost.parameters:,} parameters, {report.cost.macs:,} multiply-adds"
+    table(title, COST_COLUMNS, [_cells(file) for file in report.files])
 
 
 def plot_bench(report: BenchReport, out: Path) -> None:

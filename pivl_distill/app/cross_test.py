@@ -89,8 +89,8 @@ def _network_features(
     spaces = (old.space, evaluation.space)
     if spaces[0] is not None and spaces[1] is not None and not spaces[0].accepts(spaces[1]):
         logger.warning(
-            f"{evaluation.path} was not trained for the gallery of {old.path}: cosines between the"
-            " two mean nothing, and the scores are those of chance."
+            f"{evaluation.path} was not trained for the gallery of {old.path}; the scores show what"
+            " happens if they are mixed all the same."
         )
     cache_gib = data_settings(evaluation.path.parent, evaluation.spec).crop_cache_gib
     crops = QueryGalleryCrops.load(dataset, old.model.size_hw, cache_gib)

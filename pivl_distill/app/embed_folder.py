@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from pivl_distill import __version__
 from pivl_distill.console import summary, track
@@ -21,6 +22,10 @@ from pivl_distill.errors import PivlError
 from pivl_distill.runtime import Extractor
 from pivl_distill.storage.files import remove_abandoned
 from pivl_distill.vectors.files import Metadata, vector_writer
+
+if TYPE_CHECKING:
+    from pivl_distill.config import Preprocessing
+    from pivl_distill.foreign import FileEmbedder
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +51,38 @@ def latest_export() -> Path:
     return Run.latest("export").path
 
 
+def open_embedder(
+    export_dir: Path | None,
+    network: Path | None,
+    preprocessing: Preprocessing | None,
+    precision: str,
+    device: Literal["auto", "cpu", "cuda"],
+) -> Extractor | FileEmbedder:
+    """Load what embeds: an export, by default the latest, or a network of others.
+
+    Args:
+        export_dir: folder of an export.
+        network: ONNX file or OpenVINO IR of others; loads torch.
+        preprocessing: of that file.
+        precision: of an export, as for `Extractor`.
+        device: where to compute; networks of others run on the CPU by default.
+
+    Raises: PivlError if the options contradict each other, or the file cannot be used.
+    """
+    if network is None:
+        if preprocessing is not None:
+            raise PivlError("An export declares its preprocessing; name another's with --network.")
+        return Extractor(export_dir or latest_export(), precision=precision, device=device)
+    if export_dir is not None or precision != "auto":
+        raise PivlError("--network is a file of others; remove --export and --precision.")
+    from pivl_distill.foreign import FileEmbedder, load_foreign, load_preprocessing
+
+    place: Literal["cpu", "cuda"] = "cuda" if device == "cuda" else "cpu"
+    return FileEmbedder(load_foreign(network, preprocessing or load_preprocessing(), place))
+
+
 def embed_folder(
-    folder: Path, extractor: Extractor, out: Path, camera: int | None = None
+    folder: Path, extractor: Extractor | FileEmbedder, out: Path, camera: int | None = None
 ) -> EmbedReport:
     """Embed all images in `folder` and its subfolders into `out`, a .npz or .parquet file.
 

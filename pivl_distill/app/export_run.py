@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
@@ -15,14 +15,19 @@ from pivl_distill.app.networks import (
     Cameras,
     find_checkpoint,
     load_checkpoint,
+    load_network,
+    refuse_preprocessing,
 )
 from pivl_distill.app.targets import OTHER_DATA, data_settings
-from pivl_distill.config import DataSettings, DeviceChoice
+from pivl_distill.config import DataSettings, DeviceChoice, Preprocessing
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.data.records import Record, ReIDDataset
 from pivl_distill.data.scorable import check_scorable
 from pivl_distill.data.store import CropStore
 from pivl_distill.device import pick_device
+from pivl_distill.errors import PivlError
+from pivl_distill.foreign import is_foreign_network
+from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops
 from pivl_distill.retrieval.robustness import CorruptedSplit, check_scored
 from pivl_distill.runs.run import Run, check_run_folder
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from export.engines.library import EngineLibrary
     from export.exporter import ExportReport
     from export.manifest_schema import TestData
+    from export.source import ExportSource
 
 UNSCORED_CROPS, UNSCORED_SEED = 1024, 1
 """Training crops on which the export of a run without evaluation is verified, and their seed,
@@ -68,17 +74,19 @@ def export_checkpoint(
     cameras: Cameras = CAMERAS_AS_INPUT,
     options: ExportOptions = ExportOptions(),
     *,
+    preprocessing: Preprocessing | None = None,
     cached: bool = True,
     device: DeviceChoice = "cpu",
 ) -> ExportReport:
-    """Export a checkpoint into a new run folder and verify every file on the test split.
+    """Export a network into a new run folder and verify every file on the test split.
 
     Args:
-        source: run folder or checkpoint.
+        source: run folder, checkpoint, or ONNX file of others.
         spec: data set to calibrate and verify on; default: the run's own.
         out: run folder; default: the next in `runs/`.
         cameras: how camera embeddings (SIE) are used.
         options: what to write.
+        preprocessing: of an ONNX file of others.
         cached: whether the cache of decoded crops is used.
         device: where torch computes the reference features; ONNX files run on the CPU.
 
@@ -88,22 +96,20 @@ def export_checkpoint(
 
     compute_device = pick_device(device)  # both checks before the work, not after it
     check_run_folder(out)
-    path = find_checkpoint(source)
-    data = UNSEEN if spec is None and is_foreign(path) else data_settings(path.parent, spec)
-    model, dataset = load_checkpoint(path, cameras), load_dataset(data.spec)
+    path, exported, model, data = _open_source(source, spec, cameras, preprocessing, options)
+    dataset = load_dataset(data.spec)
     test = load_test_crops(dataset, model.size_hw, data, cached=cached)
     if data is UNSEEN and model.cameras:
         test = test.clamp_camera_ids(model.cameras)
-    calibration = _calibration_crops(dataset, model.size_hw, options.precisions)
+    crops = _calibration_crops(dataset, model.size_hw, options.precisions)
     if options.corrupted is not None:
-        check_scored(test)
-    # All inputs have been read: bad input leaves no folder behind.
-    run = Run.create("export", _config_yaml(path, data), out)
+        check_scored(test)  # all inputs have been read now: bad input leaves no folder behind
+    run = Run.create("export", _config_yaml(path, data, preprocessing), out)
     report = export_model(
-        model,
+        exported,
         run.path,
         test=test,
-        calibration=calibration,
+        calibration=crops,
         source=path,
         data=_test_data(data, dataset),
         device=compute_device,
@@ -148,9 +154,62 @@ def _calibration_crops(
     return calibration_crops(dataset.train, size_hw) if "int8" in precisions else None
 
 
-def _config_yaml(checkpoint: Path, data: DataSettings) -> str:
-    config = {"export": {"source": str(checkpoint), "data": data.model_dump(mode="json")}}
-    return yaml.safe_dump(config, sort_keys=False)
+class _Opened(NamedTuple):
+    """What is exported, and what verifies it."""
+
+    path: Path
+    exported: EmbeddingModel | ExportSource
+    model: EmbeddingModel
+    data: DataSettings
+
+
+def _open_source(
+    source: Path,
+    spec: str | None,
+    cameras: Cameras,
+    preprocessing: Preprocessing | None,
+    options: ExportOptions,
+) -> _Opened:
+    """Load a checkpoint, or open an ONNX file of others."""
+    if is_foreign_network(source):
+        data = _named_data(source, spec)
+        exported = _foreign_source(source, preprocessing, options)
+        return _Opened(source, exported, exported.model, data)
+    refuse_preprocessing(source, preprocessing)
+    path = find_checkpoint(source)
+    data = UNSEEN if spec is None and is_foreign(path) else data_settings(path.parent, spec)
+    model = load_checkpoint(path, cameras)
+    return _Opened(path, model, model, data)
+
+
+def _named_data(path: Path, spec: str | None) -> DataSettings:
+    """Return the data set that verifies a network of others; raises PivlError if none is named."""
+    if spec is None:
+        raise PivlError(f"Name the data set to verify {path} on with --data.")
+    return DataSettings(spec=spec)
+
+
+def _foreign_source(
+    path: Path, preprocessing: Preprocessing | None, options: ExportOptions
+) -> ExportSource:
+    """Open an ONNX file of others to export it; raises PivlError if that is impossible."""
+    from export.foreign_source import foreign_source
+
+    if options.normalize or options.bake_preprocessing:
+        raise PivlError(
+            f"The graph of {path} is kept as it is: --normalize and --bake-preprocessing are for"
+            " checkpoints."
+        )
+    return foreign_source(load_network(path, preprocessing))
+
+
+def _config_yaml(
+    checkpoint: Path, data: DataSettings, preprocessing: Preprocessing | None = None
+) -> str:
+    config = {"source": str(checkpoint), "data": data.model_dump(mode="json")}
+    if preprocessing is not None:
+        config["preprocessing"] = preprocessing.model_dump(mode="json")
+    return yaml.safe_dump({"export": config}, sort_keys=False)
 
 
 @dataclass(frozen=True)

@@ -68,11 +68,7 @@ def load_network(
     if is_foreign_network(target):
         check_network_file(target)
         return load_foreign(target, preprocessing or load_preprocessing(), _file_device(device))
-    if preprocessing is not None:
-        raise PivlError(
-            f"The preprocessing of {target} is known. Declare it only for an ONNX file or an"
-            " OpenVINO IR of others, without a manifest beside it."
-        )
+    refuse_preprocessing(target, preprocessing)
     if (exported := _exported_file(target)) is not None:
         return _load_exported(exported, device)
     path, compute_device = find_checkpoint(target), pick_device(device)
@@ -80,6 +76,15 @@ def load_network(
     space = vector_space(model)
     model.network.to(compute_device)
     return LoadedNetwork(path, model, space=space)
+
+
+def refuse_preprocessing(target: Path, preprocessing: Preprocessing | None) -> None:
+    """Raise PivlError if the user declares the preprocessing of a network that declares its own."""
+    if preprocessing is not None:
+        raise PivlError(
+            f"The preprocessing of {target} is known. Declare it only for an ONNX file or an"
+            " OpenVINO IR of others, without a manifest beside it."
+        )
 
 
 def names_its_data(target: Path) -> bool:

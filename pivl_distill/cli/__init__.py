@@ -91,7 +91,7 @@ for command in (
     training.bank,
     exporting.export,
     deployment.evaluate,
-    deployment.embed,
+    galleries.embed,
     deployment.bench,
     runs.compare,
     runs.report,

@@ -197,8 +197,6 @@ def preprocessing_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--output", metavar="NAME", help="Its embeddings, if it has several outputs.")
     @functools.wraps(command)
     def wrapped(*args: Any, preset: str | None, size: str | None, **kwargs: Any) -> None:
-        from pivl_distill.foreign.presets import load_preprocessing
-
         given: dict[str, Any] = {
             "size_hw": _numbers("--size", size, "x", 2),
             "mean": _numbers("--mean", kwargs.pop("mean"), ",", 3),
@@ -208,7 +206,11 @@ def preprocessing_options(command: Callable[..., None]) -> Callable[..., None]:
             "output": kwargs.pop("output"),
         }
         given = {name: value for name, value in given.items() if value is not None}
-        declared = load_preprocessing(preset, given) if preset or given else None
+        declared = None
+        if preset or given:  # else torch, which the package of networks of others needs, stays out
+            from pivl_distill.foreign import load_preprocessing
+
+            declared = load_preprocessing(preset, given)
         command(*args, preprocessing=declared, **kwargs)
 
     return wrapped

@@ -33,7 +33,7 @@ def is_foreign_network(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class _Forward:
+class FileForward:
     """Normalised RGB images float32 [B, 3, H, W] → embeddings float32 [B, F]."""
 
     path: Path
@@ -44,19 +44,26 @@ class _Forward:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Run the graph in batches of its size; raise PivlError if it does not return vectors."""
+        return torch.from_numpy(self.run(self.feed(images)))
+
+    def feed(self, images: Tensor) -> np.ndarray:
+        """Return what the graph takes for normalised RGB images [B, 3, H, W]."""
         (port,) = self.graph.inputs
-        fixed_batch = None if port.shape is None else port.shape[0]
         values = images.flip(1) if self.bgr else images
         values = values.permute(0, 2, 3, 1) if self.channels_last else values
         if port.dtype == "uint8":
             values = values.round()
-        array = np.ascontiguousarray(values.cpu().numpy().astype(port.dtype, copy=False))
+        return np.ascontiguousarray(values.cpu().numpy().astype(port.dtype, copy=False))
+
+    def run(self, fed: np.ndarray) -> np.ndarray:
+        """Return embeddings float32 [B, F] of what `feed` returned for B images."""
+        (port,) = self.graph.inputs
+        fixed_batch = None if port.shape is None else port.shape[0]
         size = fixed_batch or BATCH_SIZE
         batches = [
-            self._run(array[start : start + size], fixed_batch)
-            for start in range(0, len(array), size)
+            self._run(fed[start : start + size], fixed_batch) for start in range(0, len(fed), size)
         ]
-        return torch.from_numpy(np.concatenate(batches))
+        return np.concatenate(batches)
 
     def _run(self, images: np.ndarray, fixed_batch: int | None) -> np.ndarray:
         """Return embeddings float32 [B, F] of one batch, padded with its last crop if too small."""
@@ -99,7 +106,7 @@ def load_foreign(
     )
     model = EmbeddingModel(path.name, nn.Identity(), size_hw, mean, std)
     output = _choose_output(path, graph, preprocessing.output)
-    forward = _Forward(path, graph, output, preprocessing.colour == "bgr", channels_last)
+    forward = FileForward(path, graph, output, preprocessing.colour == "bgr", channels_last)
     network = LoadedNetwork(path, model, forward)
     declared = preprocessing.model_copy(
         update={"size_hw": size_hw, "layout": "nhwc" if channels_last else "nchw"}

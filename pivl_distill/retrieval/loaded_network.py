@@ -38,7 +38,7 @@ class LoadedNetwork:
     def probe(self) -> np.ndarray:
         """Embeddings float32 [8, F] of noise."""
         shape = (PROBES, *self.model.size_hw, 3)
-        return self._embed(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
+        return self.embed(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
 
     @property
     def dim(self) -> int:
@@ -59,14 +59,14 @@ class LoadedNetwork:
         """
         shard = process_group.nonempty_shard(len(records))
         embeddings = [
-            torch.from_numpy(self._embed(crops))
+            torch.from_numpy(self.embed(crops))
             for crops in iterate_crops(records[shard], self.model.size_hw, what)
         ]
         return all_gather(torch.cat(embeddings), len(records)).numpy()
 
     @torch.inference_mode()
-    def _embed(self, crops: np.ndarray) -> np.ndarray:
-        """Return the embeddings float32 [B, F] of crops uint8 [B, H, W, 3]."""
+    def embed(self, crops: np.ndarray) -> np.ndarray:
+        """Return embeddings float32 [B, F] of crops uint8 RGB [B, H, W, 3] of the input size."""
         if self.model.cameras:
             raise PivlError(
                 f"{self.path} takes the camera of each crop; export it with --camera mean, and name"

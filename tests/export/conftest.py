@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-import export.exporter
+import export.source
 from export.accuracy import AccuracyBudget
 from export.engines.library import load_tensorrt
 from export.exporter import export_model
@@ -156,6 +156,6 @@ def export_small(
         path.write_bytes(small_onnx.read_bytes())
         return path
 
-    monkeypatch.setattr(export.exporter, "write_onnx", copy)
+    monkeypatch.setattr(export.source, "write_onnx", copy)
     defaults = {"test": test_split, "calibration": training, "budgets": lenient_budgets}
     return lambda **options: export_model(small, tmp_path / "out", **(defaults | options))

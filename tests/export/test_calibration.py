@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from export.calibration import balanced_sample, calibration_crops, measure_ranges
-from export.exporter import input_spec
 from export.onnx_export import write_onnx
+from export.source import input_spec
 from pivl_distill.data.datasets import load_dataset
 from pivl_distill.errors import PivlError
 

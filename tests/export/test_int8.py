@@ -15,7 +15,6 @@ from onnx import TensorProto, numpy_helper
 
 import export.int8
 from export.calibration import measure_ranges
-from export.exporter import input_spec
 from export.int8 import (
     INT8_FILES,
     quantisable_nodes,
@@ -26,6 +25,7 @@ from export.int8 import (
 from export.manifest_schema import Artifact
 from export.onnx_export import write_onnx
 from export.onnx_inference import run_session
+from export.source import input_spec
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.runtime.onnx_session import open_session
 

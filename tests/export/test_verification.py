@@ -13,11 +13,11 @@ from onnx import numpy_helper
 
 from export.accuracy import DEFAULT_BUDGETS, measure_reference
 from export.cost import network_cost
-from export.exporter import input_spec
 from export.fp16 import write_fp16
 from export.golden_crop import write_golden_crop
 from export.onnx_export import write_onnx
 from export.onnx_inference import run_session
+from export.source import input_spec
 from export.verification import Verifier
 from pivl_distill.errors import PivlError
 from pivl_distill.retrieval.thresholds import operating_thresholds

@@ -10,9 +10,7 @@ import click
 
 from pivl_distill.cli.options import (
     COUNT,
-    FOLDER,
     HARDWARE,
-    ID,
     OUT_FILE,
     RUN_OR_FILE,
     camera_options,
@@ -104,56 +102,21 @@ def evaluate(
 
 
 @click.command(
-    short_help="Write the embeddings of a folder of crops.",
-    epilog="""\b
-Examples:
-  pivl-distill embed crops/ -o features.npz
-  pivl-distill embed crops/ --export deploy/ --precision fp32 -o features.parquet
-""",
-)
-@click.argument("folder", type=FOLDER)
-@click.option("--export", "export_dir", type=FOLDER, help="An export; default: the latest.")
-@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
-@click.option("--device", type=HARDWARE, help="Where to compute; default: a GPU if there is one.")
-@click.option("--camera", type=ID, help="Camera id of all images, for networks that use it.")
-@click.option("--out", "-o", type=OUT_FILE, required=True, help="File: .npz or .parquet.")
-@click.pass_context
-def embed(
-    ctx: click.Context,
-    folder: Path,
-    export_dir: Path | None,
-    precision: str,
-    device: ExecutionDevice | None,
-    camera: int | None,
-    out: Path,
-) -> None:
-    """Write the embeddings of all images in a folder; exit code 3 if some cannot be read.
-
-    Runs without torch. Embeddings have unit length: compare them by their dot product. Several
-    processes (torchrun) write one Parquet file each.
-    """
-    from pivl_distill.app.embed_folder import embed_folder, latest_export, print_embedded
-    from pivl_distill.errors import VerificationError
-    from pivl_distill.runtime import Extractor
-
-    export_dir = export_dir or latest_export()
-    extractor = Extractor(export_dir, precision=precision, device=device or "auto")
-    report = embed_folder(folder, extractor, out, camera)
-    print_embedded(report)
-    if report.unreadable:
-        ctx.exit(VerificationError.exit_code)
-
-
-@click.command(
     short_help="Time exported files against PyTorch.",
     epilog="""\b
 Examples:
   pivl-distill bench
   pivl-distill bench deploy/ --threads 1 --threads 4 --batch 1 --batch 8 --batch 32
   pivl-distill bench --json bench.json --plot bench.png
+  pivl-distill bench deploy/ --rival osnet.onnx=osnet --rival other.xml=intel-retail
+  pivl-distill bench osnet.onnx --preset osnet
 """,
 )
-@click.argument("export_dir", metavar="[EXPORT]", required=False, type=FOLDER)
+@click.argument("target", metavar="[EXPORT|FILE]", required=False, type=RUN_OR_FILE)
+@click.option(
+    "--rival", "rivals", multiple=True, metavar="FILE=PRESET", help="Also time a network."
+)
+@preprocessing_options
 @click.option("--batch", "batches", multiple=True, type=COUNT, default=(1, 32), show_default=True)
 @click.option("--threads", multiple=True, type=COUNT, help="CPU threads; default: all cores.")
 @click.option(
@@ -163,7 +126,9 @@ Examples:
 @click.option("--json", "json_file", type=OUT_FILE, help="Also write all figures as JSON.")
 @click.option("--plot", type=OUT_FILE, help="Also plot mAP against latency, as PNG.")
 def bench(
-    export_dir: Path | None,
+    target: Path | None,
+    rivals: tuple[str, ...],
+    preprocessing: Preprocessing | None,
     batches: tuple[int, ...],
     threads: tuple[int, ...],
     devices: tuple[ExecutionDevice, ...],
@@ -171,13 +136,16 @@ def bench(
     json_file: Path | None,
     plot: Path | None,
 ) -> None:
-    """Time the files of an export, interleaved with PyTorch eager; default: the latest export."""
-    from pivl_distill.app.bench import BenchSettings, run_bench
+    """Time the files of an export, interleaved with PyTorch eager; default: the latest export.
+
+    ONNX files and OpenVINO IRs of others are timed in the same rounds with --rival, or alone.
+    """
+    from pivl_distill.app.bench import BenchSettings, bench_rivals, run_bench
     from pivl_distill.app.bench_report import BenchOutputs
-    from pivl_distill.app.embed_folder import latest_export
+    from pivl_distill.app.bench_rivals import find_targets
     from pivl_distill.runtime.onnx_session import has_cuda
 
-    folder = export_dir or latest_export()
+    folder, others = find_targets(target, preprocessing, rivals)
     outputs = BenchOutputs(json_file, plot)
     outputs.check(folder)
     settings = BenchSettings(
@@ -187,7 +155,10 @@ def bench(
         seconds,
         engines=not devices or "cuda" in devices,
     )
-    outputs.write(run_bench(folder, settings))
+    if folder is None:
+        outputs.write(bench_rivals(others, settings))
+    else:
+        outputs.write(run_bench(folder, settings, others))
 
 
 @click.command(

@@ -20,6 +20,7 @@ from pivl_distill.cli.options import (
     engine_options,
     no_cache_option,
     out_option,
+    preprocessing_options,
 )
 from pivl_distill.errors import PivlError, raise_worst
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pivl_distill.app.export_consumers import ConsumerTargets
     from pivl_distill.app.export_run import Engines
     from pivl_distill.app.networks import Cameras
-    from pivl_distill.config import DeviceChoice
+    from pivl_distill.config import DeviceChoice, Preprocessing
     from pivl_distill.retrieval.robustness import CorruptedSplit
 
 
@@ -41,6 +42,7 @@ Examples:
   pivl-distill export --precision fp16,int8 --budget int8.mAP=2
   pivl-distill export runs/teach-1 --precision fp16 --trt --batch 1,4,16 -o deploy/
   pivl-distill export Market_ViT-B-16_60.pth --camera mean -o deploy/
+  pivl-distill export osnet_x0_25.onnx --preset osnet --data market1501:/data/market
   pivl-distill export deploy/ --for boxmot --consumer-python boxmot=/opt/boxmot/bin/python
 """,
 )
@@ -55,6 +57,7 @@ Examples:
 @data_option
 @no_cache_option
 @camera_options
+@preprocessing_options
 @device_option("cpu", "Where the checkpoint runs, as the reference.")
 @out_option
 def export(
@@ -67,6 +70,7 @@ def export(
     spec: str | None,
     no_cache: bool,
     cameras: Cameras,
+    preprocessing: Preprocessing | None,
     device: DeviceChoice,
     out: Path | None,
     **graph: bool,
@@ -74,9 +78,10 @@ def export(
     """Write a student or teacher as ONNX, without its training heads, and verify every file.
 
     SOURCE is a run folder or a checkpoint, also one published by CLIP-ReID; default: the latest
-    student run. It is calibrated and verified on --data. The fp32 file is always written, as the
-    reference; engines are built in every precision. Budgets are PRECISION.cosine, PRECISION.mAP
-    and PRECISION.rank1. --for adds folders for other programs, also to an export named as SOURCE.
+    student run; or an ONNX file of others, whose input is declared as for `evaluate`. It is
+    calibrated and verified on --data. The fp32 file is always written, as the reference; engines
+    are built in every precision. Budgets are PRECISION.cosine, PRECISION.mAP and PRECISION.rank1.
+    --for adds folders for other programs, also to an export named as SOURCE.
     Exit code 3: a file does not match the checkpoint; 4: an engine or a folder was made that
     cannot be run here.
     """
@@ -96,10 +101,9 @@ def export(
     options = ExportOptions(precisions, parse_budgets(budget), corrupted=corrupted, **graph)
     engines.profile()  # raise before the work, not after it
     targets.check_options(**graph)
+    export_source = partial(export_checkpoint, preprocessing=preprocessing, cached=not no_cache)
     try:
-        report = export_checkpoint(
-            source, spec, out, cameras, options, cached=not no_cache, device=device
-        )
+        report = export_source(source, spec, out, cameras, options, device=device)
     except ExportError as error:
         print_export(error.report)
         raise

@@ -1,4 +1,4 @@
-"""Commands on stored embeddings."""
+"""Commands that write stored embeddings."""
 
 from __future__ import annotations
 
@@ -7,10 +7,63 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pivl_distill.cli.options import RUN_OR_FILE, device_option
+from pivl_distill.cli.options import (
+    FOLDER,
+    HARDWARE,
+    ID,
+    OUT_FILE,
+    RUN_OR_FILE,
+    device_option,
+    preprocessing_options,
+)
 
 if TYPE_CHECKING:
-    from pivl_distill.config import DeviceChoice
+    from pivl_distill.config import DeviceChoice, Preprocessing
+    from pivl_distill.runtime.onnx_session import ExecutionDevice
+
+
+@click.command(
+    short_help="Write the embeddings of a folder of crops.",
+    epilog="""\b
+Examples:
+  pivl-distill embed crops/ -o features.npz
+  pivl-distill embed crops/ --export deploy/ --precision fp32 -o features.parquet
+  pivl-distill embed crops/ --network osnet.onnx --preset osnet -o features.npz
+""",
+)
+@click.argument("folder", type=FOLDER)
+@click.option("--export", "export_dir", type=FOLDER, help="An export; default: the latest.")
+@click.option("--network", type=RUN_OR_FILE, help="A .onnx or .xml of others, without --export.")
+@preprocessing_options
+@click.option("--precision", default="auto", show_default=True, help="auto, fp32, fp16 or int8.")
+@click.option("--device", type=HARDWARE, help="Where to compute; default: a GPU if there is one.")
+@click.option("--camera", type=ID, help="Camera id of all images, for networks that use it.")
+@click.option("--out", "-o", type=OUT_FILE, required=True, help="File: .npz or .parquet.")
+@click.pass_context
+def embed(
+    ctx: click.Context,
+    folder: Path,
+    export_dir: Path | None,
+    network: Path | None,
+    preprocessing: Preprocessing | None,
+    precision: str,
+    device: ExecutionDevice | None,
+    camera: int | None,
+    out: Path,
+) -> None:
+    """Write the embeddings of all images in a folder; exit code 3 if some cannot be read.
+
+    Runs without torch, except for networks of others. Embeddings have unit length: compare them by
+    their dot product. Several processes (torchrun) write one Parquet file each.
+    """
+    from pivl_distill.app.embed_folder import embed_folder, open_embedder, print_embedded
+    from pivl_distill.errors import VerificationError
+
+    embedder = open_embedder(export_dir, network, preprocessing, precision, device or "auto")
+    report = embed_folder(folder, embedder, out, camera)
+    print_embedded(report)
+    if report.unreadable:
+        ctx.exit(VerificationError.exit_code)
 
 
 @click.command(

@@ -16,7 +16,7 @@ from export.consumers.graphs import (
     InputForm,
     write_graph,
 )
-from export.exporter import input_spec
+from export.source import input_spec
 from pivl_distill.runtime.onnx_session import open_session
 
 FORMS = {

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from export.calibration import measure_ranges
-from export.exporter import input_spec
 from export.fp16 import write_fp16
 from export.int8 import INT8_FILES, Int8Target, write_int8
+from export.source import input_spec
 from fake_tensorrt import FakeTensorRT
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.storage.filenames import FP16_FILE, FP32_FILE
