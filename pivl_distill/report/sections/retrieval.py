@@ -123,6 +123,8 @@ def _crops_per_person(scored: Sequence[ScoredNetwork]) -> Chart:
                 **style(index),
             )
         )  # fmt: skip
+    lowest = min(min(np.subtract(bar.y, bar.error_y.arrayminus)) for bar in chart.data)
+    chart.update_layout(yaxis={"autorangeoptions": {"clipmin": np.floor(lowest - 1)}})
     columns = ("Network", "Crops", "Queries", "Mean average precision", "Low", "High")
     return Chart(
         "Average precision against crops per person",
