@@ -9,6 +9,8 @@ blocks     what a section consists of: texts, tables, charts, pictures
 charts     charts that several sections use
 pictures   thumbnails, and the pixelation of heads
 intervals  bootstrap over queries
+opened     networks with their last maps: activation_maps, cell_features, chosen_cells,
+           part_alignment
 strips, part_visibility, verification, nearest_words, deployed
            what single sections compute
 page       blocks to HTML; templates, style and script are in `templates/`

@@ -24,7 +24,7 @@ from pivl_distill.report.runs import ReportRun
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-PACKAGES = ("jinja2", "plotly", "scipy")
+PACKAGES = ("jinja2", "plotly", "pytorch_grad_cam", "scipy", "sklearn")
 SHOWN_ROWS = 6
 """Rows of pictures that are visible until the reader asks for all; `page.css` has it too."""
 SIGNS: dict[blocks.Mark, tuple[str, str]] = {

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 
 from pivl_distill.report.blocks import Block
 from pivl_distill.report.context import ReportContext
-from pivl_distill.report.sections import bank, deployment, retrieval, summary, training
+from pivl_distill.report.sections import (
+    activations,
+    alignment,
+    bank,
+    consistency,
+    deployment,
+    retrieval,
+    robustness,
+    summary,
+    training,
+)
 
 
 @dataclass(frozen=True)
@@ -22,5 +32,15 @@ class SectionBuilder:
     build: Callable[[ReportContext], Sequence[Block]]
 
 
-_MODULES = (summary, training, retrieval, bank, deployment)
+_MODULES = (
+    summary,
+    training,
+    retrieval,
+    activations,
+    consistency,
+    alignment,
+    bank,
+    deployment,
+    robustness,
+)
 SECTIONS = tuple(SectionBuilder(module.TITLE, module.build) for module in _MODULES)
