@@ -1,13 +1,18 @@
 """The result file of the faults: each result is on disk as soon as it is known.
 
 A run that is stopped continues where it was. Results of another commit are kept, and named by it.
+Several processes may add results to one file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from benchmarks.experiment import RESULTS, Origin
 from benchmarks.faults.kills import Kill
@@ -28,8 +33,7 @@ class Record:
         self.skipped: dict[str, str] = {}
         """Faults that cannot be tried here, and why."""
         self.origins: list[dict[str, Any]] = []
-        if path.is_file():
-            vars(self).update(read_json(path, "a record of faults"))
+        self._read()
         self._origin = (origin or Origin.here()).model_dump()
 
     def has_round(self, workload: str, number: int) -> bool:
@@ -42,20 +46,21 @@ class Record:
 
     def add_round(self, kills: list[Kill], seconds: float) -> None:
         """Add the kills of a round, which took `seconds` in all."""
-        origin, each = self._origin_number(), round(seconds / max(1, len(kills)), 3)
-        self.kills += [asdict(kill) | {"seconds": each, "origin": origin} for kill in kills]
-        self._write()
+        each = round(seconds / max(1, len(kills)), 3)
+        with self._changing():
+            origin = self._origin_number()
+            self.kills += [asdict(kill) | {"seconds": each, "origin": origin} for kill in kills]
 
     def add_fault(self, outcome: Outcome, seconds: float) -> None:
         """Add the outcome of a fault, which took `seconds`."""
-        row = {"seconds": round(seconds, 3), "origin": self._origin_number()}
-        self.faults.append(asdict(outcome) | row)
-        self._write()
+        with self._changing():
+            row = {"seconds": round(seconds, 3), "origin": self._origin_number()}
+            self.faults.append(asdict(outcome) | row)
 
     def skip(self, fault: str, reason: str) -> None:
         """Say why a fault was not tried."""
-        self.skipped[fault] = reason
-        self._write()
+        with self._changing():
+            self.skipped[fault] = reason
 
     @property
     def problems(self) -> list[str]:
@@ -69,6 +74,16 @@ class Record:
             self.origins.append(self._origin)
         return self.origins.index(self._origin)
 
-    def _write(self) -> None:
-        names = ("origins", "kills", "faults", "skipped")
-        write_json(self.path, {name: getattr(self, name) for name in names})
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Read what other processes have added, and write what is added inside the block."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.path.with_suffix(".lock")):
+            self._read()
+            yield
+            names = ("origins", "kills", "faults", "skipped")
+            write_json(self.path, {name: getattr(self, name) for name in names})
+
+    def _read(self) -> None:
+        if self.path.is_file():
+            vars(self).update(read_json(self.path, "a record of faults"))

@@ -9,8 +9,8 @@ import pytest
 from benchmarks.experiment import Origin
 from benchmarks.faults.kills import Kill
 from benchmarks.faults.outcomes import Outcome
-from benchmarks.faults.record import Record
-from benchmarks.faults.tables import fault_rows, kill_rows, update_page
+from benchmarks.faults.record import FILE, Record
+from benchmarks.faults.tables import MARKED, PAGE, fault_rows, kill_rows, render, update_page
 
 HERE = Origin(commit="0123456789", versions={"python": "3.11"}, processor="a processor", threads=1)
 THERE = HERE.model_copy(update={"commit": "9876543210"})
@@ -39,6 +39,14 @@ def test_a_stopped_run_continues(file: Path) -> None:
     assert not record.has_fault("full disk", "parse")
     record.add_round([Kill("teach", "start", "call 1 of 9", 1, None)], 1.0)
     assert [kill["origin"] for kill in Record(file).kills] == [0, 0, 0, 1]
+
+
+def test_results_of_another_process_are_kept(file: Path) -> None:
+    first, second = Record(file, HERE), Record(file, THERE)
+    for record, number in ((first, 1), (second, 2)):
+        record.add_round([Kill("teach", "start", "call 1 of 9", number, None)], 1.0)
+    assert all(Record(file).has_round("teach", number) for number in range(3))
+    assert [kill["origin"] for kill in Record(file).kills] == [0, 0, 0, 0, 1]
 
 
 def test_kills_are_counted_by_stage(file: Path) -> None:
@@ -79,3 +87,12 @@ def test_the_page_gets_the_tables(file: Path, tmp_path: Path) -> None:
     assert "Not tried: full disk of the cache (only root may mount a disk)." in text
     assert "4 results at commit 0123456789 in 0 minutes on a processor, 1 thread" in text
     assert "old" not in text
+
+
+def test_the_page_shows_the_result_file_in_which_nothing_went_wrong() -> None:
+    record = Record(FILE)
+    shown = MARKED.search(PAGE.read_text(encoding="utf-8"))
+    assert shown is not None
+    assert shown[0] == shown[1] + render(record)
+    assert record.problems == []
+    assert len(record.kills) >= 200
