@@ -38,7 +38,7 @@ NETWORK = "reid.onnx"
 TRACKER, SECONDARY = "tracker_reid.yml", "sgie_reid.txt"
 BATCH = {TRACKER: 100, SECONDARY: 16}
 """Crops per run, for which DeepStream builds its engine."""
-NEVER_RUN = "never run in DeepStream: its formula was computed here, from these settings"
+NEVER_RUN = "Never run in DeepStream: its formula was computed here, from these settings."
 _SECTION = "ReID"
 
 
@@ -81,7 +81,7 @@ class DeepStream(Consumer):
         yield Runner(embed, "ONNX Runtime, by DeepStream's formula", unverified=NEVER_RUN)
 
     def configure(self, export: ExportFolder, folder: Path, runs: Sequence[ConsumerRun]) -> None:
-        head = [f"{export.manifest.name}: {NEVER_RUN}.", *_describe_thresholds(runs)]
+        head = [f"{export.manifest.name}. {NEVER_RUN}", *_describe_thresholds(runs)]
         comment = "".join(f"# {line}\n" for line in head)
         write_text(folder / TRACKER, comment + _tracker(export.manifest))
         write_text(folder / SECONDARY, comment + _secondary(export.manifest))

@@ -8,6 +8,7 @@ from pathlib import Path
 from export.consumers.base import Consumer
 from export.consumers.boxmot import BoxMot
 from export.consumers.deepstream import DeepStream
+from export.consumers.hub import Hub
 from export.consumers.openvino import OpenVino
 from export.consumers.triton import Triton
 from export.consumers.ultralytics import Ultralytics
@@ -19,6 +20,7 @@ _ALL: tuple[Consumer, ...] = (
     OpenVino(),
     Ultralytics(),
     Web(),
+    Hub(),
     Triton(),
     DeepStream(),
 )

@@ -43,7 +43,7 @@ BYTES = InputForm(std=(1 / 255,) * 3, layout="NHWC", dtype="uint8")
 MAX_BATCH, PREFERRED_BATCHES = 64, (8, 32)
 MAX_DELAY_US = 1000
 """How long a request waits for others, in microseconds."""
-NEVER_RUN = "never run in Triton: the network was run in ONNX Runtime, which is its backend"
+NEVER_RUN = "Never run in Triton: the network was run in ONNX Runtime, which is its backend."
 
 
 class Triton(Consumer):
@@ -75,9 +75,9 @@ class Triton(Consumer):
         config = (folder / file.path).parent.parent / CONFIG
         by = ["ONNX Runtime"]
         if (python := options.pythons.get(self.name)) is not None:
-            by.append(f"configuration parsed by {parse_configs(python, [config])['by']}")
+            by.append(f"parsed by {parse_configs(python, [config])['by']}")
         if not file.path.endswith(ONNX_FILE):
-            raise NotRunnableError("never run in Triton: engines need the GPU they were built for")
+            raise NotRunnableError("Never run in Triton: engines need the GPU they were built for.")
         session = open_session(folder / file.path)
 
         def embed(frames: Sequence[Frame]) -> np.ndarray:
@@ -89,7 +89,7 @@ class Triton(Consumer):
             vectors: np.ndarray = session.run([OUTPUT], {INPUT: np.stack(crops)})[0]
             return vectors
 
-        yield Runner(embed, ", ".join(by), unverified=NEVER_RUN)
+        yield Runner(embed, ", ".join(by), unverified=NEVER_RUN, our_crops=True)
 
     def check_python(self, python: Path) -> None:
         installed_version("tritonclient", python)
@@ -159,7 +159,7 @@ def _config(
     preferred = [size for size in PREFERRED_BATCHES if size <= max_batch]
     batching = f"preferred_batch_size: {preferred}\n  " if preferred else ""
     return f"""\
-# {manifest.name}: {NEVER_RUN}.
+# {manifest.name}. {NEVER_RUN}
 # {comment}
 name: {json.dumps(name)}
 {backend}

@@ -12,6 +12,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class Web(Consumer):
     ) -> Iterator[Runner]:
         command = [find_node(), SCRIPTS / "run_web.mjs", folder, file.precision]
         with run_worker(command, self.title) as runner:
-            yield runner
+            yield replace(runner, our_crops=True)
 
     def configure(self, export: ExportFolder, folder: Path, runs: Sequence[ConsumerRun]) -> None:
         manifest = export.manifest

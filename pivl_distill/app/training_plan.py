@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pivl_distill.app import hub
 from pivl_distill.app.networks import load_network
 from pivl_distill.app.run_location import RunLocation, locate_run
 from pivl_distill.config import (
@@ -80,7 +81,7 @@ def plan_student(
         overrides: values by dotted setting name.
         out: run folder; default: the next in `runs/`.
         resume: run to resume; "" for the latest.
-        bank: teach run, bank file or "none"; default: the latest teach run.
+        bank: teach run, bank file, hf-hub:OWNER/NAME or "none"; default: the latest teach run.
         max_ms: latency budget in milliseconds that chooses the architecture.
         latency_device: device of that latency.
         dry_run: whether random text features may replace a missing bank.
@@ -132,13 +133,20 @@ def _data(own: DataSettings, given: dict[str, str], bank_file: Path | None) -> D
 
 
 def find_bank(named: str | None, supervision: str) -> Path | None:
-    """Return the bank file of a run or path; default: the latest teach run; None without a bank."""
+    """Return the bank of a run, path or hf-hub:OWNER/NAME; None without a bank.
+
+    Default: that of the latest teach run.
+    """
     if supervision == "none":
         return None
+    if named is not None and named.startswith(hub.PREFIX):
+        return hub.download_bank(named)
     path = Run.latest("teach").path if named is None else Path(named)
     file = path / BANK_FILE if path.is_dir() else path
     if not file.is_file():
-        raise PivlError(f"No prompt bank at {file}; name a teach run, a bank file, or 'none'.")
+        raise PivlError(
+            f"No prompt bank at {file}; name a teach run, a bank file, hf-hub:OWNER/NAME or 'none'."
+        )
     return file
 
 

@@ -12,6 +12,7 @@ from pivl_distill.cli.commands import (
     deployment,
     exporting,
     galleries,
+    hub,
     runs,
     training,
 )
@@ -93,6 +94,8 @@ for command in (
     deployment.evaluate,
     galleries.embed,
     deployment.bench,
+    hub.push,
+    hub.pull,
     runs.compare,
     runs.report,
     runs.watch,

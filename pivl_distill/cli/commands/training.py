@@ -77,7 +77,9 @@ Examples:
 """,
 )
 @click.option("--arch", help="mobilenetv2_025 (default) or any timm model with feature stages.")
-@click.option("--bank", metavar="RUN|FILE|none", help="Teach run or bank; default: the latest.")
+@click.option(
+    "--bank", metavar="RUN|FILE|hf-hub:ID|none", help="Teach run or bank; default: the latest."
+)
 @click.option("--teacher", metavar="RUN|FILE|none", help="Teacher to distil; default: the bank's.")
 @click.option("--teacher-preset", metavar="NAME|FILE", help="Preprocessing of a teacher's .onnx.")
 @click.option("--compatible-with", metavar="RUN|FILE", help="Network whose gallery is kept.")

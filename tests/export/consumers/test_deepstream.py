@@ -64,13 +64,13 @@ def test_the_files_name_the_network_and_its_sizes(written):
 def test_it_is_measured_but_every_file_says_that_it_never_ran(exported_folder, trial):
     (entry,) = add_consumers(exported_folder.path, [DeepStream()], trial, RunOptions())
     assert entry.status == "unverified"
-    assert entry.reason.startswith("never run in DeepStream")
+    assert entry.reason.startswith("Never run in DeepStream")
     (run,) = entry.runs
     assert run.exact.min_cosine > 1 - 1e-5
     assert run.as_used.mean_cosine > 0.9
     for name in ("tracker_reid.yml", "sgie_reid.txt"):
         text = (exported_folder.path / "deepstream" / name).read_text()
-        assert "never run in DeepStream" in text.splitlines()[0]
+        assert "Never run in DeepStream" in text.splitlines()[0]
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_the_networks_take_bytes_and_are_measured_but_not_verified(exported_fold
     path = exported_folder.path
     (entry,) = add_consumers(path, [Triton()], trial, RunOptions())
     assert entry.status == "unverified"
-    assert entry.reason.startswith("never run in Triton")
+    assert entry.reason.startswith("Never run in Triton")
     assert entry.runs[0].exact.min_cosine > 1 - 1e-6
     assert entry.runs[0].as_used.min_cosine > 1 - 1e-6
     assert entry.runs[0].retrieval is not None
