@@ -22,7 +22,7 @@ from export.accuracy import AccuracyBudget, ExportPrecision, FeatureParity, Retr
 from export.consumer_schema import ConsumerFolder, FileName, Section, Status
 from export.cost import Cost
 from export.latency import Latency
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import PivlError, list_mistakes
 from pivl_distill.retrieval.robustness import RobustnessCard
 from pivl_distill.retrieval.thresholds import OperatingThreshold
 from pivl_distill.storage.filenames import MANIFEST_FILE
@@ -250,8 +250,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(read_bytes(path, MAX_JSON_BYTES))
     except ValidationError as error:
+        mistakes = list_mistakes((mistake["loc"], mistake["msg"]) for mistake in error.errors())
         raise PivlError(
-            f"'{path}' is not a manifest of this version; export again. {error}"
+            f"'{path}' is not a manifest of this version; export again.\n{mistakes}"
         ) from error
     if broken := next(find_nonfinite_numbers(manifest.model_dump()), None):
         raise PivlError(f"'{path}' is damaged ({broken}); export again.")

@@ -149,9 +149,11 @@ class PromptBank:
     @classmethod
     def load(cls, path: Path | str) -> PromptBank:
         """Read a bank. Raises PivlError if the file is missing, damaged or of another kind."""
-        _, tensors, metadata = load_tensors(Path(path), KIND)
-        provenance, vocabulary = metadata["provenance"], get_vocabulary(str(metadata["vocabulary"]))
-        with damage_named(Path(path), KIND):
+        path = Path(path)
+        _, tensors, metadata = load_tensors(path, KIND)
+        provenance = metadata["provenance"]
+        vocabulary = get_vocabulary(str(metadata["vocabulary"]), path)
+        with damage_named(path, KIND):
             if not isinstance(provenance, dict):
                 raise ValueError("its provenance is no JSON object")
             check_tensors(tensors, _FORMS)

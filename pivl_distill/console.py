@@ -29,6 +29,8 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from pivl_distill.errors import printable
+
 T = TypeVar("T")
 
 LOG_PERIOD_S = 10.0
@@ -169,7 +171,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     for number, column in enumerate(columns):
         grid.add_column(column, justify="right" if number else "left")
     for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))
+        grid.add_row(*(Text(printable(str(cell))) for cell in row))
     out.print(grid)
 
 
@@ -180,7 +182,7 @@ def summary(title: str, rows: Mapping[str, object]) -> None:
     grid.add_column(style="dim")
     grid.add_column()
     for name, value in rows.items():
-        grid.add_row(name, Text(str(value)))
+        grid.add_row(name, Text(printable(str(value))))
     out.print(grid)
 
 

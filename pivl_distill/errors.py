@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import ParamSpec, TypeVar
@@ -18,6 +19,23 @@ T = TypeVar("T")
 
 MAX_SHOWN = 80
 """Characters of an unknown name that a message shows; it may come from a hostile file."""
+MAX_REASON = 400
+"""Characters of what a library says about a file."""
+MAX_LISTED = 5
+"""Values of a file that a message names."""
+
+
+_CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+"""Characters that a terminal obeys instead of showing them, except tab and new line."""
+
+
+def printable(text: str) -> str:
+    """Return a message with escapes in place of control characters, which a file name may hold.
+
+    >>> printable("crop\\x1b[2J.jpg")
+    'crop\\\\x1b[2J.jpg'
+    """
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class PivlError(Exception):
@@ -26,6 +44,9 @@ class PivlError(Exception):
     exit_code = 2
     collectable = True
     """Whether `Problems` may go on with other checks; False if this process cannot go on."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class VerificationError(PivlError):
@@ -148,6 +169,29 @@ class Problems:
             raise self.error()
 
 
+def one_line(error: BaseException) -> str:
+    """Return what an exception of a library says, in one line; its type if it says nothing.
+
+    >>> one_line(ValueError("no header\\n  in line 3"))
+    'no header in line 3'
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
+
+
+def list_mistakes(mistakes: Iterable[tuple[Iterable[object], str]]) -> str:
+    """Return indented lines "place: what is wrong" about values in a file, the first `MAX_LISTED`.
+
+    A mistake is the path of a value, as pydantic's errors have it, and a message.
+
+    >>> list_mistakes([(("input", "size_hw", 0), "not a number")])
+    '  input.size_hw.0: not a number'
+    """
+    lines = [f"  {'.'.join(map(str, path))[:MAX_SHOWN]}: {text}" for path, text in mistakes]
+    more = [f"  … and {len(lines) - MAX_LISTED} more"] * (len(lines) > MAX_LISTED)
+    return "\n".join([*lines[:MAX_LISTED], *more])
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> PivlError:
     """Return the error for a name that is not in `known`: it lists the names and the nearest one.
 
@@ -157,7 +201,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> PivlError:
     names = sorted(known)
     name = name if len(name) <= MAX_SHOWN else f"{name[:MAX_SHOWN]}…"
     return PivlError(
-        f"Unknown {kind} '{name}'{did_you_mean(name, names)} Known: {', '.join(names)}."
+        f"Unknown {kind} {name!r}{did_you_mean(name, names)} Known: {', '.join(names)}."
     )
 
 

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pivl_distill.errors import printable
+
 LOGGERS = ("pivl_distill", "teachers", "students", "export", "__main__")
 """The packages, and modules that `python -m` runs."""
 
@@ -21,7 +23,7 @@ class ConsoleHandler(logging.Handler):
         from pivl_distill import console
 
         try:
-            console.err.print(self.format(record), style="yellow", soft_wrap=True)
+            console.err.print(printable(self.format(record)), style="yellow", soft_wrap=True)
         except Exception:
             self.handleError(record)
 

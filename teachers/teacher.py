@@ -23,6 +23,7 @@ from pivl_distill.models.fusion import FusionHead, build_fusion_head
 from pivl_distill.models.map_layer import MapLayer, SplitNetwork, as_is, grid_of_tokens
 from pivl_distill.models.network import BNNeck, EncoderOutput, ReIDNetwork, ReIDOutput
 from pivl_distill.storage.limits import MAX_CAMERAS
+from pivl_distill.storage.numbers import three_numbers
 from pivl_distill.storage.state_dict import load_matching_state
 from pivl_distill.storage.tensors import damage_named, load_tensors, save_tensors
 from teachers.clip import Clip
@@ -168,7 +169,7 @@ def load_teacher(path: Path) -> EmbeddingModel:
         if not 0 <= options.cameras <= MAX_CAMERAS:
             raise ValueError(f"it has {options.cameras} cameras")
         clip = load_clip(str(metadata["clip"]), "none", metadata.size_hw, options)
-        mean, std = tuple(metadata["mean"]), tuple(metadata["std"])
+        mean, std = (three_numbers(metadata[name], name) for name in ("mean", "std"))
         model = clip_embedding_model(dataclasses.replace(clip, mean=mean, std=std))
     remedy = "Make it again with `pivl-distill teach`."
     load_matching_state(model.network, state, path, f"a teacher of {model.name}", remedy)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from export.accuracy import ExportPrecision
 from export.engines.library import EngineLibrary
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import PivlError, list_mistakes
 from pivl_distill.storage.files import sha256, write_text
 from pivl_distill.storage.limits import MAX_JSON_BYTES
 from pivl_distill.storage.readers import read_bytes
@@ -146,7 +146,10 @@ def read_sidecar(path: Path) -> EngineInfo:
     try:
         info = EngineInfo.model_validate_json(read_bytes(sidecar, MAX_JSON_BYTES))
     except ValidationError as error:
-        raise PivlError(f"'{sidecar}' describes no engine of this version: {error}") from error
+        mistakes = list_mistakes((mistake["loc"], mistake["msg"]) for mistake in error.errors())
+        raise PivlError(
+            f"'{sidecar}' describes no engine of this version; build it again.\n{mistakes}"
+        ) from error
     if sha256(path) != info.engine_sha256:
         raise PivlError(f"'{path}' is not the engine that its .json describes; build it again.")
     return info

@@ -36,8 +36,15 @@ class RunLocation:
         """Path of the bank that the run to resume learns from."""
         if self.resume is None:
             return None
-        bank = Run(self.resume).progress.contract.values.get("bank")
-        return None if bank is None else str(bank["file"])
+        contract = Run(self.resume).progress.contract
+        bank = contract.values.get("bank")
+        if bank is None:
+            return None
+        if not isinstance(bank, dict) or not isinstance(bank.get("file"), str):
+            raise PivlError(
+                f"{contract.file} is damaged: it does not name the bank; start a new run."
+            )
+        return str(bank["file"])
 
 
 def locate_run(kind: RunKind, out: Path | None, resume: str | None) -> RunLocation:

@@ -11,7 +11,7 @@ import click
 
 from pivl_distill.crash_report import write_crash_report
 from pivl_distill.distributed import process_group
-from pivl_distill.errors import PivlError, explain_os_error
+from pivl_distill.errors import PivlError, explain_os_error, printable
 
 UNEXPECTED_EXIT_CODE = 70
 """Of an exception that nobody foresaw; EX_SOFTWARE of sysexits.h."""
@@ -88,7 +88,7 @@ def _show_unexpected(error: Exception, log: Path | None) -> None:
 
 def _show(message: str) -> None:
     click.secho("Error: ", fg="red", bold=True, err=True, nl=False)
-    click.echo(message, err=True)
+    click.echo(printable(message), err=True)
 
 
 def _first_line(error: Exception) -> str:

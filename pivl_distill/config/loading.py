@@ -17,12 +17,14 @@ from pydantic import BaseModel, ValidationError
 import configs
 from pivl_distill.config.base import Settings
 from pivl_distill.config.yaml_files import parse_yaml, read_yaml
-from pivl_distill.errors import PivlError, did_you_mean, unknown_name
-from pivl_distill.storage.paths import shown
+from pivl_distill.errors import MAX_SHOWN, PivlError, did_you_mean, unknown_name
+from pivl_distill.storage.paths import is_file, shown
 
 CONFIGS_DIR = Path(configs.__file__).parent
 SECTIONS = ("teach", "student")
 EXTENDS = "extends"
+MAX_MISTAKES = 50
+"""Bad settings that one error lists; there may be as many as a file has values."""
 
 CACHE_LIMITS = {
     "teach": ("data.crop_cache_gib", "tuning.feature_cache_gib"),
@@ -92,6 +94,8 @@ def validate_settings(model: type[Config], values: dict[str, Any], where: str) -
         return model.model_validate(values)
     except ValidationError as error:
         lines = [_explain(model, problem) for problem in error.errors()]
+        if len(lines) > MAX_MISTAKES:
+            lines[MAX_MISTAKES:] = [f"  … and {len(lines) - MAX_MISTAKES} more"]
         raise PivlError("\n".join([f"Bad settings in {where}:", *lines])) from error
 
 
@@ -103,7 +107,7 @@ def dump_config(config: Settings, section: str) -> str:
 def parse_override(text: str) -> tuple[str, Any]:
     """Split `a.b=value` and parse the value as YAML: `3`, `1e-3`, `true`, `[256, 128]`."""
     key, separator, value = text.partition("=")
-    mistake = PivlError(f"--set takes key=value, such as stage2.epochs=30; got '{text}'.")
+    mistake = PivlError(f"--set takes key=value, such as stage2.epochs=30; got {shown(text)}.")
     if not separator or not key:
         raise mistake
     try:
@@ -122,7 +126,7 @@ def find_preset(kind: str, name: str, folder: Path) -> Path:
     `kind` is what the file describes, for the message.
     """
     for path in (Path(name), folder / f"{name}.yaml"):
-        if path.is_file():
+        if is_file(path):
             return path
     if Path(name).suffix in (".yaml", ".yml"):
         raise PivlError(f"The {kind} file {name} does not exist.")
@@ -146,9 +150,18 @@ def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, An
     sections = {name: section or {} for name, section in content.items()}
     if base is None:
         return sections
-    sibling = path.parent / f"{base}.yaml"
-    base_path = sibling if sibling.is_file() else _find_config(str(base))
+    base_path = _find_base(path, str(base))
     return _merge(_read_extended(base_path, (*extending, path)), sections)
+
+
+def _find_base(path: Path, base: str) -> Path:
+    """Return the file that the configuration `path` extends; raises PivlError if there is none."""
+    if is_file(sibling := path.parent / f"{base}.yaml"):
+        return sibling
+    try:
+        return _find_config(base)
+    except PivlError as error:
+        raise PivlError(f"{path} extends {shown(base)}, which cannot be found: {error}") from error
 
 
 def _read_sections(path: Path) -> dict[str, Any]:
@@ -182,8 +195,14 @@ def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _shown_key(key: object) -> str:
+    """Return a key for a message; quoted and cut if it is long or cannot be printed."""
+    text = str(key)
+    return text if text and len(text) <= MAX_SHOWN and text.isprintable() else shown(key)
+
+
 def _explain(model: type[BaseModel], problem: Any) -> str:
-    path = ".".join(str(part) for part in problem["loc"])
+    path = ".".join(_shown_key(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         return f"  {path}: {problem['msg']} (got {shown(problem['input'])})"
     *parents, unknown = problem["loc"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.limits import (
@@ -40,7 +41,18 @@ def parse_yaml(text: str) -> Any:
         _check_limits(text)
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(str(error)) from error  # PyYAML raises all of these about bad values
+        raise ValueError(_reason(error)) from error  # PyYAML raises all of these about bad values
+
+
+def _reason(error: Exception) -> str:
+    """Return what PyYAML says about a text, in one line and with the place."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        return f"{said} (line {mark.line + 1}, column {mark.column + 1})"
+    if isinstance(error, ReaderError):
+        return f"{error.reason} (#x{error.character:04x} at position {error.position})"
+    return str(error)
 
 
 @dataclass

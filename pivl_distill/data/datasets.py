@@ -7,6 +7,7 @@ datasets are available from their owners.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from pivl_distill.data.searched import MAX_UNUSED, MISNAMED
 from pivl_distill.data.table import load_manifest
 from pivl_distill.errors import PivlError, unknown_name
 from pivl_distill.storage.files import expand_user
+from pivl_distill.storage.paths import shown
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ def load_dataset(
             _refuse_misnamed(dataset)
         return _with_chosen_maps(dataset, parsing)
     except OSError as error:
-        raise PivlError(f"Cannot read the dataset '{spec}': {error}.") from error
+        place = "" if error.filename is None else f": {shown(os.fsdecode(error.filename))}"
+        raise PivlError(
+            f"Cannot read the dataset '{spec}': {error.strerror or error}{place}."
+        ) from error
 
 
 def load_synthetic(argument: str) -> ReIDDataset:

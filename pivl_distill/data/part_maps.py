@@ -52,7 +52,7 @@ def folder_vocabulary(folder: Path) -> Vocabulary:
         name = read_json(path, "a description of maps")["vocabulary"]
     except (PivlError, KeyError) as error:
         raise PivlError(f"{path} names no vocabulary: {remedy}.") from error
-    return get_vocabulary(str(name))
+    return get_vocabulary(str(name), path)
 
 
 def find_map(folder: Path, image: Path, *, flat: bool = True) -> Path | None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -169,8 +170,12 @@ VOCABULARIES = {
 }
 
 
-def get_vocabulary(name: str) -> Vocabulary:
-    """Return the vocabulary called `name`; raises PivlError that lists the known ones."""
+def get_vocabulary(name: str, source: Path | None = None) -> Vocabulary:
+    """Return the vocabulary called `name`; raises PivlError that lists the known ones.
+
+    `source` is the file that names it, for the message.
+    """
     if name not in VOCABULARIES:
-        raise unknown_name("part vocabulary", name, VOCABULARIES)
+        kind = "part vocabulary" if source is None else f"part vocabulary in {source}:"
+        raise unknown_name(kind, name, VOCABULARIES)
     return VOCABULARIES[name]

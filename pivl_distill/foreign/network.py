@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pivl_distill.config import Preprocessing
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import PivlError, one_line
 from pivl_distill.foreign.graphs import NETWORK_SUFFIXES, OPENVINO_SUFFIX, Graph, Port, open_graph
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.retrieval.loaded_network import LoadedNetwork
@@ -74,7 +74,8 @@ class FileForward:
             result = self.graph.run(images, self.output)
         except Exception as error:  # the exceptions of ONNX Runtime and OpenVINO share no base
             raise PivlError(
-                f"{self.path} cannot run on an input of shape {list(images.shape)}: {error}"
+                f"{self.path} cannot run on an input of shape {list(images.shape)}:"
+                f" {one_line(error)}"
             ) from error
         features = [size for size in result.shape[1:] if size != 1]  # also [B, F, 1, 1]
         if result.shape[:1] != (len(images),) or len(features) != 1:

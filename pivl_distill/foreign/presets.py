@@ -26,8 +26,9 @@ def load_preprocessing(
         values, where = read_yaml(path, "settings of a network's input"), str(path)
     values |= overrides or {}
     if missing := [name for name in ("colour", "range") if name not in values]:
+        place = "not in its file" if preset is None else f"not in {where} as a whole"
         raise PivlError(
-            f"How the network's input is made is not in its file: declare {' and '.join(missing)},"
+            f"How the network's input is made is {place}: declare {' and '.join(missing)},"
             " with mean and std if it has them, or a preset:"
             f" {', '.join(sorted(path.stem for path in PRESETS_DIR.glob('*.yaml')))}."
         )

@@ -158,7 +158,7 @@ def load_parser_settings(
     path = find_preset("parser", parser, PRESETS_DIR)
     values = read_yaml(path, "settings of a parser: kind, vocabulary and so on")
     kind = values.get("kind")
-    if kind not in SETTINGS_BY_KIND:
+    if not isinstance(kind, str) or kind not in SETTINGS_BY_KIND:
         raise unknown_name(f"kind of parser in {path}:", str(kind), SETTINGS_BY_KIND)
     if kind != "segformer" and isinstance(values.get("source"), str):
         values["source"] = path.parent / expand_user(values["source"])

@@ -16,7 +16,8 @@ import numpy as np
 
 from pivl_distill.console import track
 from pivl_distill.errors import PivlError
-from pivl_distill.vectors.files import VectorFile, damage_named, parquet_file
+from pivl_distill.vectors.files import VectorFile
+from pivl_distill.vectors.parquet import damage_named, parquet_features, parquet_file
 from pivl_distill.vectors.space import VectorSpace, check_comparable
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class FeatureShards:
             with damage_named(file):
                 table = parquet_file(file).read_row_group(group, columns=["feature"])
                 parts += [self._unit(chunk, file) for chunk in table.column(0).chunks]
-        return np.concatenate(parts)[:rows]
+        return np.concatenate([np.empty((0, self.dim), np.float32), *parts])[:rows]
 
     def names(self, ids: Iterable[int]) -> list[str]:
         """Return the names of crops; reads the row groups that contain them."""
@@ -105,7 +106,7 @@ class FeatureShards:
             return str(file.read_row_group(group, columns=["name"]).column(0)[row].as_py())
 
     def _unit(self, column: Any, file: Path) -> np.ndarray:
-        features = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, self.dim)
+        features = parquet_features(column, file, self.dim)
         lengths = np.linalg.norm(features, axis=1, keepdims=True)
         if not np.isfinite(lengths).all():
             raise PivlError(f"{file} contains features that are not finite.")

@@ -13,7 +13,7 @@ from typing import Any
 
 from pivl_distill.config import CACHE_LIMITS
 from pivl_distill.distributed import process_group
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import MAX_SHOWN, PivlError
 from pivl_distill.storage.filenames import CONTRACT_FILE, STATE_FOLDER
 from pivl_distill.storage.files import write_json
 from pivl_distill.storage.readers import read_json
@@ -57,12 +57,12 @@ class Contract:
 
     def __init__(self, run: Path) -> None:
         self.run = run
-        self._file = run / STATE_FOLDER / CONTRACT_FILE
+        self.file = run / STATE_FOLDER / CONTRACT_FILE
 
     @property
     def values(self) -> dict[str, Any]:
         """The values pinned so far, by name; empty where there are none."""
-        return read_json(self._file, "the contract of a run") if self._file.is_file() else {}
+        return read_json(self.file, "the contract of a run") if self.file.is_file() else {}
 
     def changed_optimisation(self, **values: Any) -> Changes:
         """Return the changed settings of `OPTIMISATION` among JSON values, by their dotted names.
@@ -101,7 +101,7 @@ class Contract:
         if machine:
             logger.warning(f"The result may differ in its last bits:\n{_lines(machine)}")
         if not process_group.rank():
-            write_json(self._file, self.values | values)
+            write_json(self.file, self.values | values)
 
     def _changes(self, values: dict[str, Any]) -> Changes:
         pinned = self.values
@@ -125,4 +125,13 @@ def differences(before: Any, now: Any, name: str) -> Changes:
 
 
 def _lines(changes: Changes) -> str:
-    return "\n".join(f"  {name} was {before}, now {now}" for name, (before, now) in changes.items())
+    return "\n".join(
+        f"  {name} was {_brief(before)}, now {_brief(now)}"
+        for name, (before, now) in changes.items()
+    )
+
+
+def _brief(value: Any) -> str:
+    """Return a value for a message, in one line and without the rest of a long one."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

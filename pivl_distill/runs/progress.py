@@ -21,7 +21,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from pivl_distill.data.sampling import PKSampler, Step
 from pivl_distill.distributed import process_group
 from pivl_distill.errors import DivergenceError, PivlError
 from pivl_distill.runs.contract import CHANGED_SETTINGS, Contract
+from pivl_distill.runs.saved_progress import SavedProgress
 from pivl_distill.runs.signals import DeferredSignals
 from pivl_distill.runs.state import Stateful, TorchRngState, pack_state, unpack_state
 from pivl_distill.storage.filenames import (
@@ -60,21 +61,6 @@ _STOPPED_FROM_OUTSIDE = (
 
 SAVE_PERIOD_S = 300.0
 """Progress is saved at the end of each epoch, and after this time within a longer one."""
-
-
-@dataclass(frozen=True)
-class SavedProgress:
-    """The metadata of `progress.safetensors`."""
-
-    stage: str
-    steps: int
-    """Number of completed steps of the stage."""
-    step_rng: dict[str, Any]
-    """State of the sampler's random generator after the last of them."""
-    seconds: dict[str, float]
-    metrics: str
-    parts: dict[str, Any]
-    """State of each part, as `pack_state` returns it."""
 
 
 class Progress:
@@ -146,6 +132,8 @@ class Progress:
             return RemainingSteps(self._iterate(stage, steps, parts), len(steps))
         saved, tensors = last
         with damage_named(self._progress_file, KIND):
+            if saved.steps > len(steps):
+                raise ValueError(f"it is after step {saved.steps} of {len(steps)}")
             for name, part in parts.items():
                 part.load_state_dict(unpack_state(saved.parts[name], tensors))
         logger.info(f"Continuing after step {saved.steps} of {len(steps)}.")
@@ -179,6 +167,7 @@ class Progress:
             _, tensors, metadata = load_tensors(self._progress_file, KIND)
             with damage_named(self._progress_file, KIND):
                 saved = SavedProgress(**metadata)
+                saved.check()
             self._last, self.seconds = (saved, tensors), saved.seconds
 
     def _discard_unsaved(self) -> None:
@@ -272,7 +261,7 @@ def require_run_folder(run: Path) -> None:
 
 def _replace_text(path: Path, text: str) -> None:
     """Write a file unless it has this text: its date tells when the run was started."""
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
 
 

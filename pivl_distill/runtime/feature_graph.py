@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import PivlError, one_line
 from pivl_distill.runtime.manifest_reader import Artifact, Manifest
 from pivl_distill.runtime.open_artifact import Session
 
@@ -36,8 +36,8 @@ class FeatureGraph:
         except Exception as error:  # those of the libraries share no public base class
             raise PivlError(
                 f"{file} failed on a batch of size {len(crops)}, fed as the manifest describes:"
-                f" {error}. Unless memory ran out, the file and its manifest do not belong"
-                " together: copy the export again."
+                f" {one_line(error)}. Unless memory ran out, the file and its manifest do not"
+                " belong together: copy the export again."
             ) from error
         if features.shape != (len(crops), self.manifest.dim):
             raise PivlError(

@@ -7,7 +7,6 @@ to verify its file and to interpret its features. All other fields are ignored.
 from __future__ import annotations
 
 import hashlib
-import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from pivl_distill.storage.limits import (
     MAX_FEATURE_DIM,
     MAX_INPUT_PIXELS,
 )
+from pivl_distill.storage.numbers import finite_number, three_numbers, whole_number
 from pivl_distill.storage.paths import plain_name, shown
 from pivl_distill.storage.readers import check_inside, read_json
 from pivl_distill.vectors.space import VectorSpace, space_from_metadata
@@ -218,7 +218,7 @@ def _manifest(folder: Path, metadata: dict[str, Any]) -> Manifest:
         name=str(metadata["name"]),
         input=_input(metadata["input"]),
         output=str(metadata["output"]["name"]),
-        dim=_whole(metadata["output"]["dim"], "output dim", MAX_FEATURE_DIM),
+        dim=whole_number(metadata["output"]["dim"], "output dim", MAX_FEATURE_DIM),
         space=space_from_metadata(metadata),
         golden_crop=(plain_name(golden["file"]), str(golden["sha256"])),
         artifacts=tuple(_artifact(artifact) for artifact in metadata["artifacts"]),
@@ -234,18 +234,20 @@ def _input(metadata: dict[str, Any]) -> InputSpec:
         raise ValueError(
             f"input {metadata['layout']} {metadata['dtype']} instead of {' '.join(form)}"
         )
-    height, width = (_whole(side, "size_hw", MAX_INPUT_PIXELS) for side in metadata["size_hw"])
+    height, width = (
+        whole_number(side, "size_hw", MAX_INPUT_PIXELS) for side in metadata["size_hw"]
+    )
     if height * width > MAX_INPUT_PIXELS:
         raise ValueError(f"size_hw has {height * width:,} pixels, more than {MAX_INPUT_PIXELS:,}")
     max_batch = metadata["max_batch"]
     return InputSpec(
         name=str(metadata["name"]),
         size_hw=(height, width),
-        mean=_three_numbers(metadata["mean"], "mean"),
-        std=_three_numbers(metadata["std"], "std"),
+        mean=three_numbers(metadata["mean"], "mean"),
+        std=three_numbers(metadata["std"], "std"),
         preprocessing_in_graph=in_graph,
-        max_batch=None if max_batch is None else _whole(max_batch, "max_batch", sys.maxsize),
-        cameras=_whole(metadata["cameras"], "cameras", MAX_CAMERAS, least=0),
+        max_batch=None if max_batch is None else whole_number(max_batch, "max_batch", sys.maxsize),
+        cameras=whole_number(metadata["cameras"], "cameras", MAX_CAMERAS, least=0),
     )
 
 
@@ -254,7 +256,7 @@ def _artifact(metadata: dict[str, Any]) -> Artifact:
     return Artifact(
         file=plain_name(metadata["file"]),
         sha256=str(metadata["sha256"]),
-        bytes=_whole(metadata["bytes"], "bytes", sys.maxsize),
+        bytes=whole_number(metadata["bytes"], "bytes", sys.maxsize),
         kind=str(metadata["kind"]),
         precision=str(metadata["precision"]),
         runs_on=str(metadata["runs_on"]),
@@ -271,29 +273,16 @@ def _stored_file(metadata: dict[str, Any]) -> StoredFile:
     return StoredFile(
         file=plain_name(metadata["file"]),
         sha256=str(metadata["sha256"]),
-        bytes=_whole(metadata["bytes"], "bytes", sys.maxsize),
+        bytes=whole_number(metadata["bytes"], "bytes", sys.maxsize),
     )
 
 
 def _threshold(metadata: dict[str, Any]) -> Threshold:
     cosine = metadata["cosine"]
     return Threshold(
-        far=float(metadata["far"]),
-        cosine=None if cosine is None else float(cosine),
-        impostor_pairs=int(metadata["impostor_pairs"]),
+        far=finite_number(metadata["far"], "far"),
+        cosine=None if cosine is None else finite_number(cosine, "cosine"),
+        impostor_pairs=whole_number(
+            metadata["impostor_pairs"], "impostor_pairs", sys.maxsize, least=0
+        ),
     )
-
-
-def _whole(value: object, name: str, most: int, least: int = 1) -> int:
-    """Return a whole number of `least` to `most`; raises ValueError for anything else."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ValueError(f"{name} is {shown(value)}, not a whole number of {least} to {most:,}")
-    return value
-
-
-def _three_numbers(values: Any, name: str) -> tuple[float, ...]:
-    """Return a mean or deviation per channel; raises ValueError unless it is three numbers."""
-    numbers = tuple(float(value) for value in values)
-    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name} is {shown(values)}, not three finite numbers")
-    return numbers

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import onnxruntime as ort
 
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import PivlError, one_line
 from pivl_distill.runtime.onnx_file import OnnxFile, check_onnx, check_onnx_file
 
 ExecutionDevice = Literal["cpu", "cuda"]
@@ -65,7 +65,9 @@ def open_session(
             source or str(path), options, providers=[(p, _OPTIONS.get(p, {})) for p in providers]
         )
     except Exception as error:  # onnxruntime's own exceptions share no public base class
-        raise PivlError(f"ONNX Runtime cannot load '{path}': {error}{_update_hint()}") from error
+        raise PivlError(
+            f"ONNX Runtime cannot load '{path}': {one_line(error)}{_update_hint()}"
+        ) from error
     if missing := [p for p in providers if p not in session.get_providers()]:
         raise _provider_missing(missing)
     return session

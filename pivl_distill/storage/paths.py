@@ -32,6 +32,14 @@ def relative_path(path: str) -> str:
     return path
 
 
+def is_file(path: Path) -> bool:
+    """Whether `path` is a file; False for a name that no file can have, which is an error else."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, a zero byte
+        return False
+
+
 def is_inside(path: Path, folder: Path) -> bool:
     """Whether `path` is in `folder` or below it once all symbolic links are resolved."""
     try:

@@ -45,12 +45,12 @@ def check_inside(path: Path) -> None:
 def read_bytes(path: Path, limit: int) -> bytes:
     """Return the contents of a file; raises PivlError like `check_size`, and if it is unreadable.
 
-    A file that grows while it is read is cut off at `limit`.
+    A file that grows while it is read is cut off at its size before.
     """
-    check_size(path, limit)
+    size = check_size(path, limit)
     try:
         with path.open("rb") as file:
-            return file.read(limit)
+            return file.read(size)  # which takes so much memory at once
     except OSError as error:
         raise PivlError(f"Cannot read {path}: {error.strerror}.") from error
 

@@ -19,7 +19,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from pivl_distill.distributed import process_group
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import PivlError, one_line
 from pivl_distill.storage.files import require_finite, write_bytes
 from pivl_distill.storage.limits import (
     GIB,
@@ -92,10 +92,12 @@ def damage_named(path: Path, kind: str) -> Iterator[None]:
     """Turn what damaged contents of a file raise inside the block into a PivlError about it."""
     try:
         yield
-    except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+    except (
+        TypeError, ValueError, LookupError, ArithmeticError, RuntimeError, AttributeError
+    ) as error:  # fmt: skip
         remedy = _REMEDIES.get(kind, "make it again")
         raise PivlError(
-            f"{path}, a file of kind '{kind}', is damaged: {error}; {remedy}."
+            f"{path}, a file of kind '{kind}', is damaged: {one_line(error)}; {remedy}."
         ) from error
 
 
@@ -212,7 +214,7 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], Metad
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except _READ_ERRORS as error:
-        raise PivlError(f"{path} is not a {expected}: {error}") from error
+        raise PivlError(f"{path} is not a {expected}: {one_line(error)}") from error
     for name, tensor in tensors.items():
         check_shape(path, name, tensor)
     if not metadata or not isinstance(metadata, dict):
@@ -222,11 +224,13 @@ def load_tensors(path: Path, *kinds: str) -> tuple[str, dict[str, Tensor], Metad
     if version != FORMAT:
         age = "an earlier" if isinstance(version, int) and version < FORMAT else "another"
         raise PivlError(
-            f"{path} was written by {age} version of pivl-distill (format {version}, not {FORMAT});"
+            f"{path} was written by {age} version of pivl-distill (format {shown(version)}, not"
+            f" {FORMAT});"
             f" {remedy}."
         )
     if kind not in kinds:
-        raise PivlError(f"{path} is not a {expected}, but a {kind}.")
+        found = kind if kind in _REMEDIES else shown(kind)
+        raise PivlError(f"{path} is not a {expected}, but a {found}.")
     if not isinstance(details := metadata.get("metadata"), dict):
         raise PivlError(f"{path} is a damaged {kind}: it has no metadata.")
     if broken := find_nonfinite_tensor(tensors):

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import PivlError, one_line
 from pivl_distill.storage.limits import MAX_ARCHIVE_EXCESS, MAX_SHARED_TENSORS, MIB
 from pivl_distill.storage.pickled import find_obstacle, saving_command
 from pivl_distill.storage.tensors import (
@@ -66,8 +66,7 @@ def _read_content(path: Path, size: int) -> Any:
     except pickle.UnpicklingError as error:
         raise _refusal(path, str(error)) from error
     except Exception as error:  # torch, safetensors and zipfile each have their own
-        reason = str(error).strip().partition("\n")[0][:300] or type(error).__name__
-        raise PivlError(f"'{path}' is not a readable weights file: {reason}") from error
+        raise PivlError(f"'{path}' is not a readable weights file: {one_line(error)}") from error
 
 
 def _refusal(path: Path, message: str) -> PivlError:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from pivl_distill.errors import PivlError
+from pivl_distill.errors import PivlError, one_line
 from pivl_distill.storage.filenames import utf8_name
 from pivl_distill.storage.files import atomic_write
 from pivl_distill.storage.limits import (
@@ -28,15 +28,18 @@ from pivl_distill.storage.limits import (
     MIB,
 )
 from pivl_distill.storage.readers import check_size, parse_json
+from pivl_distill.vectors.parquet import (
+    PARQUET_ENTRY,
+    damage_named,
+    parquet_dim,
+    parquet_facts,
+    parquet_features,
+    parquet_file,
+)
 from pivl_distill.vectors.space import VectorSpace, check_comparable, space_from_metadata
-
-if TYPE_CHECKING:
-    from pyarrow.parquet import ParquetFile
 
 ROWS_PER_GROUP = 4096
 """Rows of a group of a Parquet file, and of a batch that is read."""
-PARQUET_ENTRY = "pivl_distill"
-"""Key of the JSON in the metadata of a Parquet file."""
 
 Row = Callable[[str, np.ndarray], None]
 Metadata = dict[str, Any]
@@ -90,9 +93,11 @@ class VectorFile:
             return
         with damage_named(self.path):
             for batch in parquet_file(self.path).iter_batches(ROWS_PER_GROUP):
-                values = batch.column("feature").flatten().to_numpy(zero_copy_only=False)
-                features = values.reshape(-1, self.dim)
-                yield batch.column("name").to_pylist(), self._checked(features)
+                names = batch.column("name")
+                if names.null_count:
+                    raise PivlError(f"{self.path} has rows without a name; write it again.")
+                features = parquet_features(batch.column("feature"), self.path, self.dim)
+                yield list(map(str, names.to_pylist())), self._checked(features)
 
     def read(self) -> tuple[list[str], np.ndarray]:
         """Return all names, and the vectors float32 [N, F]."""
@@ -217,10 +222,12 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, Metadata]:
             raise ValueError(f"its features have the shape {list(features.shape)}")
         if not isinstance(metadata, dict):
             raise ValueError("its metadata is no JSON object")
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, TypeError) as error:
+    except PivlError:
+        raise
+    except Exception as error:  # zipfile, zlib and numpy each have their own
         raise PivlError(
             f"{path} is not a file of vectors, with `names` and `features` [N, F] as `pivl-distill"
-            f" embed` writes them: {error}"
+            f" embed` writes them: {one_line(error)}"
         ) from error
     return names, features, metadata
 
@@ -238,60 +245,3 @@ def _npz_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
             raise ValueError(f"{name} holds Python objects")
         array = np.frombuffer(file.read(), dtype)
     return array.reshape(shape, order="F" if fortran else "C")
-
-
-def parquet_facts(path: Path) -> Metadata:
-    """Return the JSON in the metadata of a Parquet file; empty for files of others."""
-    entry = (parquet_file(path).metadata.metadata or {}).get(PARQUET_ENTRY.encode())
-    try:
-        facts = {} if entry is None else parse_json(entry)
-    except ValueError as error:
-        raise PivlError(f"{path} has damaged metadata: {error}.") from error
-    return facts if isinstance(facts, dict) else {}
-
-
-def parquet_dim(path: Path) -> int:
-    """Return F of a Parquet file; raises PivlError unless it has the columns of vectors."""
-    import pyarrow
-
-    schema = parquet_file(path).schema_arrow
-    for name, kind in zip(schema.names, schema.types, strict=True):
-        is_list = name == "feature" and pyarrow.types.is_fixed_size_list(kind)
-        if not is_list or "name" not in schema.names:
-            continue
-        if pyarrow.types.is_floating(kind.value_type) and 1 <= kind.list_size <= MAX_FEATURE_DIM:
-            return int(kind.list_size)
-    raise PivlError(
-        f"{path} must have columns `name` and `feature`, a fixed-size list of float32, as"
-        " `pivl-distill embed` writes them."
-    )
-
-
-def parquet_file(path: Path) -> ParquetFile:
-    """Open a Parquet file; raises PivlError if it is none, or if pyarrow is missing."""
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise _needs_pyarrow() from error
-    try:
-        return ParquetFile(path)
-    except (ArrowException, OSError) as error:
-        raise PivlError(f"{path} is not a Parquet file, or is truncated.") from error
-
-
-@contextmanager
-def damage_named(path: Path) -> Iterator[None]:
-    """Turn what pyarrow raises about damaged contents inside the block into a PivlError."""
-    try:
-        from pyarrow import ArrowException
-    except ImportError as error:
-        raise _needs_pyarrow() from error
-    try:
-        yield
-    except (ArrowException, OSError, ValueError) as error:
-        raise PivlError(f"{path} is a damaged Parquet file: {error}") from error
-
-
-def _needs_pyarrow() -> PivlError:
-    return PivlError("Reading Parquet files needs pyarrow: `pip install 'pivl-distill[search]'`.")

@@ -167,6 +167,19 @@ def test_missing_and_invalid_manifests_raise(tmp_path):
             read_manifest(tmp_path)
 
 
+def test_mistakes_in_a_manifest_are_listed_by_their_place(tmp_path):
+    path = write_manifest(tmp_path, make_manifest())
+    metadata = json.loads(path.read_text())
+    metadata |= {"opset": "x", **{f"unknown{number}": 1 for number in range(9)}}
+    path.write_text(json.dumps(metadata))
+    with pytest.raises(PivlError, match=r"export again\.\n  opset: Input should be") as raised:
+        read_manifest(tmp_path)
+    lines = str(raised.value).splitlines()
+    assert lines[2] == "  unknown0: Extra inputs are not permitted"
+    assert lines[-1] == "  … and 5 more"
+    assert len(lines) == 7
+
+
 def test_sha256_of_a_file_longer_than_one_block(tmp_path):
     data = bytes(range(256)) * 5000
     (tmp_path / "file").write_bytes(data)

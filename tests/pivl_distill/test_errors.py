@@ -39,6 +39,13 @@ def test_no_suggestion_without_a_near_name():
     assert str(error) == "Unknown tier 'xyz'. Known: hard, tiny."
 
 
+def test_messages_hold_no_characters_that_a_terminal_obeys():
+    text = "crop\x1b[2J\x07\u202e.jpg\x85: a\tb\nü人"
+    shown = "crop\\x1b[2J\\x07\\u202e.jpg\\x85: a\tb\nü人"
+    assert str(PivlError(text)) == str(VerificationError(text)) == shown
+    assert "\\x1b" in str(unknown_name("column", "\x1b[2J", ["cam"]))
+
+
 def test_failed_verification_has_its_own_exit_code():
     assert PivlError.exit_code == 2
     assert VerificationError.exit_code == 3

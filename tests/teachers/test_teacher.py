@@ -175,6 +175,8 @@ def test_training_with_a_bank_changes_all_modules(
         ({"vit": {"cameras": 10**12}}, "is damaged: it has 1000000000000 cameras"),
         ({"vit": {"layers": 3}}, "is damaged: .*layers"),
         ({"mean": 3}, "is damaged"),
+        ({"mean": ["0.5", 0.5, 0.5]}, "is damaged: mean is '0.5', not a finite number"),
+        ({"std": "abc"}, "is damaged: std is 'abc', not three finite numbers"),
     ],
 )
 def test_hostile_metadata_is_refused(tmp_path, change, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pivl_distill.config import (
     CONFIGS_DIR,
@@ -16,6 +17,7 @@ from pivl_distill.config import (
     parse_override,
 )
 from pivl_distill.errors import PivlError
+from pivl_distill.storage.paths import shown
 
 MODELS = {"teach": TeachConfig, "student": StudentConfig}
 NAMES = sorted(path.stem for path in CONFIGS_DIR.glob("*.yaml"))
@@ -86,7 +88,7 @@ def test_override_value_is_parsed_as_yaml(text, key, value):
 def test_malformed_override_is_an_error(text):
     with pytest.raises(PivlError, match="--set takes key=value") as error:
         parse_override(text)
-    assert f"'{text}'" in str(error.value)
+    assert f"got {shown(text)}." in str(error.value)
 
 
 def test_integers_that_no_library_takes_are_errors(tmp_path):
@@ -188,9 +190,33 @@ def test_file_can_extend_a_shipped_config(tmp_path):
 def test_extended_file_must_exist_and_not_be_circular(tmp_path):
     with pytest.raises(PivlError, match="Unknown configuration 'papre'; did you mean 'paper'"):
         student(written(tmp_path, "extends: papre"))
+    with pytest.raises(PivlError, match=r"mine\.yaml extends 'papre', which cannot be found"):
+        student(written(tmp_path, "extends: papre"))
     (tmp_path / "other.yaml").write_text("extends: mine")
     with pytest.raises(PivlError, match=r"in a circle: .*mine.yaml → .*other.yaml → .*mine.yaml"):
         student(written(tmp_path, "extends: other"))
+
+
+def test_odd_keys_and_overrides_are_quoted_and_short(tmp_path):
+    with pytest.raises(PivlError, match=r"\n  '\\x1b\[2J\\n': unknown setting\.") as raised:
+        student(written(tmp_path, 'student: {"\\e[2J\\n": 1}'))
+    assert len(str(raised.value).splitlines()) == 2
+    many = ", ".join(f"unknown{number}: 1" for number in range(99))
+    with pytest.raises(PivlError, match=r"\n  … and 49 more$") as raised:
+        student(written(tmp_path, f"student: {{{many}}}"))
+    assert len(str(raised.value).splitlines()) == 52
+    with pytest.raises(PivlError, match=r"got 'seed=\[\[") as raised:
+        parse_override("seed=" + "[" * 2000)
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_names_that_no_file_has_are_unknown(tmp_path, name):
+    with pytest.raises(PivlError, match="Unknown configuration"):
+        student(name)
+    source = written(tmp_path, yaml.safe_dump({"extends": name, "student": {}}))
+    with pytest.raises(PivlError, match=r"mine\.yaml extends '.*, which cannot be found: "):
+        student(source)
 
 
 def test_unknown_config_suggests_the_nearest_name():

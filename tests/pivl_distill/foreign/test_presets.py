@@ -62,6 +62,11 @@ def test_mistakes_are_named(overrides, message) -> None:
 
 
 def test_unknown_presets_and_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(PivlError, match="made is not in its file: declare colour and range"):
+        load_preprocessing()
+    (tmp_path / "mine.yaml").write_text("range: 1")
+    with pytest.raises(PivlError, match=r"not in .*mine\.yaml as a whole: declare colour,"):
+        load_preprocessing(str(tmp_path / "mine.yaml"))
     with pytest.raises(PivlError, match="Unknown preprocessing 'osnt'; did you mean 'osnet'"):
         load_preprocessing("osnt")
     with pytest.raises(PivlError, match=r"The preprocessing file none\.yaml does not exist"):

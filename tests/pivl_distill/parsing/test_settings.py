@@ -114,6 +114,7 @@ def test_unknown_parsers_and_missing_sources_raise(tmp_path: Path) -> None:
         ("just text", "must contain settings of a parser"),
         ("vocabulary: lip20", "kind of parser .* Known: maps, onnx, segformer"),
         ("kind: onxn", "did you mean 'onnx'"),
+        ("kind: {onnx: 1}", "kind of parser .* Known: maps, onnx, segformer"),
         ("kind: onnx", "size_hw: Field required"),
     ],
 )

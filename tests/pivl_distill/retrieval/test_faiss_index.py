@@ -100,6 +100,24 @@ def test_unknown_index_factory_raises(folder: Path) -> None:
         build_index(FeatureShards.open(folder), "Flatt")
 
 
+def test_empty_shards_are_an_empty_gallery(tmp_path: Path) -> None:
+    write(tmp_path / "empty.parquet", np.ones((0, DIM), np.float32))
+    shards = FeatureShards.open(tmp_path)
+    assert shards.sample(10).shape == (0, DIM)
+    assert sum(map(len, shards.batches())) == len(shards) == 0
+
+
+@pytest.mark.parametrize("row", [None, [None] * DIM])
+def test_rows_without_a_feature_raise(tmp_path: Path, row: list[None] | None) -> None:
+    kind = pa.list_(pa.float32(), DIM)
+    column = pa.array([[1.0] * DIM, row], kind)
+    parquet.write_table(pa.table({"name": ["a", "b"], "feature": column}), tmp_path / "a.parquet")
+    shards = FeatureShards.open(tmp_path)
+    for read in (lambda: list(shards.batches()), lambda: shards.sample(2)):
+        with pytest.raises(PivlError, match=r"a\.parquet has rows without a feature"):
+            read()
+
+
 def test_features_of_two_networks_raise(folder: Path) -> None:
     write(folder / "d.parquet", np.ones((3, 8), np.float32))
     with pytest.raises(PivlError, match=r"8 in .*d\.parquet, 16 in .*c\.parquet"):

@@ -54,6 +54,21 @@ def test_every_difference_is_listed(tmp_path):
     assert lines == ["  config.seed was 0, now 7", "  config.stage2.epochs was 3, now 9"]
 
 
+def test_long_values_are_cut_in_messages(tmp_path):
+    contract = Contract(tmp_path)
+    contract.pin(config=None)
+    with pytest.raises(PivlError, match=r"\n  config was None, now \{'seed': '9+…\n") as refused:
+        contract.pin(config={"seed": "9" * 5000})
+    assert len(str(refused.value)) < 500
+
+
+def test_each_difference_is_one_line(tmp_path):
+    contract = Contract(tmp_path)
+    contract.pin(config="a\nb")
+    with pytest.raises(PivlError, match=r"\n  config was a b, now c\n"):
+        contract.pin(config="c")
+
+
 def test_bank_may_move(tmp_path):
     contract = Contract(tmp_path)
     contract.pin(**PINNED)

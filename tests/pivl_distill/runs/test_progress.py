@@ -18,6 +18,7 @@ from pivl_distill.errors import DivergenceError, PivlError
 from pivl_distill.runs import progress
 from pivl_distill.runs.progress import SAVE_PERIOD_S, Progress, is_running
 from pivl_distill.runs.run import Run
+from pivl_distill.storage.tensors import load_tensors, save_tensors
 from small_run import STEPS, STEPS_PER_EPOCH, small_network
 from stopped_runs import Killed, assert_same_run, kill_process
 from stubs import MapStub
@@ -115,6 +116,41 @@ def test_damaged_state_is_refused(train_run, call_at_step, tmp_path):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(PivlError, match=r"progress\.safetensors is not a training progress"):
         train_run()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": "1"},
+        {"steps": -1},
+        {"steps": 10**6},
+        {"step_rng": {"state": 1}},
+        {"seconds": {"reid": "long"}},
+        {"metrics": None},
+        {"parts": {}},
+        {"unknown": 1},
+    ],
+)
+def test_damaged_values_are_refused_and_nothing_is_changed(
+    train_run, call_at_step, tmp_path, change
+):
+    call_at_step(STEPS_PER_EPOCH + 1, kill_process)
+    with pytest.raises(Killed):
+        train_run()
+    file = tmp_path / "run" / "state" / "progress.safetensors"
+    kind, tensors, metadata = load_tensors(file, progress.KIND)
+    save_tensors(file, kind, tensors, {**metadata, **change})
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(PivlError, match=r"progress\.safetensors, .*, is damaged: .*new run"):
+        train_run()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_config_that_is_no_text_is_replaced(tmp_path):
+    run = Run.create("student", "", tmp_path / "run")
+    (run.path / "config.yaml").write_bytes(b"student:\n\xff")
+    with run.progress.session("student", "student: {seed: 1}"):
+        assert (run.path / "config.yaml").read_text() == "student: {seed: 1}"
 
 
 def test_state_of_another_stage_is_not_restored(train_run, call_at_step, uninterrupted, tmp_path):

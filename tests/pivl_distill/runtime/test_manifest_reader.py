@@ -139,6 +139,11 @@ def test_other_formats_are_rejected(deployed, version):
         (lambda metadata: metadata["input"].update(cameras=-1), "cameras is -1"),
         (lambda metadata: metadata["input"].update(std=[1, 1, float("nan")]), "std.2 is nan"),
         (lambda metadata: metadata["input"].update(std=[1, 1]), "std is .*not three finite"),
+        (lambda metadata: metadata["input"].update(mean=["0", 0, 0]), "mean is '0', not a finite"),
+        (
+            lambda metadata: metadata["artifacts"][0]["thresholds"][0].update(cosine="nan"),
+            "cosine is 'nan', not a finite number",
+        ),
         (lambda metadata: metadata["artifacts"][0].update(bytes="1"), "bytes is '1', not a whole"),
         (lambda metadata: metadata["artifacts"][0].update(golden_vector=[10**400]), "damaged"),
         (lambda metadata: metadata["artifacts"][0].update(file="a\\b"), "not a plain file name"),

@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,15 @@ def test_damaged_entry_is_logged_and_computed_again(
     assert_content(load_or_create(entry, SHAPES, BYTES, batches, GIB, WHAT))
     assert f"The decoded crops in {entry} are damaged and will be computed again." in caplog.text
     assert_content(load_or_create(entry, SHAPES, BYTES, no_batches, GIB, WHAT))
+
+
+def test_damaged_header_with_the_right_hash_is_computed_again(entry: Path) -> None:
+    load_or_create(entry, SHAPES, BYTES, batches, GIB, WHAT)
+    file, hashes = entry / "maps.npy", entry / "sha256.json"
+    file.write_bytes(b"\x93NUMPY\x01\x00\x04\x00\x00(\n(")  # numpy raises tokenize.TokenError
+    known = json.loads(hashes.read_text())
+    hashes.write_text(json.dumps(known | {"maps": sha256(file.read_bytes()).hexdigest()}))
+    assert_content(load_or_create(entry, SHAPES, BYTES, batches, GIB, WHAT))
 
 
 @pytest.mark.parametrize("other", [{"crops": (10, 4, 3), "maps": (5, 8)}, {"crops": (10, 12)}])

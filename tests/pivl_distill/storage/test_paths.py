@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pivl_distill.storage.paths import check_relative, is_inside, plain_name, shown
+from pivl_distill.storage.paths import check_relative, is_file, is_inside, plain_name, shown
 
 ESCAPES = ["../a", "a/../../b", "/a", "//a/b", "C:a", "C:/a", "..", "a\\b", "..\\a", "a\0b"]
 
@@ -45,6 +45,12 @@ def test_links_are_followed(tmp_path):
     assert not is_inside(folder / "link", folder)
     assert not is_inside(tmp_path / "folder2", folder)
     assert not is_inside(folder / "a\0b", folder)
+
+
+def test_names_that_no_file_has_are_no_files(tmp_path):
+    (tmp_path / "file").touch()
+    assert is_file(tmp_path / "file")
+    assert not any(is_file(tmp_path / name) for name in (".", "other", "x" * 300, "a\0b"))
 
 
 def test_long_values_are_cut():

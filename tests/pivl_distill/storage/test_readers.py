@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 
 import pytest
 
@@ -18,6 +19,16 @@ def test_contents_up_to_the_limit_are_read(tmp_path):
     assert read_text(tmp_path / "file", 6) == "abc"
     with pytest.raises(PivlError, match=r"file has 0\.0 MiB, but such a file has at most"):
         read_bytes(tmp_path / "file", 5)
+
+
+def test_reading_takes_memory_for_the_file_and_not_for_the_limit(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "file", 2**31) == b"abc"
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")

@@ -228,6 +228,13 @@ def test_absurd_input_sizes_are_refused(tmp_path, size):
     assert load_tensors(tmp_path / "file", "student")[2].size_hw == (64, 32)
 
 
+def test_odd_formats_and_kinds_are_quoted_and_cut(tmp_path):
+    save_tensors(tmp_path / "file", "x\n" * 100, {}, {})
+    with pytest.raises(PivlError, match=r"is not a student, but a 'x\\nx.*…\.$") as raised:
+        load_tensors(tmp_path / "file", "student")
+    assert len(str(raised.value).splitlines()) == 1
+
+
 def test_axes_without_values_must_be_short(tmp_path):
     save_tensors(tmp_path / "file", "student", {"weight": torch.zeros(2**40, 0)}, {})
     with pytest.raises(PivlError, match=r"is damaged: 'weight' has the shape \[1099511627776, 0\]"):

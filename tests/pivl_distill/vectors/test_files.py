@@ -106,3 +106,28 @@ def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
         archive.writestr("features.npy", bytes(65 << 20))
     with pytest.raises(PivlError, match=r"unpacks to 65\.0 MiB"):
         VectorFile.open(path)
+
+
+def test_rows_without_a_name_or_feature_are_refused(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = [[1.0, 2.0], [3.0, 4.0]]
+    tables = {
+        "name": (["a", None], rows),
+        "feature": (["a", "b"], [rows[0], None]),
+    }
+    for missing, (names, features) in tables.items():
+        table = {"name": names, "feature": pa.array(features, pa.list_(pa.float32(), 2))}
+        parquet.write_table(pa.table(table), tmp_path / "v.parquet")
+        with pytest.raises(PivlError, match=rf"v\.parquet has rows without a {missing}"):
+            VectorFile.open(tmp_path / "v.parquet").read()
+
+
+def test_whatever_an_archive_raises_names_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.npz")
+    data = path.read_bytes()
+    method = data.index(b"PK\x01\x02") + 10  # of the first entry, in the directory
+    for number in (1, 99):  # shrunk; unknown: NotImplementedError
+        path.write_bytes(data[:method] + bytes([number]) + data[method + 1 :])
+        with pytest.raises(PivlError, match=r"v\.npz is not a file of vectors"):
+            VectorFile.open(path)
