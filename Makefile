@@ -6,12 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo chromium test test-all lint audit docs bench engines faults runtime-check \
+.PHONY: install demo chromium test test-all fuzz lint audit docs bench engines faults runtime-check \
         consumers clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make install | demo | test | test-all | lint | audit | docs | bench | engines | faults | runtime-check | consumers | clean"
+	@echo "make install | demo | test | test-all | fuzz | lint | audit | docs | bench | engines | faults | runtime-check | consumers | clean"
 
 install: $(INSTALLED)
 
@@ -57,6 +57,13 @@ test: lint chromium $(BROWSER)
 # Also the slow tests: several processes, killed and resumed runs, real engines, full-size presets.
 test-all: test
 	$(PYTEST) -m slow
+
+# Random damaged inputs of every sort for so many minutes, or INPUTS of each. What fails is kept in
+# tests/fuzz/regressions, where `make test` examines it again.
+MINUTES ?= 10
+fuzz: $(INSTALLED)
+	PYTHONPATH=tests OMP_NUM_THREADS=1 $(BIN)/python -m fuzz \
+	$(if $(INPUTS),--inputs $(INPUTS),--minutes $(MINUTES)) $(if $(RECORD),--record)
 
 # The documentation as a site in build/site; broken links and pages outside the index are errors.
 docs: $(INSTALLED)
