@@ -179,6 +179,11 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}…"
 
 
+def _place(path: Iterable[object]) -> str:
+    place = ".".join(map(str, path))[:MAX_SHOWN]
+    return place if place.isprintable() else repr(place)
+
+
 def list_mistakes(mistakes: Iterable[tuple[Iterable[object], str]]) -> str:
     """Return indented lines "place: what is wrong" about values in a file, the first `MAX_LISTED`.
 
@@ -187,7 +192,7 @@ def list_mistakes(mistakes: Iterable[tuple[Iterable[object], str]]) -> str:
     >>> list_mistakes([(("input", "size_hw", 0), "not a number")])
     '  input.size_hw.0: not a number'
     """
-    lines = [f"  {'.'.join(map(str, path))[:MAX_SHOWN]}: {text}" for path, text in mistakes]
+    lines = [f"  {_place(path)}: {text}" for path, text in mistakes]
     more = [f"  … and {len(lines) - MAX_LISTED} more"] * (len(lines) > MAX_LISTED)
     return "\n".join([*lines[:MAX_LISTED], *more])
 

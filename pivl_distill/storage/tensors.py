@@ -89,9 +89,16 @@ class Metadata(dict[str, Any]):
 
 @contextmanager
 def damage_named(path: Path, kind: str) -> Iterator[None]:
-    """Turn what damaged contents of a file raise inside the block into a PivlError about it."""
+    """Turn what damaged contents of a file raise inside the block into a PivlError about it.
+
+    A PivlError that does not name the file, such as one about an unknown network, gets its name.
+    """
     try:
         yield
+    except PivlError as error:
+        if str(path) in str(error):
+            raise
+        raise PivlError(f"{path}: {error}") from error
     except (
         TypeError, ValueError, LookupError, ArithmeticError, RuntimeError, AttributeError
     ) as error:  # fmt: skip

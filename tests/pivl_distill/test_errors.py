@@ -17,6 +17,7 @@ from pivl_distill.errors import (
     UnverifiedError,
     VerificationError,
     explain_os_error,
+    list_mistakes,
     raise_worst,
     unknown_name,
 )
@@ -37,6 +38,11 @@ def test_nearest_name_is_suggested_and_all_are_listed():
 def test_no_suggestion_without_a_near_name():
     error = unknown_name("tier", "xyz", ["tiny", "hard"])
     assert str(error) == "Unknown tier 'xyz'. Known: hard, tiny."
+
+
+def test_places_of_mistakes_are_one_line_each():
+    listed = list_mistakes([(("a\nb", 3), "not a number"), (("x" * 300,), "unknown")])
+    assert listed == f"  'a\\nb.3': not a number\n  {'x' * 80}: unknown"
 
 
 def test_messages_hold_no_characters_that_a_terminal_obeys():

@@ -20,7 +20,7 @@ from torch import nn
 from fuzz.case import Case
 from fuzz.mutation import damaged, edited_safetensors, odd_values
 from fuzz.uses import use_each
-from pivl_distill.app.targets import load_checkpoint
+from pivl_distill.app.networks import load_checkpoint
 from pivl_distill.models.embedding import EmbeddingModel
 from pivl_distill.storage.weights_file import read_state_dict
 from pivl_distill.storage.wrappers import WRAPPERS

@@ -235,6 +235,16 @@ def test_odd_formats_and_kinds_are_quoted_and_cut(tmp_path):
     assert len(str(raised.value).splitlines()) == 1
 
 
+def test_errors_about_contents_name_the_file(tmp_path):
+    path = tmp_path / "file"
+    for message in ("Unknown network 'x'.", f"{path}: Unknown network 'x'."):
+        with (
+            pytest.raises(PivlError, match=rf"^{path}: Unknown network 'x'\.$"),
+            tensors.damage_named(path, "student"),
+        ):
+            raise PivlError(message)
+
+
 def test_axes_without_values_must_be_short(tmp_path):
     save_tensors(tmp_path / "file", "student", {"weight": torch.zeros(2**40, 0)}, {})
     with pytest.raises(PivlError, match=r"is damaged: 'weight' has the shape \[1099511627776, 0\]"):
