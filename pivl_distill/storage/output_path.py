@@ -12,10 +12,15 @@ from pivl_distill.errors import PivlError
 
 
 class OutputPath(click.Path):
-    """A file or folder to write; refused before the work begins if it cannot be written."""
+    """A file or folder to write; refused before the work begins if it cannot be written.
 
-    def __init__(self, *, folder: bool = False) -> None:
-        super().__init__(file_okay=not folder, dir_okay=folder, readable=False, path_type=Path)
+    With `folder=None` it may be either: a name without an extension is that of a folder.
+    """
+
+    def __init__(self, *, folder: bool | None = False) -> None:
+        super().__init__(
+            file_okay=not folder, dir_okay=folder is not False, readable=False, path_type=Path
+        )
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the path; a usage error names the option if it cannot be written.
@@ -30,7 +35,7 @@ class OutputPath(click.Path):
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if not (ctx and ctx.resilient_parsing):  # shell completion
             try:
-                check_writable(path, folder=self.dir_okay)
+                check_writable(path, folder=self.dir_okay and not (self.file_okay and path.suffix))
                 remove_abandoned(path)
             except PivlError as error:
                 self.fail(str(error), param, ctx)

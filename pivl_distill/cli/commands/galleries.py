@@ -16,6 +16,7 @@ from pivl_distill.cli.options import (
     device_option,
     preprocessing_options,
 )
+from pivl_distill.storage.output_path import OutputPath
 
 if TYPE_CHECKING:
     from pivl_distill.config import DeviceChoice, Preprocessing
@@ -82,7 +83,7 @@ Examples:
 @click.option("--data", "spec", metavar="KIND:PATH", help="Data set; default: that of the new run.")
 @click.option("--force", is_flag=True, help="Also write vectors that do not pay.")
 @device_option(text="Where to compute; auto: a GPU if there is one, the CPU for ONNX files.")
-@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="File or folder.")
+@click.option("--out", "-o", type=OutputPath(folder=None), required=True, help="File or folder.")
 def migrate(
     vectors: Path,
     old: Path,

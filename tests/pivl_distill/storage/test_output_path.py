@@ -19,9 +19,18 @@ INPUTS = {
     ("bank", "parsing"),
     ("export", "source"),
     ("evaluate", "target"),
+    ("evaluate", "gallery"),
     ("embed", "folder"),
     ("embed", "export_dir"),
-    ("bench", "export_dir"),
+    ("embed", "network"),
+    ("migrate", "vectors"),
+    ("migrate", "old"),
+    ("migrate", "new"),
+    ("bench", "target"),
+    ("push", "source"),
+    ("compare", "runs"),
+    ("report", "runs"),
+    ("watch", "run"),
     ("check", "parsing"),
     ("occluded-duke", "duke"),
     ("occluded-duke", "lists"),
@@ -51,6 +60,17 @@ def arguments(command: click.Command, output: click.Parameter, path: Path) -> li
             option = isinstance(parameter, click.Option)
             given += [*([parameter.opts[0]] if option else []), str(value)]
     return given
+
+
+@pytest.mark.parametrize("name", ["a.npz", "a"])
+def test_a_path_of_either_kind_is_a_folder_without_extension(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    either = OutputPath(folder=None)
+    if name == "a":
+        assert either.convert(str(tmp_path / name), None, None) == tmp_path / name
+    else:
+        with pytest.raises(click.BadParameter, match="it is a folder"):
+            either.convert(str(tmp_path / name), None, None)
 
 
 @pytest.mark.parametrize(("name", "output"), OUTPUTS, ids=lambda part: getattr(part, "name", part))
