@@ -150,7 +150,8 @@ def require_files(paths: Iterable[Path], source: Path) -> None:
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise PivlError(
-            f"{source} names {len(missing)} files that do not exist (first: {missing[0]}). "
+            f"{source} names {len(missing)} files that do not exist (first:"
+            f" {shown(str(missing[0]), 500)}). "
             "Unpack the dataset again, or remove their lines."
         )
 

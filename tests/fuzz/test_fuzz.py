@@ -16,6 +16,7 @@ if sys.platform != "linux":
 from fuzz.case import Case
 from fuzz.search import REGRESSIONS, Tally, explore
 from fuzz.sorts import SORTS
+from fuzz.table import FILE, PAGE, render_page
 from fuzz.worker import Worker
 
 INPUTS = 30
@@ -45,3 +46,9 @@ def test_inputs_that_failed_once_do_not_fail_again(worker: Worker, path: Path) -
     case = Case.from_json(path.read_text("utf-8"))
     verdict = worker.examine(path.parent.name, case)
     assert verdict.outcome != "failure", verdict.text
+
+
+def test_the_documentation_shows_the_recorded_figures() -> None:
+    page = PAGE.read_text("utf-8")
+    assert render_page(page, FILE) == page
+    assert "anything else" in page

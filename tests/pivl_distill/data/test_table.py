@@ -151,6 +151,7 @@ def test_maps_in_a_manifest(tmp_path: Path, plant, place: str) -> None:
         ({"cam": None}, r"2\.jpg has no camera while others have one"),
         ({"path": ""}, "Line 2 .* has no image"),
         ({"path": "a/gone.jpg"}, r"names 1 files that do not exist .*a/gone\.jpg"),
+        ({"path": "a\nb"}, r"files that do not exist \(first: '.*a\\nb'\)\."),
         ({"camera": 1}, "Unknown column .*'camera'; did you mean 'cam'"),
     ],
 )
