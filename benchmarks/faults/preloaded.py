@@ -29,9 +29,12 @@ for _name in (
 ):
     importlib.import_module(_name)
 
-# Latencies are not compared: no pauses, and one size of batches.
-export.latency.SLEEP_S = export.latency.BURST_S = 0.0
-export.exporter.LATENCY_BATCHES = (1,)
+
+def shorten_latency() -> None:
+    """Measure latency without pauses and with one size of batches; it is not compared."""
+    export.latency.SLEEP_S = export.latency.BURST_S = 0.0
+    export.exporter.LATENCY_BATCHES = (1,)
+
 
 with tempfile.TemporaryDirectory() as _folder:
     _network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
