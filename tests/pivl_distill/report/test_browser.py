@@ -25,9 +25,9 @@ SERIOUS = ("serious", "critical")
 BACKGROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 23, 26)"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A headless Chromium."""
+    """A headless Chromium; closed after this module, since its event loop changes signals."""
     with playwright.sync_playwright() as started:
         installed = find_chromium() or started.chromium.executable_path
         if not Path(installed).is_file():
