@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 from collections.abc import Callable
@@ -27,6 +28,13 @@ def fail(error: BaseException) -> None:
     raise error
 
 
+def take(size: int) -> None:
+    """Use fresh memory; `bytes` may get what the process has freed, which is resident already."""
+    with mmap.mmap(-1, size) as memory:
+        for page in range(0, size, mmap.PAGESIZE):
+            memory[page] = 1
+
+
 USES: dict[str, tuple[Callable[[Path, Path], object], str, str]] = {
     "result": (lambda given, out: (given / "bank.bin").read_bytes(), "result", ""),
     "refusal": (lambda given, out: fail(REFUSAL), "refusal", ""),
@@ -42,7 +50,7 @@ USES: dict[str, tuple[Callable[[Path, Path], object], str, str]] = {
         lambda given, out: (out / ".a.x.partial").touch(), "failure", "left partial files"
     ),
     "memory": (
-        lambda given, out: b"x" * (MEMORY_BYTES + 2**20), "failure", "took more than 512 MiB"
+        lambda given, out: take(MEMORY_BYTES + 2**20), "failure", "took more than 512 MiB"
     ),
     "absurd memory": (lambda given, out: bytes(2**40), "failure", "MemoryError in test_worker"),
 }  # fmt: skip
