@@ -12,7 +12,6 @@ continues from there.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,10 @@ from benchmarks.arms import ARMS, BASELINE, OURS, UNLABELED
 from benchmarks.experiment import RESULTS, Experiment, ResultFile, Row
 from benchmarks.harness import THREADS
 from pivl_distill.config import StudentConfig, TeachConfig, load_config
+from pivl_distill.runs.metrics import read_metrics
 from pivl_distill.runs.run import RUNS_DIR
 from pivl_distill.runs.seed_differences import spread
-from pivl_distill.storage.filenames import BANK_FILE, METRICS_FILE, RUN_FILE
+from pivl_distill.storage.filenames import BANK_FILE, RUN_FILE
 from pivl_distill.storage.output_path import OutputPath
 from students.distill import StudentReport, train_student
 from teachers.teach import teach
@@ -126,8 +126,7 @@ def measure_arms(
 
 def row_from_run(arm: str, seed: int, report: StudentReport, *, validate: bool = False) -> Row:
     """Return the row of a finished run, with the scores of its test or validation identities."""
-    lines = (report.run / METRICS_FILE).read_text(encoding="utf-8").splitlines()
-    last = json.loads(lines[-1])
+    last = read_metrics(report.run)[-1]
     scores = report.retrieval
     return Row(
         arm=arm,

@@ -22,6 +22,7 @@ from pivl_distill.retrieval.evaluation import (
     embed_query_gallery,
     evaluate_features,
 )
+from pivl_distill.vectors.unit import unit
 
 ExportPrecision = Literal["fp32", "fp16", "int8"]
 EXPORT_PRECISIONS: tuple[ExportPrecision, ...] = ("fp32", "fp16", "int8")
@@ -144,7 +145,7 @@ def measure_reference(
     features = embed_query_gallery(model, test, forward)
     if normalize:
         features = QueryGalleryFeatures(
-            *(_unit(split) for split in (features.query, features.gallery))
+            *(unit(split) for split in (features.query, features.gallery))
         )
     return Reference(test, features, evaluate_features(features, test) if test.scored else None)
 
@@ -180,7 +181,7 @@ def compare_features(expected: np.ndarray, exported: np.ndarray) -> FeatureParit
             f"{broken} of {len(exported)} features are not finite: the network overflows in this "
             "precision."
         )
-    cosine = (_unit(expected) * _unit(exported)).sum(axis=1)
+    cosine = (unit(expected) * unit(exported)).sum(axis=1)
     return FeatureParity(
         float(cosine.min()), float(cosine.mean()), float(abs(expected - exported).max())
     )
@@ -217,11 +218,3 @@ def _losses_over_budget(retrieval: RetrievalComparison, budget: AccuracyBudget) 
             f"budget {budget.max_rank1_loss_points:g} points"
         )
     return over
-
-
-def _unit(features: np.ndarray) -> np.ndarray:
-    """Normalise rows to unit length in float64; a row of zeros stays zero and has cosine 0."""
-    features = features.astype(np.float64)
-    lengths = np.linalg.norm(features, axis=1, keepdims=True)
-    unit: np.ndarray = features / np.where(lengths > 0, lengths, 1)
-    return unit

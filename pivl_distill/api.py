@@ -111,7 +111,7 @@ def teach(
         out: run folder; default: the next in `runs/`.
         resume: unfinished run to continue; True: the latest, or `out` if it exists.
         cache: whether to read and write the cache of decoded crops and CLIP features.
-        callbacks: told of the run while it goes on, for trackers.
+        callbacks: called during the run, for trackers.
     """
     overrides = overrides_of(TeachConfig, locals(), CACHE_LIMITS["teach"])
     from pivl_distill.app.training_plan import plan_teach
@@ -167,7 +167,7 @@ def train_student(
         out: run folder; default: the next in `runs/`.
         resume: unfinished run to continue; True: the latest, or `out` if it exists.
         cache: whether to read and write the cache of decoded crops.
-        callbacks: told of the run while it goes on, for trackers.
+        callbacks: called during the run, for trackers.
     """
     overrides = overrides_of(StudentConfig, locals(), CACHE_LIMITS["student"])
     return _run_student(overrides, config, bank, out, resume, callbacks)

@@ -56,7 +56,7 @@ def train_student(
         bank_file: the bank; None if and only if `config.supervision` is "none".
         out: run folder; default: the next free one in `runs/`.
         resume: unfinished run to continue.
-        callbacks: told of the run while it goes on.
+        callbacks: called during the run.
         gallery: the network `config.compatible.network`, for whose gallery the student is trained.
     """
     stage2 = Stage2Run.prepare("student", config, out, resume, callbacks=callbacks)

@@ -65,7 +65,7 @@ def teach(
     """Run both stages of π-VL; leave a prompt bank and a teacher in a run folder.
 
     The folder is `out`, or the next free one in `runs/`; `resume` continues an unfinished run.
-    `callbacks` are told of the run while it goes on.
+    `callbacks` are called during the run.
     """
     # Its seed draws the weights of a CLIP.
     stage2 = Stage2Run.prepare("teach", config, out, resume, callbacks=callbacks)

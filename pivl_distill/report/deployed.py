@@ -18,6 +18,7 @@ from pivl_distill.report.runs import ReportRun
 from pivl_distill.retrieval.evaluation import QueryGalleryCrops, embed_query_gallery
 from pivl_distill.storage.filenames import FP32_FILE
 from pivl_distill.storage.files import sha256
+from pivl_distill.vectors.unit import unit
 
 MAX_DRIFT_CROPS = 2048
 """Query and gallery crops, each, on which the drift of a precision is measured."""
@@ -95,7 +96,7 @@ def drift(export: ReportRun, test: QueryGalleryCrops) -> dict[str, np.ndarray]:
         if artifact.kind == "onnx" and artifact.status != "failed":
             model, forward = load_exported(export.path / artifact.file)
             found = embed_query_gallery(model, some, forward)
-            features[artifact.file] = _unit(np.concatenate([found.query, found.gallery]))
+            features[artifact.file] = unit(np.concatenate([found.query, found.gallery]))
     if FP32_FILE not in features:
         raise PivlError(
             f"{FP32_FILE} of {export.name} failed, and the others are compared with it."
@@ -114,10 +115,3 @@ def int8_sensitivity(export: ReportRun, dataset: ReIDDataset) -> dict[str, float
     crops = calibration_crops(dataset.train, spec.size_hw)
     ranges = measure_ranges(path, spec, crops)
     return layer_sensitivity(path, "cpu", ranges, sensitivity_inputs(spec, crops))
-
-
-def _unit(features: np.ndarray) -> np.ndarray:
-    exact = features.astype(np.float64)
-    lengths = np.linalg.norm(exact, axis=1, keepdims=True)
-    unit: np.ndarray = exact / np.where(lengths > 0, lengths, 1)
-    return unit

@@ -11,6 +11,7 @@ from pivl_distill.report.blocks import Mark, Picture, PictureLine, PictureRow, P
 from pivl_distill.report.context import ReportContext
 from pivl_distill.report.networks import ScoredNetwork
 from pivl_distill.retrieval.top_matches import NO_MATCH, top_matches
+from pivl_distill.vectors.unit import unit
 
 HARDEST, SPREAD = 16, 8
 """Queries that are shown: the hardest ones, and some spread evenly over the others."""
@@ -90,20 +91,14 @@ def _match_line(
 ) -> PictureLine:
     pictures = [_query_picture(context, network, query)]
     features, gallery = network.evaluation.features, network.evaluation.test.gallery
-    ours = _unit(features.query[query])
+    ours = unit(features.query[query])
     for match in matches[matches != NO_MATCH]:
         record = context.dataset.gallery[match]
         right = record.pid == context.dataset.query[query].pid
         mark: Mark = "right" if right else "wrong"
-        cosine = float(ours @ _unit(features.gallery[match]))
+        cosine = float(ours @ unit(features.gallery[match]))
         alt = f"{mark}: person {record.pid}{_camera(record)}"
         crop = gallery.crops[match]
         picture = context.crop_picture(record, crop, alt, mark=mark, caption=f"{cosine:.2f}")
         pictures.append(picture)
     return PictureLine(pictures, label)
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    exact = vector.astype(np.float64)
-    unit: np.ndarray = exact / (np.linalg.norm(exact) or 1)
-    return unit

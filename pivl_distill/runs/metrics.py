@@ -8,7 +8,7 @@ from typing import Any
 from pivl_distill.errors import PivlError
 from pivl_distill.storage.filenames import METRICS_FILE
 from pivl_distill.storage.limits import MAX_JSON_BYTES
-from pivl_distill.storage.readers import parse_json, read_text
+from pivl_distill.storage.readers import parse_json_object, read_text
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -24,10 +24,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     metrics = []
     for number, line in enumerate(lines, start=1):
         try:
-            value = parse_json(line)
+            metrics.append(parse_json_object(line))
         except ValueError as error:
             raise PivlError(f"{path} is damaged in line {number}: {error}.") from error
-        if not isinstance(value, dict):
-            raise PivlError(f"{path} is damaged in line {number}: it holds no JSON object.")
-        metrics.append(value)
     return metrics

@@ -71,11 +71,16 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """
     data = read_bytes(path, MAX_JSON_BYTES)
     try:
-        value = parse_json(data)
+        return parse_json_object(data)
     except ValueError as error:
         raise PivlError(f"{path} is not {what}: {error}.") from error
+
+
+def parse_json_object(text: str | bytes) -> dict[str, Any]:
+    """Return the JSON object in UTF-8 `text`; raises ValueError as `parse_json` does."""
+    value = parse_json(text)
     if not isinstance(value, dict):
-        raise PivlError(f"{path} is not {what}: it holds no JSON object.")
+        raise ValueError("it holds no JSON object")
     return value
 
 

@@ -85,7 +85,7 @@ class Stage2Run:
             out: folder of a new run; default: the next free one in `runs/`.
             resume: unfinished run to continue.
             dry_run: whether the device may be "meta".
-            callbacks: told of the run while it goes on.
+            callbacks: called during the run.
 
         Raises: PivlError that lists all problems, if the data set cannot be listed or there is no
             such device. Otherwise they are in `problems`.

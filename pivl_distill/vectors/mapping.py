@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pivl_distill.errors import PivlError
+from pivl_distill.vectors.unit import unit
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Ridges that are tried, relative to the mean variance of the old vectors."""
@@ -38,14 +39,6 @@ class VectorMap:
         """Return unit vectors float32 [N, F'] for vectors [N, F] of any length."""
         mapped = (unit(vectors) - self.old_mean) @ self.matrix + self.new_mean
         return unit(mapped).astype(np.float32)
-
-
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """Return rows of length one, float64; a row of zeros stays zero."""
-    vectors = vectors.astype(np.float64)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: np.ndarray = vectors / np.where(lengths > 0, lengths, 1)
-    return scaled
 
 
 def fit_ridge(old: np.ndarray, new: np.ndarray, strengths: Sequence[float]) -> list[VectorMap]:

@@ -1,4 +1,4 @@
-"""One input: the files that a user hands over, and what the command is told about them."""
+"""One input: the files that a user passes, and the options that go with them."""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ import pytest
 
 from pivl_distill.errors import PivlError
 from pivl_distill.vectors import mapping
-from pivl_distill.vectors.mapping import fit_map, fit_ridge, unit
+from pivl_distill.vectors.mapping import fit_map, fit_ridge
+from pivl_distill.vectors.unit import unit
 
 RNG = np.random.default_rng(0)
 
