@@ -15,10 +15,12 @@ _LAZY = {
     "Extractor": "pivl_distill.runtime",
     "PivlError": "pivl_distill.errors",
     "PromptBank": "pivl_distill.bank",
-    "evaluate": "pivl_distill.api",
-    "export": "pivl_distill.api",
-    "teach": "pivl_distill.api",
-    "train_student": "pivl_distill.api",
+    "evaluate": "pivl_distill.api.scores",
+    "export": "pivl_distill.api.deployment",
+    "export_for": "pivl_distill.api.deployment",
+    "teach": "pivl_distill.api.training",
+    "train_student": "pivl_distill.api.training",
+    "write_report": "pivl_distill.api.scores",
 }
 """Public name → module that defines it, imported on first use; `__init__.pyi` has the types."""
 

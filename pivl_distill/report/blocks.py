@@ -132,11 +132,13 @@ class PictureRows:
     """Rows of pictures. With `orders`, the reader chooses by which value the rows are sorted.
 
     `orders` names each of the `values` of a row; the rows are given in the first order, ascending.
+    `large` doubles the pictures, and puts rows beside each other where the page is wide enough.
     """
 
     caption: str
     rows: Sequence[PictureRow]
     orders: Sequence[str] = ()
+    large: bool = False
 
 
 Block = Text | Heading | Table | Chart | ChartGrid | PictureRows

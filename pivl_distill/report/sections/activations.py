@@ -90,4 +90,4 @@ def _pictures(
             picture = context.crop_picture(record, blended, alt, caption=network.label)
             pictures.append(picture)
         rows.append(PictureRow(who, [PictureLine(pictures)]))
-    return PictureRows("Queries and the maps of each network", rows)
+    return PictureRows("Queries and the maps of each network", rows, large=True)

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 import pivl_distill
-from pivl_distill import PivlError, api
-from pivl_distill.app.api_arguments import overrides_of
+from pivl_distill import PivlError
+from pivl_distill.api.arguments import overrides_of
 from pivl_distill.config import ClipSettings, StudentConfig, TeachConfig
 from pivl_distill.console import show_progress
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 STUB = ROOT / "pivl_distill" / "__init__.pyi"
 
 
@@ -53,14 +53,17 @@ def test_every_public_name_is_there_and_typed():
 
 
 @pytest.mark.parametrize(
-    ("function", "model"), [(api.teach, TeachConfig), (api.train_student, StudentConfig)]
+    ("name", "model"), [("teach", TeachConfig), ("train_student", StudentConfig)]
 )
-def test_every_top_level_setting_is_a_documented_argument(function, model):
-    parameters = inspect.signature(function).parameters
+def test_every_top_level_setting_is_a_documented_argument(name, model):
+    parameters = inspect.signature(getattr(pivl_distill, name)).parameters
     assert model.model_fields.keys() <= parameters.keys()
 
 
-@pytest.mark.parametrize("name", ["teach", "train_student", "export", "evaluate"])
+FUNCTIONS = ["teach", "train_student", "export", "export_for", "evaluate", "write_report"]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_argument_is_documented(name):
     function = getattr(pivl_distill, name)
     documented = re.findall(r"^    +(\w+): ", inspect.getdoc(function) or "", flags=re.M)
@@ -78,6 +81,9 @@ def test_every_argument_is_documented(name):
         ("teach", {"config": "quik"}, "did you mean 'quick'?"),
         ("train_student", {"bank": "nowhere"}, "No prompt bank at nowhere"),
         ("export", {"source": "nowhere"}, "No run folder at nowhere"),
+        ("export_for", {"folder": ".", "consumers": "boxmott"}, "did you mean 'boxmot'?"),
+        ("export_for", {"folder": ".", "consumers": "web", "python": "x"}, "'pythons'?"),
+        ("write_report", {"crop": False}, "did you mean 'crops'?"),
         ("export", {"precision": "int4"}, "Unknown precision 'int4'"),
         (
             "evaluate",
@@ -151,3 +157,5 @@ def test_the_snippets_of_the_page_run(tmp_path, monkeypatch):
     assert Path("runs/teach-1/run.json").is_file()
     assert Path("runs/student-1/run.json").is_file()
     assert Path("runs/export-1/model.onnx").is_file()
+    assert Path("runs/export-1/triton").is_dir()
+    assert Path("report.html").is_file()

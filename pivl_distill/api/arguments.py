@@ -1,15 +1,43 @@
-"""Arguments of the Python API, as the functions behind the commands take them."""
+"""Arguments of the Python API, as the functions behind the commands take them, and its errors."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 from pivl_distill.config import Preprocessing, Settings, flatten_settings
+from pivl_distill.errors import explain_os_error, unknown_name
 
 if TYPE_CHECKING:
     from pivl_distill.app.networks import Cameras
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Values = Mapping[str, Any]
+"""Settings by name; groups of settings are mappings, or have dotted names."""
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def explain_errors(function: Callable[P, R]) -> Callable[P, R]:
+    """Raise PivlError instead of TypeError for an argument's name, and of OSError for a file."""
+    known = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                raise unknown_name(f"argument of {function.__name__}", name, known)
+        try:
+            return function(*args, **kwargs)
+        except OSError as error:
+            if (explained := explain_os_error(error)) is None:
+                raise
+            raise explained from error
+
+    return checked
 
 
 def overrides_of(
