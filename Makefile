@@ -37,7 +37,8 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 # Parallel workers of one thread each: more threads per worker only compete for the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadscope
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 \
+          --dist loadscope --max-worker-restart 0
 
 # The pinned packages against the advisory database of PyPI; without a connection it fails.
 audit:

@@ -6,10 +6,12 @@ several per cent without a word. The package is imported when an IR is opened.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -88,11 +90,10 @@ class OpenVinoSession:
 
 def compile_network(network: Path | OpenVinoFile, threads: int | None) -> Any:
     """Return OpenVINO's compiled model of an IR; arguments and errors as for `OpenVinoSession`."""
-    openvino = import_openvino()
     properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads is not None:
         properties["INFERENCE_NUM_THREADS"] = threads
-    core, path = openvino.Core(), network
+    core, path = shared_core(import_openvino()), network
     hint = ""
     try:
         if isinstance(network, OpenVinoFile):
@@ -109,7 +110,18 @@ def compile_network(network: Path | OpenVinoFile, threads: int | None) -> Any:
         raise PivlError(f"OpenVINO cannot load {path}{hint}: {error}") from error
 
 
-def import_openvino() -> Any:
+@functools.cache
+def shared_core(openvino: ModuleType) -> Any:
+    """Return the core of the package, one for the process, that compiles every network.
+
+    Each core replaces the main thread's signal stack, and puts the one before it back at its end.
+    If two end in the order in which they began, the stack of the first stays in place after it was
+    freed, and the next signal, such as SIGTERM, ends the process with a segmentation fault.
+    """
+    return openvino.Core()
+
+
+def import_openvino() -> ModuleType:
     """Return the module; raises PivlError with the command that installs it."""
     try:
         import openvino

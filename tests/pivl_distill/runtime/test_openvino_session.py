@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -88,3 +89,24 @@ def test_without_the_package_the_extra_is_named(ir, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(PivlError, match=r"pip install 'pivl-distill\[openvino\]'"):
         OpenVinoSession(ir)
+
+
+SIGNAL_AFTER_SESSIONS = """
+import faulthandler, gc, os, signal, sys
+from pathlib import Path
+from pivl_distill.runtime.openvino_session import OpenVinoSession
+
+faulthandler.enable()  # has a signal stack, as under pytest and with python -X faulthandler
+for _ in range(3):
+    session = OpenVinoSession(Path(sys.argv[1]))  # before the one it replaces is freed
+del session
+gc.collect()
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_signals_arrive_after_sessions_have_ended(ir):
+    command = [sys.executable, "-c", SIGNAL_AFTER_SESSIONS, str(ir)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
