@@ -14,17 +14,18 @@ from pivl_distill.app.export_run import ExportOptions
 from pivl_distill.errors import VerificationError
 
 demo = importlib.import_module("pivl_distill.app.demo")
-PRECISIONS = ("fp16", "int8")
+EVERYTHING = (("fp16", "int8"), "query")
+FLOAT32 = ((), None)
 FP32_ONLY = ExportOptions()
 
 
 @pytest.fixture
 def exports(deployed_once: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple]]:
-    """Replace the stages by stubs; returns the exported files and their precisions."""
+    """Replace the stages by stubs; returns each exported file, its precisions and corruption."""
     exported = []
 
     def export(path: Path, options: ExportOptions = FP32_ONLY) -> ExportReport:
-        exported.append((path.name, options.precisions))
+        exported.append((path.name, (options.precisions, options.corrupted)))
         return ExportReport(deployed_once, read_manifest(deployed_once), verifier=None)
 
     taught = SimpleNamespace(bank=Path("bank"), teacher=Path("teacher"), run=Path("runs/teach-1"))
@@ -51,7 +52,10 @@ def rows(printed: str) -> dict[str, list[str]]:
 
 def test_the_last_student_is_listed_in_every_precision(exports, deployed_once, capsys):
     demo.run_demo()
-    assert exports == [("teacher", ()), ("plain", ()), ("bank", ()), ("default", PRECISIONS)]
+    assert exports == [
+        *((name, FLOAT32) for name in ("teacher", "plain", "bank")),
+        ("default", EVERYTHING),
+    ]
     printed = capsys.readouterr().out
     found, manifest = rows(printed), read_manifest(deployed_once)
     for name, file in demo.EXPORTED.items():
