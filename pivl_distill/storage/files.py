@@ -163,7 +163,7 @@ def _probe(folder: Path, name: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-        Path(probe).unlink()
+        Path(probe).unlink(missing_ok=True)  # another process may have taken it for abandoned
 
 
 def append_bytes(path: Path, data: bytes) -> None:

@@ -180,6 +180,13 @@ def test_writable_places_are_left_as_they_are(tmp_path):
     assert (tmp_path / "old").read_text() == "old"
 
 
+def test_processes_that_check_the_same_place_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """Each of several processes checks the place, and removes what killed ones left of it."""
+    monkeypatch.setattr(os, "fsync", lambda handle: remove_abandoned(tmp_path / "maps"))
+    check_writable(tmp_path / "maps", folder=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["file", "file/a", "link"])
 def test_unwritable_folder_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("no folder")
