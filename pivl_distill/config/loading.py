@@ -1,7 +1,7 @@
 """Load settings from YAML and `--set a.b=value`, on top of the defaults.
 
 One error lists every unknown key and bad value, with the nearest known key. A file can extend
-another: `extends: NAME` loads that file first.
+another: `extends: NAME` loads that file first, `extends: {teach: NAME}` one section of it.
 """
 
 from __future__ import annotations
@@ -138,9 +138,9 @@ def _find_config(source: str) -> Path:
 
 
 def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Return the sections of a file, merged over those of the file it extends.
+    """Return the sections of a file, merged over those of the files it extends.
 
-    The extended file is looked up in the folder of `path`, then like any other configuration.
+    An extended file is looked up in the folder of `path`, then like any other configuration.
     """
     if path in extending:
         chain = " → ".join(str(p) for p in (*extending, path))
@@ -150,8 +150,18 @@ def _read_extended(path: Path, extending: tuple[Path, ...] = ()) -> dict[str, An
     sections = {name: section or {} for name, section in content.items()}
     if base is None:
         return sections
-    base_path = _find_base(path, str(base))
-    return _merge(_read_extended(base_path, (*extending, path)), sections)
+    so_far = (*extending, path)
+    if not isinstance(base, dict):
+        return _merge(_read_extended(_find_base(path, str(base)), so_far), sections)
+    inherited = {}
+    for section, name in base.items():
+        if section not in SECTIONS:
+            raise unknown_name(f"section that {path} extends", str(section), SECTIONS)
+        extended = _read_extended(_find_base(path, str(name)), so_far)
+        if section not in extended:
+            raise PivlError(f"{path} extends the section '{section}' of {name}, which has none.")
+        inherited[section] = extended[section]
+    return _merge(inherited, sections)
 
 
 def _find_base(path: Path, base: str) -> Path:

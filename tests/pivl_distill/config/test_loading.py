@@ -187,6 +187,19 @@ def test_file_can_extend_a_shipped_config(tmp_path):
     assert config == published.model_copy(update={"seed": 3})
 
 
+def test_file_can_extend_one_section_of_another(tmp_path):
+    source = written(tmp_path, "extends: {teach: paper}\nteach: {seed: 3}\nstudent: {arch: b}")
+    published = load_config(TeachConfig, "teach", "paper", {})
+    taught = load_config(TeachConfig, "teach", source, {})
+    assert taught == published.model_copy(update={"seed": 3})
+    assert student(source) == StudentConfig(arch="b")
+    with pytest.raises(PivlError, match=r"section that .*mine\.yaml extends 'teech'; did you mean"):
+        student(written(tmp_path, "extends: {teech: paper}"))
+    (tmp_path / "other.yaml").write_text("student: {seed: 1}")
+    with pytest.raises(PivlError, match="extends the section 'teach' of other, which has none"):
+        student(written(tmp_path, "extends: {teach: other}"))
+
+
 def test_extended_file_must_exist_and_not_be_circular(tmp_path):
     with pytest.raises(PivlError, match="Unknown configuration 'papre'; did you mean 'paper'"):
         student(written(tmp_path, "extends: papre"))

@@ -117,3 +117,12 @@ def test_table_5_configs_differ_in_texts(name):
 def test_quick_config_uses_the_tiny_tier():
     content = yaml.safe_load((CONFIGS_DIR / "quick.yaml").read_text())
     assert {section["data"]["spec"] for section in content.values()} == {"synthetic:tiny"}
+
+
+def test_photographs_change_the_schedule_alone():
+    default, photographs = StudentConfig(), load_config(StudentConfig, "student", "photographs", {})
+    changed = {"epochs": 60, "learning_rate": 3e-3}
+    assert photographs.stage2 == default.stage2.model_copy(update=changed)
+    assert photographs.model_copy(update={"stage2": default.stage2}) == default
+    teachers = [load_config(TeachConfig, "teach", name, {}) for name in ("photographs", "paper")]
+    assert teachers[0] == teachers[1]
