@@ -20,6 +20,7 @@ from benchmarks.harness import THREADS, interleaved, median
 from benchmarks.market1501.files import Files, root_option
 from benchmarks.market1501.rivals import RIVALS
 from export.manifest_schema import read_manifest
+from pivl_distill.runtime.openvino_session import shared_core
 from pivl_distill.storage.output_path import OutputPath
 
 DEPLOYED = RESULTS / "market1501_deployed.json"
@@ -90,7 +91,7 @@ def rival_scores() -> dict[str, tuple[float, float]]:
 
 def compile_network(path: Path) -> Any:
     """Open an ONNX file or an OpenVINO IR for batches of one, in float32 unless it is INT8."""
-    core = openvino.Core()
+    core = shared_core(openvino)
     network = core.read_model(path)
     shape = network.input(0).partial_shape
     if shape[0].is_dynamic:
