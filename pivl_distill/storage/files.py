@@ -50,10 +50,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         with _claimed(temporary):
             yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        os.replace(temporary, path)  # noqa: PTH105  (same call on all platforms)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            os.replace(temporary, path)  # noqa: PTH105  (same call on all platforms)
         _sync_folder(path.parent)
     except BaseException as error:
         with suppress(OSError):  # its folder may be gone; the first error is the one to report

@@ -187,6 +187,13 @@ def test_processes_that_check_the_same_place_do_not_disturb_each_other(tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_is_not_abandoned_until_it_has_its_name(tmp_path, monkeypatch):
+    """Another process looks for what killed ones left while the file is synced to disk."""
+    monkeypatch.setattr(os, "fsync", lambda handle: remove_abandoned(tmp_path / "map"))
+    write_bytes(tmp_path / "map", b"new")
+    assert (tmp_path / "map").read_bytes() == b"new"
+
+
 @pytest.mark.parametrize("name", ["file", "file/a", "link"])
 def test_unwritable_folder_is_refused(tmp_path, name):
     (tmp_path / "file").write_text("no folder")
